@@ -1,0 +1,46 @@
+# Everything runs in .venv, made on first use. `make test` is the whole gate; CI runs it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SYSTEM_UV := $(shell command -v uv 2>/dev/null)
+UV := $(or $(SYSTEM_UV),.uv/bin/uv)
+
+# Compiled modules are kept, so that the second start of a command is a fast one.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test check types bench clean
+
+demo: $(READY)
+	$(BIN)/understudy demo
+
+test: check
+	$(BIN)/pytest -q
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) .uv demo
+
+$(READY): requirements.txt pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+# uv where there is none: a private one, in a folder of its own.
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet uv
+
+# Pins for reproducible installs; run after changing dependencies.
+.PHONY: lock
+lock: | $(UV)
+	$(UV) pip compile --quiet --no-header --no-emit-index-url --universal --all-extras --group dev \
+	  --python-version 3.11 pyproject.toml --output-file requirements.txt

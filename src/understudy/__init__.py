@@ -1,0 +1,110 @@
+"""understudy: certified model cascades.
+
+A tiny model, or an early exit inside a large one, answers the easy inputs; the large model answers
+the rest. The NumPy half (tables, search, certificates) is imported at once; the torch half
+(`score`, `build`, `Cascade`, `Stage`) on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from understudy.certificate import Certificate
+from understudy.difficulty import Difficulty, difficulty
+from understudy.errors import (
+    DataError,
+    MissingExtra,
+    ModelError,
+    PolicyError,
+    TableError,
+    UnderstudyError,
+)
+from understudy.frontier import Frontier, Point
+from understudy.outcome import Decisions, Outcome, decide, evaluate
+from understudy.policy import Policy, Step
+from understudy.predictions import LabelFile, import_predictions
+from understudy.result import Choice, Result
+from understudy.scores import Exit, ScoreTable
+from understudy.search import search, search_in_sample, search_pairs
+from understudy.store import load_table, save_table
+
+if TYPE_CHECKING:
+    from understudy.nn import (
+        Answers,
+        Cascade,
+        Preprocess,
+        Stage,
+        answer_stream,
+        build,
+        save_cascade,
+    )
+    from understudy.scoring import score
+    from understudy.zoo import load_cascade
+
+__version__ = "0.1.0"
+
+_LATE = {
+    "Answers": "understudy.nn",
+    "Cascade": "understudy.nn",
+    "Preprocess": "understudy.nn",
+    "Stage": "understudy.nn",
+    "answer_stream": "understudy.nn",
+    "build": "understudy.nn",
+    "load_cascade": "understudy.zoo",
+    "save_cascade": "understudy.nn",
+    "score": "understudy.scoring",
+}
+
+__all__ = [
+    "Answers",
+    "Cascade",
+    "Certificate",
+    "Choice",
+    "DataError",
+    "Decisions",
+    "Difficulty",
+    "Exit",
+    "Frontier",
+    "LabelFile",
+    "MissingExtra",
+    "ModelError",
+    "Outcome",
+    "Point",
+    "Policy",
+    "PolicyError",
+    "Preprocess",
+    "Result",
+    "ScoreTable",
+    "Stage",
+    "Step",
+    "TableError",
+    "UnderstudyError",
+    "answer_stream",
+    "build",
+    "decide",
+    "difficulty",
+    "evaluate",
+    "import_predictions",
+    "load_cascade",
+    "load_table",
+    "save_cascade",
+    "save_table",
+    "score",
+    "search",
+    "search_in_sample",
+    "search_pairs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'understudy' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_LATE[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == "understudy":
+            raise
+        raise MissingExtra(f"`understudy.{name}`", "torch") from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

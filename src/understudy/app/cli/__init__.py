@@ -1,0 +1,38 @@
+"""The command line: a thin skin on the Python API. Every verb takes `--json`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from understudy.app.cli import choosing, demo, running, showing, tables
+from understudy.app.cli.terminal import fail
+from understudy.errors import UnderstudyError
+
+app = typer.Typer(
+    name="understudy",
+    help="Make any classifier cheaper: a tiny model answers the easy inputs, the large one the "
+    "rest, and held-out data proves that accuracy holds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verbs in (tables, choosing, running, showing, demo):
+    verbs.register(app)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except UnderstudyError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; what was finished is kept", code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

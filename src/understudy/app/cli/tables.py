@@ -1,0 +1,172 @@
+"""import and score: how a score table comes to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from understudy.app.cli.terminal import UsageError, answer, note, number, pairs, progress, shares
+from understudy.errors import listed
+from understudy.predictions import LabelFile, import_predictions
+from understudy.scores import ScoreTable
+from understudy.show import table_view
+from understudy.split import DEFAULT_SHARES
+from understudy.store import check_target, save_table
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARES", help="Shares of the splits. [dim]Default: tune=.2,certify=.6,test=.2[/]"
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("import", rich_help_panel="Make a table")(import_)
+    app.command(rich_help_panel="Make a table")(score)
+
+
+def import_(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="The table to write.", show_default=False)
+    ],
+    labels: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="CSV or Parquet: the samples and what is true of them."),
+    ],
+    key: Annotated[str, typer.Option(metavar="COL", help="The column that rows are joined by.")],
+    exit: Annotated[
+        list[str], typer.Option(metavar="NAME=FILE", help="A model's predictions. Repeat it.")
+    ],
+    cost: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=NUMBER", help="What a model costs per sample. Repeat it."),
+    ],
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COL", help="The column of true classes. Without: the reference's answers."
+        ),
+    ] = None,
+    prediction: Annotated[
+        str, typer.Option(metavar="COL", help="Column of predicted classes; may contain {exit}.")
+    ] = "prediction",
+    confidence: Annotated[
+        str, typer.Option(metavar="COL", help="Column of confidences; may contain {exit}.")
+    ] = "confidence",
+    unit: Annotated[str, typer.Option(metavar="UNIT", help="The unit of the costs.")] = "MACs",
+    group: Annotated[
+        str | None, typer.Option(metavar="COL", help="Samples of one group share a split.")
+    ] = None,
+    split_col: Annotated[
+        str | None, typer.Option(metavar="COL", help="A column that says tune, certify or test.")
+    ] = None,
+    split: Split = None,
+    as_json: Json = False,
+) -> None:
+    """Make a score table from predictions that were made elsewhere."""
+    if split is not None and split_col is not None:
+        raise UsageError("the split comes from --split or from --split-col, found both: drop one")
+    check_target(table)
+    scores = import_predictions(
+        LabelFile(labels, key, label, group, split_col),
+        pairs(exit, "--exit"),
+        costs={name: number(text, "--cost") for name, text in pairs(cost, "--cost").items()},
+        unit=unit,
+        prediction=prediction,
+        confidence=confidence,
+        split=DEFAULT_SHARES if split is None else shares(split),
+    )
+    save_table(scores, table)
+    _answer(scores, table, as_json=as_json)
+
+
+def score(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="timm:NAME, torchvision:NAME or py:module:factory, each with ?checkpoint=FILE; "
+            "NAME=SPEC names the exit.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA", help="folder:DIR (one folder per class), parquet:FILE or digits:"
+        ),
+    ],
+    into: Annotated[Path, typer.Option(metavar="TABLE", help="The table to write or to add to.")],
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 256,
+    measure_batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--measure",
+            min=1,
+            metavar="BATCH",
+            help="Measure ms per sample at this batch. Repeat it. [dim]Default: --batch[/]",
+        ),
+    ] = None,
+    keep_logits: Annotated[
+        bool, typer.Option("--keep-logits", help="Keep all logits (float16), for averaging exits.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A corrupt image is an error, not a skipped sample.")
+    ] = False,
+    split: Split = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Run models over labelled images and keep what each said about each image.
+
+    Interrupt it when you like: the same command goes on where it stopped.
+    """
+    from understudy.scoring import score_into
+    from understudy.zoo import named_models
+
+    with progress("images") as advance:
+        scores = score_into(
+            into,
+            named_models(models),
+            data,
+            batch=batch,
+            measure_batches=tuple(measure_batch or (batch,)),
+            keep_logits=keep_logits,
+            strict=strict,
+            workers=workers,
+            split=DEFAULT_SHARES if split is None else shares(split),
+            on_progress=advance,
+        )
+    _note_gaps(scores)
+    _answer(scores, into, as_json=as_json)
+
+
+def _note_gaps(scores: ScoreTable) -> None:
+    """Say what a reader of the table should know: corrupt images, operators that were not
+    counted."""
+    corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
+    if corrupt["count"]:
+        note(f"{corrupt['count']} corrupt images were left out: {listed(corrupt['ids'])}")
+    for exit in scores.exits:
+        uncounted = exit.origin.get("uncounted", ())
+        if uncounted:
+            note(f"MACs of {exit.name} leave out the operators {listed(uncounted)}")
+
+
+def _answer(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
+    data: dict[str, Any] = {
+        "table": str(path),
+        "samples": len(scores),
+        "exits": list(scores.names),
+        "units": list(scores.units),
+        "confidences": list(scores.confidence),
+        "hash": scores.hash,
+    }
+    view = Group(table_view(scores), Text(f"  written to {path}"))
+    answer(view, data, as_json=as_json)

@@ -1,0 +1,139 @@
+"""What all verbs share: how options are read, how answers and mistakes are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, Protocol
+
+from rich.console import Console, RenderableType
+
+from understudy.errors import UnderstudyError
+
+WIDTH = 120  # where the output is no terminal
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
+
+
+class Advance(Protocol):
+    """Called as work proceeds: what is being done, how much of it is done, how much there is."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+class UsageError(UnderstudyError):
+    """An option that cannot be read."""
+
+
+def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
+    """Print the answer of a verb: a view for people, or JSON for machines."""
+    if as_json:
+        sys.stdout.write(json.dumps(data, allow_nan=False, ensure_ascii=False) + "\n")
+    else:
+        out.print(view)
+
+
+def note(text: str) -> None:
+    """A remark beside the answer, on stderr."""
+    err.print(text, highlight=False)
+
+
+def fail(message: str, *, code: int = 2) -> NoReturn:
+    """One sentence on stderr, and the exit code."""
+    err.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+@contextmanager
+def progress(unit: str) -> Iterator[Advance]:
+    """A bar per piece of work on stderr, with rate and time left; silent where nobody looks."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{{task.fields[rate]}} {unit}/s"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, rate="…", completed=done)
+            task = tasks[what]
+            speed = bars.tasks[bars.task_ids.index(task)].speed
+            bars.update(task, completed=done, rate=f"{speed:,.0f}" if speed else "…")
+
+        yield advance
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """Repeated NAME=VALUE options, in order.
+
+    >>> pairs(["tiny=a.csv", "big=b.csv"], "--exit")
+    {'tiny': 'a.csv', 'big': 'b.csv'}
+
+    Raises:
+        UsageError: no '=', an empty name, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise UsageError(f"{option} is NAME=VALUE, found {text!r}")
+        if name in found:
+            raise UsageError(f"{option} names {name!r} once, found it twice: drop one")
+        found[name] = value
+    return found
+
+
+def number(text: str, option: str) -> float:
+    """A number in an option.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{option} is a number, found {text!r}") from None
+
+
+def numbers(texts: Iterable[str], option: str) -> list[float]:
+    """Numbers that are repeated or joined by commas.
+
+    >>> numbers(["0.5,1", "2"], "--max-drop")
+    [0.5, 1.0, 2.0]
+    """
+    return [number(part, option) for text in texts for part in text.split(",") if part.strip()]
+
+
+def shares(text: str) -> dict[str, float]:
+    """Shares of splits: tune=.2,certify=.6,test=.2."""
+    return {
+        name: number(value, "--split") for name, value in pairs(text.split(","), "--split").items()
+    }
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,254 @@
+"""The charts of the page as SVG text: drawn by Vega-Altair, no script, no fonts from afar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import altair as alt
+
+from understudy.app.report.axes import Axis
+from understudy.app.report.drawing import ABOVE, ZERO, chart_of, horizontal, scale, svg, texts
+from understudy.app.report.labels import SIZE, Label, Mark, place, short, spread
+from understudy.app.report.palette import (
+    BUDGET,
+    FAINT,
+    INK,
+    LINE,
+    ORACLE,
+    PLAN,
+    RANDOM,
+    SINGLE,
+    colours,
+)
+from understudy.app.report.record import Plan, Report
+
+MOST_NAMED, ALL_NAMED = 8, 12
+CLOSE_FROM = 1.5
+
+_MARGIN = 110.0
+
+
+def tradeoff(report: Report, *, width: float, height: float) -> str:
+    """Cost against accuracy: the frontier, every exit by itself, and the plans."""
+    x, y = _whole(report, width, height)
+    return _costs_and_gains(report, x, y, budgets=not needs_closeup(report))
+
+
+def closeup(report: Report, *, width: float, height: float) -> str:
+    """The same where it matters: around the budgets."""
+    x, y = _near(report, width, height)
+    return _costs_and_gains(report, x, y, budgets=True)
+
+
+def needs_closeup(report: Report) -> bool:
+    """Whether there is something to see around the budgets that is small within the whole range."""
+    (_, whole), (_, near) = _whole(report, 1.0, 1.0), _near(report, 1.0, 1.0)
+    return report.saves and whole.high - whole.low > CLOSE_FROM * (near.high - near.low)
+
+
+def against(report: Report, *, width: float) -> str:
+    """The drop of every plan beside that of the best single exit, random and oracle deferral."""
+    plans = report.plans
+    height = 46.0 * len(plans)
+    values = [0.0, *(plan.max_drop for plan in plans)]
+    beside = [plan.baselines for plan in plans]
+    for plan, base in zip(plans, beside, strict=True):
+        found = (base.single_drop, base.random_drop, base.oracle_drop, *plan.main.interval)
+        values += [value for value in found if value is not None]
+    x = Axis.around(values, length=width)
+    rows = Axis(-0.5, len(plans) - 0.5, height)
+    title = "drop in points (further left is better)"
+    names = json.dumps([f"≤ {plan.max_drop:g}" for plan in plans], ensure_ascii=False)
+    y = alt.Y(
+        "y:Q",
+        scale=scale(rows, flipped=True),
+        axis=alt.Axis(
+            values=list(range(len(plans))),
+            labelExpr=f"{names}[datum.value]",
+            title="budget",
+            grid=False,
+            **ABOVE,
+        ),
+    )
+
+    def dots(drop: Sequence[float | None], colour: str, shape: str, size: int = 90) -> Any:
+        data = [{"x": d, "y": row} for row, d in enumerate(drop) if d is not None]
+        mark = chart_of(data).mark_point(
+            shape=shape, color=colour, size=size, opacity=1, filled=True
+        )
+        return mark.encode(x=horizontal(x, title), y=y)
+
+    bars = [
+        {"x": plan.main.interval[0], "x2": plan.main.interval[1], "y": row}
+        for row, plan in enumerate(plans)
+    ]
+    bounds = [
+        {"x": plan.max_drop, "y": row - 0.36, "y2": row + 0.36} for row, plan in enumerate(plans)
+    ]
+    layers = [
+        chart_of([{"x": 0}]).mark_rule(color=INK, size=1).encode(x=horizontal(x, title)),
+        chart_of(bounds)
+        .mark_rule(color=BUDGET, strokeDash=[4, 3], size=2)
+        .encode(x=horizontal(x, title), y=y, y2="y2:Q"),
+        chart_of(bars)
+        .mark_rule(color=PLAN, size=2.5)
+        .encode(x=horizontal(x, title), x2="x2:Q", y=y),
+        dots([b.single_drop for b in beside], SINGLE, "square"),
+        dots([b.random_drop for b in beside], RANDOM, "triangle-down"),
+        dots([b.oracle_drop for b in beside], ORACLE, "triangle-up"),
+        dots([plan.main.drop for plan in plans], PLAN, "diamond", 150),
+    ]
+    return svg(layers, width, height)
+
+
+def by_tenth(report: Report, *, width: float, height: float) -> str:
+    """Accuracy of every exit, from the tenth that the little model is surest of."""
+    found = report.difficulty
+    if found is None:
+        return ""
+    bins = found.by_confidence
+    order = report.exits_by_cost(bins)
+    named = _named(report, order)
+    inner = width - _MARGIN
+    shade = colours(order)
+    values = [100 * accuracy for row in bins for accuracy in row.accuracy.values()]
+    y = Axis.around(values, length=height)
+    y = Axis(max(y.low, 0.0), min(y.high, 100.5), height)
+    x = Axis(0.75, len(bins) + 0.25, inner)
+    across = alt.X(
+        "x:Q",
+        scale=scale(x),
+        axis=alt.Axis(
+            values=list(range(1, len(bins) + 1)),
+            format="d",
+            grid=False,
+            title=f"tenth, {found.little} surest of 1",
+        ),
+    )
+    up = alt.Y("y:Q", scale=scale(y), axis=alt.Axis(title=f"{report.measure}, %", **ABOVE))
+    layers = []
+    for name in sorted(order, key=lambda name: name in named):
+        data = [{"x": i + 1, "y": 100 * row.accuracy[name]} for i, row in enumerate(bins)]
+        chart = chart_of(data).encode(x=across, y=up)
+        colour = shade[name] if name in named else FAINT
+        layers.append(chart.mark_line(color=colour, strokeWidth=2 if name in named else 1))
+        if name in named:
+            layers.append(chart.mark_point(color=colour, filled=True, size=34, opacity=1))
+    ends = [height - y.pixel(100 * bins[-1].accuracy[name]) for name in named]
+    places = spread(ends, gap=1.25 * SIZE, low=0.0, high=height)
+    labels = [
+        Label(short(name), x.pixel(len(bins)) + 12, place, "left")
+        for name, place in zip(named, places, strict=True)
+    ]
+    return svg([*layers, *texts(labels, x, y, across, up)], inner, height)
+
+
+def _whole(report: Report, width: float, height: float) -> tuple[Axis, Axis]:
+    costs = [c for c, _ in report.frontier] + [s.main.cost for s in report.singles]
+    gains = [-d for _, d in report.frontier] + [-s.main.drop for s in report.singles]
+    gains += [-edge for plan in report.plans for edge in plan.main.interval]
+    return Axis.of_costs(costs, length=width), Axis.around(gains, length=height)
+
+
+def _near(report: Report, width: float, height: float) -> tuple[Axis, Axis]:
+    drops = [0.0, *(plan.max_drop for plan in report.plans)]
+    drops += [edge for plan in report.plans for edge in plan.main.interval]
+    drops.append(min((drop for _, drop in report.frontier), default=0.0))
+    y = Axis.around([-drop for drop in drops], length=height, margin=0.12)
+    near = [plan.main.cost for plan in report.plans]
+    near += [cost for cost, drop in report.frontier if y.holds(-drop)]
+    near += [single.main.cost for single in report.singles if y.holds(-single.main.drop)]
+    return Axis.of_costs(near, length=width), y
+
+
+def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
+    across = horizontal(x, f"mean {report.unit} per sample", si=report.unit == "MACs")
+    title = f"points of {report.measure} above {report.reference}"
+    if report.measure != "accuracy":
+        title = f"{report.measure}, points from 100 %"
+    up = alt.Y(
+        "y:Q",
+        scale=scale(y),
+        axis=alt.Axis(title=title, format="+~r", labelExpr=ZERO, **ABOVE),
+    )
+    line = _line(report, x, y)
+    singles = [s for s in report.singles if x.holds(s.main.cost) and y.holds(-s.main.drop)]
+    dots = [{"x": s.main.cost, "y": -s.main.drop} for s in singles]
+    plans = [
+        {
+            "x": p.main.cost,
+            "y": -p.main.drop,
+            "low": -p.main.interval[1],
+            "high": -p.main.interval[0],
+        }
+        for p in report.plans
+    ]
+    layers = [chart_of([{"y": 0}]).mark_rule(color=INK, size=1).encode(y=up)]
+    if budgets:
+        levels = [{"y": -plan.max_drop} for plan in report.plans]
+        layers.append(chart_of(levels).mark_rule(color=BUDGET, strokeDash=[4, 3]).encode(y=up))
+    layers += [
+        chart_of(line)
+        .mark_line(color=LINE, interpolate="step-after", strokeWidth=2)
+        .encode(x=across, y=up, order="n:Q"),
+        chart_of(dots)
+        .mark_point(shape="circle", color=SINGLE, filled=True, size=60, opacity=1)
+        .encode(x=across, y=up),
+        chart_of(plans)
+        .mark_rule(color=PLAN, size=2)
+        .encode(x=across, y=alt.Y("low:Q"), y2="high:Q"),
+        chart_of(plans)
+        .mark_point(shape="diamond", color=PLAN, filled=True, size=140, opacity=1)
+        .encode(x=across, y=up),
+    ]
+    labels = place(
+        [*_plan_marks(report.plans, x, y, named=budgets), *_single_marks(report, singles, x, y)],
+        width=x.length,
+        height=y.length,
+        avoid=[] if budgets else _plan_marks(report.plans, x, y, named=False),
+    )
+    return svg([*layers, *texts(labels, x, y, across, up)], x.length, y.length)
+
+
+def _line(report: Report, x: Axis, y: Axis) -> list[dict[str, float]]:
+    """The part of the frontier that lies in the frame, as far as its lower edge."""
+    points = [(cost, -drop) for cost, drop in report.frontier]
+    held = [
+        (cost, max(gain, y.low))
+        for (cost, gain), (_, following) in pairwise([*points, *points[-1:]])
+        if max(gain, following) >= y.low and x.holds(cost)
+    ]
+    return [{"x": cost, "y": gain, "n": number} for number, (cost, gain) in enumerate(held)]
+
+
+def _plan_marks(plans: Sequence[Plan], x: Axis, y: Axis, *, named: bool) -> list[Mark]:
+    return [
+        Mark(
+            f"≤ {plan.max_drop:g}" if named else "",
+            x.pixel(plan.main.cost),
+            y.length - y.pixel(-plan.main.drop),
+        )
+        for plan in plans
+    ]
+
+
+def _single_marks(report: Report, singles: Iterable[Any], x: Axis, y: Axis) -> list[Mark]:
+    """Marks of single exits; where they are many, only those in plans or on the frontier."""
+    known = {s.name: s for s in singles}
+    many = len(report.singles) > ALL_NAMED
+    return [
+        Mark(name, x.pixel(found.main.cost), y.length - y.pixel(-found.main.drop))
+        for name in report.shown
+        if (found := known.get(name)) is not None
+        and (not many or found.on_frontier or found.planned or name == report.reference)
+    ]
+
+
+def _named(report: Report, order: Sequence[str]) -> list[str]:
+    """The exits whose lines have names: all if few, else the important ones, cheapest first."""
+    cheapest = order[:1]
+    first = [*cheapest, *(name for name in report.shown if name in order and name not in cheapest)]
+    return [name for name in order if name in first[:MOST_NAMED]]

@@ -1,0 +1,94 @@
+"""From the record to the page: the template, what it may call, and the file."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from understudy.app.report import palette
+from understudy.app.report.record import Report
+from understudy.files import replacing
+from understudy.outcome import Interval
+from understudy.result import Result
+from understudy.show import cost_text, interval_text, percent
+
+WIDE, NARROW = 760.0, 330.0
+
+
+def render(result: Result) -> str:
+    """The page as HTML: whole in itself, the same text for the same result.
+
+    Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
+    escaped.
+    """
+    report = Report.of(result)
+    template = _environment(report).get_template("page.html.j2")
+    shades = palette.colours([single.name for single in report.singles])
+    page = template.render(report=report, charts=_charts(report), colours=shades, palette=palette)
+    return page + "\n"
+
+
+def write_report(result: Result, path: str | Path) -> int:
+    """Write the page, atomically; the number of bytes.
+
+    Raises:
+        UnderstudyError: the path cannot be written.
+    """
+    page = render(result).encode()
+    with replacing(path) as temporary:
+        temporary.write_bytes(page)
+    return len(page)
+
+
+def _charts(report: Report) -> dict[str, list[tuple[str, Markup]]]:
+    """Every chart twice, drawn for wide and for narrow screens."""
+    from understudy.app.report.charts import against, by_tenth, closeup, needs_closeup, tradeoff
+
+    draws = {
+        "tradeoff": partial(tradeoff, report, height=340),
+    }
+    if report.saves:
+        draws["against"] = partial(against, report)
+    if needs_closeup(report):
+        draws["closeup"] = partial(closeup, report, height=340)
+    if report.difficulty is not None:
+        draws["by_tenth"] = partial(by_tenth, report, height=320)
+    return {
+        name: [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
+        for name, draw in draws.items()
+    }
+
+
+def _environment(report: Report) -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = {
+        "cost": partial(cost_text, unit=report.unit),
+        "percent": percent,
+        "interval": _interval,
+        "points": lambda drop: _minus(f"{drop:+.2f}"),
+        "number": lambda value: _minus(f"{value:g}"),
+        "gain": lambda value: _minus(f"{value:+.0f}" if abs(value) >= 10 else f"{value:+.2g}"),
+        "count": lambda value: f"{value:,}",
+        "p": lambda value: "–" if value is None else f"{value:.3g}",
+    }
+    made.filters.update(filters)
+    return made
+
+
+def _interval(interval: Interval) -> str:
+    return "by definition" if interval[0] == interval[1] else _minus(interval_text(interval))
+
+
+def _minus(text: str) -> str:
+    """A number with a minus sign in place of the hyphen."""
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,148 @@
+"""A certificate: a policy with a finite-sample bound on its gap, and all it takes to check it
+again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from understudy.outcome import points
+from understudy.policy import Policy, Step, threshold_from_json, threshold_to_json
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The proof that a policy's true gap lies within a budget, with probability 1 - delta.
+
+    The path is a sequence of policies whose order was frozen on `tune`. They were tested on
+    `certify` one after another, each at level delta, up to the first that could not be proved; the
+    last proved one is certified. It is valid although models and thresholds were chosen, since
+    nothing was chosen on the certify samples (fixed-sequence testing; Learn then Test, arXiv
+    2110.01052, section 3).
+
+    Attributes:
+        policy: what is certified; the reference itself where nothing cheaper could be proved.
+        reference: the exit that the gap is measured against.
+        kind: "gap" (of accuracy) or "disagreement" (with the reference, without labels).
+        budget: the bound on the gap, in points.
+        delta: the chance that the bound is wrong.
+        samples, losses, gains: what was counted on certify for `policy`.
+        p_value: of the hypothesis that the gap exceeds the budget; None for the reference itself.
+        path: the policies that were proved, in order; ends with `policy`, empty for the reference.
+        steps: how many policies stood in the whole frozen path.
+        samples_needed: about how many certify samples would prove the tuned optimum; None where the
+            path was proved to its end or no number would do.
+        looks: how often the certify split had been read, this time included.
+        table: the hash of the certify sub-table; `split`: how the samples were split.
+    """
+
+    policy: Policy
+    reference: str
+    kind: str
+    budget: float
+    delta: float
+    samples: int
+    losses: int
+    gains: int
+    p_value: float | None
+    path: tuple[Policy, ...]
+    steps: int
+    samples_needed: int | None
+    looks: int
+    table: str
+    split: Mapping[str, Any]
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether nothing but the reference could be certified."""
+        return not self.path
+
+    def words(self) -> str:
+        """What the certificate promises, and when the promise ends."""
+        again = (
+            "" if self.looks <= 1 else f" The certify samples have been read {self.looks} times."
+        )
+        if self.falls_back:
+            more = (
+                f" About {self.samples_needed:,} certify samples would do for the best plan found."
+                if self.samples_needed and self.samples_needed > self.samples
+                else ""
+            )
+            return (
+                f"Nothing cheaper than {self.reference} could be proved to lose at most "
+                f"{points(self.budget)} with {self.samples:,} certify samples.{more}{again}"
+            )
+        what = "disagrees with" if self.kind == "disagreement" else "loses against"
+        return (
+            f"With probability {1 - self.delta:g} the cascade {what} {self.reference} by at most "
+            f"{points(self.budget)} on new samples like the {self.samples:,} certify samples "
+            f"({self.losses:,} losses, {self.gains:,} gains, p = {self.p_value:.3g}). "
+            f"The promise ends when the data change.{again}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy.to_dict(),
+            "reference": self.reference,
+            "kind": self.kind,
+            "budget": self.budget,
+            "delta": self.delta,
+            "samples": self.samples,
+            "losses": self.losses,
+            "gains": self.gains,
+            "p_value": self.p_value,
+            "path": path_to_json(self.path),
+            "steps": self.steps,
+            "samples_needed": self.samples_needed,
+            "looks": self.looks,
+            "table": self.table,
+            "split": dict(self.split),
+            "words": self.words(),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Certificate:
+        fields = {key: value for key, value in data.items() if key != "words"}
+        fields["policy"] = Policy.from_dict(data["policy"])
+        fields["path"] = path_from_json(data["path"])
+        return Certificate(**fields)
+
+
+def path_to_json(path: Sequence[Policy]) -> list[dict[str, Any]]:
+    """A path of policies in short: runs of policies that differ in their thresholds alone.
+
+    >>> path = (Policy.pair("a", "b", 0.9), Policy.pair("a", "b", 0.5), Policy.single("a"))
+    >>> path_to_json(path)[0]["thresholds"]
+    [[0.9], [0.5]]
+    >>> path_from_json(path_to_json(path)) == path
+    True
+    """
+
+    def shape(policy: Policy) -> tuple[tuple[str, str], ...]:
+        return tuple((step.exit, step.confidence) for step in policy.stages)
+
+    return [
+        {
+            "stages": [{"exit": exit, "confidence": confidence} for exit, confidence in stages],
+            "thresholds": [[threshold_to_json(s.threshold) for s in p.stages[:-1]] for p in run],
+        }
+        for stages, run in groupby(path, key=shape)
+    ]
+
+
+def path_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Policy, ...]:
+    """The policies of a path that `path_to_json` wrote."""
+    return tuple(
+        Policy(
+            tuple(
+                Step(stage["exit"], threshold, stage["confidence"])
+                for stage, threshold in zip(
+                    run["stages"], [*map(threshold_from_json, row), None], strict=True
+                )
+            )
+        )
+        for run in data
+        for row in run["thresholds"]
+    )

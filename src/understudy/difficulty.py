@@ -1,0 +1,212 @@
+"""Difficulty made visible: who is right where, and what each further unit of cost buys there.
+
+Little-Big's finding (arXiv 2406.17117): most samples are easy, on those a little model is as good
+as a large one, and the large one's advantage lies in a hard tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import TableError
+from understudy.scores import ScoreTable
+
+EQUAL_WITHIN = 0.5
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Samples of like difficulty: how many, and every exit's accuracy on them (fractions)."""
+
+    name: str
+    samples: int
+    accuracy: Mapping[str, float]
+    gain_per_cost: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """Accuracy of every exit by difficulty, seen in two ways.
+
+    Attributes:
+        little: the exit whose confidence orders the samples in `by_confidence`.
+        reference: the exit that others are compared with.
+        unit: the unit of `costs`; `gain_per_cost` is points of accuracy per further unit of cost
+            over the next cheaper exit.
+        by_confidence: tenths, from the samples that `little` is surest of to the least sure.
+        by_agreement: by how many exits are right, from all to none.
+        helps: for every cheaper exit, in how many of the easiest tenths (by its own confidence) it
+            is at most 0.5 points behind the reference, counted from the easiest on.
+    """
+
+    little: str
+    reference: str
+    unit: str
+    costs: Mapping[str, float]
+    by_confidence: tuple[Bin, ...]
+    by_agreement: tuple[Bin, ...]
+    helps: Mapping[str, int]
+
+    def words(self) -> str:
+        """When a little model can help, in one or two sentences."""
+        if not self.helps:
+            return f"No exit is cheaper than {self.reference}: score a smaller model."
+        best = max(self.helps, key=lambda name: (self.helps[name], -self.costs[name]))
+        if not self.helps[best]:
+            return (
+                f"No little model can help here: even on the tenth of the samples that each is "
+                f"surest of, none comes within {EQUAL_WITHIN:g} points of {self.reference}."
+            )
+        hardest = self.by_confidence[-1].accuracy
+        return (
+            f"{best} is as good as {self.reference} (within {EQUAL_WITHIN:g} points) on the "
+            f"{10 * self.helps[best]} % of the samples that it is surest of. On the hardest tenth "
+            f"{self.little} has {100 * hardest[self.little]:.1f} % right, {self.reference} "
+            f"{100 * hardest[self.reference]:.1f} %."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        def rows(bins: Sequence[Bin]) -> list[dict[str, Any]]:
+            return [
+                {
+                    "name": b.name,
+                    "samples": b.samples,
+                    "accuracy": dict(b.accuracy),
+                    "gain_per_cost": dict(b.gain_per_cost),
+                }
+                for b in bins
+            ]
+
+        return {
+            "little": self.little,
+            "reference": self.reference,
+            "unit": self.unit,
+            "costs": dict(self.costs),
+            "by_confidence": rows(self.by_confidence),
+            "by_agreement": rows(self.by_agreement),
+            "helps": dict(self.helps),
+            "words": self.words(),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Difficulty:
+        fields = {key: value for key, value in data.items() if key != "words"}
+        for name in ("by_confidence", "by_agreement"):
+            fields[name] = tuple(Bin(**row) for row in data[name])
+        return Difficulty(**fields)
+
+
+def difficulty(
+    table: ScoreTable,
+    *,
+    little: str | None = None,
+    reference: str | None = None,
+    unit: str | None = None,
+    confidence: str = "max_softmax",
+) -> Difficulty:
+    """Accuracy of every exit per tenth of difficulty; see `Difficulty`.
+
+    `little` is the cheapest exit unless named. Samples of equal confidence keep their order.
+
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
+    >>> [(b.name, b.samples, b.accuracy["tiny"]) for b in difficulty(table).by_agreement]
+    [('2 of 2 right', 3, 1.0), ('1 of 2 right', 1, 0.0)]
+
+    Raises:
+        TableError: an unknown name, or a table of a single exit.
+    """
+    if len(table.exits) < 2:
+        raise TableError(
+            f"difficulty compares exits, this table has {table.names[0]!r} alone: score another "
+            "model"
+        )
+    unit = table.unit(unit)
+    costs = table.exit_costs(unit)
+    big = table.reference(reference, unit=unit)
+    small = table.names[int(costs.argmin())] if little is None else table.names[table.index(little)]
+    right = table.prediction == table.truth(big)
+    order = np.argsort(costs, kind="stable")
+    sure = table.scores(confidence)
+    return Difficulty(
+        little=small,
+        reference=big,
+        unit=unit,
+        costs={name: float(cost) for name, cost in zip(table.names, costs, strict=True)},
+        by_confidence=tuple(
+            _bin(table, right[:, rows], f"{number + 1}", costs, order)
+            for number, rows in enumerate(_tenths(sure[table.index(small)]))
+        ),
+        by_agreement=_agreement(table, right, costs, order),
+        helps={
+            name: _easy_tenths(right, sure, table.index(name), table.index(big))
+            for name in (table.names[i] for i in order)
+            if costs[table.index(name)] < costs[table.index(big)]
+        },
+    )
+
+
+def _tenths(sure: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:
+    parts = np.array_split(np.argsort(-sure, kind="stable"), 10)
+    return [rows for rows in parts if len(rows)]
+
+
+def _easy_tenths(
+    right: npt.NDArray[np.bool_], sure: npt.NDArray[Any], little: int, big: int
+) -> int:
+    tenths = 0
+    for rows in _tenths(sure[little]):
+        if 100 * (right[big, rows].mean() - right[little, rows].mean()) > EQUAL_WITHIN:
+            break
+        tenths += 1
+    return tenths
+
+
+def _agreement(
+    table: ScoreTable,
+    right: npt.NDArray[np.bool_],
+    costs: npt.NDArray[np.float64],
+    order: npt.NDArray[np.intp],
+) -> tuple[Bin, ...]:
+    exits = len(table.exits)
+    hits = right.sum(0)
+    if exits <= 10:
+        levels = [(f"{k} of {exits} right", hits == k) for k in range(exits, -1, -1)]
+    else:
+        edges = [exits * k // 10 for k in range(10, 0, -1)]
+        lowest = [edge + 1 for edge in edges[1:]] + [0]
+        levels = [
+            (f"{low} to {high} of {exits} right", (low <= hits) & (hits <= high))
+            for low, high in zip(lowest, edges, strict=True)
+        ]
+    return tuple(
+        _bin(table, right[:, rows], name, costs, order) for name, rows in levels if rows.any()
+    )
+
+
+def _bin(
+    table: ScoreTable,
+    right: npt.NDArray[np.bool_],
+    name: str,
+    costs: npt.NDArray[np.float64],
+    order: npt.NDArray[np.intp],
+) -> Bin:
+    accuracy = right.mean(1)
+    gains = {
+        table.names[b]: float(100 * (accuracy[b] - accuracy[a]) / (costs[b] - costs[a]))
+        for a, b in pairwise(order.tolist())
+        if costs[b] > costs[a]
+    }
+    return Bin(
+        name=name,
+        samples=right.shape[1],
+        accuracy={n: float(a) for n, a in zip(table.names, accuracy, strict=True)},
+        gain_per_cost=gains,
+    )

@@ -1,0 +1,115 @@
+"""Files are written whole or not at all, and read with a sentence when they are not what they
+claim."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import UnderstudyError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well.
+
+    Raises:
+        UnderstudyError: the folder cannot be written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o644)
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well.
+
+    An older folder stays whole until the new one is complete.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        _swap(temporary, target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write strict JSON (no NaN, no Infinity), atomically, the same bytes for the same data."""
+    text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
+    """Read JSON, or say in one sentence why `path` is not `what`.
+
+    Raises:
+        UnderstudyError: of the type given: the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise error(f"{what} is read from a file, {str(path)!r} does not exist") from cause
+    except OSError as cause:
+        raise error(f"{what} cannot be read from {str(path)!r}: {cause.strerror}") from cause
+    except (UnicodeDecodeError, json.JSONDecodeError) as cause:
+        raise error(f"{what} is a JSON file, {str(path)!r} is not: {cause}") from cause
+
+
+def check_version(
+    data: Any, *, kind: str, newest: int, path: Path, error: type[UnderstudyError]
+) -> None:
+    """Refuse a file of another kind, or one that a newer understudy wrote."""
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != kind:
+        raise error(f"{str(path)!r} is no {kind} file: its format is {found!r}")
+    version = data.get("version")
+    if not isinstance(version, int) or version > newest:
+        raise error(
+            f"{str(path)!r} has {kind} version {version!r}, this understudy reads up to {newest}: "
+            "upgrade understudy"
+        )
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        temporary.replace(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "old"
+    target.replace(old)
+    temporary.replace(target)
+    shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _unwritable(target: Path, error: OSError) -> UnderstudyError:
+    reason = error.strerror or str(error)
+    return UnderstudyError(f"{str(target)!r} cannot be written ({reason}): choose another place")

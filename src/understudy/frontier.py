@@ -1,0 +1,177 @@
+"""A frontier: the policies that no other found policy beats in both cost and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import PolicyError
+from understudy.files import check_version, read_json, write_json
+from understudy.outcome import Outcome, evaluate
+from understudy.policy import Policy
+from understudy.scores import ScoreTable
+
+FORMAT, VERSION = "understudy.frontier", 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One policy of a frontier: mean cost per sample, accuracy, drop in points, saving, shares."""
+
+    policy: Policy
+    cost: float
+    accuracy: float
+    drop: float
+    saving: float
+    shares: Mapping[str, float]
+
+    @staticmethod
+    def of(policy: Policy, outcome: Outcome, *, unit: str) -> Point:
+        return Point(
+            policy=policy,
+            cost=outcome.cost[unit],
+            accuracy=outcome.accuracy,
+            drop=outcome.drop,
+            saving=outcome.saving[unit],
+            shares=outcome.shares,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "cost": self.cost,
+            "accuracy": self.accuracy,
+            "drop": self.drop,
+            "saving": self.saving,
+            "shares": dict(self.shares),
+            "policy": self.policy.to_dict(),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Point:
+        return Point(
+            policy=Policy.from_dict(data["policy"]),
+            cost=data["cost"],
+            accuracy=data["accuracy"],
+            drop=data["drop"],
+            saving=data["saving"],
+            shares=data["shares"],
+        )
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Points sorted by cost. Found on one table; `measured_on` looks at the same policies
+    elsewhere.
+
+    Attributes:
+        points: sorted by cost, cheapest first.
+        unit: the unit of their costs.
+        reference: the exit that drops are measured against.
+
+    >>> cheap = Point(Policy.single("tiny"), 1.0, 0.8, 5.0, 0.9, {"tiny": 1.0})
+    >>> dear = Point(Policy.single("big"), 10.0, 0.85, 0.0, 0.0, {"big": 1.0})
+    >>> worse = Point(Policy.single("mid"), 10.0, 0.7, 15.0, 0.0, {"mid": 1.0})
+    >>> frontier = Frontier.of([dear, worse, cheap], unit="MACs", reference="big")
+    >>> [point.cost for point in frontier]
+    [1.0, 10.0]
+    >>> frontier.within(5.0).policy.describe(), frontier.at_least(0.85).cost
+    ('tiny', 10.0)
+    """
+
+    points: tuple[Point, ...]
+    unit: str
+    reference: str
+
+    @staticmethod
+    def of(points: Iterable[Point], *, unit: str, reference: str) -> Frontier:
+        """The non-dominated ones among `points`; of equals the first stays."""
+        kept: list[Point] = []
+        for point in sorted(points, key=lambda p: (p.cost, p.drop)):
+            if not kept or point.drop < kept[-1].drop:
+                kept.append(point)
+        return Frontier(tuple(kept), unit, reference)
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self.points)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def within(self, cost: float) -> Point:
+        """The most accurate point at that cost or less.
+
+        Raises:
+            PolicyError: every point is dearer.
+        """
+        fitting = [point for point in self.points if point.cost <= cost]
+        if not fitting:
+            cheapest = min((point.cost for point in self.points), default=float("nan"))
+            raise PolicyError(
+                f"no point of this frontier costs {cost:g} {self.unit} or less, the cheapest costs "
+                f"{cheapest:g}: allow more, or score a smaller model"
+            )
+        return min(fitting, key=lambda point: (point.drop, point.cost))
+
+    def at_least(self, accuracy: float) -> Point:
+        """The cheapest point with that accuracy or more.
+
+        Raises:
+            PolicyError: no point is that accurate.
+        """
+        fitting = [point for point in self.points if point.accuracy >= accuracy]
+        if not fitting:
+            best = max((point.accuracy for point in self.points), default=float("nan"))
+            raise PolicyError(
+                f"no point of this frontier reaches the accuracy {accuracy:g}, the best has "
+                f"{best:g}: ask for less, or score a larger model"
+            )
+        return min(fitting, key=lambda point: point.cost)
+
+    def measured_on(self, table: ScoreTable) -> Frontier:
+        """The same policies, measured on another table; even those that are now dominated stay.
+
+        Raises:
+            TableError: the table lacks an exit, a confidence, or a cost in the frontier's unit.
+        """
+        table.cost_of({name for p in self.points for name in p.policy.exits}, self.unit)
+        points = (
+            Point.of(p.policy, evaluate(table, p.policy, reference=self.reference), unit=self.unit)
+            for p in self.points
+        )
+        return Frontier(tuple(sorted(points, key=lambda p: p.cost)), self.unit, self.reference)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "unit": self.unit,
+            "reference": self.reference,
+            "points": [point.to_dict() for point in self.points],
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Frontier:
+        try:
+            points = tuple(Point.from_dict(point) for point in data["points"])
+            return Frontier(points, data["unit"], data["reference"])
+        except (KeyError, TypeError) as error:
+            raise PolicyError(
+                f"a frontier has points, unit and reference; missing: {error}"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the frontier as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @staticmethod
+    def load(path: str | Path) -> Frontier:
+        """Read a frontier that `save` wrote.
+
+        Raises:
+            PolicyError: the file is no frontier, or a newer version wrote it.
+        """
+        data = read_json(path, PolicyError, "a frontier")
+        check_version(data, kind=FORMAT, newest=VERSION, path=Path(path), error=PolicyError)
+        return Frontier.from_dict(data)

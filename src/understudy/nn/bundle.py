@@ -1,0 +1,160 @@
+"""A cascade on disk: a folder of one JSON file and the stages' weights as safetensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_model
+from torch import nn
+
+from understudy.errors import ModelError, UnderstudyError
+from understudy.files import check_version, read_json, replacing_folder, write_json
+from understudy.nn.cascade import Cascade
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Stage
+from understudy.policy import Policy
+
+FORMAT, VERSION = "understudy.cascade", 1
+NAME = "cascade.json"
+
+
+def save_cascade(
+    cascade: Cascade,
+    path: str | Path,
+    *,
+    frontier: Sequence[Mapping[str, Any]] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a cascade into a folder, whole or not at all; a cascade that is there is replaced.
+
+    Args:
+        cascade: every stage has a spec, because its architecture is made again from it.
+        path: the folder.
+        frontier: plain JSON, the points it may be switched to; by default the cascade's own.
+        provenance: plain JSON that is kept with it.
+
+    Raises:
+        ModelError: a stage without a spec.
+        UnderstudyError: the folder cannot be written, or holds something else.
+    """
+    bare = [name for name, stage in cascade.stages.items() if stage.spec is None]
+    if bare:
+        raise ModelError(
+            f"a saved stage is made again from its spec, {bare[0]!r} exists in memory alone: build "
+            'it from a spec such as "timm:NAME" or "py:module:factory", or name one with '
+            'Stage(model, origin={"spec": ...})'
+        )
+    _check_replaceable(Path(path))
+    files = _file_names(cascade.exits)
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "policy": cascade.policy.to_dict(),
+        "stages": {
+            name: {**stage.to_origin(), "weights": files[name]}
+            for name, stage in cascade.stages.items()
+        },
+        "frontier": [dict(point) for point in (cascade.frontier if frontier is None else frontier)],
+        "provenance": dict(provenance or {}),
+    }
+    with replacing_folder(path) as folder:
+        (folder / "weights").mkdir()
+        for name, stage in cascade.stages.items():
+            save_model(stage.model, str(folder / files[name]))
+        write_json(folder / NAME, data)
+
+
+def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Cascade:
+    """Read a cascade that `save_cascade` wrote, on the CPU.
+
+    Args:
+        path: the folder.
+        build_stage: makes the stage of a spec, with any weights; those of the folder replace them.
+
+    Raises:
+        ModelError: the folder is no cascade, a newer understudy wrote it, or weights are missing,
+            damaged, or do not fit the architecture that the spec makes.
+        PolicyError: the policy is damaged.
+    """
+    folder = Path(path)
+    data = read_json(folder / NAME, ModelError, "a cascade")
+    check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
+    try:
+        stages = {
+            str(name): _load_stage(str(name), entry, folder, build_stage)
+            for name, entry in data["stages"].items()
+        }
+        return Cascade(stages, Policy.from_dict(data["policy"]), frontier=data["frontier"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{str(folder / NAME)!r} is damaged ({error!r}): build the cascade again"
+        ) from error
+
+
+def _load_stage(
+    name: str, entry: Mapping[str, Any], folder: Path, build_stage: Callable[[str], Stage]
+) -> Stage:
+    own = ("weights", "weights_hash", "preprocess", "dtype")
+    preprocess = entry["preprocess"]
+    model = build_stage(str(entry["spec"])).model
+    _load_weights(model, folder / "weights" / Path(entry["weights"]).name, name)
+    stage = Stage(
+        model,
+        preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
+        origin={key: value for key, value in entry.items() if key not in own},
+    )
+    if stage.weights_hash != entry["weights_hash"]:
+        raise ModelError(
+            f"the weights of {name!r} are not those that were saved (their hash is "
+            f"{stage.weights_hash[:12]}, not {str(entry['weights_hash'])[:12]}): build the cascade "
+            "again"
+        )
+    return stage
+
+
+def _load_weights(model: nn.Module, file: Path, name: str) -> None:
+    try:
+        saved = load_file(file)
+        target = model.state_dict(keep_vars=True)
+        for key in saved.keys() & target.keys():
+            target[key].data = target[key].data.to(saved[key].dtype)
+        load_model(model, file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights of {name!r} cannot be read from {str(file)!r} ({error}): build the "
+            "cascade again"
+        ) from error
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights of {name!r} do not fit the model that its spec makes "
+            f"({' '.join(str(error).split())[:200]}): use the versions it was built with"
+        ) from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to replace what is not a cascade: replacing a folder removes all that is in it."""
+    free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not free and not (path / NAME).is_file():
+        raise UnderstudyError(
+            f"a cascade goes into a folder of its own, {str(path)!r} is something else: choose "
+            "another place"
+        )
+
+
+def _file_names(exits: Sequence[str]) -> dict[str, str]:
+    """A file under weights/ for each exit: readable, portable, and unique whatever the case."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in exits:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "stage"
+        stem, number = plain, 1
+        while stem.lower() in taken:
+            number += 1
+            stem = f"{plain}-{number}"
+        taken.add(stem.lower())
+        names[name] = f"weights/{stem}.safetensors"
+    return names

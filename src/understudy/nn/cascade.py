@@ -1,0 +1,265 @@
+"""A cascade: a policy that runs. Rows that are answered leave the batch; the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.errors import DataError, ModelError, PolicyError, listed, unknown
+from understudy.nn.confidence import acceptance_floor, confidence_functions
+from understudy.nn.images import Images, on_device, select
+from understudy.nn.stage import EMPTY, Stage, StageOutput, State, as_stage
+from understudy.policy import Policy, Step
+
+if TYPE_CHECKING:
+    from understudy.result import Result
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a cascade answered, and which exit did. Tensors are on the CPU.
+
+    Attributes:
+        prediction: (N,) int64, the class.
+        confidence: (N,) float32, the one that the exit which answered is judged by.
+        exit: (N,) int64, positions in `exits`.
+        exits: the names of the cascade's stages.
+    """
+
+    prediction: Tensor
+    confidence: Tensor
+    exit: Tensor
+    exits: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.prediction)
+
+    def exit_names(self) -> list[str]:
+        """The name of the exit that answered, per row."""
+        return [self.exits[number] for number in self.exit.tolist()]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A stage with the rule it is judged by; `number` is its place in the cascade.
+
+    `floor` is the least confidence that answers; None answers whatever is left.
+    """
+
+    number: int
+    name: str
+    stage: Stage
+    confidence: str
+    floor: float | None
+
+    def ask(self, images: Images, state: State) -> tuple[StageOutput, Tensor]:
+        """What the stage says, and which rows it leaves to the next: ascending, on its device.
+
+        NaN reaches no floor, so such rows are left; where there is no floor they are answered.
+        """
+        output = self.stage.run(images, state, confidence=self.confidence)
+        if self.floor is None:
+            return output, output.confidence.new_empty(0, dtype=torch.int64)
+        answered = output.confidence >= self.floor
+        return output, answered.logical_not_().nonzero().squeeze(1)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    policy: Policy
+    judges: tuple[Judge, ...]
+
+
+class Cascade(nn.Module):
+    """Executes a policy; a drop-in for its last model, which can switch the policy while running.
+
+    Args:
+        stages: exit name -> what runs there; a plain module gets tensors as they are.
+        policy: which stages are asked, in which order, and how sure each must be.
+        frontier: plain JSON, the points this cascade may be switched to; kept for the user.
+
+    >>> tiny, big = nn.Linear(4, 3), nn.Linear(4, 3)
+    >>> cascade = Cascade({"tiny": tiny, "big": big}, Policy.pair("tiny", "big", 0.9))
+    >>> cascade(torch.zeros(2, 4)).shape
+    torch.Size([2, 3])
+    >>> cascade.policy = Policy.single("tiny")
+    >>> cascade.answer(torch.zeros(2, 4)).exit_names()
+    ['tiny', 'tiny']
+
+    Raises:
+        ModelError: no stage, or something that is no module.
+        PolicyError: the policy names an exit or a confidence that there is not.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        policy: Policy,
+        *,
+        frontier: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        if not stages:
+            raise ModelError("a cascade has at least one stage, found none: give it the models")
+        self.exits = tuple(stages)
+        self.frontier = tuple(frontier)
+        self._stages = nn.ModuleList(as_stage(model) for model in stages.values())
+        self._plan = self._planned(policy)
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages by name."""
+        return dict(zip(self.exits, self._stages, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def policy(self) -> Policy:
+        """What is executed. Setting it takes effect at the next batch, in whatever thread.
+
+        A batch reads the policy once, when it starts, so none is answered by half of two.
+
+        Raises:
+            PolicyError: on setting, an exit or a confidence that there is not.
+        """
+        return self._plan.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._plan = self._planned(policy)
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """The stages of the policy in the order they are asked, each with its rule."""
+        return self._plan.judges
+
+    @torch.inference_mode()
+    def forward(self, images: Images) -> Tensor:
+        """The logits of the exit that answered, (N, C) float32, on the last stage's device.
+
+        Raises:
+            DataError: no image, or images that a stage cannot take.
+            ModelError: a stage that returns no logits, or stages that differ in their classes.
+        """
+        return self._run(images)[1]
+
+    @torch.inference_mode()
+    def answer(self, images: Images) -> Answers:
+        """The answers, how sure they are, and which exit gave each.
+
+        Raises:
+            DataError: no image, or images that a stage cannot take.
+            ModelError: a stage that returns no logits, or stages that differ in their classes.
+        """
+        return self._run(images)[0]
+
+    def _run(self, images: Images) -> tuple[Answers, Tensor]:
+        if not len(images):
+            raise DataError("a batch has at least one image, found none")
+        judges = self.judges
+        found = _Found(len(images), judges[-1].stage.device)
+        rows = torch.arange(len(images), device=found.device)
+        state = EMPTY
+        for judge in judges:
+            images = on_device(images, judge.stage.device)
+            output, left = judge.ask(images, state)
+            found.write(rows, output, judge)
+            if not len(left):
+                break
+            state = output.state
+            if len(left) < len(images):
+                images = select(images, left)
+                rows = rows.index_select(0, left.to(rows.device))
+                state = select_state(state, left)
+        return found.answers(self.exits), found.logits
+
+    def _planned(self, policy: Policy) -> _Plan:
+        return _Plan(policy, tuple(self._judge(step) for step in policy.stages))
+
+    def _judge(self, step: Step) -> Judge:
+        if step.exit not in self.exits:
+            raise PolicyError(unknown("stage", step.exit, self.exits) + " in this cascade")
+        if step.confidence not in confidence_functions:
+            raise PolicyError(unknown("confidence", step.confidence, confidence_functions))
+        return Judge(
+            number=self.exits.index(step.exit),
+            name=step.exit,
+            stage=self.stages[step.exit],
+            confidence=step.confidence,
+            floor=None if step.threshold is None else acceptance_floor(step.threshold),
+        )
+
+
+def build(
+    plan: Policy | Result, models: Mapping[str, nn.Module], *, max_drop: float | None = None
+) -> Cascade:
+    """A cascade of models in memory that executes a policy, or what a search chose.
+
+    Args:
+        plan: the policy, or a result with one choice per budget.
+        models: exit name -> model; all of them become stages, so that the policy can be switched.
+        max_drop: the budget in points whose choice is taken; by default the first.
+
+    >>> build(Policy.single("tiny"), {"tiny": nn.Linear(4, 3)}).exits
+    ('tiny',)
+
+    Raises:
+        ModelError: a model that the policy asks is missing.
+        PolicyError: no choice for that budget.
+    """
+    policy = plan if isinstance(plan, Policy) else plan.choice(max_drop).policy
+    missing = [name for name in policy.exits if name not in models]
+    if missing:
+        raise ModelError(
+            f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
+            f"given were {listed(map(repr, models)) or 'none'}: add it under the name of the exit"
+        )
+    return Cascade(models, policy)
+
+
+def select_state(state: State, rows: Tensor) -> State:
+    """The state of some of the rows."""
+    return {name: value.index_select(0, rows.to(value.device)) for name, value in state.items()}
+
+
+class _Found:
+    """Answers by row. Stages write all rows that they see; the one that answers writes last."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.device = device
+        self.prediction = torch.empty(count, dtype=torch.int64, device=device)
+        self.confidence = torch.empty(count, dtype=torch.float32, device=device)
+        self.exit = torch.empty(count, dtype=torch.int64, device=device)
+        self.logits = torch.empty(0)
+        self._first = ""
+
+    def write(self, rows: Tensor, output: StageOutput, judge: Judge) -> None:
+        logits = output.logits.to(self.device)
+        if not self._first:
+            self._first = judge.name
+            self.logits = torch.empty(
+                len(self.exit), logits.shape[1], dtype=torch.float32, device=self.device
+            )
+        check_classes(self._first, self.logits.shape[1], judge.name, logits.shape[1])
+        self.logits.index_copy_(0, rows, logits.float())
+        self.prediction.index_copy_(0, rows, logits.argmax(1))
+        self.confidence.index_copy_(0, rows, output.confidence.to(self.device))
+        self.exit.index_fill_(0, rows, judge.number)
+
+    def answers(self, exits: tuple[str, ...]) -> Answers:
+        return Answers(self.prediction.cpu(), self.confidence.cpu(), self.exit.cpu(), exits)
+
+
+def check_classes(first: str, classes: int, other: str, found: int) -> None:
+    """Stages of one cascade speak of the same classes.
+
+    Raises:
+        ModelError: they do not.
+    """
+    if classes != found:
+        raise ModelError(
+            f"all stages of a cascade have the same classes, {first!r} has {classes} and {other!r} "
+            f"has {found}: use models with the same head"
+        )

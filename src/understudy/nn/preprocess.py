@@ -1,0 +1,196 @@
+"""From uint8 images to what a model takes: resize, centre crop, scale, normalise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from understudy.errors import DataError, MissingExtra, ModelError, unknown
+from understudy.nn.images import Images
+
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What one model does to uint8 images first; the same for scoring and running.
+
+    The image is resized (antialiased, aspect kept) until it just covers `size / crop`, cut to
+    `size` around its centre (or resized to `size / crop` exactly where `squash` is set), divided by
+    `scale`, and normalised by `mean` and `std`. An image is treated alike whatever its neighbours
+    in the batch.
+
+    Attributes:
+        size: (height, width) the model takes; None leaves images as they come.
+        mean: per channel, subtracted after dividing by `scale`.
+        std: per channel, divided by last.
+        scale: what pixels are divided by first; 255 brings them to [0, 1].
+        crop: the share of the resized side that is kept (timm's `crop_pct`).
+        interpolation: bilinear, bicubic or nearest.
+        squash: resize without keeping the aspect (timm's crop mode "squash").
+
+    >>> grey = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))
+    >>> batch = grey(torch.full((2, 1, 16, 16), 255, dtype=torch.uint8))
+    >>> batch.shape, float(batch.max())
+    (torch.Size([2, 1, 8, 8]), 1.0)
+
+    Raises:
+        ModelError: a setting out of its range.
+    """
+
+    size: tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 255.0
+    crop: float = 1.0
+    interpolation: str = "bilinear"
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            object.__setattr__(self, "size", (int(self.size[0]), int(self.size[1])))
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        _check_settings(self)
+
+    def __call__(self, images: Images) -> Tensor:
+        """Ready float32 input (N, C, H, W), on the device of the images.
+
+        Args:
+            images: uint8, (N, C, H, W), or a list of (C, H, W) that may differ in size.
+
+        Raises:
+            DataError: another dtype or number of channels, or mixed sizes where `size` is None.
+            MissingExtra: images have to be resized and torchvision is not installed.
+        """
+        pixels = self._resized(images)
+        gain, offset = _affine(self, pixels.device)
+        return pixels.to(torch.float32).mul_(gain).add_(offset)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "size": None if self.size is None else list(self.size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "scale": self.scale,
+            "crop": self.crop,
+            "interpolation": self.interpolation,
+            "squash": self.squash,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Preprocess:
+        try:
+            size = data["size"]
+            return Preprocess(
+                size=None if size is None else (int(size[0]), int(size[1])),
+                mean=tuple(data["mean"]),
+                std=tuple(data["std"]),
+                scale=float(data["scale"]),
+                crop=float(data["crop"]),
+                interpolation=str(data["interpolation"]),
+                squash=bool(data.get("squash", False)),
+            )
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                "preprocessing is {size, mean, std, scale, crop, interpolation}, "
+                f"found {str(data)[:120]}: mend the file"
+            ) from error
+
+    def _resized(self, images: Images) -> Tensor:
+        if isinstance(images, Tensor):
+            self._check(images, dims=4)
+            return self._fit(images)
+        for image in images:
+            self._check(image, dims=3)
+        groups: dict[torch.Size, list[int]] = {}
+        for position, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(position)
+        if not groups:
+            raise DataError("a batch has at least one image, found none")
+        if len(groups) > 1 and self.size is None:
+            raise DataError(
+                "images of one batch have one size where the model sets none, found "
+                f"{', '.join(str(tuple(shape)) for shape in groups)}: give the preprocessing a size"
+            )
+        fitted = [self._fit(torch.stack([images[i] for i in rows])) for rows in groups.values()]
+        if len(fitted) == 1:
+            return fitted[0]
+        order = torch.tensor([i for rows in groups.values() for i in rows]).argsort()
+        return torch.cat(fitted)[order.to(fitted[0].device)]
+
+    def _fit(self, pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[-2:]
+        if self.size is None or (self.crop == 1.0 and (height, width) == self.size):
+            return pixels
+        functional = _torchvision()
+        target = (math.floor(self.size[0] / self.crop), math.floor(self.size[1] / self.crop))
+        covering = list(target) if self.squash else _cover(height, width, target)
+        resized = functional.resize(
+            pixels, covering, interpolation=self.interpolation, antialias=True
+        )
+        cut: Tensor = functional.center_crop(resized, list(self.size))
+        return cut
+
+    def _check(self, images: Tensor, *, dims: int) -> None:
+        channels = len(self.mean)
+        if images.dtype != torch.uint8:
+            raise DataError(
+                f"images are uint8 pixels that nobody normalised, found {images.dtype}: give raw "
+                "pixels, or wrap the model as Stage(model) if it takes ready tensors"
+            )
+        if images.ndim != dims or images.shape[-3] != channels:
+            shape = "(N, C, H, W)" if dims == 4 else "(C, H, W)"
+            raise DataError(
+                f"images are {shape} with C = {channels}, found the shape {tuple(images.shape)}: "
+                "convert them to the channels the model takes"
+            )
+
+
+def _cover(height: int, width: int, target: tuple[int, int]) -> list[int]:
+    """The smallest size of the same aspect that covers the target."""
+    if target[0] * width >= target[1] * height:
+        return [target[0], max(target[1], target[0] * width // height)]
+    return [max(target[0], target[1] * height // width), target[1]]
+
+
+@lru_cache(maxsize=64)
+def _affine(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Gain and offset (C, 1, 1): (x / scale - mean) / std = x * gain + offset; kept per device."""
+    mean = torch.tensor(preprocess.mean, dtype=torch.float64).view(-1, 1, 1)
+    std = torch.tensor(preprocess.std, dtype=torch.float64).view(-1, 1, 1)
+    gain, offset = 1 / (preprocess.scale * std), -mean / std
+    return gain.to(device, torch.float32), offset.to(device, torch.float32)
+
+
+def _check_settings(preprocess: Preprocess) -> None:
+    size, mean, std = preprocess.size, preprocess.mean, preprocess.std
+    if not mean or len(mean) != len(std):
+        raise ModelError(f"mean and std have one number per channel, found {mean} and {std}")
+    if min(std) <= 0 or not math.isfinite(sum(std) + sum(mean)):
+        raise ModelError(f"mean and std are finite and std is above 0, found {mean} and {std}")
+    if size is not None and min(size) < 1:
+        raise ModelError(f"a size is (height, width) in pixels, found {size}")
+    if not (preprocess.scale > 0 and 0 < preprocess.crop <= 1):
+        raise ModelError(
+            "scale is above 0 and crop in (0, 1], found "
+            f"scale {preprocess.scale!r} and crop {preprocess.crop!r}"
+        )
+    if preprocess.interpolation not in INTERPOLATIONS:
+        raise ModelError(unknown("interpolation", preprocess.interpolation, INTERPOLATIONS))
+
+
+def _torchvision() -> Any:
+    try:
+        from torchvision.transforms.v2 import functional
+    except ImportError as error:
+        raise MissingExtra("resizing images", "torch") from error
+    return functional

@@ -1,0 +1,183 @@
+"""A stage: preprocessing, model and confidence, the same code for scoring and for running."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from itertools import chain
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from understudy.errors import DataError, ModelError, PolicyError, unknown
+from understudy.nn.confidence import confidence_functions
+from understudy.nn.images import Images, on_device
+from understudy.nn.preprocess import Preprocess
+from understudy.policy import DEFAULT_CONFIDENCE
+
+__all__ = ["Images", "Preprocess", "Stage", "StageOutput", "State", "as_stage"]
+
+State = Mapping[str, Tensor]
+"""Tensors that one stage hands to the next, samples first; empty between whole models."""
+
+EMPTY: State = MappingProxyType({})
+
+
+class StageOutput(NamedTuple):
+    """What a stage says: logits (N, C), confidence (N,) float32, and the state for later stages."""
+
+    logits: Tensor
+    confidence: Tensor
+    state: State
+
+
+class Stage(nn.Module):
+    """A model with its preprocessing, from raw images to logits.
+
+    The model is put into eval mode, and back into it before every run; it runs without gradients.
+    Images are moved to its device first. Without `preprocess` the model gets tensors as they are (a
+    list is stacked): for modules that take ready tensors.
+
+    Args:
+        model: returns logits (N, C).
+        preprocess: what is done to uint8 images first, or None.
+        origin: plain JSON: where the model comes from; `spec` names how to make it again.
+
+    >>> stage = Stage(nn.Linear(4, 3), origin={"spec": "py:nets:tiny"})
+    >>> stage(torch.zeros(2, 4)).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocess: Preprocess | None = None,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.preprocess = preprocess
+        self.origin: Mapping[str, Any] = dict(origin or {})
+
+    @torch.inference_mode()
+    def forward(self, images: Images) -> Tensor:
+        """Logits (N, C).
+
+        Raises:
+            DataError: images that the preprocessing cannot take, or none at all.
+            ModelError: the model does not return logits (N, C).
+        """
+        if self.model.training:
+            self.model.eval()
+        return _checked(self.model(self.prepare(images)), len(images))
+
+    def run(
+        self, images: Images, state: State = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
+    ) -> StageOutput:
+        """Logits, the named confidence, and the state for later stages (here: as it came).
+
+        Raises:
+            PolicyError: no such confidence.
+            DataError: images that the preprocessing cannot take.
+            ModelError: the model does not return logits (N, C).
+        """
+        if confidence not in confidence_functions:
+            raise PolicyError(unknown("confidence", confidence, confidence_functions))
+        logits = self(images)
+        with torch.inference_mode():
+            return StageOutput(logits, confidence_functions[confidence](logits), state)
+
+    def prepare(self, images: Images) -> Tensor:
+        """The model's input: the batch on its device, preprocessed, in its dtype.
+
+        Raises:
+            DataError: images that the preprocessing cannot take.
+        """
+        device = self.device
+        if self.preprocess is None:
+            return (images if isinstance(images, Tensor) else _stacked(images)).to(device)
+        return self.preprocess(on_device(images, device)).to(self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter or buffer is; CPU where it has none."""
+        first = next(chain(self.model.parameters(), self.model.buffers()), None)
+        return torch.device("cpu") if first is None else first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's first floating parameter or buffer; float32 without one."""
+        tensors = chain(self.model.parameters(), self.model.buffers())
+        return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+    @property
+    def spec(self) -> str | None:
+        """How the model can be made again, or None for one that exists in memory alone."""
+        spec = self.origin.get("spec")
+        return None if spec is None else str(spec)
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 over the model's state: names (sorted), dtypes, shapes and bytes."""
+        digest = hashlib.sha256()
+        state = self.model.state_dict()
+        for name in sorted(state):
+            value = state[name]
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                flat = value.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def to_origin(self) -> dict[str, Any]:
+        """Plain JSON that says what ran: the origin, weights hash, preprocessing and dtype."""
+        return {
+            **self.origin,
+            "weights_hash": self.weights_hash,
+            "preprocess": None if self.preprocess is None else self.preprocess.to_dict(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+
+def as_stage(model: nn.Module) -> Stage:
+    """The stage itself, or a plain stage around any other module, which gets tensors as they are.
+
+    Raises:
+        ModelError: not a module.
+    """
+    if isinstance(model, Stage):
+        return model
+    if isinstance(model, nn.Module):
+        return Stage(model)
+    raise ModelError(f"a model is a Stage or a torch.nn.Module, found {type(model).__name__}")
+
+
+def _stacked(samples: Images) -> Tensor:
+    shapes = dict.fromkeys(tuple(sample.shape) for sample in samples)
+    if not shapes:
+        raise DataError("a batch has at least one sample, found none")
+    if len(shapes) > 1:
+        raise DataError(
+            "a model without preprocessing takes samples of one shape, found "
+            f"{', '.join(map(str, shapes))}: give its Stage a Preprocess with a size"
+        )
+    return torch.stack(list(samples))
+
+
+def _checked(logits: Any, samples: int) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"a model returns logits (N, C), found {type(logits).__name__}: wrap it in a module "
+            "that returns the logits alone"
+        )
+    if logits.ndim != 2 or not logits.is_floating_point() or len(logits) != samples:
+        raise ModelError(
+            f"a model returns floating logits (N, C), here N = {samples}, found the shape "
+            f"{tuple(logits.shape)} of {logits.dtype}: return one row of class scores per sample"
+        )
+    if not logits.shape[1]:
+        raise ModelError(f"logits have at least one class, found the shape {tuple(logits.shape)}")
+    return logits

@@ -1,0 +1,212 @@
+"""What a policy does on a table. `evaluate` is the specification; every fast path is held to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.policy import Policy, accepts
+from understudy.scores import ScoreTable
+
+Z95 = 1.959963984540054
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What happens to every sample: which stage answers, what, and how sure it was. Each is (N,).
+
+    The confidence is NaN where the last stage, which needs none, names one that the table lacks.
+    """
+
+    stage: npt.NDArray[np.intp]
+    prediction: npt.NDArray[np.int32]
+    confidence: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy does on a table.
+
+    Attributes:
+        samples: how many samples there were.
+        reference: the exit it is compared with.
+        accuracy, reference_accuracy: fractions of right answers.
+        drop: the paired gap in points: 100 x mean of (reference right) - (cascade right).
+        losses, gains: samples that only the reference, or only the cascade, has right.
+        cost: mean cost per sample, by unit.
+        saving: the fraction of the reference's cost that is saved, by unit (negative if dearer).
+        shares: the fraction of samples that each stage answers, by exit.
+    """
+
+    samples: int
+    reference: str
+    accuracy: float
+    reference_accuracy: float
+    losses: int
+    gains: int
+    cost: Mapping[str, float]
+    saving: Mapping[str, float]
+    shares: Mapping[str, float]
+
+    @property
+    def drop(self) -> float:
+        return 100.0 * (self.losses - self.gains) / self.samples
+
+    @property
+    def accuracy_interval(self) -> Interval:
+        """95 % interval of the accuracy (Wilson 1927)."""
+        return wilson(round(self.accuracy * self.samples), self.samples)
+
+    @property
+    def drop_interval(self) -> Interval:
+        """95 % interval of the drop in points (Agresti & Min 2005: Wald, half a sample per cell).
+
+        For one policy fixed beforehand; the promise after a search is the certificate's. The
+        reference's own drop is 0 by definition.
+        """
+        if set(self.shares) == {self.reference}:
+            return 0.0, 0.0
+        n = self.samples + 2
+        losses, gains = self.losses + 0.5, self.gains + 0.5
+        mean = (losses - gains) / n
+        width = Z95 * math.sqrt(max((losses + gains) / n - mean**2, 0.0) / n)
+        return 100 * max(mean - width, -1.0), 100 * min(mean + width, 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "samples": self.samples,
+            "reference": self.reference,
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+            "reference_accuracy": self.reference_accuracy,
+            "drop": self.drop,
+            "drop_interval": list(self.drop_interval),
+            "losses": self.losses,
+            "gains": self.gains,
+            "cost": dict(self.cost),
+            "saving": dict(self.saving),
+            "shares": dict(self.shares),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Outcome:
+        return Outcome(
+            samples=data["samples"],
+            reference=data["reference"],
+            accuracy=data["accuracy"],
+            reference_accuracy=data["reference_accuracy"],
+            losses=data["losses"],
+            gains=data["gains"],
+            cost=data["cost"],
+            saving=data["saving"],
+            shares=data["shares"],
+        )
+
+
+def decide(table: ScoreTable, policy: Policy) -> Decisions:
+    """Which stage answers each sample, and what it says.
+
+    Raises:
+        TableError: the policy names an exit or a confidence that the table lacks.
+    """
+    count = len(table)
+    stage = np.zeros(count, np.intp)
+    prediction = np.zeros(count, np.int32)
+    confidence = np.zeros(count)
+    left = np.arange(count)
+    for number, step in enumerate(policy.stages):
+        row = table.index(step.exit)
+        if step.threshold is None and step.confidence not in table.confidence:
+            sure = np.full(len(left), np.nan)
+        else:
+            sure = table.scores(step.confidence)[row, left]
+        answered = accepts(sure, step.threshold)
+        rows = left[answered]
+        stage[rows] = number
+        prediction[rows] = table.prediction[row, rows]
+        confidence[rows] = sure[answered]
+        left = left[~answered]
+    return Decisions(stage, prediction, confidence)
+
+
+def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None) -> Outcome:
+    """What the policy does on the table, compared with the reference (the costliest exit if None).
+
+    A sample pays, in every unit, the sum over the union of the parts of the exits it visited.
+    Without labels the reference's answers are the labels, and the drop is disagreement.
+
+    >>> import numpy as np
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
+    >>> outcome = evaluate(table, Policy.pair("tiny", "big", 0.65))
+    >>> outcome.drop, outcome.shares, outcome.cost
+    (0.0, {'tiny': 0.75, 'big': 0.25}, {'MACs': 3.25})
+
+    Raises:
+        TableError: the policy names an exit or a confidence that the table lacks, or a part has no
+            cost.
+    """
+    judge = table.reference(reference)
+    decisions = decide(table, policy)
+    truth = table.truth(judge)
+    right = decisions.prediction == truth
+    reference_right = table.prediction[table.index(judge)] == truth
+    answered = np.bincount(decisions.stage, minlength=len(policy.stages))
+    visits = [policy.exits[: stage + 1] for stage in range(len(policy.stages))]
+    count = len(table)
+    cost, saving = {}, {}
+    for unit in units_of(table, {judge, *policy.exits}):
+        paid = [table.cost_of(exits, unit) for exits in visits]
+        full = table.cost_of([judge], unit)
+        cost[unit] = float(sum(k / count * price for k, price in zip(answered, paid, strict=True)))
+        saving[unit] = 1 - cost[unit] / full if full else 0.0
+    return Outcome(
+        samples=count,
+        reference=judge,
+        accuracy=float(right.mean()),
+        reference_accuracy=float(reference_right.mean()),
+        losses=int((reference_right & ~right).sum()),
+        gains=int((right & ~reference_right).sum()),
+        cost=cost,
+        saving=saving,
+        shares={name: int(k) / count for name, k in zip(policy.exits, answered, strict=True)},
+    )
+
+
+def points(drop: float) -> str:
+    """A number of points in words.
+
+    >>> points(1.0), points(0.5)
+    ('1 point', '0.5 points')
+    """
+    return f"{drop:g} point" if drop == 1 else f"{drop:g} points"
+
+
+def units_of(table: ScoreTable, exits: set[str]) -> list[str]:
+    """The units in which every part of these exits has a cost; at least the first, or an error."""
+    parts = {part for name in exits for part in table.exits[table.index(name)].parts}
+    prices = {**table.costs, **table.times}
+    known = [unit for unit in table.units if parts <= set(prices[unit])]
+    if not known:
+        table.cost_of(sorted(exits), table.unit())
+    return known
+
+
+def wilson(hits: int, samples: int) -> Interval:
+    """The 95 % interval of a share (Wilson 1927).
+
+    >>> [round(edge, 3) for edge in wilson(0, 100)]
+    [0.0, 0.037]
+    """
+    share, z2 = hits / samples, Z95**2
+    centre = share + z2 / (2 * samples)
+    width = Z95 * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples**2))
+    low, high = (centre - width) / (1 + z2 / samples), (centre + width) / (1 + z2 / samples)
+    return (max(low, 0.0) if hits else 0.0), (min(high, 1.0) if hits < samples else 1.0)

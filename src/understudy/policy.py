@@ -1,0 +1,192 @@
+"""A policy: which exits are asked, in which order, and how sure each must be to answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import PolicyError
+from understudy.files import read_json, write_json
+
+DEFAULT_CONFIDENCE = "max_softmax"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a policy: an exit, the confidence it is judged by, and its threshold.
+
+    The stage answers a sample when ``confidence >= threshold``; ``None`` answers whatever is left.
+    ``inf`` accepts nobody, ``-inf`` everybody.
+    """
+
+    exit: str
+    threshold: float | None = None
+    confidence: str = DEFAULT_CONFIDENCE
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise PolicyError(f"a threshold is a number, exit {self.exit!r} has NaN: search again")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "exit": self.exit,
+            "confidence": self.confidence,
+            "threshold": threshold_to_json(self.threshold),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Step:
+        try:
+            return Step(
+                exit=str(data["exit"]),
+                threshold=threshold_from_json(data["threshold"]),
+                confidence=str(data.get("confidence", DEFAULT_CONFIDENCE)),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PolicyError(
+                f"a stage is {{exit, confidence, threshold}}, found {data!r}: mend the policy file"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Stages asked in order; the last one has no threshold and answers whatever is left.
+
+    Ties are settled once for the whole library: a stage answers when ``confidence >= threshold``,
+    compared in float64. Saved thresholds make an exact round trip.
+
+    >>> policy = Policy.pair("tiny", "big", 0.75)
+    >>> policy.describe()
+    'tiny when max_softmax >= 0.75, else big'
+    >>> Policy.from_dict(policy.to_dict()) == policy
+    True
+
+    Raises:
+        PolicyError: no stage, an exit named twice, or a threshold in the wrong place.
+    """
+
+    stages: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if not self.stages:
+            raise PolicyError("a policy has at least one stage, found none: name the exits to ask")
+        names = [step.exit for step in self.stages]
+        if len(set(names)) < len(names):
+            raise PolicyError(
+                f"each exit appears once in a policy, found {names}: drop the repeats"
+            )
+        for step in self.stages[:-1]:
+            if step.threshold is None:
+                raise PolicyError(
+                    f"only the last stage has no threshold, {step.exit!r} has none before "
+                    f"{names[-1]!r}: give it a number, or end the policy there"
+                )
+        if self.stages[-1].threshold is not None:
+            raise PolicyError(
+                f"the last stage answers whatever is left, {names[-1]!r} has the threshold "
+                f"{self.stages[-1].threshold!r}: set it to null"
+            )
+
+    @staticmethod
+    def single(exit: str) -> Policy:
+        """The policy that asks one exit only."""
+        return Policy((Step(exit),))
+
+    @staticmethod
+    def pair(
+        little: str, big: str, threshold: float, *, confidence: str = DEFAULT_CONFIDENCE
+    ) -> Policy:
+        """The two-stage cascade of Little-Big (arXiv 2406.17117) and TinySaver (2403.17726)."""
+        return Policy((Step(little, threshold, confidence), Step(big)))
+
+    @property
+    def exits(self) -> tuple[str, ...]:
+        """The exits in the order they are asked."""
+        return tuple(step.exit for step in self.stages)
+
+    def describe(self) -> str:
+        """The policy in words."""
+        rules = [f"{s.exit} when {s.confidence} >= {s.threshold:.6g}" for s in self.stages[:-1]]
+        return ", else ".join([*rules, self.stages[-1].exit])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"stages": [step.to_dict() for step in self.stages]}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Policy:
+        if not isinstance(data, Mapping) or not isinstance(data.get("stages"), list):
+            raise PolicyError(f'a policy is {{"stages": [...]}}, found {str(data)[:80]}')
+        return Policy(tuple(Step.from_dict(stage) for stage in data["stages"]))
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @staticmethod
+    def load(path: str | Path) -> Policy:
+        """Read a policy that `save` wrote.
+
+        Raises:
+            PolicyError: the file is not a policy.
+        """
+        return Policy.from_dict(read_json(path, PolicyError, "a policy"))
+
+
+def accepts(
+    confidence: npt.NDArray[np.floating[Any]], threshold: float | None
+) -> npt.NDArray[np.bool_]:
+    """Which samples a stage answers: ``confidence >= threshold`` in float64; all where it is None.
+
+    >>> accepts(np.array([0.2, 0.5, 0.9], np.float32), 0.5).tolist()
+    [False, True, True]
+    """
+    if threshold is None:
+        return np.ones(confidence.shape, bool)
+    return confidence.astype(np.float64) >= np.float64(threshold)
+
+
+def midpoint(below: npt.ArrayLike, above: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The thresholds between adjacent observed confidences: each accepts `above`, not `below`.
+
+    Exact for float32 confidences, whose midpoints are float64 numbers. Where nothing lies between
+    two float64 neighbours, or one is infinite, the upper one is the threshold.
+
+    >>> midpoint([0.25], [0.75]).tolist()
+    [0.5]
+    """
+    low, high = np.asarray(below, np.float64), np.asarray(above, np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        middle = low + (high - low) / 2
+    return np.where((low < middle) & (middle < high), middle, high)
+
+
+def threshold_to_json(threshold: float | None) -> float | str | None:
+    """A threshold as strict JSON, which knows no infinity: 'inf' and '-inf' are texts."""
+    if threshold is None or math.isfinite(threshold):
+        return threshold
+    return "inf" if threshold > 0 else "-inf"
+
+
+def threshold_from_json(value: Any) -> float | None:
+    """The threshold that `threshold_to_json` wrote.
+
+    Raises:
+        PolicyError: it is neither a number nor 'inf', '-inf' or null.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise PolicyError(f"a threshold is a number, 'inf', '-inf' or null, found {value!r}")
+    try:
+        return float(value)
+    except (ValueError, OverflowError) as error:
+        raise PolicyError(
+            f"a threshold is a number, 'inf', '-inf' or null, found {str(value)[:80]!r}"
+        ) from error

@@ -1,0 +1,213 @@
+"""Predictions made elsewhere, as a score table: CSV or Parquet files joined by a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from understudy.errors import DataError, listed, unknown
+from understudy.scores import ScoreTable
+from understudy.split import DEFAULT_SHARES
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """The file that says which samples there are, in which order, and what is true of them.
+
+    `label` is None where there are no labels; `group` and `split` name columns that may bring
+    groups (a patient, a video) or a split of the user's own.
+    """
+
+    file: str | Path
+    key: str
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+
+def import_predictions(
+    labels: LabelFile,
+    exits: Mapping[str, str | Path],
+    *,
+    costs: Mapping[str, float],
+    unit: str = "MACs",
+    prediction: str = "prediction",
+    confidence: str = "confidence",
+    split: Mapping[str, float] = DEFAULT_SHARES,
+) -> ScoreTable:
+    """A table from one file of labels and one file of predictions per exit.
+
+    The rows of every exit's file are joined to the labels by `labels.key`; `prediction` and
+    `confidence` name its columns, either for all files, or with `{exit}` in them for the exit's
+    name. Labels may be numbers or texts; texts are numbered in sorted order, and predictions with
+    them.
+
+    Raises:
+        DataError: a file or column that is missing; keys that are missing, repeated or surplus;
+            labels or predictions that are neither numbers nor texts.
+        TableError: NaN confidences, costs that are missing or negative, an unknown split.
+    """
+    if not exits:
+        raise DataError("an import has at least one exit, found none: --exit NAME=FILE")
+    strangers = sorted(set(costs) - set(exits))
+    if strangers:
+        raise DataError(unknown("exit", strangers[0], exits) + ", but a cost is given for it")
+    missing = [name for name in exits if name not in costs]
+    if missing:
+        raise DataError(
+            f"every exit has a cost in {unit}, {listed(map(repr, missing))} has none: "
+            f"--cost {missing[0]}=NUMBER"
+        )
+    frame = _read(labels.file, labels.key)
+    keys = _keys(frame, labels.key, labels.file)
+    rows = {
+        name: _exit_rows(
+            keys,
+            file,
+            key=labels.key,
+            columns=(prediction.replace("{exit}", name), confidence.replace("{exit}", name)),
+        )
+        for name, file in exits.items()
+    }
+    truth = None if labels.label is None else _column(frame, labels.label, labels.file)
+    answers = {name: answer for name, (answer, _) in rows.items()}
+    truth, answers, classes = _numbered(truth, answers)
+    table = ScoreTable.from_predictions(
+        {name: (answers[name], rows[name][1]) for name in exits},
+        None if truth is None else truth.to_numpy(),
+        costs={unit: dict(costs)},
+        ids=keys.to_list(),
+        groups=_texts(frame, labels.group, labels.file),
+        split=_texts(frame, labels.split, labels.file) or split,
+        provenance={"labels": _about(labels), "exits": {n: str(f) for n, f in exits.items()}},
+    )
+    return table if classes is None else table.with_classes(classes)
+
+
+def _read(file: str | Path, key: str) -> pl.DataFrame:
+    """A file as a frame; keys stay as they are written, so that '001' is not 1."""
+    path = Path(file)
+    if not path.is_file():
+        raise DataError(f"predictions are read from a file, {str(file)!r} is none: check the path")
+    try:
+        if path.suffix.lower() in {".csv", ".tsv", ".txt"}:
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            return pl.read_csv(
+                path,
+                separator=separator,
+                infer_schema_length=None,
+                schema_overrides={key: pl.String},
+            )
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"predictions are CSV (.csv, .tsv) or Parquet files, {str(file)!r} cannot be read: "
+            f"{reason}"
+        ) from error
+
+
+def _column(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
+    if name not in frame.columns:
+        raise DataError(unknown("column", name, frame.columns) + f" in {str(file)!r}")
+    column = frame[name]
+    if column.null_count():
+        raise DataError(
+            f"column {name!r} of {str(file)!r} has a value in every row, {column.null_count()} of "
+            f"{len(column)} are empty: fill them or drop the rows"
+        )
+    return column
+
+
+def _keys(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
+    keys = _column(frame, name, file).cast(pl.String)
+    if not len(keys):
+        raise DataError(f"{str(file)!r} has at least one row, found none")
+    if keys.n_unique() < len(keys):
+        repeats = keys.filter(keys.is_duplicated()).unique(maintain_order=True)
+        raise DataError(
+            f"keys are unique, {len(repeats)} in column {name!r} of {str(file)!r} repeat: "
+            f"{listed(repeats.to_list())}"
+        )
+    return keys
+
+
+def _exit_rows(
+    keys: pl.Series, file: str | Path, *, key: str, columns: tuple[str, str]
+) -> tuple[pl.Series, np.ndarray]:
+    frame = _read(file, key)
+    own = _keys(frame, key, file)
+    surplus, missing = (
+        own.filter(~own.is_in(keys.implode())),
+        keys.filter(~keys.is_in(own.implode())),
+    )
+    for what, wrong in (("lacks", missing), ("has besides", surplus)):
+        if len(wrong):
+            raise DataError(
+                f"every file has the keys of the labels, {str(file)!r} {what} {len(wrong)} "
+                f"{'key' if len(wrong) == 1 else 'keys'}: {listed(wrong.to_list())}"
+            )
+    answer, sure = _column(frame, columns[0], file), _confidence(frame, columns[1], file)
+    joined = pl.DataFrame({"key": own, "answer": answer, "sure": sure})
+    rows = pl.DataFrame({"key": keys}).join(joined, on="key", how="left", maintain_order="left")
+    return rows["answer"], rows["sure"].to_numpy()
+
+
+def _confidence(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
+    """A column of numbers; CSV files may spell NaN in ways that make it a column of texts."""
+    column = _column(frame, name, file)
+    if column.dtype.is_numeric():
+        return column
+    numbers = column.cast(pl.Float64, strict=False) if column.dtype == pl.String else None
+    if numbers is None or numbers.null_count():
+        wrong = column[0] if numbers is None else column.filter(numbers.is_null())[0]
+        raise DataError(
+            f"a confidence is a number, column {name!r} of {str(file)!r} has {wrong!r}: correct it"
+        )
+    return numbers
+
+
+def _numbered(
+    truth: pl.Series | None, answers: Mapping[str, pl.Series]
+) -> tuple[pl.Series | None, dict[str, Any], list[str] | None]:
+    """Classes as numbers; texts are numbered in sorted order over labels and all predictions."""
+    series = [*([] if truth is None else [truth]), *answers.values()]
+    if all(_whole(column) for column in series):
+        numbers = {name: column.cast(pl.Int64).to_numpy() for name, column in answers.items()}
+        return None if truth is None else truth.cast(pl.Int64), numbers, None
+    if not all(column.dtype == pl.String for column in series):
+        types = sorted({str(column.dtype) for column in series})
+        raise DataError(
+            f"labels and predictions are all whole numbers or all texts, found {', '.join(types)}"
+        )
+    classes = sorted(set().union(*(column.unique().to_list() for column in series)))
+    kind = pl.Enum(classes)
+    coded = {
+        n: column.cast(kind).to_physical().to_numpy().astype(np.int64)
+        for n, column in answers.items()
+    }
+    return None if truth is None else truth.cast(kind).to_physical().cast(pl.Int64), coded, classes
+
+
+def _whole(column: pl.Series) -> bool:
+    if column.dtype.is_integer():
+        return True
+    if not column.dtype.is_float():
+        return False
+    return bool(((column == column.floor()) & (column.abs() < 2**53)).all())
+
+
+def _texts(frame: pl.DataFrame, name: str | None, file: str | Path) -> Sequence[str] | None:
+    if name is None:
+        return None
+    texts: list[str] = _column(frame, name, file).cast(pl.String).to_list()
+    return texts
+
+
+def _about(labels: LabelFile) -> dict[str, Any]:
+    return {name: None if value is None else str(value) for name, value in vars(labels).items()}

@@ -1,0 +1,211 @@
+"""All that one search found, as one JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from understudy.certificate import Certificate
+from understudy.difficulty import Difficulty
+from understudy.errors import PolicyError, UnderstudyError, listed
+from understudy.files import check_version, read_json, write_json
+from understudy.frontier import Frontier
+from understudy.outcome import Outcome
+from understudy.policy import Policy
+
+FORMAT, VERSION = "understudy.result", 1
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What a choice is measured against, on the split that its headline figures come from.
+
+    Attributes:
+        single: the best single exit (by tune accuracy) that costs no more; None if all cost more.
+        single_drop: its drop in points.
+        random_drop: the expected drop if as many samples reached each stage, drawn at random.
+        oracle_drop: the drop if as many samples reached each stage, chosen by who is right.
+    """
+
+    single: str | None
+    single_drop: float | None
+    random_drop: float
+    oracle_drop: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan for one budget.
+
+    Attributes:
+        max_drop: the budget in points.
+        policy: the plan.
+        on: what it does, by split: tune, certify and test, or all where it was searched in-sample.
+        certificate: the proof; None in-sample, where nothing is proved.
+        baselines: what it is measured against, on test (or all).
+        verdict: in words; may be "a cascade does not pay here".
+    """
+
+    max_drop: float
+    policy: Policy
+    on: Mapping[str, Outcome]
+    certificate: Certificate | None
+    baselines: Baselines
+    verdict: str
+
+    @property
+    def outcome(self) -> Outcome:
+        """The headline figures: those on test, or on all samples where it was searched
+        in-sample."""
+        return self.on.get("test") or self.on["all"]
+
+    def to_dict(self, unit: str) -> dict[str, Any]:
+        outcome = self.outcome
+        return {
+            "max_drop": self.max_drop,
+            "policy": self.policy.to_dict(),
+            "cost": outcome.cost[unit],
+            "saving": outcome.saving[unit],
+            "drop": outcome.drop,
+            "shares": dict(outcome.shares),
+            "on": {split: measured.to_dict() for split, measured in self.on.items()},
+            "baselines": self.baselines.to_dict(),
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
+            "verdict": self.verdict,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Choice:
+        certificate = data["certificate"]
+        return Choice(
+            max_drop=data["max_drop"],
+            policy=Policy.from_dict(data["policy"]),
+            on={split: Outcome.from_dict(measured) for split, measured in data["on"].items()},
+            certificate=None if certificate is None else Certificate.from_dict(certificate),
+            baselines=Baselines(**data["baselines"]),
+            verdict=data["verdict"],
+        )
+
+
+@dataclass(frozen=True)
+class Single:
+    """One exit by itself: its origin (plain JSON), its costs by unit, what it does by split."""
+
+    name: str
+    origin: Mapping[str, Any]
+    on: Mapping[str, Outcome]
+
+    def to_dict(self) -> dict[str, Any]:
+        on = {split: measured.to_dict() for split, measured in self.on.items()}
+        return {"name": self.name, "origin": dict(self.origin), "on": on}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Single:
+        on = {split: Outcome.from_dict(measured) for split, measured in data["on"].items()}
+        return Single(data["name"], data["origin"], on)
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that one search found; `print(result)` shows it as a table.
+
+    Attributes:
+        unit, reference, delta: what was minimised, against whom, at which level.
+        choices: one per budget.
+        singles: every exit by itself, cheapest first.
+        frontier: all non-dominated policies found, as measured on `searched_on`.
+        searched_on: "tune", or "all" for a search in-sample, whose figures are too good.
+        difficulty: accuracy by difficulty over all samples; None for a table of one exit.
+        table: hash, samples per split, provenance.
+    """
+
+    unit: str
+    reference: str
+    delta: float
+    choices: tuple[Choice, ...]
+    singles: tuple[Single, ...]
+    frontier: Frontier
+    searched_on: str
+    difficulty: Difficulty | None
+    table: Mapping[str, Any]
+
+    @property
+    def in_sample(self) -> bool:
+        return self.searched_on == "all"
+
+    def choice(self, max_drop: float | None = None) -> Choice:
+        """The choice for a budget; the only one, or the first, where none is named.
+
+        Raises:
+            PolicyError: the search was not asked for that budget.
+        """
+        if max_drop is None:
+            return self.choices[0]
+        for choice in self.choices:
+            if abs(choice.max_drop - max_drop) < 1e-9:
+                return choice
+        raise PolicyError(
+            f"no choice for a drop of {max_drop:g} points in this result; it has "
+            f"{listed([f'{c.max_drop:g}' for c in self.choices], 12)}: search again with "
+            f"--max-drop {max_drop:g}"
+        )
+
+    def __str__(self) -> str:
+        from understudy.show import plain, result_view
+
+        return plain(result_view(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "unit": self.unit,
+            "reference": self.reference,
+            "delta": self.delta,
+            "searched_on": self.searched_on,
+            "results": [choice.to_dict(self.unit) for choice in self.choices],
+            "singles": [single.to_dict() for single in self.singles],
+            "frontier": self.frontier.to_dict(),
+            "difficulty": None if self.difficulty is None else self.difficulty.to_dict(),
+            "table": dict(self.table),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Result:
+        try:
+            difficulty = data["difficulty"]
+            return Result(
+                unit=data["unit"],
+                reference=data["reference"],
+                delta=data["delta"],
+                choices=tuple(Choice.from_dict(choice) for choice in data["results"]),
+                singles=tuple(Single.from_dict(single) for single in data["singles"]),
+                frontier=Frontier.from_dict(data["frontier"]),
+                searched_on=data["searched_on"],
+                difficulty=None if difficulty is None else Difficulty.from_dict(difficulty),
+                table=data["table"],
+            )
+        except UnderstudyError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise PolicyError(f"this result is damaged ({error!r}): search again") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the result as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @staticmethod
+    def load(path: str | Path) -> Result:
+        """Read a result that `save` wrote.
+
+        Raises:
+            PolicyError: the file is no result, or a newer version wrote it.
+        """
+        data = read_json(path, PolicyError, "a search result")
+        check_version(data, kind=FORMAT, newest=VERSION, path=Path(path), error=PolicyError)
+        return Result.from_dict(data)

@@ -1,0 +1,548 @@
+"""The score table: what every exit said about every sample. Frozen; everything else reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.confidence import confidences_of, log_probabilities
+from understudy.errors import TableError, listed, unknown
+from understudy.split import ALL, DEFAULT_SHARES, SPLITS, assign_splits
+
+Array = npt.NDArray[Any]
+Costs = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A place where an answer is available: a whole model, or a head inside one.
+
+    `parts` names all that runs to get there; a standalone model is one part of its own name. Exits
+    that share parts (a trunk, a saver) share their cost. `origin` is plain JSON: where the exit
+    comes from (model spec, weights hash, preprocessing) or the recipe it is derived by.
+
+    >>> Exit("tiny").parts
+    ('tiny',)
+    """
+
+    name: str
+    parts: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts) or (self.name,))
+        object.__setattr__(self, "origin", MappingProxyType(dict(self.origin)))
+        if not self.name:
+            raise TableError("an exit has a name, found an empty one")
+
+
+@dataclass(frozen=True)
+class Detail:
+    """More of what one exit said: its top classes and, where they were kept, all logits.
+
+    Shapes: `top_classes` and `top_probabilities` (N, K), `logits` (N, C) float16 or None.
+    """
+
+    top_classes: Array
+    top_probabilities: Array
+    logits: Array | None = None
+
+    def rows(self, index: Array) -> Detail:
+        """The same for some of the samples."""
+        logits = None if self.logits is None else self.logits[index]
+        return Detail(self.top_classes[index], self.top_probabilities[index], logits)
+
+
+class _SelectedDetails(Mapping[str, Detail]):
+    """Details of a sub-table, cut out when they are asked for."""
+
+    def __init__(self, source: Mapping[str, Detail], index: Array) -> None:
+        self._source, self._index = source, index
+
+    def __getitem__(self, name: str) -> Detail:
+        return self._source[name].rows(self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+
+class _SelectedExits(Mapping[str, Detail]):
+    """Details of some exits, read when they are asked for."""
+
+    def __init__(self, source: Mapping[str, Detail], names: Sequence[str]) -> None:
+        self._source, self._names = source, tuple(names)
+
+    def __getitem__(self, name: str) -> Detail:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._source[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """What E exits said about N samples. Arrays are (E, N), read-only, exits in `exits` order.
+
+    Attributes:
+        exits: The exits, with the parts they run.
+        prediction: (E, N) integers, the class each exit answers.
+        confidence: by name, (E, N) float32 or float64; higher is surer, any real number.
+        label: (N,) integers, or None; without labels the reference's answers take their place.
+        ids: (N,) text, unique: relative path, key column or row number.
+        split: (N,) small integers, positions in `SPLITS` (tune, certify, test).
+        costs: unit -> part -> cost per sample. A sample pays the union of the parts it visited.
+        times: the same for measured times (ms); kept apart, outside `hash`.
+        classes: the names of the classes, or None where they are not known.
+        details: by exit, top classes and logits; may load from disk on first use.
+        provenance: plain JSON: data, library versions, device, how samples were split.
+
+    >>> import numpy as np
+    >>> table = ScoreTable.from_probabilities(
+    ...     {"tiny": np.array([[.9, .1], [.4, .6]]), "big": np.array([[.8, .2], [.7, .3]])},
+    ...     labels=[0, 0], costs={"MACs": {"tiny": 1.0, "big": 10.0}})
+    >>> table.prediction.tolist()
+    [[0, 1], [0, 0]]
+
+    Raises:
+        TableError: shapes that do not agree, NaN, names or ids that repeat, negative costs.
+    """
+
+    exits: tuple[Exit, ...]
+    prediction: Array
+    confidence: Mapping[str, Array]
+    label: Array | None
+    ids: Array
+    split: Array
+    costs: Costs
+    times: Costs = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+    details: Mapping[str, Detail] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+        _check_exits(self)
+        _check_arrays(self)
+        for costs in (self.costs, self.times):
+            _check_costs(costs)
+
+    # -- making one ---------------------------------------------------------------------------
+
+    @staticmethod
+    def from_probabilities(
+        probabilities: Mapping[str, npt.ArrayLike],
+        labels: npt.ArrayLike | None,
+        *,
+        costs: Mapping[str, Any],
+        ids: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+        split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
+        parts: Mapping[str, Sequence[str]] | None = None,
+    ) -> ScoreTable:
+        """A table from class probabilities that are already in memory.
+
+        Args:
+            probabilities: exit name -> (N, C), rows summing to 1.
+            labels: (N,) class numbers, or None.
+            costs: {unit: {part: cost}}, or {part: cost} for MACs.
+            ids: (N,) unique names of the samples; row numbers by default.
+            groups: (N,) names; samples of one group share a split.
+            split: shares of tune, certify and test, or (N,) split names.
+            parts: exit name -> the parts it runs, where that is not itself alone.
+
+        Raises:
+            TableError: shapes that do not agree, rows that are no probabilities, labels out of
+                range.
+        """
+        logs = {
+            name: log_probabilities(np.asarray(rows), name) for name, rows in probabilities.items()
+        }
+        if not logs:
+            raise TableError("a table has at least one exit, found none")
+        shapes = {name: rows.shape for name, rows in logs.items()}
+        if len(set(shapes.values())) > 1:
+            raise TableError(f"all exits have the same samples and classes, found {shapes}")
+        per_exit = [confidences_of(rows) for rows in logs.values()]
+        table = ScoreTable.from_predictions(
+            {
+                name: (rows.argmax(1), {key: values[key] for key in values})
+                for (name, rows), values in zip(logs.items(), per_exit, strict=True)
+            },
+            labels,
+            costs=costs,
+            ids=ids,
+            groups=groups,
+            split=split,
+            parts=parts,
+        )
+        classes = next(iter(shapes.values()))[1]
+        _check_labels(table.label, classes)
+        details = {
+            name: Detail(*_top(np.exp(rows)), rows.astype(np.float16))
+            for name, rows in logs.items()
+        }
+        return replace(table, details=details)
+
+    @staticmethod
+    def from_predictions(
+        predictions: Mapping[str, tuple[npt.ArrayLike, Any]],
+        labels: npt.ArrayLike | None,
+        *,
+        costs: Mapping[str, Any],
+        ids: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+        split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
+        parts: Mapping[str, Sequence[str]] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> ScoreTable:
+        """A table from predictions made elsewhere: exit name -> (prediction, confidence).
+
+        `confidence` is (N,), taken as max softmax, or {confidence name: (N,)}. The other arguments
+        are those of `from_probabilities`.
+
+        >>> table = ScoreTable.from_predictions(
+        ...     {"tiny": ([0, 1], [.9, .6]), "big": ([0, 0], [.8, .7])}, [0, 0],
+        ...     costs={"tiny": 1, "big": 10})
+        >>> table.names
+        ('tiny', 'big')
+        """
+        if not predictions:
+            raise TableError("a table has at least one exit, found none")
+        rows = {
+            name: (np.asarray(answer), sure if isinstance(sure, Mapping) else {"max_softmax": sure})
+            for name, (answer, sure) in predictions.items()
+        }
+        lengths = {name: len(answer) for name, (answer, _) in rows.items()}
+        if len(set(lengths.values())) > 1:
+            raise TableError(f"all exits have the same samples, found the lengths {lengths}")
+        count = next(iter(lengths.values()))
+        names = set.intersection(*(set(sure) for _, sure in rows.values()))
+        if not names:
+            raise TableError("the exits share no confidence: give each exit at least one in common")
+        first = next(iter(rows.values()))[1]
+        keys = np.array([str(key) for key in (range(count) if ids is None else ids)], dtype=object)
+        codes, rule = assign_splits(keys, split, groups=groups)
+        return ScoreTable(
+            exits=tuple(Exit(name, tuple((parts or {}).get(name, ()))) for name in rows),
+            prediction=_stacked({name: answer for name, (answer, _) in rows.items()}, "answers"),
+            confidence={
+                key: _stacked({name: sure[key] for name, (_, sure) in rows.items()}, key)
+                for key in first
+                if key in names
+            },
+            label=None if labels is None else np.asarray(labels),
+            ids=keys,
+            split=codes,
+            costs=_by_unit(costs),
+            provenance={**(provenance or {}), "split": rule},
+        )
+
+    # -- reading it ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the exits, in order."""
+        return tuple(exit.name for exit in self.exits)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """All units of cost, counted ones first, then measured ones."""
+        return (*self.costs, *self.times)
+
+    def index(self, name: str) -> int:
+        """The row of an exit.
+
+        Raises:
+            TableError: no such exit; the message has the nearest names.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise TableError(unknown("exit", name, self.names) + " in this table") from None
+
+    def scores(self, name: str) -> Array:
+        """One confidence, (E, N).
+
+        Raises:
+            TableError: no such confidence.
+        """
+        if name not in self.confidence:
+            raise TableError(unknown("confidence", name, self.confidence) + " in this table")
+        return self.confidence[name]
+
+    def unit(self, name: str | None = None) -> str:
+        """The unit of that name, or the first one.
+
+        Raises:
+            TableError: no such unit, or no costs at all.
+        """
+        if not self.units:
+            raise TableError("this table has no costs: give each exit one (--cost NAME=NUMBER)")
+        if name is None:
+            return self.units[0]
+        if name not in self.units:
+            raise TableError(unknown("unit", name, self.units) + " in this table")
+        return name
+
+    def cost_of(self, exits: Iterable[str], unit: str) -> float:
+        """What it costs to visit these exits: the sum over the union of their parts.
+
+        Raises:
+            TableError: a part without a cost in this unit.
+        """
+        prices = self.costs[unit] if unit in self.costs else self.times[self.unit(unit)]
+        parts = dict.fromkeys(p for name in exits for p in self.exits[self.index(name)].parts)
+        missing = [part for part in parts if part not in prices]
+        if missing:
+            raise TableError(
+                f"every part has a cost in {unit}, {listed(map(repr, missing))} "
+                f"{'has' if len(missing) == 1 else 'have'} none: add it, or use another unit"
+            )
+        return float(sum(prices[part] for part in parts))
+
+    def exit_costs(self, unit: str) -> npt.NDArray[np.float64]:
+        """The cost of each exit alone, (E,)."""
+        return np.array([self.cost_of([name], unit) for name in self.names])
+
+    def reference(self, name: str | None = None, *, unit: str | None = None) -> str:
+        """The exit that others are measured against: the one named, or the costliest."""
+        if name is not None:
+            return self.names[self.index(name)]
+        return self.names[int(self.exit_costs(self.unit(unit)).argmax())]
+
+    def truth(self, reference: str) -> Array:
+        """The labels, or the reference's own answers where there are none, (N,)."""
+        return self.prediction[self.index(reference)] if self.label is None else self.label
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over what was scored: exits, answers, confidences, labels, ids, split, costs."""
+        digest = hashlib.sha256()
+        heads = {
+            "exits": [[exit.name, exit.parts] for exit in self.exits],
+            "costs": {unit: dict(parts) for unit, parts in self.costs.items()},
+            "confidences": sorted(self.confidence),
+        }
+        digest.update(json.dumps(heads, sort_keys=True).encode())
+        digest.update("\0".join(map(str, self.ids)).encode())
+        label = np.empty(0) if self.label is None else self.label
+        for array in (self.split, label.astype(np.int64), self.prediction):
+            digest.update(np.ascontiguousarray(array).data)
+        for name in sorted(self.confidence):
+            digest.update(np.ascontiguousarray(self.confidence[name]).data)
+        return digest.hexdigest()
+
+    # -- cutting it ---------------------------------------------------------------------------
+
+    def on(self, split: str) -> ScoreTable:
+        """The sub-table of one split; `all` is the table itself.
+
+        Raises:
+            TableError: no such split, or no sample in it.
+        """
+        if split == ALL:
+            return self
+        if split not in SPLITS:
+            raise TableError(unknown("split", split, [*SPLITS, ALL]))
+        rows = np.flatnonzero(self.split == SPLITS.index(split))
+        if not len(rows):
+            raise TableError(
+                f"the split {split!r} is empty ({len(self)} samples in all): give it a share, "
+                "for example --split tune=.2,certify=.6,test=.2"
+            )
+        return self.rows(rows)
+
+    def rows(self, index: Array) -> ScoreTable:
+        """The sub-table of some samples, by position."""
+        return replace(
+            self,
+            prediction=self.prediction[:, index],
+            confidence={name: rows[:, index] for name, rows in self.confidence.items()},
+            label=None if self.label is None else self.label[index],
+            ids=self.ids[index],
+            split=self.split[index],
+            details=_SelectedDetails(self.details, index),
+        )
+
+    def with_classes(self, classes: Sequence[str]) -> ScoreTable:
+        """The table with names for its classes."""
+        return replace(self, classes=tuple(classes))
+
+    def only(self, names: Sequence[str]) -> ScoreTable:
+        """The sub-table of some exits, in the order given."""
+        index = [self.index(name) for name in names]
+        return replace(
+            self,
+            exits=tuple(self.exits[i] for i in index),
+            prediction=self.prediction[index],
+            confidence={name: rows[index] for name, rows in self.confidence.items()},
+            details=_SelectedExits(self.details, [n for n in names if n in set(self.details)]),
+        )
+
+
+def _freeze(table: ScoreTable) -> None:
+    def read_only(values: npt.ArrayLike, dtype: Any = None) -> Array:
+        array = np.asarray(values, dtype).view()
+        array.flags.writeable = False
+        return array
+
+    put = object.__setattr__
+    put(table, "exits", tuple(table.exits))
+    prediction = np.asarray(table.prediction)
+    if not np.issubdtype(prediction.dtype, np.integer):
+        raise TableError(f"predictions are class numbers, found the type {prediction.dtype}")
+    put(table, "prediction", read_only(_small(prediction, "predictions"), np.int32))
+    kept = {name: np.asarray(rows) for name, rows in table.confidence.items()}
+    for name, rows in kept.items():
+        if not np.issubdtype(rows.dtype, np.number):
+            raise TableError(f"confidences are numbers, {name!r} has the type {rows.dtype}")
+    put(
+        table,
+        "confidence",
+        MappingProxyType(
+            {
+                n: read_only(r, r.dtype if r.dtype == np.float32 else np.float64)
+                for n, r in kept.items()
+            }
+        ),
+    )
+    if table.label is not None:
+        label = np.asarray(table.label)
+        if not np.issubdtype(label.dtype, np.integer):
+            raise TableError(f"labels are class numbers, found the type {label.dtype}")
+        put(table, "label", read_only(_small(label, "labels"), np.int32))
+    put(table, "ids", read_only(table.ids, object))
+    put(table, "split", read_only(table.split, np.uint8))
+    for name in ("costs", "times"):
+        frozen = {
+            unit: MappingProxyType(dict(parts)) for unit, parts in getattr(table, name).items()
+        }
+        put(table, name, MappingProxyType(frozen))
+    put(table, "provenance", MappingProxyType(dict(table.provenance)))
+
+
+def _small(numbers: Array, what: str) -> Array:
+    """The same, or an error where 32 bits would not hold them."""
+    if numbers.dtype.itemsize > 4 and numbers.size:
+        low, high = int(numbers.min()), int(numbers.max())
+        if low < -(2**31) or high >= 2**31:
+            raise TableError(
+                f"{what} are class numbers below 2**31, found {low} to {high}: number the classes "
+                "from 0"
+            )
+    return numbers
+
+
+def _check_exits(table: ScoreTable) -> None:
+    names = table.names
+    if not names:
+        raise TableError("a table has at least one exit, found none")
+    repeats = (
+        sorted({name for name in names if names.count(name) > 1})
+        if len(set(names)) < len(names)
+        else []
+    )
+    if repeats:
+        raise TableError(f"exit names are unique, {listed(map(repr, repeats))} repeat: rename them")
+
+
+def _check_arrays(table: ScoreTable) -> None:
+    count = len(table.ids)
+    if not count:
+        raise TableError("a table has at least one sample, found none")
+    shape = (len(table.exits), count)
+    if not table.confidence:
+        raise TableError("a table has at least one confidence, found none")
+    arrays = {"prediction": table.prediction}
+    arrays |= {f"confidence {name!r}": rows for name, rows in table.confidence.items()}
+    for what, rows in arrays.items():
+        if rows.shape != shape:
+            raise TableError(f"{what} has the shape (exits, samples) = {shape}, found {rows.shape}")
+    for name, rows in table.confidence.items():
+        wrong = np.isnan(rows).sum(1)
+        if wrong.any():
+            worst = int(wrong.argmax())
+            raise TableError(
+                f"confidences are numbers, {name!r} of exit {table.names[worst]!r} has "
+                f"{int(wrong[worst])} NaN among {count}: score that model again"
+            )
+    for what, row in (("label", table.label), ("split", table.split)):
+        if row is not None and row.shape != (count,):
+            raise TableError(f"{what} has one entry per sample, ({count},), found {row.shape}")
+    _check_labels(table.label, None if table.classes is None else len(table.classes))
+    if len(set(table.ids.tolist())) < count:
+        counts = Counter(table.ids.tolist())
+        repeats = [key for key, times in counts.items() if times > 1]
+        raise TableError(f"sample ids are unique, {len(repeats)} repeat: {listed(repeats)}")
+
+
+def _check_labels(label: Array | None, classes: int | None) -> None:
+    if label is None:
+        return
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or (classes is not None and high >= classes):
+        top = "" if classes is None else f" to {classes - 1}"
+        wrong = int(((label < 0) | (label >= (classes or np.inf))).sum())
+        raise TableError(
+            f"labels are class numbers from 0{top}, {wrong} lie outside (found {low} to {high}): "
+            "check the label column and the order of the classes"
+        )
+
+
+def _check_costs(costs: Costs) -> None:
+    for unit, parts in costs.items():
+        for part, cost in parts.items():
+            if not math.isfinite(cost) or cost < 0:
+                raise TableError(
+                    f"a cost is a number, zero or more; {part!r} has {cost!r} {unit}: correct it"
+                )
+
+
+def _stacked(rows: Mapping[str, npt.ArrayLike], what: str) -> Array:
+    """Rows of all exits as one array (E, N)."""
+    arrays = {name: np.asarray(row) for name, row in rows.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        raise TableError(
+            f"{what} of all exits have one entry per sample, found the shapes {shapes}"
+        )
+    return np.stack(list(arrays.values()))
+
+
+def _by_unit(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    units = (
+        costs if all(isinstance(value, Mapping) for value in costs.values()) else {"MACs": costs}
+    )
+    try:
+        return {unit: {p: float(c) for p, c in parts.items()} for unit, parts in units.items()}
+    except (TypeError, ValueError) as error:
+        raise TableError(
+            f"costs are {{unit: {{part: number}}}}, or {{part: number}} for MACs, found {costs!r}"
+        ) from error
+
+
+def _top(probabilities: Array, most: int = 5) -> tuple[Array, Array]:
+    kept = min(most, probabilities.shape[1])
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :kept]
+    return order.astype(np.int32), np.take_along_axis(probabilities, order, 1).astype(np.float32)

@@ -1,0 +1,143 @@
+"""Work in progress on disk: one Parquet shard per exit and block of batches, so that a run resumes.
+
+TABLE.partial/manifest.json   what is being scored, and how
+TABLE.partial/000.json        the first exit: its exam, and the times measured so far
+TABLE.partial/000/00000.parquet  its first shard: positions and what it said there
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from understudy.errors import DataError
+from understudy.files import check_version, read_json, replacing, write_json
+from understudy.nn.confidence import confidence_functions
+from understudy.scores import Detail
+from understudy.scoring.said import Array, Said
+
+FORMAT, VERSION = "understudy.partial", 1
+SHARD_BATCHES = 8
+
+
+class Shards:
+    """The folder beside a table in which an unfinished run lies.
+
+    Args:
+        table: the table's folder.
+        plan: plain JSON, all that decides the scores; an older run goes on under the same one.
+
+    Raises:
+        DataError: an older run of another plan is in the way.
+        UnderstudyError: the place cannot be written.
+    """
+
+    def __init__(self, table: Path, plan: Mapping[str, Any]) -> None:
+        self.folder = table.with_name(f"{table.name}.partial")
+        manifest = self.folder / "manifest.json"
+        if manifest.exists():
+            older = read_json(manifest, DataError, "an unfinished run")
+            check_version(older, kind=FORMAT, newest=VERSION, path=manifest, error=DataError)
+            self._check(older.get("plan"), plan)
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise DataError(
+                f"unfinished work lies in {str(self.folder)!r}, where something else is: move it"
+            )
+        else:
+            write_json(manifest, {"format": FORMAT, "version": VERSION, "plan": dict(plan)})
+
+    def times(self, exit: int) -> dict[str, float]:
+        """The times measured so far, unit -> ms per sample."""
+        file = self._times(exit)
+        kept: dict[str, float] = read_json(file, DataError, "times") if file.exists() else {}
+        return kept
+
+    def keep_times(self, exit: int, times: Mapping[str, float]) -> None:
+        """Note measured times, unit -> ms per sample."""
+        write_json(self._times(exit), {**self.times(exit), **times})
+
+    def has(self, exit: int, shard: int) -> bool:
+        """Whether a shard is done."""
+        return self._file(exit, shard).exists()
+
+    def write(self, exit: int, shard: int, positions: Array, said: Said | None) -> None:
+        """Keep a shard, whole or not at all; None where none of its images could be decoded."""
+        with replacing(self._file(exit, shard)) as temporary:
+            _frame(positions, said).write_parquet(temporary, compression="lz4", statistics=False)
+
+    def read(self, exit: int, shards: int) -> tuple[Array, Said]:
+        """Positions (n,) and what the exit said there, from its first shards.
+
+        Raises:
+            DataError: a shard is damaged.
+        """
+        files = [self._file(exit, shard) for shard in range(shards)]
+        try:
+            frames = [pl.read_parquet(file) for file in files]
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(
+                f"unfinished work in {str(self.folder)!r} is damaged ({error}): delete that folder"
+            ) from error
+        frames = [frame for frame in frames if len(frame)]
+        positions = np.concatenate([frame["position"].to_numpy() for frame in frames])
+        return positions, Said.joined([_said(frame) for frame in frames])
+
+    def remove(self) -> None:
+        """Delete the folder, when the table is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def remove_if_bare(self) -> None:
+        """Delete the folder where no shard is done yet: there is nothing to go on from."""
+        if not any(self.folder.glob("*/*.parquet")):
+            self.remove()
+
+    def _times(self, exit: int) -> Path:
+        return self.folder / f"{exit:03}" / "times.json"
+
+    def _file(self, exit: int, shard: int) -> Path:
+        return self.folder / f"{exit:03}" / f"{shard:05}.parquet"
+
+    def _check(self, older: Any, plan: Mapping[str, Any]) -> None:
+        now = json.loads(json.dumps(plan))
+        if older == now:
+            return
+        found = older if isinstance(older, dict) else {}
+        key = next((key for key in now if found.get(key) != now[key]), "plan")
+        raise DataError(
+            f"an unfinished run goes on under the same plan, {str(self.folder)!r} has another for "
+            f"{key} ({str(found.get(key))[:200]}, now {str(now.get(key))[:200]}): "
+            "use the same arguments, or delete that folder"
+        )
+
+
+def _frame(positions: Array, said: Said | None) -> pl.DataFrame:
+    columns = {"position": pl.Series(positions, dtype=pl.Int64)}
+    if said is None:
+        return pl.DataFrame(columns)
+    detail = said.detail
+    columns["prediction"] = pl.Series(said.prediction)
+    columns |= {name: pl.Series(values) for name, values in said.confidence.items()}
+    columns["top_class"] = _rows(detail.top_classes, pl.Int32)
+    columns["top_probability"] = _rows(detail.top_probabilities, pl.Float32)
+    if detail.logits is not None:
+        columns["logits"] = _rows(detail.logits.view(np.uint16), pl.UInt16)
+    return pl.DataFrame(columns)
+
+
+def _said(frame: pl.DataFrame) -> Said:
+    logits = frame["logits"].to_numpy().view(np.float16) if "logits" in frame.columns else None
+    return Said(
+        frame["prediction"].to_numpy(),
+        {name: frame[name].to_numpy() for name in confidence_functions},
+        Detail(frame["top_class"].to_numpy(), frame["top_probability"].to_numpy(), logits),
+    )
+
+
+def _rows(values: Array, dtype: Any) -> pl.Series:
+    return pl.Series(np.ascontiguousarray(values), dtype=pl.Array(dtype, values.shape[1]))

@@ -1,0 +1,78 @@
+"""What a choice amounts to, in words; honest where a cascade does not pay."""
+
+from __future__ import annotations
+
+from understudy.certificate import Certificate
+from understudy.outcome import Outcome, points
+from understudy.policy import Policy
+from understudy.result import Baselines
+
+
+def certified_verdict(
+    certificate: Certificate,
+    test: Outcome,
+    beside: Baselines,
+    *,
+    unit: str,
+    max_cost: float | None,
+) -> str:
+    """The verdict on a certified choice, with its figures on test."""
+    if certificate.falls_back:
+        return f"A cascade does not pay here: use {certificate.reference}. {certificate.words()}"
+    bound = f"its drop is certified to be at most {points(certificate.budget)}"
+    return _verdict(certificate.policy, test, beside, bound=bound, unit=unit, max_cost=max_cost)
+
+
+def in_sample_verdict(
+    policy: Policy,
+    outcome: Outcome,
+    beside: Baselines,
+    *,
+    max_drop: float,
+    unit: str,
+    max_cost: float | None,
+) -> str:
+    """The verdict on a choice that was made and measured on the same samples."""
+    if policy == Policy.single(outcome.reference):
+        return (
+            f"A cascade does not pay here: use {outcome.reference}. Nothing cheaper drops at most "
+            f"{points(max_drop)}. In-sample: nothing is certified."
+        )
+    bound = "in-sample, so these figures promise too much and nothing is certified"
+    return _verdict(policy, outcome, beside, bound=bound, unit=unit, max_cost=max_cost)
+
+
+def _verdict(
+    policy: Policy,
+    outcome: Outcome,
+    beside: Baselines,
+    *,
+    bound: str,
+    unit: str,
+    max_cost: float | None,
+) -> str:
+    saving = 100 * outcome.saving[unit]
+    figures = f"saves {saving:.1f} % of {unit} at a drop of {outcome.drop:.2f} points; {bound}."
+    if len(policy.stages) == 1:
+        words = f"A cascade does not pay here: use {policy.exits[0]}, which alone {figures}"
+    elif (
+        beside.single is not None
+        and beside.single_drop is not None
+        and beside.single_drop <= outcome.drop
+    ):
+        words = (
+            f"A cascade hardly pays here: {beside.single} alone costs no more and drops "
+            f"{beside.single_drop:.2f} points. The cascade {figures}"
+        )
+    elif beside.random_drop <= outcome.drop:
+        words = (
+            f"Deferring at random does as well: the confidence tells nothing. The cascade {figures}"
+        )
+    else:
+        words = f"The cascade {' → '.join(policy.exits)} {figures}"
+    if max_cost is not None and outcome.cost[unit] > max_cost:
+        words += (
+            f" It costs {outcome.cost[unit]:.4g} {unit}, more than the {max_cost:g} allowed: allow "
+            "a larger drop, or score a smaller model."
+        )
+    return words

@@ -1,0 +1,266 @@
+"""`understudy report`: the record, the page, the verb."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from understudy.app.cli import showing
+from understudy.app.report import Report, render, write_report
+from understudy.app.report.axes import Axis
+from understudy.app.report.labels import Mark, place, spread
+from understudy.app.report.record import DRAWN_POINTS
+from understudy.errors import UnderstudyError
+from understudy.result import Result
+from understudy.scores import ScoreTable
+from understudy.search import search, search_in_sample
+
+GOLD = Path(__file__).parent.parent / "gold"
+HOSTILE = '<b>&"x'
+VOID = {"meta", "link", "br", "path", "circle", "line", "rect"}
+
+
+def random_table(
+    exits: int = 3, samples: int = 1500, *, labels: bool = True, first: str = "exit0"
+) -> ScoreTable:
+    """Exits that are the better the dearer, with confidences that know something."""
+    rng = np.random.default_rng(exits)
+    truth, hard = rng.integers(0, 5, samples), rng.random(samples)
+    rows, costs = {}, {}
+    for number in range(exits):
+        sure = np.clip(1.3 - hard * (1.2 - 0.7 * number / exits), 0.05, 1.0)
+        right = rng.random(samples) < sure
+        name = first if number == 0 else f"exit{number}"
+        noisy = np.clip(sure + rng.normal(0, 0.05, samples), 0, 1)
+        rows[name] = (np.where(right, truth, (truth + 1) % 5), noisy)
+        costs[name] = 1e6 * 3.0 ** (8 * number / exits)
+    return ScoreTable.from_predictions(rows, truth if labels else None, costs=costs)
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return search(random_table(first=HOSTILE), max_drop=[2.0, 5.0])
+
+
+@pytest.fixture(scope="module")
+def page(result: Result) -> str:
+    return render(result)
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are composed but not drawn: enough for tests of words, and quick."""
+    monkeypatch.setattr("understudy.app.report.charts.svg", lambda *args: "<svg></svg>")
+
+
+class Page(HTMLParser):
+    """What a page is made of; fails where tags do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID or self.open[-1:] == ["g"]:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def test_the_record_says_what_the_result_says(result: Result) -> None:
+    report = Report.of(result)
+    assert [plan.max_drop for plan in report.plans] == [2.0, 5.0]
+    assert report.measured_on == "test"
+    for plan, choice in zip(report.plans, result.choices, strict=True):
+        assert plan.main.drop == choice.outcome.drop
+        assert plan.main.saving == choice.outcome.saving["MACs"]
+        assert [measured.split for measured in plan.on] == ["tune", "certify", "test"]
+        assert plan.proof is not None
+        assert plan.proof.words == choice.certificate.words()  # type: ignore[union-attr]
+    assert [single.name for single in report.singles] == [single.name for single in result.singles]
+    assert report.shown[0] == result.reference
+    assert report.singles[-1].main.interval == (0.0, 0.0)
+    assert dict(report.provenance)["table hash"] == result.table["hash"]
+
+
+def test_the_frontier_is_thinned_for_drawing_and_keeps_its_ends(result: Result) -> None:
+    points = tuple(result.frontier.points[0:1] * 1000) + tuple(result.frontier.points[-1:])
+    report = Report.of(replace(result, frontier=replace(result.frontier, points=points)))
+    assert len(report.frontier) == DRAWN_POINTS
+    assert report.found == 1001
+    assert report.frontier[-1] == (points[-1].cost, points[-1].drop)
+
+
+def test_the_record_is_as_it_was(tmp_path: Path) -> None:
+    result = Result.load(GOLD / "report_result.json")
+    record = {**asdict(Report.of(result)), "version": "scrubbed"}
+    found = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (tmp_path / "report.json").write_text(found, encoding="utf-8")
+    wanted = (GOLD / "report.json").read_text(encoding="utf-8")
+    assert found == wanted, f"if the change is meant, copy {tmp_path / 'report.json'} to {GOLD}"
+
+
+def test_the_page_nests_and_can_be_read_aloud(page: str) -> None:
+    parsed = Page(page)
+    tags = [tag for tag, _ in parsed.tags]
+    assert tags.count("h1") == 1
+    assert tags.count("main") == 1
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in parsed.tags:
+        assert attributes.get("aria-labelledby", ids[0]) in ids
+        if tag == "th":
+            assert attributes.get("scope") in {"row", "col", "colgroup"}
+        if attributes.get("role") == "img":
+            assert attributes["aria-label"]
+    assert tags.count("svg") > 8
+
+
+def test_the_page_stands_alone(page: str) -> None:
+    allowed = ("http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink")
+    assert set(re.findall(r"https?://[^\"'\s<]*", page)) <= set(allowed)
+    tags = {tag for tag, _ in Page(page).tags}
+    assert not tags & {"script", "img", "iframe", "object", "image", "use"}
+    assert "@import" not in page
+    assert "url(" not in page
+    assert len(page.encode()) < 300_000
+
+
+def test_hostile_names_are_escaped(page: str) -> None:
+    assert "<b>" not in page
+    assert HOSTILE in Page(page).words()
+
+
+def test_the_same_result_gives_the_same_bytes(result: Result, page: str) -> None:
+    assert render(result) == page
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_bytes(result: Result, page: str, tmp_path: Path) -> None:
+    result.save(tmp_path / "result.json")
+    code = (
+        "import sys; from understudy.result import Result; from understudy.app.report import *;"
+        "write_report(Result.load(sys.argv[1]), sys.argv[2])"
+    )
+    paths = [str(tmp_path / "result.json"), str(tmp_path / "report.html")]
+    subprocess.run([sys.executable, "-c", code, *paths], check=True)
+    assert Path(paths[1]).read_text(encoding="utf-8") == page
+
+
+def test_in_sample_is_said_loudly(sketched: None) -> None:
+    words = Page(render(search_in_sample(random_table(), max_drop=1.0))).words()
+    assert "In-sample. Chosen and measured on the same samples" in words
+    assert "No certificate" in words
+
+
+def test_a_fall_back_says_that_no_cascade_pays(sketched: None) -> None:
+    result = search(random_table(samples=60), max_drop=0.1)
+    parsed = Page(render(result))
+    assert f"A cascade does not pay here: use {result.reference}" in parsed.words()
+    assert "h-against" not in {attributes.get("id") for _, attributes in parsed.tags}
+
+
+def test_without_labels_it_speaks_of_agreement(sketched: None) -> None:
+    words = Page(render(search(random_table(labels=False), max_drop=5.0))).words()
+    assert "There were no labels: the answers of exit2 are taken as the truth" in words
+    assert "agreement with exit2" in words
+
+
+@pytest.mark.slow
+def test_forty_exits_fit_on_a_page() -> None:
+    page = render(search(random_table(40, 400), max_drop=5.0))
+    Page(page)
+    assert len(page.encode()) < 300_000
+
+
+def test_a_sample_per_tenth_is_enough(sketched: None) -> None:
+    result = search_in_sample(random_table(2, 10), max_drop=5.0)
+    assert result.difficulty is not None
+    assert {row.samples for row in result.difficulty.by_confidence} == {1}
+    assert "exit1" in render(result)
+
+
+def test_a_result_without_difficulty_has_no_such_section(result: Result, sketched: None) -> None:
+    assert "h-difficulty" not in render(replace(result, difficulty=None))
+
+
+def test_the_verb_writes_the_page(result: Result, page: str, tmp_path: Path) -> None:
+    app = typer.Typer()
+    showing.register(app)
+    result.save(tmp_path / "result.json")
+    out = tmp_path / "new" / "report.html"
+    called = CliRunner().invoke(app, [str(tmp_path / "result.json"), "--out", str(out), "--json"])
+    assert called.exit_code == 0, called.output
+    assert json.loads(called.output) == {"report": str(out), "bytes": len(page.encode())}
+    assert out.read_text(encoding="utf-8") == page
+
+
+def test_a_path_that_cannot_be_written_is_one_sentence(
+    result: Result, tmp_path: Path, sketched: None
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnderstudyError, match="cannot be written"):
+        write_report(result, tmp_path / "file" / "report.html")
+
+
+def test_the_verb_loads_no_charts_before_it_runs() -> None:
+    code = "import sys, understudy.app.cli.showing; print({'altair', 'torch'} & {*sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "set()"
+
+
+@given(st.lists(st.tuples(st.floats(0, 300), st.floats(0, 200)), max_size=30))
+def test_labels_lie_inside_and_never_on_each_other(places: list[tuple[float, float]]) -> None:
+    marks = [Mark(f"exit{number}", x, y) for number, (x, y) in enumerate(places)]
+    boxes = [label.box for label in place(marks, width=300, height=200)]
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0
+        assert top >= 0
+        assert right <= 300
+        assert bottom <= 200
+        for other in boxes[:number]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=8))
+def test_spread_keeps_order_and_distance(places: list[float]) -> None:
+    moved = spread(places, gap=10, low=0, high=100)
+    assert all(-1e-9 <= place <= 100 + 1e-9 for place in moved)
+    ordered = sorted(moved)
+    assert all(b - a >= 10 - 1e-9 for a, b in pairwise(ordered))
+
+
+@given(st.floats(1e-3, 1e12), st.floats(1, 1e6), st.floats(0, 1))
+def test_axes_invert(low: float, factor: float, at: float) -> None:
+    axis = Axis.of_costs([low, low * factor], length=500)
+    assert axis.pixel(axis.value(500 * at)) == pytest.approx(500 * at, abs=1e-6)
+    assert 0 <= axis.pixel(low) <= axis.pixel(low * factor) <= 500

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from understudy.errors import DataError, ModelError, PolicyError
+from understudy.nn.confidence import confidence_functions
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Stage, as_stage
+
+
+class Fixed(nn.Module):
+    """Returns what it was made with."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, images):
+        return self.answer
+
+
+def small(**settings):
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), pooled, nn.Linear(4, 5))
+    return nn.Sequential(*layers).to(**settings)
+
+
+def test_a_plain_stage_passes_tensors_through():
+    seen = []
+    model = nn.Identity()
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    batch = torch.randn(2, 3)
+    assert torch.equal(Stage(model)(batch), batch)
+    assert seen[0] is batch
+    assert torch.equal(Stage(model)(list(batch)), batch)
+
+
+def test_stays_in_eval_mode():
+    model = small().train()
+    before = model[1].running_mean.clone()
+    stage = Stage(model)
+    assert not model.training
+    stage.train()
+    stage(torch.randn(4, 3, 8, 8))
+    assert not model.training
+    assert not model[1].training
+    assert torch.equal(model[1].running_mean, before)
+
+
+def test_runs_without_gradients():
+    assert not Stage(small())(torch.randn(2, 3, 8, 8)).requires_grad
+
+
+@pytest.mark.parametrize("name", confidence_functions)
+def test_run_gives_logits_the_named_confidence_and_the_state(name):
+    stage, batch, state = Stage(small()), torch.randn(6, 3, 8, 8), {"kept": torch.ones(6)}
+    logits, confidence, after = stage.run(batch, state, confidence=name)
+    assert torch.equal(logits, stage(batch))
+    assert torch.equal(confidence, confidence_functions[name](logits))
+    assert after is state
+
+
+def test_preprocesses_into_the_models_dtype():
+    preprocess = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
+    stage = Stage(small(dtype=torch.bfloat16), preprocess=preprocess)
+    assert stage.dtype == torch.bfloat16
+    assert stage.device == torch.device("cpu")
+    images = [torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8)]
+    assert stage.prepare(images).dtype == torch.bfloat16
+    logits, confidence, _ = stage.run(images)
+    assert (logits.dtype, confidence.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_the_dtype_is_that_of_the_first_floating_tensor():
+    model = nn.Module()
+    model.register_buffer("counts", torch.zeros(1, dtype=torch.int64))
+    assert Stage(model).dtype == torch.float32
+    model.register_buffer("weights", torch.zeros(1, dtype=torch.float64))
+    assert Stage(model).dtype == torch.float64
+
+
+def test_the_weights_hash_is_over_the_state():
+    assert Stage(small()).weights_hash == Stage(small()).weights_hash
+    other = Stage(small())
+    before = other.weights_hash
+    other.model[1].running_mean[0] += 1
+    assert other.weights_hash != before
+    other.model[1].running_mean[0] -= 1
+    assert other.weights_hash == before
+    assert Stage(small(dtype=torch.bfloat16)).weights_hash != before
+
+
+def test_origin_is_plain_json():
+    preprocess = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
+    stage = Stage(small(), preprocess=preprocess, origin={"spec": "py:nets:small", "note": 1})
+    assert stage.spec == "py:nets:small"
+    assert json.loads(json.dumps(stage.to_origin())) == {
+        "spec": "py:nets:small",
+        "note": 1,
+        "weights_hash": stage.weights_hash,
+        "preprocess": preprocess.to_dict(),
+        "dtype": "float32",
+    }
+    assert Stage(small()).spec is None
+    assert Stage(small()).to_origin()["preprocess"] is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torch.zeros(2), r"found the shape \(2,\) of torch.float32"),
+        (torch.zeros(2, 3, 4), r"\(2, 3, 4\)"),
+        (torch.zeros(3, 4), r"here N = 2, found the shape \(3, 4\)"),
+        (torch.zeros(2, 4, dtype=torch.int64), "torch.int64"),
+        (torch.zeros(2, 0), "at least one class"),
+        ((torch.zeros(2, 4),), "found tuple"),
+    ],
+)
+def test_what_is_no_logits(answer, message):
+    with pytest.raises(ModelError, match=message):
+        Stage(Fixed(answer))(torch.zeros(2, 1))
+
+
+def test_unknown_confidence():
+    with pytest.raises(PolicyError, match="did you mean 'margin'"):
+        Stage(nn.Identity()).run(torch.zeros(1, 2), confidence="margins")
+
+
+def test_lists_a_plain_stage_cannot_stack():
+    with pytest.raises(DataError, match=r"found \(2,\), \(3,\)"):
+        Stage(nn.Identity())([torch.zeros(2), torch.zeros(3)])
+    with pytest.raises(DataError, match="at least one sample"):
+        Stage(nn.Identity())([])
+
+
+def test_as_stage():
+    stage = Stage(nn.Identity())
+    assert as_stage(stage) is stage
+    assert as_stage(stage.model).model is stage.model
+    with pytest.raises(ModelError, match="found str"):
+        as_stage("resnet18")  # type: ignore[arg-type]

@@ -1,0 +1,60 @@
+"""Models of the digits for the tests, as ``py:digit_nets:NAME``; each is built for one trap."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from understudy.nn.stage import Preprocess, Stage
+
+DIGIT = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))
+PIXEL = Preprocess(size=(4, 4), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+class Poisoned(nn.Module):
+    """Says NaN for images whose first pixels are dark."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return flat[:, :10].where(flat[:, 20:21] > 0, torch.nan)
+
+
+def _linear(classes: int = 10) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+
+def tiny() -> Stage:
+    return Stage(_linear(), preprocess=DIGIT)
+
+
+def big() -> Stage:
+    layers = (nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    return Stage(nn.Sequential(*layers), preprocess=DIGIT)
+
+
+def seven() -> Stage:
+    return Stage(_linear(7), preprocess=DIGIT)
+
+
+def restless() -> Stage:
+    model = _linear()
+    with torch.no_grad():
+        model[1].bias.copy_(torch.rand(10, generator=_RESTLESS))
+    return Stage(model, preprocess=DIGIT)
+
+
+def poisoned() -> Stage:
+    return Stage(Poisoned(), preprocess=DIGIT)
+
+
+def pixels() -> Stage:
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    return Stage(nn.Sequential(*layers), preprocess=PIXEL)
+
+
+def more_pixels() -> Stage:
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+    return Stage(nn.Sequential(*layers), preprocess=PIXEL)
+
+
+_RESTLESS = torch.Generator().manual_seed(1)

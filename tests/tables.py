@@ -1,0 +1,91 @@
+"""Random score tables, small and full of ties, for tests against slow truths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from understudy.policy import Policy, Step
+from understudy.scores import Exit, ScoreTable
+
+CONFIDENCES = ("max_softmax", "margin")
+LEVELS = (0.0, 0.1, 0.25, 0.5, 0.5, 0.7, 0.9, 1.0)
+COSTS = (0.0, 0.1, 1.0, 1.0, 2.0, 3.7, 10.0)
+
+
+@st.composite
+def score_tables(
+    draw: st.DrawFn, *, most: int = 12, least_exits: int = 1, labelled: bool | None = None
+) -> ScoreTable:
+    """2 to 4 classes, few levels of confidence, parts that exits share, two units, maybe labels."""
+    count, exits = draw(st.integers(1, most)), draw(st.integers(least_exits, 4))
+    classes = draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    names = [f"e{number}" for number in range(exits)]
+    shared = draw(st.booleans())
+    parts = {n: (["trunk", n] if shared and rng.random() < 0.6 else [n]) for n in names}
+    if shared and exits > 2:
+        parts[names[-1]] = [*parts[names[-1]], names[0]]
+    priced = sorted({"trunk", *names})
+    wanted = draw(st.booleans()) if labelled is None else labelled
+    return ScoreTable(
+        exits=tuple(Exit(n, tuple(parts[n])) for n in names),
+        prediction=rng.integers(0, classes, (exits, count)),
+        confidence={c: rng.choice(LEVELS, (exits, count)).astype(dtype) for c in CONFIDENCES},
+        label=rng.integers(0, classes, count) if wanted else None,
+        ids=np.array([f"s{i}" for i in range(count)], dtype=object),
+        split=rng.integers(0, 3, count),
+        costs={unit: {p: float(rng.choice(COSTS)) for p in priced} for unit in ("MACs", "joules")},
+        times={"ms@8": {p: float(rng.random()) for p in priced}},
+        provenance={"split": {"by": "column"}},
+    )
+
+
+@st.composite
+def policies(draw: st.DrawFn, table: ScoreTable) -> Policy:
+    """Any policy on a table: 1 to E stages, thresholds on, between and outside the levels."""
+    order = draw(st.permutations(table.names))
+    stages = draw(st.integers(1, len(order)))
+    level = st.sampled_from([*LEVELS, 0.3, float("inf"), float("-inf")])
+    steps = [
+        Step(exit, draw(level), draw(st.sampled_from(CONFIDENCES))) for exit in order[: stages - 1]
+    ]
+    return Policy((*steps, Step(order[stages - 1])))
+
+
+def pair_table(
+    little: Any, big: Any, sure: Any, *, costs: tuple[float, float] = (1.0, 10.0), **rest: Any
+) -> ScoreTable:
+    """Two exits whose answers are right (1) or wrong (0); the truth is class 1 everywhere."""
+    answers = [np.asarray(rows, int) for rows in (little, big)]
+    return ScoreTable.from_predictions(
+        {
+            "tiny": (answers[0], np.asarray(sure, float)),
+            "big": (answers[1], np.ones(len(answers[1]))),
+        },
+        np.ones(len(answers[0]), int),
+        costs=dict(zip(("tiny", "big"), costs, strict=True)),
+        **rest,
+    )
+
+
+def synthetic(count: int, *, seed: int = 0, exits: int = 3, **rest: Any) -> ScoreTable:
+    """A plausible pool: later exits are better and dearer, confidence tells who is right."""
+    rng = np.random.default_rng(seed)
+    hard = rng.random(count)
+    names = [f"net{number}" for number in range(exits)]
+    predictions = {}
+    for number, name in enumerate(names):
+        skill = 0.75 + 0.2 * (number + 1) / exits
+        right = hard + 0.15 * rng.standard_normal(count) < skill
+        sure = np.clip(1 - hard * 0.8 + 0.1 * rng.standard_normal(count), 0.1, 1).astype(np.float32)
+        predictions[name] = (right.astype(int), np.round(sure, 2))
+    return ScoreTable.from_predictions(
+        predictions,
+        np.ones(count, int),
+        costs={"MACs": {name: 10.0**number for number, name in enumerate(names)}},
+        **rest,
+    )

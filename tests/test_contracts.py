@@ -1,0 +1,220 @@
+"""Contracts of the whole package: who imports whom, what stays unloaded, how errors speak."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import understudy
+
+PACKAGE = Path(understudy.__file__).parent
+MODULES = {
+    ".".join(("understudy", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+TORCH = {"torch", "torchvision", "timm", "safetensors", "PIL"}
+HEAVY = TORCH | {"altair", "vl_convert", "sklearn", "numba", "scipy", "jinja2", "transformers"}
+
+PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeError"}
+
+# What each layer may import of understudy, beyond itself; the nouns and verbs at the root first.
+CORE = {
+    "errors": set(),
+    "files": {"errors"},
+    "split": {"errors"},
+    "confidence": {"errors"},
+    "policy": {"errors", "files"},
+    "scores": {"errors", "confidence", "split"},
+    "store": {"errors", "files", "split", "scores"},
+    "outcome": {"errors", "policy", "scores"},
+    "frontier": {"errors", "files", "policy", "scores", "outcome"},
+    "difficulty": {"errors", "scores"},
+    "certificate": {"policy", "outcome"},
+    "predictions": {"errors", "split", "scores"},
+    "result": {
+        "errors", "files", "policy", "outcome", "frontier", "certificate", "difficulty", "show",
+    },
+    "show": {"split", "outcome"},
+}  # fmt: skip
+LAYERS = {
+    "search": set(CORE),
+    "nn": set(CORE),
+    "zoo": {*CORE, "nn"},
+    "scoring": {*CORE, "nn", "zoo"},
+    "app": {*CORE, "search", "nn", "zoo", "scoring"},
+}
+
+
+def layer(module: str) -> str:
+    """The file or folder at the root of the package that a module belongs to."""
+    return [*module.split("."), ""][1]
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    for name, path in MODULES.items():
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def typing_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def imports(tree: ast.AST, *, late: bool) -> Iterator[str]:
+    """The modules that are imported: at once, or (`late`) wherever the import stands."""
+    for node in ast.iter_child_nodes(tree):
+        if typing_only(node):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            full = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in MODULES else str(node.module) for name in full)
+        elif late or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imports(node, late=late)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if layer(name)])
+def test_imports_point_one_way(name: str) -> None:
+    own = layer(name)
+    allowed = {own, *(CORE | LAYERS)[own]}
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    used = {layer(one) for one in imports(tree, late=True) if one.split(".")[0] == "understudy"}
+    assert used <= allowed, f"{name} imports {sorted(used - allowed)}"
+
+
+def test_every_module_has_its_place() -> None:
+    assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
+
+
+@pytest.mark.parametrize("own", [*CORE, "search"])
+def test_the_core_never_names_torch(own: str) -> None:
+    for name, path in MODULES.items():
+        if layer(name) == own:
+            found = {one.split(".")[0] for one in imports(ast.parse(path.read_text()), late=True)}
+            assert not found & TORCH, f"{name} imports {found & TORCH}"
+
+
+def fresh(code: str, tmp_path: Path) -> None:
+    script = tmp_path / "fresh.py"
+    script.write_text(code)
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+TABLE = """
+import sys, understudy
+import numpy as np
+count = 3000
+right = np.random.default_rng(0).random(count) < 0.9
+table = understudy.ScoreTable.from_predictions(
+    {"tiny": (right.astype(int), np.where(right, .9, .5)),
+     "big": (np.ones(count, int), np.ones(count))},
+    np.ones(count, int), costs={"tiny": 1, "big": 9})
+understudy.save_table(table, sys.argv[0] + ".table")
+table = understudy.load_table(sys.argv[0] + ".table")
+"""
+
+
+def test_loading_and_searching_leave_the_heavy_alone(tmp_path: Path) -> None:
+    """SciPy alone is loaded, by the certificate."""
+    fresh(
+        TABLE
+        + f"assert not {HEAVY} & set(sys.modules), {HEAVY} & set(sys.modules)\n"
+        + "assert understudy.search(table, max_drop=1.0).choices[0].policy.exits[0] == 'tiny'\n"
+        + "understudy.search_in_sample(table, max_drop=1.0)\n"
+        + f"loaded = {HEAVY - {'scipy'}} & set(sys.modules)\n"
+        + "assert not loaded, loaded\n",
+        tmp_path,
+    )
+
+
+def test_the_command_line_leaves_torch_alone(tmp_path: Path) -> None:
+    fresh(
+        TABLE
+        + "from understudy.app.cli import app\n"
+        + "path = sys.argv[0] + '.table'\n"
+        + "app(['search', path, '--max-drop', '1', '--json'], standalone_mode=False)\n"
+        + "app(['difficulty', path], standalone_mode=False)\n"
+        + f"loaded = {HEAVY - {'scipy'}} & set(sys.modules)\n"
+        + "assert not loaded, loaded\n",
+        tmp_path,
+    )
+
+
+def test_public_names_are_there() -> None:
+    assert len(set(understudy.__all__)) == len(understudy.__all__)
+    for name in understudy.__all__:
+        assert getattr(understudy, name) is not None
+    with pytest.raises(AttributeError, match="'nonsense'"):
+        understudy.nonsense  # noqa: B018
+
+
+def raised(tree: ast.AST) -> Iterator[ast.Call]:
+    """Every error that is made on the spot with a message of its own."""
+    for node in ast.walk(tree):
+        made = node.exc if isinstance(node, ast.Raise) else None
+        if isinstance(made, ast.Call) and made.args and ast.unparse(made.func) != "MissingExtra":
+            yield made
+
+
+def carries_a_value(message: ast.expr) -> bool:
+    """An f-string, a name, a call or a sum of such; or a text that says "found none"."""
+    return not isinstance(message, ast.Constant) or "found" in str(message.value)
+
+
+def test_messages_carry_what_was_found() -> None:
+    all_raised = [(name, call) for name, tree in trees() for call in raised(tree)]
+    bare = [
+        f"{name}:{call.lineno}" for name, call in all_raised if not carries_a_value(call.args[0])
+    ]
+    assert len(all_raised) > 100
+    assert len(bare) <= 0.05 * len(all_raised), bare
+
+
+def test_errors_are_our_own_or_python_s_for_programmers() -> None:
+    """What a user can cause is an UnderstudyError; a bare Exception or RuntimeError is nobody's."""
+    for name, tree in trees():
+        for call in raised(tree):
+            if isinstance(call.func, ast.Name) and hasattr(builtins, call.func.id):
+                assert call.func.id in PROGRAMMERS, f"{name}:{call.lineno}"
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call with the dotted name of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_nothing_is_printed_or_unpickled() -> None:
+    for name, tree in trees():
+        for called, node in calls(tree):
+            place = f"{name}:{node.lineno}"
+            assert called not in {"print", "eval", "exec"}, place
+            root, _, last = called.rpartition(".")
+            assert root not in {"pickle", "cloudpickle", "dill", "joblib", "marshal"}, place
+            assert last != "Unpickler", place
+            options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+            if called == "torch.load":
+                assert options.get("weights_only") == "True", place
+            if called in {"np.load", "numpy.load"}:
+                assert options.get("allow_pickle", "False") == "False", place
+
+
+def test_there_is_no_drawer_for_everything() -> None:
+    assert not {"utils", "helpers", "misc", "common"} & {path.stem for path in MODULES.values()}

@@ -1,0 +1,132 @@
+"""Files of every format ever released: read, checked, and written again byte by byte."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from understudy.frontier import Frontier
+from understudy.outcome import evaluate
+from understudy.policy import Policy, Step
+from understudy.result import Result
+from understudy.store import load_table, save_table
+
+GOLD = Path(__file__).parent / "gold"
+
+
+def test_table_v1() -> None:
+    table = load_table(GOLD / "table-v1")
+    assert table.hash == "7203dd200601c6f037b87fe6cb2b52aff86ef7b3dc7c5187f52f185909036769"
+    assert table.names == ("tiny", "head", "large")
+    assert table.exits[2].parts == ("trunk", "rest")
+    assert table.exits[0].origin == {
+        "spec": "timm:tiny?checkpoint=t.safetensors",
+        "weights": "ab12",
+    }
+    assert table.prediction.tolist()[0] == [0, 1, 2, 0, 1, 1]
+    assert table.label is not None
+    assert table.label.tolist() == [0, 1, 2, 2, 1, 1]
+    assert table.ids.tolist() == ["cats/1.jpg", "cats/2.jpg", "dögs/1.jpg", "dögs/2.jpg", "5", "6"]
+    assert table.split.tolist() == [0, 1, 2, 1, 0, 2]
+    assert list(table.confidence) == ["max_softmax", "margin"]
+    assert table.confidence["max_softmax"].dtype == np.float32
+    assert table.confidence["max_softmax"][0, 0] == np.float32(0.9)
+    assert table.confidence["margin"].dtype == np.float64
+    assert table.cost_of(["head", "large"], "MACs") == 10_001_000.0
+    assert table.cost_of(["tiny"], "ms@8") == 0.25
+    assert table.units == ("MACs", "joules", "ms@8")
+    assert table.classes == ("cat", "dog", "ü")
+    assert table.provenance["data"] == {"spec": "folder:pets"}
+    detail = table.details["tiny"]
+    assert detail.top_classes.tolist()[2] == [2, 1]
+    assert detail.top_probabilities.tolist()[4] == [0.75, 0.25]
+    assert detail.logits is not None
+    assert detail.logits.dtype == np.float16
+    assert detail.logits[5].tolist() == [3.75, 4.0, 4.25]
+    assert list(table.details) == ["tiny"]
+    outcome = evaluate(table, Policy.pair("tiny", "large", 0.125))
+    assert (outcome.losses, outcome.gains) == (1, 1)
+
+
+def test_policy_v1() -> None:
+    assert Policy.load(GOLD / "policy-v1.json") == Policy(
+        (
+            Step("tiny", 0.30000000000000004, "margin"),
+            Step("head", math.inf),
+            Step("mid", -math.inf, "energy"),
+            Step("large"),
+        )
+    )
+
+
+def test_frontier_v1() -> None:
+    frontier = Frontier.load(GOLD / "frontier-v1.json")
+    assert (frontier.unit, frontier.reference) == ("MACs", "net1")
+    assert [point.cost for point in frontier] == pytest.approx(
+        [1.0, 1.856164384, 2.952054795, 4.116438356, 5.520547945, 6.890410959, 8.054794521]
+    )
+    assert frontier.points[0].policy == Policy.single("net0")
+    assert frontier.points[1].policy.stages[0].threshold == 0.2500000074505806
+    assert Result.load(GOLD / "result-v1.json").frontier == frontier
+
+
+def test_result_v1() -> None:
+    result = Result.load(GOLD / "result-v1.json")
+    assert (result.unit, result.reference, result.delta) == ("MACs", "net1", 0.1)
+    assert (result.searched_on, result.in_sample) == ("tune", False)
+    strict, loose = result.choices
+    assert strict.policy == Policy.single("net1")
+    assert strict.certificate is not None
+    assert strict.certificate.falls_back
+    assert strict.certificate.samples_needed == 1288
+    assert loose.max_drop == 2.0
+    assert loose.policy.exits == ("net0", "net1")
+    proof = loose.certificate
+    assert proof is not None
+    assert proof.path[-1] == proof.policy == loose.policy
+    assert (proof.losses, proof.gains, proof.samples, proof.looks) == (14, 8, 902, 2)
+    assert loose.on["certify"].losses == proof.losses
+    assert loose.outcome.cost == loose.on["test"].cost
+    assert set(loose.outcome.cost) == {"MACs", "ms@8"}
+    assert loose.baselines.single == "net0"
+    assert [single.name for single in result.singles] == ["net0", "net1"]
+    assert result.singles[0].origin == {"spec": "timm:net0"}
+    assert result.difficulty is not None
+    assert len(result.difficulty.by_confidence) == 10
+    assert result.table["samples"] == {"tune": 292, "certify": 902, "test": 306}
+    assert str(result)
+
+
+def test_written_again_they_are_the_same(tmp_path: Path) -> None:
+    Policy.load(GOLD / "policy-v1.json").save(tmp_path / "policy-v1.json")
+    Frontier.load(GOLD / "frontier-v1.json").save(tmp_path / "frontier-v1.json")
+    save_table(load_table(GOLD / "table-v1"), tmp_path / "table-v1")
+    for file in (
+        "policy-v1.json",
+        "frontier-v1.json",
+        "table-v1/table.json",
+        "table-v1/times.json",
+    ):
+        assert (tmp_path / file).read_bytes() == (GOLD / file).read_bytes(), file
+
+
+def test_a_result_written_again_is_the_same_but_for_its_words(tmp_path: Path) -> None:
+    """What it says in words is made anew from its figures, and may be said better one day."""
+    Result.load(GOLD / "result-v1.json").save(tmp_path / "result.json")
+    texts = [wordless(path) for path in (GOLD / "result-v1.json", tmp_path / "result.json")]
+    assert texts[0] == texts[1]
+
+
+def wordless(path: Path) -> str:
+    """The bytes without the entries that are words."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith('"words":'))
+
+
+def test_a_gold_table_can_be_copied_and_read_anywhere(tmp_path: Path) -> None:
+    shutil.copytree(GOLD / "table-v1", tmp_path / "elsewhere")
+    assert load_table(tmp_path / "elsewhere").hash == load_table(GOLD / "table-v1").hash

@@ -1,0 +1,172 @@
+"""`decide` and `evaluate` against a walk of every sample through the stages."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracle
+from tables import pair_table, policies, score_tables, synthetic
+from understudy.errors import TableError
+from understudy.outcome import Outcome, decide, evaluate, wilson
+from understudy.policy import Policy, Step
+from understudy.scores import Exit, ScoreTable
+
+
+@given(st.data())
+def test_decide_is_the_walk_of_every_sample(data: st.DataObject) -> None:
+    table = data.draw(score_tables())
+    policy = data.draw(policies(table))
+    found = decide(table, policy)
+    for sample in range(len(table)):
+        fate = oracle.fate(table, policy, sample)
+        assert (found.stage[sample], found.prediction[sample]) == (fate.stage, fate.answer)
+        step = policy.stages[fate.stage]
+        sure = table.confidence[step.confidence][table.names.index(step.exit), sample]
+        assert found.confidence[sample] == sure
+
+
+@given(st.data())
+def test_evaluate_is_the_sum_over_samples(data: st.DataObject) -> None:
+    table = data.draw(score_tables())
+    policy = data.draw(policies(table))
+    reference = data.draw(st.sampled_from(table.names))
+    found = evaluate(table, policy, reference=reference)
+    count = len(table)
+    alone = Policy.single(reference)
+    assert set(found.cost) == set(found.saving) == set(table.units)
+    for unit in table.units:
+        true = oracle.totals(table, policy, reference=reference, unit=unit)
+        full = oracle.totals(table, alone, reference=reference, unit=unit)
+        assert found.cost[unit] == pytest.approx(true.cost, abs=1e-12)
+        if full.cost:
+            assert found.saving[unit] == pytest.approx(1 - true.cost / full.cost, abs=1e-9)
+        assert (found.losses, found.gains) == (true.losses, true.gains)
+        assert found.accuracy == true.right / count
+        assert found.reference_accuracy == full.right / count
+        assert list(found.shares.values()) == [k / count for k in true.answered]
+    assert found.drop == pytest.approx(100 * (found.reference_accuracy - found.accuracy))
+    assert Outcome.from_dict(found.to_dict()) == found
+
+
+@given(score_tables())
+def test_one_exit_costs_exactly_its_price(table: ScoreTable) -> None:
+    for name in table.names:
+        outcome = evaluate(table, Policy.single(name), reference=name)
+        assert outcome.cost == {unit: table.cost_of([name], unit) for unit in table.units}
+        assert set(outcome.saving.values()) == {0.0}
+        assert (outcome.drop, outcome.shares) == (0.0, {name: 1.0})
+
+
+def test_shared_parts_are_paid_once_and_passed_exits_are_paid() -> None:
+    table = ScoreTable(
+        exits=(Exit("early", ("trunk1", "head1")), Exit("late", ("trunk1", "trunk2", "head2"))),
+        prediction=[[0, 0], [0, 0]],
+        confidence={"max_softmax": [[0.9, 0.1], [1.0, 1.0]]},
+        label=[0, 0],
+        ids=["a", "b"],
+        split=[0, 0],
+        costs={"MACs": {"trunk1": 10, "head1": 1, "trunk2": 20, "head2": 2}},
+    )
+    found = evaluate(table, Policy.pair("early", "late", 0.5))
+    assert found.cost["MACs"] == (11 + 33) / 2
+    assert found.saving["MACs"] == 1 - 22 / 32
+
+
+def test_ties_are_accepted() -> None:
+    table = pair_table([1, 0, 1], [1, 1, 1], [0.5, 0.5, 0.4])
+    assert decide(table, Policy.pair("tiny", "big", 0.5)).stage.tolist() == [0, 0, 1]
+    assert decide(table, Policy.pair("tiny", "big", math.nextafter(0.5, 1))).stage.sum() == 3
+
+
+def test_without_labels_the_reference_is_the_truth() -> None:
+    table = ScoreTable.from_predictions(
+        {"tiny": ([0, 1], [0.9, 0.8]), "big": ([0, 0], [1, 1])}, None, costs={"tiny": 1, "big": 2}
+    )
+    found = evaluate(table, Policy.single("tiny"))
+    assert (found.reference_accuracy, found.drop, found.gains) == (1.0, 50.0, 0)
+
+
+def test_a_better_little_model_gains() -> None:
+    table = pair_table([1, 1, 1, 0], [0, 0, 1, 1], [0.9, 0.9, 0.9, 0.1])
+    found = evaluate(table, Policy.pair("tiny", "big", 0.5))
+    assert (found.drop, found.losses, found.gains) == (-50.0, 0, 2)
+
+
+def test_units_that_lack_a_part_are_left_out() -> None:
+    table = pair_table([1], [1], [1.0])
+    more = ScoreTable(
+        exits=table.exits,
+        prediction=table.prediction,
+        confidence=table.confidence,
+        label=table.label,
+        ids=table.ids,
+        split=table.split,
+        costs=table.costs,
+        times={"ms@1": {"big": 3.0}},
+    )
+    assert list(evaluate(more, Policy.single("tiny")).cost) == ["MACs"]
+    assert list(evaluate(more, Policy.single("big")).cost) == ["MACs", "ms@1"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (Policy.single("tinny"), r"no exit 'tinny'; did you mean 'tiny'\?"),
+        (Policy.pair("tiny", "big", 0.5, confidence="margn"), "no confidence 'margn'"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_a_sentence(policy: Policy, words: str) -> None:
+    with pytest.raises(TableError, match=words):
+        evaluate(pair_table([1], [1], [1.0]), policy)
+
+
+def test_the_last_stage_needs_no_confidence() -> None:
+    table = ScoreTable.from_predictions(
+        {"tiny": ([0, 1], {"margin": [0.9, 0.1]}), "big": ([0, 0], {"margin": [1, 1]})},
+        [0, 0],
+        costs={"tiny": 1, "big": 2},
+    )
+    found = decide(table, Policy((Step("tiny", 0.5, "margin"), Step("big"))))
+    assert found.stage.tolist() == [0, 1]
+    assert found.confidence[0] == 0.9
+    assert np.isnan(found.confidence[1])
+
+
+def test_intervals_hold_what_they_say() -> None:
+    """95 % of them hold the truth, give or take what small numbers allow."""
+    rng = np.random.default_rng(0)
+    loss, gain, samples = 0.06, 0.04, 400
+    covered = 0
+    for losses, gains, _ in rng.multinomial(samples, [loss, gain, 1 - loss - gain], 2000):
+        one = Outcome(samples, "big", 0.5, 0.5, int(losses), int(gains), {}, {}, {})
+        low, high = one.drop_interval
+        covered += low <= 100 * (loss - gain) <= high
+    assert 0.93 <= covered / 2000 <= 0.97
+
+
+@pytest.mark.parametrize("hits", [0, 1, 50, 99, 100])
+def test_wilson_encloses_the_share_and_stays_inside(hits: int) -> None:
+    low, high = wilson(hits, 100)
+    assert 0 <= low <= hits / 100 <= high <= 1
+    assert (low == 0) == (hits == 0)
+    assert (high == 1) == (hits == 100)
+
+
+def test_one_sample_is_enough() -> None:
+    found = evaluate(pair_table([0], [1], [0.3]), Policy.pair("tiny", "big", 0.3))
+    assert (found.drop, found.accuracy) == (100.0, 0.0)
+    assert -100 <= found.drop_interval[0] <= found.drop_interval[1] <= 100
+
+
+def test_a_thousand_samples_equal_the_walk() -> None:
+    table = synthetic(1000)
+    policy = Policy((Step("net0", 0.7), Step("net1", 0.5), Step("net2")))
+    true = oracle.totals(table, policy, reference="net2", unit="MACs")
+    found = evaluate(table, policy)
+    assert (found.losses, found.gains) == (true.losses, true.gains)
+    assert found.cost["MACs"] == pytest.approx(true.cost)

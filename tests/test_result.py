@@ -1,0 +1,80 @@
+"""Results: the way to a file and back, and a choice by its budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tables import synthetic
+from understudy.errors import PolicyError
+from understudy.files import write_json
+from understudy.result import Result
+from understudy.search import search, search_in_sample
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return search(synthetic(4000), max_drop=[0.1, 2.0])
+
+
+def test_a_result_survives_a_file(result: Result, tmp_path: Path) -> None:
+    for number, one in enumerate((result, search_in_sample(synthetic(200), max_drop=2.0))):
+        path = tmp_path / f"{number}.json"
+        one.save(path)
+        found = Result.load(path)
+        assert found == one
+        found.save(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_a_choice_is_found_by_its_budget(result: Result) -> None:
+    assert result.choice() is result.choices[0]
+    assert result.choice(2) is result.choices[1]
+    with pytest.raises(PolicyError, match=r"drop of 1 points in this result; it has 0\.1, 2"):
+        result.choice(1.0)
+
+
+def test_headline_figures_are_those_of_test(result: Result) -> None:
+    for choice, data in zip(result.choices, result.to_dict()["results"], strict=True):
+        test = choice.on["test"]
+        assert choice.outcome is test
+        assert (data["cost"], data["saving"]) == (test.cost["MACs"], test.saving["MACs"])
+        assert (data["drop"], data["shares"]) == (test.drop, test.shares)
+        assert set(data["on"]) == {"tune", "certify", "test"}
+
+
+def test_it_prints_as_a_table(result: Result) -> None:
+    text = str(result)
+    for word in ("net0", "net2 (reference)", "fell back", "p = 0.", "2 points:"):
+        assert word in text
+    assert "IN-SAMPLE" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": 2}, "reads up to 1: upgrade"),
+        ({"format": "understudy.table"}, "is no understudy.result file"),
+        ({"results": [{}]}, "damaged"),
+        ({"results": None}, "damaged"),
+        ({"difficulty": {"little": "x"}}, "damaged"),
+        ({"frontier": {}}, "missing: 'points'"),
+    ],
+)
+def test_a_wrong_file_is_a_sentence(
+    result: Result, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    write_json(tmp_path / "r.json", result.to_dict() | changes)
+    with pytest.raises(PolicyError, match=words) as raised:
+        Result.load(tmp_path / "r.json")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_path_is_a_sentence(result: Result, tmp_path: Path) -> None:
+    data = result.to_dict()
+    data["results"][1]["certificate"]["path"][0]["thresholds"][0] = []
+    write_json(tmp_path / "r.json", data)
+    with pytest.raises(PolicyError, match="damaged"):
+        Result.load(tmp_path / "r.json")

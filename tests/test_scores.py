@@ -1,0 +1,210 @@
+"""The table: what it refuses, what it cuts, and that it is frozen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tables import pair_table, score_tables, synthetic
+from understudy.errors import TableError
+from understudy.scores import Exit, ScoreTable
+
+TINY = ([0, 1], [0.9, 0.6])
+
+
+def two(**changes: Any) -> ScoreTable:
+    arguments: dict[str, Any] = {
+        "predictions": {"tiny": TINY, "big": ([0, 0], [0.8, 0.7])},
+        "labels": [0, 0],
+        "costs": {"tiny": 1, "big": 10},
+    }
+    arguments |= changes
+    return ScoreTable.from_predictions(
+        arguments.pop("predictions"), arguments.pop("labels"), **arguments
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"predictions": {}}, "at least one exit, found none"),
+        ({"predictions": {"a": TINY, "b": ([0], [1.0])}}, "found the lengths {'a': 2, 'b': 1}"),
+        ({"predictions": {"a": TINY, "b": ([0, 1], [1.0])}}, "found the shapes"),
+        ({"predictions": {"a": ([0, 1], [1.0])}}, r"= \(1, 2\), found \(1, 1\)"),
+        ({"predictions": {"a": ([], [])}, "labels": []}, "found the type float64"),
+        ({"predictions": {"a": (np.zeros(0, int), [])}, "labels": None}, "at least one sample"),
+        ({"predictions": {"": TINY}}, "an exit has a name"),
+        ({"predictions": {"a": ([0.5, 1], [1, 1])}}, "class numbers, found the type float64"),
+        ({"predictions": {"a": (["cat", "dog"], [1, 1])}}, "class numbers, found the type"),
+        ({"predictions": {"a": ([0, 2**40], [1, 1])}}, "predictions are class numbers below"),
+        ({"predictions": {"a": ([0, 1], ["hi", "lo"])}}, "confidences are numbers"),
+        ({"predictions": {"a": ([0, 1], [math.nan, 1])}}, "exit 'a' has 1 NaN among 2"),
+        (
+            {"predictions": {"a": ([0], {"x": [1]}), "b": ([0], {"y": [1]})}, "labels": [0]},
+            "share no confidence",
+        ),
+        ({"labels": [0, -1]}, r"from 0, 1 lie outside \(found -1 to 0\)"),
+        ({"labels": [0, 2**32]}, "labels are class numbers below"),
+        ({"labels": [0.0, 1.0]}, "labels are class numbers, found the type float64"),
+        ({"labels": [0]}, r"label has one entry per sample, \(2,\), found \(1,\)"),
+        ({"labels": [[0, 1]]}, r"found \(1, 2\)"),
+        ({"ids": ["a", "a"]}, "1 repeat: a"),
+        ({"ids": ["a"]}, "found"),
+        ({"costs": {"tiny": -1}}, "'tiny' has -1.0 MACs"),
+        ({"costs": {"MACs": {"tiny": math.nan}}}, "'tiny' has nan MACs"),
+        ({"costs": {"tiny": math.inf}}, "'tiny' has inf MACs"),
+        ({"costs": {"tiny": "dear"}}, "found {'tiny': 'dear'}"),
+        ({"costs": {"MACs": {"tiny": 1}, "big": 2}}, r"\{part: number\}"),
+        ({"groups": ["a"]}, "found 1 for 2 samples"),
+        ({"split": {"train": 1.0}}, "'train'"),
+    ],
+)
+def test_what_breaks_a_rule_is_one_sentence(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(TableError, match=words) as raised:
+        two(**changes)
+    assert "\n" not in str(raised.value)
+
+
+def test_labels_beyond_the_classes_are_counted() -> None:
+    rows = np.full((3, 2), 0.5)
+    with pytest.raises(TableError, match=r"0 to 1, 2 lie outside \(found 1 to 7\)"):
+        ScoreTable.from_probabilities({"tiny": rows}, [1, 2, 7], costs={"tiny": 1})
+    with pytest.raises(TableError, match="0 to 0, 1 lie outside"):
+        replace(two(labels=[0, 1]), classes=("cat",))
+
+
+def test_probabilities_of_other_shapes_are_refused() -> None:
+    with pytest.raises(TableError, match=r"'a': \(1, 2\), 'b': \(1, 3\)"):
+        ScoreTable.from_probabilities(
+            {"a": np.full((1, 2), 0.5), "b": np.full((1, 3), 1 / 3)}, None, costs={}
+        )
+    with pytest.raises(TableError, match="at least one exit"):
+        ScoreTable.from_probabilities({}, None, costs={})
+
+
+def test_exits_and_shapes_are_checked_in_the_constructor() -> None:
+    table = pair_table([1], [1], [1.0])
+    with pytest.raises(TableError, match="'tiny' repeat"):
+        replace(table, exits=(Exit("tiny"), Exit("tiny")))
+    with pytest.raises(TableError, match="at least one exit"):
+        replace(table, exits=())
+    with pytest.raises(TableError, match="at least one confidence"):
+        replace(table, confidence={})
+    with pytest.raises(TableError, match="split has one entry"):
+        replace(table, split=[0, 1])
+
+
+def test_probabilities_become_answers_confidences_and_details() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.random((40, 7))
+    probability = weights / weights.sum(1, keepdims=True)
+    table = ScoreTable.from_probabilities({"tiny": probability}, None, costs={"tiny": 1})
+    assert table.prediction[0].tolist() == probability.argmax(1).tolist()
+    assert np.allclose(table.confidence["max_softmax"][0], probability.max(1))
+    detail = table.details["tiny"]
+    assert detail.top_classes.shape == (40, 5)
+    assert (detail.top_classes[:, 0] == table.prediction[0]).all()
+    assert (np.diff(detail.top_probabilities, axis=1) <= 0).all()
+    assert detail.logits is not None
+    assert np.allclose(np.exp(detail.logits.astype(float)), probability, atol=2e-3)
+    part = table.rows(np.array([3, 1]))
+    assert part.details["tiny"].top_classes.tolist() == detail.top_classes[[3, 1]].tolist()
+
+
+def test_it_is_frozen() -> None:
+    table = synthetic(20)
+    arrays = [table.prediction, table.label, table.ids, table.split, *table.confidence.values()]
+    for array in arrays:
+        assert array is not None
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+    with pytest.raises(TypeError):
+        table.costs["MACs"]["net0"] = 0.0  # type: ignore[index]
+    with pytest.raises(FrozenInstanceError):
+        table.label = None  # type: ignore[misc]
+
+
+def test_numbers_as_ids_become_text() -> None:
+    assert two(ids=[7, 3]).ids.tolist() == ["7", "3"]
+
+
+def test_only_common_confidences_are_kept() -> None:
+    table = two(
+        predictions={
+            "a": ([0, 1], {"margin": [1, 2], "energy": [1, 2]}),
+            "b": ([0, 1], {"energy": [3, 4]}),
+        },
+        costs={},
+    )
+    assert list(table.confidence) == ["energy"]
+
+
+@given(st.data())
+def test_parts_of_a_table_are_parts(data: st.DataObject) -> None:
+    table = data.draw(score_tables(least_exits=2))
+    names = data.draw(st.permutations(table.names))[: data.draw(st.integers(1, len(table.names)))]
+    rows = np.array(data.draw(st.lists(st.integers(0, len(table) - 1), unique=True, min_size=1)))
+    part = table.only(names).rows(rows)
+    index = [table.names.index(name) for name in names]
+    assert part.names == tuple(names)
+    assert part.prediction.tolist() == table.prediction[np.ix_(index, rows)].tolist()
+    assert part.ids.tolist() == table.ids[rows].tolist()
+    for name in names:
+        assert part.cost_of([name], "MACs") == table.cost_of([name], "MACs")
+
+
+def test_splits_are_cut_and_all_is_the_table() -> None:
+    table = synthetic(100)
+    parts = [table.on(name) for name in ("tune", "certify", "test")]
+    assert sorted(key for part in parts for key in part.ids) == sorted(table.ids)
+    assert table.on("all") is table
+    with pytest.raises(TableError, match=r"no split 'certfy'; did you mean 'certify'"):
+        table.on("certfy")
+
+
+def test_the_reference_is_the_costliest_or_the_one_named() -> None:
+    table = synthetic(10)
+    assert table.reference() == "net2"
+    assert table.reference("net0") == "net0"
+    with pytest.raises(TableError, match="no exit 'net3'; did you mean"):
+        table.reference("net3")
+
+
+def test_costs_are_named_when_missing() -> None:
+    table = pair_table([1], [1], [1.0])
+    with pytest.raises(TableError, match="no unit 'ms'"):
+        table.cost_of(["tiny"], "ms")
+    with pytest.raises(TableError, match="'tiny' has none"):
+        replace(table, costs={"MACs": {"big": 1}}).cost_of(["tiny", "big"], "MACs")
+    with pytest.raises(TableError, match="has no costs"):
+        replace(table, costs={}).unit()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {"prediction": 1 - t.prediction},
+        lambda t: {"label": 1 - t.label},
+        lambda t: {"label": None},
+        lambda t: {"split": 2 - t.split},
+        lambda t: {"ids": t.ids[::-1]},
+        lambda t: {"costs": {"MACs": {"net0": 5.0}}},
+        lambda t: {"exits": (Exit("other"), *t.exits[1:])},
+        lambda t: {"confidence": {"max_softmax": t.confidence["max_softmax"] / 2}},
+    ],
+)
+def test_the_hash_is_of_what_was_scored(change: Any) -> None:
+    table = synthetic(50)
+    assert replace(table, **change(table)).hash != table.hash
+
+
+def test_the_hash_leaves_times_and_provenance_out() -> None:
+    table = synthetic(50)
+    other = replace(table, times={"ms@1": {"net0": 1.0}}, provenance={"machine": "another"})
+    assert other.hash == table.hash == synthetic(50).hash
