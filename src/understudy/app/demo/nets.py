@@ -1,0 +1,97 @@
+"""A zoo for 8 x 8 digits, from a linear model to a residual network about 10,000 times its cost."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Digits(nn.Module):
+    """A body for (N, 1, 8, 8) inputs, with the input that it expects."""
+
+    input_size = (8, 8)
+    mean = (0.3,)
+    std = (0.37,)
+    scale = 255.0
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body(images)
+        return logits
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _conv(width, width)
+        self.second = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+def linear() -> Digits:
+    """One linear layer."""
+    return Digits(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+
+
+def mlp() -> Digits:
+    """One hidden layer of 64."""
+    return Digits(nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
+
+
+def cnn_tiny() -> Digits:
+    """Two narrow convolutions."""
+    return Digits(nn.Sequential(_conv(1, 8), nn.MaxPool2d(2), _conv(8, 16), *_head(16)))
+
+
+def cnn_small() -> Digits:
+    """Three convolutions."""
+    return Digits(
+        nn.Sequential(_conv(1, 16), _conv(16, 16), nn.MaxPool2d(2), _conv(16, 32), *_head(32))
+    )
+
+
+def resnet_medium() -> Digits:
+    """Two residual blocks, 24 and 48 wide."""
+    return _resnet(24, 1)
+
+
+def resnet_large() -> Digits:
+    """Four residual blocks, 40 and 80 wide."""
+    return _resnet(40, 2)
+
+
+ZOO = {
+    factory.__name__: factory
+    for factory in (linear, mlp, cnn_tiny, cnn_small, resnet_medium, resnet_large)
+}
+
+
+def _resnet(width: int, blocks: int) -> Digits:
+    return Digits(
+        nn.Sequential(
+            _conv(1, width),
+            *(_Residual(width) for _ in range(blocks)),
+            _conv(width, 2 * width, stride=2),
+            *(_Residual(2 * width) for _ in range(blocks)),
+            *_head(2 * width),
+        )
+    )
+
+
+def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+def _head(width: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(width, 10)]
