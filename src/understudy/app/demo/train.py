@@ -40,9 +40,7 @@ def train_zoo(
     return files
 
 
-def train(
-    net: Digits, images: Tensor, labels: Tensor, *, on_epoch: Callable[[int], None]
-) -> None:
+def train(net: Digits, images: Tensor, labels: Tensor, *, on_epoch: Callable[[int], None]) -> None:
     """AdamW under a one-cycle schedule; leaves the net in eval mode."""
     inputs = (images.float() / net.scale - net.mean[0]) / net.std[0]
     steps = EPOCHS * -(-len(inputs) // BATCH)
