@@ -116,7 +116,7 @@ def test_units_that_lack_a_part_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (Policy.single("tinny"), r"no exit 'tinny'; did you mean 'tiny'\?"),
+        (Policy.single("tinny"), r"no exit 'tinny' in this table; did you mean 'tiny'\?"),
         (Policy.pair("tiny", "big", 0.5, confidence="margn"), "no confidence 'margn'"),
     ],
 )

@@ -173,7 +173,7 @@ def test_many_wrong_keys_are_not_all_listed(csv: Files) -> None:
 
 
 def test_a_column_that_is_missing_has_near_names(files: Files) -> None:
-    refused("no column 'labl'; did you mean 'label'", lambda: files.load(label="labl"))
+    refused("no column 'labl' in .*; did you mean 'label'", lambda: files.load(label="labl"))
     refused("no column 'confidenc'", lambda: files.load(confidence="confidenc"))
     refused("no column 'id'", lambda: files.load(tiny={"key": ["a"], "prediction": [0]}))
 

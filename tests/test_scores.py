@@ -172,7 +172,7 @@ def test_the_reference_is_the_costliest_or_the_one_named() -> None:
     table = synthetic(10)
     assert table.reference() == "net2"
     assert table.reference("net0") == "net0"
-    with pytest.raises(TableError, match="no exit 'net3'; did you mean"):
+    with pytest.raises(TableError, match="no exit 'net3' in this table; did you mean"):
         table.reference("net3")
 
 

@@ -8,7 +8,9 @@ the rest. The NumPy half (tables, search, certificates) is imported at once; the
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from understudy.average import Average, average_pairs, with_average
 from understudy.certificate import Certificate
+from understudy.deferral import DeferralScore, with_deferral
 from understudy.difficulty import Difficulty, difficulty
 from understudy.errors import (
     DataError,
@@ -22,9 +24,20 @@ from understudy.frontier import Frontier, Point
 from understudy.outcome import Decisions, Outcome, decide, evaluate
 from understudy.policy import Policy, Step
 from understudy.predictions import LabelFile, import_predictions
+from understudy.records import import_record
 from understudy.result import Choice, Result
 from understudy.scores import Exit, ScoreTable
-from understudy.search import search, search_in_sample, search_pairs
+from understudy.search import (
+    search,
+    search_all_pairs,
+    search_chains,
+    search_exits,
+    search_in_sample,
+    search_jointly,
+    search_pairs,
+    search_within_cost,
+    verify,
+)
 from understudy.store import load_table, save_table
 
 if TYPE_CHECKING:
@@ -56,11 +69,13 @@ _LATE = {
 
 __all__ = [
     "Answers",
+    "Average",
     "Cascade",
     "Certificate",
     "Choice",
     "DataError",
     "Decisions",
+    "DeferralScore",
     "Difficulty",
     "Exit",
     "Frontier",
@@ -79,19 +94,29 @@ __all__ = [
     "TableError",
     "UnderstudyError",
     "answer_stream",
+    "average_pairs",
     "build",
     "decide",
     "difficulty",
     "evaluate",
     "import_predictions",
+    "import_record",
     "load_cascade",
     "load_table",
     "save_cascade",
     "save_table",
     "score",
     "search",
+    "search_all_pairs",
+    "search_chains",
+    "search_exits",
     "search_in_sample",
+    "search_jointly",
     "search_pairs",
+    "search_within_cost",
+    "verify",
+    "with_average",
+    "with_deferral",
 ]
 
 

@@ -4,12 +4,23 @@ again."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 from understudy.outcome import points
 from understudy.policy import Policy, Step, threshold_from_json, threshold_to_json
+
+
+@dataclass(frozen=True)
+class ClassBound:
+    """What was proved for the samples of one class; the fields are those of `Certificate`."""
+
+    budget: float
+    samples: int
+    losses: int
+    gains: int
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class Certificate:
         steps: how many policies stood in the whole frozen path.
         samples_needed: about how many certify samples would prove the tuned optimum; None where the
             path was proved to its end or no number would do.
+        classes: the classes with budgets of their own, by name.
         looks: how often the certify split had been read, this time included.
         table: the hash of the certify sub-table; `split`: how the samples were split.
     """
@@ -53,6 +65,7 @@ class Certificate:
     looks: int
     table: str
     split: Mapping[str, Any]
+    classes: Mapping[str, ClassBound] = field(default_factory=dict)
 
     @property
     def falls_back(self) -> bool:
@@ -70,17 +83,32 @@ class Certificate:
                 if self.samples_needed and self.samples_needed > self.samples
                 else ""
             )
-            return (
-                f"Nothing cheaper than {self.reference} could be proved to lose at most "
-                f"{points(self.budget)} with {self.samples:,} certify samples.{more}{again}"
+            aim = (
+                f"lose at most {points(self.budget)}"
+                if self.budget >= 0
+                else f"gain at least {points(-self.budget)}"
             )
-        what = "disagrees with" if self.kind == "disagreement" else "loses against"
+            classes = " in all and in each named class" if self.classes else ""
+            return (
+                f"Nothing cheaper than {self.reference} could be proved to {aim}{classes} with "
+                f"{self.samples:,} certify samples.{more}{again}"
+            )
         return (
-            f"With probability {1 - self.delta:g} the cascade {what} {self.reference} by at most "
-            f"{points(self.budget)} on new samples like the {self.samples:,} certify samples "
-            f"({self.losses:,} losses, {self.gains:,} gains, p = {self.p_value:.3g}). "
+            f"With probability {1 - self.delta:g} the cascade {self._promise()} on new samples "
+            f"like the {self.samples:,} certify samples ({self.losses:,} losses, {self.gains:,} "
+            f"gains, p = {self.p_value:.3g}). "
             f"The promise ends when the data change.{again}"
         )
+
+    def _promise(self) -> str:
+        if self.kind == "disagreement":
+            bound = f"disagrees with {self.reference} on at most {points(self.budget)}"
+        elif self.budget < 0:
+            bound = f"is at least {points(-self.budget)} more accurate than {self.reference}"
+        else:
+            bound = f"loses against {self.reference} by at most {points(self.budget)}"
+        classes = [f"at most {points(b.budget)} in class {n}" for n, b in self.classes.items()]
+        return ", and by ".join([bound, *classes])
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -99,6 +127,7 @@ class Certificate:
             "looks": self.looks,
             "table": self.table,
             "split": dict(self.split),
+            "classes": {name: dict(vars(bound)) for name, bound in self.classes.items()},
             "words": self.words(),
         }
 
@@ -107,6 +136,7 @@ class Certificate:
         fields = {key: value for key, value in data.items() if key != "words"}
         fields["policy"] = Policy.from_dict(data["policy"])
         fields["path"] = path_from_json(data["path"])
+        fields["classes"] = {n: ClassBound(**bound) for n, bound in data.get("classes", {}).items()}
         return Certificate(**fields)
 
 

@@ -36,19 +36,22 @@ class MissingExtra(UnderstudyError):
         )
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not there, with the nearest names first.
+def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> str:
+    """The sentence for a name that is not there: the nearest names, and all where they are few.
 
     >>> unknown("exit", "resnet2O", ["resnet20", "resnet56"])
     "no exit 'resnet2O'; did you mean 'resnet20' or 'resnet56'? There are: 'resnet20', 'resnet56'"
+    >>> unknown("unit", "ms", ["MACs"], where="this table")
+    "no unit 'ms' in this table; there are: 'MACs'"
     """
     names = list(known)
     near = get_close_matches(name, names, n=2, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
-    shown = ", ".join(map(repr, names[:12])) + (
-        f" and {len(names) - 12} more" if len(names) > 12 else ""
-    )
-    return f"no {kind} {name!r}{hint} There are: {shown or 'none'}"
+    missing = f"no {kind} {name!r}" + (f" in {where}" if where else "")
+    all_names = listed(map(repr, names), 12) or "none"
+    if not near:
+        return f"{missing}; there are: {all_names}"
+    question = f"{missing}; did you mean {' or '.join(map(repr, near))}?"
+    return question if len(names) > 12 else f"{question} There are: {all_names}"
 
 
 def listed(items: Iterable[object], most: int = 5) -> str:

@@ -56,12 +56,12 @@ def import_predictions(
         raise DataError("an import has at least one exit, found none: --exit NAME=FILE")
     strangers = sorted(set(costs) - set(exits))
     if strangers:
-        raise DataError(unknown("exit", strangers[0], exits) + ", but a cost is given for it")
+        raise DataError("every cost is that of an exit: " + unknown("exit", strangers[0], exits))
     missing = [name for name in exits if name not in costs]
     if missing:
         raise DataError(
-            f"every exit has a cost in {unit}, {listed(map(repr, missing))} has none: "
-            f"--cost {missing[0]}=NUMBER"
+            f"every exit has a cost in {unit}, {listed(map(repr, missing))} "
+            f"{'has' if len(missing) == 1 else 'have'} none: --cost {missing[0]}=NUMBER"
         )
     frame = _read(labels.file, labels.key)
     keys = _keys(frame, labels.key, labels.file)
@@ -114,7 +114,7 @@ def _read(file: str | Path, key: str) -> pl.DataFrame:
 
 def _column(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
     if name not in frame.columns:
-        raise DataError(unknown("column", name, frame.columns) + f" in {str(file)!r}")
+        raise DataError(unknown("column", name, frame.columns, where=repr(str(file))))
     column = frame[name]
     if column.null_count():
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,34 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What a published rule chose for one budget (points), and what it does where it is
+    measured."""
+
+    rule: str
+    max_drop: float
+    policy: Policy
+    outcome: Outcome
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rule": self.rule,
+            "max_drop": self.max_drop,
+            "policy": self.policy.to_dict(),
+            "outcome": self.outcome.to_dict(),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Published:
+        return Published(
+            rule=data["rule"],
+            max_drop=data["max_drop"],
+            policy=Policy.from_dict(data["policy"]),
+            outcome=Outcome.from_dict(data["outcome"]),
+        )
+
+
+@dataclass(frozen=True)
 class Single:
     """One exit by itself: its origin (plain JSON), its costs by unit, what it does by split."""
 
@@ -122,6 +150,8 @@ class Result:
         searched_on: "tune", or "all" for a search in-sample, whose figures are too good.
         difficulty: accuracy by difficulty over all samples; None for a table of one exit.
         table: hash, samples per split, provenance.
+        asked: the arguments of the search, so that it can be done again.
+        published: what the papers' own rules choose on the same samples, for comparison.
     """
 
     unit: str
@@ -133,6 +163,8 @@ class Result:
     searched_on: str
     difficulty: Difficulty | None
     table: Mapping[str, Any]
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
 
     @property
     def in_sample(self) -> bool:
@@ -173,6 +205,8 @@ class Result:
             "frontier": self.frontier.to_dict(),
             "difficulty": None if self.difficulty is None else self.difficulty.to_dict(),
             "table": dict(self.table),
+            "asked": dict(self.asked),
+            "published": [one.to_dict() for one in self.published],
         }
 
     @staticmethod
@@ -189,6 +223,8 @@ class Result:
                 searched_on=data["searched_on"],
                 difficulty=None if difficulty is None else Difficulty.from_dict(difficulty),
                 table=data["table"],
+                asked=data["asked"],
+                published=tuple(Published.from_dict(one) for one in data["published"]),
             )
         except UnderstudyError:
             raise

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,84 +14,11 @@ import numpy.typing as npt
 
 from understudy.confidence import confidences_of, log_probabilities
 from understudy.errors import TableError, listed, unknown
+from understudy.exit import Array, Detail, DetailsOfExits, DetailsOfRows, Exit
 from understudy.split import ALL, DEFAULT_SHARES, SPLITS, assign_splits
+from understudy.table_rules import Costs, check, check_labels, costs_by_unit, freeze, stacked
 
-Array = npt.NDArray[Any]
-Costs = Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Exit:
-    """A place where an answer is available: a whole model, or a head inside one.
-
-    `parts` names all that runs to get there; a standalone model is one part of its own name. Exits
-    that share parts (a trunk, a saver) share their cost. `origin` is plain JSON: where the exit
-    comes from (model spec, weights hash, preprocessing) or the recipe it is derived by.
-
-    >>> Exit("tiny").parts
-    ('tiny',)
-    """
-
-    name: str
-    parts: tuple[str, ...] = ()
-    origin: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(self.parts) or (self.name,))
-        object.__setattr__(self, "origin", MappingProxyType(dict(self.origin)))
-        if not self.name:
-            raise TableError("an exit has a name, found an empty one")
-
-
-@dataclass(frozen=True)
-class Detail:
-    """More of what one exit said: its top classes and, where they were kept, all logits.
-
-    Shapes: `top_classes` and `top_probabilities` (N, K), `logits` (N, C) float16 or None.
-    """
-
-    top_classes: Array
-    top_probabilities: Array
-    logits: Array | None = None
-
-    def rows(self, index: Array) -> Detail:
-        """The same for some of the samples."""
-        logits = None if self.logits is None else self.logits[index]
-        return Detail(self.top_classes[index], self.top_probabilities[index], logits)
-
-
-class _SelectedDetails(Mapping[str, Detail]):
-    """Details of a sub-table, cut out when they are asked for."""
-
-    def __init__(self, source: Mapping[str, Detail], index: Array) -> None:
-        self._source, self._index = source, index
-
-    def __getitem__(self, name: str) -> Detail:
-        return self._source[name].rows(self._index)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._source)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-
-class _SelectedExits(Mapping[str, Detail]):
-    """Details of some exits, read when they are asked for."""
-
-    def __init__(self, source: Mapping[str, Detail], names: Sequence[str]) -> None:
-        self._source, self._names = source, tuple(names)
-
-    def __getitem__(self, name: str) -> Detail:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._source[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+__all__ = ["Array", "Costs", "Detail", "Exit", "ScoreTable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +62,8 @@ class ScoreTable:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _freeze(self)
-        _check_exits(self)
-        _check_arrays(self)
-        for costs in (self.costs, self.times):
-            _check_costs(costs)
+        freeze(self)
+        check(self)
 
     # -- making one ---------------------------------------------------------------------------
 
@@ -194,7 +115,7 @@ class ScoreTable:
             parts=parts,
         )
         classes = next(iter(shapes.values()))[1]
-        _check_labels(table.label, classes)
+        check_labels(table.label, classes)
         details = {
             name: Detail(*_top(np.exp(rows)), rows.astype(np.float16))
             for name, rows in logs.items()
@@ -242,16 +163,16 @@ class ScoreTable:
         codes, rule = assign_splits(keys, split, groups=groups)
         return ScoreTable(
             exits=tuple(Exit(name, tuple((parts or {}).get(name, ()))) for name in rows),
-            prediction=_stacked({name: answer for name, (answer, _) in rows.items()}, "answers"),
+            prediction=stacked({name: answer for name, (answer, _) in rows.items()}, "answers"),
             confidence={
-                key: _stacked({name: sure[key] for name, (_, sure) in rows.items()}, key)
+                key: stacked({name: sure[key] for name, (_, sure) in rows.items()}, key)
                 for key in first
                 if key in names
             },
             label=None if labels is None else np.asarray(labels),
             ids=keys,
             split=codes,
-            costs=_by_unit(costs),
+            costs=costs_by_unit(costs),
             provenance={**(provenance or {}), "split": rule},
         )
 
@@ -279,7 +200,7 @@ class ScoreTable:
         try:
             return self.names.index(name)
         except ValueError:
-            raise TableError(unknown("exit", name, self.names) + " in this table") from None
+            raise TableError(unknown("exit", name, self.names, where="this table")) from None
 
     def scores(self, name: str) -> Array:
         """One confidence, (E, N).
@@ -288,7 +209,7 @@ class ScoreTable:
             TableError: no such confidence.
         """
         if name not in self.confidence:
-            raise TableError(unknown("confidence", name, self.confidence) + " in this table")
+            raise TableError(unknown("confidence", name, self.confidence, where="this table"))
         return self.confidence[name]
 
     def unit(self, name: str | None = None) -> str:
@@ -302,7 +223,7 @@ class ScoreTable:
         if name is None:
             return self.units[0]
         if name not in self.units:
-            raise TableError(unknown("unit", name, self.units) + " in this table")
+            raise TableError(unknown("unit", name, self.units, where="this table"))
         return name
 
     def cost_of(self, exits: Iterable[str], unit: str) -> float:
@@ -373,6 +294,22 @@ class ScoreTable:
             )
         return self.rows(rows)
 
+    def of_class(self, name: str) -> ScoreTable:
+        """The sub-table of one class, by its name or, where classes have none, its number.
+
+        Raises:
+            TableError: no labels, no such class, or no sample of it.
+        """
+        if self.label is None:
+            raise TableError(f"classes are told by labels, this table has none: drop {name!r}")
+        names = self.classes or [str(number) for number in range(int(self.label.max()) + 1)]
+        if name not in names:
+            raise TableError(unknown("class", name, names))
+        index = np.flatnonzero(self.label == list(names).index(name))
+        if not len(index):
+            raise TableError(f"a class with a budget has samples, {name!r} has none among these")
+        return self.rows(index)
+
     def rows(self, index: Array) -> ScoreTable:
         """The sub-table of some samples, by position."""
         return replace(
@@ -382,7 +319,7 @@ class ScoreTable:
             label=None if self.label is None else self.label[index],
             ids=self.ids[index],
             split=self.split[index],
-            details=_SelectedDetails(self.details, index),
+            details=DetailsOfRows(self.details, index),
         )
 
     def with_classes(self, classes: Sequence[str]) -> ScoreTable:
@@ -397,149 +334,8 @@ class ScoreTable:
             exits=tuple(self.exits[i] for i in index),
             prediction=self.prediction[index],
             confidence={name: rows[index] for name, rows in self.confidence.items()},
-            details=_SelectedExits(self.details, [n for n in names if n in set(self.details)]),
+            details=DetailsOfExits(self.details, names),
         )
-
-
-def _freeze(table: ScoreTable) -> None:
-    def read_only(values: npt.ArrayLike, dtype: Any = None) -> Array:
-        array = np.asarray(values, dtype).view()
-        array.flags.writeable = False
-        return array
-
-    put = object.__setattr__
-    put(table, "exits", tuple(table.exits))
-    prediction = np.asarray(table.prediction)
-    if not np.issubdtype(prediction.dtype, np.integer):
-        raise TableError(f"predictions are class numbers, found the type {prediction.dtype}")
-    put(table, "prediction", read_only(_small(prediction, "predictions"), np.int32))
-    kept = {name: np.asarray(rows) for name, rows in table.confidence.items()}
-    for name, rows in kept.items():
-        if not np.issubdtype(rows.dtype, np.number):
-            raise TableError(f"confidences are numbers, {name!r} has the type {rows.dtype}")
-    put(
-        table,
-        "confidence",
-        MappingProxyType(
-            {
-                n: read_only(r, r.dtype if r.dtype == np.float32 else np.float64)
-                for n, r in kept.items()
-            }
-        ),
-    )
-    if table.label is not None:
-        label = np.asarray(table.label)
-        if not np.issubdtype(label.dtype, np.integer):
-            raise TableError(f"labels are class numbers, found the type {label.dtype}")
-        put(table, "label", read_only(_small(label, "labels"), np.int32))
-    put(table, "ids", read_only(table.ids, object))
-    put(table, "split", read_only(table.split, np.uint8))
-    for name in ("costs", "times"):
-        frozen = {
-            unit: MappingProxyType(dict(parts)) for unit, parts in getattr(table, name).items()
-        }
-        put(table, name, MappingProxyType(frozen))
-    put(table, "provenance", MappingProxyType(dict(table.provenance)))
-
-
-def _small(numbers: Array, what: str) -> Array:
-    """The same, or an error where 32 bits would not hold them."""
-    if numbers.dtype.itemsize > 4 and numbers.size:
-        low, high = int(numbers.min()), int(numbers.max())
-        if low < -(2**31) or high >= 2**31:
-            raise TableError(
-                f"{what} are class numbers below 2**31, found {low} to {high}: number the classes "
-                "from 0"
-            )
-    return numbers
-
-
-def _check_exits(table: ScoreTable) -> None:
-    names = table.names
-    if not names:
-        raise TableError("a table has at least one exit, found none")
-    repeats = (
-        sorted({name for name in names if names.count(name) > 1})
-        if len(set(names)) < len(names)
-        else []
-    )
-    if repeats:
-        raise TableError(f"exit names are unique, {listed(map(repr, repeats))} repeat: rename them")
-
-
-def _check_arrays(table: ScoreTable) -> None:
-    count = len(table.ids)
-    if not count:
-        raise TableError("a table has at least one sample, found none")
-    shape = (len(table.exits), count)
-    if not table.confidence:
-        raise TableError("a table has at least one confidence, found none")
-    arrays = {"prediction": table.prediction}
-    arrays |= {f"confidence {name!r}": rows for name, rows in table.confidence.items()}
-    for what, rows in arrays.items():
-        if rows.shape != shape:
-            raise TableError(f"{what} has the shape (exits, samples) = {shape}, found {rows.shape}")
-    for name, rows in table.confidence.items():
-        wrong = np.isnan(rows).sum(1)
-        if wrong.any():
-            worst = int(wrong.argmax())
-            raise TableError(
-                f"confidences are numbers, {name!r} of exit {table.names[worst]!r} has "
-                f"{int(wrong[worst])} NaN among {count}: score that model again"
-            )
-    for what, row in (("label", table.label), ("split", table.split)):
-        if row is not None and row.shape != (count,):
-            raise TableError(f"{what} has one entry per sample, ({count},), found {row.shape}")
-    _check_labels(table.label, None if table.classes is None else len(table.classes))
-    if len(set(table.ids.tolist())) < count:
-        counts = Counter(table.ids.tolist())
-        repeats = [key for key, times in counts.items() if times > 1]
-        raise TableError(f"sample ids are unique, {len(repeats)} repeat: {listed(repeats)}")
-
-
-def _check_labels(label: Array | None, classes: int | None) -> None:
-    if label is None:
-        return
-    low, high = int(label.min()), int(label.max())
-    if low < 0 or (classes is not None and high >= classes):
-        top = "" if classes is None else f" to {classes - 1}"
-        wrong = int(((label < 0) | (label >= (classes or np.inf))).sum())
-        raise TableError(
-            f"labels are class numbers from 0{top}, {wrong} lie outside (found {low} to {high}): "
-            "check the label column and the order of the classes"
-        )
-
-
-def _check_costs(costs: Costs) -> None:
-    for unit, parts in costs.items():
-        for part, cost in parts.items():
-            if not math.isfinite(cost) or cost < 0:
-                raise TableError(
-                    f"a cost is a number, zero or more; {part!r} has {cost!r} {unit}: correct it"
-                )
-
-
-def _stacked(rows: Mapping[str, npt.ArrayLike], what: str) -> Array:
-    """Rows of all exits as one array (E, N)."""
-    arrays = {name: np.asarray(row) for name, row in rows.items()}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if len(set(shapes.values())) > 1:
-        raise TableError(
-            f"{what} of all exits have one entry per sample, found the shapes {shapes}"
-        )
-    return np.stack(list(arrays.values()))
-
-
-def _by_unit(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    units = (
-        costs if all(isinstance(value, Mapping) for value in costs.values()) else {"MACs": costs}
-    )
-    try:
-        return {unit: {p: float(c) for p, c in parts.items()} for unit, parts in units.items()}
-    except (TypeError, ValueError) as error:
-        raise TableError(
-            f"costs are {{unit: {{part: number}}}}, or {{part: number}} for MACs, found {costs!r}"
-        ) from error
 
 
 def _top(probabilities: Array, most: int = 5) -> tuple[Array, Array]:

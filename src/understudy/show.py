@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from understudy.difficulty import Bin, Difficulty
     from understudy.result import Choice, Result, Single
     from understudy.scores import ScoreTable
+    from understudy.search.optimism import Optimism
+    from understudy.search.savers import Savers
+    from understudy.search.verify import Check
 
 
 def plain(view: RenderableType, *, width: int = 110) -> str:
@@ -42,6 +45,9 @@ def result_view(result: Result) -> Group:
             )
         )
     parts += [_singles_table(result), _choices_table(result)]
+    parts.append(_baselines_table(result))
+    if result.published:
+        parts.append(_published_table(result))
     for choice in result.choices:
         words = Text.assemble((f"{points(choice.max_drop)}: ", "bold"), choice.verdict)
         parts.append(Padding(words, (0, 2)))
@@ -58,6 +64,65 @@ def difficulty_view(found: Difficulty) -> Group:
         _gains_table(found),
         Padding(Text(found.words()), (0, 2)),
     )
+
+
+def checks_view(checks: Iterable[Check]) -> Table:
+    """What was checked of a result's certificates."""
+    table = _table("certificates, checked again", ("max drop", "claim", "found", "holds"))
+    for check in checks:
+        holds = "[green]yes[/]" if check.holds else "[bold red]NO[/]"
+        table.add_row(f"{check.max_drop:g}", escape(check.claim), escape(check.found), holds)
+    return table
+
+
+def optimism_view(found: Optimism) -> Group:
+    """What each way of tuning claims, and what it really gives."""
+    sizes = ", ".join(f"{count:,} {name}" for name, count in found.samples.items())
+    table = _table(
+        f"{found.resamples} resamples ({sizes}) against {found.reference}, drops in points",
+        ("budget", "tuned", "claimed", "really given", "5-95 %", "saving", "5-95 %", "broken"),
+    )
+    for one in found.tunings:
+        table.add_row(
+            f"{one.max_drop:g}",
+            one.way,
+            f"{one.claimed.mean:+.2f}",
+            f"{one.given.mean:+.2f}",
+            f"{one.given.low:+.2f} to {one.given.high:+.2f}",
+            percent(one.saving.mean),
+            f"{percent(one.saving.low)} to {percent(one.saving.high)}",
+            percent(one.broken),
+        )
+    words = (
+        "Claimed: the drop on the samples that the choice was made on. Really given: on all "
+        "samples of the table, from which the splits were drawn. Broken: how often that exceeds "
+        f"the budget; a certificate allows {percent(found.delta)}."
+    )
+    return Group(table, Padding(Text(words), (0, 2)))
+
+
+def savers_view(found: Savers) -> Group:
+    """The best saver of every large model."""
+    table = _table(
+        "the best saver of every model, measured on test",
+        ("model", "budget", "plan: saver", "threshold", "answers", "saving", "drop", "95 %"),
+    )
+    for row in found:
+        test = row.on["test"]
+        table.add_row(
+            escape(row.big),
+            f"{row.max_drop:g}",
+            escape(row.little or "none"),
+            f"{row.threshold:.4g}",
+            percent(row.share("test")),
+            percent(test.saving[found.unit]),
+            f"{test.drop:+.2f}",
+            interval_text(test.drop_interval),
+        )
+    words = (
+        "Chosen on tune, measured on test; nothing is certified here: search that pair for a proof."
+    )
+    return Group(table, Padding(Text(words), (0, 2)))
 
 
 def cost_text(cost: float, unit: str) -> str:
@@ -88,7 +153,8 @@ def interval_text(interval: tuple[float, float]) -> str:
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    heading = Text(title, style="bold", no_wrap=True, overflow="ignore")  # wider than some tables
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         justify: JustifyMethod = "left" if number == 0 or "plan" in column else "right"
         table.add_column(escape(column), justify=justify)
@@ -99,7 +165,13 @@ def _singles_table(result: Result) -> Table:
     split = "all" if result.in_sample else "test"
     table = _table(
         f"single exits, measured on {split}",
-        ("exit", result.unit, "accuracy", "drop", "saving"),
+        (
+            "exit",
+            result.unit,
+            "accuracy" if result.table["labelled"] else "agreement",
+            "drop",
+            "saving",
+        ),
     )
     for single in result.singles:
         table.add_row(*map(escape, _single_row(single, result, split)))
@@ -127,6 +199,49 @@ def _choices_table(result: Result) -> Table:
     )
     for choice in result.choices:
         table.add_row(*map(escape, _choice_row(choice, result.unit)))
+    return table
+
+
+def _baselines_table(result: Result) -> Table:
+    split = "all" if result.in_sample else "test"
+    table = _table(
+        f"drops that the plans must beat at no more cost, measured on {split}",
+        ("max drop", "plan", "best single exit", "deferring at random", "by an oracle"),
+    )
+    for choice in result.choices:
+        beside = choice.baselines
+        single = (
+            "all cost more"
+            if beside.single is None or beside.single_drop is None
+            else f"{beside.single} {beside.single_drop:+.2f}"
+        )
+        cells = (
+            f"{choice.max_drop:g}",
+            f"{choice.outcome.drop:+.2f}",
+            single,
+            f"{beside.random_drop:+.2f}",
+            f"{beside.oracle_drop:+.2f}",
+        )
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _published_table(result: Result) -> Table:
+    split = "all" if result.in_sample else "test"
+    table = _table(
+        f"what published rules choose, measured on {split}; nothing is proved",
+        ("max drop", "plan, and who answers", "rule", result.unit, "saving", "drop"),
+    )
+    for one in result.published:
+        cells = (
+            f"{one.max_drop:g}",
+            plan_text(one.outcome.shares),
+            one.rule,
+            cost_text(one.outcome.cost[result.unit], result.unit),
+            percent(one.outcome.saving[result.unit]),
+            f"{one.outcome.drop:+.2f}",
+        )
+        table.add_row(*map(escape, cells))
     return table
 
 

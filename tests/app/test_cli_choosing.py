@@ -139,9 +139,9 @@ WRONG_SEARCHES = {
     "reference": (["--max-drop", "1", "--reference", "net22"], "did you mean 'net2'"),
     "unit": (["--max-drop", "1", "--unit", "MAC"], "did you mean 'MACs'"),
     "confidence": (["--max-drop", "1", "--confidence", "margin"], "no confidence 'margin'"),
-    "text": (["--max-drop", "little"], "--max-drop is a number, found 'little'"),
+    "text": (["--max-drop", "little"], "--max-drop takes a number, found 'little'"),
     "nan": (["--max-drop", "nan"], "found nan"),
-    "none": (["--max-drop", ","], "at least one budget"),
+    "none": (["--max-drop", ","], "a search has a budget"),
     "delta": (["--max-drop", "1", "--delta", "2"], "found 2"),
 }
 
@@ -285,14 +285,14 @@ def test_import_splits_as_told(run: Run, files: dict[str, Path], tmp_path: Path)
 
 WRONG_IMPORTS: dict[str, tuple[dict[str, Any], str]] = {
     "no file": ({"exit": ["net0=nowhere.csv"], "cost": ["net0=1"]}, "'nowhere.csv' is none"),
-    "no sign": ({"exit": ["net0"]}, "--exit is NAME=VALUE, found 'net0'"),
+    "no sign": ({"exit": ["net0"]}, "--exit reads NAME=VALUE, found 'net0'"),
     "no cost": ({"cost": ["net0=1"]}, "'net2' has none: --cost net2=NUMBER"),
     "strange cost": ({"cost": ["net0=1", "net2=1", "net3=1"]}, "no exit 'net3'"),
-    "cost of text": ({"cost": ["net0=1", "net2=dear"]}, "--cost is a number, found 'dear'"),
+    "cost of text": ({"cost": ["net0=1", "net2=dear"]}, "--cost takes a number, found 'dear'"),
     "negative cost": ({"cost": ["net0=1", "net2=-3"]}, "'net2' has -3.0 MACs"),
     "nan cost": ({"cost": ["net0=1", "net2=nan"]}, "'net2' has nan MACs"),
-    "key": ({"key": "idd"}, "no column 'idd'; did you mean 'id'"),
-    "label": ({"label": "lable"}, "no column 'lable'; did you mean 'label'"),
+    "key": ({"key": "idd"}, "did you mean 'id'"),
+    "label": ({"label": "lable"}, "did you mean 'label'"),
     "prediction": ({"prediction": "{exit}_top"}, "no column 'net0_top'"),
     "shares": ({"split": "tune=.5,certify=.6"}, "sum to 1"),
     "unknown split": ({"split": "train=1"}, "'train'"),

@@ -338,7 +338,9 @@ def test_build_from_a_policy_or_a_result():
     models = stages_of(three_exits())
     cheap, dear = Policy.pair("tiny", "big", 0.5), Policy.single("big")
     plans = {1.0: cheap, 0.0: dear}
-    result = SimpleNamespace(choice=lambda drop=None: SimpleNamespace(policy=plans[drop or 1.0]))
+    result = SimpleNamespace(
+        choice=lambda drop=None: SimpleNamespace(policy=plans[drop or 1.0]), singles=(), table={}
+    )
     assert build(dear, models).policy == dear
     assert build(result, models).policy == cheap
     assert build(result, models, max_drop=1.0).policy == cheap

@@ -35,7 +35,12 @@ def test_in_sample_is_the_optimum_over_all_pairs_and_thresholds(data: st.DataObj
             for _, true in tried
             if 100 * (true.losses - true.gains) <= (drop + 1e-9) * len(table)
         ]
-        assert choice.outcome.cost["MACs"] == pytest.approx(min(fitting), abs=1e-12)
+        cost = choice.outcome.cost["MACs"]
+        shared = [part for exit in table.exits for part in exit.parts]
+        if len(set(shared)) < len(shared):  # further exits may stand between the two
+            assert cost <= min(fitting) + 1e-12
+        else:
+            assert cost == pytest.approx(min(fitting), abs=1e-12)
         assert choice.outcome.drop <= drop + 1e-9
         assert choice.outcome == evaluate(table, choice.policy, reference=big)
         assert choice.certificate is None
@@ -259,7 +264,7 @@ def test_without_labels_the_reference_is_the_truth() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"reference": "net22"}, "no exit 'net22'; did you mean 'net2'"),
+        ({"reference": "net22"}, "no exit 'net22' in this table; did you mean 'net2'"),
         ({"confidence": "margin"}, "no confidence 'margin'"),
         ({"unit": "joules"}, "no unit 'joules'"),
         ({"max_drop": []}, "at least one budget, found none"),

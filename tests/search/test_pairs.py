@@ -165,5 +165,5 @@ def test_names_that_are_not_there_are_sentences() -> None:
     table = pair_table([1], [1], [1.0])
     for wrong in ({"reference": "bigg"}, {"unit": "MAC"}, {"confidence": "max_sofmax"}):
         (name,) = wrong.values()
-        with pytest.raises(TableError, match=f"no .* '{name}'; did you mean"):
+        with pytest.raises(TableError, match=f"no .* '{name}' in this table; did you mean"):
             search_pairs(table, **wrong)  # type: ignore[arg-type]

@@ -151,7 +151,7 @@ def test_large_parquet_files_are_read_by_blocks(
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
-        ({"img": [b""]}, "", "no column 'image'; did you mean 'img'.*[?]image=COLUMN"),
+        ({"img": [b""]}, "", "no column 'image' in .*; did you mean 'img'.*[?]image=COLUMN"),
         ({"image": ["text"]}, "", "'image' is String"),
         ({"image": [b""], "label": [0.5]}, "", "column 'label' is Float64"),
         ({"image": [b""] * 2, "label": [0, None]}, "", "column 'label' has 1 empty cells"),

@@ -114,7 +114,7 @@ def test_a_checkpoint_is_loaded_but_never_when_building(factories: str, tmp_path
         ("odd", r"input_size is a number, \(H, W\) or \(C, H, W\)"),
         ("nothing", "returned NoneType"),
         ("ful", "did you mean 'full'"),
-        ("NUMBER", "no factory in"),
+        ("NUMBER", "no factory 'NUMBER' in"),
     ],
 )
 def test_what_a_factory_must_return(factories: str, factory: str, message: str) -> None:

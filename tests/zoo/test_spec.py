@@ -31,8 +31,8 @@ def test_a_target_may_be_empty() -> None:
     ("text", "message"),
     [
         ("resnet18", "model specs read SCHEME:NAME, found 'resnet18'"),
-        ("tim:resnet18", "no model scheme 'tim'; did you mean 'timm'"),
-        ("timm:a?class=3", "no option of timm: 'class'; did you mean 'classes'"),
+        ("tim:resnet18", "no model scheme 'tim' in 'tim:resnet18'; did you mean 'timm'"),
+        ("timm:a?class=3", "no option 'class' in 'timm:a[?]class=3'; did you mean 'classes'"),
         ("timm:a?classes", "options read key=value"),
         ("timm:a?classes=1&classes=2", "each key once"),
     ],

@@ -11,9 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 
+from understudy.average import average_of
+from understudy.deferral import DeferralScore
 from understudy.errors import ModelError, UnderstudyError
 from understudy.files import check_version, read_json, replacing_folder, write_json
 from understudy.nn.cascade import Cascade
+from understudy.nn.derived import AverageStage
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 from understudy.policy import Policy
@@ -41,7 +44,8 @@ def save_cascade(
         ModelError: a stage without a spec.
         UnderstudyError: the folder cannot be written, or holds something else.
     """
-    bare = [name for name, stage in cascade.stages.items() if stage.spec is None]
+    models = {n: s for n, s in cascade.stages.items() if not isinstance(s, AverageStage)}
+    bare = [name for name, stage in models.items() if stage.spec is None]
     if bare:
         raise ModelError(
             f"a saved stage is made again from its spec, {bare[0]!r} exists in memory alone: build "
@@ -49,21 +53,22 @@ def save_cascade(
             'Stage(model, origin={"spec": ...})'
         )
     _check_replaceable(Path(path))
-    files = _file_names(cascade.exits)
+    files = _file_names(tuple(models))
     data = {
         "format": FORMAT,
         "version": VERSION,
         "policy": cascade.policy.to_dict(),
         "stages": {
-            name: {**stage.to_origin(), "weights": files[name]}
+            name: {**stage.to_origin(), "weights": files[name]} if name in models else stage.origin
             for name, stage in cascade.stages.items()
         },
+        "scores": {name: score.to_dict() for name, score in cascade.scores.items()},
         "frontier": [dict(point) for point in (cascade.frontier if frontier is None else frontier)],
         "provenance": dict(provenance or {}),
     }
     with replacing_folder(path) as folder:
         (folder / "weights").mkdir()
-        for name, stage in cascade.stages.items():
+        for name, stage in models.items():
             save_model(stage.model, str(folder / files[name]))
         write_json(folder / NAME, data)
 
@@ -85,10 +90,16 @@ def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Ca
     check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
     try:
         stages = {
-            str(name): _load_stage(str(name), entry, folder, build_stage)
+            str(name): average_of(entry) or _load_stage(str(name), entry, folder, build_stage)
             for name, entry in data["stages"].items()
         }
-        return Cascade(stages, Policy.from_dict(data["policy"]), frontier=data["frontier"])
+        kept = data.get("scores", {})
+        return Cascade(
+            stages,
+            Policy.from_dict(data["policy"]),
+            frontier=data["frontier"],
+            scores={name: DeferralScore.from_dict(score) for name, score in kept.items()},
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{str(folder / NAME)!r} is damaged ({error!r}): build the cascade again"

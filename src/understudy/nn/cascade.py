@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from understudy.average import Average, average_of
+from understudy.deferral import LEARNED, DeferralScore, scores_of
 from understudy.errors import DataError, ModelError, PolicyError, listed, unknown
 from understudy.nn.confidence import acceptance_floor, confidence_functions
+from understudy.nn.deferral import deferral_score
+from understudy.nn.derived import AverageStage, Models, assembled, logits_key
 from understudy.nn.images import Images, on_device, select
-from understudy.nn.stage import EMPTY, Stage, StageOutput, State, as_stage
-from understudy.policy import Policy, Step
+from understudy.nn.stage import EMPTY, Stage, StageOutput, State, check_classes
+from understudy.policy import DEFAULT_CONFIDENCE, Policy, Step
 
 if TYPE_CHECKING:
     from understudy.result import Result
@@ -47,7 +52,10 @@ class Answers:
 class Judge:
     """A stage with the rule it is judged by; `number` is its place in the cascade.
 
-    `floor` is the least confidence that answers; None answers whatever is left.
+    `floor` is the least confidence that answers; None answers whatever is left. `learned` is the
+    score that takes the place of a confidence of the logits. `hands_on` says that a later stage
+    averages with these logits, which the state then carries. A model that an average has run
+    already is not run again.
     """
 
     number: int
@@ -55,13 +63,26 @@ class Judge:
     stage: Stage
     confidence: str
     floor: float | None
+    learned: DeferralScore | None
+    hands_on: bool
 
     def ask(self, images: Images, state: State) -> tuple[StageOutput, Tensor]:
         """What the stage says, and which rows it leaves to the next: ascending, on its device.
 
         NaN reaches no floor, so such rows are left; where there is no floor they are answered.
         """
-        output = self.stage.run(images, state, confidence=self.confidence)
+        told = state.get(logits_key(self.name))
+        if told is None:
+            output = self.stage.run(images, state, confidence=self.confidence)
+        else:
+            sure = confidence_functions[self.confidence](told)
+            output = StageOutput(told, sure, state)
+        if self.learned is not None:
+            sure = deferral_score(self.learned, output.logits)
+            output = output._replace(confidence=sure)
+        if self.hands_on:
+            handed = {**output.state, logits_key(self.name): output.logits}
+            output = output._replace(state=handed)
         if self.floor is None:
             return output, output.confidence.new_empty(0, dtype=torch.int64)
         answered = output.confidence >= self.floor
@@ -78,9 +99,11 @@ class Cascade(nn.Module):
     """Executes a policy; a drop-in for its last model, which can switch the policy while running.
 
     Args:
-        stages: exit name -> what runs there; a plain module gets tensors as they are.
+        stages: exit name -> what runs there; a plain module gets tensors as they are, an `Average`
+            is made of stages beside it and reuses what a sample has been told by them before.
         policy: which stages are asked, in which order, and how sure each must be.
         frontier: plain JSON, the points this cascade may be switched to; kept for the user.
+        scores: exit name -> the learned score behind its confidence `deferral`.
 
     >>> tiny, big = nn.Linear(4, 3), nn.Linear(4, 3)
     >>> cascade = Cascade({"tiny": tiny, "big": big}, Policy.pair("tiny", "big", 0.9))
@@ -97,17 +120,19 @@ class Cascade(nn.Module):
 
     def __init__(
         self,
-        stages: Mapping[str, nn.Module],
+        stages: Models,
         policy: Policy,
         *,
         frontier: Sequence[Mapping[str, Any]] = (),
+        scores: Mapping[str, DeferralScore] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         if not stages:
             raise ModelError("a cascade has at least one stage, found none: give it the models")
         self.exits = tuple(stages)
         self.frontier = tuple(frontier)
-        self._stages = nn.ModuleList(as_stage(model) for model in stages.values())
+        self.scores = dict(scores)
+        self._stages = nn.ModuleList(assembled(stages).values())
         self._plan = self._planned(policy)
 
     @property
@@ -176,26 +201,42 @@ class Cascade(nn.Module):
         return found.answers(self.exits), found.logits
 
     def _planned(self, policy: Policy) -> _Plan:
-        return _Plan(policy, tuple(self._judge(step) for step in policy.stages))
+        judges = tuple(
+            self._judge(step, later=policy.exits[number + 1 :])
+            for number, step in enumerate(policy.stages)
+        )
+        return _Plan(policy, judges)
 
-    def _judge(self, step: Step) -> Judge:
+    def _judge(self, step: Step, *, later: Sequence[str]) -> Judge:
         if step.exit not in self.exits:
             raise PolicyError(unknown("stage", step.exit, self.exits) + " in this cascade")
-        if step.confidence not in confidence_functions:
-            raise PolicyError(unknown("confidence", step.confidence, confidence_functions))
+        learned = self.scores.get(step.exit) if step.confidence == LEARNED else None
+        if step.confidence == LEARNED and learned is None and step.threshold is not None:
+            raise PolicyError(
+                f"the stage {step.exit!r} is judged by a learned score, which this cascade has for "
+                f"{listed(map(repr, self.scores)) or 'no stage'}: build it from the search result"
+            )
+        confidence = DEFAULT_CONFIDENCE if step.confidence == LEARNED else step.confidence
+        if confidence not in confidence_functions:
+            raise PolicyError(unknown("confidence", confidence, confidence_functions))
+        stages = self.stages
+        averages = [stages[name] for name in later if name in stages]
         return Judge(
             number=self.exits.index(step.exit),
             name=step.exit,
-            stage=self.stages[step.exit],
-            confidence=step.confidence,
+            stage=stages[step.exit],
+            confidence=confidence,
             floor=None if step.threshold is None else acceptance_floor(step.threshold),
+            learned=learned,
+            hands_on=any(isinstance(s, AverageStage) and step.exit in s.members for s in averages),
         )
 
 
-def build(
-    plan: Policy | Result, models: Mapping[str, nn.Module], *, max_drop: float | None = None
-) -> Cascade:
+def build(plan: Policy | Result, models: Models, *, max_drop: float | None = None) -> Cascade:
     """A cascade of models in memory that executes a policy, or what a search chose.
+
+    Averages and learned scores come from the result; beside a bare policy an `Average` stands among
+    the models.
 
     Args:
         plan: the policy, or a result with one choice per budget.
@@ -209,14 +250,28 @@ def build(
         ModelError: a model that the policy asks is missing.
         PolicyError: no choice for that budget.
     """
-    policy = plan if isinstance(plan, Policy) else plan.choice(max_drop).policy
+    if isinstance(plan, Policy):
+        policy, scores = plan, {}
+    else:
+        policy, scores = plan.choice(max_drop).policy, scores_of(plan.table.get("provenance", {}))
+        models = {**models, **_averages(plan, models)}
     missing = [name for name in policy.exits if name not in models]
     if missing:
         raise ModelError(
             f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
             f"given were {listed(map(repr, models)) or 'none'}: add it under the name of the exit"
         )
-    return Cascade(models, policy)
+    return Cascade(models, policy, scores={n: s for n, s in scores.items() if n in models})
+
+
+def _averages(result: Result, models: Models) -> dict[str, Average]:
+    """The averaged exits of a result that models in memory make up."""
+    recipes = {single.name: average_of(single.origin) for single in result.singles}
+    return {
+        name: recipe
+        for name, recipe in recipes.items()
+        if recipe is not None and name not in models and set(recipe.exits) <= set(models)
+    }
 
 
 def select_state(state: State, rows: Tensor) -> State:
@@ -250,16 +305,3 @@ class _Found:
 
     def answers(self, exits: tuple[str, ...]) -> Answers:
         return Answers(self.prediction.cpu(), self.confidence.cpu(), self.exit.cpu(), exits)
-
-
-def check_classes(first: str, classes: int, other: str, found: int) -> None:
-    """Stages of one cascade speak of the same classes.
-
-    Raises:
-        ModelError: they do not.
-    """
-    if classes != found:
-        raise ModelError(
-            f"all stages of a cascade have the same classes, {first!r} has {classes} and {other!r} "
-            f"has {found}: use models with the same head"
-        )

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from understudy.errors import DataError
-from understudy.nn.cascade import Answers, Cascade, Judge, check_classes
+from understudy.nn.cascade import Answers, Cascade, Judge
 from understudy.nn.images import Images, on_device
-from understudy.nn.stage import EMPTY, State
+from understudy.nn.stage import EMPTY, State, check_classes
 
 Array = npt.NDArray[Any]
 

@@ -17,7 +17,15 @@ from understudy.nn.images import Images, on_device
 from understudy.nn.preprocess import Preprocess
 from understudy.policy import DEFAULT_CONFIDENCE
 
-__all__ = ["Images", "Preprocess", "Stage", "StageOutput", "State", "as_stage"]
+__all__ = [
+    "Images",
+    "Preprocess",
+    "Stage",
+    "StageOutput",
+    "State",
+    "as_stage",
+    "check_classes",
+]
 
 State = Mapping[str, Tensor]
 """Tensors that one stage hands to the next, samples first; empty between whole models."""
@@ -153,6 +161,19 @@ def as_stage(model: nn.Module) -> Stage:
     if isinstance(model, nn.Module):
         return Stage(model)
     raise ModelError(f"a model is a Stage or a torch.nn.Module, found {type(model).__name__}")
+
+
+def check_classes(first: str, classes: int, other: str, found: int) -> None:
+    """Stages of one cascade speak of the same classes.
+
+    Raises:
+        ModelError: they do not.
+    """
+    if classes != found:
+        raise ModelError(
+            f"all stages of a cascade have the same classes, {first!r} has {classes} and {other!r} "
+            f"has {found}: use models with the same head"
+        )
 
 
 def _stacked(samples: Images) -> Tensor:

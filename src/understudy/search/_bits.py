@@ -8,17 +8,16 @@ only if a need can be met within it. Imported on first use, because importing Nu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic
 
+from understudy.search._compiled import compiled
+
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 BITS = 64
 LANES = 8
@@ -76,15 +75,6 @@ def pack_row(flags: npt.NDArray[np.bool_]) -> Words:
     return octets.view(np.uint64)
 
 
-def _compiled(function: Function) -> Function:
-    compiled: Function
-    try:
-        compiled = numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder for the cache can be written
-        compiled = numba.njit(nogil=True)(function)
-    return compiled
-
-
 @intrinsic  # type: ignore[untyped-decorator]
 def _count(_: Any, word: Any) -> Any:
     """The number of ones in a word: the processor's own instruction."""
@@ -95,13 +85,13 @@ def _count(_: Any, word: Any) -> Any:
     return word(word), emit
 
 
-@_compiled
+@compiled
 def _lowest(word: Any) -> Any:
     """The position of the lowest one; 64 where there is none."""
     return _count(~word & (word - _ONE))
 
 
-@_compiled
+@compiled
 def _swap(block: Words, step: int, mask: np.uint64) -> None:
     shift = np.uint64(step)
     width = step * LANES
@@ -112,7 +102,7 @@ def _swap(block: Words, step: int, mask: np.uint64) -> None:
             block[at] ^= moved << shift
 
 
-@_compiled
+@compiled
 def _transpose(block: Words) -> None:
     """Transpose eight interleaved 64 x 64 bit matrices in place (Hacker's Delight, 7-3)."""
     _swap(block, 32, np.uint64(0x00000000FFFFFFFF))
@@ -123,7 +113,7 @@ def _transpose(block: Words) -> None:
     _swap(block, 1, np.uint64(0x5555555555555555))
 
 
-@_compiled
+@compiled
 def _gather(rows: Words, order: Array, start: int, first_word: int, block: Words) -> None:
     stop = min(start + BITS, order.shape[0])
     for at in range(start, stop):
@@ -133,7 +123,7 @@ def _gather(rows: Words, order: Array, start: int, first_word: int, block: Words
     block[(stop - start) * LANES :] = 0
 
 
-@_compiled
+@compiled
 def _advance(block: Words, own: Any, left: Array, near: Array) -> None:
     """Move every sum on by 64 samples, and mark the models that may meet a need on the way."""
     own_count = np.int64(_count(own))
@@ -143,7 +133,7 @@ def _advance(block: Words, own: Any, left: Array, near: Array) -> None:
         left[model] -= np.int64(_count(word)) - own_count
 
 
-@_compiled
+@compiled
 def _meet(word: Any, own: Any, edge: Any, rise: int) -> Any:
     """The first edge in a word up to which the sum has risen by `rise`; 64 where there is none."""
     differ = word ^ own
@@ -160,7 +150,7 @@ def _meet(word: Any, own: Any, edge: Any, rise: int) -> Any:
         differ &= differ - _ONE
 
 
-@_compiled
+@compiled
 def _settle(block: Words, own: Any, edge: Any, start: int, goals: _Goals) -> Any:
     """Look into the words that were marked; returns how many models have met their last need."""
     need, left, near = goals.need, goals.left, goals.near
@@ -186,7 +176,7 @@ def _settle(block: Words, own: Any, edge: Any, start: int, goals: _Goals) -> Any
     return finished
 
 
-@_compiled
+@compiled
 def fewest_deferred(rows: Words, line: Line, need: Array, first: int) -> Any:
     """How many of its least sure samples a little model must pass on to each larger one.
 

@@ -62,6 +62,13 @@ def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) ->
     return table.names[best]
 
 
+def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
+    """A single exit that costs less than the reference and is right at least as often; or None."""
+    best = best_single(table, reference=reference, unit=unit, cost=table.cost_of([reference], unit))
+    cheaper = best is not None and table.cost_of([best], unit) < table.cost_of([reference], unit)
+    return best if cheaper else None
+
+
 def stage_counts(table: ScoreTable, policy: Policy) -> Array:
     """How many samples each stage of the policy answers, (S,)."""
     return np.bincount(decide(table, policy).stage, minlength=len(policy.stages))

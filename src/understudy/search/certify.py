@@ -7,24 +7,25 @@ certify split until the first that cannot be proved; each test has the full leve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import NormalDist
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.certificate import Certificate
+from understudy.certificate import Certificate, ClassBound
 from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
-from understudy.search.gaptest import gap_p_value, samples_needed
+from understudy.search.gaptest import drop_p_value, samples_needed
 from understudy.search.pairs import PairCurve
+from understudy.search.walk import Counts, Walk, count_walks
 
 STEPS = 200
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,8 @@ def expected_steps(path: Path, *, budget: float, samples: int, delta: float) -> 
         return 0
     gap = (path.losses - path.gains) / path.samples
     discordant = (path.losses + path.gains) / path.samples
-    limit = discordant + 2.576 * np.sqrt(discordant / samples) + 5.3 / samples
-    z = NormalDist().inv_cdf(1 - 0.9 * delta)
-    fails = gap + z * np.sqrt(limit / samples) > budget
+    z = NormalDist().inv_cdf(1 - delta)
+    fails = gap + z * np.sqrt(discordant / samples + 4 / samples**2) > budget
     return int(np.argmax(fails)) if fails.any() else len(fails)
 
 
@@ -78,22 +78,18 @@ def count_path(
 ) -> tuple[Counts, Counts]:
     """Losses and gains of every policy on a table, each (P,).
 
-    Runs of two-stage policies that differ in their threshold alone take one sort.
+    Runs of policies that differ in thresholds alone, none of which rises, take one pass per stage.
     """
-    losses: list[int] = []
-    gains: list[int] = []
+    losses, gains = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
 
     def shape(policy: Policy) -> tuple[Any, ...]:
         return tuple((step.exit, step.confidence) for step in policy.stages)
 
-    for stages, run in groupby(policies, key=shape):
-        if len(stages) == 2 and stages[1][0] == reference:
-            counted = _count_pairs(table, list(run), reference=reference)
-        else:
-            counted = _count_each(table, list(run), reference=reference)
-        losses += counted[0]
-        gains += counted[1]
-    return np.array(losses, np.int64), np.array(gains, np.int64)
+    for _, run in groupby(policies, key=shape):
+        lost, gained = _count_run(table, list(run), reference=reference)
+        losses.append(lost)
+        gains.append(gained)
+    return np.concatenate(losses), np.concatenate(gains)
 
 
 def certify(
@@ -103,22 +99,34 @@ def certify(
     reference: str,
     max_drop: float,
     delta: float = 0.05,
+    class_drops: Mapping[str, float] = MappingProxyType({}),
     looks: int = 1,
 ) -> Certificate:
     """Walk the path on `table` (the certify split) and certify the last policy that is proved.
 
     `max_drop` is in points. A budget that nothing meets is no error: the certificate is then the
     reference's own, and says how many samples would do.
+
+    With `class_drops` (class name -> points) a step is proved when the budget of all samples and
+    that of each named class are. The promise is their conjunction, which is wrong only if one of
+    them is; so each is tested at the full level delta (intersection-union, Berger 1982).
+
+    Raises:
+        TableError: a named class that the table does not know, or has no sample of.
     """
     budget = max_drop / 100
+    parts = {name: table.of_class(name) for name in class_drops}
     losses, gains = count_path(table, path.policies, reference=reference)
-    proved, p_value = 0, None
-    for lost, gained in zip(losses.tolist(), gains.tolist(), strict=True):
-        p = gap_p_value(lost, gained, len(table), budget, beta=delta / 10)
-        if p > delta:
-            break
-        proved, p_value = proved + 1, p
+    p_values = _p_values(losses, gains, len(table), max_drop, delta)
+    counted = {name: count_path(p, path.policies, reference=reference) for name, p in parts.items()}
+    of_class = {
+        name: _p_values(*counted[name], len(parts[name]), class_drops[name], delta)
+        for name in class_drops
+    }
+    worst = np.max([p_values, *of_class.values()], axis=0)
+    proved = int(np.argmax(worst > delta)) if (worst > delta).any() else len(worst)
     last = proved - 1
+    p_value = float(p_values[last]) if proved else None
     return Certificate(
         policy=path.policies[last] if proved else Policy.single(reference),
         reference=reference,
@@ -131,11 +139,73 @@ def certify(
         p_value=p_value,
         path=path.policies[:proved],
         steps=len(path.policies),
+        classes={
+            name: ClassBound(
+                budget=class_drops[name],
+                samples=len(parts[name]),
+                losses=int(counted[name][0][last]) if proved else 0,
+                gains=int(counted[name][1][last]) if proved else 0,
+                p_value=float(of_class[name][last]) if proved else None,
+            )
+            for name in class_drops
+        },
         samples_needed=_needed(path, budget, delta) if proved < len(path.policies) else None,
         looks=looks,
         table=table.hash,
         split=table.provenance.get("split", {}),
     )
+
+
+def certify_one(
+    policy: Policy,
+    table: ScoreTable,
+    *,
+    reference: str,
+    delta: float = 0.05,
+    looks: int = 1,
+) -> Certificate:
+    """The smallest budget that `table` proves for one policy fixed beforehand.
+
+    The bound is the edge of the budgets whose test at level delta rejects: a confidence bound, to
+    1e-4 points.
+    """
+    losses, gains = (int(count[0]) for count in count_path(table, [policy], reference=reference))
+    alone = policy == Policy.single(reference)
+    low, high = (0, 0) if alone else (-1_000_000, 1_000_000)
+    while high - low > 1:
+        middle = (low + high) // 2
+        proved = drop_p_value(losses, gains, len(table), middle / 1e4, delta) <= delta
+        low, high = (low, middle) if proved else (middle, high)
+    p_value = drop_p_value(losses, gains, len(table), high / 1e4, delta)
+    return Certificate(
+        policy=policy,
+        reference=reference,
+        kind="disagreement" if table.label is None else "gap",
+        budget=high / 1e4,
+        delta=delta,
+        samples=len(table),
+        losses=losses,
+        gains=gains,
+        p_value=None if alone else p_value,
+        path=() if alone else (policy,),
+        steps=1,
+        samples_needed=None,
+        looks=looks,
+        table=table.hash,
+        split=table.provenance.get("split", {}),
+    )
+
+
+def _p_values(
+    losses: Counts, gains: Counts, samples: int, max_drop: float, delta: float
+) -> npt.NDArray[np.float64]:
+    """The p-value of every step; 1 behind the first that is not proved, where none is needed."""
+    p_values = np.ones(len(losses))
+    for step, (lost, gained) in enumerate(zip(losses.tolist(), gains.tolist(), strict=True)):
+        p_values[step] = drop_p_value(lost, gained, samples, max_drop, delta)
+        if p_values[step] > delta:
+            break
+    return p_values
 
 
 def _needed(path: Path, budget: float, delta: float) -> int | None:
@@ -150,30 +220,27 @@ def _needed(path: Path, budget: float, delta: float) -> int | None:
     return samples_needed(discordant, float(gap[best]), budget, delta)
 
 
-def _count_pairs(
-    table: ScoreTable, policies: list[Policy], *, reference: str
-) -> tuple[list[int], list[int]]:
-    first = policies[0].stages[0]
-    row, big, truth = table.index(first.exit), table.index(reference), table.truth(reference)
-    order = np.argsort(-table.scores(first.confidence)[row], kind="stable")
-    sure = table.scores(first.confidence)[row, order].astype(np.float64)
-    little_right = (table.prediction[row] == truth)[order]
-    big_right = (table.prediction[big] == truth)[order]
-    thresholds = np.array([policy.stages[0].threshold for policy in policies], np.float64)
-    accepted = np.searchsorted(-sure, -thresholds, side="right")
-    losses, gains = big_right & ~little_right, little_right & ~big_right
-    lost, gained = (np.append(0, np.cumsum(marks))[accepted].tolist() for marks in (losses, gains))
-    return lost, gained
+def _count_run(table: ScoreTable, run: list[Policy], *, reference: str) -> tuple[Counts, Counts]:
+    """Losses and gains of policies that differ in their thresholds alone."""
+    stages = run[0].stages if run[0].exits[-1] != reference else run[0].stages[:-1]
+    thresholds = np.array(
+        [[-np.inf if s.threshold is None else s.threshold for s in p.stages] for p in run]
+    )
+    if (thresholds[1:] > thresholds[:-1]).any():
+        return _count_each(table, run, reference=reference)
+    walks = [
+        Walk.of(table, step.exit, step.confidence, thresholds[:, stage])
+        for stage, step in enumerate(stages)
+    ]
+    return count_walks(table, walks, reference=reference, steps=len(run))[1:]
 
 
 def _count_each(
     table: ScoreTable, policies: list[Policy], *, reference: str
-) -> tuple[list[int], list[int]]:
+) -> tuple[Counts, Counts]:
     truth = table.truth(reference)
     reference_right = table.prediction[table.index(reference)] == truth
-    losses, gains = [], []
-    for policy in policies:
-        right = decide(table, policy).prediction == truth
-        losses.append(int((reference_right & ~right).sum()))
-        gains.append(int((right & ~reference_right).sum()))
+    rights = [decide(table, policy).prediction == truth for policy in policies]
+    losses = np.array([np.count_nonzero(reference_right & ~right) for right in rights])
+    gains = np.array([np.count_nonzero(right & ~reference_right) for right in rights])
     return losses, gains

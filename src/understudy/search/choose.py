@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from understudy.average import models_of
 from understudy.certificate import Certificate
+from understudy.deferral import LEARNED, with_deferral
 from understudy.difficulty import difficulty
 from understudy.errors import PolicyError, TableError
+from understudy.frontier import Frontier
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.result import Choice, Result, Single
 from understudy.scores import ScoreTable
-from understudy.search.baselines import baselines
-from understudy.search.certify import Path, certify, expected_steps, ladder
-from understudy.search.pairs import PairCurve, pair_curves, pairs_frontier
+from understudy.search.baselines import baselines, dominating
+from understudy.search.certify import certify, certify_one
+from understudy.search.families import Question, choose_paths, families_for
+from understudy.search.published import published_rules
 from understudy.search.verdict import certified_verdict, in_sample_verdict
 from understudy.split import ALL, SPLITS
 
@@ -32,6 +37,8 @@ def search(
     unit: str | None = None,
     confidence: str = DEFAULT_CONFIDENCE,
     delta: float = 0.05,
+    stages: int = 2,
+    class_drops: Mapping[str, float] = MappingProxyType({}),
     looks: int = 1,
 ) -> Result:
     """The cheapest plan whose accuracy drop is proved to lie within each budget.
@@ -44,8 +51,12 @@ def search(
         reference: the exit to keep up with; the costliest one if None.
         max_cost: a mean cost per sample; a plan that stays above it is said to.
         unit: the unit of cost to minimise; the table's first if None.
-        confidence: the stored confidence that the little models are judged by.
+        confidence: the stored confidence that the little models are judged by; "deferral" learns
+            one on tune that tells where the reference would do better (`with_deferral`).
         delta: the chance, per budget, that the bound is wrong.
+        stages: the most models in a chain, where models share no parts; exits that do are searched
+            together whatever their number.
+        class_drops: budgets in points of named classes, which every certificate then covers too.
         looks: how often the certify split has been read, this time included.
 
     Raises:
@@ -65,31 +76,96 @@ def search(
     'tiny when max_softmax >= 0.75, else big'
     """
     drops = _drops(max_drop)
-    if not 0 < delta < 1:
-        raise PolicyError(f"delta is a probability between 0 and 1, found {delta:g}: try 0.05")
+    _check_delta(delta)
+    _check_cost(max_cost)
     unit, big = _check(table, reference, unit)
+    table = prepared(table, big, confidence=confidence, unit=unit)
     splits = {name: table.on(name) for name in SPLITS}
-    tune = splits["tune"]
-    curves = pair_curves(tune, big, confidence=confidence, unit=unit)
-    paths = _paths(curves)
-    choices = []
-    for drop in drops:
-        path = _most_promising(paths, drop=drop, samples=len(splits["certify"]), delta=delta)
-        certificate = certify(
-            path, splits["certify"], reference=big, max_drop=drop, delta=delta, looks=looks
+    question = Question(big, unit, confidence, tuple(drops), delta, len(splits["certify"]))
+    paths, frontier = choose_paths(splits["tune"], question, families_for(table, stages=stages))
+    choices = [
+        _certified_choice(
+            certify(
+                path,
+                splits["certify"],
+                reference=big,
+                max_drop=drop,
+                delta=delta,
+                class_drops=class_drops,
+                looks=looks,
+            ),
+            splits,
+            unit=unit,
+            max_cost=max_cost,
         )
-        choices.append(_certified_choice(certificate, splits, unit=unit, max_cost=max_cost))
-    return _result(
-        table,
-        splits,
-        choices,
-        curves,
-        reference=big,
-        unit=unit,
-        confidence=confidence,
-        delta=delta,
-        searched_on="tune",
-    )
+        for drop, path in zip(drops, paths, strict=True)
+    ]
+    asked = {
+        "by": "search",
+        "max_drop": drops,
+        "max_cost": max_cost,
+        "confidence": confidence,
+        "stages": stages,
+        "class_drops": dict(class_drops),
+    }
+    return _result(table, splits, choices, frontier, asked=asked, delta=delta)
+
+
+def search_jointly(
+    table: ScoreTable, *, max_drop: Sequence[float], delta: float = 0.05, **options: Any
+) -> Result:
+    """`search`, with certificates that hold all at once: each of k budgets at delta / k.
+
+    For a frontier that is dialled while it runs. `options` are those of `search`.
+
+    >>> import numpy as np
+    >>> right = np.arange(1000) % 10 < 9
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, np.ones(1000))},
+    ...     np.zeros(1000, int), costs={"tiny": 1, "big": 9})
+    >>> search_jointly(table, max_drop=[1.0, 2.0]).delta
+    0.025
+    """
+    drops = _drops(max_drop)
+    return search(table, max_drop=drops, delta=delta / len(drops), **options)
+
+
+def search_within_cost(
+    table: ScoreTable,
+    *,
+    max_cost: float,
+    reference: str | None = None,
+    unit: str | None = None,
+    confidence: str = DEFAULT_CONFIDENCE,
+    delta: float = 0.05,
+    stages: int = 2,
+    looks: int = 1,
+) -> Result:
+    """The most accurate plan whose mean cost per sample lies within `max_cost`.
+
+    It is chosen on `tune`; its certificate proves the smallest drop that the certify samples can,
+    which stands as the choice's `max_drop`. The arguments are those of `search`.
+
+    Raises:
+        PolicyError: every plan costs more.
+    """
+    unit, big = _check(table, reference, unit)
+    _check_delta(delta)
+    _check_cost(max_cost)
+    table = prepared(table, big, confidence=confidence, unit=unit)
+    splits = {name: table.on(name) for name in SPLITS}
+    question = Question(big, unit, confidence, (0.0,), delta, len(splits["certify"]))
+    _, frontier = choose_paths(splits["tune"], question, families_for(table, stages=stages))
+    policy = frontier.within(max_cost).policy
+    certificate = certify_one(policy, splits["certify"], reference=big, delta=delta, looks=looks)
+    choice = _certified_choice(certificate, splits, unit=unit, max_cost=max_cost)
+    asked = {
+        "by": "search_within_cost",
+        "max_cost": max_cost,
+        "confidence": confidence,
+        "stages": stages,
+    }
+    return _result(table, splits, [choice], frontier, asked=asked, delta=delta)
 
 
 def search_in_sample(
@@ -100,6 +176,7 @@ def search_in_sample(
     max_cost: float | None = None,
     unit: str | None = None,
     confidence: str = DEFAULT_CONFIDENCE,
+    stages: int = 2,
 ) -> Result:
     """The cheapest plan within each budget on all samples, reported on the same samples.
 
@@ -107,30 +184,31 @@ def search_in_sample(
     samples promise too much. The arguments are those of `search`.
     """
     drops = _drops(max_drop)
+    _check_cost(max_cost)
     unit, big = _check(table, reference, unit)
-    curves = pair_curves(table, big, confidence=confidence, unit=unit)
-    choices = []
-    for drop in drops:
-        policy = _best_within(curves, drop, reference=big)
-        outcome = evaluate(table, policy, reference=big)
-        beside = baselines(
-            policy, tune=table, measured=table, reference=big, unit=unit, cost=outcome.cost[unit]
-        )
-        words = in_sample_verdict(
-            policy, outcome, beside, max_drop=drop, unit=unit, max_cost=max_cost
-        )
-        choices.append(Choice(drop, policy, {ALL: outcome}, None, beside, words))
-    return _result(
-        table,
-        {ALL: table},
-        choices,
-        curves,
-        reference=big,
-        unit=unit,
-        confidence=confidence,
-        delta=0.0,
-        searched_on=ALL,
-    )
+    table = prepared(table, big, confidence=confidence, unit=unit, fit_on=ALL)
+    question = Question(big, unit, confidence, tuple(drops), 0.5, len(table))
+    found = [family(table, question) for family in families_for(table, stages=stages)]
+    points = [point for one in found for point in one.frontier]
+    frontier = Frontier.of(points, unit=unit, reference=big)
+    choices = [_in_sample_choice(table, frontier, drop, max_cost=max_cost) for drop in drops]
+    asked = {
+        "by": "search_in_sample",
+        "max_drop": drops,
+        "max_cost": max_cost,
+        "confidence": confidence,
+        "stages": stages,
+    }
+    return _result(table, {ALL: table}, choices, frontier, asked=asked, delta=0.0)
+
+
+def prepared(
+    table: ScoreTable, reference: str, *, confidence: str, unit: str, fit_on: str = "tune"
+) -> ScoreTable:
+    """The table with the learned deferral score where that is the confidence asked for."""
+    if confidence != LEARNED or LEARNED in table.confidence:
+        return table
+    return with_deferral(table, reference, fit_on=fit_on, unit=unit)
 
 
 def _drops(max_drop: Drops) -> list[float]:
@@ -143,42 +221,25 @@ def _drops(max_drop: Drops) -> list[float]:
     return drops
 
 
+def _check_cost(max_cost: float | None) -> None:
+    if max_cost is not None and not max_cost > 0:
+        raise PolicyError(f"a cost to stay within is above 0, found {max_cost:g}")
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise PolicyError(f"delta is a probability between 0 and 1, found {delta:g}: try 0.05")
+
+
 def _check(table: ScoreTable, reference: str | None, unit: str | None) -> tuple[str, str]:
     unit = table.unit(unit)
-    big = table.reference(reference, unit=unit)
+    big = models_of(table).reference(reference, unit=unit)
     if len(table.exits) < 2:
         raise TableError(
             f"a cascade needs at least two exits, this table has {big!r} alone: score or import a "
             "cheaper model into it"
         )
     return unit, big
-
-
-def _paths(curves: list[PairCurve]) -> list[Path]:
-    """Every way to walk from the reference to the cheap: a ladder per pair, and each exit alone."""
-    ladders = [ladder(curve) for curve in curves]
-    alone = [
-        Path(
-            policies=(Policy.single(curve.little),),
-            losses=curve.losses[-1:],
-            gains=curve.gains[-1:],
-            cost=curve.cost[-1:],
-            samples=curve.samples,
-        )
-        for curve in curves
-    ]
-    return [*ladders, *alone]
-
-
-def _most_promising(paths: list[Path], *, drop: float, samples: int, delta: float) -> Path:
-    """The path that would end cheapest if certify looked just like tune."""
-    best, best_cost = Path((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1), np.inf
-    for path in paths:
-        steps = expected_steps(path, budget=drop / 100, samples=samples, delta=delta)
-        cost = float(path.cost[steps - 1]) if steps else float(np.inf)
-        if cost < best_cost or not best.policies:
-            best, best_cost = path, cost
-    return best
 
 
 def _certified_choice(
@@ -198,32 +259,54 @@ def _certified_choice(
         unit=unit,
         cost=on["tune"].cost[unit],
     )
-    words = certified_verdict(certificate, on["test"], beside, unit=unit, max_cost=max_cost)
+    words = certified_verdict(
+        certificate,
+        on["test"],
+        beside,
+        unit=unit,
+        max_cost=max_cost,
+        better=dominating(splits["tune"], reference=big, unit=unit),
+    )
     return Choice(certificate.budget, policy, on, certificate, beside, words)
 
 
-def _best_within(curves: list[PairCurve], drop: float, *, reference: str) -> Policy:
-    best, best_cost = Policy.single(reference), float("inf")
-    for curve in curves:
-        position = curve.cheapest_within(drop)
-        cost = float(curve.cost[position])
-        if cost < min(best_cost, float(curve.cost[0])):
-            best, best_cost = curve.policy(position), cost
-    return best
+def _in_sample_choice(
+    table: ScoreTable, frontier: Frontier, drop: float, *, max_cost: float | None
+) -> Choice:
+    policy, big, unit = _best_within(frontier, drop), frontier.reference, frontier.unit
+    outcome = evaluate(table, policy, reference=big)
+    beside = baselines(
+        policy, tune=table, measured=table, reference=big, unit=unit, cost=outcome.cost[unit]
+    )
+    words = in_sample_verdict(
+        policy,
+        outcome,
+        beside,
+        max_drop=drop,
+        unit=unit,
+        max_cost=max_cost,
+        better=dominating(table, reference=big, unit=unit),
+    )
+    return Choice(drop, policy, {ALL: outcome}, None, beside, words)
+
+
+def _best_within(frontier: Frontier, drop: float) -> Policy:
+    """The cheapest policy within a drop; the reference where nothing else is."""
+    within = [point for point in frontier if point.drop <= drop + 1e-6]
+    best = min(within, key=lambda point: point.cost, default=None)
+    return Policy.single(frontier.reference) if best is None else best.policy
 
 
 def _result(
     table: ScoreTable,
     splits: Mapping[str, ScoreTable],
     choices: list[Choice],
-    curves: list[PairCurve],
+    frontier: Frontier,
     *,
-    reference: str,
-    unit: str,
-    confidence: str,
+    asked: Mapping[str, Any],
     delta: float,
-    searched_on: str,
 ) -> Result:
+    unit, reference, confidence = frontier.unit, frontier.reference, asked["confidence"]
     order = np.argsort(table.exit_costs(unit), kind="stable")
     return Result(
         unit=unit,
@@ -234,10 +317,21 @@ def _result(
             Single(exit.name, exit.origin, _alone(exit.name, splits, reference))
             for exit in (table.exits[row] for row in order)
         ),
-        frontier=pairs_frontier(splits[searched_on], curves, reference=reference, unit=unit),
-        searched_on=searched_on,
-        difficulty=difficulty(table, reference=reference, unit=unit, confidence=confidence),
+        frontier=frontier,
+        searched_on=ALL if ALL in splits else "tune",
+        difficulty=difficulty(
+            models_of(table), reference=reference, unit=unit, confidence=confidence
+        ),
         table=_about(table, splits),
+        asked=asked,
+        published=published_rules(
+            models_of(splits.get("tune", table)),
+            models_of(splits.get("test", table)),
+            reference=reference,
+            unit=unit,
+            max_drop=[choice.max_drop for choice in choices],
+            confidence=confidence,
+        ),
     )
 
 

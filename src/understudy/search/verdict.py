@@ -15,12 +15,22 @@ def certified_verdict(
     *,
     unit: str,
     max_cost: float | None,
+    better: str | None,
 ) -> str:
-    """The verdict on a certified choice, with its figures on test."""
+    """The verdict on a certified choice, with its figures on test.
+
+    `better` is a single exit that makes the reference a poor one; see `dominating`.
+    """
     if certificate.falls_back:
-        return f"A cascade does not pay here: use {certificate.reference}. {certificate.words()}"
-    bound = f"its drop is certified to be at most {points(certificate.budget)}"
-    return _verdict(certificate.policy, test, beside, bound=bound, unit=unit, max_cost=max_cost)
+        words = f"A cascade does not pay here: use {certificate.reference}. {certificate.words()}"
+        return words + _fairer(better, certificate.reference)
+    bound = (
+        f"its drop is certified to be at most {points(certificate.budget)}"
+        if certificate.budget >= 0
+        else f"its gain is certified to be at least {points(-certificate.budget)}"
+    )
+    words = _verdict(certificate.policy, test, beside, bound=bound, unit=unit, max_cost=max_cost)
+    return words + _fairer(better, certificate.reference)
 
 
 def in_sample_verdict(
@@ -31,15 +41,26 @@ def in_sample_verdict(
     max_drop: float,
     unit: str,
     max_cost: float | None,
+    better: str | None,
 ) -> str:
     """The verdict on a choice that was made and measured on the same samples."""
     if policy == Policy.single(outcome.reference):
         return (
             f"A cascade does not pay here: use {outcome.reference}. Nothing cheaper drops at most "
             f"{points(max_drop)}. In-sample: nothing is certified."
-        )
+        ) + _fairer(better, outcome.reference)
     bound = "in-sample, so these figures promise too much and nothing is certified"
-    return _verdict(policy, outcome, beside, bound=bound, unit=unit, max_cost=max_cost)
+    words = _verdict(policy, outcome, beside, bound=bound, unit=unit, max_cost=max_cost)
+    return words + _fairer(better, outcome.reference)
+
+
+def _fairer(better: str | None, reference: str) -> str:
+    if better is None:
+        return ""
+    return (
+        f" {better} costs less than {reference} and was right at least as often on tune: search "
+        f"with --reference {better}, so that a poor reference flatters nobody."
+    )
 
 
 def _verdict(

@@ -172,7 +172,7 @@ def _digits(spec: Spec) -> DataSet:
     order = np.argsort(uniform(ids, salt=b"digits"), kind="stable")
     halves = {"": order, "train": order[:_DIGITS_TRAIN], "heldout": order[_DIGITS_TRAIN:]}
     if spec.target not in halves:
-        raise DataError(unknown("part of digits:", spec.target, halves))
+        raise DataError(unknown("part", spec.target, halves, where="digits:"))
     rows = np.sort(halves[spec.target])
     labels = bunch.target[rows].astype(np.int64)
     return DataSet(

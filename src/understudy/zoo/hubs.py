@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from understudy.errors import MissingExtra, ModelError, unknown
 from understudy.nn.stage import Preprocess, Stage
@@ -41,7 +44,7 @@ def timm_stage(name: str, *, classes: int | None, published: bool) -> Stage:
         if config is None or not config.has_weights:
             raise ModelError(f"timm publishes no weights of {name!r}: {_WAY_OUT}")
         _check_head(name, classes, config.num_classes)
-    with _downloads(name):
+    with _downloads(name), _cached_only_without_network(published):
         model = timm.create_model(name, pretrained=published, num_classes=classes)
     if not model.num_classes:
         raise ModelError(
@@ -122,6 +125,32 @@ def _check_head(name: str, classes: int | None, published: int) -> None:
             f"the published weights of {name!r} tell {published} classes, not {classes}, whose "
             f"head would be untrained: {_WAY_OUT}"
         )
+
+
+@contextmanager
+def _cached_only_without_network(published: bool) -> Iterator[None]:
+    """The hub's client retries for a minute where nobody answers; then it is held to its cache."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or (published and not _answers(constants.ENDPOINT))
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(url: str) -> bool:
+    """Whether a connection can be made; behind a proxy that is for the proxy to say."""
+    if getproxies():
+        return True
+    place = urlsplit(url)
+    port = place.port or (80 if place.scheme == "http" else 443)
+    try:
+        socket.create_connection((place.hostname or "", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

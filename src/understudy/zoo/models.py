@@ -130,8 +130,12 @@ def _python_stage(spec: Spec) -> Stage:
             ) from error
         factory = getattr(module, factory_name, None)
         if not callable(factory):
-            names = [n for n in vars(module) if not n.startswith("_")]
-            raise ModelError(unknown(f"factory in {module_name!r}", factory_name, names))
+            names = [
+                name
+                for name, value in vars(module).items()
+                if callable(value) and getattr(value, "__module__", None) == module.__name__
+            ]
+            raise ModelError(unknown("factory", factory_name, names, where=repr(module_name)))
         made = factory()
     return made if isinstance(made, Stage) else _stage_of_module(made, spec)
 

@@ -70,7 +70,8 @@ def _open(path: Path, spec: Spec) -> ImageTable:
     for option, column in (("image", image), ("key", key), ("label", label), ("group", group)):
         if column is not None and column not in schema:
             raise DataError(
-                unknown("column", column, schema) + f" in {str(path)!r}: name it, ?{option}=COLUMN"
+                unknown("column", column, schema, where=repr(str(path)))
+                + f": name it, ?{option}=COLUMN"
             )
     wanted = list(dict.fromkeys(column for column in (key, label, group) if column is not None))
     frame = pl.read_parquet(path, columns=wanted) if wanted else pl.DataFrame()

@@ -50,13 +50,13 @@ def parse_spec(
             f"{', '.join(f'{name}:' for name in schemes)}"
         )
     if scheme not in schemes:
-        raise error(unknown(f"{what} scheme", scheme, schemes) + f" (in {text!r})")
+        raise error(unknown(f"{what} scheme", scheme, schemes, where=repr(text)))
     target, _, query = rest.partition("?")
     options: dict[str, str] = {}
     for pair in filter(None, query.split("&")):
         key, _, value = pair.partition("=")
         if key not in schemes[scheme]:
-            raise error(unknown(f"option of {scheme}:", key, schemes[scheme]) + f" (in {text!r})")
+            raise error(unknown("option", key, schemes[scheme], where=repr(text)))
         if not value or key in options:
             raise error(
                 f"options read key=value, each key once, found {pair!r} in {text!r}: "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import typer
 
-from understudy.app.cli import choosing, demo, running, showing, tables
+from understudy.app.cli import choosing, demo, running, showing, surveying, tables
 from understudy.app.cli.terminal import fail
 from understudy.errors import UnderstudyError
+
+INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 app = typer.Typer(
     name="understudy",
@@ -21,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (tables, choosing, running, showing, demo):
+for verbs in (demo, tables, choosing, surveying, running, showing):
     verbs.register(app)
 
 
@@ -31,8 +30,7 @@ def main() -> None:
         app()
     except UnderstudyError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; what was finished is kept", code=130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            fail("interrupted; what was finished is kept", code=INTERRUPTED)
+        raise

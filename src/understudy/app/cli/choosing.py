@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from understudy.app.cli.terminal import answer, note, numbers
+from understudy.app.cli.terminal import UsageError, answer, note, number, numbers, pairs
 from understudy.difficulty import difficulty as compute_difficulty
 from understudy.files import write_json
 from understudy.result import Result
 from understudy.search import search as certified_search
-from understudy.search import search_in_sample
-from understudy.show import difficulty_view, result_view
+from understudy.search import search_in_sample, search_jointly, search_within_cost
+from understudy.search import verify as check_certificates
+from understudy.search.savers import best_savers
+from understudy.show import checks_view, difficulty_view, result_view, savers_view
 from understudy.store import count_looks, load_table, log_look
 
 TablePath = Annotated[
@@ -28,38 +31,68 @@ Unit = Annotated[
     typer.Option(metavar="UNIT", help="The unit of cost. [dim]Default: the table's first.[/]"),
 ]
 Confidence = Annotated[
-    str, typer.Option(metavar="NAME", help="The stored confidence that stages are judged by.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The stored confidence that stages are judged by; `deferral` learns one on tune.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Choose")(search)
+    app.command(rich_help_panel="Choose")(verify)
     app.command(rich_help_panel="Choose")(difficulty)
 
 
 def search(
     table: TablePath,
     max_drop: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            metavar="POINTS", help="Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1."
+            metavar="POINTS",
+            help="Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1. A negative one asks for "
+            "a gain.",
         ),
-    ],
+    ] = None,
     reference: Reference = None,
     max_cost: Annotated[
         float | None,
-        typer.Option(metavar="COST", help="Say so when the plan costs more than this."),
+        typer.Option(
+            metavar="COST",
+            help="The most that a sample may cost on average. Without --max-drop: find the most "
+            "accurate plan within it.",
+        ),
     ] = None,
     delta: Annotated[
         float, typer.Option(help="The chance, per budget, that the proved bound is wrong.")
     ] = 0.05,
+    jointly: Annotated[
+        bool,
+        typer.Option("--jointly", help="All budgets hold at once: each is proved at delta / k."),
+    ] = False,
+    class_drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS=POINTS", help="A budget for one class, proved as well. Repeat it."
+        ),
+    ] = None,
+    stages: Annotated[
+        int, typer.Option(min=2, help="The most models in a chain, where they share no parts.")
+    ] = 2,
     unit: Unit = None,
     confidence: Confidence = "max_softmax",
     in_sample: Annotated[
         bool,
         typer.Option(
             "--in-sample", help="Choose and measure on all samples; nothing is certified."
+        ),
+    ] = False,
+    every_model: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="The best saver for every model that has a cheaper one; not certified."
         ),
     ] = False,
     out: Annotated[
@@ -75,29 +108,83 @@ def search(
     Every exit and every threshold is tried, exactly, on the tune split; the plan is certified on
     the certify split and measured once on the test split.
     """
-    drops = numbers(max_drop, "--max-drop")
     scores = load_table(table)
-    common: dict[str, Any] = {
-        "max_drop": drops,
+    drops = numbers(max_drop or (), "--max-drop")
+    if every_model:
+        only_without_all = {
+            "--reference": reference,
+            "--max-cost": max_cost,
+            "--class-drop": class_drop,
+            "--jointly": jointly,
+            "--in-sample": in_sample,
+            "--out": out,
+            "--frontier": frontier,
+        }
+        _refuse_with_all(only_without_all)
+        savers = best_savers(scores, drops, unit=unit, confidence=confidence)
+        answer(savers_view(savers), savers.to_dict(), as_json=as_json)
+        return
+    asked: dict[str, Any] = {
         "reference": reference,
-        "max_cost": max_cost,
         "unit": unit,
         "confidence": confidence,
+        "stages": stages,
     }
+    looks = count_looks(table) + 1
     if in_sample:
-        result = search_in_sample(scores, **common)
-        note(
-            "[bold red]in-sample[/]: chosen and measured on the same samples; nothing is certified"
-        )
+        note("[bold red]in-sample[/]: chosen and measured on the same samples; nothing certified")
+        result = search_in_sample(scores, max_drop=drops, max_cost=max_cost, **asked)
+    elif drops:
+        asked |= {"class_drops": _class_drops(class_drop or ()), "max_cost": max_cost}
+        verb = search_jointly if jointly else certified_search
+        result = verb(scores, max_drop=drops, delta=delta, looks=looks, **asked)
+    elif max_cost is not None:
+        result = search_within_cost(scores, max_cost=max_cost, delta=delta, looks=looks, **asked)
     else:
-        looks = count_looks(table) + 1
-        result = certified_search(scores, delta=delta, looks=looks, **common)
-        log_look(table, why=f"search --max-drop {','.join(max_drop)}")
+        raise UsageError("a search has a budget: --max-drop POINTS, or --max-cost COST alone")
+    if not in_sample:
+        log_look(table, why=f"search {drops or max_cost}")
     if out is not None:
         result.save(out)
     if frontier is not None:
         write_json(frontier, [point.to_dict() for point in result.frontier])
     answer(result_view(result), _search_json(result), as_json=as_json)
+
+
+def verify(
+    result: Annotated[
+        Path,
+        typer.Argument(metavar="RESULT", help="What `search --out` wrote.", show_default=False),
+    ],
+    table: TablePath,
+    as_json: Json = False,
+) -> None:
+    """Check every certificate of a result again from scratch; exit code 1 if one does not hold.
+
+    The plan is searched again on the tune split; losses, gains and p-values are computed again on
+    the certify split. This is no new look: nothing can be chosen by it.
+    """
+    checks = check_certificates(Result.load(result), load_table(table))
+    holds = all(check.holds for check in checks)
+    data = {"holds": holds, "checks": [check.to_dict() for check in checks]}
+    answer(checks_view(checks), data, as_json=as_json)
+    if not holds:
+        raise typer.Exit(1)
+
+
+def _refuse_with_all(options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UsageError(
+            f"--all shows the best saver of every model on tune and test, {given[0]} belongs to a "
+            "certified search of one: drop one of the two"
+        )
+
+
+def _class_drops(texts: Iterable[str]) -> dict[str, float]:
+    return {
+        name: number(value, "--class-drop") for name, value in pairs(texts, "--class-drop").items()
+    }
 
 
 def difficulty(
@@ -113,8 +200,11 @@ def difficulty(
     confidence: Confidence = "max_softmax",
     as_json: Json = False,
 ) -> None:
-    """Show the accuracy of every model by difficulty, and what each further unit of cost buys
-    there."""
+    """Show how accurate every model is on easy and on hard samples, and what each cost buys there.
+
+    Samples are parted into tenths by the little model's confidence, and by how many models are
+    right.
+    """
     found = compute_difficulty(
         load_table(table), little=little, reference=reference, unit=unit, confidence=confidence
     )

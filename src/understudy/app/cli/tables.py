@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Group
+from rich.markup import escape
 from rich.text import Text
 
 from understudy.app.cli.terminal import UsageError, answer, note, number, pairs, progress, shares
 from understudy.errors import listed
 from understudy.predictions import LabelFile, import_predictions
+from understudy.records import import_record
 from understudy.scores import ScoreTable
 from understudy.show import table_view
 from understudy.split import DEFAULT_SHARES
@@ -36,17 +39,20 @@ def import_(
         Path, typer.Argument(metavar="TABLE", help="The table to write.", show_default=False)
     ],
     labels: Annotated[
-        Path,
+        Path | None,
         typer.Option(metavar="FILE", help="CSV or Parquet: the samples and what is true of them."),
-    ],
-    key: Annotated[str, typer.Option(metavar="COL", help="The column that rows are joined by.")],
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="COL", help="The column that rows are joined by.")
+    ] = None,
     exit: Annotated[
-        list[str], typer.Option(metavar="NAME=FILE", help="A model's predictions. Repeat it.")
-    ],
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A model's predictions. Repeat it."),
+    ] = None,
     cost: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(metavar="NAME=NUMBER", help="What a model costs per sample. Repeat it."),
-    ],
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(
@@ -67,23 +73,62 @@ def import_(
         str | None, typer.Option(metavar="COL", help="A column that says tune, certify or test.")
     ] = None,
     split: Split = None,
+    dyce_record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz", help="A record of DyCE or TinySaver, instead of the options above."
+        ),
+    ] = None,
+    macs: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="The MACs that belong to the record.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a score table from predictions that were made elsewhere."""
+    """Make a score table from predictions that were made elsewhere: a file per model, or the record
+    of a multi-exit network."""
     if split is not None and split_col is not None:
         raise UsageError("the split comes from --split or from --split-col, found both: drop one")
+    by_split = DEFAULT_SHARES if split is None else shares(split)
+    files = {"--labels": labels, "--key": key, "--exit": exit, "--cost": cost}
+    beside = {"--label": label, "--group": group, "--split-col": split_col}
+    changed = {
+        "--prediction": prediction != "prediction",
+        "--confidence": confidence != "confidence",
+        "--unit": unit != "MACs",
+    }
     check_target(table)
-    scores = import_predictions(
-        LabelFile(labels, key, label, group, split_col),
-        pairs(exit, "--exit"),
-        costs={name: number(text, "--cost") for name, text in pairs(cost, "--cost").items()},
-        unit=unit,
-        prediction=prediction,
-        confidence=confidence,
-        split=DEFAULT_SHARES if split is None else shares(split),
-    )
+    if dyce_record is not None or macs is not None:
+        _refuse_beside_record({**files, **beside, **changed})
+        if dyce_record is None or macs is None:
+            raise UsageError("a record is imported with both --dyce-record and --macs: add one")
+        scores = import_record(dyce_record, macs, split=by_split)
+    elif labels is None or key is None or not exit or not cost:
+        missing = [name for name, given in files.items() if not given]
+        raise UsageError(
+            f"an import takes --labels, --key, --exit and --cost, found no {listed(missing)}: add "
+            "them, or give --dyce-record and --macs"
+        )
+    else:
+        scores = import_predictions(
+            LabelFile(labels, key, label, group, split_col),
+            pairs(exit, "--exit"),
+            costs={name: number(text, "--cost") for name, text in pairs(cost, "--cost").items()},
+            unit=unit,
+            prediction=prediction,
+            confidence=confidence,
+            split=by_split,
+        )
     save_table(scores, table)
     _answer(scores, table, as_json=as_json)
+
+
+def _refuse_beside_record(options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UsageError(
+            f"--dyce-record and --macs say all, {given[0]} belongs to an import of a file per "
+            "model: drop one of the two"
+        )
 
 
 def score(
@@ -152,7 +197,8 @@ def _note_gaps(scores: ScoreTable) -> None:
     counted."""
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
-        note(f"{corrupt['count']} corrupt images were left out: {listed(corrupt['ids'])}")
+        what = "image was" if corrupt["count"] == 1 else "images were"
+        note(f"{corrupt['count']} corrupt {what} left out: {escape(listed(corrupt['ids']))}")
     for exit in scores.exits:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, NoReturn
 
 from rich.console import Console, RenderableType
 
 from understudy.errors import UnderstudyError
+from understudy.split import check_shares
 
 WIDTH = 120  # where the output is no terminal
 
@@ -24,10 +25,8 @@ out = _console(stderr=False)
 err = _console(stderr=True)
 
 
-class Advance(Protocol):
-    """Called as work proceeds: what is being done, how much of it is done, how much there is."""
-
-    def __call__(self, what: str, done: int, total: int) -> None: ...
+Advance = Callable[[str, int, int], None]
+"""Called as work proceeds: what is being done, how much of it is done, how much there is."""
 
 
 class UsageError(UnderstudyError):
@@ -54,6 +53,13 @@ def fail(message: str, *, code: int = 2) -> NoReturn:
 
 
 @contextmanager
+def answer_alone() -> Iterator[None]:
+    """What models and libraries print meanwhile goes to stderr: stdout is for the answer alone."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+@contextmanager
 def progress(unit: str) -> Iterator[Advance]:
     """A bar per piece of work on stderr, with rate and time left; silent where nobody looks."""
     from rich.progress import (
@@ -73,14 +79,17 @@ def progress(unit: str) -> Iterator[Advance]:
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
+    with (
+        answer_alone(),
+        Progress(*columns, console=err, disable=not err.is_terminal) as bars,
+    ):
 
         def advance(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, rate="…", completed=done)
             task = tasks[what]
             speed = bars.tasks[bars.task_ids.index(task)].speed
-            bars.update(task, completed=done, rate=f"{speed:,.0f}" if speed else "…")
+            bars.update(task, completed=done, rate=_rate(speed))
 
         yield advance
 
@@ -98,7 +107,9 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name or not value:
-            raise UsageError(f"{option} is NAME=VALUE, found {text!r}")
+            raise UsageError(
+                f"{option} reads NAME=VALUE, found {text!r}: put a name and '=' before the value"
+            )
         if name in found:
             raise UsageError(f"{option} names {name!r} once, found it twice: drop one")
         found[name] = value
@@ -114,7 +125,7 @@ def number(text: str, option: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{option} is a number, found {text!r}") from None
+        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5") from None
 
 
 def numbers(texts: Iterable[str], option: str) -> list[float]:
@@ -127,10 +138,27 @@ def numbers(texts: Iterable[str], option: str) -> list[float]:
 
 
 def shares(text: str) -> dict[str, float]:
-    """Shares of splits: tune=.2,certify=.6,test=.2."""
-    return {
-        name: number(value, "--split") for name, value in pairs(text.split(","), "--split").items()
-    }
+    """Shares of splits.
+
+    >>> shares("tune=.2,certify=.6,test=.2")
+    {'tune': 0.2, 'certify': 0.6, 'test': 0.2}
+
+    Raises:
+        TableError: an unknown split, a share outside 0 to 1, or a sum that is not 1.
+        UsageError: no NAME=NUMBER.
+    """
+    return check_shares(
+        {
+            name: number(share, "--split")
+            for name, share in pairs(text.split(","), "--split").items()
+        }
+    )
+
+
+def _rate(speed: float | None) -> str:
+    if not speed:
+        return "…"
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
 
 
 def _escape(text: str) -> str:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from understudy.app.cli.running import build_cascade, run_cascade
-from understudy.app.cli.terminal import Advance
 from understudy.outcome import decide
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
@@ -21,6 +19,7 @@ from understudy.store import log_look, read_answers
 
 if TYPE_CHECKING:
     from understudy.nn import Cascade
+    from understudy.scoring.job import Progress
 
 DROPS = (2.0, 3.0, 5.0)
 
@@ -59,10 +58,11 @@ class Story:
         }
 
 
-def tell(folder: Path, *, say: Callable[[str], None], on_progress: Advance) -> Story:
+def tell(folder: Path, *, say: Callable[[str], None], on_progress: Progress) -> Story:
     """Do the whole job in `folder`, saying what is done and with which command to do it by hand."""
     from understudy.app.demo.nets import ZOO
     from understudy.app.demo.train import train_zoo
+    from understudy.app.running import build_cascade, run_cascade
     from understudy.scoring import score_into
     from understudy.zoo import load_cascade, open_data
 

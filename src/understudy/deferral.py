@@ -1,0 +1,311 @@
+"""A learned deferral score: how safe it is that the little model answers, as JSON coefficients.
+
+Confidence alone ignores which class was predicted and whether the reference would do better
+(Jitkrittum et al. 2023, arXiv 2307.02764). A logistic regression on the log-odds of the top class,
+the margin and the two top classes learns both from the tune split; its value is a confidence like
+any other, under the name `deferral`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.average import RECIPE
+from understudy.errors import PolicyError, TableError
+from understudy.policy import DEFAULT_CONFIDENCE
+from understudy.scores import ScoreTable
+from understudy.split import uniform
+
+Array = npt.NDArray[Any]
+LEARNED = "deferral"
+MARGIN = "margin"
+CLIP = 1e-4  # probabilities are kept this far from 0 and 1; beyond, float32 has no log-odds to give
+FOLDS = 5
+_PENALTY = 0.1  # scikit-learn's C: scaled weights are expected to be about its root in size
+_LEAST_SD = 0.05
+_OF_CLASS = 0.6  # a class is expected to shift the log-odds by about 0.5, however rare it is
+_SEEN = 10  # samples that a class, and each kind of answer, needs to be learned from
+
+
+@dataclass(frozen=True)
+class DeferralScore:
+    """The score of one exit: bias + log_odds * logit(top probability) + margin * (top - second
+    probability) + first[top class] + second[second class]; higher is safer.
+
+    Classes beyond the end of `first` or `second` weigh nothing.
+
+    >>> score = DeferralScore("tiny", "big", 0.0, 1.0, 0.0, first=(0.0, -0.5))
+    >>> score.of(np.array([0.5, 0.5]), np.zeros(2), np.array([0, 1]), None).tolist()
+    [0.0, -0.5]
+    """
+
+    exit: str
+    reference: str
+    bias: float
+    log_odds: float
+    margin: float
+    first: tuple[float, ...] = ()
+    second: tuple[float, ...] = ()
+
+    def of(self, top: Array, margin: Array, first: Array, second: Array | None) -> Array:
+        """The score (N,) float32 from the top probability, the margin and the top two classes."""
+        inside = np.clip(top.astype(np.float64), CLIP, 1 - CLIP)
+        score = self.bias + self.log_odds * np.log(inside / (1 - inside))
+        score = score + self.margin * margin.astype(np.float64) + _weight(self.first, first)
+        if second is not None:
+            score = score + _weight(self.second, second)
+        return np.asarray(score, np.float32)
+
+    def apply(self, table: ScoreTable) -> Array:
+        """The score of every sample of a table, (N,) float32.
+
+        Raises:
+            TableError: the table lacks the exit, a confidence, or its top classes.
+        """
+        said = _Said.by(table, self.exit)
+        if said.margin is None and self.margin:
+            table.scores(MARGIN)
+        if said.second is None and any(self.second):
+            raise TableError(
+                f"this learned score looks at the two top classes, the table has not kept those of "
+                f"{self.exit!r}: score that model again"
+            )
+        return said.judged_by(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "first": list(self.first), "second": list(self.second)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> DeferralScore:
+        """The score that `to_dict` wrote.
+
+        Raises:
+            PolicyError: it is none.
+        """
+        try:
+            return DeferralScore(
+                exit=str(data["exit"]),
+                reference=str(data["reference"]),
+                bias=float(data["bias"]),
+                log_odds=float(data["log_odds"]),
+                margin=float(data["margin"]),
+                first=tuple(map(float, data["first"])),
+                second=tuple(map(float, data["second"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PolicyError(
+                f"a learned score is its coefficients, found {str(data)[:80]}: search again"
+            ) from error
+
+
+def fit_deferral(table: ScoreTable, little: str, reference: str) -> DeferralScore:
+    """The score that is learned from all samples of a table, which should be the tune split.
+
+    What is learned is 1 where the little model is right, 0 where only the reference is, and 1/2
+    where both are wrong: nothing is lost there, but rare losses alone are too few to learn from.
+    With few samples of either kind the score is the log-odds, which orders like max softmax.
+
+    Raises:
+        TableError: unknown exits, or top probabilities outside 0 to 1.
+    """
+    said = _Said.by(table, little)
+    return _fitted(said, _targets(table, little, reference), little, reference)
+
+
+def cross_fitted(
+    table: ScoreTable, little: str, reference: str, *, folds: int = FOLDS
+) -> npt.NDArray[np.float32]:
+    """The score (N,) of every sample by a fit to the other folds, for choosing thresholds there."""
+    said, targets = _Said.by(table, little), _targets(table, little, reference)
+    fold = np.argsort(np.argsort(uniform(table.ids, salt=b"-folds"), kind="stable")) % folds
+    scores = np.empty(len(table), np.float32)
+    for number in range(min(folds, len(table))):
+        inside = fold == number
+        part = _fitted(said.rows(~inside), targets[~inside], little, reference)
+        scores[inside] = said.rows(inside).judged_by(part)
+    return scores
+
+
+def with_deferral(
+    table: ScoreTable,
+    reference: str,
+    *,
+    littles: Sequence[str] | None = None,
+    fit_on: str = "tune",
+    unit: str | None = None,
+) -> ScoreTable:
+    """The table with the confidence `deferral`, learned on one split for each cheaper exit.
+
+    On the split it was learned on the rows are cross-fitted, elsewhere they are those of the whole
+    fit, which the provenance keeps under the same name and which a running cascade applies: there
+    alone its answers are those of `evaluate`. Other exits hold their max softmax.
+
+    Args:
+        littles: the exits to learn a score for; all that are cheaper than the reference if None.
+        fit_on: the split that is learned from.
+
+    Raises:
+        TableError: unknown names, or top probabilities outside 0 to 1.
+    """
+    unit = table.unit(unit)
+    full = table.cost_of([reference], unit)
+    if littles is None:
+        littles = [
+            exit.name
+            for exit in table.exits
+            if RECIPE not in exit.origin and table.cost_of([exit.name], unit) < full
+        ]
+    part = table.on(fit_on)
+    scores = {name: fit_deferral(part, name, reference) for name in littles}
+    wider = with_scores(table, scores)
+    rows = wider.confidence[LEARNED].copy()
+    inside = np.isin(table.ids.astype(str), part.ids.astype(str))
+    for name in littles:
+        rows[table.index(name), inside] = cross_fitted(part, name, reference)
+    return replace(wider, confidence={**wider.confidence, LEARNED: rows})
+
+
+def with_scores(table: ScoreTable, scores: Mapping[str, DeferralScore]) -> ScoreTable:
+    """The table with the confidence `deferral` from scores that were learned before, by exit.
+
+    Raises:
+        TableError: the table lacks an exit, a confidence, or its top classes.
+    """
+    rows = table.scores(DEFAULT_CONFIDENCE).astype(np.float32)
+    for name, score in scores.items():
+        rows[table.index(name)] = score.apply(table)
+    kept = {name: score.to_dict() for name, score in scores.items()}
+    return replace(
+        table,
+        confidence={**table.confidence, LEARNED: rows},
+        provenance={**table.provenance, LEARNED: kept},
+    )
+
+
+def scores_of(provenance: Mapping[str, Any]) -> dict[str, DeferralScore]:
+    """The scores that `with_deferral` left in a table's provenance, by exit."""
+    kept = provenance.get(LEARNED, {})
+    return {name: DeferralScore.from_dict(data) for name, data in kept.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """What the score looks at, each (N,); None for what the table did not keep."""
+
+    top: Array
+    margin: Array | None
+    first: Array
+    second: Array | None
+
+    @staticmethod
+    def by(table: ScoreTable, exit: str) -> _Said:
+        row = table.index(exit)
+        top = table.scores(DEFAULT_CONFIDENCE)[row]
+        low, high = float(top.min()), float(top.max())
+        if low < 0 or high > 1:
+            raise TableError(
+                f"a score is learned from probabilities, {DEFAULT_CONFIDENCE} of {exit!r} lies "
+                f"between {low:g} and {high:g}: name another confidence"
+            )
+        margin = table.confidence.get(MARGIN)
+        detail = table.details.get(exit)
+        known = detail is not None and detail.top_classes.shape[1] > 1
+        return _Said(
+            top,
+            None if margin is None else margin[row],
+            table.prediction[row],
+            detail.top_classes[:, 1] if detail is not None and known else None,
+        )
+
+    def judged_by(self, score: DeferralScore) -> Array:
+        margin = np.zeros(len(self.top)) if self.margin is None else self.margin
+        return score.of(self.top, margin, self.first, self.second)
+
+    def rows(self, index: Array) -> _Said:
+        margin = None if self.margin is None else self.margin[index]
+        second = None if self.second is None else self.second[index]
+        return _Said(self.top[index], margin, self.first[index], second)
+
+
+def _targets(table: ScoreTable, little: str, reference: str) -> Array:
+    right = table.prediction == table.truth(reference)
+    first, big = right[table.index(little)], right[table.index(reference)]
+    return np.where(first, 1.0, np.where(big, 0.0, 0.5))
+
+
+def _fitted(said: _Said, targets: Array, little: str, reference: str) -> DeferralScore:
+    from scipy import sparse
+
+    if min((targets == 1).sum(), (targets < 1).sum()) < _SEEN:
+        return DeferralScore(little, reference, 0.0, 1.0, 0.0)
+    inside = np.clip(said.top.astype(np.float64), CLIP, 1 - CLIP)
+    margin = np.zeros(len(inside)) if said.margin is None else said.margin.astype(np.float64)
+    first = _seen(said.first)
+    second = _seen(said.second) if said.second is not None else np.empty(0, np.intp)
+    sure = np.stack([np.log(inside / (1 - inside)), margin], 1)
+    blocks = [sure, _marks(said.first, first)]
+    if said.second is not None:
+        blocks.append(_marks(said.second, second))
+    features = sparse.csr_array(sparse.hstack(blocks))
+    scale = np.full(features.shape[1], _OF_CLASS)
+    scale[:2] = np.maximum(sure.std(0), _LEAST_SD)
+    bias, weights = _regressed(features, scale, targets)
+    start = 2 + len(first)
+    return DeferralScore(
+        little,
+        reference,
+        bias,
+        float(weights[0]),
+        float(weights[1]),
+        _by_class(first, weights[2:start]),
+        _by_class(second, weights[start:]),
+    )
+
+
+def _regressed(features: Any, scale: Array, targets: Array) -> tuple[float, Array]:
+    """Bias and weights (F,) of a ridge logistic regression on sparse features (N, F) over `scale`.
+
+    A target of 1/2 is half a sample of either kind.
+    """
+    from scipy import sparse
+    from sklearn.linear_model import LogisticRegression
+
+    rows = features @ sparse.diags_array(1 / scale)
+    weights = np.concatenate([targets, 1 - targets])
+    used = np.flatnonzero(weights)
+    kinds = np.repeat([1, 0], len(targets))
+    model = LogisticRegression(C=_PENALTY, max_iter=1000)
+    model.fit(sparse.csr_array(sparse.vstack([rows, rows]))[used], kinds[used], weights[used])
+    return float(model.intercept_[0]), model.coef_[0] / scale
+
+
+def _marks(classes: Array, seen: Array) -> Any:
+    """Which of the seen classes each sample has, (N, S) sparse."""
+    from scipy import sparse
+
+    column = np.full(int(classes.max()) + 1, -1)
+    column[seen] = np.arange(len(seen))
+    rows = np.flatnonzero(column[classes] >= 0)
+    places = (rows, column[classes[rows]])
+    return sparse.csr_array((np.ones(len(rows)), places), shape=(len(classes), len(seen)))
+
+
+def _seen(classes: Array) -> npt.NDArray[np.intp]:
+    return np.flatnonzero(np.bincount(classes) >= _SEEN)
+
+
+def _by_class(classes: Array, weights: Array) -> tuple[float, ...]:
+    table = np.zeros(int(classes.max()) + 1 if len(classes) else 0)
+    table[classes] = weights
+    return tuple(table.tolist())
+
+
+def _weight(weights: tuple[float, ...], classes: Array) -> Array:
+    """The weight of each class (N,); 0 beyond the end."""
+    padded = np.append(weights, 0.0)
+    return np.asarray(padded[np.minimum(classes, len(weights))])

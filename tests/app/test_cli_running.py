@@ -1,0 +1,228 @@
+"""The whole way as typed: a folder of images is scored, searched, built, run and reported."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from understudy.app.cli import main
+from understudy.store import load_table
+
+CLASSES = ("dark", "grey", "light")
+NETS = """
+import torch
+from torch import nn
+
+class Shades(nn.Module):
+    '''Tells dark from light by the mean of the first rows: few of them, or all.'''
+    input_size, mean, std, scale = (8, 8), (0.0,) * 3, (1.0,) * 3, 255.0
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+        self.pool = nn.Conv2d(3, 1, (rows, 8), bias=False)
+        self.pool.weight.data.fill_(1 / (rows * 24))
+        self.centres = nn.Parameter(torch.tensor([0.25, 0.5, 0.75]))
+
+    def forward(self, x):
+        shade = self.pool(x[:, :, : self.rows]).flatten(1)
+        return -40 * (shade - self.centres).abs()
+
+def tiny():
+    print("a factory may talk")
+    return Shades(1)
+
+def big():
+    return Shades(8)
+
+def other():
+    return Shades(7)
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with noisy grey PNGs and JPEGs in a folder per class, and two nets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "shade_nets", raising=False)
+    (tmp_path / "shade_nets.py").write_text(NETS)
+    random = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(200):
+            shade = 64 * (label + 1) + random.normal(0, 25, (8, 1, 1)) + np.zeros((8, 8, 3))
+            image = Image.fromarray(shade.clip(0, 255).astype(np.uint8))
+            kind = "png" if number % 2 else "jpg"
+            image.save(tmp_path / "images" / name / f"{number:03}.{kind}")
+    (tmp_path / "images" / "grey" / "broken.png").write_bytes(b"\x89PNG and no more")
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line, in this process: exit code, stdout, stderr."""
+
+    def typed(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["understudy", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Said(code, *capsys.readouterr())
+
+    return typed
+
+
+def answered(said: Said) -> Any:
+    """What stdout has under `--json`: one JSON text, and nothing else."""
+    assert said.code == 0, said.err
+    return json.loads(said.out)
+
+
+def refused(said: Said, words: str) -> None:
+    assert said.code == 2, said
+    assert said.out == ""
+    *before, last = said.err.splitlines()
+    assert set(before) <= {"a factory may talk"}
+    assert last.startswith("error: ")
+    assert words in last
+    assert not [path.name for path in Path().iterdir() if path.name.startswith(".")]
+
+
+SCORE = ("score", "py:shade_nets:tiny", "py:shade_nets:big", "--data", "folder:images")
+SCORED = (*SCORE, "--into", "table", "--batch", 32, "--measure", 1)
+
+
+def test_from_images_to_a_report(here: Path, run: Run) -> None:
+    scored = run(*SCORED, "--json")
+    assert answered(scored)["samples"] == 600
+    assert "1 corrupt image was left out: grey/broken.png" in scored.err
+    assert "a factory may talk" in scored.err
+
+    (found,) = answered(run("search", "table", "--max-drop", 8, "--out", "r.json", "--json"))[
+        "results"
+    ]
+    assert [stage["exit"] for stage in found["policy"]["stages"]] == ["tiny", "big"]
+
+    built = answered(run("build", "r.json", "--max-drop", 8, "--into", "cascade", "--json"))
+    assert built["policy"] == found["policy"]
+    refused(run("build", "r.json", "--max-drop", 7, "--into", "c2"), "no choice for a drop of 7")
+    refused(run("build", "r.json", "--into", "c2", "--model", "bug=py:a:b"), "did you mean 'big'")
+    refused(run("build", "r.json", "--into", "images"), "a folder of its own")
+    refused(
+        run("build", "r.json", "--into", "c2", "--model", "big=py:shade_nets:other"),
+        "other weights than the model that was scored as 'big'",
+    )
+
+    ran = run("run", "cascade", "--data", "folder:images", "--out", "a.parquet", "--json")
+    summary = answered(ran)
+    assert (summary["samples"], summary["corrupt"]) == (600, 1)
+    answers = pl.read_parquet("a.parquet")
+    test = load_table("table").on("test")
+    rows = answers.filter(pl.col("id").is_in(test.ids.tolist()))
+    assert (rows["exit"] == "tiny").mean() == pytest.approx(found["shares"]["tiny"])
+    assert (rows["prediction"] == rows["label"]).mean() == pytest.approx(
+        found["on"]["test"]["accuracy"]
+    )
+    answered(run("run", "cascade", "--data", "folder:images", "--out", "a.csv", "--json"))
+    assert pl.read_csv("a.csv")["class"].to_list() == answers["class"].to_list()
+
+    report = answered(run("report", "r.json", "--out", "r.html", "--json"))
+    assert report["bytes"] == Path("r.html").stat().st_size
+    assert not list(here.glob(".*"))
+
+
+def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
+    run(*SCORED)
+    run("search", "table", "--max-drop", 8, "--out", "r.json")
+    run("build", "r.json", "--into", "cascade")
+    (here / "images" / "black").mkdir()
+    image = here / "images" / "dark" / "000.jpg"
+    (here / "images" / "black" / "000.jpg").write_bytes(image.read_bytes())
+    said = run("run", "cascade", "--data", "folder:images", "--out", "a.csv")
+    refused(said, "has 4 names where the models tell 3 classes")
+    refused(run("run", "cascade", "--data", "folder:nowhere"), "'nowhere' is none")
+    head = json.loads((here / "cascade" / "cascade.json").read_text())
+    (here / "cascade" / "cascade.json").write_text(json.dumps(head | {"version": 99}))
+    refused(run("run", "cascade", "--data", "folder:images"), "version 99")
+    (here / "cascade" / "cascade.json").write_text(json.dumps(head))
+    (here / "cascade" / "weights" / "big.safetensors").unlink()
+    refused(run("run", "cascade", "--data", "folder:images"), "the weights of 'big' cannot be read")
+    refused(run("run", "table", "--data", "folder:images"), "a cascade is read from a file")
+
+
+def test_a_corrupt_image_is_an_error_where_it_is_asked_to_be(here: Path, run: Run) -> None:
+    said = run(*SCORED, "--strict")
+    refused(said, "'grey/broken.png' of 'folder:images' cannot (its 16 bytes are no known kind")
+    assert not (here / "table").exists()
+
+
+WRONG_SCORES = {
+    "shares": (["--split", "tune=.5"], "sum to 1"),
+    "no shares": (["--split", "half"], "--split reads NAME=VALUE, found 'half'"),
+    "a file in the way": (["--into", "shade_nets.py"], "'shade_nets.py' is neither"),
+    "below a file": (["--into", "shade_nets.py/table"], "cannot be written"),
+    "no such factory": (["py:shade_nets:tin"], "no factory 'tin' in 'shade_nets'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SCORES)
+def test_a_wrong_score_is_one_sentence(here: Path, run: Run, case: str) -> None:
+    changes, words = WRONG_SCORES[case]
+    left = {path.name for path in here.iterdir()}
+    refused(run(*SCORED, *changes), words)
+    assert {path.name for path in here.iterdir()} - {"__pycache__"} == left
+
+
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+from understudy.app.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupted_score_goes_on(here: Path, run: Run) -> None:
+    words = [*map(str, SCORED)]
+    words[words.index("--batch") + 1] = "1"
+    job = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *words], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(here.glob("table.partial/000/*.parquet")) and job.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    job.send_signal(signal.SIGINT)
+    err = job.communicate(timeout=60)[1]
+    assert job.returncode == 130, err
+    assert "error: interrupted; what was finished is kept" in err
+    assert "Traceback" not in err
+    assert not (here / "table").exists()
+    assert run(*words).code == 0
+    assert run(*(word.replace("table", "undisturbed") for word in words)).code == 0
+    for file in sorted((here / "undisturbed").rglob("*.parquet")):
+        twin = here / "table" / file.relative_to(here / "undisturbed")
+        assert twin.read_bytes() == file.read_bytes(), file.name
+    assert not list(here.glob("*.partial"))

@@ -1,0 +1,107 @@
+"""Exits of one network: points are what evaluate says; tiny ones are searched to the optimum."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tables import score_tables
+from understudy import Policy, ScoreTable, Step, evaluate, search, search_exits, search_pairs
+from understudy.search.exits import exits_in_order, positions
+from understudy.search.pairs import pair_curve
+
+
+def record(count: int, *, places: int = 3, types: int = 2, seed: int = 0) -> ScoreTable:
+    """A made-up network: exits get better with depth, two types at each place."""
+    rng = np.random.default_rng(seed)
+    hard = rng.random(count)
+    predictions, parts, costs = {}, {}, {}
+    for place in range(places):
+        costs[f"trunk{place}"] = 10.0
+        for kind in range(types):
+            name = f"place{place}/type{kind}"
+            right = hard + 0.2 * rng.standard_normal(count) < 0.5 + 0.1 * place + 0.03 * kind
+            sure = np.round(1 - hard + 0.15 * rng.standard_normal(count), 2)
+            predictions[name] = (right.astype(int), sure)
+            parts[name] = [*(f"trunk{i}" for i in range(place + 1)), f"head {name}"]
+            costs[f"head {name}"] = 0.5 + kind
+    costs["rest"] = 20.0
+    predictions["full"] = ((hard < 0.87).astype(int), 1 - hard)
+    parts["full"] = [*(f"trunk{i}" for i in range(places)), "rest"]
+    return ScoreTable.from_predictions(
+        predictions, np.ones(count, int), costs={"MACs": costs}, parts=parts
+    )
+
+
+def test_positions_are_told_by_shared_parts() -> None:
+    table = record(50)
+    order = exits_in_order(table, "full", "MACs")
+    assert [name.split("/")[0] for name in order] == [f"place{i}" for i in (0, 0, 1, 1, 2, 2)]
+    place = positions(table, [*order, "full"])
+    assert place["place1/type0"] == place["place1/type1"] == {"trunk0", "trunk1"}
+    assert len(set(place.values())) == 3
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_points_are_what_evaluate_says_and_end_no_higher_than_pairs(data: st.DataObject) -> None:
+    table = data.draw(score_tables(least_exits=2))
+    big = table.reference(unit="MACs")
+    found = search_exits(table, unit="MACs", starts=2)
+    for point in found:
+        outcome = evaluate(table, point.policy, reference=big)
+        assert (point.cost, point.drop) == (outcome.cost["MACs"], outcome.drop)
+    costs = [point.cost for point in found]
+    assert costs == sorted(costs)
+    single = evaluate(table, Policy.single(big), reference=big)
+    assert min(p.drop for p in found) <= single.drop
+    assert found.points[0].cost <= min(p.cost for p in search_pairs(table, unit="MACs")) + 1e-9
+
+
+def brute_force(table: ScoreTable, names: list[str], big: str) -> list[tuple[float, float]]:
+    """Cost and drop of every setting: an exit is off or at any threshold, one type a place."""
+    choices = []
+    for name in names:
+        thresholds = pair_curve(table, name, big).threshold[1:]
+        choices.append([None, *thresholds.tolist()])
+    place = positions(table, [*names, big])
+    outcomes = []
+    for setting in product(*choices):
+        on = [(n, t) for n, t in zip(names, setting, strict=True) if t is not None]
+        if len({place[n] for n, _ in on}) < len(on):
+            continue
+        policy = Policy((*(Step(n, t) for n, t in on), Step(big)))
+        outcome = evaluate(table, policy, reference=big)
+        outcomes.append((outcome.cost["MACs"], outcome.drop))
+    return outcomes
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tiny_networks_are_searched_to_the_optimum(seed: int) -> None:
+    table = record(6, places=2, types=1, seed=seed)
+    names = exits_in_order(table, "full", "MACs")
+    every = brute_force(table, names, "full")
+    found = search_exits(table)
+    for budget in (0.0, 100 / 6, 200 / 6):
+        best = min(cost for cost, drop in every if drop <= budget + 1e-9)
+        assert min(p.cost for p in found if p.drop <= budget + 1e-9) == pytest.approx(best)
+
+
+def test_search_takes_the_exits_and_certifies_them() -> None:
+    table = record(6000)
+    (choice,) = search(table, max_drop=2.0).choices
+    assert choice.certificate is not None
+    assert not choice.certificate.falls_back
+    assert choice.certificate.path[-1] == choice.policy
+    assert choice.outcome.drop < 2.0
+    assert choice.outcome.saving["MACs"] > 0.15
+
+
+def test_a_network_without_a_cheaper_exit_is_its_own_frontier() -> None:
+    table = record(20).only(["place0/type0", "full"])
+    (point,) = search_exits(table, reference="place0/type0")
+    assert point.policy == Policy.single("place0/type0")

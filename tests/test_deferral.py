@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fakes import scored
+from tables import score_tables, synthetic
+from understudy.deferral import (
+    CLIP,
+    LEARNED,
+    DeferralScore,
+    cross_fitted,
+    fit_deferral,
+    scores_of,
+    with_deferral,
+    with_scores,
+)
+from understudy.errors import PolicyError, TableError
+from understudy.scores import Detail, ScoreTable
+from understudy.search.pairs import pair_curve
+
+FLOATS = st.floats(-10, 10)
+
+
+def specialist(count=1500, *, seed=0):
+    """The little model is as sure of class 0, where it is mostly wrong, as of the others."""
+    rng = np.random.default_rng(seed)
+    said = rng.integers(0, 4, count)
+    sure = rng.uniform(0.4, 1, count).astype(np.float32)
+    right = rng.random(count) < np.where(said == 0, 0.3, 0.97)
+    label = np.where(right, said, (said + 1) % 4)
+    return ScoreTable.from_predictions(
+        {
+            "tiny": (said, {"max_softmax": sure, "margin": 2 * sure - 1}),
+            "big": (label, {"max_softmax": np.ones(count), "margin": np.ones(count)}),
+        },
+        label,
+        costs={"tiny": 1, "big": 9},
+    )
+
+
+def test_it_learns_which_class_to_defer():
+    table = with_deferral(specialist(), "big")
+    score = scores_of(table.provenance)["tiny"]
+    assert score.first[0] < min(score.first[1:]) - 1
+    for split in ("tune", "certify", "test"):
+        part = table.on(split)
+        shares = {}
+        for confidence in ("max_softmax", LEARNED):
+            curve = pair_curve(part, "tiny", "big", confidence=confidence)
+            shares[confidence] = curve.accepted[curve.cheapest_within(1.0)] / len(part)
+        assert shares[LEARNED] > shares["max_softmax"] + 0.1
+
+
+def test_tune_is_cross_fitted_and_the_rest_is_not():
+    table = specialist()
+    wider = with_deferral(table, "big")
+    tune = table.on("tune")
+    score = fit_deferral(tune, "tiny", "big")
+    rows = wider.scores(LEARNED)
+    np.testing.assert_array_equal(
+        wider.on("certify").scores(LEARNED)[0], score.apply(table.on("certify"))
+    )
+    np.testing.assert_array_equal(
+        wider.on("tune").scores(LEARNED)[0], cross_fitted(tune, "tiny", "big")
+    )
+    assert (wider.on("tune").scores(LEARNED)[0] != score.apply(tune)).all()
+    np.testing.assert_array_equal(rows[1], table.scores("max_softmax")[1])
+    assert rows.dtype == np.float32
+    assert wider.provenance[LEARNED] == {"tiny": score.to_dict()}
+    again = with_scores(
+        table,
+        scores_of(json.loads(json.dumps(wider.provenance[LEARNED] and dict(wider.provenance)))),
+    )
+    assert again.on("certify").hash == wider.on("certify").hash
+
+
+def test_a_sample_does_not_judge_itself():
+    """On labels that are pure noise, cross-fitted scores tell nothing; a whole fit seems to."""
+    rng = np.random.default_rng(1)
+    said = rng.integers(0, 40, 800)
+    sure = np.full(800, 0.5)
+    wrong = rng.random(800) < 0.5
+    table = ScoreTable.from_predictions(
+        {"tiny": (said, sure), "big": (np.where(wrong, said + 1, said), np.ones(800))},
+        np.where(wrong, said + 1, said),
+        costs={"tiny": 1, "big": 9},
+        split={"tune": 1.0, "certify": 0.0, "test": 0.0},
+    )
+
+    def ranked(scores):
+        return np.corrcoef(scores, ~wrong)[0, 1]
+
+    assert ranked(fit_deferral(table, "tiny", "big").apply(table)) > 0.15
+    assert ranked(cross_fitted(table, "tiny", "big")) < 0.1
+
+
+@given(score_tables(least_exits=2))
+def test_few_samples_order_like_max_softmax(table):
+    table = replace(table, split=np.zeros(len(table)))
+    wider = with_deferral(table, "e0", littles=["e1"])
+    learned, sure = wider.scores(LEARNED), table.scores("max_softmax")
+    inside = np.clip(sure[1].astype(float), CLIP, 1 - CLIP)
+    np.testing.assert_allclose(learned[1], np.log(inside / (1 - inside)), rtol=1e-6)
+    np.testing.assert_array_equal(learned[0], sure[0].astype(np.float32))
+    assert set(wider.provenance[LEARNED]) == {"e1"}
+
+
+def test_the_second_class_counts_where_it_is_known():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(600, 4))
+    logits[:, 0] += 1
+    second = np.argsort(-logits, axis=1)[:, 1]
+    label = np.where((second == 2) & (rng.random(600) < 0.8), second, logits.argmax(1))
+    table = scored({"tiny": logits, "big": 9 * np.eye(4)[label]}, label)
+    assert fit_deferral(table, "tiny", "big").second == ()
+    tops = {
+        n: Detail(np.argsort(-np.asarray(table.details[n].logits, float), axis=1), np.empty(0))
+        for n in table.names
+    }
+    known = replace(table, details=tops)
+    score = fit_deferral(known, "tiny", "big")
+    assert score.second[2] < min(score.second[:2]) - 1
+    with pytest.raises(TableError, match="looks at the two top classes"):
+        score.apply(table)
+
+
+@given(
+    st.builds(
+        DeferralScore,
+        exit=st.text(min_size=1),
+        reference=st.text(),
+        bias=FLOATS,
+        log_odds=FLOATS,
+        margin=FLOATS,
+        first=st.lists(FLOATS, max_size=4).map(tuple),
+        second=st.lists(FLOATS, max_size=4).map(tuple),
+    ),
+    hnp.arrays(np.float32, 9, elements=st.floats(0, 1, width=32)),
+    hnp.arrays(np.int32, 9, elements=st.integers(0, 6)),
+)
+def test_round_trip_and_formula(score, top, classes):
+    again = DeferralScore.from_dict(json.loads(json.dumps(score.to_dict())))
+    assert again == score
+    second = classes[::-1]
+    for row, value in enumerate(again.of(top, top / 2, classes, second)):
+        p = min(max(float(top[row]), CLIP), 1 - CLIP)
+        wanted = score.bias + score.log_odds * np.log(p / (1 - p)) + score.margin * top[row] / 2
+        for weights, one in ((score.first, classes[row]), (score.second, second[row])):
+            wanted += weights[one] if one < len(weights) else 0
+        assert value == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+def test_many_classes_that_were_seldom_seen():
+    rng = np.random.default_rng(3)
+    table = synthetic(400)
+    many = replace(table, prediction=rng.integers(0, 1000, table.prediction.shape))
+    score = fit_deferral(many, "net0", "net2")
+    assert not any(score.first)
+    assert score.apply(many).shape == (400,)
+
+
+def test_what_cannot_be_learned_from():
+    table = synthetic(50)
+    percent = replace(table, confidence={"max_softmax": 100 * table.scores("max_softmax")})
+    with pytest.raises(TableError, match="max_softmax of 'net0' lies between"):
+        fit_deferral(percent, "net0", "net2")
+    with pytest.raises(TableError, match="no exit 'net9'"):
+        fit_deferral(table, "net9", "net2")
+    with pytest.raises(TableError, match="no confidence 'margin'"):
+        DeferralScore("net0", "net2", 0.0, 1.0, 0.5).apply(table)
+    with pytest.raises(PolicyError, match="a learned score is its coefficients"):
+        DeferralScore.from_dict({"exit": "tiny"})
