@@ -1,4 +1,4 @@
-"""Which path to walk: ladders of pairs, exits alone, chains, exits of one network.
+"""Which path to walk: ladders of pairs, chains, exits of one network, averages.
 
 Every candidate is a path from the reference to the cheap. Within a family the one is taken that
 would end cheapest if certify looked just like tune. Between families that comparison would flatter
@@ -57,21 +57,11 @@ Family = Callable[[ScoreTable, Question], Found]
 
 
 def find_pairs(table: ScoreTable, question: Question) -> Found:
-    """A ladder for every cheaper exit before the reference, and every cheaper exit alone."""
+    """A ladder for every cheaper exit before the reference; it ends with that exit alone."""
     big, unit = question.reference, question.unit
     curves = pair_curves(table, big, confidence=question.confidence, unit=unit)
-    alone = (
-        Path(
-            policies=(Policy.single(curve.little),),
-            losses=curve.losses[-1:],
-            gains=curve.gains[-1:],
-            cost=curve.cost[-1:],
-            samples=curve.samples,
-        )
-        for curve in curves
-    )
     return Found(
-        (*(ladder(curve) for curve in curves), *alone),
+        tuple(ladder(curve) for curve in curves),
         pairs_frontier(table, curves, reference=big, unit=unit),
     )
 
