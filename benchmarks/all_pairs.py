@@ -11,20 +11,14 @@ NumPy, whose time per pair, taken in the same run, is multiplied by the number o
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import resource
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+import harness
 from understudy.search.allpairs import AllPairs, gap_budgets, search_all_pairs
 
 Array = npt.NDArray[Any]
@@ -100,14 +94,13 @@ def measure(models: int, samples: int, *, threads: int, checked: int) -> dict[st
     start, busy = perf_counter(), process_time()
     found = search_all_pairs(zoo.correct, zoo.confidence, zoo.cost, DROPS, threads=threads)
     seconds, busy = perf_counter() - start, process_time() - busy
-    peak = peak_rss_gb()
+    peak = harness.peak_gb()
     wrong, per_pair = check(zoo, found, pairs=checked)
     pairs = int(np.count_nonzero(zoo.cost[:, None] < zoo.cost[None, :]))
     return {
-        "claim": f"{models} models x {samples} samples x {len(DROPS)} drops, {threads} threads, "
-        f"sorting included: at most {MOST_SECONDS:g} s and {MOST_GB:g} GB, equal to a naive scan",
-        "command": " ".join(["python benchmarks/all_pairs.py", *sys.argv[1:]]),
-        "machine": machine(),
+        "models": models,
+        "samples": samples,
+        "threads": threads,
         "pairs": pairs,
         "seconds": round(seconds, 3),
         "processor_seconds": round(busy, 3),
@@ -121,51 +114,19 @@ def measure(models: int, samples: int, *, threads: int, checked: int) -> dict[st
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-    }
-
-
-def processor() -> str:
-    """The processor's name where the system tells it, its kind elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def peak_rss_gb() -> float:
-    """The most memory that this process has held so far, inputs included, in 10^9 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=int, default=1500)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--check", type=int, default=100, help="random pairs to compare")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    options = parser.parse_args()
-    found = measure(options.models, options.samples, threads=options.threads, checked=options.check)
-    if options.json:
-        print(json.dumps(found, indent=1))
-    else:
-        print("\n".join(f"{key:28} {value}" for key, value in found.items()))
-    sys.exit(not found["met"])
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(
+        lambda asked: measure(
+            asked.models, asked.samples, threads=asked.threads, checked=asked.check
+        ),
+        options=options,
+        claim=f"1,500 models x 50,000 samples x {len(DROPS)} drops, 2 threads, sorting included: "
+        f"at most {MOST_SECONDS:g} s and {MOST_GB:g} GB, equal to a naive scan",
+    )

@@ -15,8 +15,6 @@ record, and the times per trade-off are compared.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Sequence
 from time import perf_counter, process_time
 from typing import Any
@@ -25,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import fminbound
 
-from all_pairs import machine, peak_rss_gb
+import harness
 from understudy.search.exit_problem import ExitProblem
 from understudy.search.line import (
     Configuration,
@@ -163,15 +161,14 @@ def measure(
     one, _ = timed(lambda: trade_offs(problem, weights, starts=1))
     busy = process_time() - busy
     found: dict[str, Any] = {
-        "claim": f"{TRADE_OFFS} trade-offs over {samples} samples x {positions} positions x "
-        f"{types} types: one warm start, many starts and fill",
-        "command": " ".join(["python benchmarks/exits.py", *sys.argv[1:]]),
-        "machine": machine(),
+        "samples": samples,
+        "positions": positions,
+        "types": types,
         "compile_seconds": round(compiling, 2),
         "sort_seconds": round(sorting, 3),
         "one_start_seconds": round(one, 3),
         "one_start_processor_seconds": round(busy, 3),
-        "one_start_peak_rss_gb": round(peak_rss_gb(), 3),
+        "one_start_peak_rss_gb": round(harness.peak_gb(), 3),
     }
     if starts > 1:
         many, chosen = timed(lambda: trade_offs(problem, weights, starts=starts, threads=threads))
@@ -184,7 +181,7 @@ def measure(
             "fill_seconds": round(filling, 3),
             "points": len(frontier),
             "percent_of_cost_by_drop": dict(zip(DROPS, cost.round(3).tolist(), strict=True)),
-            "peak_rss_gb": round(peak_rss_gb(), 3),
+            "peak_rss_gb": round(harness.peak_gb(), 3),
         }
         if random_starts:
             seconds, best = timed(lambda: many_random(problem, weights, random_starts))
@@ -197,40 +194,49 @@ def measure(
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=50_000)
+    parser.add_argument("--large", type=int, default=1_280_000, help="samples; 0: leave it out")
     parser.add_argument("--positions", type=int, default=12)
     parser.add_argument("--types", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--starts", type=int, default=6, help="1: one warm start, no fill")
-    parser.add_argument("--random-starts", type=int, default=0, help="to compare with; slow")
+    parser.add_argument("--random-starts", type=int, default=200, help="to compare with; slow")
     parser.add_argument("--onepass-samples", type=int, default=5_000, help="0: leave it out")
     parser.add_argument("--onepass-weights", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    options = parser.parse_args()
+
+
+def measure_all(asked: argparse.Namespace) -> dict[str, Any]:
+    shape = (asked.positions, asked.types)
     found = measure(
-        options.samples,
-        options.positions,
-        options.types,
-        starts=options.starts,
-        random_starts=options.random_starts,
-        threads=options.threads,
+        asked.samples,
+        *shape,
+        starts=asked.starts,
+        random_starts=asked.random_starts,
+        threads=asked.threads,
     )
-    if options.onepass_samples:
+    if asked.onepass_samples:
         found["onepass"] = beside_onepass(
-            options.positions,
-            options.types,
-            samples=options.onepass_samples,
-            weights=options.onepass_weights,
+            *shape, samples=asked.onepass_samples, weights=asked.onepass_weights
         )
-    if options.json:
-        print(json.dumps(found, indent=1))
-    else:
-        print("\n".join(f"{key:28} {value}" for key, value in found.items()))
+    met = found["one_start_seconds"] <= 1.0
+    if "many_starts_seconds" in found:
+        met &= found["many_starts_seconds"] + found["fill_seconds"] <= 20
+    if "points_above_random_starts" in found:
+        met &= max(found["points_above_random_starts"]) <= 0.1
+    if asked.large:
+        large = measure(asked.large, *shape, starts=1, random_starts=0, threads=asked.threads)
+        found["large"] = large
+        met &= large["sort_seconds"] + large["one_start_seconds"] <= 90
+        met &= large["one_start_peak_rss_gb"] <= 4
+    return {**found, "met": bool(met)}
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(
+        measure_all,
+        options=options,
+        claim="51 trade-offs over 50,000 samples x 12 positions x 2 types: one warm start in at "
+        "most 1 s after sorting; many starts and fill in at most 20 s and within 0.1 points of the "
+        "best of 200 random starts; over 1.28 million samples at most 90 s with sorting, and 4 GB",
+    )

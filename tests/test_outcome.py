@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import oracle
 from tables import pair_table, policies, score_tables, synthetic
 from understudy.errors import TableError
-from understudy.outcome import Outcome, decide, evaluate, wilson
+from understudy.outcome import Outcome, class_gaps, decide, evaluate, wilson
 from understudy.policy import Policy, Step
 from understudy.scores import Exit, ScoreTable
 
@@ -170,3 +170,20 @@ def test_a_thousand_samples_equal_the_walk() -> None:
     found = evaluate(table, policy)
     assert (found.losses, found.gains) == (true.losses, true.gains)
     assert found.cost["MACs"] == pytest.approx(true.cost)
+
+
+@given(st.data())
+def test_class_gaps_add_up_to_the_outcome(data: st.DataObject) -> None:
+    table = data.draw(score_tables(labelled=True))
+    policy = data.draw(policies(table))
+    big = table.reference(unit="MACs")
+    gaps = class_gaps(table, policy, reference=big)
+    outcome = evaluate(table, policy, reference=big)
+    assert sum(gap.losses for gap in gaps) == outcome.losses
+    assert sum(gap.gains for gap in gaps) == outcome.gains
+    assert sum(gap.samples for gap in gaps) == outcome.samples
+    assert [gap.drop for gap in gaps] == sorted((gap.drop for gap in gaps), reverse=True)
+    for gap in gaps:
+        alone = evaluate(table.of_class(gap.name), policy, reference=big)
+        assert (gap.losses, gap.gains) == (alone.losses, alone.gains)
+        assert gap.interval[0] <= gap.drop <= gap.interval[1]

@@ -72,11 +72,7 @@ class Outcome:
         """
         if set(self.shares) == {self.reference}:
             return 0.0, 0.0
-        n = self.samples + 2
-        losses, gains = self.losses + 0.5, self.gains + 0.5
-        mean = (losses - gains) / n
-        width = Z95 * math.sqrt(max((losses + gains) / n - mean**2, 0.0) / n)
-        return 100 * max(mean - width, -1.0), 100 * min(mean + width, 1.0)
+        return drop_interval(self.losses, self.gains, self.samples)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -178,6 +174,68 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
         saving=saving,
         shares={name: int(k) / count for name, k in zip(policy.exits, answered, strict=True)},
     )
+
+
+@dataclass(frozen=True)
+class ClassGap:
+    """The drop on the samples of one class: an estimate, with its 95 % interval in points."""
+
+    name: str
+    samples: int
+    losses: int
+    gains: int
+
+    @property
+    def drop(self) -> float:
+        return 100.0 * (self.losses - self.gains) / self.samples
+
+    @property
+    def interval(self) -> Interval:
+        return drop_interval(self.losses, self.gains, self.samples)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "drop": self.drop, "interval": list(self.interval)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> ClassGap:
+        return ClassGap(data["name"], data["samples"], data["losses"], data["gains"])
+
+
+def class_gaps(
+    table: ScoreTable, policy: Policy, *, reference: str, most: int = 20
+) -> tuple[ClassGap, ...]:
+    """The classes that lose most against the reference, worst first; none without labels.
+
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
+    >>> gaps = class_gaps(table, Policy.single("tiny"), reference="big")
+    >>> [(gap.name, gap.losses) for gap in gaps]
+    [('0', 1), ('1', 0)]
+    """
+    if table.label is None:
+        return ()
+    right = decide(table, policy).prediction == table.label
+    reference_right = table.prediction[table.index(reference)] == table.label
+    count, losses, gains = (
+        np.bincount(table.label[marks], minlength=int(table.label.max()) + 1).tolist()
+        for marks in (slice(None), reference_right & ~right, right & ~reference_right)
+    )
+    names = table.classes or [str(number) for number in range(len(count))]
+    gaps = [
+        ClassGap(names[number], count[number], losses[number], gains[number])
+        for number in range(len(count))
+        if count[number]
+    ]
+    return tuple(sorted(gaps, key=lambda gap: -gap.drop)[:most])
+
+
+def drop_interval(losses: int, gains: int, samples: int) -> Interval:
+    """The 95 % interval of a drop in points (Agresti & Min 2005)."""
+    n = samples + 2
+    mean = (losses - gains) / n
+    width = Z95 * math.sqrt(max((losses + gains + 1) / n - mean**2, 0.0) / n)
+    return 100 * max(mean - width, -1.0), 100 * min(mean + width, 1.0)
 
 
 def points(drop: float) -> str:

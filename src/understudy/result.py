@@ -12,7 +12,7 @@ from understudy.difficulty import Difficulty
 from understudy.errors import PolicyError, UnderstudyError, listed
 from understudy.files import check_version, read_json, write_json
 from understudy.frontier import Frontier
-from understudy.outcome import Outcome
+from understudy.outcome import ClassGap, Outcome
 from understudy.policy import Policy
 
 FORMAT, VERSION = "understudy.result", 1
@@ -49,6 +49,7 @@ class Choice:
         certificate: the proof; None in-sample, where nothing is proved.
         baselines: what it is measured against, on test (or all).
         verdict: in words; may be "a cascade does not pay here".
+        classes: the classes that lose most on test (or all): estimates, not proved.
     """
 
     max_drop: float
@@ -57,6 +58,7 @@ class Choice:
     certificate: Certificate | None
     baselines: Baselines
     verdict: str
+    classes: tuple[ClassGap, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -76,6 +78,7 @@ class Choice:
             "on": {split: measured.to_dict() for split, measured in self.on.items()},
             "baselines": self.baselines.to_dict(),
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
+            "classes": [gap.to_dict() for gap in self.classes],
             "verdict": self.verdict,
         }
 
@@ -89,6 +92,7 @@ class Choice:
             certificate=None if certificate is None else Certificate.from_dict(certificate),
             baselines=Baselines(**data["baselines"]),
             verdict=data["verdict"],
+            classes=tuple(ClassGap.from_dict(gap) for gap in data["classes"]),
         )
 
 

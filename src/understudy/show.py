@@ -49,9 +49,21 @@ def result_view(result: Result) -> Group:
     if result.published:
         parts.append(_published_table(result))
     for choice in result.choices:
-        words = Text.assemble((f"{points(choice.max_drop)}: ", "bold"), choice.verdict)
+        words = Text.assemble(
+            (f"{points(choice.max_drop)}: ", "bold"), choice.verdict, _worst_class(choice)
+        )
         parts.append(Padding(words, (0, 2)))
     return Group(*parts)
+
+
+def _worst_class(choice: Choice) -> str:
+    if len(choice.classes) < 2:
+        return ""
+    gap = choice.classes[0]
+    return (
+        f" The class that loses most is {gap.name}: {gap.drop:+.2f} {interval_text(gap.interval)}, "
+        f"an estimate from {gap.samples:,} samples."
+    )
 
 
 def difficulty_view(found: Difficulty) -> Group:
@@ -195,10 +207,14 @@ def _choices_table(result: Result) -> Table:
     proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
     table = _table(
         f"the cheapest plan per budget, measured on {split}",
-        ("max drop", "plan, and who answers", result.unit, "saving", "drop", "95 %", proof),
+        (
+            *("max drop", "plan, and who answers", result.unit, "saving"),
+            *(f"saving {unit}" for unit in _other_units(result)),
+            *("drop", "95 %", proof),
+        ),
     )
     for choice in result.choices:
-        table.add_row(*map(escape, _choice_row(choice, result.unit)))
+        table.add_row(*map(escape, _choice_row(choice, result.unit, _other_units(result))))
     return table
 
 
@@ -245,7 +261,13 @@ def _published_table(result: Result) -> Table:
     return table
 
 
-def _choice_row(choice: Choice, unit: str) -> list[str]:
+def _other_units(result: Result) -> list[str]:
+    """The units beside the one that was minimised, where every choice is priced in them."""
+    costs = [set(choice.outcome.cost) for choice in result.choices]
+    return sorted(set.intersection(*costs) - {result.unit})
+
+
+def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
     outcome, certificate = choice.outcome, choice.certificate
     if certificate is None:
         proof = "none"
@@ -258,6 +280,7 @@ def _choice_row(choice: Choice, unit: str) -> list[str]:
         plan_text(outcome.shares),
         cost_text(outcome.cost[unit], unit),
         percent(outcome.saving[unit]),
+        *(percent(outcome.saving[other]) for other in others),
         f"{outcome.drop:+.2f}",
         interval_text(outcome.drop_interval),
         proof,

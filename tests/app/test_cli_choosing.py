@@ -9,42 +9,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pytest
 
+from command_line import Run, Said
 from tables import synthetic
-from understudy.app.cli import main
 from understudy.frontier import Point
 from understudy.result import Result
 from understudy.search import search, search_in_sample
 from understudy.store import load_table, save_table
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line, in this process: exit code, stdout, stderr."""
-
-    def typed(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["understudy", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Said(code, *capsys.readouterr())
-
-    return typed
 
 
 @pytest.fixture

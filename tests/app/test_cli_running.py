@@ -7,16 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 
-from understudy.app.cli import main
+from command_line import Run, Said
 from understudy.store import load_table
 
 CLASSES = ("dark", "grey", "light")
@@ -51,15 +50,6 @@ def other():
 """
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with noisy grey PNGs and JPEGs in a folder per class, and two nets."""
@@ -76,22 +66,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             image.save(tmp_path / "images" / name / f"{number:03}.{kind}")
     (tmp_path / "images" / "grey" / "broken.png").write_bytes(b"\x89PNG and no more")
     return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line, in this process: exit code, stdout, stderr."""
-
-    def typed(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["understudy", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Said(code, *capsys.readouterr())
-
-    return typed
 
 
 def answered(said: Said) -> Any:

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from command_line import Run, Said
 from tables import synthetic
 from test_records import MACS, record_of, written
-from understudy.app.cli import main, surveying
+from understudy.app.cli import surveying
 from understudy.errors import PolicyError
 from understudy.records import import_record
 from understudy.search.optimism import optimism
 from understudy.search.savers import best_savers
 from understudy.store import count_looks, load_table, save_table
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line, in this process: exit code, stdout, stderr."""
-
-    def typed(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["understudy", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Said(code, *capsys.readouterr())
-
-    return typed
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Choosing: every search takes a table and returns a frontier or a result."""
 
 from understudy.search.allpairs import AllPairs, search_all_pairs
+from understudy.search.betting import GapMonitor, betting_p_value, betting_upper_bound
 from understudy.search.chains import search_chains
 from understudy.search.choose import (
     search,
@@ -18,10 +19,13 @@ from understudy.search.verify import Check, verify
 __all__ = [
     "AllPairs",
     "Check",
+    "GapMonitor",
     "Optimism",
     "PairCurve",
     "Savers",
     "best_savers",
+    "betting_p_value",
+    "betting_upper_bound",
     "optimism",
     "pair_curve",
     "published_rules",

@@ -14,7 +14,7 @@ from understudy.deferral import LEARNED, with_deferral
 from understudy.difficulty import difficulty
 from understudy.errors import PolicyError, TableError
 from understudy.frontier import Frontier
-from understudy.outcome import Outcome, evaluate
+from understudy.outcome import Outcome, class_gaps, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.result import Choice, Result, Single
 from understudy.scores import ScoreTable
@@ -267,7 +267,8 @@ def _certified_choice(
         max_cost=max_cost,
         better=dominating(splits["tune"], reference=big, unit=unit),
     )
-    return Choice(certificate.budget, policy, on, certificate, beside, words)
+    classes = class_gaps(splits["test"], policy, reference=big)
+    return Choice(certificate.budget, policy, on, certificate, beside, words, classes)
 
 
 def _in_sample_choice(
@@ -287,7 +288,8 @@ def _in_sample_choice(
         max_cost=max_cost,
         better=dominating(table, reference=big, unit=unit),
     )
-    return Choice(drop, policy, {ALL: outcome}, None, beside, words)
+    classes = class_gaps(table, policy, reference=big)
+    return Choice(drop, policy, {ALL: outcome}, None, beside, words, classes)
 
 
 def _best_within(frontier: Frontier, drop: float) -> Policy:
