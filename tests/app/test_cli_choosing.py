@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+import understudy
 from command_line import Run, Said
 from tables import synthetic
 from understudy.frontier import Point
@@ -349,3 +350,7 @@ def test_a_process_ends_with_code_2_and_one_sentence(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("error: a score table is a folder with a table.json, 'x' is none")
     assert ran.stderr.count("\n") == 1
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version").out == f"understudy {understudy.__version__}\n"

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from understudy import __version__
 from understudy.app.cli import choosing, demo, running, showing, surveying, tables
 from understudy.app.cli.terminal import fail
 from understudy.errors import UnderstudyError
 
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"understudy {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="understudy",
-    help="Make any classifier cheaper: a tiny model answers the easy inputs, the large one the "
-    "rest, and held-out data proves that accuracy holds.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def understudy(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Make any classifier cheaper: a tiny model answers the easy inputs, the large one the rest,
+    and held-out data proves that accuracy holds."""
+
+
 for verbs in (demo, tables, choosing, surveying, running, showing):
     verbs.register(app)
 
