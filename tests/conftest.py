@@ -1,12 +1,16 @@
-"""Shared fixtures: where the real data lies, and the switch for slow tests."""
+"""Shared fixtures: where the real data lies, the command line, and the switch for slow tests."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from command_line import Run, Said
+from understudy.app.cli import main
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
@@ -30,3 +34,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data are absent: no folder {folder} (set UNDERSTUDY_SHARED)")
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Types a command in this process: exit code, stdout, stderr."""
+
+    def typed(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["understudy", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Said(code, *capsys.readouterr())
+
+    return typed

@@ -316,3 +316,16 @@ def test_a_missing_cost_is_named() -> None:
 def test_levels_of_promise_are_policy_errors() -> None:
     with pytest.raises(PolicyError):
         search(synthetic(60), max_drop=1.0, delta=2)
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+def test_a_plan_has_no_more_stages_than_asked_and_more_never_cost_more(stages: int) -> None:
+    table = synthetic(6000, exits=4)
+    (choice,) = search(table, max_drop=1.0, stages=stages).choices
+    assert len(choice.policy.stages) <= stages
+    frontier = search_in_sample(table, max_drop=1.0, stages=stages).frontier
+    pairs = search_in_sample(table, max_drop=1.0).frontier
+    assert frontier.points[0].cost <= pairs.points[0].cost
+    for point in pairs:
+        within = [one.cost for one in frontier if one.drop <= point.drop + 1e-9]
+        assert min(within) <= point.cost + 1e-9

@@ -103,14 +103,14 @@ def families_for(table: ScoreTable, *, stages: int) -> list[Family]:
     """What the table's exits allow.
 
     Always pairs; exits that share parts all together; with more stages also all exits of a small
-    zoo together, or chains out of a large one; and averaged exits behind their little ones.
+    zoo together where so many may be asked, or chains; and averaged exits behind their little ones.
     """
     models = models_of(table)
     parts = [part for exit in models.exits for part in exit.parts]
     shared = len(set(parts)) < len(parts)
     families: list[Family] = [find_pairs]
     if len(models.exits) > 2 and (shared or stages > 2):
-        together = shared or len(models.exits) <= FEW
+        together = shared or len(models.exits) <= min(stages, FEW)
         families.append(find_exits if together else chains_of(stages))
     if len(models.exits) == len(table.exits):
         return families

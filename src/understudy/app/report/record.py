@@ -13,10 +13,11 @@ import numpy as np
 from understudy.certificate import Certificate
 from understudy.difficulty import Bin, Difficulty
 from understudy.outcome import Interval, Outcome
-from understudy.result import Baselines, Choice, Result, Single
+from understudy.result import Baselines, Choice, Published, Result, Single
 from understudy.split import ALL, SPLITS
 
 DRAWN_POINTS = 400
+WORST = 3
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,32 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Ruled:
+    """What a published rule chose for one budget."""
+
+    rule: str
+    max_drop: float
+    exits: tuple[str, ...]
+    main: Measured
+
+    @staticmethod
+    def of(one: Published, unit: str, *, split: str) -> Ruled:
+        main = Measured.of(split, one.outcome, unit)
+        return Ruled(one.rule, one.max_drop, one.policy.exits, main)
+
+
+@dataclass(frozen=True)
+class WorstClass:
+    """One of the classes that lose most under the plan for a budget."""
+
+    max_drop: float
+    name: str
+    samples: int
+    drop: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
 class Alone:
     """One exit by itself. `origin` has its facts, such as its spec and the hash of its weights."""
 
@@ -150,6 +177,8 @@ class Report:
         frontier: (cost, drop) of non-dominated policies on `searched_on`, thinned for drawing.
         found: how many there were before thinning.
         difficulty: accuracy by difficulty; None where the result has none.
+        published: what the papers' own rules choose, on the same split as the plans.
+        worst: for each plan of several stages, the classes that lose most: at most three.
         gain_step: the amount of cost that gains in accuracy are quoted for: a power of ten.
         provenance: name and value of every fact about the table.
         version: of the understudy that made the page.
@@ -170,6 +199,8 @@ class Report:
     found: int
     difficulty: Difficulty | None
     gain_step: float
+    published: tuple[Ruled, ...]
+    worst: tuple[WorstClass, ...]
     provenance: tuple[tuple[str, str], ...]
     version: str
 
@@ -208,6 +239,8 @@ class Report:
             found=len(result.frontier),
             difficulty=result.difficulty,
             gain_step=_step(max(single.main.cost for single in singles)),
+            published=tuple(Ruled.of(one, result.unit, split=split) for one in result.published),
+            worst=tuple(_worst(result)),
             provenance=_provenance(result),
             version=version("understudy"),
         )
@@ -268,6 +301,14 @@ def _lead(result: Result) -> str:
         f"Chosen among {exits} on {tune} samples, certified on {certify} others, "
         f"measured once on {test} more."
     )
+
+
+def _worst(result: Result) -> Iterator[WorstClass]:
+    for choice in result.choices:
+        if len(choice.classes) < 2 or choice.policy.exits == (result.reference,):
+            continue
+        for gap in choice.classes[:WORST]:
+            yield WorstClass(choice.max_drop, gap.name, gap.samples, gap.drop, gap.interval)
 
 
 def _thinned(points: tuple[Any, ...]) -> list[Any]:
