@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
-from understudy import __version__
 from understudy.app.cli import choosing, demo, running, showing, surveying, tables
 from understudy.app.cli.terminal import fail
 from understudy.errors import UnderstudyError
@@ -16,7 +16,7 @@ INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"understudy {__version__}")
+        typer.echo(f"understudy {installed_version('understudy')}")
         raise typer.Exit
 
 
