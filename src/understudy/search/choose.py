@@ -54,8 +54,8 @@ def search(
         confidence: the stored confidence that the little models are judged by; "deferral" learns
             one on tune that tells where the reference would do better (`with_deferral`).
         delta: the chance, per budget, that the bound is wrong.
-        stages: the most models in a chain, where models share no parts; exits that do are searched
-            together whatever their number.
+        stages: the most models in a chain, where models share no parts; the reference may stand
+            behind them as the safe end. Exits that share parts are searched together.
         class_drops: budgets in points of named classes, which every certificate then covers too.
         looks: how often the certify split has been read, this time included.
 

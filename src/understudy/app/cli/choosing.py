@@ -79,7 +79,10 @@ def search(
         ),
     ] = None,
     stages: Annotated[
-        int, typer.Option(min=2, help="The most models in a chain, where they share no parts.")
+        int,
+        typer.Option(
+            min=2, help="The most models in a chain; the reference may stand behind them."
+        ),
     ] = 2,
     unit: Unit = None,
     confidence: Confidence = "max_softmax",
