@@ -7,15 +7,14 @@ first use, because importing Numba is slow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from understudy.search._compiled import compiled
+
 Array = npt.NDArray[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 LEVELS, KINDS = 64, 4
 _ROWS = 16
@@ -67,16 +66,7 @@ class _Tree(NamedTuple):
     run: Array
 
 
-def _compiled(function: Function) -> Function:
-    compiled: Function
-    try:
-        compiled = numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder for the cache can be written
-        compiled = numba.njit(nogil=True)(function)
-    return compiled
-
-
-@_compiled
+@compiled
 def encode(model: Model, out: Array) -> None:
     """The code of each sample, (N,): four times its level of confidence + its loss + 1.
 
@@ -90,7 +80,7 @@ def encode(model: Model, out: Array) -> None:
         out[sample] = KINDS * level + model.loss[sample] + 1
 
 
-@_compiled
+@compiled
 def _tally(first: Array, second: Array, counts: Array) -> None:
     """The number of samples by row of the first model (four levels) and code of the second."""
     counts[:] = 0
@@ -99,7 +89,7 @@ def _tally(first: Array, second: Array, counts: Array) -> None:
         counts[np.int64(row) * _WIDTH + second[sample]] += 1
 
 
-@_compiled
+@compiled
 def _answered(code: Array) -> tuple[Array, Array]:
     """How many samples lie above each row of levels, and what they lose: (_ROWS,) each."""
     count, loss = np.zeros(_ROWS, np.int64), np.zeros(_ROWS, np.int64)
@@ -111,7 +101,7 @@ def _answered(code: Array) -> tuple[Array, Array]:
     return np.cumsum(count), np.cumsum(loss)
 
 
-@_compiled
+@compiled
 def longest_prefixes(model: Model, last: Array, budgets: Array) -> Array:
     """How many samples a model may answer before a last exit within each budget: (D,).
 
@@ -139,7 +129,7 @@ def longest_prefixes(model: Model, last: Array, budgets: Array) -> Array:
     return out
 
 
-@_compiled
+@compiled
 def screen(field: Field, first: int, seconds: Array, budgets: Array, out: Array) -> None:
     """The least summed cost of first -> second -> last on a grid of 16 x 64 levels.
 
@@ -173,7 +163,7 @@ def screen(field: Field, first: int, seconds: Array, budgets: Array, out: Array)
                     out[second, drop] = min(out[second, drop], cost)
 
 
-@_compiled
+@compiled
 def _collect(counts: Array, row: int) -> None:
     """Add to the samples of one row of levels of the first model those of all later rows."""
     start = row * _WIDTH
@@ -181,7 +171,7 @@ def _collect(counts: Array, row: int) -> None:
         counts[cell] += counts[cell + _WIDTH]
 
 
-@_compiled
+@compiled
 def _accumulate(counts: Array, row: int, seen: Array, gap: Array) -> None:
     """What the second model's first levels answer and lose, (LEVELS + 1,) each."""
     seen[0], gap[0] = 0, 0
@@ -192,7 +182,7 @@ def _accumulate(counts: Array, row: int, seen: Array, gap: Array) -> None:
         gap[at + 1] = gap[at] + high - low
 
 
-@_compiled
+@compiled
 def _grow(model: Model) -> _Tree:
     """The tree of a model that is asked about all samples."""
     samples, runs = model.order.shape[0], 1
@@ -220,7 +210,7 @@ def _grow(model: Model) -> _Tree:
     return _Tree(total, least, end, run)
 
 
-@_compiled
+@compiled
 def _forget(tree: _Tree, sample: int) -> None:
     """Take one sample's loss out of the tree."""
     total, least, node = tree.total, tree.least, tree.run[sample]
@@ -237,7 +227,7 @@ def _forget(tree: _Tree, sample: int) -> None:
         node >>= 1
 
 
-@_compiled
+@compiled
 def _longest(tree: _Tree, allowed: int) -> Any:
     """The longest prefix that ends on an edge and loses at most `allowed`; 0 where there is
     none."""
@@ -255,7 +245,7 @@ def _longest(tree: _Tree, allowed: int) -> Any:
     return tree.end[node - leaves]
 
 
-@_compiled
+@compiled
 def _mark(marks: Array, position: int) -> None:
     """Enter a position into a Fenwick tree (N + 1,)."""
     at = position + 1
@@ -264,7 +254,7 @@ def _mark(marks: Array, position: int) -> None:
         at += at & -at
 
 
-@_compiled
+@compiled
 def _marked(marks: Array, length: int) -> Any:
     """How many of the first positions were entered."""
     out = 0
@@ -274,7 +264,7 @@ def _marked(marks: Array, length: int) -> Any:
     return out
 
 
-@_compiled
+@compiled
 def refine(first: Model, second: Model, full: float, budgets: Array, best: Array) -> Array:
     """The cheapest two thresholds of first -> second -> last within each budget, exactly.
 
