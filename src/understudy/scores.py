@@ -191,6 +191,12 @@ class ScoreTable:
         """All units of cost, counted ones first, then measured ones."""
         return (*self.costs, *self.times)
 
+    @property
+    def shares_parts(self) -> bool:
+        """Whether a part belongs to several exits, such as a trunk."""
+        parts = [part for exit in self.exits for part in exit.parts]
+        return len(set(parts)) < len(parts)
+
     def index(self, name: str) -> int:
         """The row of an exit.
 

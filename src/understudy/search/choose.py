@@ -16,12 +16,12 @@ from understudy.errors import PolicyError, TableError
 from understudy.frontier import Frontier
 from understudy.outcome import Outcome, class_gaps, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
-from understudy.result import Choice, Result, Single
+from understudy.result import Choice, Published, Result, Single
 from understudy.scores import ScoreTable
 from understudy.search.baselines import baselines, dominating
 from understudy.search.certify import certify, certify_one
 from understudy.search.families import Question, choose_paths, families_for
-from understudy.search.published import published_rules
+from understudy.search.published import published_rules, saver_rules
 from understudy.search.verdict import certified_verdict, in_sample_verdict
 from understudy.split import ALL, SPLITS
 
@@ -326,14 +326,28 @@ def _result(
         ),
         table=_about(table, splits),
         asked=asked,
-        published=published_rules(
-            models_of(splits.get("tune", table)),
-            models_of(splits.get("test", table)),
-            reference=reference,
-            unit=unit,
-            max_drop=[choice.max_drop for choice in choices],
-            confidence=confidence,
-        ),
+        published=_published(table, splits, choices, confidence, unit=unit, reference=reference),
+    )
+
+
+def _published(
+    table: ScoreTable,
+    splits: Mapping[str, ScoreTable],
+    choices: Sequence[Choice],
+    confidence: str,
+    *,
+    unit: str,
+    reference: str,
+) -> tuple[Published, ...]:
+    """What the papers' rules choose: TinySaver's always, DyCE's where exits share parts."""
+    rules = published_rules if models_of(table).shares_parts else saver_rules
+    return rules(
+        models_of(splits.get("tune", table)),
+        models_of(splits.get("test", table)),
+        reference=reference,
+        unit=unit,
+        max_drop=[choice.max_drop for choice in choices],
+        confidence=confidence,
     )
 
 

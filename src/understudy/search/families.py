@@ -106,11 +106,9 @@ def families_for(table: ScoreTable, *, stages: int) -> list[Family]:
     zoo together where so many may be asked, or chains; and averaged exits behind their little ones.
     """
     models = models_of(table)
-    parts = [part for exit in models.exits for part in exit.parts]
-    shared = len(set(parts)) < len(parts)
     families: list[Family] = [find_pairs]
-    if len(models.exits) > 2 and (shared or stages > 2):
-        together = shared or len(models.exits) <= min(stages, FEW)
+    if len(models.exits) > 2 and (models.shares_parts or stages > 2):
+        together = models.shares_parts or len(models.exits) <= min(stages, FEW)
         families.append(find_exits if together else chains_of(stages))
     if len(models.exits) == len(table.exits):
         return families

@@ -55,6 +55,31 @@ def published_rules(
     """
     if not _fits(tune, reference, unit=unit, confidence=confidence):
         return ()
+    candidates = _onepass_policies(tune, reference, unit=unit, confidence=confidence)
+    tried = [(one, evaluate(tune, one, reference=reference)) for one in candidates]
+    chosen = []
+    for drop in max_drop if tried else ():
+        within = [pair for pair in tried if pair[1].drop <= drop + 1e-9]
+        best = min(within, key=lambda pair: pair[1].cost[unit], default=None)
+        chosen.append((ONEPASS, drop, Policy.single(reference) if best is None else best[0]))
+    savers = saver_rules(
+        tune, measured, reference=reference, unit=unit, max_drop=max_drop, confidence=confidence
+    )
+    return (*savers, *_measured(chosen, measured, reference))
+
+
+def saver_rules(
+    tune: ScoreTable,
+    measured: ScoreTable,
+    *,
+    reference: str,
+    unit: str,
+    max_drop: Sequence[float],
+    confidence: str = DEFAULT_CONFIDENCE,
+) -> tuple[Published, ...]:
+    """What TinySaver's rule alone chooses: the one for models that share no parts."""
+    if not _fits(tune, reference, unit=unit, confidence=confidence):
+        return ()
     chosen = [
         (
             FIRST_CROSSING,
@@ -63,12 +88,12 @@ def published_rules(
         )
         for drop in max_drop
     ]
-    candidates = _onepass_policies(tune, reference, unit=unit, confidence=confidence)
-    tried = [(one, evaluate(tune, one, reference=reference)) for one in candidates]
-    for drop in max_drop if tried else ():
-        within = [pair for pair in tried if pair[1].drop <= drop + 1e-9]
-        best = min(within, key=lambda pair: pair[1].cost[unit], default=None)
-        chosen.append((ONEPASS, drop, Policy.single(reference) if best is None else best[0]))
+    return _measured(chosen, measured, reference)
+
+
+def _measured(
+    chosen: Sequence[tuple[str, float, Policy]], measured: ScoreTable, reference: str
+) -> tuple[Published, ...]:
     outcomes = {
         one: evaluate(measured, one, reference=reference)
         for one in dict.fromkeys(policy for _, _, policy in chosen)
@@ -164,9 +189,7 @@ def _onepass_policies(
     tune: ScoreTable, reference: str, *, unit: str, confidence: str
 ) -> list[Policy]:
     """The policies of all trade-offs; none where the rule is not defined or would take long."""
-    parts = [part for exit in tune.exits for part in exit.parts]
-    shared = len(set(parts)) < len(parts)
-    if len(tune.exits) > (MOST_SHARED if shared else MOST_EXITS):
+    if len(tune.exits) > (MOST_SHARED if tune.shares_parts else MOST_EXITS):
         return []
     few = tune
     if len(tune) > MOST_SAMPLES:

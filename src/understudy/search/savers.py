@@ -134,8 +134,7 @@ def best_savers(
     bigs = [int(row) for row in np.argsort(-costs, kind="stable") if costs[row] > costs.min()]
     if not bigs:
         raise TableError("a saver is cheaper than the model it stands before, all exits cost alike")
-    parts = [part for exit in table.exits for part in exit.parts]
-    alone = len(set(parts)) == len(parts)
+    alone = not table.shares_parts
     choose = _by_kernel if alone and table.label is not None else _one_by_one
     chosen = choose(tune, bigs, drops, unit=unit, confidence=confidence)
     rows = []
