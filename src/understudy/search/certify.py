@@ -114,42 +114,29 @@ def certify(
     Raises:
         TableError: a named class that the table does not know, or has no sample of.
     """
-    budget = max_drop / 100
-    parts = {name: table.of_class(name) for name in class_drops}
-    losses, gains = count_path(table, path.policies, reference=reference)
-    p_values = _p_values(losses, gains, len(table), max_drop, delta)
-    counted = {name: count_path(p, path.policies, reference=reference) for name, p in parts.items()}
+    whole = _Tested.of(path, table, reference, max_drop=max_drop, delta=delta)
     of_class = {
-        name: _p_values(*counted[name], len(parts[name]), class_drops[name], delta)
-        for name in class_drops
+        name: _Tested.of(path, table.of_class(name), reference, max_drop=drop, delta=delta)
+        for name, drop in class_drops.items()
     }
-    worst = np.max([p_values, *of_class.values()], axis=0)
-    proved = int(np.argmax(worst > delta)) if (worst > delta).any() else len(worst)
-    last = proved - 1
-    p_value = float(p_values[last]) if proved else None
+    p_values = np.max([one.p_values for one in (whole, *of_class.values())], axis=0)
+    failed = p_values > delta
+    proved = int(np.argmax(failed)) if failed.any() else len(failed)
+    bound = whole.bound(proved)
     return Certificate(
-        policy=path.policies[last] if proved else Policy.single(reference),
+        policy=path.policies[proved - 1] if proved else Policy.single(reference),
         reference=reference,
         kind="disagreement" if table.label is None else "gap",
         budget=max_drop,
         delta=delta,
-        samples=len(table),
-        losses=int(losses[last]) if proved else 0,
-        gains=int(gains[last]) if proved else 0,
-        p_value=p_value,
+        samples=bound.samples,
+        losses=bound.losses,
+        gains=bound.gains,
+        p_value=bound.p_value,
         path=path.policies[:proved],
         steps=len(path.policies),
-        classes={
-            name: ClassBound(
-                budget=class_drops[name],
-                samples=len(parts[name]),
-                losses=int(counted[name][0][last]) if proved else 0,
-                gains=int(counted[name][1][last]) if proved else 0,
-                p_value=float(of_class[name][last]) if proved else None,
-            )
-            for name in class_drops
-        },
-        samples_needed=_needed(path, budget, delta) if proved < len(path.policies) else None,
+        classes={name: one.bound(proved) for name, one in of_class.items()},
+        samples_needed=_needed(path, max_drop / 100, delta) if failed.any() else None,
         looks=looks,
         table=table.hash,
         split=table.provenance.get("split", {}),
@@ -196,16 +183,43 @@ def certify_one(
     )
 
 
-def _p_values(
-    losses: Counts, gains: Counts, samples: int, max_drop: float, delta: float
-) -> npt.NDArray[np.float64]:
-    """The p-value of every step; 1 behind the first that is not proved, where none is needed."""
-    p_values = np.ones(len(losses))
-    for step, (lost, gained) in enumerate(zip(losses.tolist(), gains.tolist(), strict=True)):
-        p_values[step] = drop_p_value(lost, gained, samples, max_drop, delta)
-        if p_values[step] > delta:
-            break
-    return p_values
+@dataclass(frozen=True, eq=False)
+class _Tested:
+    """The P steps of a path tested for one budget (points), on all samples or those of a class.
+
+    `p_values` (P,) are 1 behind the first step that is not proved, where none is needed.
+    """
+
+    max_drop: float
+    samples: int
+    losses: Counts
+    gains: Counts
+    p_values: npt.NDArray[np.float64]
+
+    @staticmethod
+    def of(
+        path: Path, table: ScoreTable, reference: str, *, max_drop: float, delta: float
+    ) -> _Tested:
+        losses, gains = count_path(table, path.policies, reference=reference)
+        p_values = np.ones(len(losses))
+        for step, (lost, gained) in enumerate(zip(losses.tolist(), gains.tolist(), strict=True)):
+            p_values[step] = drop_p_value(lost, gained, len(table), max_drop, delta)
+            if p_values[step] > delta:
+                break
+        return _Tested(max_drop, len(table), losses, gains, p_values)
+
+    def bound(self, proved: int) -> ClassBound:
+        """What was proved after that many steps; the reference's own zeros after none."""
+        if not proved:
+            return ClassBound(self.max_drop, self.samples, 0, 0, None)
+        last = proved - 1
+        return ClassBound(
+            budget=self.max_drop,
+            samples=self.samples,
+            losses=int(self.losses[last]),
+            gains=int(self.gains[last]),
+            p_value=float(self.p_values[last]),
+        )
 
 
 def _needed(path: Path, budget: float, delta: float) -> int | None:
