@@ -103,6 +103,13 @@ def models_of(table: ScoreTable) -> ScoreTable:
     return table if len(names) == len(table.exits) else table.only(names)
 
 
+def cheaper_models(table: ScoreTable, reference: str, *, unit: str | None = None) -> list[str]:
+    """The models that cost less than the reference, averaged exits left out."""
+    unit = table.unit(unit)
+    full = table.cost_of([reference], unit)
+    return [n for n in models_of(table).names if table.cost_of([n], unit) < full]
+
+
 def with_average(
     table: ScoreTable,
     exits: Sequence[str],
@@ -208,16 +215,8 @@ def average_pairs(
             "averaging is fitted to labels, this table has none: without them the reference's own "
             "answers are the truth, which no average improves on"
         )
-    unit = table.unit(unit)
-    full = table.cost_of([reference], unit)
     if littles is None:
-        littles = [
-            one.name
-            for one in table.exits
-            if one.name != reference
-            and RECIPE not in one.origin
-            and table.cost_of([one.name], unit) < full
-        ]
+        littles = cheaper_models(table, reference, unit=unit)
     part = table.on(fit_on)
     assert part.label is not None
     fitted = {

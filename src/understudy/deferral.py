@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.average import RECIPE
+from understudy.average import cheaper_models
 from understudy.errors import PolicyError, TableError
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.scores import ScoreTable
@@ -152,14 +152,8 @@ def with_deferral(
     Raises:
         TableError: unknown names, or top probabilities outside 0 to 1.
     """
-    unit = table.unit(unit)
-    full = table.cost_of([reference], unit)
     if littles is None:
-        littles = [
-            exit.name
-            for exit in table.exits
-            if RECIPE not in exit.origin and table.cost_of([exit.name], unit) < full
-        ]
+        littles = cheaper_models(table, reference, unit=unit)
     part = table.on(fit_on)
     scores = {name: fit_deferral(part, name, reference) for name in littles}
     wider = with_scores(table, scores)
