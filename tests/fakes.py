@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from understudy.nn.confidence import confidence_functions
 from understudy.nn.stage import EMPTY, Images, Stage, StageOutput, State
-from understudy.policy import DEFAULT_CONFIDENCE
+from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import Detail, ScoreTable
 
 Array = npt.NDArray[Any]
@@ -68,6 +69,28 @@ def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> 
     nothing = np.empty((len(table), 0))
     return replace(
         table, details={name: Detail(nothing, nothing, rows) for name, rows in kept.items()}
+    )
+
+
+def result_of(table: ScoreTable, *policies: Policy) -> Any:
+    """Stands for a search result with these plans, for drops of 1, 2, 3... points; unproved."""
+    cost = {"MACs": 1.0}
+    plans = [
+        SimpleNamespace(max_drop=float(drop), policy=policy, certificate=None)
+        for drop, policy in enumerate(policies, 1)
+    ]
+    return SimpleNamespace(
+        unit="MACs",
+        reference=table.names[-1],
+        choices=plans,
+        choice=lambda drop=None: plans[0 if drop is None else int(drop) - 1],
+        singles=[
+            SimpleNamespace(
+                name=exit.name, origin=exit.origin, on={"test": SimpleNamespace(cost=cost)}
+            )
+            for exit in table.exits
+        ],
+        table={"provenance": dict(table.provenance)},
     )
 
 

@@ -47,6 +47,7 @@ CORE = {
     "records": {"errors", "files", "policy", "scores", "split"},
     "average": {"errors", "confidence", "exit", "scores"},
     "deferral": {"errors", "confidence", "exit", "scores", "policy", "split", "average"},
+    "dial": {"errors", "policy", "result"},
     "show": {"split", "outcome"},
 }  # fmt: skip
 LAYERS = {
@@ -54,7 +55,8 @@ LAYERS = {
     "nn": set(CORE),
     "zoo": {*CORE, "nn"},
     "scoring": {*CORE, "nn", "zoo"},
-    "app": {*CORE, "search", "nn", "zoo", "scoring"},
+    "training": {*CORE, "nn", "zoo"},
+    "app": {*CORE, "search", "nn", "zoo", "scoring", "training"},
 }
 
 

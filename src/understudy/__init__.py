@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.average import Average, average_pairs, with_average
 from understudy.certificate import Certificate
 from understudy.deferral import DeferralScore, with_deferral
+from understudy.dial import Setting
 from understudy.difficulty import Difficulty, difficulty
 from understudy.errors import (
     DataError,
@@ -44,9 +45,11 @@ if TYPE_CHECKING:
     from understudy.nn import (
         Answers,
         Cascade,
+        ExitNetwork,
         Preprocess,
         Stage,
         answer_stream,
+        attach,
         build,
         save_cascade,
     )
@@ -58,9 +61,11 @@ __version__ = "0.1.0"
 _LATE = {
     "Answers": "understudy.nn",
     "Cascade": "understudy.nn",
+    "ExitNetwork": "understudy.nn",
     "Preprocess": "understudy.nn",
     "Stage": "understudy.nn",
     "answer_stream": "understudy.nn",
+    "attach": "understudy.nn",
     "build": "understudy.nn",
     "load_cascade": "understudy.zoo",
     "save_cascade": "understudy.nn",
@@ -78,6 +83,7 @@ __all__ = [
     "DeferralScore",
     "Difficulty",
     "Exit",
+    "ExitNetwork",
     "Frontier",
     "LabelFile",
     "MissingExtra",
@@ -89,11 +95,13 @@ __all__ = [
     "Preprocess",
     "Result",
     "ScoreTable",
+    "Setting",
     "Stage",
     "Step",
     "TableError",
     "UnderstudyError",
     "answer_stream",
+    "attach",
     "average_pairs",
     "build",
     "decide",

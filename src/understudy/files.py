@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from understudy.errors import UnderstudyError
+from understudy.errors import DataError, UnderstudyError
 
 
 @contextmanager
@@ -98,6 +98,41 @@ def check_version(
             f"{str(path)!r} has {kind} version {version!r}, this understudy reads up to {newest}: "
             "upgrade understudy"
         )
+
+
+def keep_plan(folder: Path, plan: Mapping[str, Any], *, kind: str, newest: int, what: str) -> None:
+    """Note in a folder of unfinished work what is being done there, or check that it is the same.
+
+    Args:
+        folder: made where it is missing.
+        plan: plain JSON, all that decides the outcome; older work goes on under the same one.
+        kind, newest: the format of the note.
+        what: what is unfinished, for the message.
+
+    Raises:
+        DataError: work of another plan, or something else, is in the way.
+        UnderstudyError: the place cannot be written.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise DataError(
+                f"unfinished work lies in {str(folder)!r}, where something else is: move it"
+            )
+        write_json(manifest, {"format": kind, "version": newest, "plan": dict(plan)})
+        return
+    data = read_json(manifest, DataError, what)
+    check_version(data, kind=kind, newest=newest, path=manifest, error=DataError)
+    now, kept = json.loads(json.dumps(plan)), data.get("plan")
+    if kept == now:
+        return
+    older = kept if isinstance(kept, dict) else {}
+    key = next((key for key in now if older.get(key) != now[key]), "plan")
+    raise DataError(
+        f"{what} goes on under the same plan, {str(folder)!r} has another for {key} "
+        f"({str(older.get(key))[:200]}, now {str(now.get(key))[:200]}): use the same arguments, or "
+        "delete that folder"
+    )
 
 
 def _swap(temporary: Path, target: Path) -> None:

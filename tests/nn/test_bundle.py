@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from understudy.dial import Setting
 from understudy.errors import ModelError, PolicyError, UnderstudyError
 from understudy.nn.bundle import load_cascade, save_cascade
 from understudy.nn.cascade import Cascade
@@ -53,7 +54,7 @@ def cascade():
     torch.manual_seed(3)
     stages = {"a/b.c": stage("py:nets:small", note="x"), "A/b.c": stage("py:nets:tied")}
     policy = Policy.pair("a/b.c", "A/b.c", 0.1 + 0.2, confidence="margin")
-    return Cascade(stages, policy, frontier=[{"cost": 1.5, "policy": policy.to_dict()}])
+    return Cascade(stages, policy, frontier=[Setting(policy, 0.5, 0.05, 1.5, "MACs")])
 
 
 def images(count=20):
@@ -76,13 +77,13 @@ def test_round_trip(cascade, tmp_path):
 
 
 def test_what_the_folder_holds(cascade, tmp_path):
-    save_cascade(cascade, tmp_path / "c", frontier=[], provenance={"table": "abc"})
+    save_cascade(cascade, tmp_path / "c", provenance={"table": "abc"})
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     weights = ["A_b.c-2.safetensors", "a_b.c.safetensors"]
     assert files == ["c/cascade.json", *(f"c/weights/{name}" for name in weights)]
     data = json.loads((tmp_path / "c/cascade.json").read_text())
     assert (data["format"], data["version"]) == ("understudy.cascade", 1)
-    assert (data["frontier"], data["provenance"]) == ([], {"table": "abc"})
+    assert data["provenance"] == {"table": "abc"}
     assert data["policy"] == cascade.policy.to_dict()
     assert data["stages"]["a/b.c"] == {
         "spec": "py:nets:small",

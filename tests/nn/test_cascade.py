@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import threading
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fakes import HandingOn, TableModel, images_of, scored
+from fakes import HandingOn, TableModel, images_of, result_of, scored
 from understudy.confidence import CONFIDENCES
 from understudy.errors import DataError, ModelError, PolicyError
 from understudy.nn.cascade import Cascade, build
@@ -337,10 +336,7 @@ def test_what_is_no_cascade():
 def test_build_from_a_policy_or_a_result():
     models = stages_of(three_exits())
     cheap, dear = Policy.pair("tiny", "big", 0.5), Policy.single("big")
-    plans = {1.0: cheap, 0.0: dear}
-    result = SimpleNamespace(
-        choice=lambda drop=None: SimpleNamespace(policy=plans[drop or 1.0]), singles=(), table={}
-    )
+    result = result_of(three_exits(), cheap, dear)
     assert build(dear, models).policy == dear
     assert build(result, models).policy == cheap
     assert build(result, models, max_drop=1.0).policy == cheap

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from understudy.nn.cost import count_macs, measure_ms
+from understudy.nn.cost import count_macs, measure_parts
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 
@@ -186,5 +186,5 @@ def test_preprocessing_is_not_counted():
 def test_measured_time_is_per_sample():
     calls = []
     model = Net(lambda net, x: calls.append(len(x)) or x)
-    assert measure_ms(Stage(model), torch.zeros(4, 2), repeats=3) > 0
+    assert measure_parts({"m": Stage(model)}, torch.zeros(4, 2), repeats=3)["m"] > 0
     assert calls == [4] * 4

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,14 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fakes import HandingOn, TableModel, images_of, rows_of, scored
+from fakes import HandingOn, TableModel, images_of, result_of, rows_of, scored
 from understudy.average import Average, average_of, with_average
 from understudy.errors import ModelError, PolicyError
 from understudy.nn.bundle import load_cascade, save_cascade
 from understudy.nn.cascade import Cascade, build
-from understudy.nn.derived import AverageStage, assembled, logits_key
+from understudy.nn.derived import AverageStage, assembled
 from understudy.nn.queue import answer_stream
-from understudy.nn.stage import EMPTY, Stage
+from understudy.nn.stage import EMPTY, Stage, logits_key
 from understudy.outcome import decide
 from understudy.policy import Policy, Step
 
@@ -197,11 +196,8 @@ def test_one_model_twice():
 
 
 def test_build_takes_averages_from_the_result(table):
-    singles = [SimpleNamespace(name=exit.name, origin=exit.origin) for exit in table.exits]
     policy = Policy.pair("tiny", "tiny+big", 0.5)
-    result = SimpleNamespace(
-        choice=lambda drop=None: SimpleNamespace(policy=policy), singles=singles, table={}
-    )
+    result = result_of(table, policy)
     models = {name: TableModel(table, name) for name in ("tiny", "big")}
     cascade = build(result, models)
     assert cascade.exits == table.names

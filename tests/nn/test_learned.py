@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fakes import TableModel, images_of, scored
+from fakes import TableModel, images_of, result_of, scored
 from understudy.average import average_of, average_pairs
 from understudy.deferral import LEARNED, DeferralScore, scores_of, with_deferral, with_scores
 from understudy.errors import PolicyError
@@ -98,14 +97,6 @@ def policy_of(table, last):
     middle = sure[200:400]
     widest = int(np.diff(middle).argmax())
     return Policy.pair("tiny", last, middle[widest : widest + 2].mean(), confidence=LEARNED)
-
-
-def result_of(table, policy):
-    return SimpleNamespace(
-        choice=lambda drop=None: SimpleNamespace(policy=policy),
-        singles=[SimpleNamespace(name=exit.name, origin=exit.origin) for exit in table.exits],
-        table={"provenance": dict(table.provenance)},
-    )
 
 
 @pytest.mark.parametrize("last", ["big", "tiny+big"])

@@ -108,7 +108,7 @@ def test_measured_times_survive_an_interruption(tmp_path: Path) -> None:
         scored(tmp_path / "table", measure_batches=(2,), on_progress=After(35))
     kept = json.loads((partial(tmp_path / "table") / "000" / "times.json").read_text())
     table = scored(tmp_path / "table", measure_batches=(2,))
-    assert table.times["ms@2"]["tiny"] == kept["ms@2"]
+    assert table.times["ms@2"]["tiny"] == kept["ms@2"]["tiny"]
 
 
 @pytest.mark.parametrize(

@@ -14,25 +14,27 @@ from torch import nn
 
 from understudy.average import Average, average_of
 from understudy.deferral import scores_of
+from understudy.dial import settings_of
 from understudy.errors import DataError, ModelError, TableError, listed, unknown
 from understudy.nn import Answers, Cascade, Stage, answer_stream, save_cascade
 from understudy.nn.images import Images
 from understudy.result import Choice, Result
-from understudy.scoring.exam import check_classes, check_labels
 from understudy.scoring.job import Progress
 from understudy.store import save_answers
-from understudy.zoo import DataSet, batches, load_stage
+from understudy.zoo import DataSet, batches, load_stages
+from understudy.zoo.classes import check_classes, check_labels
 
 
 def build_cascade(
     result: Result, into: Path, *, max_drop: float | None, specs: Mapping[str, str]
 ) -> tuple[Cascade, Choice]:
-    """Load the models of a chosen plan, check that they are those that were scored, and save them.
+    """Load the models of the plans, check that they are those that were scored, and save them.
 
     Args:
         result: what a search found.
         into: the folder of the cascade.
-        max_drop: the budget whose plan is built; by default the first.
+        max_drop: the one budget whose plan is built; by default the plans of all budgets, between
+            which the cascade can be dialled, set to the first.
         specs: exit name -> model spec, for exits that the table knows by name only.
 
     Raises:
@@ -46,21 +48,24 @@ def build_cascade(
     strangers = [name for name in specs if name not in origins]
     if strangers:
         raise TableError(unknown("exit", strangers[0], origins, where="this result"))
-    recipes = {
-        name: recipe
-        for name in choice.policy.exits
-        if (recipe := average_of(origins[name])) is not None
-    }
-    members = (recipes[n].exits if n in recipes else (n,) for n in choice.policy.exits)
-    stages: dict[str, nn.Module | Average] = {
-        name: _load(name, specs.get(name) or origins[name].get("spec"), origins[name])
-        for name in dict.fromkeys(chain.from_iterable(members))
-    }
+    plans = (choice,) if max_drop is not None else result.choices
+    exits = dict.fromkeys(chain.from_iterable(plan.policy.exits for plan in (choice, *plans)))
+    recipes = {name: found for name in exits if (found := average_of(origins[name])) is not None}
+    members = (recipes[name].exits if name in recipes else (name,) for name in exits)
+    stages: dict[str, nn.Module | Average] = _load_all(
+        {
+            name: {**origins[name], **({"spec": specs[name]} if name in specs else {})}
+            for name in dict.fromkeys(chain.from_iterable(members))
+        }
+    )
     stages |= recipes
     learned = scores_of(result.table.get("provenance", {}))
-    scores = {name: score for name, score in learned.items() if name in stages}
-    frontier = [p.to_dict() for p in result.frontier if set(p.policy.exits) <= set(stages)]
-    cascade = Cascade(stages, choice.policy, frontier=frontier, scores=scores)
+    cascade = Cascade(
+        stages,
+        choice.policy,
+        frontier=[s for s in settings_of(result) if set(s.policy.exits) <= set(stages)],
+        scores={name: score for name, score in learned.items() if name in stages},
+    )
     proof = None if choice.certificate is None else choice.certificate.to_dict()
     save_cascade(cascade, into, provenance={"certificate": proof, "table": dict(result.table)})
     return cascade, choice
@@ -163,17 +168,31 @@ class _Feed:
             yield block.images
 
 
-def _load(name: str, spec: str | None, origin: Mapping[str, Any]) -> Stage:
-    if spec is None:
-        raise ModelError(
-            f"the table knows the exit {name!r} by its predictions only: name its model with "
-            f"--model {name}=SPEC, for example timm:{name}"
-        )
-    stage = load_stage(spec)
+def _load_all(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module | Average]:
+    """The stages of exits; a network that one of them is in is loaded once, with all its exits."""
+    stages: dict[str, nn.Module | Average] = {}
+    for name, origin in origins.items():
+        spec = origin.get("spec")
+        if spec is None:
+            raise ModelError(
+                f"the table knows the exit {name!r} by its predictions only: name its model with "
+                f"--model {name}=SPEC, for example timm:{name}"
+            )
+        if name not in stages:
+            stages |= load_stages(str(spec), str(origin.get("root", name)))
+        if name not in stages:
+            raise ModelError(
+                f"{spec!r} has no exit {name!r}, which the table was scored with: restore the "
+                "folder, or score it again"
+            )
+        _check_scored(name, stages[name], origin)
+    return stages
+
+
+def _check_scored(name: str, stage: nn.Module | Average, origin: Mapping[str, Any]) -> None:
     scored = origin.get("weights_hash")
-    if scored is not None and stage.weights_hash != scored:
+    if isinstance(stage, Stage) and scored is not None and stage.weights_hash != scored:
         raise ModelError(
-            f"{spec!r} has other weights than the model that was scored as {name!r} "
+            f"{origin['spec']!r} has other weights than the model that was scored as {name!r} "
             f"({stage.weights_hash[:12]}, not {scored[:12]}): score it again or restore the weights"
         )
-    return stage

@@ -2,7 +2,9 @@
 
 from understudy.nn.bundle import load_cascade, save_cascade
 from understudy.nn.cascade import Answers, Cascade, build
-from understudy.nn.cost import MacCount, count_macs, measure_ms
+from understudy.nn.cost import MacCount, count_macs, count_parts, measure_parts
+from understudy.nn.exit_folder import load_exits, save_exits
+from understudy.nn.network import ExitNetwork, attach
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.queue import answer_stream
 from understudy.nn.stage import Stage, StageOutput, as_stage
@@ -10,15 +12,20 @@ from understudy.nn.stage import Stage, StageOutput, as_stage
 __all__ = [
     "Answers",
     "Cascade",
+    "ExitNetwork",
     "MacCount",
     "Preprocess",
     "Stage",
     "StageOutput",
     "answer_stream",
     "as_stage",
+    "attach",
     "build",
     "count_macs",
+    "count_parts",
     "load_cascade",
-    "measure_ms",
+    "load_exits",
+    "measure_parts",
     "save_cascade",
+    "save_exits",
 ]

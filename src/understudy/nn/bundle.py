@@ -13,15 +13,20 @@ from torch import nn
 
 from understudy.average import average_of
 from understudy.deferral import DeferralScore
+from understudy.dial import Setting
 from understudy.errors import ModelError, UnderstudyError
 from understudy.files import check_version, read_json, replacing_folder, write_json
 from understudy.nn.cascade import Cascade
 from understudy.nn.derived import AverageStage
+from understudy.nn.exit_folder import network_from_dict, network_to_dict
+from understudy.nn.exit_stage import ExitStage
+from understudy.nn.network import ExitNetwork
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 from understudy.policy import Policy
 
 FORMAT, VERSION = "understudy.cascade", 1
+_OWN = ("weights", "weights_hash", "preprocess", "dtype")
 NAME = "cascade.json"
 
 
@@ -29,7 +34,6 @@ def save_cascade(
     cascade: Cascade,
     path: str | Path,
     *,
-    frontier: Sequence[Mapping[str, Any]] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a cascade into a folder, whole or not at all; a cascade that is there is replaced.
@@ -37,14 +41,18 @@ def save_cascade(
     Args:
         cascade: every stage has a spec, because its architecture is made again from it.
         path: the folder.
-        frontier: plain JSON, the points it may be switched to; by default the cascade's own.
         provenance: plain JSON that is kept with it.
 
     Raises:
         ModelError: a stage without a spec.
         UnderstudyError: the folder cannot be written, or holds something else.
     """
-    models = {n: s for n, s in cascade.stages.items() if not isinstance(s, AverageStage)}
+    networks = _networks(cascade)
+    models = {
+        name: stage
+        for name, stage in cascade.stages.items()
+        if not isinstance(stage, AverageStage | ExitStage)
+    }
     bare = [name for name, stage in models.items() if stage.spec is None]
     if bare:
         raise ModelError(
@@ -53,23 +61,26 @@ def save_cascade(
             'Stage(model, origin={"spec": ...})'
         )
     _check_replaceable(Path(path))
-    files = _file_names(tuple(models))
+    files = _file_names((*models, *networks))
     data = {
         "format": FORMAT,
         "version": VERSION,
         "policy": cascade.policy.to_dict(),
-        "stages": {
-            name: {**stage.to_origin(), "weights": files[name]} if name in models else stage.origin
-            for name, stage in cascade.stages.items()
+        "networks": {
+            name: {"made": network_to_dict(network), "weights": files[name]}
+            for name, network in networks.items()
         },
+        "stages": {name: _entry(stage, files.get(name)) for name, stage in cascade.stages.items()},
         "scores": {name: score.to_dict() for name, score in cascade.scores.items()},
-        "frontier": [dict(point) for point in (cascade.frontier if frontier is None else frontier)],
+        "frontier": [setting.to_dict() for setting in cascade.frontier],
         "provenance": dict(provenance or {}),
     }
     with replacing_folder(path) as folder:
         (folder / "weights").mkdir()
         for name, stage in models.items():
             save_model(stage.model, str(folder / files[name]))
+        for name, network in networks.items():
+            save_model(network, str(folder / files[name]))
         write_json(folder / NAME, data)
 
 
@@ -89,15 +100,25 @@ def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Ca
     data = read_json(folder / NAME, ModelError, "a cascade")
     check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
     try:
+        networks = {
+            str(name): _load_network(str(name), entry, folder, build_stage)
+            for name, entry in data["networks"].items()
+        }
+        inside = {name: network.stages(name) for name, network in networks.items()}
         stages = {
-            str(name): average_of(entry) or _load_stage(str(name), entry, folder, build_stage)
+            str(name): average_of(entry)
+            or (
+                _checked(str(name), inside[entry["root"]][name], entry)
+                if "root" in entry
+                else _load_stage(str(name), entry, folder, build_stage)
+            )
             for name, entry in data["stages"].items()
         }
         kept = data.get("scores", {})
         return Cascade(
             stages,
             Policy.from_dict(data["policy"]),
-            frontier=data["frontier"],
+            frontier=[Setting.from_dict(setting) for setting in data["frontier"]],
             scores={name: DeferralScore.from_dict(score) for name, score in kept.items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -106,18 +127,48 @@ def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Ca
         ) from error
 
 
+def _networks(cascade: Cascade) -> dict[str, ExitNetwork]:
+    """The networks whose exits are stages, by name; savers inside others are not among them."""
+    found = {s.name: s.network for s in cascade.stages.values() if isinstance(s, ExitStage)}
+    inner = [n.companion.saver for n in found.values() if n.companion is not None]
+    return {name: n for name, n in found.items() if not any(n is saver for saver in inner)}
+
+
+def _entry(stage: Stage, file: str | None) -> Mapping[str, Any]:
+    if isinstance(stage, AverageStage):
+        return stage.origin
+    if isinstance(stage, ExitStage):
+        return stage.to_origin()
+    return {**stage.to_origin(), "weights": file}
+
+
 def _load_stage(
     name: str, entry: Mapping[str, Any], folder: Path, build_stage: Callable[[str], Stage]
 ) -> Stage:
-    own = ("weights", "weights_hash", "preprocess", "dtype")
-    preprocess = entry["preprocess"]
-    model = build_stage(str(entry["spec"])).model
-    _load_weights(model, folder / "weights" / Path(entry["weights"]).name, name)
-    stage = Stage(
-        model,
+    stage = _bare_stage(entry, build_stage)
+    _load_weights(stage.model, folder / "weights" / Path(entry["weights"]).name, name)
+    return _checked(name, stage, entry)
+
+
+def _load_network(
+    name: str, entry: Mapping[str, Any], folder: Path, build_stage: Callable[[str], Stage]
+) -> ExitNetwork:
+    network = network_from_dict(entry["made"], lambda origin: _bare_stage(origin, build_stage))
+    _load_weights(network, folder / "weights" / Path(entry["weights"]).name, name)
+    return network
+
+
+def _bare_stage(origin: Mapping[str, Any], build_stage: Callable[[str], Stage]) -> Stage:
+    """The architecture and the preprocessing that an origin speaks of, with any weights."""
+    preprocess = origin["preprocess"]
+    return Stage(
+        build_stage(str(origin["spec"])).model,
         preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
-        origin={key: value for key, value in entry.items() if key not in own},
+        origin={key: value for key, value in origin.items() if key not in _OWN},
     )
+
+
+def _checked(name: str, stage: Stage, entry: Mapping[str, Any]) -> Stage:
     if stage.weights_hash != entry["weights_hash"]:
         raise ModelError(
             f"the weights of {name!r} are not those that were saved (their hash is "

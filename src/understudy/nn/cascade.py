@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from understudy.average import Average, average_of
 from understudy.deferral import LEARNED, DeferralScore, scores_of
+from understudy.dial import Setting, dialled, settings_of
 from understudy.errors import DataError, ModelError, PolicyError, listed, unknown
 from understudy.nn.confidence import acceptance_floor, confidence_functions
 from understudy.nn.deferral import deferral_score
-from understudy.nn.derived import AverageStage, Models, assembled, logits_key
+from understudy.nn.derived import Models, assembled
 from understudy.nn.images import Images, on_device, select
-from understudy.nn.stage import EMPTY, Stage, StageOutput, State, check_classes
+from understudy.nn.stage import EMPTY, Stage, StageOutput, State, check_classes, logits_key
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, Step
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Cascade(nn.Module):
         stages: exit name -> what runs there; a plain module gets tensors as they are, an `Average`
             is made of stages beside it and reuses what a sample has been told by them before.
         policy: which stages are asked, in which order, and how sure each must be.
-        frontier: plain JSON, the points this cascade may be switched to; kept for the user.
+        frontier: the certified settings that it can be dialled to.
         scores: exit name -> the learned score behind its confidence `deferral`.
 
     >>> tiny, big = nn.Linear(4, 3), nn.Linear(4, 3)
@@ -123,16 +124,17 @@ class Cascade(nn.Module):
         stages: Models,
         policy: Policy,
         *,
-        frontier: Sequence[Mapping[str, Any]] = (),
+        frontier: Sequence[Setting] = (),
         scores: Mapping[str, DeferralScore] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         if not stages:
             raise ModelError("a cascade has at least one stage, found none: give it the models")
-        self.exits = tuple(stages)
+        made = assembled(stages)
+        self.exits = tuple(made)
         self.frontier = tuple(frontier)
         self.scores = dict(scores)
-        self._stages = nn.ModuleList(assembled(stages).values())
+        self._stages = nn.ModuleList(made.values())
         self._plan = self._planned(policy)
 
     @property
@@ -154,6 +156,17 @@ class Cascade(nn.Module):
     @policy.setter
     def policy(self, policy: Policy) -> None:
         self._plan = self._planned(policy)
+
+    def dial(self, *, max_drop: float | None = None, cost: float | None = None) -> Setting:
+        """Switch to the cheapest certified setting within a drop (points), or the one with the
+        least drop within a mean cost per sample; from the next batch on, in whatever thread.
+
+        Raises:
+            PolicyError: no setting of the frontier fits, or not exactly one of the two is given.
+        """
+        setting = dialled(self.frontier, max_drop=max_drop, cost=cost)
+        self.policy = setting.policy
+        return setting
 
     @property
     def judges(self) -> tuple[Judge, ...]:
@@ -220,7 +233,6 @@ class Cascade(nn.Module):
         if confidence not in confidence_functions:
             raise PolicyError(unknown("confidence", confidence, confidence_functions))
         stages = self.stages
-        averages = [stages[name] for name in later if name in stages]
         return Judge(
             number=self.exits.index(step.exit),
             name=step.exit,
@@ -228,7 +240,7 @@ class Cascade(nn.Module):
             confidence=confidence,
             floor=None if step.threshold is None else acceptance_floor(step.threshold),
             learned=learned,
-            hands_on=any(isinstance(s, AverageStage) and step.exit in s.members for s in averages),
+            hands_on=any(step.exit in stages[name].members for name in later if name in stages),
         )
 
 
@@ -250,27 +262,35 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
         ModelError: a model that the policy asks is missing.
         PolicyError: no choice for that budget.
     """
+    settings: Sequence[Setting] = ()
     if isinstance(plan, Policy):
         policy, scores = plan, {}
     else:
         policy, scores = plan.choice(max_drop).policy, scores_of(plan.table.get("provenance", {}))
-        models = {**models, **_averages(plan, models)}
-    missing = [name for name in policy.exits if name not in models]
+        settings = settings_of(plan)
+        models = {**models, **_averages(plan, tuple(assembled(models)))}
+    stages = assembled(models)
+    missing = [name for name in policy.exits if name not in stages]
     if missing:
         raise ModelError(
             f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
-            f"given were {listed(map(repr, models)) or 'none'}: add it under the name of the exit"
+            f"given were {listed(map(repr, stages)) or 'none'}: add it under the name of the exit"
         )
-    return Cascade(models, policy, scores={n: s for n, s in scores.items() if n in models})
+    return Cascade(
+        stages,
+        policy,
+        frontier=[setting for setting in settings if set(setting.policy.exits) <= set(stages)],
+        scores={name: score for name, score in scores.items() if name in stages},
+    )
 
 
-def _averages(result: Result, models: Models) -> dict[str, Average]:
-    """The averaged exits of a result that models in memory make up."""
+def _averages(result: Result, names: Sequence[str]) -> dict[str, Average]:
+    """The averaged exits of a result that exits in memory make up."""
     recipes = {single.name: average_of(single.origin) for single in result.singles}
     return {
         name: recipe
         for name, recipe in recipes.items()
-        if recipe is not None and name not in models and set(recipe.exits) <= set(models)
+        if recipe is not None and name not in names and set(recipe.exits) <= set(names)
     }
 
 

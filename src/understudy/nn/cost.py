@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from understudy.nn.images import Images
 from understudy.nn.operators import Call, formula_of, is_free, name_of
-from understudy.nn.stage import Stage
+from understudy.nn.stage import EMPTY, Stage, State
 
 
 @dataclass(frozen=True)
@@ -60,35 +60,65 @@ def count_macs(stage: Stage, image: Tensor) -> MacCount:
         DataError: an image that the preprocessing cannot take.
     """
     ready = stage.prepare([image])
-    meter = _Meter()
-    with torch.inference_mode(), _mha_products_visible(), _paths(stage.model, meter), meter:
+    meter = Meter()
+    with torch.inference_mode(), mha_products_visible(), _paths(stage.model, meter), meter:
         stage.model.eval()(ready)
-    return MacCount(
-        total=float(sum(meter.by_operator.values())),
-        by_operator={name: float(macs) for name, macs in meter.by_operator.items()},
-        by_module={
-            path: float(meter.by_module.get(path, 0)) for path, _ in stage.model.named_modules()
-        },
-        uncounted=tuple(sorted(meter.uncounted)),
-    )
+    return meter.count(stage.model)
 
 
-def measure_ms(stage: Stage, images: Images, *, repeats: int = 5) -> float:
-    """Milliseconds per sample for this batch: the median of some runs after one to warm up.
+def count_parts(stages: Mapping[str, Stage], image: Tensor) -> dict[str, MacCount]:
+    """The MACs of one sample for every part that some stages run: part -> count.
 
-    Preprocessing is part of it, and on an accelerator the wait until the work is done.
+    The stages are run one after another, each going on from what those before it did, so that
+    what they share (segments of a trunk, tokens, a saver) is one part. Parts of a whole model have
+    its preprocessing left out, as in `count_macs`; otherwise `by_module` is empty.
+
+    >>> list(count_parts({"tiny": Stage(nn.Linear(4, 3))}, torch.zeros(4)))
+    ['tiny']
+
+    Raises:
+        DataError: an image that the preprocessing cannot take.
     """
-    elapsed = []
-    for _ in range(repeats + 1):
-        _wait_for(stage.device)
-        start = time.perf_counter()
-        stage(images)
-        _wait_for(stage.device)
-        elapsed.append(time.perf_counter() - start)
-    return 1000 * statistics.median(elapsed[1:]) / len(images)
+    counts: dict[str, MacCount] = {}
+    state: State = EMPTY
+    for name, stage in stages.items():
+        for piece in stage.pieces(name):
+            meter = Meter()
+            with torch.inference_mode(), mha_products_visible(), meter:
+                state = piece.run([image], state)
+            counts.setdefault(piece.part, meter.count(None))
+    return counts
 
 
-class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+def measure_parts(
+    stages: Mapping[str, Stage], images: Images, *, repeats: int = 5
+) -> dict[str, float]:
+    """Milliseconds per sample for every part: the median of some runs after one to warm up.
+
+    Preprocessing belongs to the part that does it, and on an accelerator the wait until the work is
+    done.
+
+    >>> list(measure_parts({"tiny": Stage(nn.Linear(4, 3))}, torch.zeros(2, 4)))
+    ['tiny']
+    """
+    times: dict[str, float] = {}
+    state: State = EMPTY
+    for name, stage in stages.items():
+        for piece in stage.pieces(name):
+            if piece.part in times:
+                continue
+            elapsed = []
+            for _ in range(repeats + 1):
+                start = _now(stage.device)
+                with torch.inference_mode():
+                    after = piece.run(images, state)
+                elapsed.append(_now(stage.device) - start)
+            state = after
+            times[piece.part] = 1000 * statistics.median(elapsed[1:]) / len(images)
+    return times
+
+
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what goes through PyTorch's dispatcher while it is on."""
 
     supports_higher_order_operators = True
@@ -99,6 +129,16 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.by_module: dict[str, int] = defaultdict(int)
         self.uncounted: set[str] = set()
         self.inside: list[str] = []
+
+    def count(self, model: nn.Module | None) -> MacCount:
+        """What was counted; by module where a model is given."""
+        paths = () if model is None else (path for path, _ in model.named_modules())
+        return MacCount(
+            total=float(sum(self.by_operator.values())),
+            by_operator={name: float(macs) for name, macs in self.by_operator.items()},
+            by_module={path: float(self.by_module.get(path, 0)) for path in paths},
+            uncounted=tuple(sorted(self.uncounted)),
+        )
 
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -124,7 +164,7 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _paths(model: nn.Module, meter: _Meter) -> Iterator[None]:
+def _paths(model: nn.Module, meter: Meter) -> Iterator[None]:
     """Keep `meter.inside` at the modules that are running, outermost first."""
     paths = {module: path for path, module in model.named_modules()}
 
@@ -148,7 +188,7 @@ def _paths(model: nn.Module, meter: _Meter) -> Iterator[None]:
 
 
 @contextmanager
-def _mha_products_visible() -> Iterator[None]:
+def mha_products_visible() -> Iterator[None]:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -157,6 +197,8 @@ def _mha_products_visible() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _wait_for(device: torch.device) -> None:
+def _now(device: torch.device) -> float:
+    """The clock in seconds, when all work on the device is done."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+    return time.perf_counter()

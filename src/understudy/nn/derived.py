@@ -12,11 +12,12 @@ from understudy.average import RECIPE, Average
 from understudy.errors import ModelError, PolicyError, listed, unknown
 from understudy.nn.confidence import confidence_functions
 from understudy.nn.images import Images
-from understudy.nn.stage import EMPTY, Stage, StageOutput, State, as_stage, check_classes
+from understudy.nn.network import stages_of
+from understudy.nn.stage import EMPTY, Stage, StageOutput, State, check_classes, logits_key
 from understudy.policy import DEFAULT_CONFIDENCE
 
 Models = Mapping[str, nn.Module | Average]
-"""Exit name -> what runs there; an average names others of the same mapping."""
+"""Exit name -> what runs there; an average names others, a network brings all its exits."""
 
 
 class AverageStage(Stage):
@@ -83,24 +84,15 @@ class AverageStage(Stage):
         return total
 
 
-def logits_key(exit: str) -> str:
-    """Where the state holds the logits of an exit that ran, for averages that come later.
-
-    >>> logits_key("tiny")
-    'logits of tiny'
-    """
-    return f"logits of {exit}"
-
-
 def assembled(models: Models) -> dict[str, Stage]:
-    """The stages by name: models as they are, averages of those beside them.
+    """The stages by name: models as they are, the exits of networks, averages of those beside them.
 
     Raises:
         ModelError: something that is no module, or an average of an exit that is not there or is
             an average itself.
     """
-    plain = {name: as_stage(m) for name, m in models.items() if not isinstance(m, Average)}
-    stages: dict[str, Stage] = {}
+    plain = stages_of({n: m for n, m in models.items() if not isinstance(m, Average)})
+    stages = dict(plain)
     for name, model in models.items():
         if isinstance(model, Average):
             missing = [one for one in model.exits if one not in plain]
@@ -110,6 +102,4 @@ def assembled(models: Models) -> dict[str, Stage]:
                     f"is none; there are {listed(map(repr, plain)) or 'none'}: add what is missing"
                 )
             stages[name] = AverageStage(model, plain)
-        else:
-            stages[name] = plain[name]
     return stages

@@ -91,10 +91,10 @@ FREE: Mapping[str, str] = {
         triu_indices rand rand_like randn randn_like bernoulli native_dropout
     """,
     "moved": """
-        _to_copy copy lift_fresh _unsafe_view as_strided resize cat stack repeat roll flip tril triu
-        constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d im2col
-        col2im pixel_shuffle pixel_unshuffle channel_shuffle repeat_interleave _local_scalar_dense
-        _pack_padded_sequence _pad_packed_sequence
+        _to_copy copy detach lift_fresh _unsafe_view as_strided resize cat stack repeat roll flip
+        tril triu constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d
+        replication_pad2d im2col col2im pixel_shuffle pixel_unshuffle channel_shuffle
+        repeat_interleave _local_scalar_dense _pack_padded_sequence _pad_packed_sequence
     """,
     "looked up": """
         index _unsafe_index index_select index_put _unsafe_index_put index_add index_copy index_fill

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,18 +19,32 @@ from understudy.policy import DEFAULT_CONFIDENCE
 
 __all__ = [
     "Images",
+    "Piece",
     "Preprocess",
     "Stage",
     "StageOutput",
     "State",
     "as_stage",
     "check_classes",
+    "hash_of",
+    "logits_key",
 ]
 
 State = Mapping[str, Tensor]
 """Tensors that one stage hands to the next, samples first; empty between whole models."""
 
 EMPTY: State = MappingProxyType({})
+
+
+class Piece(NamedTuple):
+    """Work that a sample pays for once: the name of its part, and what does it.
+
+    `run` takes images and state and returns the state with what it made; where the state shows that
+    the work is done it returns the state as it is.
+    """
+
+    part: str
+    run: Callable[[Images, State], State]
 
 
 class StageOutput(NamedTuple):
@@ -98,6 +112,22 @@ class Stage(nn.Module):
         with torch.inference_mode():
             return StageOutput(logits, confidence_functions[confidence](logits), state)
 
+    def pieces(self, name: str) -> tuple[Piece, ...]:
+        """What runs until this stage can answer, in order: here one piece, the model.
+
+        After the last piece the state holds the logits under `logits_key(name)`.
+        """
+
+        def whole(images: Images, state: State) -> State:
+            return {**state, logits_key(name): self(images)}
+
+        return (Piece(name, whole),)
+
+    @property
+    def members(self) -> Mapping[str, Stage]:
+        """The stages by exit whose logits this one takes from the state, or else runs itself."""
+        return {}
+
     def prepare(self, images: Images) -> Tensor:
         """The model's input: the batch on its device, preprocessed, in its dtype.
 
@@ -130,15 +160,7 @@ class Stage(nn.Module):
     @property
     def weights_hash(self) -> str:
         """SHA-256 over the model's state: names (sorted), dtypes, shapes and bytes."""
-        digest = hashlib.sha256()
-        state = self.model.state_dict()
-        for name in sorted(state):
-            value = state[name]
-            if isinstance(value, Tensor):
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-                flat = value.detach().cpu().contiguous().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return hash_of(self.model)
 
     def to_origin(self) -> dict[str, Any]:
         """Plain JSON that says what ran: the origin, weights hash, preprocessing and dtype."""
@@ -148,6 +170,28 @@ class Stage(nn.Module):
             "preprocess": None if self.preprocess is None else self.preprocess.to_dict(),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
+
+
+def logits_key(exit: str) -> str:
+    """Where the state holds the logits of an exit that ran, for stages that come later.
+
+    >>> logits_key("tiny")
+    'logits of tiny'
+    """
+    return f"logits of {exit}"
+
+
+def hash_of(model: nn.Module) -> str:
+    """SHA-256 over a module's state: names (sorted), dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    state = model.state_dict()
+    for name in sorted(state):
+        value = state[name]
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def as_stage(model: nn.Module) -> Stage:

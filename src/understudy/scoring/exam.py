@@ -1,44 +1,51 @@
-"""What is known of a model before it is scored: its classes, its cost, and where it comes from."""
+"""What is known of models before they are scored: classes, costs, and where they come from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from understudy.errors import DataError, ModelError
-from understudy.nn.cost import count_macs
-from understudy.nn.stage import Stage
-from understudy.scoring.said import Array
+from understudy.errors import ModelError
+from understudy.exit import Exit
+from understudy.nn.cost import count_parts
+from understudy.nn.stage import EMPTY, Stage
 
 
 @dataclass(frozen=True)
 class Exam:
-    """One model seen on one image: plain JSON for the exit's origin, MACs per sample, classes."""
+    """One source of exits seen on one image: its exits, MACs per sample by part, classes."""
 
-    origin: Mapping[str, Any]
-    macs: float
+    exits: tuple[Exit, ...]
+    macs: Mapping[str, float]
     classes: int
 
 
-def examine(stage: Stage, image: Tensor) -> Exam:
-    """Run a stage on one image and count what it does.
+def examine(stages: Mapping[str, Stage], image: Tensor) -> Exam:
+    """Run the stages of one source on one image, in order, and count what each part does.
 
     Raises:
-        ModelError: it returns no logits (N, C).
-        DataError: it cannot take such an image.
+        ModelError: one returns no logits (N, C), or other classes than the others.
+        DataError: one cannot take such an image.
     """
-    classes = int(stage([image]).shape[1])
-    count = count_macs(stage, image)
-    origin = {
-        **stage.to_origin(),
-        "classes": classes,
-        "parameters": sum(parameter.numel() for parameter in stage.parameters()),
-        "uncounted": list(count.uncounted),
-    }
-    return Exam(origin, count.total, classes)
+    counts = count_parts(stages, image)
+    exits: list[Exit] = []
+    classes: dict[str, int] = {}
+    state = EMPTY
+    for name, stage in stages.items():
+        logits, _, state = stage.run([image], state)
+        classes[name] = int(logits.shape[1])
+        parts = tuple(dict.fromkeys(piece.part for piece in stage.pieces(name)))
+        origin = {
+            **stage.to_origin(),
+            "classes": classes[name],
+            "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+            "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),
+        }
+        exits.append(Exit(name, parts, origin))
+    macs = {part: count.total for part, count in counts.items()}
+    return Exam(tuple(exits), macs, check_together(classes))
 
 
 def check_together(classes: Mapping[str, int]) -> int:
@@ -53,34 +60,3 @@ def check_together(classes: Mapping[str, int]) -> int:
             "leave some out, or load them with ?classes=N and a fitting checkpoint"
         )
     return next(iter(classes.values()))
-
-
-def check_classes(names: Iterable[str] | None, classes: int, *, data: str) -> None:
-    """Refuse class names that are not as many as the models' classes: their numbers would differ.
-
-    Raises:
-        DataError: the message has both counts.
-    """
-    count = classes if names is None else len(list(names))
-    if count != classes:
-        raise DataError(
-            f"class numbers follow the classes' names, {data} has {count} names where the models "
-            f"tell {classes} classes: give one name (one folder) per class"
-        )
-
-
-def check_labels(labels: Array | None, classes: int, *, data: str) -> None:
-    """Refuse labels that the models cannot answer.
-
-    Raises:
-        DataError: the message counts them and has their range.
-    """
-    if labels is None or not len(labels):
-        return
-    wrong = int(((labels < 0) | (labels >= classes)).sum())
-    if wrong:
-        raise DataError(
-            f"labels are class numbers from 0 to {classes - 1}, {wrong} of {len(labels)} in {data} "
-            f"lie outside (found {labels.min()} to {labels.max()}): check the label column and the "
-            "models' classes"
-        )

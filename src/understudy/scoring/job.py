@@ -9,14 +9,16 @@ import numpy as np
 from torch import Tensor
 
 from understudy.errors import DataError, ModelError
-from understudy.nn.cost import measure_ms
+from understudy.exit import Exit
+from understudy.nn.cost import measure_parts
 from understudy.nn.stage import Stage
-from understudy.scoring.exam import Exam, check_classes, check_labels, check_together, examine
-from understudy.scoring.said import Array, Said, check_finite, said_by
+from understudy.scoring.exam import Exam, check_together, examine
+from understudy.scoring.said import Array, Said, said_by_all
 from understudy.scoring.shards import SHARD_BATCHES, Shards
 from understudy.zoo.batches import batches
+from understudy.zoo.classes import check_classes, check_labels
 from understudy.zoo.data import DataSet
-from understudy.zoo.models import load_stage
+from understudy.zoo.networks import load_stages
 
 Progress = Callable[[str, int, int], None]
 """Called with the model's name, the samples done, and all samples."""
@@ -24,10 +26,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What is scored, how, and where the unfinished work lies; one model is in memory at a time."""
+    """What is scored, how, and where the unfinished work lies; one source is in memory at a time.
+
+    A source is a model, or a network with all its exits; `exams` has one for each.
+    """
 
     images: DataSet
-    models: Mapping[str, str]
+    sources: Mapping[str, str]
+    exams: Mapping[str, Exam]
     shards: Shards
     batch: int
     workers: int
@@ -37,9 +43,9 @@ class Job:
     on_progress: Progress
 
     @property
-    def names(self) -> list[str]:
-        """The exits, in the order of their numbers."""
-        return list(self.models)
+    def exits(self) -> tuple[Exit, ...]:
+        """The exits of all sources, in the order of their numbers."""
+        return exits_of(self.exams)
 
     @property
     def blocks(self) -> list[range]:
@@ -47,61 +53,97 @@ class Job:
         total, step = len(self.images), self.batch * SHARD_BATCHES
         return [range(start, min(start + step, total)) for start in range(0, total, step)]
 
-    def score(self, name: str, exam: Exam, *, measured: Sequence[int]) -> None:
-        """Score the shards of one model that are missing, and measure its missing times.
+    def score(self, source: str, *, measured: Sequence[int]) -> None:
+        """Score the shards of one source that are missing, and measure its missing times.
 
         Raises:
             ModelError: logits that are not finite, or a model that is another at each loading.
             DataError: a corrupt image, where these are errors.
         """
-        number = self.names.index(name)
-        missing = [shard for shard in range(len(self.blocks)) if not self.shards.has(number, shard)]
-        kept = self.shards.times(number)
+        numbers = self._numbers(source)
+        missing = [
+            shard
+            for shard in range(len(self.blocks))
+            if not all(self.shards.has(number, shard) for number in numbers)
+        ]
+        kept = self.shards.times(numbers[0])
         unmeasured = [size for size in measured if unit_of(size) not in kept]
         done = len(self.images) - sum(len(self.blocks[shard]) for shard in missing)
-        self.on_progress(name, done, len(self.images))
+        self.on_progress(source, done, len(self.images))
         if not (missing or unmeasured):
             return
-        stage = load_stage(self.models[name]).to(self.device)
-        _check_same(stage, exam, self.models[name])
+        loaded = load_stages(self.sources[source], source)
+        stages = {name: stage.to(self.device) for name, stage in loaded.items()}
+        _check_same(stages, self.exams[source], self.sources[source])
         for shard in missing:
-            self._score_shard(name, shard, stage, done)
+            self._score_shard(source, shard, stages, done)
             done += len(self.blocks[shard])
-        times = {unit_of(size): measure_ms(stage, _first(self.images, size)) for size in unmeasured}
-        self.shards.keep_times(number, times)
+        times = {
+            unit_of(size): measure_parts(stages, _first(self.images, size)) for size in unmeasured
+        }
+        self.shards.keep_times(numbers[0], times)
 
-    def _score_shard(self, name: str, shard: int, stage: Stage, done: int) -> None:
+    def times(self, measured: Sequence[int]) -> dict[str, dict[str, float]]:
+        """The measured times: unit -> part -> ms per sample."""
+        kept = [self.shards.times(self._numbers(source)[0]) for source in self.sources]
+        return {
+            unit_of(size): {part: ms for one in kept for part, ms in one[unit_of(size)].items()}
+            for size in measured
+        }
+
+    def _numbers(self, source: str) -> list[int]:
+        """The numbers of a source's exits among all."""
+        own = {exit.name for exit in self.exams[source].exits}
+        return [number for number, exit in enumerate(self.exits) if exit.name in own]
+
+    def _score_shard(self, source: str, shard: int, stages: Mapping[str, Stage], done: int) -> None:
         positions: list[Array] = []
-        pieces: list[Said] = []
+        pieces: dict[str, list[Said]] = {name: [] for name in stages}
         block = self.blocks[shard]
         for piece in batches(self.images, block, size=self.batch, workers=self.workers):
             if piece.corrupt and self.strict:
                 raise DataError(piece.corrupt[0])
             if len(piece):
-                logits = stage(piece.images)
-                check_finite(logits, model=name, ids=self.images.ids[piece.positions].tolist())
-                pieces.append(said_by(logits, keep_logits=self.keep_logits))
+                ids = self.images.ids[piece.positions].tolist()
+                for name, said in said_by_all(
+                    stages, piece.images, ids=ids, keep_logits=self.keep_logits
+                ):
+                    pieces[name].append(said)
                 positions.append(piece.positions)
             done += len(piece) + len(piece.corrupt)
-            self.on_progress(name, done, len(self.images))
-        self.shards.write(
-            self.names.index(name),
-            shard,
-            np.concatenate(positions) if positions else np.empty(0, np.int64),
-            Said.joined(pieces) if pieces else None,
-        )
+            self.on_progress(source, done, len(self.images))
+        seen = np.concatenate(positions) if positions else np.empty(0, np.int64)
+        for number, name in zip(self._numbers(source), stages, strict=True):
+            told = Said.joined(pieces[name]) if pieces[name] else None
+            self.shards.write(number, shard, seen, told)
 
 
-def examine_all(images: DataSet, models: Mapping[str, str], *, device: str) -> dict[str, Exam]:
-    """See every model on one image, so that what cannot work fails before hours of scoring.
+def exits_of(exams: Mapping[str, Exam]) -> tuple[Exit, ...]:
+    """The exits of all sources, in order."""
+    return tuple(exit for exam in exams.values() for exit in exam.exits)
+
+
+def examine_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> dict[str, Exam]:
+    """See every source on one image, so that what cannot work fails before hours of scoring.
 
     Raises:
-        ModelError: a model that cannot be loaded or run, or other classes than the others'.
+        ModelError: a model that cannot be loaded or run, other classes than the others', or two
+            exits of one name.
         DataError: no image that can be decoded, or labels that the models cannot answer.
     """
     (image,) = _first(images, 1)
-    exams = {name: examine(load_stage(spec).to(device), image) for name, spec in models.items()}
-    classes = check_together({name: exam.classes for name, exam in exams.items()})
+    exams: dict[str, Exam] = {}
+    for source, spec in sources.items():
+        stages = {name: stage.to(device) for name, stage in load_stages(spec, source).items()}
+        known = {exit.name for exit in exits_of(exams)}
+        twice = [name for name in stages if name in known]
+        if twice:
+            raise ModelError(
+                f"exits have names of their own, {spec!r} brings {twice[0]!r}, which is there "
+                "already: leave one out, or name it NAME=SPEC"
+            )
+        exams[source] = examine(stages, image)
+    classes = check_together({source: exam.classes for source, exam in exams.items()})
     check_classes(images.classes, classes, data=repr(images.spec))
     check_labels(images.labels, classes, data=repr(images.spec))
     return exams
@@ -130,11 +172,12 @@ def _first(images: DataSet, count: int) -> list[Tensor]:
     return [found[place % len(found)] for place in range(count)]
 
 
-def _check_same(stage: Stage, exam: Exam, spec: str) -> None:
-    before, now = str(exam.origin["weights_hash"]), stage.weights_hash
-    if now != before:
-        raise ModelError(
-            f"a model has the same weights whenever it is loaded, {spec!r} has not (hash "
-            f"{now[:12]}, before {before[:12]}): let the factory set a seed, or give "
-            "?checkpoint=FILE"
-        )
+def _check_same(stages: Mapping[str, Stage], exam: Exam, spec: str) -> None:
+    for exit, (name, stage) in zip(exam.exits, stages.items(), strict=True):
+        before, now = str(exit.origin["weights_hash"]), stage.weights_hash
+        if now != before:
+            raise ModelError(
+                f"a model has the same weights whenever it is loaded, {spec!r} has not at {name!r} "
+                f"(hash {now[:12]}, before {before[:12]}): let the factory set a seed, or give "
+                "?checkpoint=FILE"
+            )

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError
 from understudy.nn.images import Images
-from understudy.nn.stage import Stage, as_stage
-from understudy.scores import Exit, ScoreTable
-from understudy.scoring.exam import Exam, check_classes, check_labels, check_together, examine
-from understudy.scoring.said import Array, Said, check_finite, said_by
+from understudy.nn.network import stages_of
+from understudy.nn.stage import Stage
+from understudy.scores import ScoreTable
+from understudy.scoring.exam import Exam, check_together, examine
+from understudy.scoring.said import Array, Said, said_by_all
 from understudy.split import DEFAULT_SHARES
+from understudy.zoo.classes import check_classes, check_labels
 
 
 def score(
@@ -32,11 +34,12 @@ def score(
     """Run every model on every batch, and keep what each said.
 
     Args:
-        models: exit name -> a `Stage`, or a module that takes the loader's images as they are.
+        models: exit name -> a `Stage`, a module that takes the loader's images as they are, or an
+            `ExitNetwork`, which is scored at all its exits.
         loader: batches ``(images, labels)``, or images alone; a torch DataLoader does. For stages
             images are uint8 (N, C, H, W) or a list of (C, H, W).
-        costs: {unit: {exit: cost}}, or {exit: cost} for MACs; MACs counted on the first image
-            unless given.
+        costs: {unit: {part: cost}}, or {part: cost} for MACs; MACs counted on the first image
+            unless given. A model is one part of its own name.
         classes: the names of the classes.
         ids: (N,) unique names of the samples; row numbers by default.
         groups: (N,) names; samples of one group share a split.
@@ -57,8 +60,9 @@ def score(
     """
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
-    stages = {name: as_stage(model) for name, model in models.items()}
-    run = _run(stages, loader, classes=classes, keep_logits=keep_logits)
+    stages_of(models)  # refuses two exits of one name
+    sources = {name: stages_of({name: model}) for name, model in models.items()}
+    run = _run(sources, loader, classes=classes, keep_logits=keep_logits)
     labels = np.concatenate(run.labels) if run.labels else None
     if labels is not None and len(labels) != run.count:
         raise DataError(
@@ -66,17 +70,19 @@ def score(
             f"{run.count} images"
         )
     said = {name: Said.joined(pieces) for name, pieces in run.said.items()}
+    macs = {part: cost for exam in run.exams.values() for part, cost in exam.macs.items()}
     table = ScoreTable.from_predictions(
         {name: (rows.prediction, rows.confidence) for name, rows in said.items()},
         labels,
-        costs={"MACs": {n: e.macs for n, e in run.exams.items()}} if costs is None else costs,
+        costs={"MACs": macs} if costs is None else costs,
         ids=ids,
         groups=groups,
         split=split,
+        parts={exit.name: exit.parts for exam in run.exams.values() for exit in exam.exits},
     )
     return replace(
         table,
-        exits=tuple(Exit(name, origin=exam.origin) for name, exam in run.exams.items()),
+        exits=tuple(exit for exam in run.exams.values() for exit in exam.exits),
         classes=None if classes is None else tuple(classes),
         details={name: rows.detail for name, rows in said.items()},
     )
@@ -91,29 +97,28 @@ class _Run:
 
 
 def _run(
-    stages: Mapping[str, Stage],
+    sources: Mapping[str, Mapping[str, Stage]],
     loader: Iterable[Any],
     *,
     classes: Sequence[str] | None,
     keep_logits: bool,
 ) -> _Run:
-    run = _Run(said={name: [] for name in stages})
+    run = _Run(said={exit: [] for stages in sources.values() for exit in stages})
     for batch in loader:
         images, labels = _parted(batch)
         if not len(images):
             continue
         if not run.exams:
-            run.exams = {name: examine(stage, images[0]) for name, stage in stages.items()}
+            run.exams = {name: examine(stages, images[0]) for name, stages in sources.items()}
             told = check_together({name: exam.classes for name, exam in run.exams.items()})
             check_classes(classes, told, data="`classes`")
         if labels is not None:
             run.labels.append(labels)
             check_labels(labels, told, data="the loader")
         rows = [str(run.count + row) for row in range(len(images))]
-        for name, stage in stages.items():
-            logits = stage(images)
-            check_finite(logits, model=name, ids=rows)
-            run.said[name].append(said_by(logits, keep_logits=keep_logits))
+        for stages in sources.values():
+            for name, said in said_by_all(stages, images, ids=rows, keep_logits=keep_logits):
+                run.said[name].append(said)
         run.count += len(images)
     if not run.count:
         raise DataError("scoring needs at least one image, the loader gave none")

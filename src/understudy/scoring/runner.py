@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from understudy.errors import DataError, ModelError, UnderstudyError, listed
-from understudy.scores import Exit, ScoreTable
+from understudy.nn.device import usable_device
+from understudy.scores import ScoreTable
 from understudy.scoring.exam import Exam
 from understudy.scoring.extend import check_extends, extended
-from understudy.scoring.job import Job, Progress, examine_all, unit_of
+from understudy.scoring.job import Job, Progress, examine_all, exits_of
 from understudy.scoring.said import Array, Said
 from understudy.scoring.shards import SHARD_BATCHES, Shards
 from understudy.split import DEFAULT_SHARES, assign_splits
@@ -58,7 +59,8 @@ def score_into(
 
     Args:
         path: the table's folder.
-        models: exit name -> model spec (`zoo.load_stage`).
+        models: name -> model spec (`zoo.load_stages`); a network of ``exits:DIR`` brings all its
+            exits.
         data: data spec (`zoo.open_data`).
         batch: samples per batch; part of what decides the last bits of the scores.
         keep_logits: keep all logits, as float16.
@@ -84,15 +86,17 @@ def score_into(
     check_target(target)
     images = open_data(data)
     older = load_table(target) if target.is_dir() and any(target.iterdir()) else None
-    if older is not None:
-        check_extends(older, target, fingerprint=images.fingerprint, names=list(models))
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
-    facts = _run_facts(batch, _device(device))
+    facts = _run_facts(batch, usable_device(device))
     exams = examine_all(images, models, device=facts["device"])
+    if older is not None:
+        names = [exit.name for exit in exits_of(exams)]
+        check_extends(older, target, fingerprint=images.fingerprint, names=names)
     job = Job(
         images=images,
-        models=models,
+        sources=models,
+        exams=exams,
         shards=Shards(target, _plan(images, models, exams, {"logits": keep_logits, **facts})),
         batch=batch,
         workers=workers,
@@ -102,12 +106,12 @@ def score_into(
         on_progress=on_progress,
     )
     try:
-        for name, exam in exams.items():
-            job.score(name, exam, measured=measure_batches)
+        for source in models:
+            job.score(source, measured=measure_batches)
     except UnderstudyError:
         job.shards.remove_if_bare()
         raise
-    table = _table(job, exams, facts=facts, split=split, groups=groups, measured=measure_batches)
+    table = _table(job, facts=facts, split=split, groups=groups, measured=measure_batches)
     save_table(table if older is None else extended(older, table), target)
     job.shards.remove()
     return load_table(target)
@@ -115,7 +119,6 @@ def score_into(
 
 def _table(
     job: Job,
-    exams: Mapping[str, Exam],
     *,
     facts: Mapping[str, Any],
     split: Mapping[str, float] | Sequence[str],
@@ -128,7 +131,7 @@ def _table(
     table = ScoreTable.from_predictions(
         {name: (rows.prediction, rows.confidence) for name, rows in said.items()},
         None if images.labels is None else images.labels[seen],
-        costs={"MACs": {name: exam.macs for name, exam in exams.items()}},
+        costs={"MACs": {p: macs for exam in job.exams.values() for p, macs in exam.macs.items()}},
         ids=images.ids[seen].tolist(),
         groups=None if groups is None else list(compress(groups, seen)),
         split=split if isinstance(split, Mapping) else list(compress(split, seen)),
@@ -136,14 +139,14 @@ def _table(
             "data": images.spec,
             "fingerprint": images.fingerprint,
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
-            "runs": [{"exits": list(exams), **facts}],
+            "runs": [{"exits": [exit.name for exit in job.exits], **facts}],
         },
+        parts={exit.name: exit.parts for exit in job.exits},
     )
-    times = {name: job.shards.times(number) for number, name in enumerate(job.names)}
     return replace(
         table,
-        exits=tuple(Exit(name, origin=exam.origin) for name, exam in exams.items()),
-        times={unit_of(b): {n: times[n][unit_of(b)] for n in exams} for b in measured},
+        exits=job.exits,
+        times=job.times(measured),
         classes=images.classes,
         details={name: rows.detail for name, rows in said.items()},
     )
@@ -159,16 +162,18 @@ def _plan(
     return {
         "data": images.fingerprint,
         "models": dict(models),
-        "weights": {name: exam.origin["weights_hash"] for name, exam in exams.items()},
+        "weights": {exit.name: exit.origin["weights_hash"] for exit in exits_of(exams)},
         "shard": SHARD_BATCHES,
         **facts,
-        "origin": {name: exam.origin for name, exam in exams.items()},
+        "origin": {exit.name: dict(exit.origin) for exit in exits_of(exams)},
     }
 
 
 def _read(job: Job) -> tuple[Array, dict[str, Said]]:
     """Which images every model has seen, (N,), and what each said about those."""
-    kept = {name: job.shards.read(number, len(job.blocks)) for number, name in enumerate(job.names)}
+    kept = {
+        exit.name: job.shards.read(number, len(job.blocks)) for number, exit in enumerate(job.exits)
+    }
     seen = np.ones(len(job.images), bool)
     for positions, _ in kept.values():
         seen &= np.isin(np.arange(len(job.images)), positions)
@@ -188,17 +193,6 @@ def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[i
         raise ModelError("scoring needs at least one model, found none: name some")
     if any(size < 1 for size in (batch, *measured)):
         raise DataError(f"batches have at least 1 sample, found {batch} and {list(measured)}")
-
-
-def _device(name: str | None) -> str:
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"device {chosen!r} cannot be used ({str(error).splitlines()[0]}): try 'cpu'"
-        ) from error
-    return chosen
 
 
 def _run_facts(batch: int, device: str) -> dict[str, Any]:

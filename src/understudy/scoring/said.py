@@ -1,8 +1,8 @@
-"""What one exit said about some samples, from its logits."""
+"""What exits said about some samples, from their logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from understudy.errors import ModelError, listed
 from understudy.nn.confidence import confidence_functions
+from understudy.nn.images import Images
+from understudy.nn.stage import EMPTY, Stage
 from understudy.scores import Detail
 
 Array = npt.NDArray[Any]
@@ -59,6 +61,21 @@ class Said:
                 join(lambda said: np.asarray(said.detail.logits)) if kept else None,
             ),
         )
+
+
+def said_by_all(
+    stages: Mapping[str, Stage], images: Images, *, ids: Sequence[str], keep_logits: bool
+) -> Iterator[tuple[str, Said]]:
+    """What each stage of one source says about a batch, in order; what they share is run once.
+
+    Raises:
+        ModelError: logits that are not finite; the message names the exit and the samples.
+    """
+    state = EMPTY
+    for name, stage in stages.items():
+        logits, _, state = stage.run(images, state)
+        check_finite(logits, model=name, ids=ids)
+        yield name, said_by(logits, keep_logits=keep_logits)
 
 
 @torch.inference_mode()

@@ -7,7 +7,6 @@ TABLE.partial/000/00000.parquet  its first shard: positions and what it said the
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from understudy.errors import DataError
-from understudy.files import check_version, read_json, replacing, write_json
+from understudy.files import keep_plan, read_json, replacing, write_json
 from understudy.nn.confidence import confidence_functions
 from understudy.scores import Detail
 from understudy.scoring.said import Array, Said
@@ -40,26 +39,19 @@ class Shards:
 
     def __init__(self, table: Path, plan: Mapping[str, Any]) -> None:
         self.folder = table.with_name(f"{table.name}.partial")
-        manifest = self.folder / "manifest.json"
-        if manifest.exists():
-            older = read_json(manifest, DataError, "an unfinished run")
-            check_version(older, kind=FORMAT, newest=VERSION, path=manifest, error=DataError)
-            self._check(older.get("plan"), plan)
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise DataError(
-                f"unfinished work lies in {str(self.folder)!r}, where something else is: move it"
-            )
-        else:
-            write_json(manifest, {"format": FORMAT, "version": VERSION, "plan": dict(plan)})
+        keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished run")
 
-    def times(self, exit: int) -> dict[str, float]:
-        """The times measured so far, unit -> ms per sample."""
+    def times(self, exit: int) -> dict[str, dict[str, float]]:
+        """The times measured so far, unit -> part -> ms per sample; a network's lie at its first
+        exit."""
         file = self._times(exit)
-        kept: dict[str, float] = read_json(file, DataError, "times") if file.exists() else {}
+        kept: dict[str, dict[str, float]] = (
+            read_json(file, DataError, "times") if file.exists() else {}
+        )
         return kept
 
-    def keep_times(self, exit: int, times: Mapping[str, float]) -> None:
-        """Note measured times, unit -> ms per sample."""
+    def keep_times(self, exit: int, times: Mapping[str, Mapping[str, float]]) -> None:
+        """Note measured times, unit -> part -> ms per sample."""
         write_json(self._times(exit), {**self.times(exit), **times})
 
     def has(self, exit: int, shard: int) -> bool:
@@ -102,18 +94,6 @@ class Shards:
 
     def _file(self, exit: int, shard: int) -> Path:
         return self.folder / f"{exit:03}" / f"{shard:05}.parquet"
-
-    def _check(self, older: Any, plan: Mapping[str, Any]) -> None:
-        now = json.loads(json.dumps(plan))
-        if older == now:
-            return
-        found = older if isinstance(older, dict) else {}
-        key = next((key for key in now if found.get(key) != now[key]), "plan")
-        raise DataError(
-            f"an unfinished run goes on under the same plan, {str(self.folder)!r} has another for "
-            f"{key} ({str(found.get(key))[:200]}, now {str(now.get(key))[:200]}): "
-            "use the same arguments, or delete that folder"
-        )
 
 
 def _frame(positions: Array, said: Said | None) -> pl.DataFrame:

@@ -1,4 +1,7 @@
-"""Model specs: ``timm:NAME``, ``torchvision:NAME``, ``py:module:factory`` become stages."""
+"""Model specs: ``timm:NAME``, ``torchvision:NAME``, ``py:module:factory`` become stages.
+
+``exits:DIR`` names a network with trained exits, which `networks` loads.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import torch
 from torch import nn
 
 from understudy.errors import ModelError, unknown
+from understudy.nn.exit_folder import ExitFolder
 from understudy.nn.stage import Preprocess, Stage
 from understudy.zoo.hubs import timm_stage, torchvision_stage
 from understudy.zoo.spec import Spec, parse_spec
@@ -25,6 +29,7 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
         "timm": ("checkpoint", "classes", "weights"),
         "torchvision": ("checkpoint", "classes", "weights"),
         "py": ("checkpoint", "weights"),
+        "exits": (),
     }
 )
 _HUBS: Mapping[str, Callable[..., Stage]] = MappingProxyType(
@@ -66,7 +71,8 @@ def build_stage(spec: str) -> Stage:
 def named_models(texts: Sequence[str]) -> dict[str, str]:
     """Exit name -> spec, from texts ``SPEC`` or ``NAME=SPEC``.
 
-    An exit is named after the model or the factory unless a name stands before the spec.
+    An exit is named after the model or the factory unless a name stands before the spec; a network
+    of ``exits:DIR`` as its folder says.
 
     >>> named_models(["timm:resnet18", "big=py:nets:large?checkpoint=a=b.pt"])
     {'resnet18': 'timm:resnet18', 'big': 'py:nets:large?checkpoint=a=b.pt'}
@@ -78,8 +84,8 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         match = re.fullmatch(r"([^:=?]+)=(.*)", text, re.DOTALL)
         spec = match[2] if match else text
-        target = _parse(spec).target
-        name = match[1] if match else target.rpartition(":")[2]
+        parsed = _parse(spec)
+        name = match[1] if match else _default_name(parsed)
         if name in named:
             raise ModelError(
                 f"exit names are unique, {named[name]!r} and {spec!r} are both {name!r}: "
@@ -87,6 +93,21 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
             )
         named[name] = spec
     return named
+
+
+def is_network(text: str) -> bool:
+    """Whether a spec names a network with trained exits.
+
+    Raises:
+        ModelError: not a model spec.
+    """
+    return _parse(text).scheme == "exits"
+
+
+def _default_name(spec: Spec) -> str:
+    if spec.scheme == "exits":
+        return ExitFolder.read(spec.target).name
+    return spec.target.rpartition(":")[2]
 
 
 def _parse(text: str) -> Spec:
@@ -104,6 +125,11 @@ def _parse(text: str) -> Spec:
 
 
 def _make(spec: Spec, *, published: bool) -> Stage:
+    if spec.scheme == "exits":
+        raise ModelError(
+            f"one model is asked for here, {spec.text!r} brings all exits of a network: name its "
+            "backbone, or score the network"
+        )
     with _fixed_seed():
         if spec.scheme == "py":
             stage = _python_stage(spec)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli import choosing, demo, running, showing, surveying, tables
+from understudy.app.cli import choosing, demo, exits, running, showing, surveying, tables, taps
 from understudy.app.cli.terminal import fail
 from understudy.errors import UnderstudyError
 
@@ -41,7 +41,7 @@ def understudy(
     and held-out data proves that accuracy holds."""
 
 
-for verbs in (demo, tables, choosing, surveying, running, showing):
+for verbs in (demo, taps, exits, tables, choosing, surveying, running, showing):
     verbs.register(app)
 
 

@@ -1,0 +1,183 @@
+"""Train the project's own networks on the JPEG CIFAR-10: ``python benchmarks/train_zoo.py large``.
+
+One tenth of the training images, the share that `set_aside` names, is kept out: searches use it.
+Weights are kept as float16, and judged as they are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import jpeg_nets
+from harness import machine, shared
+from understudy.split import uniform
+from understudy.zoo import DataSet, batches, open_data
+
+ZOO = Path(__file__).resolve().parent / "zoo"
+RECIPE: dict[str, Any] = {
+    "batch": 512,
+    "peak_lr": 0.4,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "warmup": 0.2,
+    "crop": 3,
+    "cutout": 8,
+    "ema": 0.99,
+    "label_smoothing": 0.0,
+    "seed": 0,
+}
+
+
+def set_aside(data: DataSet) -> np.ndarray:
+    """(N,) bool: the tenth of the images, by a hash of their names, that is not trained on."""
+    return uniform(data.ids, salt=b"set aside") < 0.1
+
+
+def pixels(data: DataSet, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Images uint8 (n, 3, 32, 32) and labels of some rows."""
+    images = [batch.images for batch in batches(data, rows.tolist(), size=1000)]
+    return torch.cat(images), torch.from_numpy(data.labels[rows].astype(np.int64))
+
+
+def whitening(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and biases of the 2x2 filters, with their negatives, that decorrelate patches."""
+    patches = F.unfold(images, 2).transpose(1, 2).reshape(-1, 12).double()
+    covariance = patches.T @ patches / len(patches)
+    values, vectors = torch.linalg.eigh(covariance)
+    filters = (vectors / (values + 5e-4).sqrt()).T.reshape(12, 3, 2, 2).float()
+    return torch.cat([filters, -filters]), torch.zeros(24)
+
+
+def views(images: Tensor, recipe: dict[str, Any]) -> Tensor:
+    """Each image shifted, perhaps mirrored, with a square cut out."""
+    count, _, side, _ = images.shape
+    crop, cut = recipe["crop"], recipe["cutout"]
+    padded = F.pad(images, (crop,) * 4, mode="reflect")
+    spot = torch.randint(0, 2 * crop + 1, (2, count, 1))
+    line = torch.arange(side)[None]
+    rows, columns = spot[0] + line, spot[1] + line
+    columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
+    shifted = padded[
+        torch.arange(count)[:, None, None, None],
+        torch.arange(3)[None, :, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
+    corner = torch.randint(0, side - cut + 1, (2, count, 1))
+    inside = [(line >= corner[i]) & (line < corner[i] + cut) for i in (0, 1)]
+    hole = inside[0][:, :, None] & inside[1][:, None, :]
+    return shifted.masked_fill(hole[:, None], 0.0)
+
+
+def epochs(images: Tensor, labels: Tensor, recipe: dict[str, Any]) -> Iterator[tuple[Tensor, ...]]:
+    """Batches in random order, without the last short one."""
+    order = torch.randperm(len(images))
+    for rows in order.split(recipe["batch"]):
+        if len(rows) == recipe["batch"]:
+            yield views(images[rows], recipe), labels[rows]
+
+
+def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
+    net.eval()
+    with torch.inference_mode():
+        right = [
+            (net(x.contiguous(memory_format=torch.channels_last)).argmax(1) == y).sum().item()
+            for x, y in zip(images.split(500), labels.split(500), strict=True)
+        ]
+    return sum(right) / len(labels)
+
+
+def train(name: str, count: int) -> None:
+    recipe = {**RECIPE, "epochs": count}
+    torch.manual_seed(recipe["seed"])
+    folder = shared() / "cifar10"
+    data, test = (open_data(f"parquet:{folder / part}.parquet") for part in ("train", "test"))
+    aside = set_aside(data)
+    net = getattr(jpeg_nets, name)()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (net.mean, net.std))
+
+    def ready(images: Tensor) -> Tensor:
+        return (images.float() / 255 - mean) / std
+
+    images, labels = pixels(data, np.flatnonzero(~aside))
+    held, held_labels = pixels(data, np.flatnonzero(aside))
+    exam, exam_labels = pixels(test, np.arange(len(test)))
+    images, held, exam = ready(images), ready(held), ready(exam)
+    with torch.no_grad():
+        for own, made in zip(net.whiten.parameters(), whitening(images[:5000]), strict=True):
+            own.copy_(made)
+            own.requires_grad_(False)
+    net = net.to(memory_format=torch.channels_last)
+    averaged = copy.deepcopy(net)
+    steps = count * (len(images) // recipe["batch"])
+    optimizer = torch.optim.SGD(
+        [p for p in net.parameters() if p.requires_grad],
+        lr=recipe["peak_lr"],
+        momentum=recipe["momentum"],
+        weight_decay=recipe["weight_decay"],
+        nesterov=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(
+            (step + 1) / (recipe["warmup"] * steps),
+            (steps - step) / ((1 - recipe["warmup"]) * steps),
+        ),
+    )
+    start, log = time.perf_counter(), []
+    for epoch in range(count):
+        net.train()
+        for x, y in epochs(images, labels, recipe):
+            loss = F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            with torch.no_grad():
+                for kept, new in zip(
+                    averaged.state_dict().values(), net.state_dict().values(), strict=True
+                ):
+                    if kept.is_floating_point():
+                        kept.lerp_(new, 1 - recipe["ema"])
+        seconds = time.perf_counter() - start
+        log.append({"epoch": epoch + 1, "set_aside": accuracy(averaged, held, held_labels)})
+        print(f"{name} {epoch + 1}/{count} {log[-1]['set_aside']:.4f} {seconds:.0f} s", flush=True)
+    weights = {
+        key: value.half().contiguous() if value.is_floating_point() else value
+        for key, value in averaged.state_dict().items()
+    }
+    save_file(weights, ZOO / f"{name}.safetensors")
+    averaged.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    )
+    told = {
+        "recipe": recipe,
+        "trained_on": len(images),
+        "set_aside": {"images": len(held), "accuracy": accuracy(averaged, held, held_labels)},
+        "test": {"images": len(exam), "accuracy": accuracy(averaged, exam, exam_labels)},
+        "seconds": round(time.perf_counter() - start),
+        "machine": machine(),
+        "log": log,
+    }
+    (ZOO / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps({key: told[key] for key in ("set_aside", "test", "seconds")}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("net", choices=("small", "medium", "large"))
+    parser.add_argument("--epochs", type=int, default=18)
+    arguments = parser.parse_args()
+    train(arguments.net, arguments.epochs)

@@ -1,0 +1,236 @@
+"""The Exit Sequence Network: exits that see every feature so far and refine a saver's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from understudy.errors import ModelError
+
+__all__ = ["ExitSequence"]
+
+
+class ExitSequence(nn.Module):
+    """TinySaver's Exit Sequence Network (Wang et al., ECCV 2024, arXiv 2403.17726).
+
+    Token 0 is made of the saver's last feature, token i of the feature at tap i, each by global
+    average, LayerNorm, a linear layer and ReLU. A token attends to itself and to those before it.
+    Exit i adds what it reads off token i to the saver's logits. It starts at zero, so that an
+    untrained sequence answers like the saver, and training can but depart from there.
+
+    Tokens go in one by one as they come up (`token`), against the keys and values of those before
+    them, or all at once (`forward`); both come to the same. Initial weights are drawn from
+    PyTorch's global random numbers.
+
+    Args:
+        widths: of the saver's last feature and of the feature at every tap, pooled.
+        classes: how many logits.
+        dim: of a token.
+        layers: transformer blocks; the last is attention alone, without a feed-forward part.
+        heads: of the attention; they divide `dim`.
+
+    >>> sequence = ExitSequence([8, 16, 32], classes=3, dim=16, heads=4)
+    >>> pooled = [torch.randn(2, width) for width in (8, 16, 32)]
+    >>> saver_logits = torch.randn(2, 3)
+    >>> sequence(pooled, saver_logits).shape
+    torch.Size([2, 2, 3])
+    >>> cache = sequence.empty_cache(2, pooled[0])
+    >>> out, cache = sequence.token(0, pooled[0], cache)
+    >>> out, cache = sequence.token(1, pooled[1], cache)
+    >>> torch.equal(sequence.exit(1, out, saver_logits), saver_logits)
+    True
+
+    Raises:
+        ModelError: fewer than two widths, a size below 1, heads that do not divide `dim`.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        classes: int,
+        dim: int = 128,
+        layers: int = 2,
+        heads: int = 8,
+    ) -> None:
+        _check_sizes(widths, classes=classes, dim=dim, layers=layers, heads=heads)
+        super().__init__()
+        self.widths = tuple(widths)
+        self.classes, self.dim, self.layers, self.heads = classes, dim, layers, heads
+        self.tokenisers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim), nn.ReLU()) for width in widths
+        )
+        self.blocks = nn.ModuleList(
+            _Block(dim, heads, feeds_forward=number < layers - 1) for number in range(layers)
+        )
+        self.exits = nn.ModuleList(nn.Linear(dim, classes, bias=False) for _ in self.widths[1:])
+        for exit in self.exits.parameters():
+            nn.init.zeros_(exit)
+
+    def token(self, number: int, pooled: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        """One more token through all blocks: what comes out (N, dim), and the longer cache.
+
+        Rows may be dropped between tokens: `cache.index_select(0, rows)`.
+
+        Args:
+            number: of the token; tokens come in order, from 0.
+            pooled: (N, widths[number]), any floating dtype.
+            cache: (N, number, layers, 2, dim): keys and values of the tokens before.
+
+        Raises:
+            ModelError: no such token, or a cache of another number of tokens.
+        """
+        if not 0 <= number < len(self.widths) or cache.shape[1] != number:
+            raise ModelError(
+                f"tokens 0 to {len(self.widths) - 1} come in order, found token {number} after "
+                f"{cache.shape[1]} others: give every token before it first"
+            )
+        out, cache = self._attend(self._tokenise(number, pooled).unsqueeze(1), cache)
+        return out.squeeze(1), cache
+
+    def empty_cache(self, rows: int, like: Tensor) -> Tensor:
+        """The cache before the first token, (rows, 0, layers, 2, dim), on the device of `like`."""
+        return like.new_empty((rows, 0, self.layers, 2, self.dim), dtype=self._dtype)
+
+    def exit(self, number: int, out: Tensor, saver_logits: Tensor) -> Tensor:
+        """The logits (N, C) of exit `number`, from 1, by its token's output and the saver's logits.
+
+        Raises:
+            ModelError: no such exit.
+        """
+        if not 1 <= number < len(self.widths):
+            raise ModelError(f"exits go from 1 to {len(self.exits)}, found {number}")
+        refinement: Tensor = self.exits[number - 1](out)
+        return refinement + saver_logits
+
+    def forward(self, pooled: Sequence[Tensor], saver_logits: Tensor) -> Tensor:
+        """The logits of all exits at once, (N, taps, C).
+
+        Args:
+            pooled: the saver's feature and that of every tap, each (N, width).
+            saver_logits: (N, C).
+
+        Raises:
+            ModelError: another number of features.
+        """
+        if len(pooled) != len(self.widths):
+            raise ModelError(
+                f"the sequence takes {len(self.widths)} pooled features, the saver's first, found "
+                f"{len(pooled)}: give one per tap"
+            )
+        tokens = torch.stack([self._tokenise(i, feature) for i, feature in enumerate(pooled)], 1)
+        out, _ = self._attend(tokens, self.empty_cache(len(tokens), tokens))
+        exits = range(1, len(self.widths))
+        return torch.stack([self.exit(i, out[:, i], saver_logits) for i in exits], 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON that says how the sequence is built, without its weights."""
+        return {
+            "widths": list(self.widths),
+            "classes": self.classes,
+            "dim": self.dim,
+            "layers": self.layers,
+            "heads": self.heads,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> ExitSequence:
+        """A sequence built the same way, with new weights.
+
+        Raises:
+            ModelError: not the description of a sequence.
+        """
+        try:
+            return ExitSequence(
+                [int(width) for width in data["widths"]],
+                classes=int(data["classes"]),
+                dim=int(data["dim"]),
+                layers=int(data["layers"]),
+                heads=int(data["heads"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                "a sequence is {widths, classes, dim, layers, heads}, "
+                f"found {str(data)[:120]}: mend the file"
+            ) from error
+
+    def _tokenise(self, number: int, pooled: Tensor) -> Tensor:
+        token: Tensor = self.tokenisers[number](pooled.to(self._dtype))
+        return token
+
+    def _attend(self, tokens: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        """New tokens (N, S, dim) through all blocks, and the cache with theirs added."""
+        seen = []
+        for block, past in zip(self.blocks, cache.unbind(2), strict=True):
+            tokens, keys_values = block(tokens, past)
+            seen.append(keys_values)
+        return tokens, torch.stack(seen, 2)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+
+class _Block(nn.Module):
+    """A pre-norm transformer block: attention to what came before, then perhaps feed-forward."""
+
+    def __init__(self, dim: int, heads: int, *, feeds_forward: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.project = nn.Linear(dim, dim)
+        self.feed_forward = (
+            nn.Sequential(
+                nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+            )
+            if feeds_forward
+            else None
+        )
+
+    def forward(self, tokens: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """New tokens (N, S, dim), seen (N, t + S, 2, dim); S is 1, or t is 0."""
+        normed = self.norm(tokens)
+        rows, count, dim = tokens.shape
+        seen = torch.cat([past, self.key_value(normed).view(rows, count, 2, dim)], 1)
+        keys, values = seen.unbind(2)
+        mixed = F.scaled_dot_product_attention(
+            self._by_head(self.query(normed)),
+            self._by_head(keys),
+            self._by_head(values),
+            is_causal=tokens.shape[1] > 1,
+        )
+        tokens = tokens + self.project(mixed.transpose(1, 2).flatten(2))
+        if self.feed_forward is not None:
+            tokens = tokens + self.feed_forward(tokens)
+        return tokens, seen
+
+    def _by_head(self, rows: Tensor) -> Tensor:
+        """(N, T, dim) -> (N, heads, T, dim / heads)."""
+        samples, count, dim = rows.shape
+        return rows.reshape(samples, count, self.heads, dim // self.heads).transpose(1, 2)
+
+
+def _check_sizes(widths: Sequence[int], *, classes: int, dim: int, layers: int, heads: int) -> None:
+    if len(widths) < 2:
+        raise ModelError(
+            "a sequence has the saver's width and one per tap, at least two, found "
+            f"{list(widths)}: tap the network somewhere"
+        )
+    if min(*widths, classes, dim, layers, heads) < 1:
+        raise ModelError(
+            f"sizes are at least 1, found widths {list(widths)}, classes {classes}, dim {dim}, "
+            f"layers {layers}, heads {heads}"
+        )
+    if dim % heads:
+        raise ModelError(
+            f"heads divide dim, found {heads} heads and dim {dim}: take dim "
+            f"{-(-dim // heads) * heads}, or fewer heads"
+        )

@@ -1,0 +1,141 @@
+"""Trained exits as a source: ``exits:DIR`` is scored, searched, built and run like any model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from command_line import Run
+from understudy.errors import ModelError, TableError
+from understudy.nn.exit_folder import save_exits
+from understudy.nn.network import attach
+from understudy.outcome import decide
+from understudy.policy import Policy, Step
+from understudy.scoring import score_into
+from understudy.store import load_table
+from understudy.zoo import load_network, load_stage, load_stages, named_models
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exits with random weights in ``py:exit_nets:eight``, a saver beside it."""
+    place = tmp_path_factory.mktemp("networks") / "exits"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone, saver = load_stage("py:exit_nets:eight"), load_stage("py:exit_nets:four")
+        heads = {"blocks.0": "linear", "blocks.1": {"linear": "linear", "told": "linear+saver"}}
+        save_exits(attach(backbone, heads, saver={"four": saver}), place, name="net")
+    return place
+
+
+def score(target: Path, folder: Path, **options):
+    models = {"net": f"exits:{folder}", "other": "py:exit_nets:four"}
+    return score_into(target, models, "digits:heldout", measure_batches=(4,), **options)
+
+
+def test_a_folder_is_scored_at_all_its_exits(folder: Path, tmp_path: Path) -> None:
+    table = score(tmp_path / "table", folder)
+    names = ["four", "net/blocks.0/linear", "net/blocks.0/esn", "net/blocks.1/linear"]
+    names += ["net/blocks.1/told", "net/blocks.1/esn", "net", "other"]
+    assert list(table.names) == names
+    assert table.times["ms@4"].keys() == table.costs["MACs"].keys()
+    assert table.cost_of(["four"], "MACs") == table.cost_of(["other"], "MACs")
+    origin = dict(table.exits[1].origin)
+    assert (origin["spec"], origin["root"], origin["backbone"]) == (
+        f"exits:{folder}",
+        "net",
+        "py:exit_nets:eight",
+    )
+    images = torch.stack([load_digits(i) for i in range(64)])
+    stages = load_network(f"exits:{folder}").stages("net")
+    for name in table.names[:-1]:
+        said = stages[name](images).argmax(1).tolist()
+        assert said == table.prediction[table.index(name)][:64].tolist()
+
+
+def load_digits(index: int) -> torch.Tensor:
+    from understudy.zoo import open_data
+
+    return open_data("digits:heldout").image(index)
+
+
+def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path) -> None:
+    whole = score(tmp_path / "whole", folder, batch=32)
+    calls = iter(range(10**6))
+
+    def stop(*_: object) -> None:
+        if next(calls) == 17:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(tmp_path / "table", folder, batch=32, on_progress=stop)
+    assert score(tmp_path / "table", folder, batch=32).hash == whole.hash
+
+
+def test_two_exits_of_one_name(folder: Path, tmp_path: Path) -> None:
+    models = {"net": f"exits:{folder}", "four": "py:exit_nets:four"}
+    with pytest.raises(ModelError, match="brings 'four', which is there already"):
+        score_into(tmp_path / "table", models, "digits:heldout")
+    score_into(tmp_path / "table", {"net": f"exits:{folder}"}, "digits:heldout")
+    with pytest.raises(TableError, match="'four', 'net/blocks"):
+        score_into(tmp_path / "table", {"net": f"exits:{folder}"}, "digits:heldout")
+
+
+def test_names_and_specs(folder: Path) -> None:
+    assert named_models([f"exits:{folder}"]) == {"net": f"exits:{folder}"}
+    assert named_models([f"mine=exits:{folder}"]) == {"mine": f"exits:{folder}"}
+    assert list(load_stages(f"exits:{folder}", "mine"))[1] == "mine/blocks.0/linear"
+    with pytest.raises(ModelError, match="one model is asked for here"):
+        load_stage(f"exits:{folder}")
+    with pytest.raises(ModelError, match="does not exist"):
+        named_models(["exits:nowhere"])
+    with pytest.raises(ModelError, match="reads exits:DIR"):
+        load_network("py:exit_nets:eight")
+
+
+def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Scored, searched, built and run: every answer is the one that `evaluate` predicts."""
+    table, result, cascade = (tmp_path / name for name in ("table", "result.json", "cascade"))
+    data = ("--data", "digits:heldout")
+    assert run("score", f"exits:{folder}", *data, "--into", table).code == 0
+    said = run(
+        "search", table, "--max-drop", "20,40", "--reference", "net", "--jointly", "--out", result
+    )
+    assert said.code == 0, said.err
+    built = run("build", result, "--into", cascade, "--json")
+    assert built.code == 0, built.err
+    policy = Policy.from_dict(json.loads(built.out)["policy"])
+    again = run("run", cascade, *data, "--out", tmp_path / "answers.csv")
+    assert again.code == 0, again.err
+    scored = load_table(table)
+    told = decide(scored, policy)
+    rows = [line.split(",") for line in (tmp_path / "answers.csv").read_text().splitlines()]
+    place = rows[0].index("prediction"), rows[0].index("exit")
+    assert [int(row[place[0]]) for row in rows[1:]] == told.prediction.tolist()
+    exits = np.array(policy.exits)[told.stage]
+    assert [row[place[1]] for row in rows[1:]] == exits.tolist()
+
+
+def test_a_folder_that_was_trained_again(run: Run, folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "exits"
+    shutil.copytree(folder, copy)
+    assert (
+        run("score", f"exits:{copy}", "--data", "digits:heldout", "--into", tmp_path / "t").code
+        == 0
+    )
+    out = ("--max-drop", 0, "--reference", "net", "--out", tmp_path / "r.json")
+    assert run("search", tmp_path / "t", *out).code == 0
+    network = load_network(f"exits:{copy}")
+    with torch.no_grad():
+        network.heads[0].layers[-1].bias.add_(1)
+    save_exits(network, copy, name="net")
+    said = run("build", tmp_path / "r.json", "--into", tmp_path / "c")
+    assert said.code == 2
+    assert "has other weights than the model that was scored" in said.err
+    assert Step("net").threshold is None
