@@ -105,3 +105,36 @@ def test_a_network_without_a_cheaper_exit_is_its_own_frontier() -> None:
     table = record(20).only(["place0/type0", "full"])
     (point,) = search_exits(table, reference="place0/type0")
     assert point.policy == Policy.single("place0/type0")
+
+
+def refined(costs: dict[str, float], exits: dict[str, list[str]]) -> ScoreTable:
+    said = {name: ([0, 1], [0.9, 0.8]) for name in exits}
+    return ScoreTable.from_predictions(said, [0, 1], costs={"MACs": costs}, parts=exits)
+
+
+def test_an_exit_that_refines_a_saver_is_worth_what_it_adds() -> None:
+    """With the saver it costs more than the network alone; behind the saver it costs less."""
+    costs = {"saver": 40.0, "one": 30.0, "two": 40.0, "rest": 30.0, "head": 1.0, "end": 1.0}
+    parts = {
+        "end": ["saver", "one", "two", "rest", "end"],
+        "late": ["saver", "one", "two", "head"],
+        "full": ["one", "two", "rest"],
+        "saver": ["saver"],
+    }
+    table = refined(costs, parts)
+    assert table.cost_of(["late"], "MACs") > table.cost_of(["full"], "MACs")
+    assert exits_in_order(table, "full", "MACs") == ["saver", "late"]
+
+
+def test_exits_of_a_trunk_are_asked_from_shallow_to_deep() -> None:
+    """Cheapest first, but an exit that pays for a saver stands before those behind it."""
+    costs = {"saver": 40.0, "one": 30.0, "two": 15.0, "rest": 60.0, "cheap": 5.0}
+    parts = {
+        "deep": ["one", "two"],
+        "told": ["saver", "one"],
+        "saver": ["saver"],
+        "full": ["one", "two", "rest"],
+        "cheap": ["cheap"],
+    }
+    names = exits_in_order(refined(costs, parts), "full", "MACs")
+    assert names == ["cheap", "saver", "told", "deep"]

@@ -77,16 +77,43 @@ def search_exits(
 
 
 def exits_in_order(table: ScoreTable, reference: str, unit: str) -> list[str]:
-    """The exits that are cheaper than the reference, types of one position together."""
-    full = table.cost_of([reference], unit)
-    costs = {name: table.cost_of([name], unit) for name in table.names}
-    cheaper = [name for name in table.names if costs[name] < full]
-    position = positions(table, [*cheaper, reference])
-    first: dict[frozenset[str], tuple[float, int]] = {}
-    for number, name in enumerate(cheaper):
-        found = first.get(position[name], (np.inf, number))
-        first[position[name]] = min(found, (costs[name], number))
-    return sorted(cheaper, key=lambda name: (first[position[name]], costs[name]))
+    """The exits that are worth asking before the reference, in the order in which they are asked.
+
+    An exit that runs a whole other exit (a saver, which it refines) may be asked when that one is
+    paid: it is worth asking where the rest of it costs less than the reference. Types of one
+    position stand together. The cheapest position comes first, but none before one that lies
+    before it on a trunk, or that it contains.
+    """
+    parts = {exit.name: frozenset(exit.parts) for exit in table.exits}
+    full, last = table.cost_of([reference], unit), parts[reference]
+    prices = {**table.costs, **table.times}[unit]
+    contained = {
+        name: {other for other in parts if parts[other] < own and other != reference}
+        for name, own in parts.items()
+    }
+    added = {
+        name: sum(prices[part] for part in own.difference(*(parts[n] for n in contained[name])))
+        for name, own in parts.items()
+    }
+    worth = [name for name in table.names if name != reference and added[name] < full]
+    place = positions(table, [*worth, reference])
+    groups: dict[frozenset[str], list[str]] = {}
+    for name in sorted(worth, key=lambda name: table.cost_of([name], unit)):
+        groups.setdefault(place[name], []).append(name)
+
+    def is_behind(later: frozenset[str], earlier: frozenset[str]) -> bool:
+        inside = set(groups[earlier]) & set().union(*(contained[n] for n in groups[later]))
+        return bool(inside) or (bool(earlier & last) and earlier & last < later & last)
+
+    order: list[str] = []
+    left = sorted(groups, key=lambda one: min(added[name] for name in groups[one]))
+    while left:
+        free = next(
+            one for one in left if not any(is_behind(one, other) for other in left if other != one)
+        )
+        order += groups[free]
+        left.remove(free)
+    return order
 
 
 def positions(table: ScoreTable, names: list[str]) -> dict[str, frozenset[str]]:
