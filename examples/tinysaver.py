@@ -13,7 +13,7 @@ from understudy import attach, build, score, search
 from understudy.training import Recipe, fit_exits
 
 big, tiny = trained(network(32, 6)), trained(network(4, 1))
-exits = attach(big, {"blocks.1": "conv16+saver", "blocks.3": "linear"}, saver={"tiny": tiny})
+exits = attach(big, {"blocks.1": "linear+saver", "blocks.3": "linear"}, saver={"tiny": tiny})
 fit_exits(exits, SEEN, recipe=Recipe(epochs=20, weights="tinysaver"))
 
 table = score({"big": exits}, unseen())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import typer
 
 from command_line import Run
+from understudy.app.cli import app
+from understudy.training import Recipe
 from understudy.zoo import load_network
 
 SMALL = ("--epochs", 2, "--views", 1, "--batch", 64, "--held-out", 0.2)
@@ -90,3 +94,17 @@ def test_ctrl_c_keeps_what_is_finished(run: Run, monkeypatch: pytest.MonkeyPatch
     assert "interrupted; what was finished is kept" in said.err
     assert (Path("exits.partial") / "features" / "note.json").exists()
     assert run(*TRAIN, "--into", "exits").code == 0
+
+
+def test_the_help_names_the_defaults_of_the_recipe() -> None:
+    command = typer.main.get_command(app).commands["train-exits"]  # type: ignore[attr-defined]
+    told = {
+        option.name: re.search(r"Default: ([^\[]+)\[", option.help or "")
+        for option in command.params
+    }
+    settings = {name: value for name, value in Recipe().to_dict().items() if name in told}
+    assert len(settings) > 12
+    for name, value in settings.items():
+        found = told[name]
+        assert found is not None, name
+        assert found[1] in (str(value), name) or float(found[1]) == value, name

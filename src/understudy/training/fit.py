@@ -23,6 +23,9 @@ OnEpoch = Callable[[int, Mapping[str, "Score"]], None]
 """Called after every epoch with its number and the scores of all exits in it."""
 
 
+LEAST_STEPS, LEAST_BATCH = 50, 32  # an epoch has so many steps, but none of fewer images
+
+
 @dataclass(frozen=True)
 class Score:
     """How an exit does on the images held out, after an epoch; epoch 0 is before the first.
@@ -108,7 +111,7 @@ def _epoch(
     number: int,
 ) -> None:
     """See every image once, in steps of one size: what is left over is left out."""
-    size = min(recipe.batch, len(parts.train))
+    size = min(recipe.batch, len(parts.train), max(len(parts.train) // LEAST_STEPS, LEAST_BATCH))
     steps = len(parts.train) // size
     for learner in learners:
         learner.module.train()

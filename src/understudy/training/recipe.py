@@ -21,7 +21,7 @@ class Recipe:
 
     Attributes:
         epochs: at most as many; in each, every image is seen in one of its views.
-        batch: images per step.
+        batch: images per step; fewer (but 32) where an epoch would have less than 50 steps.
         lr: the highest learning rate of AdamW; it follows a cosine down to 0.
         weight_decay: of AdamW, on matrices and filters.
         warmup: the share of all steps in which the learning rate rises from 0.
@@ -46,12 +46,12 @@ class Recipe:
         ModelError: a setting out of its range.
     """
 
-    epochs: int = 40
-    batch: int = 512
+    epochs: int = 12
+    batch: int = 256
     lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
-    views: int = 4
+    views: int = 2
     shift: float = 0.125
     flip: bool = True
     targets: str = "labels"
@@ -60,7 +60,7 @@ class Recipe:
     weights: str = "even"
     label_smoothing: float = 0.0
     held_out: float = 0.05
-    patience: int = 10
+    patience: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:

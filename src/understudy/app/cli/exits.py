@@ -85,11 +85,11 @@ def train_exits(
             metavar="HOW", help="How samples weigh: even, dyce or tinysaver. [dim]Default: even[/]"
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most. [dim]Default: 40[/]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most. [dim]Default: 12[/]")] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Epochs without gain that end it. [dim]Default: 10[/]")
+        int | None, typer.Option(help="Epochs without gain that end it. [dim]Default: 5[/]")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per step. [dim]Default: 512[/]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step. [dim]Default: 256[/]")] = None,
     lr: Annotated[
         float | None, typer.Option(help="The highest learning rate. [dim]Default: .002[/]")
     ] = None,
@@ -98,7 +98,7 @@ def train_exits(
         float | None, typer.Option(help="Spoils deferral. [dim]Default: 0[/]")
     ] = None,
     views: Annotated[
-        int | None, typer.Option(help="Views of every image to learn from. [dim]Default: 4[/]")
+        int | None, typer.Option(help="Views of every image to learn from. [dim]Default: 2[/]")
     ] = None,
     shift: Annotated[
         float | None,
