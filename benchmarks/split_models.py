@@ -1,6 +1,6 @@
 """Which networks can be split, and what a split costs where no row leaves.
 
-    python benchmarks/split_models.py [--only TEXT] [--json] [--record]
+    python benchmarks/split_models.py [--only TEXT] [--threads N] [--json] [--record]
 
 All architectures have random weights.
 """
@@ -102,7 +102,7 @@ def untrained(name: str) -> tuple[nn.Module, int]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     names = [name for name in ARCHITECTURES if options.only in name]
     captures = {name: _captures(name) for name in names}
     times = {name: _times(*untrained(name), batch=8) for name in names}
@@ -186,6 +186,7 @@ def _through(trunk: Trunk, x: Tensor) -> Tensor:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", help="architectures whose name contains this")
+    parser.add_argument("--threads", type=int, default=2)
 
 
 if __name__ == "__main__":

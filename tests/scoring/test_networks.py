@@ -108,6 +108,7 @@ def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     assert said.code == 0, said.err
     built = run("build", result, "--into", cascade, "--json")
     assert built.code == 0, built.err
+    settings = json.loads(built.out)["frontier"]
     policy = Policy.from_dict(json.loads(built.out)["policy"])
     again = run("run", cascade, *data, "--out", tmp_path / "answers.csv")
     assert again.code == 0, again.err
@@ -118,6 +119,14 @@ def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     assert [int(row[place[0]]) for row in rows[1:]] == told.prediction.tolist()
     exits = np.array(policy.exits)[told.stage]
     assert [row[place[1]] for row in rows[1:]] == exits.tolist()
+    assert settings[-1]["max_drop"] == 0.0
+    dialled = run("run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json")
+    assert json.loads(dialled.out)["shares"] == {"net": 1.0}
+    refused = run("run", cascade, *data, "--max-drop=-1", "--out", tmp_path / "b.csv")
+    assert (refused.code, "no certified setting lies within a drop of -1" in refused.err) == (
+        2,
+        True,
+    )
 
 
 def test_a_folder_that_was_trained_again(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
 from understudy.app.cli.terminal import answer, answer_alone, note, pairs, progress
 from understudy.result import Result
-from understudy.show import percent, shares_text
+from understudy.show import cost_text, percent, shares_text
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -51,9 +50,17 @@ def build(
     data = {
         "cascade": str(into),
         "policy": choice.policy.to_dict(),
+        "frontier": [setting.to_dict() for setting in cascade.frontier],
         "stages": {name: dict(stage.origin) for name, stage in cascade.stages.items()},
     }
-    view = Group(Text(f"  {choice.policy.describe()}"), Text(f"  written to {into}"))
+    others = [s for s in cascade.frontier if s.policy != choice.policy]
+    lines = [f"  {choice.policy.describe()}", f"  written to {into}"]
+    if others:
+        offers = ", ".join(
+            f"{s.max_drop:g} points at {cost_text(s.cost, s.unit)} {s.unit}" for s in others
+        )
+        lines.insert(1, f"  can also be dialled to {offers}")
+    view = Text("\n".join(lines))
     answer(view, data, as_json=as_json)
 
 
@@ -65,6 +72,14 @@ def run(
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the answers go: .parquet or .csv.")
     ] = Path("answers.parquet"),
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Dial to the cheapest certified plan within this drop. "
+            "[dim]Default: as it was built.[/]",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")] = 256,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     as_json: Json = False,
@@ -74,8 +89,11 @@ def run(
     from understudy.zoo import load_cascade, open_data
 
     with progress("images") as advance:
+        loaded = load_cascade(cascade)
+        if max_drop is not None:
+            loaded.dial(max_drop=max_drop)
         done = run_cascade(
-            load_cascade(cascade),
+            loaded,
             open_data(data),
             out,
             batch=batch,
