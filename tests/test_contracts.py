@@ -33,6 +33,7 @@ CORE = {
     "confidence": {"errors"},
     "policy": {"errors", "files"},
     "exit": {"errors"},
+    "memory": set(),
     "table_rules": {"errors", "exit"},
     "scores": {"errors", "confidence", "split", "exit", "table_rules"},
     "store": {"errors", "files", "split", "scores"},

@@ -22,6 +22,7 @@ from understudy.errors import (
     UnderstudyError,
 )
 from understudy.frontier import Frontier, Point
+from understudy.memory import keep_freed_memory
 from understudy.outcome import Decisions, Outcome, decide, evaluate
 from understudy.policy import Policy, Step
 from understudy.predictions import LabelFile, import_predictions
@@ -109,6 +110,7 @@ __all__ = [
     "evaluate",
     "import_predictions",
     "import_record",
+    "keep_freed_memory",
     "load_cascade",
     "load_table",
     "save_cascade",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from understudy.average import models_of
-from understudy.frontier import Frontier
+from understudy.frontier import Frontier, Point
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.search.certify import Path, count_path, expected_steps, ladder
@@ -22,6 +22,7 @@ from understudy.search.pairs import pair_curves, pairs_frontier
 from understudy.split import uniform
 
 FEW = 8  # exits that are searched together; a larger zoo is searched for chains
+MOST_ON, CANDIDATES = 3, 8  # exits of the family of few, and how many are tried behind the first
 STARTS = 2  # misses at most hundredths of a point of cost
 NOWHERE = Path((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1)
 
@@ -80,6 +81,45 @@ def find_exits(table: ScoreTable, question: Question) -> Found:
     return _through(frontier, table, question)
 
 
+def find_few_exits(table: ScoreTable, question: Question) -> Found:
+    """The same with at most `MOST_ON` exits, taken one by one, whichever saves most.
+
+    Many thresholds fit the noise of few samples: what all exits together promise on tune, certify
+    often does not confirm.
+    """
+    from understudy.search.exits import exits_in_order, search_exits
+
+    big, unit = question.reference, question.unit
+    candidates = exits_in_order(table, big, unit)
+    chosen: list[str] = []
+    points: list[Point] = []
+    while candidates and len(chosen) < MOST_ON:
+        tried = {
+            name: search_exits(
+                table.only([*chosen, name, big]),
+                reference=big,
+                confidence=question.confidence,
+                unit=unit,
+                starts=1,
+            )
+            for name in candidates
+        }
+        candidates = sorted(candidates, key=lambda name: _promise(tried[name], question))
+        points += [point for frontier in tried.values() for point in frontier]
+        chosen.append(candidates[0])
+        candidates = candidates[1:CANDIDATES]
+    return _through(Frontier.of(points, unit=unit, reference=big), table, question)
+
+
+def _promise(frontier: Frontier, question: Question) -> float:
+    """The costs within the budgets and tighter ones, summed."""
+    full = max(point.cost for point in frontier)
+    return sum(
+        min((point.cost for point in frontier if point.drop <= drop + 1e-9), default=full)
+        for drop in _all_seeds(question)
+    )
+
+
 def chains_of(stages: int) -> Family:
     """The family of chains of up to `stages` independent models."""
 
@@ -110,6 +150,8 @@ def families_for(table: ScoreTable, *, stages: int) -> list[Family]:
     if len(models.exits) > 2 and (models.shares_parts or stages > 2):
         together = models.shares_parts or len(models.exits) <= min(stages, FEW)
         families.append(find_exits if together else chains_of(stages))
+    if models.shares_parts and len(models.exits) > MOST_ON + 1:
+        families.append(find_few_exits)
     if len(models.exits) == len(table.exits):
         return families
 

@@ -10,6 +10,7 @@ import typer
 from understudy.app.cli import choosing, demo, exits, running, showing, surveying, tables, taps
 from understudy.app.cli.terminal import fail
 from understudy.errors import UnderstudyError
+from understudy.memory import keep_freed_memory
 
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
@@ -47,6 +48,7 @@ for verbs in (demo, taps, exits, tables, choosing, surveying, running, showing):
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2, never a traceback."""
+    keep_freed_memory()
     try:
         app()
     except UnderstudyError as error:
