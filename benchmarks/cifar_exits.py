@@ -114,8 +114,13 @@ def measured(table: ScoreTable, plans: Sequence[Sequence[str]]) -> list[dict[str
             tune, test = table.rows(np.sort(here)), table.rows(np.sort(there))
             frontiers = [search_exits(tune.only([*plan, BIG]), reference=BIG) for plan in plans]
             for budget in BUDGETS:
-                points = [p for f in frontiers for p in f if p.drop <= budget]
-                best = min(points, key=lambda p: p.cost)
+                points = [point for frontier in frontiers for point in frontier]
+                within = [point for point in points if point.drop <= budget]
+                best = (
+                    min(within, key=lambda point: point.cost)
+                    if within
+                    else min(points, key=lambda point: point.drop)
+                )
                 outcome = evaluate(test, best.policy, reference=BIG)
                 found[budget].append((100 * outcome.saving["MACs"], outcome.drop))
     return [
