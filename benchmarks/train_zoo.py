@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import jpeg_nets
 from harness import machine, shared
+from understudy import keep_freed_memory
 from understudy.split import uniform
 from understudy.zoo import DataSet, batches, open_data
 
@@ -154,6 +155,7 @@ def train(name: str, count: int) -> None:
         seconds = time.perf_counter() - start
         log.append({"epoch": epoch + 1, "set_aside": accuracy(averaged, held, held_labels)})
         print(f"{name} {epoch + 1}/{count} {log[-1]['set_aside']:.4f} {seconds:.0f} s", flush=True)
+    ZOO.mkdir(exist_ok=True)
     weights = {
         key: value.half().contiguous() if value.is_floating_point() else value
         for key, value in averaged.state_dict().items()
@@ -180,4 +182,5 @@ if __name__ == "__main__":
     parser.add_argument("net", choices=("small", "medium", "large"))
     parser.add_argument("--epochs", type=int, default=18)
     arguments = parser.parse_args()
+    keep_freed_memory()
     train(arguments.net, arguments.epochs)
