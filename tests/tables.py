@@ -89,3 +89,25 @@ def synthetic(count: int, *, seed: int = 0, exits: int = 3, **rest: Any) -> Scor
         costs={"MACs": {name: 10.0**number for number, name in enumerate(names)}},
         **rest,
     )
+
+
+def record(count: int, *, places: int = 3, types: int = 2, seed: int = 0) -> ScoreTable:
+    """A made-up network: exits get better with depth, two types at each place."""
+    rng = np.random.default_rng(seed)
+    hard = rng.random(count)
+    predictions, parts, costs = {}, {}, {}
+    for place in range(places):
+        costs[f"trunk{place}"] = 10.0
+        for kind in range(types):
+            name = f"place{place}/type{kind}"
+            right = hard + 0.2 * rng.standard_normal(count) < 0.5 + 0.1 * place + 0.03 * kind
+            sure = np.round(1 - hard + 0.15 * rng.standard_normal(count), 2)
+            predictions[name] = (right.astype(int), sure)
+            parts[name] = [*(f"trunk{i}" for i in range(place + 1)), f"head {name}"]
+            costs[f"head {name}"] = 0.5 + kind
+    costs["rest"] = 20.0
+    predictions["full"] = ((hard < 0.87).astype(int), 1 - hard)
+    parts["full"] = [*(f"trunk{i}" for i in range(places)), "rest"]
+    return ScoreTable.from_predictions(
+        predictions, np.ones(count, int), costs={"MACs": costs}, parts=parts
+    )

@@ -78,7 +78,9 @@ def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
-        raise error(f"{what} is read from a file, {str(path)!r} does not exist") from cause
+        raise error(
+            f"{what} is read from a file, {str(path)!r} does not exist: check the path"
+        ) from cause
     except OSError as cause:
         raise error(f"{what} cannot be read from {str(path)!r}: {cause.strerror}") from cause
     except (UnicodeDecodeError, json.JSONDecodeError) as cause:

@@ -4,37 +4,14 @@ from __future__ import annotations
 
 from itertools import product
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tables import score_tables
+from tables import record, score_tables
 from understudy import Policy, ScoreTable, Step, evaluate, search, search_exits, search_pairs
 from understudy.search.exits import exits_in_order, positions
 from understudy.search.pairs import pair_curve
-
-
-def record(count: int, *, places: int = 3, types: int = 2, seed: int = 0) -> ScoreTable:
-    """A made-up network: exits get better with depth, two types at each place."""
-    rng = np.random.default_rng(seed)
-    hard = rng.random(count)
-    predictions, parts, costs = {}, {}, {}
-    for place in range(places):
-        costs[f"trunk{place}"] = 10.0
-        for kind in range(types):
-            name = f"place{place}/type{kind}"
-            right = hard + 0.2 * rng.standard_normal(count) < 0.5 + 0.1 * place + 0.03 * kind
-            sure = np.round(1 - hard + 0.15 * rng.standard_normal(count), 2)
-            predictions[name] = (right.astype(int), sure)
-            parts[name] = [*(f"trunk{i}" for i in range(place + 1)), f"head {name}"]
-            costs[f"head {name}"] = 0.5 + kind
-    costs["rest"] = 20.0
-    predictions["full"] = ((hard < 0.87).astype(int), 1 - hard)
-    parts["full"] = [*(f"trunk{i}" for i in range(places)), "rest"]
-    return ScoreTable.from_predictions(
-        predictions, np.ones(count, int), costs={"MACs": costs}, parts=parts
-    )
 
 
 def test_positions_are_told_by_shared_parts() -> None:

@@ -327,7 +327,7 @@ def make_head(
         return ConvHead(kind, shape=shape, layout=layout, classes=classes, width=int(found[1]))
     raise ModelError(
         f"{unknown('kind of head', kind, PRESETS)}; mlpDxW and convW go with any depth D and "
-        "width W"
+        "width W, and a saver brings the Exit Sequence Network (esn) of itself"
     )
 
 
