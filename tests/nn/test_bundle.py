@@ -82,7 +82,7 @@ def test_what_the_folder_holds(cascade, tmp_path):
     weights = ["A_b.c-2.safetensors", "a_b.c.safetensors"]
     assert files == ["c/cascade.json", *(f"c/weights/{name}" for name in weights)]
     data = json.loads((tmp_path / "c/cascade.json").read_text())
-    assert (data["format"], data["version"]) == ("understudy.cascade", 1)
+    assert (data["format"], data["version"]) == ("understudy.cascade", 2)
     assert data["provenance"] == {"table": "abc"}
     assert data["policy"] == cascade.policy.to_dict()
     assert data["stages"]["a/b.c"] == {
@@ -179,13 +179,21 @@ def test_weights_are_read_from_the_folder_alone(saved):
     fails(saved, "cannot be read")
 
 
+def test_cascades_of_version_1(saved):
+    """They knew no networks, and the points of their frontier were not certified."""
+    point = {"cost": 1.0, "accuracy": 0.5, "drop": 0.0, "policy": {}}
+    change(saved, lambda d: d.update(version=1, frontier=[point]))
+    change(saved, lambda d: d.pop("networks"))
+    assert load_cascade(saved, build_stage=build_stage).frontier == ()
+
+
 def test_damaged_json(saved, tmp_path):
     fails(tmp_path / "nowhere", "does not exist")
     change(saved, lambda d: d["policy"]["stages"][0].update(exit="tiny"))
     fails(saved, "no stage 'tiny'", PolicyError)
     change(saved, lambda d: d.pop("policy"))
     fails(saved, "is damaged")
-    change(saved, lambda d: d.update(version=2))
+    change(saved, lambda d: d.update(version=3))
     fails(saved, "upgrade understudy")
     change(saved, lambda d: d.update(format="understudy.table"))
     fails(saved, "is no understudy.cascade file")

@@ -248,6 +248,19 @@ def test_another_unit_is_another_plan() -> None:
     assert [single.name for single in result.singles] == ["net1", "net0", "net2"]
 
 
+def test_a_plan_that_saves_macs_and_loses_time_is_told() -> None:
+    table = synthetic(4000)
+    slow = {"ms@1": {"net0": 3.0, "net1": 3.0, "net2": 4.0}, "ms@64": dict.fromkeys(table.names, 1)}
+    (choice,) = search(replace(table, times=slow), max_drop=3.0).choices
+    lost = {unit: -saving for unit, saving in choice.outcome.saving.items() if unit != "MACs"}
+    assert max(lost.values()) > 0
+    worst = max(lost, key=lambda unit: lost[unit])
+    assert f"It takes {100 * lost[worst]:.0f} % more {worst} than net2" in choice.verdict
+    assert f"search with --unit {worst}, or use net2 alone" in choice.verdict
+    fast = {"ms@1": table.costs["MACs"]}
+    assert "more ms@" not in search(replace(table, times=fast), max_drop=3.0).choices[0].verdict
+
+
 def test_without_labels_the_reference_is_the_truth() -> None:
     table = replace(synthetic(4000), label=None)
     result = search(table, max_drop=6.0)

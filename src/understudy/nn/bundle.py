@@ -25,7 +25,7 @@ from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 from understudy.policy import Policy
 
-FORMAT, VERSION = "understudy.cascade", 1
+FORMAT, VERSION = "understudy.cascade", 2
 _OWN = ("weights", "weights_hash", "preprocess", "dtype")
 NAME = "cascade.json"
 
@@ -102,7 +102,7 @@ def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Ca
     try:
         networks = {
             str(name): _load_network(str(name), entry, folder, build_stage)
-            for name, entry in data["networks"].items()
+            for name, entry in data.get("networks", {}).items()
         }
         inside = {name: network.stages(name) for name, network in networks.items()}
         stages = {
@@ -118,13 +118,18 @@ def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Ca
         return Cascade(
             stages,
             Policy.from_dict(data["policy"]),
-            frontier=[Setting.from_dict(setting) for setting in data["frontier"]],
+            frontier=[Setting.from_dict(setting) for setting in _frontier(data)],
             scores={name: DeferralScore.from_dict(score) for name, score in kept.items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{str(folder / NAME)!r} is damaged ({error!r}): build the cascade again"
         ) from error
+
+
+def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The settings to dial; cascades of version 1 had points that nothing was certified of."""
+    return data["frontier"] if data["version"] > 1 else ()
 
 
 def _networks(cascade: Cascade) -> dict[str, ExitNetwork]:

@@ -107,6 +107,20 @@ def _saver(companion: Companion, *, root: str) -> Stage:
     )
 
 
+class WholeNetwork(ExitStage):
+    """The end of a network; asked first it is the network as it is, not its segments."""
+
+    @torch.inference_mode()
+    def run(
+        self, images: Images, state: State = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
+    ) -> StageOutput:
+        """Logits, the named confidence, and the state as it came."""
+        if any(key.startswith(f"{self.name}@") for key in state):
+            return super().run(images, state, confidence=confidence)
+        logits = self.network.stage.model(self.network.prepare(images))
+        return StageOutput(logits, confidence_functions[confidence](logits), state)
+
+
 def stages_of_network(network: ExitNetwork, name: str) -> dict[str, Stage]:
     """A stage per exit in the order of execution; the saver first where there is one."""
     line = _Line(network, name, hands_on=network.companion is not None)
@@ -133,7 +147,7 @@ def stages_of_network(network: ExitNetwork, name: str) -> dict[str, Stage]:
         raise ModelError(
             f"a network and its saver have names of their own, both are {name!r}: rename one"
         )
-    stages[name] = ExitStage(network, name, name, line.until(len(network.taps)), members={})
+    stages[name] = WholeNetwork(network, name, name, line.until(len(network.taps)), members={})
     return stages
 
 

@@ -7,6 +7,9 @@ from understudy.outcome import Outcome, points
 from understudy.policy import Policy
 from understudy.result import Baselines
 
+TIME = "ms@"
+"""What the names of measured times begin with."""
+
 
 def certified_verdict(
     certificate: Certificate,
@@ -91,9 +94,26 @@ def _verdict(
         )
     else:
         words = f"The cascade {' → '.join(policy.exits)} {figures}"
+    words += _in_time(outcome, unit)
     if max_cost is not None and outcome.cost[unit] > max_cost:
         words += (
             f" It costs {outcome.cost[unit]:.4g} {unit}, more than the {max_cost:g} allowed: allow "
             "a larger drop, or score a smaller model."
         )
     return words
+
+
+def _in_time(outcome: Outcome, unit: str) -> str:
+    """What measured times say where another unit was saved and time is lost."""
+    slower = {
+        name: -100 * saving
+        for name, saving in outcome.saving.items()
+        if name.startswith(TIME) and name != unit and saving < 0
+    }
+    if not slower:
+        return ""
+    name = max(slower, key=lambda found: slower[found])
+    return (
+        f" It takes {slower[name]:.0f} % more {name} than {outcome.reference}: where time is what "
+        f"counts, search with --unit {name}, or use {outcome.reference} alone."
+    )
