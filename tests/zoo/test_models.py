@@ -107,6 +107,18 @@ def test_a_checkpoint_is_loaded_but_never_when_building(factories: str, tmp_path
     assert built.origin["spec"] == f"py:{factories}:full?checkpoint=gone.safetensors"
 
 
+def test_another_way_to_run_a_model(factories: str) -> None:
+    plain = load_stage(f"py:{factories}:full")
+    fast = load_stage(f"py:{factories}:full?run=channels_last+bfloat16")
+    images = torch.randint(256, (3, 1, 2, 3), dtype=torch.uint8)
+    assert torch.allclose(fast(images), plain(images), atol=0.1)
+    assert not torch.equal(fast(images), plain(images))
+    assert fast.weights_hash != plain.weights_hash
+    assert fast.spec == f"py:{factories}:full?run=channels_last+bfloat16"
+    with pytest.raises(ModelError, match="no way to run a model 'fast'"):
+        load_stage(f"py:{factories}:full?run=fast")
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [

@@ -19,6 +19,7 @@ from understudy.nn.network import Companion, ExitNetwork, Point
 from understudy.nn.sequence import ExitSequence
 from understudy.nn.stage import Stage
 from understudy.nn.taps import Tap
+from understudy.nn.variant import PLAIN, Variant
 
 FORMAT, VERSION = "understudy.exits", 1
 NAME, WEIGHTS = "exits.json", "exits.safetensors"
@@ -168,6 +169,7 @@ def network_to_dict(network: ExitNetwork) -> dict[str, Any]:
     companion = network.companion
     return {
         "backbone": network.stage.to_origin(),
+        "run": network.variant.name,
         "image": {
             "shape": list(network.image.shape),
             "dtype": str(network.image.dtype).removeprefix("torch."),
@@ -210,6 +212,7 @@ def network_from_dict(data: Mapping[str, Any], stage_of: StageOf) -> ExitNetwork
                 network_from_dict(companion["saver"], stage_of),
                 ExitSequence.from_dict(companion["sequence"]),
             ),
+            variant=Variant.parse(run) if (run := data.get("run")) else PLAIN,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(

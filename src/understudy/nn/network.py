@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import chain
 from typing import Any, cast
 
@@ -13,12 +14,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from understudy.errors import ModelError, listed
 from understudy.nn.exit_stage import stages_of_network
+from understudy.nn.fold import folded
 from understudy.nn.heads import Head, PlainHead, make_head
 from understudy.nn.images import Images
 from understudy.nn.sequence import ExitSequence
 from understudy.nn.split import Trunk, split
 from understudy.nn.stage import Stage, as_stage, check_classes, hash_of
 from understudy.nn.taps import Tap, list_taps, tap_at
+from understudy.nn.variant import PLAIN, Variant
 
 Heads = Mapping[str, str | nn.Module | Mapping[str, str | nn.Module]]
 """Module path -> the kind of a head, a module (feature -> logits), or several of them by name."""
@@ -53,6 +56,7 @@ class ExitNetwork(nn.Module):
         image: one sample as the stage takes it; its shape is the one that the segments take.
         companion: a saver with its Exit Sequence Network, which answers at every tap.
         origin: plain JSON: where the exits come from; `spec` names how to load them again.
+        variant: another way to run the segments; see `run_as`.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU()),
     ...                       nn.Linear(8, 3))
@@ -70,9 +74,11 @@ class ExitNetwork(nn.Module):
         image: Tensor,
         companion: Companion | None = None,
         origin: Mapping[str, Any] | None = None,
+        variant: Variant = PLAIN,
     ) -> None:
         super().__init__()
         self.stage = stage
+        self.variant = variant
         self.origin: Mapping[str, Any] = dict(origin or {})
         self.taps = tuple(taps)
         self.points = tuple(sorted(heads, key=lambda point: point.tap))
@@ -81,6 +87,8 @@ class ExitNetwork(nn.Module):
         self.image = torch.zeros_like(image)
         self._captured: _Captured | None = None
         self._hashed: tuple[Any, str] | None = None
+        if variant.channels_last:
+            self.to(memory_format=torch.channels_last)
         self.eval()
 
     def forward(self, images: Images) -> Tensor:
@@ -94,7 +102,7 @@ class ExitNetwork(nn.Module):
             DataError: images that the preprocessing cannot take.
             ModelError: another shape than the one that the network is split for.
         """
-        ready = self.stage.prepare(images)
+        ready = self.variant.laid_out(self.stage.prepare(images))
         expected = self._capture().shape
         if tuple(ready.shape[1:]) != expected:
             raise ModelError(
@@ -118,6 +126,8 @@ class ExitNetwork(nn.Module):
             ready = self.stage.prepare([self.image, self.image])
             with _disable_current_modes():  # whoever counts what runs does not count this
                 trunk = split(self.stage.model, ready, [tap.path for tap in self.taps])
+                if self.variant.folded:
+                    trunk = replace(trunk, segments=tuple(map(folded, trunk.segments)))
             self._captured = _Captured(where, tuple(ready.shape[1:]), trunk)
         return self._captured
 
@@ -135,7 +145,35 @@ class ExitNetwork(nn.Module):
         marks = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
         if self._hashed is None or self._hashed[0] != marks:
             self._hashed = (marks, hash_of(self))
-        return self._hashed[1]
+        if self.variant == PLAIN:
+            return self._hashed[1]
+        return sha256(f"{self._hashed[1]} {self.variant.name}".encode()).hexdigest()
+
+    def run_as(self, variant: Variant) -> ExitNetwork:
+        """The same network, run another way; the modules are shared.
+
+        Raises:
+            ModelError: another precision, or compiled: these are for whole models.
+        """
+        if variant.dtype is not None or variant.compiled:
+            raise ModelError(
+                "the segments of a network can be folded and channels_last, found "
+                f"{variant.name!r}: leave the rest out, or run the model whole"
+            )
+        companion = self.companion
+        if companion is not None:
+            saver = companion.saver.run_as(variant)
+            companion = Companion(companion.name, saver, companion.sequence)
+        heads = {point: self.head(point) for point in self.points}
+        return ExitNetwork(
+            self.stage,
+            self.taps,
+            heads,
+            image=self.image,
+            companion=companion,
+            origin=self.origin,
+            variant=variant,
+        )
 
     def stages(self, name: str) -> dict[str, Stage]:
         """A stage for every exit in the order of execution, the whole network last.

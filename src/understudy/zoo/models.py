@@ -20,16 +20,17 @@ from torch import nn
 from understudy.errors import ModelError, unknown
 from understudy.nn.exit_folder import ExitFolder
 from understudy.nn.stage import Preprocess, Stage
+from understudy.nn.variant import PLAIN, Variant, varied
 from understudy.zoo.hubs import timm_stage, torchvision_stage
 from understudy.zoo.spec import Spec, parse_spec
 from understudy.zoo.weights import load_weights
 
 SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
-        "timm": ("checkpoint", "classes", "weights"),
-        "torchvision": ("checkpoint", "classes", "weights"),
-        "py": ("checkpoint", "weights"),
-        "exits": (),
+        "timm": ("checkpoint", "classes", "weights", "run"),
+        "torchvision": ("checkpoint", "classes", "weights", "run"),
+        "py": ("checkpoint", "weights", "run"),
+        "exits": ("run",),
     }
 )
 _HUBS: Mapping[str, Callable[..., Stage]] = MappingProxyType(
@@ -42,18 +43,19 @@ def load_stage(spec: str) -> Stage:
 
     ``?checkpoint=FILE`` gives the weights; ``?weights=random`` leaves the model untrained, always
     with the same numbers; otherwise they are the published ones (timm, torchvision) or whatever the
-    factory sets (py). ``?classes=N`` sets the number of classes.
+    factory sets (py). ``?classes=N`` sets the number of classes. ``?run=folded+channels_last`` runs
+    the model another way (`nn.variant`).
 
     Raises:
         ModelError: no such model, weights that cannot be had or do not fit.
         MissingExtra: timm or torchvision is not installed.
     """
-    parsed = _parse(spec)
+    parsed = parse(spec)
     checkpoint = parsed.options.get("checkpoint")
     stage = _make(parsed, published=checkpoint is None and "weights" not in parsed.options)
     if checkpoint is not None:
         load_weights(stage.model, checkpoint)
-    return stage
+    return varied(stage, variant_of(parsed))
 
 
 def build_stage(spec: str) -> Stage:
@@ -65,7 +67,17 @@ def build_stage(spec: str) -> Stage:
         ModelError: no such model.
         MissingExtra: timm or torchvision is not installed.
     """
-    return _make(_parse(spec), published=False)
+    parsed = parse(spec)
+    return varied(_make(parsed, published=False), variant_of(parsed))
+
+
+def variant_of(spec: Spec) -> Variant:
+    """The way in which a spec wants its model to be run.
+
+    Raises:
+        ModelError: no such way.
+    """
+    return Variant.parse(spec.options["run"]) if "run" in spec.options else PLAIN
 
 
 def named_models(texts: Sequence[str]) -> dict[str, str]:
@@ -84,7 +96,7 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         match = re.fullmatch(r"([^:=?]+)=(.*)", text, re.DOTALL)
         spec = match[2] if match else text
-        parsed = _parse(spec)
+        parsed = parse(spec)
         name = match[1] if match else _default_name(parsed)
         if name in named:
             raise ModelError(
@@ -101,7 +113,7 @@ def is_network(text: str) -> bool:
     Raises:
         ModelError: not a model spec.
     """
-    return _parse(text).scheme == "exits"
+    return parse(text).scheme == "exits"
 
 
 def _default_name(spec: Spec) -> str:
@@ -110,7 +122,7 @@ def _default_name(spec: Spec) -> str:
     return spec.target.rpartition(":")[2]
 
 
-def _parse(text: str) -> Spec:
+def parse(text: str) -> Spec:
     spec = parse_spec(text, SCHEMES, what="model", error=ModelError)
     if not spec.target:
         raise ModelError(f"a model has a name, found none in {text!r}: add one after the colon")

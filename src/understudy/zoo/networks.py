@@ -9,7 +9,7 @@ from understudy.errors import ModelError
 from understudy.nn.exit_folder import load_exits
 from understudy.nn.network import ExitNetwork
 from understudy.nn.stage import Stage
-from understudy.zoo.models import is_network, load_stage
+from understudy.zoo.models import is_network, load_stage, parse, variant_of
 
 
 def load_stages(spec: str, name: str) -> dict[str, Stage]:
@@ -37,9 +37,10 @@ def load_network(spec: str) -> ExitNetwork:
             f"a network with exits reads exits:DIR, found {spec!r}: train some with `understudy "
             "train-exits`"
         )
-    network = load_exits(spec.partition(":")[2], stage_of=_stage_of)
+    parsed = parse(spec)
+    network = load_exits(parsed.target, stage_of=_stage_of)
     network.origin = {"spec": spec}
-    return network
+    return network.run_as(variant_of(parsed))
 
 
 def _stage_of(origin: Mapping[str, Any]) -> Stage:
