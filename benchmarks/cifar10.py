@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import harness
-from understudy import ScoreTable, answer_stream, build, decide, search_in_sample
+from understudy import Executor, ScoreTable, build, decide, search_in_sample
 from understudy.nn.cascade import Cascade
 from understudy.scoring import score_into
 from understudy.zoo import load_stage, open_data
@@ -58,7 +58,7 @@ def scored(folder: Path, data: Path) -> ScoreTable:
 
 def seconds_of(cascade: Cascade, images: torch.Tensor) -> float:
     start = perf_counter()
-    for _ in answer_stream(cascade, images.split(BATCH), batch=BATCH):
+    for _ in Executor(cascade, max_batch=BATCH).map(images.split(BATCH)):
         pass
     return perf_counter() - start
 
@@ -81,10 +81,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     cascade = build(policy, stages)
     source = open_data(f"parquet:{data}/cifar10/test.parquet")
     images = torch.stack([source.image(i) for i in range(len(source))])
-    answers = list(answer_stream(cascade, images.split(BATCH), batch=BATCH))
+    answers = list(Executor(cascade, max_batch=BATCH).map(images.split(BATCH)))
     predicted = decide(table, policy)
-    exits = np.concatenate([a.exit.numpy() for a in answers])
-    said = np.concatenate([a.prediction.numpy() for a in answers])
+    exits = np.concatenate([a.exit for a in answers])
+    said = np.concatenate([a.prediction for a in answers])
     names = np.array(cascade.exits)[exits]
     differing = int(
         ((said != predicted.prediction) | (names != np.array(policy.exits)[predicted.stage])).sum()

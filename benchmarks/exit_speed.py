@@ -24,7 +24,7 @@ from torch import Tensor
 
 import cifar_exits
 import harness
-from understudy import Policy, answer_stream, evaluate, keep_freed_memory, search_exits
+from understudy import Executor, Policy, evaluate, keep_freed_memory, search_exits
 from understudy.nn import Cascade, ExitNetwork, measure_parts
 from understudy.nn.stage import Stage
 from understudy.zoo import batches, load_network, open_data
@@ -56,7 +56,7 @@ def over(stage: Stage, images: Tensor, size: int) -> Callable[[], None]:
 
 def streamed(cascade: Cascade, images: Tensor, size: int) -> Callable[[], None]:
     def run() -> None:
-        for _ in answer_stream(cascade, images.split(size), batch=size):
+        for _ in Executor(cascade, max_batch=size).map(images.split(size)):
             pass
 
     return run

@@ -43,13 +43,12 @@ from understudy.search import (
 from understudy.store import load_table, save_table
 
 if TYPE_CHECKING:
+    from understudy.execution import Answer, Answers, Executor
     from understudy.nn import (
-        Answers,
         Cascade,
         ExitNetwork,
         Preprocess,
         Stage,
-        answer_stream,
         attach,
         build,
         save_cascade,
@@ -60,12 +59,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LATE = {
-    "Answers": "understudy.nn",
+    "Answer": "understudy.execution",
+    "Answers": "understudy.execution",
     "Cascade": "understudy.nn",
+    "Executor": "understudy.execution",
     "ExitNetwork": "understudy.nn",
     "Preprocess": "understudy.nn",
     "Stage": "understudy.nn",
-    "answer_stream": "understudy.nn",
     "attach": "understudy.nn",
     "build": "understudy.nn",
     "load_cascade": "understudy.zoo",
@@ -74,6 +74,7 @@ _LATE = {
 }
 
 __all__ = [
+    "Answer",
     "Answers",
     "Average",
     "Cascade",
@@ -83,6 +84,7 @@ __all__ = [
     "Decisions",
     "DeferralScore",
     "Difficulty",
+    "Executor",
     "Exit",
     "ExitNetwork",
     "Frontier",
@@ -101,7 +103,6 @@ __all__ = [
     "Step",
     "TableError",
     "UnderstudyError",
-    "answer_stream",
     "attach",
     "average_pairs",
     "build",

@@ -127,6 +127,26 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
     assert not list(here.glob(".*"))
 
 
+def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
+    run(
+        "score", "py:shade_nets:tiny", "py:shade_nets:big", "--data", "folder:images", "--into", "t"
+    )
+    run("search", "t", "--max-drop", 8, "--out", "r.json")
+    run("build", "r.json", "--into", "cascade")
+    asked = ("bench", "cascade", "--data", "folder:images", "--rounds", 1, "--batch", 16)
+    told = answered(run(*asked, "--images", 60, "--clients", 3, "--out", "b.json", "--json"))
+    assert told["measured"]["reached"]["tiny"] == 60
+    assert told == json.loads(Path("b.json").read_text())
+    shown = run(*asked, "--clients", 0)
+    assert "of the executor" in shown.out
+    assert "600 images, batches of 16" in shown.out
+    answered(run("report", "r.json", "--bench", "b.json", "--json"))
+    assert "How fast it runs" in Path("report.html").read_text()
+    refused(run(*asked, "--max-drop=-50"), "-50")
+    refused(run("bench", "images", "--data", "folder:images"), "does not exist")
+    refused(run("report", "r.json", "--bench", "r.json"), "is no understudy.bench file")
+
+
 def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
     run(*SCORED)
     run("search", "table", "--max-drop", 8, "--out", "r.json")

@@ -24,6 +24,7 @@ from understudy.app.report.axes import Axis
 from understudy.app.report.labels import Mark, place, spread
 from understudy.app.report.record import DRAWN_POINTS
 from understudy.errors import UnderstudyError
+from understudy.execution.bench import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, Load
 from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.search import search, search_in_sample
@@ -94,6 +95,21 @@ class Page(HTMLParser):
 
     def words(self) -> str:
         return " ".join(" ".join(self.text).split())
+
+
+def test_speed_is_told_where_it_was_measured(result: Result) -> None:
+    names = (LARGE, LITTLE, NAIVE, EXECUTOR, IDEAL)
+    seconds = {name: (2.0 + number, 1.0 + number) for number, name in enumerate(names)}
+    load = Load(7, 100, (1.0,), {"p50": 1.0, "p95": 2.0, "p99": 3.25})
+    bench = Bench(1234, 64, seconds, {HOSTILE: 1234}, HOSTILE, {EXECUTOR: load}, (1.0,))
+    page = render(result, bench)
+    words = Page(page).words()
+    assert "1,234 images in batches of 64" in words
+    assert "executor, 7" in words
+    assert "3.2 ms" in words
+    assert f"use {HOSTILE} alone" in words
+    assert page.count("How fast it runs") == 1
+    assert "How fast it runs" not in render(result)
 
 
 def test_the_record_says_what_the_result_says(result: Result) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 import threading
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +16,8 @@ from torch import nn
 from fakes import HandingOn, TableModel, images_of, result_of, scored
 from understudy.confidence import CONFIDENCES
 from understudy.errors import DataError, ModelError, PolicyError
+from understudy.execution import Executor
 from understudy.nn.cascade import Cascade, build
-from understudy.nn.queue import _Queue, answer_stream
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy, Step, midpoint
@@ -95,7 +97,7 @@ def test_running_equals_the_table(data, sizes, batch, listed):
     assert said(cascade.answer(list(images) if listed else images)) == truth
 
     batches = [list(part) if listed else part for part in cut(images, sizes)]
-    streamed = list(answer_stream(cascade, batches, batch=batch))
+    streamed = list(Executor(cascade, max_batch=batch).map(batches))
     assert [len(answers) for answers in streamed] == [len(part) for part in batches]
     assert [row for answers in streamed for row in said(answers)] == truth
     assert all(0 not in stage.model.batches for stage in cascade.stages.values())
@@ -129,7 +131,7 @@ def chain(first=0.4, second=0.5):
 def test_rows_that_are_answered_leave_the_batch():
     table = three_exits()
     cascade = Cascade(stages_of(table), chain())
-    exits = cascade.answer(images_of(range(100))).exit.bincount(minlength=3).tolist()
+    exits = np.bincount(cascade.answer(images_of(range(100))).exit, minlength=3).tolist()
     ran = [stage.model.batches for stage in cascade.stages.values()]
     assert ran == [[100], [100 - exits[0]], [exits[2]]]
     assert all(exits)
@@ -138,7 +140,7 @@ def test_rows_that_are_answered_leave_the_batch():
 def test_a_stage_is_not_run_on_nothing():
     cascade = Cascade(stages_of(three_exits()), chain(first=-np.inf))
     cascade.answer(images_of(range(100)))
-    list(answer_stream(cascade, [images_of(range(100))], batch=8))
+    list(Executor(cascade, max_batch=8).map([images_of(range(100))]))
     assert cascade.stages["middle"].model.batches == []
     assert cascade.stages["big"].model.batches == []
 
@@ -146,7 +148,7 @@ def test_a_stage_is_not_run_on_nothing():
 def test_the_stream_fills_batches():
     table = three_exits(1000)
     cascade = Cascade(stages_of(table), chain())
-    list(answer_stream(cascade, cut(images_of(range(1000)), [48, 3]), batch=32))
+    list(Executor(cascade, max_batch=32).map(cut(images_of(range(1000)), [48, 3])))
     for stage in cascade.stages.values():
         sizes = stage.model.batches
         assert set(sizes[:-1]) == {32}
@@ -163,7 +165,7 @@ def test_the_stream_does_not_copy_whole_batches():
 
     batches = [torch.randn(8, 3) for _ in range(3)]
     cascade = Cascade({"big": Noting()}, Policy.single("big"))
-    list(answer_stream(cascade, batches, batch=8))
+    list(Executor(cascade, max_batch=8).map(batches))
     assert seen == [images.data_ptr() for images in batches]
 
 
@@ -176,37 +178,12 @@ def test_the_stream_takes_images_of_changing_shape():
     cascade = Cascade({"tiny": Mean(), "big": Mean()}, Policy.pair("tiny", "big", np.inf))
     shapes = [(5, 1, 2, 2), (3, 1, 3, 3), (0, 1, 3, 3), (4, 1, 3, 3)]
     batches = [torch.randn(shape) for shape in shapes]
-    streamed = list(answer_stream(cascade, [*batches, list(batches[0])], batch=4))
+    streamed = list(Executor(cascade, max_batch=4).map([*batches, list(batches[0])]))
     assert [len(answers) for answers in streamed] == [5, 3, 0, 4, 5]
     for images, answers in zip(batches, streamed, strict=False):
         if len(images):
-            assert torch.equal(cascade.answer(images).prediction, answers.prediction)
+            assert np.array_equal(cascade.answer(images).prediction, answers.prediction)
     assert said(streamed[4]) == said(streamed[0])
-
-
-def test_the_stream_bounds_what_waits(monkeypatch):
-    """One row in two hundred goes on: the answers behind it do not pile up for ever."""
-    monkeypatch.setattr("understudy.nn.queue.LAG", 10)
-    logits = np.zeros((2000, 2))
-    logits[:, 0] = 8
-    logits[::200, 0] = 0.5
-    table = scored({"tiny": logits, "big": logits})
-    cascade = Cascade(stages_of(table), Policy.pair("tiny", "big", 0.9))
-    queue, most = _Queue(cascade, 32), 0
-    for images in cut(images_of(range(2000)), [32]):
-        queue.put(images)
-        most = max(most, queue._window.kept)
-        assert all(room.count <= 32 for room in queue._rooms)
-        list(queue.ready())
-    assert most == 11 * 32
-    assert len(queue._window._rows) <= 4 * 11 * 32
-
-
-def test_an_empty_stream():
-    cascade = Cascade(stages_of(three_exits()), chain())
-    assert list(answer_stream(cascade, [])) == []
-    with pytest.raises(DataError, match="at least 1 row, found batch=0"):
-        list(answer_stream(cascade, [], batch=0))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
@@ -216,18 +193,33 @@ def test_the_state_goes_along_with_its_rows(batch):
     cascade = Cascade(stages, chain())
     truth = oracle(table, chain())
     assert said(cascade.answer(images_of(range(100)))) == truth
-    parts = answer_stream(cascade, cut(images_of(range(100)), [9]), batch=batch)
+    parts = Executor(cascade, max_batch=batch).map(cut(images_of(range(100)), [9]))
     assert [row for answers in parts for row in said(answers)] == truth
 
 
-def test_nan_is_deferred_and_answered_at_the_end():
+def test_nan_is_deferred_and_fails_at_the_end():
     rows = torch.tensor([[5.0, 0.0], [torch.nan, 0.0], [5.0, 0.0]])
-    cascade = Cascade({"tiny": nn.Identity(), "big": nn.Identity()}, Policy.single("tiny"))
+    cascade = Cascade({"tiny": nn.Identity(), "big": Second()}, Policy.single("tiny"))
     for threshold in (0.5, -np.inf):
         cascade.policy = Policy.pair("tiny", "big", threshold)
-        for answers in (cascade.answer(rows), next(answer_stream(cascade, [rows]))):
-            assert answers.exit_names() == ["tiny", "big", "tiny"]
-            assert answers.confidence.isnan().tolist() == [False, True, False]
+        assert cascade.answer(rows).exit_names() == ["tiny", "big", "tiny"]
+    for policy in (Policy.pair("big", "tiny", np.inf), Policy.single("tiny")):
+        cascade.policy = policy
+        for answers in (cascade.answer(rows), next(Executor(cascade).map([rows]))):
+            assert answers.exit_names() == ["tiny", "", "tiny"]
+            assert answers.prediction.tolist() == [0, -1, 0]
+            assert answers.confidence.tolist()[0] > 0.9
+            assert np.isnan(answers.confidence).tolist() == [False, True, False]
+            assert list(answers.failed) == [1]
+            assert "found NaN in the logits of 'tiny'" in answers.failed[1]
+        assert cascade(rows).isnan().any(1).tolist() == [False, True, False]
+
+
+class Second(nn.Module):
+    """Answers what it cannot read with its second class."""
+
+    def forward(self, rows):
+        return rows.nan_to_num(-1.0)
 
 
 def test_stages_of_another_dtype_and_order_of_names():
@@ -248,7 +240,7 @@ def test_works_in_and_out_of_inference_mode():
         inside = cascade(torch.ones(4, 2))
     assert torch.equal(inside, cascade(torch.ones(4, 2)))
     assert not torch.is_inference_mode_enabled()
-    for _ in answer_stream(cascade, [torch.ones(4, 2)]):
+    for _ in Executor(cascade).map([torch.ones(4, 2)]):
         assert not torch.is_inference_mode_enabled()
 
 
@@ -321,7 +313,7 @@ def test_stages_that_differ_in_their_classes():
     with pytest.raises(ModelError, match=message):
         cascade(torch.zeros(2, 2))
     with pytest.raises(ModelError, match=message):
-        list(answer_stream(cascade, [torch.zeros(2, 2)]))
+        list(Executor(cascade).map([torch.zeros(2, 2)]))
 
 
 def test_what_is_no_cascade():
@@ -345,3 +337,48 @@ def test_build_from_a_policy_or_a_result():
         build(cheap, {"tiny": models["tiny"], "large": models["big"]})
     with pytest.raises(ModelError, match="given were none"):
         build(cheap, {})
+
+
+def test_requests_one_by_one():
+    table = three_exits()
+    cascade = Cascade(stages_of(table), chain())
+
+    async def work():
+        async with Executor(cascade, max_batch=16) as executor:
+            return await asyncio.gather(*map(executor.answer, images_of(range(100))))
+
+    assert [tuple(answer) for answer in asyncio.run(work())] == oracle(table, chain())
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_what_says_that_memory_ran_out(error, told):
+    judge = Cascade({"tiny": nn.Identity()}, Policy.single("tiny")).judges[0]
+    assert judge.ran_out(error) is told
+
+
+def test_out_of_memory_frees_what_the_batch_took_before_the_halves_are_run():
+    """Nothing keeps the tensors of the attempt that failed alive while the next one is made."""
+    kept = []
+
+    class Greedy(nn.Module):
+        def forward(self, images):
+            assert all(tensor() is None for tensor in kept)
+            large = torch.zeros(len(images), 1000)
+            kept.append(weakref.ref(large))
+            if len(images) > 4:
+                raise torch.OutOfMemoryError(f"no room for {len(large)} rows")
+            return large[:, :3]
+
+    cascade = Cascade({"tiny": Greedy()}, Policy.single("tiny"))
+    (answers,) = Executor(cascade, max_batch=16).map([torch.zeros(16, 1)])
+    assert not answers.failed
+    assert len(kept) == 1 + 1 + 4  # the second half is known to be too large

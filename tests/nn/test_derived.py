@@ -13,10 +13,10 @@ from torch import nn
 from fakes import HandingOn, TableModel, images_of, result_of, rows_of, scored
 from understudy.average import Average, average_of, with_average
 from understudy.errors import ModelError, PolicyError
+from understudy.execution import Executor
 from understudy.nn.bundle import load_cascade, save_cascade
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.derived import AverageStage, assembled
-from understudy.nn.queue import answer_stream
 from understudy.nn.stage import EMPTY, Stage, logits_key
 from understudy.outcome import decide
 from understudy.policy import Policy, Step
@@ -93,7 +93,7 @@ def test_running_equals_the_table(data, size, batch):
         assert sum(batches) == sum(name in models for models in visited)
 
     cascade = Cascade(models_of(table), policy)
-    streamed = list(answer_stream(cascade, images.split(size), batch=batch))
+    streamed = list(Executor(cascade, max_batch=batch).map(images.split(size)))
     assert [row for answers in streamed for row in said(answers)] == truth
     for name, batches in runs(cascade).items():
         assert sum(batches) == sum(name in models for models in visited)
@@ -126,11 +126,11 @@ def test_an_average_alone_runs_all_its_members(table):
 
 def test_without_an_average_behind_it_nothing_is_handed_on(table):
     cascade = Cascade(models_of(table), Policy.pair("tiny", "big", np.inf))
-    output, left = cascade.judges[0].ask(images_of(range(60)), {})
-    assert len(left) == 60
+    output = cascade.judges[0].ask(images_of(range(60)), {})
+    assert len(output.left) == 60
     assert output.state == {}
     cascade.policy = Policy.pair("tiny", "tiny+big", np.inf)
-    output, left = cascade.judges[0].ask(images_of(range(60)), {})
+    output = cascade.judges[0].ask(images_of(range(60)), {})
     assert set(output.state) == {logits_key("tiny")}
 
 
@@ -150,7 +150,7 @@ def test_the_state_of_members_is_shared(table):
     cascade = Cascade(models, Policy((Step("tiny", np.inf), Step("both"))))
     renamed = Policy.pair("tiny", "tiny+big", np.inf)
     truth = [prediction for prediction, _ in expected(table, renamed)]
-    for answers in answer_stream(cascade, [images_of(range(60))], batch=7):
+    for answers in Executor(cascade, max_batch=7).map([images_of(range(60))]):
         assert answers.prediction.tolist() == truth
 
 

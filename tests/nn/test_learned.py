@@ -13,10 +13,10 @@ from fakes import TableModel, images_of, result_of, scored
 from understudy.average import average_of, average_pairs
 from understudy.deferral import LEARNED, DeferralScore, scores_of, with_deferral, with_scores
 from understudy.errors import PolicyError
+from understudy.execution import Executor
 from understudy.nn.bundle import load_cascade, save_cascade
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.deferral import deferral_score
-from understudy.nn.queue import answer_stream
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy
@@ -109,9 +109,9 @@ def test_running_equals_the_table(table, last):
     assert said(answers) == truth
     first = answers.exit == 0
     np.testing.assert_allclose(
-        answers.confidence[first], table.scores(LEARNED)[0][first.numpy()], rtol=1e-5
+        answers.confidence[first], table.scores(LEARNED)[0][first], rtol=1e-5
     )
-    streamed = answer_stream(cascade, images_of(range(600)).split(50), batch=64)
+    streamed = Executor(cascade, max_batch=64).map(images_of(range(600)).split(50))
     assert [row for answers in streamed for row in said(answers)] == truth
 
 

@@ -11,10 +11,10 @@ from exit_nets import Net, images, network, refined, stage_of
 from understudy.average import Average
 from understudy.dial import Setting
 from understudy.errors import ModelError, PolicyError
+from understudy.execution import Executor
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.cost import count_macs, count_parts, measure_parts
 from understudy.nn.network import ExitNetwork, attach, stages_of
-from understudy.nn.queue import answer_stream
 from understudy.nn.split import Trunk
 from understudy.nn.stage import EMPTY, Stage, logits_key
 from understudy.outcome import decide, evaluate
@@ -57,7 +57,7 @@ def agree(table, policy, answers) -> None:
     names = np.array([policy.exits[number] for number in told.stage])
     assert near.mean() < 0.05
     assert (np.array(answers.exit_names())[~near] == names[~near]).all()
-    assert (answers.prediction.numpy()[~near] == told.prediction[~near]).all()
+    assert (answers.prediction[~near] == told.prediction[~near]).all()
 
 
 def test_exits_in_the_order_of_execution(plain, full):
@@ -95,9 +95,9 @@ def test_the_running_cascade_is_evaluate(make, seed):
         policy = random_policy(table, random)
         cascade = Cascade({"net": net}, policy)
         agree(table, policy, cascade.answer(pictures))
-        answers = list(answer_stream(cascade, pictures.split(70), batch=64))
-        joined = torch.cat([one.prediction for one in answers])
-        assert torch.equal(joined, cascade.answer(pictures).prediction)
+        answers = list(Executor(cascade, max_batch=64).map(pictures.split(70)))
+        joined = np.concatenate([one.prediction for one in answers])
+        assert np.array_equal(joined, cascade.answer(pictures).prediction)
 
 
 def test_rows_that_are_answered_pay_for_no_later_segment(plain, monkeypatch):

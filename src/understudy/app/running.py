@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,13 +16,27 @@ from understudy.average import Average, average_of
 from understudy.deferral import scores_of
 from understudy.dial import settings_of
 from understudy.errors import DataError, ModelError, TableError, listed, unknown
-from understudy.nn import Answers, Cascade, Stage, answer_stream, save_cascade
+from understudy.execution import Answers, Executor
+from understudy.execution.answers import FAILED
+from understudy.execution.protocol import Runnable
+from understudy.nn import Cascade, Stage, save_cascade
 from understudy.nn.images import Images
+from understudy.onnx import OnnxCascade, is_onnx_bundle, load_onnx
 from understudy.result import Choice, Result
 from understudy.scoring.job import Progress
 from understudy.store import save_answers
-from understudy.zoo import DataSet, batches, load_stages
+from understudy.zoo import DataSet, batches, load_cascade, load_stages
 from understudy.zoo.classes import check_classes, check_labels
+
+
+def load_runnable(folder: Path) -> Cascade | OnnxCascade:
+    """What `build` or `export` wrote, ready to run.
+
+    Raises:
+        ModelError: the folder is neither.
+        MissingExtra: it was exported, and ONNX Runtime is not installed.
+    """
+    return load_onnx(folder) if is_onnx_bundle(folder) else load_cascade(folder)
 
 
 def build_cascade(
@@ -73,11 +87,16 @@ def build_cascade(
 
 @dataclass(frozen=True)
 class Run:
-    """What happened when a cascade answered a data set; `shares` says who answered how much."""
+    """What happened when a cascade answered a data set; `shares` says who answered how much.
+
+    `samples` have an answer; `corrupt` could not be decoded, and of `failed` (image -> cause) no
+    stage could make anything.
+    """
 
     out: Path
     samples: int
     corrupt: tuple[str, ...]
+    failed: Mapping[str, str]
     seconds: float
     shares: Mapping[str, float]
     accuracy: float | None
@@ -92,6 +111,7 @@ class Run:
             "out": str(self.out),
             "samples": self.samples,
             "corrupt": len(self.corrupt),
+            "failed": len(self.failed),
             "seconds": self.seconds,
             "rate": self.rate,
             "shares": dict(self.shares),
@@ -100,48 +120,69 @@ class Run:
 
 
 def run_cascade(
-    cascade: Cascade, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Progress
+    cascade: Runnable, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Progress
 ) -> Run:
-    """Answer a data set and write the answers, one row per image that can be decoded.
+    """Answer a data set and write the answers, one row per image that got one.
 
     Raises:
-        DataError: no image that can be decoded, class names or labels that are not the models'.
+        DataError: no image that can be decoded and answered, class names or labels that are not
+            the models'.
         UnderstudyError: `out` cannot be written.
     """
     feed = _Feed(data, batch=batch, workers=workers)
     answers: list[Answers] = []
     start, done = time.perf_counter(), 0
-    for answered in answer_stream(cascade, feed.checked(cascade), batch=batch):
+    for answered in Executor(cascade, max_batch=batch).map(feed.checked(cascade)):
         answers.append(answered)
         done += len(answered)
         on_progress("run", done, len(data))
     seconds = time.perf_counter() - start
     if not answers:
         raise DataError(f"no image of {data.spec!r} can be decoded: {listed(feed.corrupt, 1)}")
-    positions = np.concatenate(feed.positions)
-    exits = np.concatenate([one.exit.numpy() for one in answers])
-    prediction = np.concatenate([one.prediction.numpy() for one in answers])
+    said, positions, failed = _with_answers(answers, np.concatenate(feed.positions), data)
+    if not len(said):
+        raise DataError(f"no image of {data.spec!r} was answered: {listed(failed.values(), 1)}")
     label = None if data.labels is None else data.labels[positions]
     columns: dict[str, Any] = {
         "id": data.ids[positions].tolist(),
-        "prediction": prediction,
-        "confidence": np.concatenate([one.confidence.numpy() for one in answers]),
-        "exit": [cascade.exits[number] for number in exits.tolist()],
+        "prediction": said.prediction,
+        "confidence": said.confidence,
+        "exit": said.exit_names(),
     }
     if data.classes is not None:
-        columns["class"] = [data.classes[number] for number in prediction.tolist()]
+        columns["class"] = [data.classes[number] for number in said.prediction.tolist()]
     if label is not None:
         columns["label"] = label
     save_answers(out, columns)
-    shares = np.bincount(exits, minlength=len(cascade.exits)) / done
+    shares = np.bincount(said.exit, minlength=len(cascade.exits)) / len(said)
     return Run(
         out=out,
-        samples=done,
+        samples=len(said),
         corrupt=tuple(feed.corrupt),
+        failed=failed,
         seconds=seconds,
         shares={name: float(shares[cascade.exits.index(name)]) for name in cascade.policy.exits},
-        accuracy=None if label is None else float((prediction == label).mean()),
+        accuracy=None if label is None else float((said.prediction == label).mean()),
     )
+
+
+def _with_answers(
+    answers: Sequence[Answers], positions: np.ndarray, data: DataSet
+) -> tuple[Answers, np.ndarray, dict[str, str]]:
+    """The rows that were answered as one, their positions, and why others were not, by image."""
+    prediction, confidence, exit = (
+        np.concatenate([getattr(one, name) for one in answers])
+        for name in ("prediction", "confidence", "exit")
+    )
+    starts = np.cumsum([0, *map(len, answers)]).tolist()
+    failed = {
+        str(data.ids[positions[start + row]]): cause
+        for start, one in zip(starts, answers, strict=False)
+        for row, cause in one.failed.items()
+    }
+    kept = exit != FAILED
+    said = Answers(prediction[kept], confidence[kept], exit[kept], answers[0].exits)
+    return said, positions[kept], failed
 
 
 @dataclass
@@ -154,14 +195,14 @@ class _Feed:
     positions: list[np.ndarray] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
 
-    def checked(self, cascade: Cascade) -> Iterator[Images]:
+    def checked(self, cascade: Runnable) -> Iterator[Images]:
         """The images, when the first of them has shown that the data's classes are the models'."""
         for block in batches(self.data, size=self.batch, workers=self.workers):
             self.corrupt.extend(block.corrupt)
             if not len(block):
                 continue
             if not self.positions:
-                classes = int(cascade(block.images[:1]).shape[1])
+                classes = cascade.judges[0].ask(block.images[:1], {}).classes
                 check_classes(self.data.classes, classes, data=repr(self.data.spec))
                 check_labels(self.data.labels, classes, data=repr(self.data.spec))
             self.positions.append(block.positions)

@@ -1,23 +1,20 @@
 """The half that runs: stages, cascades, what they cost, and cascades on disk (`torch` extra)."""
 
 from understudy.nn.bundle import load_cascade, save_cascade
-from understudy.nn.cascade import Answers, Cascade, build
+from understudy.nn.cascade import Cascade, build
 from understudy.nn.cost import MacCount, count_macs, count_parts, measure_parts
 from understudy.nn.exit_folder import load_exits, save_exits
 from understudy.nn.network import ExitNetwork, attach
 from understudy.nn.preprocess import Preprocess
-from understudy.nn.queue import answer_stream
 from understudy.nn.stage import Stage, StageOutput, as_stage
 
 __all__ = [
-    "Answers",
     "Cascade",
     "ExitNetwork",
     "MacCount",
     "Preprocess",
     "Stage",
     "StageOutput",
-    "answer_stream",
     "as_stage",
     "attach",
     "build",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,9 @@ from understudy.average import Average, average_of
 from understudy.deferral import LEARNED, DeferralScore, scores_of
 from understudy.dial import Setting, dialled, settings_of
 from understudy.errors import DataError, ModelError, PolicyError, listed, unknown
+from understudy.execution.answers import FAILED, Answers
+from understudy.execution.faults import NotANumber
+from understudy.execution.protocol import Array, Said, decided
 from understudy.nn.confidence import acceptance_floor, confidence_functions
 from understudy.nn.deferral import deferral_score
 from understudy.nn.derived import Models, assembled
@@ -23,30 +27,6 @@ from understudy.policy import DEFAULT_CONFIDENCE, Policy, Step
 
 if TYPE_CHECKING:
     from understudy.result import Result
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What a cascade answered, and which exit did. Tensors are on the CPU.
-
-    Attributes:
-        prediction: (N,) int64, the class.
-        confidence: (N,) float32, the one that the exit which answered is judged by.
-        exit: (N,) int64, positions in `exits`.
-        exits: the names of the cascade's stages.
-    """
-
-    prediction: Tensor
-    confidence: Tensor
-    exit: Tensor
-    exits: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.prediction)
-
-    def exit_names(self) -> list[str]:
-        """The name of the exit that answered, per row."""
-        return [self.exits[number] for number in self.exit.tolist()]
 
 
 @dataclass(frozen=True)
@@ -67,11 +47,51 @@ class Judge:
     learned: DeferralScore | None
     hands_on: bool
 
-    def ask(self, images: Images, state: State) -> tuple[StageOutput, Tensor]:
-        """What the stage says, and which rows it leaves to the next: ascending, on its device.
+    def ask(self, images: Images, state: State) -> Said:
+        """What the stage says, and which rows it leaves to the next.
 
-        NaN reaches no floor, so such rows are left; where there is no floor they are answered.
+        NaN reaches no floor, so such rows are left where there is a next stage.
         """
+        return self.hear(images, state)[0]
+
+    @torch.inference_mode()
+    def hear(self, images: Images, state: State) -> tuple[Said, Tensor]:
+        """The same with the logits, on the stage's device."""
+        images = on_device(images, self.stage.device)
+        output = self._output(images, state)
+        prediction, confidence = _on_host(output.logits.argmax(1), output.confidence)
+        left, classes = decided(confidence, self.floor), output.logits.shape[1]
+        said = Said(prediction, confidence, left, images, output.state, classes)
+        return said, output.logits
+
+    def stack(self, samples: Sequence[Tensor]) -> Tensor:
+        """Single images of one shape and dtype as one batch, where they are."""
+        return torch.stack(list(samples))
+
+    def buffer(self, size: int, like: Tensor) -> Tensor:
+        """A tensor of `size` rows like those of another, laid out alike, on the stage's device."""
+        return torch.empty(
+            (size, *like.shape[1:]),
+            dtype=like.dtype,
+            device=self.stage.device,
+            memory_format=_layout(like),
+        )
+
+    @torch.inference_mode()
+    def gather(self, source: Tensor, rows: Array, target: Tensor) -> None:
+        """Copy rows of a tensor into a slice of a buffer."""
+        index = torch.from_numpy(rows).to(source.device, non_blocking=True)
+        if source.device == target.device:
+            torch.index_select(source, 0, index, out=target)
+        else:
+            target.copy_(source.index_select(0, index))
+
+    def ran_out(self, error: Exception) -> bool:
+        """Whether an error says that memory ran out, on a device or on the host."""
+        told = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        return told or any(text in str(error) for text in OUT_OF_MEMORY)
+
+    def _output(self, images: Images, state: State) -> StageOutput:
         told = state.get(logits_key(self.name))
         if told is None:
             output = self.stage.run(images, state, confidence=self.confidence)
@@ -84,10 +104,28 @@ class Judge:
         if self.hands_on:
             handed = {**output.state, logits_key(self.name): output.logits}
             output = output._replace(state=handed)
-        if self.floor is None:
-            return output, output.confidence.new_empty(0, dtype=torch.int64)
-        answered = output.confidence >= self.floor
-        return output, answered.logical_not_().nonzero().squeeze(1)
+        return output
+
+
+def _layout(value: Tensor) -> torch.memory_format:
+    """Channels-last where a batch of maps lies so."""
+    last = value.ndim == 4 and not value.is_contiguous()
+    if last and value.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+"""What errors say that have no type of their own: allocators of the host, libraries of devices."""
+
+
+class _Visit(NamedTuple):
+    """What a stage said about the rows that reached it."""
+
+    rows: Array
+    said: Said
+    logits: Tensor
+    judge: Judge
 
 
 @dataclass(frozen=True)
@@ -181,7 +219,14 @@ class Cascade(nn.Module):
             DataError: no image, or images that a stage cannot take.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
-        return self._run(images)[1]
+        judges = self.judges
+        device = judges[-1].stage.device
+        first, *visits = _visits(judges, images)
+        logits = first.logits.to(device, torch.float32, copy=True)
+        for rows, _, others, _ in visits:
+            at = torch.from_numpy(rows).to(device)
+            logits.index_copy_(0, at, others.to(device, torch.float32))
+        return logits
 
     @torch.inference_mode()
     def answer(self, images: Images) -> Answers:
@@ -191,27 +236,18 @@ class Cascade(nn.Module):
             DataError: no image, or images that a stage cannot take.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
-        return self._run(images)[0]
-
-    def _run(self, images: Images) -> tuple[Answers, Tensor]:
-        if not len(images):
-            raise DataError("a batch has at least one image, found none")
-        judges = self.judges
-        found = _Found(len(images), judges[-1].stage.device)
-        rows = torch.arange(len(images), device=found.device)
-        state = EMPTY
-        for judge in judges:
-            images = on_device(images, judge.stage.device)
-            output, left = judge.ask(images, state)
-            found.write(rows, output, judge)
-            if not len(left):
-                break
-            state = output.state
-            if len(left) < len(images):
-                images = select(images, left)
-                rows = rows.index_select(0, left.to(rows.device))
-                state = select_state(state, left)
-        return found.answers(self.exits), found.logits
+        count = len(images)
+        prediction, exit = np.empty(count, np.int64), np.empty(count, np.int64)
+        confidence = np.empty(count, np.float32)
+        failed: dict[int, str] = {}
+        for rows, said, _, judge in _visits(self.judges, images):
+            prediction[rows], confidence[rows] = said.prediction, said.confidence
+            exit[rows] = judge.number
+            if judge.floor is None:
+                silent = rows[np.isnan(said.confidence)]
+                prediction[silent] = exit[silent] = FAILED
+                failed = dict.fromkeys(silent.tolist(), str(NotANumber(judge.name)))
+        return Answers(prediction, confidence, exit, self.exits, failed)
 
     def _planned(self, policy: Policy) -> _Plan:
         judges = tuple(
@@ -299,29 +335,26 @@ def select_state(state: State, rows: Tensor) -> State:
     return {name: value.index_select(0, rows.to(value.device)) for name, value in state.items()}
 
 
-class _Found:
-    """Answers by row. Stages write all rows that they see; the one that answers writes last."""
+def _visits(judges: Sequence[Judge], images: Images) -> Iterator[_Visit]:
+    """The stages one after another, each with the rows that reach it."""
+    if not len(images):
+        raise DataError("a batch has at least one image, found none")
+    rows, state, classes = np.arange(len(images)), EMPTY, 0
+    for judge in judges:
+        said, logits = judge.hear(images, state)
+        classes = classes or said.classes
+        check_classes(judges[0].name, classes, judge.name, said.classes)
+        yield _Visit(rows, said, logits, judge)
+        if not len(said.left):
+            return
+        images, state = said.images, said.state
+        if len(said.left) < len(rows):
+            rows, left = rows[said.left], torch.from_numpy(said.left)
+            images, state = select(images, left), select_state(state, left)
 
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.device = device
-        self.prediction = torch.empty(count, dtype=torch.int64, device=device)
-        self.confidence = torch.empty(count, dtype=torch.float32, device=device)
-        self.exit = torch.empty(count, dtype=torch.int64, device=device)
-        self.logits = torch.empty(0)
-        self._first = ""
 
-    def write(self, rows: Tensor, output: StageOutput, judge: Judge) -> None:
-        logits = output.logits.to(self.device)
-        if not self._first:
-            self._first = judge.name
-            self.logits = torch.empty(
-                len(self.exit), logits.shape[1], dtype=torch.float32, device=self.device
-            )
-        check_classes(self._first, self.logits.shape[1], judge.name, logits.shape[1])
-        self.logits.index_copy_(0, rows, logits.float())
-        self.prediction.index_copy_(0, rows, logits.argmax(1))
-        self.confidence.index_copy_(0, rows, output.confidence.to(self.device))
-        self.exit.index_fill_(0, rows, judge.number)
-
-    def answers(self, exits: tuple[str, ...]) -> Answers:
-        return Answers(self.prediction.cpu(), self.confidence.cpu(), self.exit.cpu(), exits)
+def _on_host(prediction: Tensor, confidence: Tensor) -> tuple[Array, Array]:
+    """Both as arrays, int64 and float32, in one transfer."""
+    both = torch.stack([prediction.to(torch.int32), confidence.float().view(torch.int32)])
+    host = both.cpu().numpy()
+    return host[0].astype(np.int64), host[1].view(np.float32)

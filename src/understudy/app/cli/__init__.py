@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli import choosing, demo, exits, running, showing, surveying, tables, taps
+from understudy.app.cli import (
+    benching,
+    choosing,
+    demo,
+    exits,
+    exporting,
+    running,
+    showing,
+    surveying,
+    tables,
+    taps,
+)
 from understudy.app.cli.terminal import fail
 from understudy.errors import UnderstudyError
 from understudy.memory import keep_freed_memory
@@ -42,7 +53,18 @@ def understudy(
     and held-out data proves that accuracy holds."""
 
 
-for verbs in (demo, taps, exits, tables, choosing, surveying, running, showing):
+for verbs in (
+    demo,
+    taps,
+    exits,
+    tables,
+    choosing,
+    surveying,
+    running,
+    benching,
+    exporting,
+    showing,
+):
     verbs.register(app)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +67,10 @@ def build(
 
 def run(
     cascade: Annotated[
-        Path, typer.Argument(metavar="CASCADE", help="What `build` wrote.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="CASCADE", help="What `build` or `export` wrote.", show_default=False
+        ),
     ],
     data: Annotated[str, typer.Option(metavar="DATA", help="folder:DIR, parquet:FILE or digits:")],
     out: Annotated[
@@ -85,11 +89,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Answer images with a cascade: prediction, confidence, and which exit answered."""
-    from understudy.app.running import run_cascade
-    from understudy.zoo import load_cascade, open_data
+    from understudy.app.running import load_runnable, run_cascade
+    from understudy.zoo import open_data
 
     with progress("images") as advance:
-        loaded = load_cascade(cascade)
+        loaded = load_runnable(cascade)
         if max_drop is not None:
             loaded.dial(max_drop=max_drop)
         done = run_cascade(
@@ -100,7 +104,7 @@ def run(
             workers=workers,
             on_progress=advance,
         )
-    for message in done.corrupt[:5]:
+    for message in (*done.corrupt[:5], *_told(done.failed, most=5)):
         note(escape(message))
     lines = [
         f"  {done.samples:,} images in {done.seconds:.2f} s ({done.rate:,.0f} images/s); "
@@ -110,3 +114,10 @@ def run(
     if done.accuracy is not None:
         lines.insert(1, f"  accuracy {percent(done.accuracy)}")
     answer(Text("\n".join(lines)), done.to_dict(), as_json=as_json)
+
+
+def _told(failed: Mapping[str, str], *, most: int) -> list[str]:
+    """Why some images have no answer."""
+    shown = [f"{image}: {cause}" for image, cause in list(failed.items())[:most]]
+    more = len(failed) - len(shown)
+    return [*shown, f"and {more:,} more have no answer"] if more else shown

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from understudy.app.cli.terminal import answer
+from understudy.execution.bench import Bench
 from understudy.result import Result
 
 
@@ -26,6 +27,10 @@ def report(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path(
         "report.html"
     ),
+    bench: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What `bench --out` wrote of its cascade."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Write a result as one static HTML page: plans, proof, baselines, difficulty, provenance.
@@ -34,6 +39,7 @@ def report(
     """
     from understudy.app.report import write_report
 
-    size = write_report(Result.load(result), out)
+    speed = None if bench is None else Bench.load(bench)
+    size = write_report(Result.load(result), out, bench=speed)
     view = Text(f"  written to {out} ({size / 1000:,.0f} kB)")
     answer(view, {"report": str(out), "bytes": size}, as_json=as_json)

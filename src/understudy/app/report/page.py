@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from understudy.app.report import palette
 from understudy.app.report.record import Report
+from understudy.execution.bench import Bench
 from understudy.files import replacing
 from understudy.outcome import Interval
 from understudy.result import Result
@@ -19,32 +20,34 @@ from understudy.show import cost_text, interval_text, percent
 WIDE, NARROW = 760.0, 330.0
 
 
-def render(result: Result) -> str:
+def render(result: Result, bench: Bench | None = None) -> str:
     """The page as HTML: whole in itself, the same text for the same result.
 
     Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
-    escaped.
+    escaped. With a benchmark of the cascade it also says how fast that ran.
     """
     report = Report.of(result)
     template = _environment(report).get_template("page.html.j2")
     shades = palette.colours([single.name for single in report.singles])
-    page = template.render(report=report, charts=_charts(report), colours=shades, palette=palette)
+    page = template.render(
+        report=report, bench=bench, charts=_charts(report, bench), colours=shades, palette=palette
+    )
     return page + "\n"
 
 
-def write_report(result: Result, path: str | Path) -> int:
+def write_report(result: Result, path: str | Path, *, bench: Bench | None = None) -> int:
     """Write the page, atomically; the number of bytes.
 
     Raises:
         UnderstudyError: the path cannot be written.
     """
-    page = render(result).encode()
+    page = render(result, bench).encode()
     with replacing(path) as temporary:
         temporary.write_bytes(page)
     return len(page)
 
 
-def _charts(report: Report) -> dict[str, list[tuple[str, Markup]]]:
+def _charts(report: Report, bench: Bench | None) -> dict[str, list[tuple[str, Markup]]]:
     """Every chart twice, drawn for wide and for narrow screens."""
     from understudy.app.report.charts import against, by_tenth, closeup, needs_closeup, tradeoff
 
@@ -57,6 +60,10 @@ def _charts(report: Report) -> dict[str, list[tuple[str, Markup]]]:
         draws["closeup"] = partial(closeup, report, height=340)
     if report.difficulty is not None:
         draws["by_tenth"] = partial(by_tenth, report, height=320)
+    if bench is not None:
+        from understudy.app.report.speed import speed
+
+        draws["speed"] = partial(speed, bench)
     return {
         name: [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
         for name, draw in draws.items()

@@ -1,0 +1,103 @@
+"""bench: how much of its ideal speed a cascade reaches on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from understudy.app.cli.terminal import answer, progress
+from understudy.execution.bench import EXECUTOR, LITTLE, Bench
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+WIDTH = 30
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Run")(bench)
+
+
+def bench(
+    cascade: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CASCADE", help="What `build` or `export` wrote.", show_default=False
+        ),
+    ],
+    data: Annotated[str, typer.Option(metavar="DATA", help="folder:DIR, parquet:FILE or digits:")],
+    images: Annotated[int, typer.Option(min=1, help="Images that a round answers.")] = 2000,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is timed.")] = 5,
+    clients: Annotated[
+        int, typer.Option(min=0, help="Clients that wait for answers; 0 leaves latencies out.")
+    ] = 64,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Dial to the cheapest certified plan within this drop. "
+            "[dim]Default: as it was built.[/]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the figures (JSON).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time a cascade against its large model, its first stage and its ideal, in turns."""
+    from understudy.app.benching import bench_cascade
+    from understudy.files import write_json
+
+    with progress("turns") as advance:
+        found = bench_cascade(
+            cascade,
+            data,
+            images=images,
+            batch=batch,
+            rounds=rounds,
+            clients=clients,
+            max_drop=max_drop,
+            on_progress=advance,
+        )
+    if out is not None:
+        write_json(out, found.to_dict())
+    answer(_view(found), found.to_dict(), as_json=as_json)
+
+
+def _view(found: Bench) -> Group:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("")
+    table.add_column("images/s", justify="right")
+    table.add_column("of the executor", justify="right")
+    table.add_column("")
+    rates = {name: found.rate(name) for name in found.seconds}
+    most = max(rate for name, rate in rates.items() if name != LITTLE)
+    for name, rate in sorted(rates.items(), key=lambda pair: pair[1]):
+        bar = "█" * min(WIDTH, max(1, round(WIDTH * rate / most)))
+        style = "bold" if name == EXECUTOR else ""
+        ratio = f"{found.ratio(name, EXECUTOR):.2f} x"
+        table.add_row(Text(name, style), f"{rate:,.0f}", ratio, Text(bar, "cyan"))
+    head = f"{found.images:,} images, batches of {found.batch}, medians of rounds"
+    return Group(Text(head, "bold"), table, *_online(found), Text(f"  {found.verdict}"))
+
+
+def _online(found: Bench) -> list[Any]:
+    if not found.online:
+        return []
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("clients that wait")
+    for name in ("images/s", "p50 ms", "p95 ms", "p99 ms"):
+        table.add_column(name, justify="right")
+    for name, load in found.online.items():
+        table.add_row(
+            f"{name}, {load.clients}",
+            f"{load.rate:,.0f}",
+            *(f"{ms:.1f}" for ms in load.ms.values()),
+        )
+    share = f"  {100 * found.online_of_ideal:.0f} % of what the stages could in such batches"
+    return [table, Text(share), Text()]

@@ -1,0 +1,86 @@
+"""Running a cascade over many batches: each stage waits until it has a full batch to work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import ModelError
+from understudy.execution.answers import Answers
+from understudy.execution.faults import cause_of
+from understudy.execution.line import Line
+from understudy.execution.protocol import Array, Judge, Runnable, Said
+from understudy.execution.room import Load
+from understudy.execution.stats import Tally
+from understudy.execution.window import Window
+
+LAG = 256
+"""How many batches of answers may wait for an earlier row before part-filled batches are run."""
+
+
+class Queue:
+    """Incoming batches, the line that they go through, and the answers in order.
+
+    Memory: besides the incoming batch at most one batch of rows waits at each stage. Answers to
+    rows behind one that still waits are kept (21 bytes a row); when `LAG` batches of them are kept,
+    all that waits is run.
+    """
+
+    def __init__(self, cascade: Runnable, *, tally: Tally, device: Lock) -> None:
+        self._cascade, self._tally, self._device = cascade, tally, device
+        self._window = Window(cascade.exits)
+        self._line = self._opened(cascade.judges)
+
+    def put(self, images: Any) -> None:
+        """Take an incoming batch; whole batches of the first stage are run without a copy.
+
+        Raises:
+            ModelError: a model that breaks its contract.
+        """
+        judges = self._cascade.judges
+        if judges is not self._line.judges:
+            self.drain()
+            self._line = self._opened(judges)
+        count, room = len(images), self._line.rooms[0]
+        load = Load(images, {}, self._window.open(count))
+        start = min(max(room.free, 0), count) if room.count else 0
+        self._line.feed(0, load, np.arange(start))
+        while not room.count and count - start >= (limit := self._tally.limit(judges[0].name)):
+            self._line.run(0, load.part(start, start + limit))
+            start += limit
+        self._line.feed(0, load, np.arange(start, count))
+        if self._window.kept > LAG * self._widest:
+            self.drain()
+
+    def drain(self) -> None:
+        """Run all that waits."""
+        self._line.drain()
+
+    def ready(self) -> Iterator[Answers]:
+        """The answers to incoming batches that are complete, in order."""
+        return self._window.ready()
+
+    def answered(self, judge: Judge, ids: Array, said: Said, rows: Array) -> None:
+        """Keep answers until their turn."""
+        self._window.write(
+            ids,
+            prediction=said.prediction[rows],
+            confidence=said.confidence[rows],
+            exit=judge.number,
+        )
+
+    def failed(self, judge: Judge, ids: Array, error: Exception) -> None:  # noqa: ARG002
+        """Keep why there is no answer; an error of the model ends the run."""
+        if isinstance(error, ModelError):
+            raise error
+        self._window.fail(ids, cause_of(error))
+
+    def wanted(self, ids: Array) -> None:
+        """All rows are waited for."""
+
+    def _opened(self, judges: tuple[Judge, ...]) -> Line:
+        self._widest = max(self._tally.limit(judge.name) for judge in judges)
+        return Line(judges, self, tally=self._tally, device=self._device)

@@ -1,0 +1,130 @@
+"""Rows on their way between stages, and the rooms in which they wait for company."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from understudy.execution.protocol import Array, Judge
+from understudy.execution.stats import Tally
+
+
+class Load(NamedTuple):
+    """Rows on their way: images, the state that belongs to them, and their numbers."""
+
+    images: Any
+    state: Mapping[str, Any]
+    ids: Array
+
+    def part(self, start: int, stop: int) -> Load:
+        """Some rows in a row, not copied."""
+        state = {name: value[start:stop] for name, value in self.state.items()}
+        return Load(self.images[start:stop], state, self.ids[start:stop])
+
+    def select(self, rows: Array, judge: Judge) -> Load:
+        """Some of the rows, copied."""
+
+        def copied(source: Any) -> Any:
+            target = judge.buffer(len(rows), source)
+            judge.gather(source, rows, target)
+            return target
+
+        images = copied(self.images) if is_one(self.images) else pick(self.images, rows)
+        state = {name: copied(value) for name, value in self.state.items()}
+        return Load(images, state, self.ids[rows])
+
+
+class Room:
+    """The rows that wait for one stage, in order, each copied once.
+
+    At most as many as the stage takes at a time. The buffers are used again as long as rows fit.
+    """
+
+    def __init__(self, judge: Judge, tally: Tally) -> None:
+        self.count = 0
+        self.since = 0.0  # when the oldest row came
+        self._judge, self._tally = judge, tally
+        self._size = 0
+        self._images: Any = []
+        self._state: dict[str, Any] = {}
+        self._ids = np.empty(0, np.int64)
+
+    @property
+    def free(self) -> int:
+        """How many more rows find a place; none or less says that the room has to be emptied."""
+        limit = self._tally.limit(self._judge.name)
+        return (min(limit, self._size) if self.count else limit) - self.count
+
+    def fits(self, load: Load) -> bool:
+        """Whether the rows can wait beside those that are there."""
+        if not self.count:
+            return True
+        if is_one(load.images) != is_one(self._images):
+            return False
+        return self._state.keys() == load.state.keys() and all(
+            _alike(buffer, value) for buffer, value in self._pairs(load)
+        )
+
+    def add(self, load: Load, rows: Array) -> None:
+        """Copy some rows of a load behind those that are there."""
+        if not self.count:
+            self._prepare(load)
+            self.since = time.monotonic()
+        stop = self.count + len(rows)
+        for buffer, value in self._pairs(load):
+            self._judge.gather(value, rows, buffer[self.count : stop])
+        if not is_one(self._images):
+            self._images.extend(pick(load.images, rows))
+        self._ids[self.count : stop] = load.ids[rows]
+        self.count = stop
+        self._tally.came(len(rows))
+
+    def take(self) -> Load:
+        """All that waits, as views that are good until the next row is added."""
+        load = Load(self._images, self._state, self._ids).part(0, self.count)
+        self._tally.went(self.count)
+        self.count = 0
+        if not is_one(self._images):
+            self._images = []
+        return load
+
+    def _prepare(self, load: Load) -> None:
+        """Make buffers for such rows; those of the last batch are used again where they fit."""
+        limit = self._tally.limit(self._judge.name)
+        if limit != self._size:
+            self._size, self._images, self._state = limit, [], {}
+            self._ids = np.empty(limit, np.int64)
+        if not is_one(load.images):
+            self._images = []
+        elif not is_one(self._images) or not _alike(self._images, load.images):
+            self._images = self._judge.buffer(limit, load.images)
+        self._state = {
+            name: old
+            if (old := self._state.get(name)) is not None and _alike(old, value)
+            else self._judge.buffer(limit, value)
+            for name, value in load.state.items()
+        }
+
+    def _pairs(self, load: Load) -> Iterator[tuple[Any, Any]]:
+        """Each buffer with the rows that are copied into it."""
+        if is_one(self._images):
+            yield self._images, load.images
+        for name, buffer in self._state.items():
+            yield buffer, load.state[name]
+
+
+def is_one(images: Any) -> bool:
+    """Whether images are one array or tensor, rather than a list of single ones."""
+    return hasattr(images, "shape")
+
+
+def pick(images: Any, rows: Array) -> list[Any]:
+    """Some of a list of images."""
+    return [images[row] for row in rows.tolist()]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return bool(one.shape[1:] == other.shape[1:] and one.dtype == other.dtype)

@@ -1,0 +1,251 @@
+"""Running a cascade for requests that come one by one: micro-batches, and one thread that computes.
+
+The event loop takes requests and hands out answers; the thread picks what to run (see `turns`), one
+stage at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from threading import Condition, Lock, Thread
+from typing import Any
+
+import numpy as np
+
+from understudy.execution.answers import Answer
+from understudy.execution.faults import ExecutionError, ExecutorClosed
+from understudy.execution.line import Line
+from understudy.execution.protocol import Array, Judge, Runnable, Said
+from understudy.execution.request import Counter, Door, Request, failure, hand, together
+from understudy.execution.room import Load
+from understudy.execution.stats import Tally
+from understudy.execution.turns import Turn, chosen
+
+FOREVER = 3600.0
+"""Seconds that the thread sleeps at most where nothing waits."""
+
+
+CLOSED = "a closed executor takes no requests, found it closed: make a new one"
+CANCELLED = "the executor was closed before this request had its answer, found it waiting"
+
+
+class Service:
+    """Requests of one event loop at a time, answered by a thread of its own.
+
+    Args:
+        cascade: what runs; its policy is read once per request.
+        tally: where it is counted, and how many rows a stage takes at a time.
+        device: held while a stage runs.
+        max_wait: stage -> seconds that its oldest row waits for company while others are run.
+        max_waiting: how many requests are inside at most; more wait at the door, in order.
+    """
+
+    def __init__(
+        self,
+        cascade: Runnable,
+        *,
+        tally: Tally,
+        device: Lock,
+        max_wait: Mapping[str, float],
+        max_waiting: int,
+    ) -> None:
+        self._cascade, self._tally, self._device = cascade, tally, device
+        self._max_wait, self._max_waiting = max_wait, max_waiting
+        self._numbers = itertools.count()
+        self._wake = Condition()
+        self._inside: dict[int, Request] = {}
+        self._counters: list[Counter] = []
+        self._closed = False
+        self._thread: Thread | None = None
+        self._door: Door | None = None
+
+    async def answer(self, image: Any) -> Answer:
+        """The answer to one image, when it is there.
+
+        Raises:
+            RequestFailed: a stage raised on it, or the last one said NaN.
+            ExecutorClosed: closed before, or meanwhile.
+            ExecutionError: requests of another event loop are inside.
+        """
+        door = self._entered(asyncio.get_running_loop())
+        try:
+            async with door.places:
+                request = self._submit(image)
+                try:
+                    return await request.future
+                finally:
+                    self._forget(request)
+        finally:
+            with self._wake:
+                door.callers -= 1
+
+    def close(self, *, cancel: bool) -> None:
+        """Refuse new requests and wait until those inside are answered, or cancel them."""
+        with self._wake:
+            self._closed = True
+            if cancel:
+                self._fail_all(ExecutorClosed(CANCELLED))
+            self._wake.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    # The desk of the lines: called by the thread.
+
+    def answered(self, judge: Judge, ids: Array, said: Said, rows: Array) -> None:
+        """Hand out answers."""
+        columns = (ids, said.prediction[rows], said.confidence[rows])
+        triples = zip(*(column.tolist() for column in columns), strict=True)
+        self._tell([(n, Answer(top, sure, judge.name)) for n, top, sure in triples])
+
+    def failed(self, judge: Judge, ids: Array, error: Exception) -> None:
+        """Hand out errors, one of its own for each request."""
+        self._tell([(number, failure(judge, error)) for number in ids.tolist()])
+
+    def wanted(self, ids: Array) -> Array | None:
+        """The places of requests that were not cancelled."""
+        kept = [place for place, number in enumerate(ids.tolist()) if number in self._inside]
+        return None if len(kept) == len(ids) else np.array(kept, np.int64)
+
+    # The side of the event loop.
+
+    def _entered(self, loop: asyncio.AbstractEventLoop) -> Door:
+        """The door, which belongs to one event loop as long as somebody is there."""
+        with self._wake:
+            self._refuse_if_closed()
+            door = self._door
+            if door is None or door.loop is not loop:
+                if door is not None and door.in_use:
+                    raise ExecutionError(
+                        "an executor answers one event loop at a time, found a second while "
+                        f"{door.callers} requests of the first are inside: make an executor for "
+                        "each"
+                    )
+                door = self._door = Door(loop, asyncio.Semaphore(self._max_waiting))
+            door.callers += 1
+            return door
+
+    def _submit(self, image: Any) -> Request:
+        loop = asyncio.get_running_loop()
+        with self._wake:
+            self._refuse_if_closed()
+            counter = self._counter(self._cascade.judges)
+            request = Request(
+                next(self._numbers), image, loop.create_future(), counter, time.monotonic()
+            )
+            self._inside[request.number] = counter.pending[request.number] = request
+            self._tally.came(1)
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name="understudy executor", daemon=True)
+                self._thread.start()
+            first = counter.line.judges[0].name
+            full = len(counter.pending) == self._tally.limit(first)
+            if len(counter.pending) == 1 or full or len(self._inside) == self._max_waiting:
+                self._wake.notify()
+            return request
+
+    def _forget(self, request: Request) -> None:
+        """A request that was cancelled leaves; of one that was answered nothing is left."""
+        with self._wake:
+            self._inside.pop(request.number, None)
+            if request.counter.pending.pop(request.number, None) is not None:
+                self._tally.went(1)
+
+    def _counter(self, judges: tuple[Judge, ...]) -> Counter:
+        for counter in self._counters:
+            if counter.line.judges is judges:
+                return counter
+        line = Line(judges, self, tally=self._tally, device=self._device)
+        self._counters.append(Counter(line))
+        return self._counters[-1]
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ExecutorClosed(CLOSED)
+
+    # The side of the thread.
+
+    def _work(self) -> None:
+        try:
+            while (turn := self._next()) is not None:
+                if turn.position:
+                    turn.owner.line.flush(turn.position)
+                else:
+                    self._start(turn.owner)
+        except BaseException as error:
+            with self._wake:
+                self._closed = True
+                lost = ExecutorClosed(f"{CANCELLED}, after {type(error).__name__}: {error}")
+                self._fail_all(lost)
+            raise
+
+    def _next(self) -> Turn[Counter] | None:
+        """What to run; waits until there is something. None when closed and done."""
+        with self._wake:
+            while True:
+                turns, now = self._turns(), time.monotonic()
+                if not turns and self._closed:
+                    return None
+                turn = chosen(turns, now)
+                if turn is not None:
+                    return turn
+                self._wake.wait(min((one.idle - now for one in turns), default=FOREVER))
+
+    def _turns(self) -> list[Turn[Counter]]:
+        """All stages with waiting rows; lines of former policies go when they are empty.
+
+        Deferred rows are run as soon as the thread is idle, because only another run of the first
+        stage could bring them company; where they were given more time than that stage, after the
+        time that it takes to gather.
+        """
+        hurry = self._closed or len(self._inside) >= self._max_waiting
+        turns = []
+        for counter in self._counters:
+            first = self._max_wait[counter.line.judges[0].name]
+            for position, judge in enumerate(counter.line.judges):
+                rows, since = counter.waiting(position)
+                if rows:
+                    limit, wait = self._tally.limit(judge.name), self._max_wait[judge.name]
+                    due, idle = since + wait, since
+                    if position == 0 or wait > first:
+                        idle += first
+                    if hurry:
+                        due = since
+                    turns.append(Turn(counter, position, rows, limit, since, due, idle))
+        if len(self._counters) > 1:
+            busy = {id(turn.owner) for turn in turns}
+            self._counters = [one for one in self._counters if id(one) in busy]
+        return turns
+
+    def _start(self, counter: Counter) -> None:
+        """Run the first stage on requests that wait for it."""
+        judge = counter.line.judges[0]
+        with self._wake:
+            some = itertools.islice(counter.pending, self._tally.limit(judge.name))
+            requests = [counter.pending.pop(number) for number in list(some)]
+            self._tally.went(len(requests))
+        if not requests:
+            return
+        images = together(judge, requests)
+        ids = np.array([request.number for request in requests])
+        for request in requests:
+            request.image = None
+        counter.line.run(0, Load(images, {}, ids))
+
+    def _tell(self, told: Sequence[tuple[int, Answer | Exception]]) -> None:
+        """Hand out what became of requests, in one call of their event loop."""
+        with self._wake:
+            found = [(self._inside.pop(number, None), what) for number, what in told]
+            hand([(request, what) for request, what in found if request is not None])
+
+    def _fail_all(self, error: ExecutorClosed) -> None:
+        """Tell all inside that they will not be answered; the lock is held."""
+        lost = list(self._inside.values())
+        self._inside.clear()
+        self._tally.went(sum(len(counter.pending) for counter in self._counters))
+        for counter in self._counters:
+            counter.pending.clear()
+        hand([(request, ExecutorClosed(str(error))) for request in lost])

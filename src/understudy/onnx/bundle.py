@@ -1,0 +1,232 @@
+"""An exported cascade on disk: a folder of one JSON file and ONNX models, each a piece of work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from understudy.average import Average
+from understudy.deferral import DeferralScore
+from understudy.dial import Setting
+from understudy.errors import ModelError, UnderstudyError, unknown
+from understudy.files import check_version, read_json
+from understudy.policy import Policy
+
+FORMAT, VERSION = "understudy.onnx", 1
+NAME = "onnx.json"
+PIECES = "pieces"
+IMAGES = "images"
+"""The value that all work starts from: a batch of images as they come."""
+
+
+class Value(NamedTuple):
+    """What pieces hand to one another under a name: rows of one shape, which is without N."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Value:
+        shape = tuple(int(side) for side in data["shape"])
+        return Value(str(data["name"]), str(data["dtype"]), shape)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work that a sample pays for once, as one ONNX model.
+
+    Attributes:
+        part: its name as a part of the cost.
+        file: where the model lies in the folder.
+        takes: what it needs; the names are those of the model's inputs.
+        gives: what it makes; the names are those of the model's outputs.
+        difference: how far it was from PyTorch when it was exported, as a share of the largest
+            value.
+    """
+
+    part: str
+    file: str
+    takes: tuple[Value, ...]
+    gives: tuple[Value, ...]
+    difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "file": self.file,
+            "takes": [value.to_dict() for value in self.takes],
+            "gives": [value.to_dict() for value in self.gives],
+            "difference": self.difference,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Piece:
+        return Piece(
+            part=str(data["part"]),
+            file=str(data["file"]),
+            takes=tuple(map(Value.from_dict, data["takes"])),
+            gives=tuple(map(Value.from_dict, data["gives"])),
+            difference=float(data["difference"]),
+        )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What an exported cascade is made of.
+
+    Attributes:
+        images: what it takes: the dtype and shape of an image.
+        exits: the names of its exits, in the order of the cascade it was made from.
+        policy: what is executed at first.
+        pieces: the work, in an order in which it can be done.
+        averages: exit -> recipe, for those that are the average of others.
+        frontier: the certified settings that it can be dialled to.
+        scores: exit -> the learned score behind its confidence `deferral`.
+        tolerance: how far a piece may have been from PyTorch.
+        differences: exit -> how far its logits were from PyTorch's, everything being run.
+        files: file in the folder -> its SHA-256.
+        made_with: package -> version.
+    """
+
+    images: Value
+    exits: tuple[str, ...]
+    policy: Policy
+    pieces: tuple[Piece, ...]
+    averages: Mapping[str, Average]
+    frontier: tuple[Setting, ...]
+    scores: Mapping[str, DeferralScore]
+    tolerance: float
+    differences: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    made_with: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        given = {IMAGES, *(value.name for piece in self.pieces for value in piece.gives)}
+        given |= {logits_of(name) for name in self.averages}
+        for piece in self.pieces:
+            for value in piece.takes:
+                if value.name not in given:
+                    raise ModelError(
+                        unknown(
+                            "value", value.name, sorted(given), where=f"what {piece.part} takes"
+                        )
+                    )
+        for name in (*self.exits, *(one for a in self.averages.values() for one in a.exits)):
+            if logits_of(name) not in given:
+                raise ModelError(f"every exit has work that answers, found none for {name!r}")
+
+    @property
+    def difference(self) -> float:
+        """How far the logits of any exit were from PyTorch's."""
+        return max(self.differences.values(), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "images": self.images.to_dict(),
+            "exits": list(self.exits),
+            "policy": self.policy.to_dict(),
+            "frontier": [setting.to_dict() for setting in self.frontier],
+            "averages": {name: recipe.to_dict() for name, recipe in self.averages.items()},
+            "scores": {name: score.to_dict() for name, score in self.scores.items()},
+            "pieces": [piece.to_dict() for piece in self.pieces],
+            "tolerance": self.tolerance,
+            "differences": dict(self.differences),
+            "files": dict(self.files),
+            "made_with": dict(self.made_with),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Bundle:
+        return Bundle(
+            images=Value.from_dict(data["images"]),
+            exits=tuple(map(str, data["exits"])),
+            policy=Policy.from_dict(data["policy"]),
+            pieces=tuple(map(Piece.from_dict, data["pieces"])),
+            averages={n: Average.from_dict(recipe) for n, recipe in data["averages"].items()},
+            frontier=tuple(map(Setting.from_dict, data["frontier"])),
+            scores={n: DeferralScore.from_dict(score) for n, score in data["scores"].items()},
+            tolerance=float(data["tolerance"]),
+            differences={str(n): float(value) for n, value in data["differences"].items()},
+            files={str(file): str(digest) for file, digest in data["files"].items()},
+            made_with={str(n): str(version) for n, version in data["made_with"].items()},
+        )
+
+
+def logits_of(exit: str) -> str:
+    """The name of an exit's logits among the values.
+
+    >>> logits_of("tiny")
+    'logits of tiny'
+    """
+    return f"logits of {exit}"
+
+
+def is_onnx_bundle(path: str | Path) -> bool:
+    """Whether a folder holds a cascade that was exported to ONNX."""
+    return (Path(path) / NAME).is_file()
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read what an exported cascade is made of, and check that its files are those written.
+
+    Raises:
+        ModelError: the folder is no exported cascade, a newer understudy wrote it, or a file is
+            missing or was changed.
+    """
+    folder = Path(path)
+    data = read_json(folder / NAME, ModelError, "an exported cascade")
+    check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
+    try:
+        bundle = Bundle.from_dict(data)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        found = str(error) if isinstance(error, UnderstudyError) else repr(error)
+        raise ModelError(
+            f"{str(folder / NAME)!r} is damaged ({found}): export the cascade again"
+        ) from error
+    _check_files(folder, bundle)
+    return bundle
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Where a file of an exported cascade lies: in one folder, whatever its name says.
+
+    >>> file_of(Path("cascade"), "../../tiny.onnx").as_posix()
+    'cascade/pieces/tiny.onnx'
+    """
+    return folder / PIECES / Path(name).name
+
+
+def hashes_of(folder: Path, files: Sequence[Path]) -> dict[str, str]:
+    """File, relative to the folder and with forward slashes -> SHA-256 of its content."""
+    return {file.relative_to(folder).as_posix(): _hash(file) for file in files}
+
+
+def _check_files(folder: Path, bundle: Bundle) -> None:
+    for name in dict.fromkeys([*(piece.file for piece in bundle.pieces), *bundle.files]):
+        file = file_of(folder, name)
+        try:
+            found = _hash(file)
+        except OSError as error:
+            raise ModelError(
+                f"{str(folder)!r} lacks {name!r} ({error.strerror}): export the cascade again"
+            ) from error
+        if found != bundle.files.get(name):
+            raise ModelError(
+                f"{str(file)!r} is not the file that was exported (its hash is {found[:12]}, not "
+                f"{str(bundle.files.get(name))[:12]}): export the cascade again"
+            )
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,106 @@
+"""ONNX Runtime sessions: how a piece of work is loaded and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from understudy.errors import MissingExtra, ModelError, unknown
+
+Array = npt.NDArray[Any]
+
+CPU = "CPUExecutionProvider"
+_ERRORS_ALONE = 3
+
+
+class Session:
+    """An ONNX model that is ready to run.
+
+    Args:
+        file: the model.
+        part: what it is called in messages.
+        takes: the names of its inputs in the order in which arrays are given.
+        gives: the names of its outputs.
+        providers: of ONNX Runtime, the preferred first.
+        threads: how many one operator runs on; by default as many as there are cores.
+
+    Raises:
+        MissingExtra: ONNX Runtime is not installed.
+        ModelError: no such provider, or a model that it cannot load.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        part: str,
+        *,
+        takes: Sequence[str],
+        gives: Sequence[str],
+        providers: Sequence[str] = (CPU,),
+        threads: int | None = None,
+    ) -> None:
+        runtime = onnx_runtime()
+        self._takes, self._gives, self.part = tuple(takes), list(gives), part
+        try:
+            self._session = runtime.InferenceSession(
+                str(file), sess_options=_options(runtime, threads), providers=list(providers)
+            )
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime {runtime.__version__} cannot load {part!r} from {str(file)!r} "
+                f"({first_line(error)}): export again with the versions that are installed"
+            ) from error
+
+    def __call__(self, values: Sequence[Array]) -> list[Array]:
+        """What the model gives for arrays of the same number of rows."""
+        feed = dict(zip(self._takes, values, strict=True))
+        result: list[Array] = self._session.run(self._gives, feed)
+        return result
+
+
+def onnx_runtime() -> Any:
+    """The module `onnxruntime`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("running an exported cascade", "onnx") from error
+    return onnxruntime
+
+
+def check_providers(providers: Sequence[str]) -> None:
+    """Refuse providers that this ONNX Runtime was built without.
+
+    Raises:
+        ModelError: one of them is not there.
+    """
+    known = onnx_runtime().get_available_providers()
+    for name in providers:
+        if name not in known:
+            raise ModelError(unknown("execution provider", name, known, where="this ONNX Runtime"))
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error's message, cut to a length; without ONNX Runtime's preamble."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else type(error).__name__
+    return line.rpartition(" failed:")[2].strip()[:most]
+
+
+def _options(runtime: Any, threads: int | None) -> Any:
+    """All optimisations; threads that do not spin while another session's work."""
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = True
+    options.log_severity_level = _ERRORS_ALONE
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options

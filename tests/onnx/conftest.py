@@ -1,0 +1,45 @@
+"""Cascades that were exported, once per session: PyTorch, folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from onnx_nets import plain, saved
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from understudy.nn.cascade import Cascade
+from understudy.onnx import export_onnx
+
+Exported = tuple[Cascade, Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """Without what makes exports of tiny models slow: the list of all operators, which is read anew
+    for each, and thousands of records of what is traced, which pytest would keep."""
+    logging.getLogger("torch.__trace").disabled = True
+    with pytest.MonkeyPatch.context() as patch:
+        once = staticmethod(cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", once)
+        yield
+    logging.getLogger("torch.__trace").disabled = False
+
+
+@pytest.fixture(scope="session")
+def plain_export(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return _exported(plain, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="session")
+def saved_export(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return _exported(saved, tmp_path_factory.mktemp("saved"))
+
+
+def _exported(make: Callable[[], Cascade], folder: Path) -> Exported:
+    cascade = make()
+    export_onnx(cascade, folder / "onnx")
+    return cascade, folder / "onnx"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from command_line import Run
+from understudy.app.cli.exporting import told
+from understudy.nn.bundle import save_cascade
+from understudy.nn.cascade import Cascade
+from understudy.nn.stage import Stage
+from understudy.onnx import Agreement, is_onnx_bundle, load_onnx
+from understudy.policy import Policy
+from understudy.zoo import load_stage
+
+NETS = """
+from torch import nn
+
+class Net(nn.Module):
+    input_size, mean, std, scale = (8, 8), (0.5,), (0.25,), 16.0
+
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(),
+                                    nn.Linear(width, 10))
+
+    def forward(self, x):
+        return self.layers(x)
+
+def tiny():
+    return Net(4)
+
+def big():
+    return Net(32)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a cascade of two networks with random weights, for digits."""
+    monkeypatch.chdir(tmp_path)
+    Path("onnx_digit_nets.py").write_text(NETS)
+    stages: dict[str, Stage] = {
+        name: load_stage(f"py:onnx_digit_nets:{name}?weights=random") for name in ("tiny", "big")
+    }
+    save_cascade(Cascade(stages, Policy.pair("tiny", "big", 0.16)), "cascade")
+    return tmp_path
+
+
+def test_export_and_check(here: Path, run: Run) -> None:
+    said = run("export", "cascade", "--onnx", "out", "--check", "digits:heldout", "--json")
+    assert said.code == 0, said.err
+    data = json.loads(said.out)
+    assert data["images"] == {"name": "images", "dtype": "uint8", "shape": [1, 8, 8]}
+    assert data["exits"] == ["tiny", "big"]
+    assert data["check"]["samples"] > 300
+    assert data["check"]["unexplained"] == 0
+    assert is_onnx_bundle("out")
+    answers = load_onnx("out", threads=1).answer(np.zeros((3, 1, 8, 8), np.uint8))
+    assert len(answers) == 3
+
+
+def test_export_in_words(here: Path, run: Run) -> None:
+    save_cascade(
+        Cascade({"tiny": load_stage("py:onnx_digit_nets:tiny")}, Policy.single("tiny")), "cascade"
+    )
+    said = run("export", "cascade", "--onnx", "out", "--size", "10x9", "--check", "digits:heldout")
+    assert said.code == 2
+    assert r"found uint8 (1, 8, 8): resize or convert them" in said.err
+    said = run("export", "cascade", "--onnx", "out")
+    assert said.code == 0, said.err
+    assert "1 ONNX model for images uint8 1x8x8" in said.out
+
+
+@pytest.mark.parametrize(
+    ("differing", "unexplained", "words"),
+    [
+        (0, 0, "1,000 of 1,000 images are answered alike"),
+        (3, 0, "997 of 1,000 images are answered alike; 3 differ, all near a threshold or a tie"),
+        (3, 2, "alike; 3 differ, 2 of them away from any threshold or tie"),
+    ],
+)
+def test_agreement_in_words(differing: int, unexplained: int, words: str) -> None:
+    assert words in told(Agreement(1000, differing, unexplained, 1e-6, 1e-3))
+
+
+def test_a_size_that_cannot_be_read(here: Path, run: Run) -> None:
+    said = run("export", "cascade", "--onnx", "out", "--size", "big")
+    assert said.code == 2
+    assert "--size reads HxW in pixels, found 'big'" in said.err
