@@ -136,13 +136,13 @@ def on_onnx(make: Callable[[], Cascade], *, count: int, clients: int = 0) -> Cal
 
 
 SETTINGS: dict[str, Callable[[], Any]] = {
-    "pair": on_torch(pair, count=10_000, clients=CLIENTS),
-    "pair, faster": on_torch(lambda: pair(FAST), count=10_000, clients=CLIENTS),
+    "pair": on_torch(pair, count=2_560, clients=CLIENTS),
+    "pair, faster": on_torch(lambda: pair(FAST), count=2_560, clients=CLIENTS),
     "timm": on_timm,
-    "exits": on_torch(exits, count=10_000),
-    "exits, faster": on_torch(lambda: exits(FAST), count=10_000),
-    "onnx pair": on_onnx(pair, count=4_000),
-    "onnx exits": on_onnx(exits, count=4_000),
+    "exits": on_torch(exits, count=2_560),
+    "exits, faster": on_torch(lambda: exits(FAST), count=2_560),
+    "onnx pair": on_onnx(pair, count=2_560),
+    "onnx exits": on_onnx(exits, count=2_560),
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import sys
 import urllib.error
 from pathlib import Path
@@ -105,6 +106,13 @@ def test_a_checkpoint_is_loaded_but_never_when_building(factories: str, tmp_path
     built = build_stage(f"py:{factories}:full?checkpoint=gone.safetensors")
     assert built.preprocess == stage.preprocess
     assert built.origin["spec"] == f"py:{factories}:full?checkpoint=gone.safetensors"
+
+
+def test_stages_can_be_copied(factories: str) -> None:
+    stage = load_stage(f"py:{factories}:full")
+    copied = copy.deepcopy(stage)
+    assert copied.origin == stage.origin
+    assert copied.weights_hash == stage.weights_hash
 
 
 def test_another_way_to_run_a_model(factories: str) -> None:

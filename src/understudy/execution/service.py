@@ -18,6 +18,7 @@ import numpy as np
 from understudy.execution.answers import Answer
 from understudy.execution.faults import ExecutionError, ExecutorClosed
 from understudy.execution.line import Line
+from understudy.execution.openmp import release_threads
 from understudy.execution.protocol import Array, Judge, Runnable, Said
 from understudy.execution.request import Counter, Door, Request, failure, hand, together
 from understudy.execution.room import Load
@@ -139,6 +140,7 @@ class Service:
             self._inside[request.number] = counter.pending[request.number] = request
             self._tally.came(1)
             if self._thread is None:
+                release_threads()  # of this thread, which may have computed before
                 self._thread = Thread(target=self._work, name="understudy executor", daemon=True)
                 self._thread.start()
             first = counter.line.judges[0].name

@@ -108,14 +108,16 @@ def _saver(companion: Companion, *, root: str) -> Stage:
 
 
 class WholeNetwork(ExitStage):
-    """The end of a network; asked first it is the network as it is, not its segments."""
+    """The end of a network; asked first it is the network as it is, not its segments, unless these
+    are the faster ones."""
 
     @torch.inference_mode()
     def run(
         self, images: Images, state: State = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
     ) -> StageOutput:
         """Logits, the named confidence, and the state as it came."""
-        if any(key.startswith(f"{self.name}@") for key in state):
+        begun = any(key.startswith(f"{self.name}@") for key in state)
+        if begun or self.network.variant.folded:
             return super().run(images, state, confidence=confidence)
         logits = self.network.stage.model(self.network.prepare(images))
         return StageOutput(logits, confidence_functions[confidence](logits), state)

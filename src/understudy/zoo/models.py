@@ -147,7 +147,7 @@ def _make(spec: Spec, *, published: bool) -> Stage:
             stage = _python_stage(spec)
         else:
             stage = _HUBS[spec.scheme](spec.target, classes=_classes(spec), published=published)
-    stage.origin = MappingProxyType({**stage.origin, "spec": spec.text})
+    stage.origin = {**stage.origin, "spec": spec.text}  # a plain dict: modules get deep-copied
     return stage
 
 
