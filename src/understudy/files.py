@@ -62,6 +62,23 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_own_folder(path: str | Path, *, mark: str, rule: str) -> None:
+    """Refuse to replace a folder that is something else: replacing it removes all that is in it.
+
+    Args:
+        path: nothing yet, an empty folder, or one that holds the file `mark`.
+        mark: the file by which a folder of that kind is known.
+        rule: for the message, such as "a cascade goes into a folder of its own".
+
+    Raises:
+        UnderstudyError: something else is there.
+    """
+    place = Path(path)
+    free = not place.exists() or (place.is_dir() and not any(place.iterdir()))
+    if not free and not (place / mark).is_file():
+        raise UnderstudyError(f"{rule}, {str(path)!r} is something else: choose another place")
+
+
 def write_json(path: str | Path, data: Any) -> None:
     """Write strict JSON (no NaN, no Infinity), atomically, the same bytes for the same data."""
     text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
+
+from understudy.execution.faults import NotANumber
+from understudy.execution.protocol import Judge, Said
 
 Array = npt.NDArray[Any]
 
@@ -56,3 +60,25 @@ class Answers:
     def exit_names(self) -> list[str]:
         """The name of the exit that answered, per row; empty where none did."""
         return ["" if n == FAILED else self.exits[n] for n in self.exit.tolist()]
+
+
+def gathered(
+    visits: Iterable[tuple[Array, Said, Judge]], count: int, exits: tuple[str, ...]
+) -> Answers:
+    """The answers to one batch: whoever spoke of a row last has answered it.
+
+    Args:
+        visits: the rows that reached a stage, what it said about them, and the stage, in order.
+        count: how many rows the batch has.
+        exits: the names of the cascade's stages.
+    """
+    prediction, exit = np.empty(count, np.int64), np.empty(count, np.int64)
+    confidence, failed = np.empty(count, np.float32), dict[int, str]()
+    for rows, said, judge in visits:
+        prediction[rows], confidence[rows] = said.prediction, said.confidence
+        exit[rows] = judge.number
+        silent = np.isnan(said.confidence)
+        silent[said.left] = False
+        prediction[rows[silent]] = exit[rows[silent]] = FAILED
+        failed |= dict.fromkeys(rows[silent].tolist(), str(NotANumber(judge.name)))
+    return Answers(prediction, confidence, exit, exits, failed)

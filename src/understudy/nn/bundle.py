@@ -14,8 +14,14 @@ from torch import nn
 from understudy.average import average_of
 from understudy.deferral import DeferralScore
 from understudy.dial import Setting
-from understudy.errors import ModelError, UnderstudyError
-from understudy.files import check_version, read_json, replacing_folder, write_json
+from understudy.errors import ModelError
+from understudy.files import (
+    check_own_folder,
+    check_version,
+    read_json,
+    replacing_folder,
+    write_json,
+)
 from understudy.nn.cascade import Cascade
 from understudy.nn.derived import AverageStage
 from understudy.nn.exit_folder import network_from_dict, network_to_dict
@@ -60,7 +66,7 @@ def save_cascade(
             'it from a spec such as "timm:NAME" or "py:module:factory", or name one with '
             'Stage(model, origin={"spec": ...})'
         )
-    _check_replaceable(Path(path))
+    check_own_folder(path, mark=NAME, rule="a cascade goes into a folder of its own")
     files = _file_names((*models, *networks))
     data = {
         "format": FORMAT,
@@ -200,16 +206,6 @@ def _load_weights(model: nn.Module, file: Path, name: str) -> None:
             f"the weights of {name!r} do not fit the model that its spec makes "
             f"({' '.join(str(error).split())[:200]}): use the versions it was built with"
         ) from error
-
-
-def _check_replaceable(path: Path) -> None:
-    """Refuse to replace what is not a cascade: replacing a folder removes all that is in it."""
-    free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    if not free and not (path / NAME).is_file():
-        raise UnderstudyError(
-            f"a cascade goes into a folder of its own, {str(path)!r} is something else: choose "
-            "another place"
-        )
 
 
 def _file_names(exits: Sequence[str]) -> dict[str, str]:

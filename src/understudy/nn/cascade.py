@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from understudy.average import Average, average_of
 from understudy.deferral import LEARNED, DeferralScore, scores_of
-from understudy.dial import Setting, dialled, settings_of
+from understudy.dial import Setting, settings_of
 from understudy.errors import DataError, ModelError, PolicyError, listed, unknown
-from understudy.execution.answers import FAILED, Answers
-from understudy.execution.faults import NotANumber
+from understudy.execution.answers import Answers, gathered
+from understudy.execution.plan import Planned
 from understudy.execution.protocol import Array, Said, decided
 from understudy.nn.confidence import acceptance_floor, confidence_functions
 from understudy.nn.deferral import deferral_score
@@ -128,13 +128,7 @@ class _Visit(NamedTuple):
     judge: Judge
 
 
-@dataclass(frozen=True)
-class _Plan:
-    policy: Policy
-    judges: tuple[Judge, ...]
-
-
-class Cascade(nn.Module):
+class Cascade(nn.Module, Planned[Judge]):
     """Executes a policy; a drop-in for its last model, which can switch the policy while running.
 
     Args:
@@ -173,43 +167,12 @@ class Cascade(nn.Module):
         self.frontier = tuple(frontier)
         self.scores = dict(scores)
         self._stages = nn.ModuleList(made.values())
-        self._plan = self._planned(policy)
+        self.policy = policy
 
     @property
     def stages(self) -> dict[str, Stage]:
         """The stages by name."""
         return dict(zip(self.exits, self._stages, strict=True))  # type: ignore[arg-type]
-
-    @property
-    def policy(self) -> Policy:
-        """What is executed. Setting it takes effect at the next batch, in whatever thread.
-
-        A batch reads the policy once, when it starts, so none is answered by half of two.
-
-        Raises:
-            PolicyError: on setting, an exit or a confidence that there is not.
-        """
-        return self._plan.policy
-
-    @policy.setter
-    def policy(self, policy: Policy) -> None:
-        self._plan = self._planned(policy)
-
-    def dial(self, *, max_drop: float | None = None, cost: float | None = None) -> Setting:
-        """Switch to the cheapest certified setting within a drop (points), or the one with the
-        least drop within a mean cost per sample; from the next batch on, in whatever thread.
-
-        Raises:
-            PolicyError: no setting of the frontier fits, or not exactly one of the two is given.
-        """
-        setting = dialled(self.frontier, max_drop=max_drop, cost=cost)
-        self.policy = setting.policy
-        return setting
-
-    @property
-    def judges(self) -> tuple[Judge, ...]:
-        """The stages of the policy in the order they are asked, each with its rule."""
-        return self._plan.judges
 
     @torch.inference_mode()
     def forward(self, images: Images) -> Tensor:
@@ -236,25 +199,14 @@ class Cascade(nn.Module):
             DataError: no image, or images that a stage cannot take.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
-        count = len(images)
-        prediction, exit = np.empty(count, np.int64), np.empty(count, np.int64)
-        confidence = np.empty(count, np.float32)
-        failed: dict[int, str] = {}
-        for rows, said, _, judge in _visits(self.judges, images):
-            prediction[rows], confidence[rows] = said.prediction, said.confidence
-            exit[rows] = judge.number
-            if judge.floor is None:
-                silent = rows[np.isnan(said.confidence)]
-                prediction[silent] = exit[silent] = FAILED
-                failed = dict.fromkeys(silent.tolist(), str(NotANumber(judge.name)))
-        return Answers(prediction, confidence, exit, self.exits, failed)
+        visits = ((v.rows, v.said, v.judge) for v in _visits(self.judges, images))
+        return gathered(visits, len(images), self.exits)
 
-    def _planned(self, policy: Policy) -> _Plan:
-        judges = tuple(
+    def _judged(self, policy: Policy) -> tuple[Judge, ...]:
+        return tuple(
             self._judge(step, later=policy.exits[number + 1 :])
             for number, step in enumerate(policy.stages)
         )
-        return _Plan(policy, judges)
 
     def _judge(self, step: Step, *, later: Sequence[str]) -> Judge:
         if step.exit not in self.exits:

@@ -12,8 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from understudy.errors import ModelError, UnderstudyError
-from understudy.files import check_version, read_json, replacing_folder, write_json
+from understudy.errors import ModelError
+from understudy.files import (
+    check_own_folder,
+    check_version,
+    read_json,
+    replacing_folder,
+    write_json,
+)
 from understudy.nn.heads import Head, PlainHead
 from understudy.nn.network import Companion, ExitNetwork, Point
 from understudy.nn.sequence import ExitSequence
@@ -240,9 +246,4 @@ def check_replaceable(path: Path) -> None:
     Raises:
         UnderstudyError: something else is there.
     """
-    free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    if not free and not (path / NAME).is_file():
-        raise UnderstudyError(
-            f"exits go into a folder of their own, {str(path)!r} is something else: choose "
-            "another place"
-        )
+    check_own_folder(path, mark=NAME, rule="exits go into a folder of their own")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import numpy.typing as npt
 
 from understudy.average import Average
 from understudy.deferral import LEARNED, DeferralScore
-from understudy.dial import Setting, dialled
+from understudy.dial import Setting
 from understudy.errors import ModelError, PolicyError, listed, unknown
-from understudy.execution.answers import FAILED, Answers
-from understudy.execution.faults import NotANumber
+from understudy.execution.answers import Answers, gathered
+from understudy.execution.plan import Planned
+from understudy.execution.protocol import Said
 from understudy.onnx.bundle import IMAGES, Bundle, Value, file_of, logits_of, read_bundle
 from understudy.onnx.confidence import confidence_functions, deferral_score
 from understudy.onnx.flow import Flow, Step
@@ -28,13 +28,7 @@ from understudy.policy import Step as Rule
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    policy: Policy
-    judges: tuple[OnnxJudge, ...]
-
-
-class OnnxCascade:
+class OnnxCascade(Planned[OnnxJudge]):
     """Executes a policy in ONNX Runtime, and can switch it while running; see `load_onnx`.
 
     It decides like the cascade it was exported from, away from the thresholds by more than
@@ -65,36 +59,7 @@ class OnnxCascade:
         self.frontier = tuple(frontier)
         self.scores = dict(scores or {})
         self._flow = flow
-        self._plan = self._planned(policy)
-
-    @property
-    def policy(self) -> Policy:
-        """What is executed. Setting it takes effect at the next batch, in whatever thread.
-
-        Raises:
-            PolicyError: on setting, an exit or a confidence that there is not.
-        """
-        return self._plan.policy
-
-    @policy.setter
-    def policy(self, policy: Policy) -> None:
-        self._plan = self._planned(policy)
-
-    def dial(self, *, max_drop: float | None = None, cost: float | None = None) -> Setting:
-        """Switch to the cheapest certified setting within a drop (points), or the one with the
-        least drop within a mean cost per sample; from the next batch on, in whatever thread.
-
-        Raises:
-            PolicyError: no setting of the frontier fits, or not exactly one of the two is given.
-        """
-        setting = dialled(self.frontier, max_drop=max_drop, cost=cost)
-        self.policy = setting.policy
-        return setting
-
-    @property
-    def judges(self) -> tuple[OnnxJudge, ...]:
-        """The stages of the policy in the order they are asked, each with its rule."""
-        return self._plan.judges
+        self.policy = policy
 
     def answer(self, images: Any) -> Answers:
         """The answers, how sure they are, and which exit gave each.
@@ -105,25 +70,8 @@ class OnnxCascade:
         Raises:
             DataError: no image, or images of another shape or dtype.
         """
-        batch, state = taken(images, self.images), dict[str, Array]()
-        count = len(batch)
-        prediction, exit = np.empty(count, np.int64), np.empty(count, np.int64)
-        confidence = np.empty(count, np.float32)
-        failed: dict[int, str] = {}
-        rows = np.arange(count)
-        for judge in self.judges:
-            said = judge.ask(batch, state)
-            prediction[rows], confidence[rows] = said.prediction, said.confidence
-            exit[rows] = judge.number
-            if judge.threshold is None:
-                silent = rows[np.isnan(said.confidence)]
-                prediction[silent] = exit[silent] = FAILED
-                failed = dict.fromkeys(silent.tolist(), str(NotANumber(judge.name)))
-            if not len(said.left):
-                break
-            rows, batch = rows[said.left], said.images[said.left]
-            state = {name: value[said.left] for name, value in said.state.items()}
-        return Answers(prediction, confidence, exit, self.exits, failed)
+        batch = taken(images, self.images)
+        return gathered(_visits(self.judges, batch), len(batch), self.exits)
 
     def logits(self, exit: str, images: Any) -> Array:
         """The logits of one exit, (N, C) float32, everything being run.
@@ -135,7 +83,7 @@ class OnnxCascade:
         self._check_exit(exit)
         return self._flow.value(logits_of(exit), {IMAGES: taken(images, self.images)})
 
-    def _planned(self, policy: Policy) -> _Plan:
+    def _judged(self, policy: Policy) -> tuple[OnnxJudge, ...]:
         for rule in policy.stages:
             self._check_exit(rule.exit)
         goals = [logits_of(name) for name in policy.exits]
@@ -146,7 +94,7 @@ class OnnxCascade:
             keeps = frozenset().union(*later) - {IMAGES}
             known = keeps | {IMAGES}
             judges.append(self._judge(rule, keeps))
-        return _Plan(policy, tuple(judges))
+        return tuple(judges)
 
     def _judge(self, rule: Rule, keeps: frozenset[str]) -> OnnxJudge:
         sure = confidence_functions.get(rule.confidence)
@@ -178,6 +126,18 @@ class OnnxCascade:
     def _check_exit(self, exit: str) -> None:
         if exit not in self.exits:
             raise PolicyError(unknown("stage", exit, self.exits) + " in this cascade")
+
+
+def _visits(judges: Sequence[OnnxJudge], batch: Array) -> Iterator[tuple[Array, Said, OnnxJudge]]:
+    """The stages one after another, each with the rows that reach it."""
+    rows, state = np.arange(len(batch)), dict[str, Array]()
+    for judge in judges:
+        said = judge.ask(batch, state)
+        yield rows, said, judge
+        if not len(said.left):
+            return
+        rows, batch = rows[said.left], said.images[said.left]
+        state = {name: value[said.left] for name, value in said.state.items()}
 
 
 def load_onnx(

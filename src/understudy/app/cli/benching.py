@@ -64,9 +64,9 @@ def bench(
             max_drop=max_drop,
             on_progress=advance,
         )
-    if out is not None:
-        write_json(out, found.to_dict())
     answer(_view(found), found.to_dict(), as_json=as_json)
+    if out is not None:  # told before: minutes of work are not lost to a path
+        write_json(out, found.to_dict())
 
 
 def _view(found: Bench) -> Group:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from understudy.nn import Cascade
     from understudy.nn.images import Images
     from understudy.onnx import Agreement
+    from understudy.zoo import DataSet
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -56,12 +57,13 @@ def export(
     sides = None if size is None else _sides(size)
     with progress("steps") as advance:
         from understudy.onnx import export_onnx
-        from understudy.zoo import load_cascade
+        from understudy.zoo import load_cascade, open_data
 
         loaded = load_cascade(cascade)
+        data = None if check is None else open_data(check)
         bundle = export_onnx(loaded, onnx, size=sides, exits=exit, on_progress=advance)
-        found = None if check is None else _checked(loaded, onnx, check, batch, advance)
-    data = {
+        found = None if data is None else _checked(loaded, onnx, data, batch, advance)
+    facts = {
         "onnx": str(onnx),
         "images": bundle.images.to_dict(),
         "exits": list(bundle.exits),
@@ -78,7 +80,7 @@ def export(
     ]
     if found is not None:
         lines.append(told(found))
-    answer(Text("\n".join(lines)), data, as_json=as_json)
+    answer(Text("\n".join(lines)), facts, as_json=as_json)
 
 
 def _sides(text: str) -> tuple[int, int]:
@@ -88,17 +90,17 @@ def _sides(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _checked(cascade: Cascade, folder: Path, data: str, batch: int, advance: Advance) -> Agreement:
+def _checked(
+    cascade: Cascade, folder: Path, data: DataSet, batch: int, advance: Advance
+) -> Agreement:
     from understudy.onnx import agreement, load_onnx
-    from understudy.zoo import batches, open_data
-
-    opened = open_data(data)
+    from understudy.zoo import batches
 
     def images() -> Iterator[Images]:
-        for number, block in enumerate(batches(opened, size=batch), start=1):
+        for number, block in enumerate(batches(data, size=batch), start=1):
             if len(block):
                 yield block.images
-            advance("check", min(number * batch, len(opened)), len(opened))
+            advance("check", min(number * batch, len(data)), len(data))
 
     return agreement(cascade, load_onnx(folder), images())
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from understudy.errors import MissingExtra, ModelError, UnderstudyError
-from understudy.files import replacing_folder, write_json
+from understudy.errors import MissingExtra, ModelError
+from understudy.files import check_own_folder, replacing_folder, write_json
 from understudy.nn.cascade import Cascade
 from understudy.onnx.bundle import IMAGES, NAME, PIECES, Bundle, Piece, Value, hashes_of
 from understudy.onnx.cascade import load_onnx
@@ -63,7 +63,7 @@ def export_onnx(
         UnderstudyError: the folder cannot be written, or holds something else.
     """
     _check_installed()
-    _check_replaceable(Path(into))
+    check_own_folder(into, mark=NAME, rule="an exported cascade goes into a folder of its own")
     if image is not None and size is not None:
         raise ModelError(
             f"images come in one size, found `image` {tuple(image.shape)} and size {size}: give one"
@@ -246,13 +246,3 @@ def _check_installed() -> None:
     onnx_runtime()
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise MissingExtra("exporting a cascade to ONNX", "export")
-
-
-def _check_replaceable(path: Path) -> None:
-    """Refuse to replace what is not an exported cascade: replacing a folder removes all in it."""
-    free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    if not free and not (path / NAME).is_file():
-        raise UnderstudyError(
-            f"an exported cascade goes into a folder of its own, {str(path)!r} is something else: "
-            "choose another place"
-        )
