@@ -52,7 +52,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
 def _ratios(model: nn.Module, images: Tensor) -> dict[str, Any]:
     model.eval()
     stages = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -211,49 +211,57 @@ def bench(
             f"{len(images)} images, {rounds} rounds, batches of {batch} and {clients} clients"
         )
     seen = _watched(cascade, images, batch)
-    ways: dict[str, Callable[[], float]] = {
+    ways: dict[str, Callable[[], _Turn]] = {
         LARGE: lambda: _timed(lambda: _alone(cascade.judges[-1], images, batch)),
         LITTLE: lambda: _timed(lambda: _alone(cascade.judges[0], images, batch)),
         NAIVE: lambda: _timed(lambda: _naive(cascade.judges, images, batch)),
         EXECUTOR: lambda: _timed(lambda: _mapped(cascade, images, batch)),
         IDEAL: lambda: _ideal(seen),
     }
-    turns, done = (rounds + 1) * (len(ways) + (3 if clients else 0)), 0
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    loads: dict[str, list[tuple[float, Array]]] = {LARGE: [], EXECUTOR: []}
-    ideal_online: list[float] = []
-    few = _watched(cascade, images, clients) if clients else {}
-    alone = _Only(cascade)
-
-    def step(what: str) -> None:
-        nonlocal done
-        done += 1
-        if on_progress is not None:
-            on_progress(what, done, turns)
-
-    for number in range(rounds + 1):
-        order = list(ways) if number % 2 else list(reversed(ways))
-        for name in order:
-            took = ways[name]()
-            seconds[name] += [took] if number else []
-            step(name)
-        if clients:
-            for name, runnable in ((LARGE, alone), (EXECUTOR, cascade)):
-                load = asyncio.run(_served(runnable, images, clients))
-                loads[name] += [load] if number else []
-                step(f"{name}, {clients} clients")
-            took = _ideal(few)
-            ideal_online += [took] if number else []
-            step(IDEAL)
+    served: dict[str, Callable[[], _Turn]] = {}
+    if clients:
+        few, alone = _watched(cascade, images, clients), _Only(cascade)
+        served = {
+            LARGE: lambda: asyncio.run(_served(alone, images, clients)),
+            EXECUTOR: lambda: asyncio.run(_served(cascade, images, clients)),
+            IDEAL: lambda: _ideal(few),
+        }
+    online = {name: f"{name}, {clients} clients" for name in served}
+    told = _in_turns(
+        ways | {online[name]: way for name, way in served.items()}, rounds, on_progress
+    )
+    seconds = {name: tuple(turn.seconds for turn in turns) for name, turns in told.items()}
     return Bench(
         images=len(images),
         batch=batch,
-        seconds={name: tuple(times) for name, times in seconds.items()},
+        seconds={name: seconds[name] for name in ways},
         reached={name: watch.rows for name, watch in seen.items()},
         large=cascade.judges[-1].name,
-        online={name: _load(clients, told) for name, told in loads.items() if told},
-        ideal_online=tuple(ideal_online),
+        online={name: _load(clients, told[online[name]]) for name in served if name != IDEAL},
+        ideal_online=seconds[online[IDEAL]] if served else (),
     )
+
+
+class _Turn(NamedTuple):
+    """Seconds, and the ms that every request waited where there are requests."""
+
+    seconds: float
+    latencies: Array = np.empty(0)
+
+
+def _in_turns(
+    ways: Mapping[str, Callable[[], _Turn]], rounds: int, on_progress: Progress | None
+) -> dict[str, list[_Turn]]:
+    """Each in every round, forwards and backwards by turns; a first round is not counted."""
+    told: dict[str, list[_Turn]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        order = list(ways)[:: 1 if number % 2 else -1]
+        for place, name in enumerate(order, start=1):
+            turn = ways[name]()
+            told[name] += [turn] if number else []
+            if on_progress is not None:
+                on_progress("bench", number * len(ways) + place, (rounds + 1) * len(ways))
+    return told
 
 
 class _Watch:
@@ -280,7 +288,7 @@ class _Watch:
         """What all its rows take, in full batches."""
         asked = sum(len(images) for images, _ in self.kept)
         took = _timed(lambda: [self._judge.ask(images, state) for images, state in self.kept])
-        return took * self.rows / asked if asked else 0.0
+        return took.seconds * self.rows / asked if asked else 0.0
 
     def _copy(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -316,8 +324,8 @@ def _watched(cascade: Runnable, images: Any, size: int) -> dict[str, _Watch]:
     return {watch.name: watch for watch in watches}
 
 
-def _ideal(watches: Mapping[str, _Watch]) -> float:
-    return sum(watch.seconds() for watch in watches.values())
+def _ideal(watches: Mapping[str, _Watch]) -> _Turn:
+    return _Turn(sum(watch.seconds() for watch in watches.values()))
 
 
 def _parts(images: Any, size: int) -> Iterator[Any]:
@@ -355,7 +363,7 @@ def _mapped(cascade: Runnable, images: Any, batch: int) -> None:
             pass
 
 
-async def _served(cascade: Runnable, images: Any, clients: int) -> tuple[float, Array]:
+async def _served(cascade: Runnable, images: Any, clients: int) -> _Turn:
     """Seconds until all images are answered, and how long each waited, in ms."""
     waiting = iter(range(len(images)))
     latencies = np.zeros(len(images))
@@ -369,19 +377,19 @@ async def _served(cascade: Runnable, images: Any, clients: int) -> tuple[float, 
     async with Executor(cascade, max_batch=clients) as executor:
         start = perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return perf_counter() - start, latencies
+        return _Turn(perf_counter() - start, latencies)
 
 
-def _load(clients: int, told: Sequence[tuple[float, Array]]) -> Load:
-    middle = sorted(told, key=lambda one: one[0])[len(told) // 2]
-    ms = {f"p{n}": float(np.percentile(middle[1], n)) for n in (50, 95, 99)}
-    return Load(clients, len(middle[1]), tuple(seconds for seconds, _ in told), ms)
+def _load(clients: int, turns: Sequence[_Turn]) -> Load:
+    middle = sorted(turns, key=lambda turn: turn.seconds)[len(turns) // 2].latencies
+    ms = {f"p{n}": float(np.percentile(middle, n)) for n in (50, 95, 99)}
+    return Load(clients, len(middle), tuple(turn.seconds for turn in turns), ms)
 
 
-def _timed(work: Callable[[], Any]) -> float:
+def _timed(work: Callable[[], Any]) -> _Turn:
     start = perf_counter()
     work()
-    return perf_counter() - start
+    return _Turn(perf_counter() - start)
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> float:

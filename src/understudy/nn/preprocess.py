@@ -105,6 +105,21 @@ class Preprocess:
                 f"found {str(data)[:120]}: mend the file"
             ) from error
 
+    def covering(self, height: int, width: int) -> tuple[int, int]:
+        """What images of a size are resized to before their centre of `size` is cut out.
+
+        >>> Preprocess((14, 14), (0.0,), (1.0,), crop=14 / 16).covering(64, 32)
+        (32, 16)
+        """
+        if self.size is None:
+            return height, width
+        rows, columns = (math.floor(side / self.crop) for side in self.size)
+        if self.squash:
+            return rows, columns
+        if rows * width >= columns * height:
+            return rows, max(columns, rows * width // height)
+        return max(rows, columns * height // width), columns
+
     def _resized(self, images: Images) -> Tensor:
         if isinstance(images, Tensor):
             self._check(images, dims=4)
@@ -132,8 +147,7 @@ class Preprocess:
         if self.size is None or (self.crop == 1.0 and (height, width) == self.size):
             return pixels
         functional = _torchvision()
-        target = (math.floor(self.size[0] / self.crop), math.floor(self.size[1] / self.crop))
-        covering = list(target) if self.squash else _cover(height, width, target)
+        covering = list(self.covering(height, width))
         resized = functional.resize(
             pixels, covering, interpolation=self.interpolation, antialias=True
         )
@@ -153,13 +167,6 @@ class Preprocess:
                 f"images are {shape} with C = {channels}, found the shape {tuple(images.shape)}: "
                 "convert them to the channels the model takes"
             )
-
-
-def _cover(height: int, width: int, target: tuple[int, int]) -> list[int]:
-    """The smallest size of the same aspect that covers the target."""
-    if target[0] * width >= target[1] * height:
-        return [target[0], max(target[1], target[0] * width // height)]
-    return [max(target[0], target[1] * height // width), target[1]]
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from understudy.errors import DataError, MissingExtra, ModelError
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
-from understudy.onnx.exporting.resize import Resize, covering_and_box
+from understudy.onnx.exporting.resize import Resize, centre
 
 TOLERANCE = 1e-3
 _PROBES = 4
@@ -32,12 +32,8 @@ class Pixels(nn.Module):
         self.resize: nn.Module = nn.Identity()
         self.box: tuple[int, int, int, int] | None = None
         if preprocess.size is not None and (preprocess.crop != 1.0 or size != preprocess.size):
-            target = (
-                math.floor(preprocess.size[0] / preprocess.crop),
-                math.floor(preprocess.size[1] / preprocess.crop),
-            )
-            squash = preprocess.squash
-            covering, box = covering_and_box(size, target, preprocess.size, squash=squash)
+            covering = preprocess.covering(*size)
+            box = centre(covering, preprocess.size)
             if covering == size:
                 self.box = box
             else:

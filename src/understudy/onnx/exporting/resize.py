@@ -107,21 +107,11 @@ def _cubic(x: float) -> float:
     return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
 
 
-def covering_and_box(
-    before: tuple[int, int], target: tuple[int, int], size: tuple[int, int], *, squash: bool
-) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """What images of one size are resized to until they cover `target`, and the box in its centre.
+def centre(covering: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the box in the centre.
 
-    >>> covering_and_box((64, 32), (16, 16), (14, 14), squash=False)
-    ((32, 16), (9, 1, 14, 14))
+    >>> centre((32, 16), (14, 14))
+    (9, 1, 14, 14)
     """
-    covering = target if squash else _cover(before, target)
     top, left = (round((c - s) / 2) for c, s in zip(covering, size, strict=True))
-    return covering, (top, left, *size)
-
-
-def _cover(before: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    height, width = before
-    if target[0] * width >= target[1] * height:
-        return target[0], max(target[1], target[0] * width // height)
-    return max(target[0], target[1] * height // width), target[1]
+    return (top, left, *size)
