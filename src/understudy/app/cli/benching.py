@@ -11,10 +11,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from understudy.app.cli.options import Data, Dialled, Folder, Json, StageBatch
 from understudy.app.cli.terminal import answer, progress
 from understudy.execution.bench import EXECUTOR, LITTLE, Bench
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 WIDTH = 30
 
 
@@ -23,27 +23,15 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    cascade: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CASCADE", help="What `build` or `export` wrote.", show_default=False
-        ),
-    ],
-    data: Annotated[str, typer.Option(metavar="DATA", help="folder:DIR, parquet:FILE or digits:")],
+    cascade: Folder,
+    data: Data,
     images: Annotated[int, typer.Option(min=1, help="Images that a round answers.")] = 2000,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")] = 256,
+    batch: StageBatch = 256,
     rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is timed.")] = 5,
     clients: Annotated[
         int, typer.Option(min=0, help="Clients that wait for answers; 0 leaves latencies out.")
     ] = 64,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            metavar="POINTS",
-            help="Dial to the cheapest certified plan within this drop. "
-            "[dim]Default: as it was built.[/]",
-        ),
-    ] = None,
+    max_drop: Dialled = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the figures (JSON).")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import UsageError, answer, note, number, numbers, pairs
 from understudy.difficulty import difficulty as compute_difficulty
 from understudy.files import write_json
@@ -37,7 +38,6 @@ Confidence = Annotated[
         help="The stored confidence that stages are judged by; `deferral` learns one on tune.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:

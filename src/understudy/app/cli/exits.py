@@ -13,10 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import answer, note, progress
 from understudy.show import percent
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import UsageError, answer, progress
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from understudy.nn.images import Images
     from understudy.onnx import Agreement
     from understudy.zoo import DataSet
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:

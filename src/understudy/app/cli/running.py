@@ -10,11 +10,10 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from understudy.app.cli.options import Data, Dialled, Folder, Json, StageBatch
 from understudy.app.cli.terminal import answer, answer_alone, note, pairs, progress
 from understudy.result import Result
 from understudy.show import cost_text, percent, shares_text
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,25 +65,13 @@ def build(
 
 
 def run(
-    cascade: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CASCADE", help="What `build` or `export` wrote.", show_default=False
-        ),
-    ],
-    data: Annotated[str, typer.Option(metavar="DATA", help="folder:DIR, parquet:FILE or digits:")],
+    cascade: Folder,
+    data: Data,
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the answers go: .parquet or .csv.")
     ] = Path("answers.parquet"),
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            metavar="POINTS",
-            help="Dial to the cheapest certified plan within this drop. "
-            "[dim]Default: as it was built.[/]",
-        ),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")] = 256,
+    max_drop: Dialled = None,
+    batch: StageBatch = 256,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     as_json: Json = False,
 ) -> None:

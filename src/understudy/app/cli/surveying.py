@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli.choosing import Confidence, Json, Reference, TablePath, Unit
+from understudy.app.cli.choosing import Confidence, Reference, TablePath, Unit
+from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import answer, numbers, progress
 from understudy.show import optimism_view
 from understudy.store import load_table

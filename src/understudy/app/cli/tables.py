@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
+from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import UsageError, answer, note, number, pairs, progress, shares
 from understudy.errors import listed
 from understudy.predictions import LabelFile, import_predictions
@@ -20,7 +21,6 @@ from understudy.show import table_view
 from understudy.split import DEFAULT_SHARES
 from understudy.store import check_target, save_table
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Split = Annotated[
     str | None,
     typer.Option(

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import UsageError, answer, answer_alone
 from understudy.show import cost_text, percent
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from understudy.nn.stage import Stage
     from understudy.nn.taps import Tap
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 BAR = 20  # characters
 
