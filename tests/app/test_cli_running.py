@@ -137,14 +137,36 @@ def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
     told = answered(run(*asked, "--images", 60, "--clients", 3, "--out", "b.json", "--json"))
     assert told["measured"]["reached"]["tiny"] == 60
     assert told == json.loads(Path("b.json").read_text())
+    assert told["accuracy"]["large model alone"] > 0.5
+    assert min(told["peak_memory_bytes"].values()) > 2**20
     shown = run(*asked, "--clients", 0)
     assert "of the executor" in shown.out
+    assert "peak memory" in shown.out
     assert "600 images, batches of 16" in shown.out
     answered(run("report", "r.json", "--bench", "b.json", "--json"))
     assert "How fast it runs" in Path("report.html").read_text()
     refused(run(*asked, "--max-drop=-50"), "-50")
     refused(run("bench", "images", "--data", "folder:images"), "does not exist")
     refused(run("report", "r.json", "--bench", "r.json"), "is no understudy.bench file")
+
+
+def test_where_to_compute(here: Path, run: Run) -> None:
+    refused(run(*SCORE, "--into", "t", "--device", "abacus"), "device 'abacus' cannot be used")
+    refused(run(*SCORE, "--into", "t", "--measure", "16,0"), "whole numbers from 1 up")
+    answered(run(*SCORE, "--into", "t", "--device", "cpu", "--measure", "1,16", "--json"))
+    assert load_table("t").units == ("MACs", "ms@1", "ms@16")
+    answered(run("search", "t", "--max-drop", 8, "--cost", "ms@16", "--out", "r.json", "--json"))
+    run("build", "r.json", "--into", "cascade")
+    for verb in ("run", "bench"):
+        refused(run(verb, "cascade", "--data", "folder:images", "--device", "abacus"), "'abacus'")
+    asked = ("run", "cascade", "--data", "folder:images", "--device", "cpu", "--json")
+    assert "certified on" not in run(*asked).err
+    record = json.loads(Path("cascade/cascade.json").read_text())
+    record["provenance"]["table"]["provenance"]["runs"][0]["device"] = "cuda"
+    Path("cascade/cascade.json").write_text(json.dumps(record))
+    elsewhere = run(*asked)
+    assert answered(elsewhere)["samples"] == 600
+    assert "certified on cuda and runs on cpu" in elsewhere.err
 
 
 def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:

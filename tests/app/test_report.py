@@ -101,12 +101,17 @@ def test_speed_is_told_where_it_was_measured(result: Result) -> None:
     names = (LARGE, LITTLE, NAIVE, EXECUTOR, IDEAL)
     seconds = {name: (2.0 + number, 1.0 + number) for number, name in enumerate(names)}
     load = Load(7, 100, (1.0,), {"p50": 1.0, "p95": 2.0, "p99": 3.25})
-    bench = Bench(1234, 64, seconds, {HOSTILE: 1234}, HOSTILE, {EXECUTOR: load}, (1.0,))
+    right, memory = dict.fromkeys((LARGE, LITTLE, EXECUTOR), 0.875), {EXECUTOR: 3 * 2**30}
+    bench = Bench(
+        1234, 64, seconds, {HOSTILE: 1234}, HOSTILE, {EXECUTOR: load}, (1.0,), right, memory
+    )
     page = render(result, bench)
     words = Page(page).words()
     assert "1,234 images in batches of 64" in words
     assert "executor, 7" in words
     assert "3.2 ms" in words
+    assert "87.5 %" in words
+    assert "3,072 MiB" in words
     assert f"use {HOSTILE} alone" in words
     assert page.count("How fast it runs") == 1
     assert "How fast it runs" not in render(result)

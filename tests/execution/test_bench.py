@@ -51,6 +51,7 @@ def test_all_that_competes_is_measured_on_the_same_images(tmp_path: Path) -> Non
     assert all(load.requests == 300 for load in found.online.values())
     assert all(list(load.ms) == ["p50", "p95", "p99"] for load in found.online.values())
     assert told[-1][1:] == (24, 24)
+    assert found.accuracy == {}
     write_json(tmp_path / "bench.json", found.to_dict())
     assert Bench.load(tmp_path / "bench.json") == found
     assert cascade.policy == Policy.pair("tiny", "big", 0.5)
@@ -80,6 +81,32 @@ def test_a_cascade_that_is_slower_than_its_large_model_is_told() -> None:
     late = Bench(100, 10, seconds(large=2, little=1, naive=3, executor=2.5, ideal=1.5), {}, "big")
     assert "does not pay in time" in late.verdict
     assert "--unit" not in late.verdict
+
+
+def test_accuracies_of_the_same_images() -> None:
+    cascade, rows = pair()
+    truth = cascade.answer(rows).prediction
+    with torch.inference_mode():
+        tops = {name: stage(rows).argmax(1).numpy() for name, stage in cascade.stages.items()}
+    found = bench(cascade, rows, batch=32, rounds=1, labels=truth)
+    assert found.accuracy == {
+        LARGE: (tops["big"] == truth).mean(),
+        LITTLE: (tops["tiny"] == truth).mean(),
+        EXECUTOR: 1.0,
+    }
+    assert 0 < found.accuracy[LITTLE] < 1
+
+
+def test_a_first_stage_that_is_as_good_is_named() -> None:
+    times = seconds(large=4, little=1, naive=3, executor=2.5, ideal=2)
+    right = {LARGE: 0.9, LITTLE: 0.875, EXECUTOR: 0.875}
+    found = Bench(8, 4, times, {"tiny": 8, "big": 2}, "big", accuracy=right)
+    assert found.verdict.endswith(
+        "On these images tiny alone is as accurate (87.50 %, the cascade 87.50 %) and answers "
+        "2.50 x as many: use it."
+    )
+    better = Bench(8, 4, times, {"tiny": 8}, "big", accuracy={**right, EXECUTOR: 0.88})
+    assert "use it" not in better.verdict
 
 
 def test_clients() -> None:

@@ -2,58 +2,119 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from signal import SIG_DFL, SIGINT, signal
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from understudy.app.running import load_runnable
 from understudy.errors import DataError
-from understudy.execution.bench import Bench, Progress, bench
-from understudy.zoo import batches, open_data
+from understudy.execution.bench import EXECUTOR, LARGE, Bench, Progress, bench, run_alone
+from understudy.zoo import DataSet, batches, open_data
+
+MEASURED = (LARGE, EXECUTOR)
+
+
+class Job(NamedTuple):
+    """What is measured: a cascade, set to a plan, on the first images of a data set."""
+
+    cascade: Path
+    data: str
+    images: int
+    batch: int
+    max_drop: float | None
+    device: str | None
 
 
 def bench_cascade(
-    cascade: Path,
-    data: str,
-    *,
-    images: int,
-    batch: int,
-    rounds: int,
-    clients: int,
-    max_drop: float | None = None,
-    on_progress: Progress | None = None,
+    job: Job, *, rounds: int, clients: int, on_progress: Progress = lambda *_: None
 ) -> Bench:
     """Measure a cascade on the first images of a data set, which are decoded before.
 
+    Its peak memory and the large model's are those of two processes, one after the other.
+
     Raises:
         DataError: no image that can be decoded.
-        ModelError: the folder is no cascade.
+        ModelError: the folder is no cascade, or there is no such device.
         PolicyError: no plan within `max_drop`.
     """
-    loaded = load_runnable(cascade)
-    if max_drop is not None:
-        loaded.dial(max_drop=max_drop)
-    return bench(
-        loaded,
-        _decoded(data, images),
-        batch=batch,
+    cascade, (images, labels) = _loaded(job), _decoded(open_data(job.data), job.images)
+    found = bench(
+        cascade,
+        images,
+        batch=job.batch,
         rounds=rounds,
         clients=clients,
+        labels=labels,
         on_progress=on_progress,
     )
+    return replace(found, memory=_memory(job, on_progress))
 
 
-def _decoded(spec: str, count: int) -> Any:
-    """So many images, or all there are: uint8 (N, C, H, W), or a list where sizes differ."""
-    data = open_data(spec)
+def peak_memory(job: Job, contestant: str) -> int:
+    """The most bytes that this process ever used, having run a contestant.
+
+    On an accelerator those of its tensors there; else all the memory of the process.
+    """
+    from resource import RUSAGE_SELF, getrusage
+
+    cascade, (images, _) = _loaded(job), _decoded(open_data(job.data), job.images)
+    run_alone(cascade, images, contestant=contestant, batch=job.batch)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return torch.cuda.max_memory_allocated() or getrusage(RUSAGE_SELF).ru_maxrss * unit
+
+
+def _memory(job: Job, on_progress: Progress) -> dict[str, int]:
+    """The peak memory of contestants, each in a process of its own; without one that is killed."""
+    found = {}
+    for done, name in enumerate(MEASURED):
+        on_progress("memory", done, len(MEASURED))
+        with (
+            suppress(BrokenProcessPool),
+            ProcessPoolExecutor(
+                1,
+                mp_context=get_context("spawn"),
+                initializer=signal,
+                initargs=(SIGINT, SIG_DFL),  # an interrupt ends it without a word
+            ) as process,
+        ):
+            found[name] = process.submit(peak_memory, job, name).result()
+    on_progress("memory", len(MEASURED), len(MEASURED))
+    return found
+
+
+def _loaded(job: Job) -> Any:
+    cascade = load_runnable(job.cascade, job.device)
+    if job.max_drop is not None:
+        cascade.dial(max_drop=job.max_drop)
+    return cascade
+
+
+def _decoded(data: DataSet, count: int) -> tuple[Any, np.ndarray | None]:
+    """So many images, or all there are: uint8 (N, C, H, W), or a list where sizes differ; labels.
+
+    Raises:
+        DataError: none can be decoded.
+    """
     found: list[torch.Tensor] = []
+    positions: list[int] = []
     for block in batches(data, size=256):
-        found.extend(islice(block.images, count - len(found)))
+        free = count - len(found)
+        found.extend(islice(block.images, free))
+        positions.extend(block.positions[:free].tolist())
         if len(found) == count:
             break
     if not found:
-        raise DataError(f"no image of {spec!r} can be decoded: check the files")
+        raise DataError(f"no image of {data.spec!r} can be decoded: check the files")
     same = all(image.shape == found[0].shape for image in found)
-    return torch.stack(found) if same else found
+    labels = None if data.labels is None else data.labels[positions]
+    return torch.stack(found) if same else found, labels

@@ -20,6 +20,8 @@ from understudy.execution import Answers, Executor
 from understudy.execution.answers import FAILED
 from understudy.execution.protocol import Runnable
 from understudy.nn import Cascade, Stage, save_cascade
+from understudy.nn.bundle import provenance_of
+from understudy.nn.device import usable_device
 from understudy.nn.images import Images
 from understudy.onnx import OnnxCascade, is_onnx_bundle, load_onnx
 from understudy.result import Choice, Result
@@ -28,15 +30,46 @@ from understudy.store import save_answers
 from understudy.zoo import DataSet, batches, load_cascade, load_stages
 from understudy.zoo.classes import check_classes, check_labels
 
+PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
+"""Devices by the names of PyTorch -> what ONNX Runtime has for them."""
 
-def load_runnable(folder: Path) -> Cascade | OnnxCascade:
+
+def load_runnable(folder: Path, device: str | None = None) -> Cascade | OnnxCascade:
     """What `build` or `export` wrote, ready to run.
 
+    Args:
+        folder: what was written.
+        device: where to compute, as torch names it; by default an NVIDIA GPU if there is one, else
+            the CPU. An exported cascade runs on `cpu`, its default, or `cuda`.
+
     Raises:
-        ModelError: the folder is neither.
+        ModelError: the folder is neither, or there is no such device.
         MissingExtra: it was exported, and ONNX Runtime is not installed.
     """
-    return load_onnx(folder) if is_onnx_bundle(folder) else load_cascade(folder)
+    if not is_onnx_bundle(folder):
+        return load_cascade(folder).to(usable_device(device))
+    if device not in (None, *PROVIDERS):
+        raise ModelError(unknown("device", str(device), PROVIDERS, where="an exported cascade"))
+    return load_onnx(folder, providers=PROVIDERS[device or "cpu"])
+
+
+def scored_elsewhere(folder: Path, cascade: Runnable) -> list[str]:
+    """A remark where a cascade was scored and certified on another kind of device than it runs on.
+
+    Devices round differently, so a certificate is about the one it was made on.
+    """
+    if not isinstance(cascade, Cascade):
+        return []
+    provenance = provenance_of(folder).get("table", {}).get("provenance", {})
+    scored = {run["device"] for run in provenance.get("runs", ())}
+    here = cascade.judges[0].stage.device.type
+    others = sorted(device for device in scored if device.partition(":")[0] != here)
+    if not others:
+        return []
+    return [
+        f"this cascade was scored and certified on {listed(others)} and runs on {here}, which "
+        f"rounds differently: score it with --device {here} to certify what runs"
+    ]
 
 
 def build_cascade(

@@ -6,6 +6,7 @@ import asyncio
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -63,6 +64,10 @@ class Bench:
         ideal_online: the ideal seconds per round in batches of as many as there are clients.
         online: contestant -> clients at work; empty where none was asked for.
         large: the name of the last stage.
+        accuracy: contestant -> the share of these images that it gets right; empty where there are
+            no labels.
+        memory: contestant -> the most bytes of a process that runs it alone, its models and the
+            images included; empty where that was not measured.
     """
 
     images: int
@@ -72,6 +77,8 @@ class Bench:
     large: str
     online: Mapping[str, Load] = field(default_factory=dict)
     ideal_online: tuple[float, ...] = ()
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
 
     def rate(self, contestant: str) -> float:
         """Images per second, by the median round."""
@@ -112,7 +119,26 @@ class Bench:
                 " No executor could change that: its stages together take longer than the large "
                 f"model. Search with --unit ms@{self.batch}, so that time is what is saved."
             )
-        return words
+        return words + self._dominated
+
+    @property
+    def _dominated(self) -> str:
+        """Whether the first stage alone is as accurate and faster, in words."""
+        if not self.accuracy or self.accuracy[LITTLE] < self.accuracy[EXECUTOR]:
+            return ""
+        faster = self.ratio(LITTLE, EXECUTOR)
+        if faster <= 1:
+            return ""
+        return (
+            f" On these images {self.little} alone is as accurate "
+            f"({100 * self.accuracy[LITTLE]:.2f} %, the cascade {100 * self.accuracy[EXECUTOR]:.2f}"
+            f" %) and answers {faster:.2f} x as many: use it."
+        )
+
+    @property
+    def little(self) -> str:
+        """The name of the first stage."""
+        return next(iter(self.reached), self.large)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: what was measured, and what follows from it."""
@@ -123,6 +149,8 @@ class Bench:
             "of_ideal": self.of_ideal,
             "speedup": self.speedup,
             "images_per_second": {name: self.rate(name) for name in self.seconds},
+            "accuracy": dict(self.accuracy),
+            "peak_memory_bytes": dict(self.memory),
             "online_of_ideal": self.online_of_ideal if self.online else None,
             "online_images_per_second": {name: load.rate for name, load in self.online.items()},
             "measured": {
@@ -167,6 +195,8 @@ class Bench:
                     for name, one in told["online"].items()
                 },
                 ideal_online=tuple(told["ideal_online"]),
+                accuracy=data.get("accuracy", {}),
+                memory=data.get("peak_memory_bytes", {}),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -181,6 +211,7 @@ def bench(
     batch: int = 256,
     rounds: int = 5,
     clients: int = 0,
+    labels: Array | None = None,
     on_progress: Progress | None = None,
 ) -> Bench:
     """Measure a cascade against its parts on the same images, in turns.
@@ -193,6 +224,7 @@ def bench(
         batch: rows per batch of every stage.
         rounds: how often each contestant is timed.
         clients: how many clients wait for answers at the same time; 0 leaves latencies out.
+        labels: the true class of each image, (N,), for the accuracies.
         on_progress: told what runs, how many turns are done, and of how many.
 
     >>> import torch
@@ -239,7 +271,22 @@ def bench(
         large=cascade.judges[-1].name,
         online={name: _load(clients, told[online[name]]) for name in served if name != IDEAL},
         ideal_online=seconds[online[IDEAL]] if served else (),
+        accuracy={} if labels is None else _accuracies(cascade, images, labels, batch),
     )
+
+
+def run_alone(cascade: Runnable, images: Any, *, contestant: str, batch: int) -> Array:
+    """The predictions of a contestant, (N,): the executor, or the large or first stage alone."""
+    if contestant == EXECUTOR:
+        return _mapped(cascade, images, batch)
+    return _alone(cascade.judges[-1 if contestant == LARGE else 0], images, batch)
+
+
+def _accuracies(cascade: Runnable, images: Any, labels: Array, batch: int) -> dict[str, float]:
+    return {
+        name: float((run_alone(cascade, images, contestant=name, batch=batch) == labels).mean())
+        for name in (LARGE, LITTLE, EXECUTOR)
+    }
 
 
 class _Turn(NamedTuple):
@@ -285,10 +332,14 @@ class _Watch:
         return self._judge.ask(images, state)
 
     def seconds(self) -> float:
-        """What all its rows take, in full batches."""
-        asked = sum(len(images) for images, _ in self.kept)
-        took = _timed(lambda: [self._judge.ask(images, state) for images, state in self.kept])
-        return took.seconds * self.rows / asked if asked else 0.0
+        """What all its rows take, in full batches: the kept ones, again and again."""
+        asked, start = 0, perf_counter()
+        for images, state in cycle(self.kept):
+            self._judge.ask(images, state)
+            asked += len(images)
+            if asked >= self.rows:
+                return (perf_counter() - start) * self.rows / asked
+        return 0.0  # no row came here
 
     def _copy(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -332,9 +383,8 @@ def _parts(images: Any, size: int) -> Iterator[Any]:
     return (images[start : start + size] for start in range(0, len(images), size))
 
 
-def _alone(judge: Judge, images: Any, batch: int) -> None:
-    for part in _parts(images, batch):
-        judge.ask(part, {})
+def _alone(judge: Judge, images: Any, batch: int) -> Array:
+    return np.concatenate([judge.ask(part, {}).prediction for part in _parts(images, batch)])
 
 
 def _naive(judges: Sequence[Judge], images: Any, batch: int) -> None:
@@ -357,10 +407,10 @@ def _left(judge: Judge, value: Any, rows: Array) -> Any:
     return target
 
 
-def _mapped(cascade: Runnable, images: Any, batch: int) -> None:
+def _mapped(cascade: Runnable, images: Any, batch: int) -> Array:
     with Executor(cascade, max_batch=batch) as executor:
-        for _ in executor.map(_parts(images, batch)):
-            pass
+        answered = executor.map(_parts(images, batch))
+        return np.concatenate([answers.prediction for answers in answered])
 
 
 async def _served(cascade: Runnable, images: Any, clients: int) -> _Turn:

@@ -133,6 +133,17 @@ def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Ca
         ) from error
 
 
+def provenance_of(path: str | Path) -> Mapping[str, Any]:
+    """What is kept with a saved cascade: where its scores and its certificate come from.
+
+    Raises:
+        ModelError: the folder is no cascade.
+    """
+    data = read_json(Path(path) / NAME, ModelError, "a cascade")
+    found: Mapping[str, Any] = data.get("provenance", {})
+    return found
+
+
 def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """The settings to dial; cascades of version 1 had points that nothing was certified of."""
     return data["frontier"] if data["version"] > 1 else ()

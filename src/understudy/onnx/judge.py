@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -65,9 +67,15 @@ class OnnxJudge:
         return np.stack([np.asarray(sample) for sample in samples])
 
     def buffer(self, size: int, like: Any) -> Array:
-        """An array of `size` rows like those of `like`, not filled."""
+        """An array of `size` rows like those of `like`, not filled.
+
+        In memory of its own: for large arrays NumPy asks Linux for huge pages, which it clears and
+        finds at the first touch; that took longer than all the copying into them.
+        """
         rows = np.asarray(like[:1])
-        return np.empty((size, *rows.shape[1:]), rows.dtype)
+        shape = (size, *rows.shape[1:])
+        memory = mmap(-1, max(1, math.prod(shape) * rows.itemsize))
+        return np.ndarray(shape, rows.dtype, memory)
 
     def gather(self, source: Any, rows: Array, target: Array) -> None:
         """Copy rows of `source` into `target`."""

@@ -11,11 +11,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from understudy.app.cli.options import Data, Dialled, Folder, Json, StageBatch
+from understudy.app.cli.options import Data, Device, Dialled, Folder, Json, StageBatch
 from understudy.app.cli.terminal import answer, progress
 from understudy.execution.bench import EXECUTOR, LITTLE, Bench
+from understudy.show import percent
 
-WIDTH = 30
+WIDTH = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -32,24 +33,21 @@ def bench(
         int, typer.Option(min=0, help="Clients that wait for answers; 0 leaves latencies out.")
     ] = 64,
     max_drop: Dialled = None,
+    device: Device = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the figures (JSON).")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Time a cascade against its large model, its first stage and its ideal, in turns."""
-    from understudy.app.benching import bench_cascade
+    from understudy.app.benching import Job, bench_cascade
     from understudy.files import write_json
 
     with progress("turns") as advance:
         found = bench_cascade(
-            cascade,
-            data,
-            images=images,
-            batch=batch,
+            Job(cascade, data, images=images, batch=batch, max_drop=max_drop, device=device),
             rounds=rounds,
             clients=clients,
-            max_drop=max_drop,
             on_progress=advance,
         )
     answer(_view(found), found.to_dict(), as_json=as_json)
@@ -63,13 +61,17 @@ def _view(found: Bench) -> Group:
     table.add_column("images/s", justify="right")
     table.add_column("of the executor", justify="right")
     table.add_column("")
+    table.add_column("accuracy" if found.accuracy else "", justify="right")
+    table.add_column("peak memory" if found.memory else "", justify="right")
     rates = {name: found.rate(name) for name in found.seconds}
     most = max(rate for name, rate in rates.items() if name != LITTLE)
     for name, rate in sorted(rates.items(), key=lambda pair: pair[1]):
         bar = "█" * min(WIDTH, max(1, round(WIDTH * rate / most)))
         style = "bold" if name == EXECUTOR else ""
         ratio = f"{found.ratio(name, EXECUTOR):.2f} x"
-        table.add_row(Text(name, style), f"{rate:,.0f}", ratio, Text(bar, "cyan"))
+        right = percent(found.accuracy[name]) if name in found.accuracy else ""
+        memory = f"{found.memory[name] / 2**20:,.0f} MiB" if name in found.memory else ""
+        table.add_row(Text(name, style), f"{rate:,.0f}", ratio, Text(bar, "cyan"), right, memory)
     head = f"{found.images:,} images, batches of {found.batch}, medians of rounds"
     return Group(Text(head, "bold"), table, *_online(found), Text(f"  {found.verdict}"))
 

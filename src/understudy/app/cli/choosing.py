@@ -29,7 +29,12 @@ Reference = Annotated[
 ]
 Unit = Annotated[
     str | None,
-    typer.Option(metavar="UNIT", help="The unit of cost. [dim]Default: the table's first.[/]"),
+    typer.Option(
+        "--unit",
+        "--cost",
+        metavar="UNIT",
+        help="The cost that counts, such as ms@64. [dim]Default: the table's first.[/]",
+    ),
 ]
 Confidence = Annotated[
     str,

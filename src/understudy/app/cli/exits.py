@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from understudy.app.cli.options import Json
+from understudy.app.cli.options import Device, Json
 from understudy.app.cli.terminal import answer, note, progress
 from understudy.show import percent
 
@@ -118,6 +118,7 @@ def train_exits(
         float, typer.Option(min=0, metavar="GB", help="The most room that features may take.")
     ] = 8.0,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Train exits inside a network, which itself stays as it is, and write them into a folder.
@@ -159,6 +160,7 @@ def train_exits(
             recipe=recipe,
             cache_gb=cache_gb,
             workers=workers,
+            device=device,
             on_progress=advance,
             on_note=lambda text: note(escape(text)),
         )

@@ -13,6 +13,14 @@ Folder = Annotated[
     typer.Argument(metavar="CASCADE", help="What `build` or `export` wrote.", show_default=False),
 ]
 Data = Annotated[str, typer.Option(metavar="DATA", help="folder:DIR, parquet:FILE or digits:")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where to compute, as torch names it: cpu, cuda, cuda:1. "
+        "[dim]Default: an NVIDIA GPU if there is one, else the CPU.[/]",
+    ),
+]
 StageBatch = Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")]
 Dialled = Annotated[
     float | None,

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from understudy.app.cli.options import Data, Dialled, Folder, Json, StageBatch
+from understudy.app.cli.options import Data, Device, Dialled, Folder, Json, StageBatch
 from understudy.app.cli.terminal import answer, answer_alone, note, pairs, progress
 from understudy.result import Result
 from understudy.show import cost_text, percent, shares_text
@@ -73,14 +73,15 @@ def run(
     max_drop: Dialled = None,
     batch: StageBatch = 256,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Answer images with a cascade: prediction, confidence, and which exit answered."""
-    from understudy.app.running import load_runnable, run_cascade
+    from understudy.app.running import load_runnable, run_cascade, scored_elsewhere
     from understudy.zoo import open_data
 
     with progress("images") as advance:
-        loaded = load_runnable(cascade)
+        loaded = load_runnable(cascade, device)
         if max_drop is not None:
             loaded.dial(max_drop=max_drop)
         done = run_cascade(
@@ -91,7 +92,8 @@ def run(
             workers=workers,
             on_progress=advance,
         )
-    for message in (*done.corrupt[:5], *_told(done.failed, most=5)):
+    elsewhere = scored_elsewhere(cascade, loaded)
+    for message in (*elsewhere, *done.corrupt[:5], *_told(done.failed, most=5)):
         note(escape(message))
     lines = [
         f"  {done.samples:,} images in {done.seconds:.2f} s ({done.rate:,.0f} images/s); "

@@ -11,8 +11,17 @@ from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
-from understudy.app.cli.options import Json
-from understudy.app.cli.terminal import UsageError, answer, note, number, pairs, progress, shares
+from understudy.app.cli.options import Device, Json
+from understudy.app.cli.terminal import (
+    UsageError,
+    answer,
+    counts,
+    note,
+    number,
+    pairs,
+    progress,
+    shares,
+)
 from understudy.errors import listed
 from understudy.predictions import LabelFile, import_predictions
 from understudy.records import import_record
@@ -149,15 +158,14 @@ def score(
     ],
     into: Annotated[Path, typer.Option(metavar="TABLE", help="The table to write or to add to.")],
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 256,
-    measure_batch: Annotated[
-        list[int] | None,
+    measure: Annotated[
+        str | None,
         typer.Option(
-            "--measure",
-            min=1,
-            metavar="BATCH",
-            help="Measure ms per sample at this batch. Repeat it. [dim]Default: --batch[/]",
+            metavar="BATCHES",
+            help="Measure ms per sample at these batches: 1,16,64,256. [dim]Default: --batch[/]",
         ),
     ] = None,
+    device: Device = None,
     keep_logits: Annotated[
         bool, typer.Option("--keep-logits", help="Keep all logits (float16), for averaging exits.")
     ] = False,
@@ -181,11 +189,12 @@ def score(
             named_models(models),
             data,
             batch=batch,
-            measure_batches=tuple(measure_batch or (batch,)),
+            measure_batches=(batch,) if measure is None else counts(measure, "--measure"),
             keep_logits=keep_logits,
             strict=strict,
             workers=workers,
             split=DEFAULT_SHARES if split is None else shares(split),
+            device=device,
             on_progress=advance,
         )
     _note_gaps(scores)
