@@ -513,10 +513,10 @@ def test_offline_and_online_at_once():
 
 
 @pytest.mark.slow
-def test_two_hundred_thousand_requests_in_flat_memory():
+def test_a_million_requests_in_flat_memory():
     import tracemalloc
 
-    count, clients = 200_000, 256
+    count, clients = 1_000_000, 256
     table = table_of(1000)
     truth = truth_of(table, chain())
     cascade = Lookups(table, chain(), keep=False)

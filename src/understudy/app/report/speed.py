@@ -10,12 +10,12 @@ from understudy.app.report.palette import INK, ORACLE, PLAN, SINGLE
 from understudy.execution.bench import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
 
 SHOWN = {LARGE: SINGLE, NAIVE: SINGLE, EXECUTOR: PLAN, IDEAL: ORACLE}
-ROW = 34.0
+ROW, NAMES = 34.0, 140.0
 
 
 def speed(bench: Bench, *, width: float) -> str:
     """A bar for each; the first stage alone, which is out of the race, is left to the table."""
-    inner, height = width - 130, ROW * len(SHOWN)
+    inner, height = width - NAMES - 10, ROW * len(SHOWN)
     rates = {name: bench.rate(name) for name in SHOWN}
     x = Axis(0.0, 1.1 * max(rates.values()), inner)
     rows = Axis(-0.5, len(SHOWN) - 0.5, height)
@@ -26,12 +26,13 @@ def speed(bench: Bench, *, width: float) -> str:
         axis=alt.Axis(
             values=list(range(len(SHOWN))),
             labelExpr=f"{names}[datum.value]",
-            labelLimit=130,
+            labelLimit=NAMES,
+            minExtent=NAMES,
             title=None,
             grid=False,
         ),
     )
-    across = horizontal(x, "images per second")
+    across = horizontal(x, "images per second", si=True)
     layers = []
     for row, (name, rate) in enumerate(rates.items()):
         bar = chart_of([{"x": 0.0, "x2": rate, "y": row - 0.3, "y2": row + 0.3}])
