@@ -178,6 +178,7 @@ def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
     (here / "images" / "black" / "000.jpg").write_bytes(image.read_bytes())
     said = run("run", "cascade", "--data", "folder:images", "--out", "a.csv")
     refused(said, "has 4 names where the models tell 3 classes")
+    refused(run("bench", "cascade", "--data", "folder:images"), "has 4 names where the models")
     refused(run("run", "cascade", "--data", "folder:nowhere"), "'nowhere' is none")
     head = json.loads((here / "cascade" / "cascade.json").read_text())
     (here / "cascade" / "cascade.json").write_text(json.dumps(head | {"version": 99}))

@@ -257,6 +257,60 @@ def test_rows_of_cancelled_requests_are_dropped_from_rooms():
     assert stats.waiting == 0
 
 
+def test_cancelled_requests_where_there_is_no_memory_to_leave(monkeypatch):
+    """The others are answered all the same, and so are those that come later."""
+    held = Held("tiny")
+    cascade = Lookups(table_of(20), Policy.pair("tiny", "big", np.inf), held)
+    gather = type(cascade.judges[0]).gather
+
+    def full(self, source, rows, target):
+        if self.name == "big" and len(rows) == 9:
+            raise MemoryError
+        gather(self, source, rows, target)
+
+    monkeypatch.setattr(type(cascade.judges[0]), "gather", full)
+
+    async def work():
+        async with Executor(cascade, max_batch=10) as executor:
+            requests = asked(executor, range(10))
+            await until(held.inside.is_set)
+            requests[3].cancel()
+            await turns()
+            held.go.set()
+            first = await asyncio.gather(*requests, return_exceptions=True)
+            return first, await executor.answer(images_of([11])[0])
+
+    first, later = run(work())
+    truth = truth_of(cascade.table, cascade.policy)
+    assert [tuple(one) for k, one in enumerate(first) if k != 3] == truth[:3] + truth[4:10]
+    assert tuple(later) == truth[11]
+
+
+def test_endless_patience():
+    cascade = Lookups(table_of(4), Policy.single("tiny"))
+
+    async def work():
+        executor = Executor(cascade, max_batch=4, max_wait_ms=np.inf)
+        return await asyncio.gather(*asked(executor, range(4)))
+
+    assert [tuple(one) for one in run(work())] == truth_of(cascade.table, cascade.policy)
+
+
+def test_an_executor_that_nobody_holds_ends():
+    cascade = Lookups(table_of(4), Policy.single("tiny"))
+
+    async def work():
+        executor = Executor(cascade, max_wait_ms=0)
+        await executor.answer(images_of([0])[0])
+
+    def at_work():
+        return [one for one in threading.enumerate() if one.name == "understudy executor"]
+
+    run(work())
+    gc.collect()
+    assert not at_work()
+
+
 # Back-pressure.
 
 

@@ -14,6 +14,8 @@ from lookups import Lookups, cascades, chain, images_of, said, table_of, truth_o
 from understudy import Executor, ModelError, Policy
 from understudy.execution import RequestFailed
 from understudy.execution.faults import cause_of
+from understudy.execution.room import Load, Room
+from understudy.execution.stats import Tally
 
 
 def offline(executor, rows, size):
@@ -134,6 +136,16 @@ def test_out_of_memory_halves_the_batches_for_good(mode, caplog):
     assert len(caplog.records) == halvings <= 8
     assert "out of memory at the stage 'tiny' with" in caplog.text
     assert max(cascade.sizes("tiny")) <= 20
+
+
+def test_a_limit_that_falls_while_rows_come_in():
+    """Another stream runs out of memory between the look at the room and the copying."""
+    judge, tally = Lookups(table_of(20), chain()).judges[0], Tally({"tiny": 8})
+    room = Room(judge, tally)
+    rows = np.arange(room.free)
+    tally.ran_out("tiny", 8)
+    room.add(Load(images_of(range(20)), {}, np.arange(20)), rows)
+    assert room.take().ids.tolist() == list(range(8))
 
 
 def test_one_row_that_is_too_large_fails():

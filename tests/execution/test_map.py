@@ -176,17 +176,36 @@ def test_two_streams_at_once():
 @pytest.mark.parametrize(
     ("setting", "error", "message"),
     [
-        ({"max_batch": 0}, DataError, "at least 1 row, found max_batch=0"),
+        ({"max_batch": 0}, DataError, "whole number of rows, found max_batch=0"),
         ({"max_batch": {"big": -1}}, DataError, "found max_batch=-1"),
         ({"max_batch": {"bgi": 1}}, PolicyError, "no stage 'bgi'; did you mean 'big'"),
-        ({"max_wait_ms": -1}, DataError, "at least 0 milliseconds, found max_wait_ms=-1"),
+        ({"max_wait_ms": -1}, DataError, "found max_wait_ms=-1: give 0 or more"),
         ({"max_wait_ms": np.nan}, DataError, "found max_wait_ms=nan"),
         ({"max_waiting": 0}, DataError, "found max_waiting=0"),
+        ({"max_batch": 2.5}, DataError, "found max_batch=2.5"),
+        ({"max_waiting": 1e3}, DataError, "found max_waiting=1000.0"),
     ],
 )
 def test_settings_that_make_no_sense(setting, error, message):
     with pytest.raises(error, match=message):
         Executor(Lookups(table_of(3), chain()), **setting)
+
+
+def test_a_batch_is_images_alone():
+    """What a loader of images and labels yields is refused as a whole."""
+    executor = Executor(Lookups(table_of(5), chain()))
+    for batch in ([images_of(range(5)), np.arange(5)], ["cat.png"], [np.zeros((1, 1, 1)), None]):
+        with pytest.raises(DataError, match="a batch is images alone"):
+            list(executor.map([batch]))
+
+
+def test_nothing_waits_where_nobody_asks_on():
+    executor = Executor(Lookups(table_of(500), chain()), max_batch=16)
+    stream = executor.map(cut(images_of(range(500)), [20]))
+    next(stream)
+    assert executor.stats.waiting
+    stream.close()
+    assert executor.stats.waiting == 0
 
 
 def test_a_closed_executor_says_so():

@@ -38,6 +38,13 @@ def answered(model: nn.Module, out: Path):
     return run_cascade(cascade, DATA, out, batch=64, workers=0, on_progress=lambda *_: None)
 
 
+def test_a_first_image_that_cannot_be_looked_at(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(globals(), "POISON", DATA.image(0))
+    done = answered(Touchy(), tmp_path / "a.parquet")
+    assert DATA.ids[0] in done.failed
+    assert done.samples == len(DATA) - 2
+
+
 def test_failed_rows_are_left_out_and_told(tmp_path: Path) -> None:
     done = answered(Touchy(), tmp_path / "a.parquet")
     sick, poison = DATA.ids[[7, 11]].tolist()

@@ -382,3 +382,18 @@ def test_out_of_memory_frees_what_the_batch_took_before_the_halves_are_run():
     (answers,) = Executor(cascade, max_batch=16).map([torch.zeros(16, 1)])
     assert not answers.failed
     assert len(kept) == 1 + 1 + 4  # the second half is known to be too large
+
+
+def test_arrays_are_taken_like_tensors():
+    net = nn.Linear(4, 3)
+    cascade = Cascade({"tiny": net, "big": nn.Linear(4, 3)}, Policy.pair("tiny", "big", 0.5))
+    rows = torch.randn(30, 4)
+    truth = cascade.answer(rows)
+    executor = Executor(cascade, max_batch=8)
+    found = list(executor.map(np.split(rows.numpy(), [7, 9])))
+    assert np.concatenate([one.exit for one in found]).tolist() == truth.exit.tolist()
+
+    async def online():
+        return await asyncio.gather(*(executor.answer(row) for row in rows.numpy()))
+
+    assert [one.prediction for one in asyncio.run(online())] == truth.prediction.tolist()

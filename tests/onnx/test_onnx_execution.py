@@ -21,6 +21,16 @@ def test_offline(saved_export) -> None:
     np.testing.assert_allclose(sure, truth.confidence, atol=1e-6)
 
 
+def test_batches_of_tensors_fill_up(saved_export) -> None:
+    """Loaders give tensors, rooms are arrays."""
+    other, pixels = load_onnx(saved_export[1], threads=1), images(90, seed=5)
+    with Executor(other, max_batch=32) as executor:
+        blocks = list(executor.map(pixels.split(9)))
+    assert executor.stats.batches[other.policy.exits[0]] == 3
+    truth = other.answer(pixels.numpy()).prediction
+    assert np.concatenate([one.prediction for one in blocks]).tolist() == truth.tolist()
+
+
 def test_online(saved_export) -> None:
     other, pixels = load_onnx(saved_export[1], threads=1), images(40, seed=5).numpy()
     truth = other.answer(pixels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from understudy.app.running import load_runnable
+from understudy.app.running import check_data, load_runnable
 from understudy.errors import DataError
 from understudy.execution.bench import EXECUTOR, LARGE, Bench, Progress, bench, run_alone
 from understudy.zoo import DataSet, batches, open_data
@@ -43,12 +42,20 @@ def bench_cascade(
     Its peak memory and the large model's are those of two processes, one after the other.
 
     Raises:
-        DataError: no image that can be decoded.
+        DataError: no image that can be decoded, or data of other classes.
         ModelError: the folder is no cascade, or there is no such device.
         PolicyError: no plan within `max_drop`.
     """
-    cascade, (images, labels) = _loaded(job), _decoded(open_data(job.data), job.images)
-    found = bench(
+    found = _timed(job, rounds=rounds, clients=clients, on_progress=on_progress)
+    torch.cuda.empty_cache()  # what the models took is there for the processes
+    return replace(found, memory=_memory(job, on_progress))
+
+
+def _timed(job: Job, *, rounds: int, clients: int, on_progress: Progress) -> Bench:
+    data, cascade = open_data(job.data), _loaded(job)
+    images, labels = _decoded(data, job.images)
+    check_data(data, cascade, images)
+    return bench(
         cascade,
         images,
         batch=job.batch,
@@ -57,7 +64,6 @@ def bench_cascade(
         labels=labels,
         on_progress=on_progress,
     )
-    return replace(found, memory=_memory(job, on_progress))
 
 
 def peak_memory(job: Job, contestant: str) -> int:
@@ -65,21 +71,34 @@ def peak_memory(job: Job, contestant: str) -> int:
 
     On an accelerator those of its tensors there; else all the memory of the process.
     """
-    from resource import RUSAGE_SELF, getrusage
-
     cascade, (images, _) = _loaded(job), _decoded(open_data(job.data), job.images)
     run_alone(cascade, images, contestant=contestant, batch=job.batch)
+    devices = range(torch.cuda.device_count())
+    return max(map(torch.cuda.max_memory_allocated, devices), default=0) or _resident()
+
+
+def _resident() -> int:
+    """The most bytes of memory that this process had.
+
+    From Linux where it is: what `getrusage` tells there starts with the parent's.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        told = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(told["VmHWM"].split()[0]) * 1024
+    from resource import RUSAGE_SELF, getrusage
+
     unit = 1 if sys.platform == "darwin" else 1024
-    return torch.cuda.max_memory_allocated() or getrusage(RUSAGE_SELF).ru_maxrss * unit
+    return getrusage(RUSAGE_SELF).ru_maxrss * unit
 
 
 def _memory(job: Job, on_progress: Progress) -> dict[str, int]:
-    """The peak memory of contestants, each in a process of its own; without one that is killed."""
+    """The peak memory of contestants, each in a process of its own; without those that fail."""
     found = {}
     for done, name in enumerate(MEASURED):
         on_progress("memory", done, len(MEASURED))
         with (
-            suppress(BrokenProcessPool),
+            suppress(Exception),
             ProcessPoolExecutor(
                 1,
                 mp_context=get_context("spawn"),

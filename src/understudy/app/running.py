@@ -15,7 +15,14 @@ from torch import nn
 from understudy.average import Average, average_of
 from understudy.deferral import scores_of
 from understudy.dial import settings_of
-from understudy.errors import DataError, ModelError, TableError, listed, unknown
+from understudy.errors import (
+    DataError,
+    ModelError,
+    TableError,
+    UnderstudyError,
+    listed,
+    unknown,
+)
 from understudy.execution import Answers, Executor
 from understudy.execution.answers import FAILED
 from understudy.execution.protocol import Runnable
@@ -230,16 +237,35 @@ class _Feed:
 
     def checked(self, cascade: Runnable) -> Iterator[Images]:
         """The images, when the first of them has shown that the data's classes are the models'."""
+        known = False
         for block in batches(self.data, size=self.batch, workers=self.workers):
             self.corrupt.extend(block.corrupt)
             if not len(block):
                 continue
-            if not self.positions:
-                classes = cascade.judges[0].ask(block.images[:1], {}).classes
-                check_classes(self.data.classes, classes, data=repr(self.data.spec))
-                check_labels(self.data.labels, classes, data=repr(self.data.spec))
+            known = known or check_data(self.data, cascade, block.images)
             self.positions.append(block.positions)
             yield block.images
+
+
+def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
+    """Hold the classes of a data set to the models', on the first image that these can look at.
+
+    False where they can look at none.
+
+    Raises:
+        DataError: class names or labels that are not the models'.
+    """
+    for row in range(len(images)):
+        try:
+            classes = cascade.judges[0].ask(images[row : row + 1], {}).classes
+        except UnderstudyError:
+            raise
+        except Exception:  # noqa: BLE001
+            continue  # the executor says what is wrong with it
+        check_classes(data.classes, classes, data=repr(data.spec))
+        check_labels(data.labels, classes, data=repr(data.spec))
+        return True
+    return False
 
 
 def _load_all(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module | Average]:

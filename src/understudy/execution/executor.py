@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self
+from weakref import finalize
 
 from understudy.errors import DataError, PolicyError, unknown
 from understudy.execution.answers import Answer, Answers
@@ -28,7 +30,7 @@ class Executor:
     of them for the next. The answers are those of `Cascade.answer`, up to the float noise of other
     neighbours in a batch. A batch on which a stage raises is halved and tried again, so that only
     the samples at fault fail; where memory runs out the stage takes smaller batches from then on,
-    which is logged once and counted. NaN is deferred, and at the last stage a failure.
+    which is logged and counted. NaN is deferred, and at the last stage a failure.
 
     One stage is run at a time, whoever asks. The policy may be switched at any time: a batch or
     request is answered by the policy that it found when it came.
@@ -75,6 +77,7 @@ class Executor:
             max_wait={name: wait / 1000 for name, wait in waits.items()},
             max_waiting=max_waiting,
         )
+        finalize(self, self._service.close, cancel=True)  # also where the program ends
 
     def map(self, batches: Iterable[Any]) -> Iterator[Answers]:
         """The answers to each incoming batch, in order, with every stage run on full batches.
@@ -89,6 +92,7 @@ class Executor:
 
         Raises:
             ExecutorClosed: the executor is closed.
+            DataError: a batch with something beside images.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
         if self._closed:
@@ -98,18 +102,21 @@ class Executor:
     def _mapped(self, batches: Iterable[Any]) -> Iterator[Answers]:
         queue = Queue(self.cascade, tally=self._tally, device=self._device)
         source, broken = iter(batches), None
-        while True:
-            try:
-                images = next(source)
-            except StopIteration:
-                break
-            except Exception as error:  # noqa: BLE001
-                broken = error
-                break
-            queue.put(images)
+        try:
+            while True:
+                try:
+                    images = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:  # noqa: BLE001
+                    broken = error
+                    break
+                queue.put(images)
+                yield from queue.ready()
+            queue.drain()
             yield from queue.ready()
-        queue.drain()
-        yield from queue.ready()
+        finally:
+            queue.leave()
         if broken is not None:
             raise broken
 
@@ -184,10 +191,16 @@ def _per_exit(given: Any, default: Any, exits: Iterable[str]) -> dict[str, Any]:
 
 def _check(sizes: Mapping[str, Any], waits: Mapping[str, Any], max_waiting: int) -> None:
     for size in sizes.values():
-        if size < 1:
-            raise DataError(f"a batch has at least 1 row, found max_batch={size}")
+        if not isinstance(size, Integral) or size < 1:
+            raise DataError(
+                f"a batch has a whole number of rows, found max_batch={size}: give 1 or more"
+            )
     for wait in waits.values():
         if not wait >= 0:
-            raise DataError(f"a time is at least 0 milliseconds, found max_wait_ms={wait}")
-    if max_waiting < 1:
-        raise DataError(f"at least 1 request finds a place, found max_waiting={max_waiting}")
+            raise DataError(
+                f"a row waits for some milliseconds, found max_wait_ms={wait}: give 0 or more"
+            )
+    if not isinstance(max_waiting, Integral) or max_waiting < 1:
+        raise DataError(
+            f"requests need places inside, found max_waiting={max_waiting}: give 1 or more"
+        )

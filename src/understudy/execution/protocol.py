@@ -39,7 +39,7 @@ class Judge(Protocol):
 
     Images are an array or tensor (N, ...) that can be sliced, or a list of single images, which may
     differ in size. Arrays and tensors have `shape` and `dtype`. All methods may be called from any
-    thread, from one at a time.
+    thread; `ask` from one at a time.
     """
 
     @property

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from understudy.errors import ModelError
+from understudy.errors import DataError, ModelError
 from understudy.execution.answers import Answers
 from understudy.execution.faults import cause_of
 from understudy.execution.line import Line
 from understudy.execution.protocol import Array, Judge, Runnable, Said
-from understudy.execution.room import Load
+from understudy.execution.room import Load, is_one
 from understudy.execution.stats import Tally
 from understudy.execution.window import Window
 
@@ -38,8 +38,10 @@ class Queue:
         """Take an incoming batch; whole batches of the first stage are run without a copy.
 
         Raises:
+            DataError: something beside images.
             ModelError: a model that breaks its contract.
         """
+        _check(images)
         judges = self._cascade.judges
         if judges is not self._line.judges:
             self.drain()
@@ -58,6 +60,11 @@ class Queue:
     def drain(self) -> None:
         """Run all that waits."""
         self._line.drain()
+
+    def leave(self) -> None:
+        """Let go of what waits, where nobody wants the answers any more."""
+        for room in self._line.rooms:
+            room.take()
 
     def ready(self) -> Iterator[Answers]:
         """The answers to incoming batches that are complete, in order."""
@@ -84,3 +91,15 @@ class Queue:
     def _opened(self, judges: tuple[Judge, ...]) -> Line:
         self._widest = max(self._tally.limit(judge.name) for judge in judges)
         return Line(judges, self, tally=self._tally, device=self._device)
+
+
+def _check(images: Any) -> None:
+    """A batch is one array or tensor, or a list of single images: all of as many dimensions."""
+    if is_one(images):
+        return
+    found = {len(one.shape) if is_one(one) else None for one in images}
+    if len(found) > 1 or None in found:
+        raise DataError(
+            "a batch is images alone, found a list of things of different dimensions (such as "
+            "images and labels): give the images of what the loader yields"
+        )

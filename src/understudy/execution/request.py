@@ -79,7 +79,7 @@ def failure(judge: Judge, error: Exception) -> RequestFailed:
         return RequestFailed(str(error))
     failed = RequestFailed(
         f"every sample is answered or says why not, the stage {judge.name!r} raised on this one: "
-        f"{cause_of(error)}"
+        f"{cause_of(error)}; mend the sample or the stage"
     )
     failed.__cause__ = error
     return failed
@@ -88,9 +88,8 @@ def failure(judge: Judge, error: Exception) -> RequestFailed:
 def together(judge: Judge, requests: Sequence[Request]) -> Any:
     """The images of requests as one batch, or as a list where they differ."""
     samples = [request.image for request in requests]
-    if len({(tuple(sample.shape), sample.dtype) for sample in samples}) > 1:
-        return samples
     try:
-        return judge.stack(samples)
+        same = len({(tuple(sample.shape), sample.dtype) for sample in samples}) == 1
+        return judge.stack(samples) if same else samples
     except Exception:  # noqa: BLE001
         return samples  # the stage will say what is wrong, with which of them

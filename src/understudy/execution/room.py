@@ -51,6 +51,7 @@ class Room:
         self._images: Any = []
         self._state: dict[str, Any] = {}
         self._ids = np.empty(0, np.int64)
+        self._kinds: Mapping[str, object] = {}
 
     @property
     def free(self) -> int:
@@ -60,18 +61,12 @@ class Room:
 
     def fits(self, load: Load) -> bool:
         """Whether the rows can wait beside those that are there."""
-        if not self.count:
-            return True
-        if is_one(load.images) != is_one(self._images):
-            return False
-        return self._state.keys() == load.state.keys() and all(
-            _alike(buffer, value) for buffer, value in self._pairs(load)
-        )
+        return not self.count or _kinds(load) == self._kinds
 
     def add(self, load: Load, rows: Array) -> None:
         """Copy some rows of a load behind those that are there."""
         if not self.count:
-            self._prepare(load)
+            self._prepare(load, len(rows))
             self.since = time.monotonic()
         stop = self.count + len(rows)
         for buffer, value in self._pairs(load):
@@ -91,22 +86,18 @@ class Room:
             self._images = []
         return load
 
-    def _prepare(self, load: Load) -> None:
+    def _prepare(self, load: Load, rows: int) -> None:
         """Make buffers for such rows; those of the last batch are used again where they fit."""
-        limit = self._tally.limit(self._judge.name)
-        if limit != self._size:
-            self._size, self._images, self._state = limit, [], {}
-            self._ids = np.empty(limit, np.int64)
-        if not is_one(load.images):
-            self._images = []
-        elif not is_one(self._images) or not _alike(self._images, load.images):
+        limit = max(rows, self._tally.limit(self._judge.name))  # which another thread may lower
+        kinds = _kinds(load)
+        if limit == self._size and kinds == self._kinds:
+            return
+        self._size, self._images, self._state, self._kinds = 0, [], {}, {}
+        if is_one(load.images):
             self._images = self._judge.buffer(limit, load.images)
-        self._state = {
-            name: old
-            if (old := self._state.get(name)) is not None and _alike(old, value)
-            else self._judge.buffer(limit, value)
-            for name, value in load.state.items()
-        }
+        self._state = {name: self._judge.buffer(limit, value) for name, value in load.state.items()}
+        self._ids = np.empty(limit, np.int64)
+        self._size, self._kinds = limit, kinds
 
     def _pairs(self, load: Load) -> Iterator[tuple[Any, Any]]:
         """Each buffer with the rows that are copied into it."""
@@ -126,5 +117,11 @@ def pick(images: Any, rows: Array) -> list[Any]:
     return [images[row] for row in rows.tolist()]
 
 
-def _alike(one: Any, other: Any) -> bool:
-    return bool(one.shape[1:] == other.shape[1:] and one.dtype == other.dtype)
+def _kinds(load: Load) -> dict[str, object]:
+    """What the rows of a load are like, by the names of its values; images have no name."""
+    kinds = {name: _kind(value) for name, value in load.state.items()}
+    return {"": _kind(load.images) if is_one(load.images) else None, **kinds}
+
+
+def _kind(value: Any) -> object:
+    return tuple(value.shape[1:]), str(value.dtype)

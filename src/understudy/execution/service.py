@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from threading import Condition, Lock, Thread
+from threading import Condition, Lock, Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,9 @@ FOREVER = 3600.0
 
 
 CLOSED = "a closed executor takes no requests, found it closed: make a new one"
-CANCELLED = "the executor was closed before this request had its answer, found it waiting"
+CANCELLED = (
+    "a closed executor answers nobody, found this request without its answer: ask another executor"
+)
 
 
 class Service:
@@ -91,7 +93,7 @@ class Service:
                 self._fail_all(ExecutorClosed(CANCELLED))
             self._wake.notify()
             thread = self._thread
-        if thread is not None:
+        if thread is not None and thread is not current_thread():
             thread.join()
 
     # The desk of the lines: called by the thread.
@@ -194,7 +196,7 @@ class Service:
                 turn = chosen(turns, now)
                 if turn is not None:
                     return turn
-                self._wake.wait(min((one.idle - now for one in turns), default=FOREVER))
+                self._wake.wait(min([FOREVER, *(one.idle - now for one in turns)]))
 
     def _turns(self) -> list[Turn[Counter]]:
         """All stages with waiting rows; lines of former policies go when they are empty.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,10 +66,11 @@ class Judge:
 
     def stack(self, samples: Sequence[Tensor]) -> Tensor:
         """Single images of one shape and dtype as one batch, where they are."""
-        return torch.stack(list(samples))
+        return torch.stack([torch.as_tensor(sample) for sample in samples])
 
-    def buffer(self, size: int, like: Tensor) -> Tensor:
+    def buffer(self, size: int, like: Any) -> Tensor:
         """A tensor of `size` rows like those of another, laid out alike, on the stage's device."""
+        like = torch.as_tensor(like)
         return torch.empty(
             (size, *like.shape[1:]),
             dtype=like.dtype,
@@ -78,13 +79,14 @@ class Judge:
         )
 
     @torch.inference_mode()
-    def gather(self, source: Tensor, rows: Array, target: Tensor) -> None:
-        """Copy rows of a tensor into a slice of a buffer."""
+    def gather(self, source: Any, rows: Array, target: Tensor) -> None:
+        """Copy rows of a tensor or array into a slice of a buffer."""
+        source = torch.as_tensor(source)
         index = torch.from_numpy(rows).to(source.device, non_blocking=True)
         if source.device == target.device:
             torch.index_select(source, 0, index, out=target)
         else:
-            target.copy_(source.index_select(0, index))
+            target.copy_(source.index_select(0, index), non_blocking=target.device.type != "cpu")
 
     def ran_out(self, error: Exception) -> bool:
         """Whether an error says that memory ran out, on a device or on the host."""

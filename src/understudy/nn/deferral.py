@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -37,5 +39,11 @@ def _second(logits: Tensor) -> Tensor:
 
 def _weight(weights: tuple[float, ...], classes: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight of each class (N,); 0 beyond the end."""
-    padded = torch.tensor([*weights, 0.0], dtype=dtype, device=classes.device)
-    return padded[classes.clamp_max(len(weights))]
+    return _padded(weights, dtype, classes.device)[classes.clamp_max(len(weights))]
+
+
+@lru_cache(maxsize=64)
+def _padded(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The weights and a 0 behind them; kept, because an upload waits for the device."""
+    with torch.inference_mode(False):
+        return torch.tensor([*weights, 0.0], dtype=dtype, device=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Container, Set
 
 from torch import fx
 
@@ -112,6 +112,22 @@ def viewed(node: fx.Node) -> fx.Node | None:
         source = node.args[0]
         return source if isinstance(source, fx.Node) else None
     return None
+
+
+def origin(node: fx.Node, known: Container[fx.Node]) -> fx.Node:
+    """The known value in whose memory another one lies, or else the first that names that memory.
+
+    What an operation writes into is the memory of what it gives; dropout that is off gives what it
+    is given.
+    """
+    while node not in known:
+        source = viewed(node) or next(iter(written(node)), None)
+        if source is None and "dropout" in str(node.target):
+            source = node.all_input_nodes[0]
+        if source is None:
+            break
+        node = source
+    return node
 
 
 def _is_view_of(node: fx.Node, others: Set[fx.Node]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,14 @@ def select(images: Images, rows: Tensor) -> Images:
 
 
 def on_device(images: Images, device: torch.device) -> Images:
-    """The images on a device; those that are there already are not copied."""
-    if isinstance(images, Tensor):
-        return images.to(device)
-    return [image.to(device) for image in images]
+    """The images on a device; those that are there already are not copied.
+
+    Arrays are taken as well. Nothing waits for an upload; downloads are waited for.
+    """
+    if hasattr(images, "shape"):
+        return _moved(images, device)
+    return [_moved(image, device) for image in images]
+
+
+def _moved(image: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(image).to(device, non_blocking=device.type != "cpu")

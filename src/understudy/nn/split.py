@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from understudy.errors import ModelError
 from understudy.nn.capture import capture, check_paths, hooked
-from understudy.nn.flow import Flow, Values, is_size
-from understudy.nn.program import BACKBONE, Mark, Program, find_mark
+from understudy.nn.flow import Flow, Values, is_size, origin
+from understudy.nn.program import BACKBONE, Mark, Program, find_mark, written
 
 Segment = fx.GraphModule
 """A part of the network: row tensors in, row tensors out."""
@@ -44,7 +44,7 @@ class Trunk:
 
         All values have one row per sample, so that some rows can be selected from each in between.
         What a segment gives is first the tap's feature, then whatever else later segments need; the
-        last one gives (logits,). A segment may write into the values it is given.
+        last one gives (logits,). The values that a segment is given stay as they are.
         """
         result: tuple[Tensor, ...] = self.segments[segment](*values)
         return result
@@ -157,9 +157,14 @@ def _segment(
 ) -> Segment:
     graph = fx.Graph()
     inputs = [graph.placeholder(f"value_{number}") for number in range(len(taken))]
+    spoilt = {origin(target, taken) for node in work for target in written(node)}
+    own = [
+        graph.call_method("clone", (value,)) if node in spoilt else value
+        for node, value in zip(taken, inputs, strict=True)
+    ]
     made = {
         node: form.restored(graph, value)
-        for (node, form), value in zip(taken.items(), inputs, strict=True)
+        for (node, form), value in zip(taken.items(), own, strict=True)
     }
 
     def found(node: fx.Node) -> fx.Node:
@@ -217,12 +222,15 @@ def _prove(model: nn.Module, trunk: Trunk, example: Tensor) -> None:
             place = _place(trunk.paths, number)
             truth = expected.index_select(0, left) if number else expected
             try:
-                values = trunk.run(number, values)
+                given, before = values, [value.clone() for value in values]
+                values = trunk.run(number, given)
                 found = _distance(values[0], truth)
             except RuntimeError as error:
                 raise _unlike(place, len(left), f"fails ({str(error).splitlines()[0]})") from error
             if not found <= _tolerance(truth):
                 raise _unlike(place, len(left), f"is off by {found:.1e} of the largest value")
+            if any(_distance(*pair) for pair in zip(given, before, strict=True)):
+                raise _unlike(place, len(left), "writes into what it was given")
             if not number:
                 values = tuple(value.index_select(0, left) for value in values)
 

@@ -173,7 +173,7 @@ class Varied(nn.Module):
 
 
 class _Bucketed:
-    """A compiled program on batches filled up to a power of two: one program for each such size."""
+    """A compiled program on batches filled up to a power of two, so that it sees few sizes."""
 
     def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
         self._run = run

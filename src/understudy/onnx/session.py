@@ -53,6 +53,12 @@ class Session:
                 f"ONNX Runtime {runtime.__version__} cannot load {part!r} from {str(file)!r} "
                 f"({first_line(error)}): export again with the versions that are installed"
             ) from error
+        self._session.disable_fallback()
+        if providers[0] not in self._session.get_providers():
+            raise ModelError(
+                f"ONNX Runtime runs where it is told to, {providers[0]} cannot be used here (its "
+                "libraries do not load): install them, or use the CPU"
+            )
 
     def __call__(self, values: Sequence[Array]) -> list[Array]:
         """What the model gives for arrays of the same number of rows."""

@@ -18,7 +18,8 @@ Device = Annotated[
     typer.Option(
         metavar="DEVICE",
         help="Where to compute, as torch names it: cpu, cuda, cuda:1. "
-        "[dim]Default: an NVIDIA GPU if there is one, else the CPU.[/]",
+        "[dim]Default: an NVIDIA GPU if there is one, else the CPU; the CPU for what `export` "
+        "wrote.[/]",
     ),
 ]
 StageBatch = Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")]
