@@ -119,7 +119,7 @@ def memory_for(most):
 def test_out_of_memory_halves_the_batches_for_good(mode, caplog):
     table = table_of(500)
     cascade = Lookups(table, chain(), memory_for({"tiny": 20, "big": 5}))
-    executor = Executor(cascade, max_batch=64, max_wait_ms=500)  # for rows to come together
+    executor = Executor(cascade, max_batch=64, max_wait_ms=5000)  # for rows to come together
     with caplog.at_level(logging.WARNING, logger="understudy"):
         if mode == "offline":
             found, failed = offline(executor, 500, 100)

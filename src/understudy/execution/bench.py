@@ -211,6 +211,7 @@ def bench(
     batch: int = 256,
     rounds: int = 5,
     clients: int = 0,
+    max_wait_ms: float | Mapping[str, float] | None = None,
     labels: Array | None = None,
     on_progress: Progress | None = None,
 ) -> Bench:
@@ -224,6 +225,7 @@ def bench(
         batch: rows per batch of every stage.
         rounds: how often each contestant is timed.
         clients: how many clients wait for answers at the same time; 0 leaves latencies out.
+        max_wait_ms: how long rows wait for company while there are clients, as for `Executor`.
         labels: the true class of each image, (N,), for the accuracies.
         on_progress: told what runs, how many turns are done, and of how many.
 
@@ -254,8 +256,8 @@ def bench(
     if clients:
         few, alone = _watched(cascade, images, clients), _Only(cascade)
         served = {
-            LARGE: lambda: asyncio.run(_served(alone, images, clients)),
-            EXECUTOR: lambda: asyncio.run(_served(cascade, images, clients)),
+            LARGE: lambda: asyncio.run(_served(alone, images, clients, None)),
+            EXECUTOR: lambda: asyncio.run(_served(cascade, images, clients, max_wait_ms)),
             IDEAL: lambda: _ideal(few),
         }
     online = {name: f"{name}, {clients} clients" for name in served}
@@ -413,7 +415,9 @@ def _mapped(cascade: Runnable, images: Any, batch: int) -> Array:
         return np.concatenate([answers.prediction for answers in answered])
 
 
-async def _served(cascade: Runnable, images: Any, clients: int) -> _Turn:
+async def _served(
+    cascade: Runnable, images: Any, clients: int, wait: float | Mapping[str, float] | None
+) -> _Turn:
     """Seconds until all images are answered, and how long each waited, in ms."""
     waiting = iter(range(len(images)))
     latencies = np.zeros(len(images))
@@ -424,7 +428,7 @@ async def _served(cascade: Runnable, images: Any, clients: int) -> _Turn:
             await executor.answer(images[number])
             latencies[number] = 1000 * (perf_counter() - start)
 
-    async with Executor(cascade, max_batch=clients) as executor:
+    async with Executor(cascade, max_batch=clients, max_wait_ms=wait) as executor:
         start = perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
         return _Turn(perf_counter() - start, latencies)

@@ -19,7 +19,6 @@ from understudy.execution.service import CLOSED, Service
 from understudy.execution.stats import Stats, Tally
 
 MAX_BATCH = 256
-MAX_WAIT_MS = 2.0
 MAX_WAITING = 4096
 
 
@@ -39,7 +38,9 @@ class Executor:
         cascade: what runs.
         max_batch: the rows that a stage takes at a time, or exit -> rows (256 for the others).
         max_wait_ms: how long the oldest row waits for company at a stage, in milliseconds, or
-            exit -> milliseconds (2 for the others); online alone.
+            exit -> milliseconds; by default 2 at the first stage, and at later ones as long as
+            their last batch took. Nobody waits for company that will not come: at the first stage
+            when none came for an eighth of that time, later when nobody is there. Online alone.
         max_waiting: how many requests are inside at most; further ones wait at the door, in order.
 
     >>> from understudy import Policy, Cascade
@@ -60,11 +61,11 @@ class Executor:
         cascade: Runnable,
         *,
         max_batch: int | Mapping[str, int] = MAX_BATCH,
-        max_wait_ms: float | Mapping[str, float] = MAX_WAIT_MS,
+        max_wait_ms: float | Mapping[str, float] | None = None,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         sizes = _per_exit(max_batch, MAX_BATCH, cascade.exits)
-        waits = _per_exit(max_wait_ms, MAX_WAIT_MS, cascade.exits)
+        waits = _per_exit(max_wait_ms, None, cascade.exits)
         _check(sizes, waits, max_waiting)
         self.cascade = cascade
         self._tally = Tally(sizes)
@@ -74,7 +75,7 @@ class Executor:
             cascade,
             tally=self._tally,
             device=self._device,
-            max_wait={name: wait / 1000 for name, wait in waits.items()},
+            max_wait={n: None if wait is None else wait / 1000 for n, wait in waits.items()},
             max_waiting=max_waiting,
         )
         finalize(self, self._service.close, cancel=True)  # also where the program ends
@@ -191,16 +192,20 @@ def _per_exit(given: Any, default: Any, exits: Iterable[str]) -> dict[str, Any]:
 
 def _check(sizes: Mapping[str, Any], waits: Mapping[str, Any], max_waiting: int) -> None:
     for size in sizes.values():
-        if not isinstance(size, Integral) or size < 1:
+        if not _is_count(size):
             raise DataError(
                 f"a batch has a whole number of rows, found max_batch={size}: give 1 or more"
             )
     for wait in waits.values():
-        if not wait >= 0:
+        if wait is not None and not wait >= 0:
             raise DataError(
                 f"a row waits for some milliseconds, found max_wait_ms={wait}: give 0 or more"
             )
-    if not isinstance(max_waiting, Integral) or max_waiting < 1:
+    if not _is_count(max_waiting):
         raise DataError(
             f"requests need places inside, found max_waiting={max_waiting}: give 1 or more"
         )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from threading import Lock
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
@@ -121,7 +122,9 @@ class Line:
             if count <= self._tally.limit(judge.name):
                 try:
                     with self._device:
+                        start = perf_counter()
                         said = judge.ask(part.images, part.state)
+                        self._tally.time(judge.name, perf_counter() - start)
                 except Exception as error:  # noqa: BLE001
                     if count == 1 or isinstance(error, ModelError):
                         yield part, error

@@ -34,6 +34,11 @@ class Counter:
     line: Line
     pending: dict[int, Request] = field(default_factory=dict)
 
+    @property
+    def latest(self) -> float:
+        """When the last of the requests came that wait for the first stage."""
+        return next(reversed(self.pending.values())).since
+
     def waiting(self, position: int) -> tuple[int, float]:
         """How many rows wait for a stage, and since when."""
         if position == 0 and self.pending:

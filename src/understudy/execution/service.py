@@ -29,6 +29,15 @@ FOREVER = 3600.0
 """Seconds that the thread sleeps at most where nothing waits."""
 
 
+FIRST = 0.002
+"""Seconds that requests wait for company at the first stage, where nothing was said."""
+
+QUIET = 1 / 8
+"""The share of its patience after which the first stage expects nobody else, with time to spare."""
+
+RETURN = 0.00025
+"""Seconds in which clients that have their answers may come back, before deferred rows are run."""
+
 CLOSED = "a closed executor takes no requests, found it closed: make a new one"
 CANCELLED = (
     "a closed executor answers nobody, found this request without its answer: ask another executor"
@@ -42,7 +51,8 @@ class Service:
         cascade: what runs; its policy is read once per request.
         tally: where it is counted, and how many rows a stage takes at a time.
         device: held while a stage runs.
-        max_wait: stage -> seconds that its oldest row waits for company while others are run.
+        max_wait: stage -> seconds that its oldest row waits for company while others are run; None
+            leaves that to the service.
         max_waiting: how many requests are inside at most; more wait at the door, in order.
     """
 
@@ -52,7 +62,7 @@ class Service:
         *,
         tally: Tally,
         device: Lock,
-        max_wait: Mapping[str, float],
+        max_wait: Mapping[str, float | None],
         max_waiting: int,
     ) -> None:
         self._cascade, self._tally, self._device = cascade, tally, device
@@ -201,28 +211,38 @@ class Service:
     def _turns(self) -> list[Turn[Counter]]:
         """All stages with waiting rows; lines of former policies go when they are empty.
 
-        Deferred rows are run as soon as the thread is idle, because only another run of the first
-        stage could bring them company; where they were given more time than that stage, after the
-        time that it takes to gather.
+        Where the thread is idle, a stage does not wait for company that will not come: the first
+        one when no request has come for a while, later ones when none waits for the first.
         """
         hurry = self._closed or len(self._inside) >= self._max_waiting
         turns = []
         for counter in self._counters:
-            first = self._max_wait[counter.line.judges[0].name]
             for position, judge in enumerate(counter.line.judges):
                 rows, since = counter.waiting(position)
                 if rows:
-                    limit, wait = self._tally.limit(judge.name), self._max_wait[judge.name]
-                    due, idle = since + wait, since
-                    if position == 0 or wait > first:
-                        idle += first
-                    if hurry:
-                        due = since
+                    limit = self._tally.limit(judge.name)
+                    due = since if hurry else since + self._patience(judge, position)
+                    idle = due
+                    if position == 0:
+                        idle = min(due, counter.latest + QUIET * (due - since))
+                    elif not counter.pending:
+                        idle = min(due, since + RETURN)
                     turns.append(Turn(counter, position, rows, limit, since, due, idle))
         if len(self._counters) > 1:
             busy = {id(turn.owner) for turn in turns}
             self._counters = [one for one in self._counters if id(one) in busy]
         return turns
+
+    def _patience(self, judge: Judge, position: int) -> float:
+        """Seconds that the oldest row of a stage waits for company.
+
+        Where nothing was said, a later stage waits as long as its last batch took: what waiting
+        costs a row is then at most what it was to pay anyway.
+        """
+        told = self._max_wait[judge.name]
+        if told is not None:
+            return told
+        return self._tally.took(judge.name) if position else FIRST
 
     def _start(self, counter: Counter) -> None:
         """Run the first stage on requests that wait for it."""

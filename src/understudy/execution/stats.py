@@ -17,6 +17,7 @@ class Stats:
     Attributes:
         rows: rows that the stage was asked about and spoke of.
         batches: in how many batches.
+        seconds: how long these took.
         nan: rows of those whose logits were NaN.
         failed: rows that nobody answered because the stage raised, or said NaN as the last.
         out_of_memory: how often a batch was halved because memory ran out.
@@ -27,6 +28,7 @@ class Stats:
 
     rows: Mapping[str, int]
     batches: Mapping[str, int]
+    seconds: Mapping[str, float]
     nan: Mapping[str, int]
     failed: Mapping[str, int]
     out_of_memory: Mapping[str, int]
@@ -48,6 +50,7 @@ class Tally:
         self._rows, self._batches = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         self._nan, self._failed = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         self._halved = dict.fromkeys(names, 0)
+        self._seconds, self._took = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
         self._waiting = self._peak = 0
 
     def limit(self, name: str) -> int:
@@ -60,6 +63,16 @@ class Tally:
             self._rows[name] += rows
             self._batches[name] += 1
             self._nan[name] += nan
+
+    def time(self, name: str, seconds: float) -> None:
+        """A stage has worked for so long on a batch."""
+        with self._lock:
+            self._seconds[name] += seconds
+            self._took[name] = seconds
+
+    def took(self, name: str) -> float:
+        """How many seconds a stage worked on its last batch; 0 before the first."""
+        return self._took[name]
 
     def failed(self, name: str, rows: int) -> None:
         """A stage has left rows without an answer."""
@@ -95,6 +108,7 @@ class Tally:
             return Stats(
                 rows=dict(self._rows),
                 batches=dict(self._batches),
+                seconds=dict(self._seconds),
                 nan=dict(self._nan),
                 failed=dict(self._failed),
                 out_of_memory=dict(self._halved),
