@@ -138,6 +138,7 @@ def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
     assert told["measured"]["reached"]["tiny"] == 60
     assert told == json.loads(Path("b.json").read_text())
     assert told["accuracy"]["large model alone"] > 0.5
+    assert set(told["peak_memory_bytes"]) == {"large model alone", "executor"}
     assert min(told["peak_memory_bytes"].values()) > 2**20
     shown = run(*asked, "--clients", 0)
     assert "of the executor" in shown.out

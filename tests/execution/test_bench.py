@@ -109,6 +109,13 @@ def test_a_first_stage_that_is_as_good_is_named() -> None:
     assert "use it" not in better.verdict
 
 
+def test_a_plan_of_one_stage_is_not_told_to_use_itself() -> None:
+    times = seconds(large=2, little=2, naive=3, executor=2.5, ideal=2)
+    right = dict.fromkeys((LARGE, LITTLE, EXECUTOR), 0.9)
+    found = Bench(8, 4, times, {"big": 8}, "big", accuracy=right)
+    assert "On these images" not in found.verdict
+
+
 def test_clients() -> None:
     assert Load(4, 100, (2.0, 1.0, 4.0), {}).rate == 50
 

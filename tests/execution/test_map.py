@@ -199,6 +199,15 @@ def test_a_batch_is_images_alone():
             list(executor.map([batch]))
 
 
+def test_answers_before_a_bad_batch_come_first():
+    table = table_of(60)
+    executor = Executor(Lookups(table, chain()), max_batch=16)
+    stream, found = executor.map([*cut(images_of(range(60)), [20]), [None]]), []
+    with pytest.raises(DataError, match="images alone"):
+        found.extend(row for answers in stream for row in said(answers))
+    assert found == truth_of(table, chain())
+
+
 def test_nothing_waits_where_nobody_asks_on():
     executor = Executor(Lookups(table_of(500), chain()), max_batch=16)
     stream = executor.map(cut(images_of(range(500)), [20]))

@@ -58,6 +58,26 @@ def test_what_a_segment_is_given_stays(write: nn.Module) -> None:
         torch.testing.assert_close(feature, before, rtol=0, atol=0)
 
 
+class Masked(nn.Module):
+    """Needs a mask of the images behind the tap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x > 0
+        return self.last(torch.where(mask, self.first(x.masked_fill(mask, 0)), 0))
+
+
+def test_values_of_any_dtype_cross_a_cut() -> None:
+    net, x = Masked().eval(), torch.randn(5, 4)
+    trunk = split(net, x, ["first"])
+    handed = trunk.run(0, (x,))
+    assert torch.bool in {value.dtype for value in handed}
+    torch.testing.assert_close(trunk.run(1, handed)[0], net(x))
+
+
 def test_the_batch_itself_stays() -> None:
     net = nn.Sequential(nn.Hardswish(inplace=True), nn.Linear(4, 3)).eval()
     x = torch.randn(5, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ import torch
 
 from understudy.app.running import check_data, load_runnable
 from understudy.errors import DataError
-from understudy.execution.bench import EXECUTOR, LARGE, Bench, Progress, bench, run_alone
+from understudy.execution.bench import EXECUTOR, LARGE, Bench, LastStage, Progress, bench, run_alone
 from understudy.zoo import DataSet, batches, open_data
 
 MEASURED = (LARGE, EXECUTOR)
@@ -67,14 +68,27 @@ def _timed(job: Job, *, rounds: int, clients: int, on_progress: Progress) -> Ben
 
 
 def peak_memory(job: Job, contestant: str) -> int:
-    """The most bytes that this process ever used, having run a contestant.
+    """The most bytes that this process used while it ran a contestant.
 
     On an accelerator those of its tensors there; else all the memory of the process.
     """
     cascade, (images, _) = _loaded(job), _decoded(open_data(job.data), job.images)
+    if contestant == LARGE:
+        cascade = LastStage(cascade)  # the other models go
+    gc.collect()
+    _forget_peak()
     run_alone(cascade, images, contestant=contestant, batch=job.batch)
     devices = range(torch.cuda.device_count())
     return max(map(torch.cuda.max_memory_allocated, devices), default=0) or _resident()
+
+
+def _forget_peak() -> None:
+    """Let the peaks of memory begin anew, after models and images have been loaded."""
+    torch.cuda.empty_cache()
+    for device in range(torch.cuda.device_count()):
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM falls to what is used now
 
 
 def _resident() -> int:
@@ -98,7 +112,7 @@ def _memory(job: Job, on_progress: Progress) -> dict[str, int]:
     for done, name in enumerate(MEASURED):
         on_progress("memory", done, len(MEASURED))
         with (
-            suppress(Exception),
+            suppress(RuntimeError, MemoryError, OSError, ImportError),
             ProcessPoolExecutor(
                 1,
                 mp_context=get_context("spawn"),

@@ -19,7 +19,6 @@ from understudy.errors import (
     DataError,
     ModelError,
     TableError,
-    UnderstudyError,
     listed,
     unknown,
 )
@@ -258,7 +257,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
     for row in range(len(images)):
         try:
             classes = cascade.judges[0].ask(images[row : row + 1], {}).classes
-        except UnderstudyError:
+        except ModelError:
             raise
         except Exception:  # noqa: BLE001
             continue  # the executor says what is wrong with it

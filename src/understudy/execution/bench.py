@@ -66,8 +66,8 @@ class Bench:
         large: the name of the last stage.
         accuracy: contestant -> the share of these images that it gets right; empty where there are
             no labels.
-        memory: contestant -> the most bytes of a process that runs it alone, its models and the
-            images included; empty where that was not measured.
+        memory: contestant -> the most bytes of a process that runs it and holds nothing else but
+            the images; empty where that was not measured.
     """
 
     images: int
@@ -124,7 +124,8 @@ class Bench:
     @property
     def _dominated(self) -> str:
         """Whether the first stage alone is as accurate and faster, in words."""
-        if not self.accuracy or self.accuracy[LITTLE] < self.accuracy[EXECUTOR]:
+        alone = self.little == self.large
+        if alone or not self.accuracy or self.accuracy[LITTLE] < self.accuracy[EXECUTOR]:
             return ""
         faster = self.ratio(LITTLE, EXECUTOR)
         if faster <= 1:
@@ -254,7 +255,7 @@ def bench(
     }
     served: dict[str, Callable[[], _Turn]] = {}
     if clients:
-        few, alone = _watched(cascade, images, clients), _Only(cascade)
+        few, alone = _watched(cascade, images, clients), LastStage(cascade)
         served = {
             LARGE: lambda: asyncio.run(_served(alone, images, clients, None)),
             EXECUTOR: lambda: asyncio.run(_served(cascade, images, clients, max_wait_ms)),
@@ -360,7 +361,7 @@ class _Watching:
     judges: tuple[Judge, ...]
 
 
-class _Only:
+class LastStage:
     """The last stage of a cascade alone, which answers everything from the images."""
 
     def __init__(self, cascade: Runnable) -> None:

@@ -39,7 +39,7 @@ class Executor:
         max_batch: the rows that a stage takes at a time, or exit -> rows (256 for the others).
         max_wait_ms: how long the oldest row waits for company at a stage, in milliseconds, or
             exit -> milliseconds; by default 2 at the first stage, and at later ones as long as
-            their last batch took. Nobody waits for company that will not come: at the first stage
+            their batches take. Nobody waits for company that will not come: at the first stage
             when none came for an eighth of that time, later when nobody is there. Online alone.
         max_waiting: how many requests are inside at most; further ones wait at the door, in order.
 
@@ -112,7 +112,11 @@ class Executor:
                 except Exception as error:  # noqa: BLE001
                     broken = error
                     break
-                queue.put(images)
+                try:
+                    queue.put(images)
+                except DataError as error:
+                    broken = error
+                    break
                 yield from queue.ready()
             queue.drain()
             yield from queue.ready()

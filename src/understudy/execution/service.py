@@ -73,6 +73,7 @@ class Service:
         self._counters: list[Counter] = []
         self._closed = False
         self._thread: Thread | None = None
+        self._told = 0.0  # when answers were handed out last
         self._door: Door | None = None
 
     async def answer(self, image: Any) -> Answer:
@@ -156,7 +157,7 @@ class Service:
                 self._thread = Thread(target=self._work, name="understudy executor", daemon=True)
                 self._thread.start()
             first = counter.line.judges[0].name
-            full = len(counter.pending) == self._tally.limit(first)
+            full = len(counter.pending) >= self._tally.limit(first)
             if len(counter.pending) == 1 or full or len(self._inside) == self._max_waiting:
                 self._wake.notify()
             return request
@@ -167,6 +168,8 @@ class Service:
             self._inside.pop(request.number, None)
             if request.counter.pending.pop(request.number, None) is not None:
                 self._tally.went(1)
+                if not request.counter.pending:
+                    self._wake.notify()  # deferred rows may have waited for its company
 
     def _counter(self, judges: tuple[Judge, ...]) -> Counter:
         for counter in self._counters:
@@ -226,7 +229,7 @@ class Service:
                     if position == 0:
                         idle = min(due, counter.latest + QUIET * (due - since))
                     elif not counter.pending:
-                        idle = min(due, since + RETURN)
+                        idle = min(due, max(since, self._told) + RETURN)
                     turns.append(Turn(counter, position, rows, limit, since, due, idle))
         if len(self._counters) > 1:
             busy = {id(turn.owner) for turn in turns}
@@ -236,8 +239,8 @@ class Service:
     def _patience(self, judge: Judge, position: int) -> float:
         """Seconds that the oldest row of a stage waits for company.
 
-        Where nothing was said, a later stage waits as long as its last batch took: what waiting
-        costs a row is then at most what it was to pay anyway.
+        Where nothing was said, a later stage waits as long as a batch of it took of late: what
+        waiting costs a row is then about what it was to pay anyway.
         """
         told = self._max_wait[judge.name]
         if told is not None:
@@ -262,6 +265,7 @@ class Service:
     def _tell(self, told: Sequence[tuple[int, Answer | Exception]]) -> None:
         """Hand out what became of requests, in one call of their event loop."""
         with self._wake:
+            self._told = time.monotonic()
             found = [(self._inside.pop(number, None), what) for number, what in told]
             hand([(request, what) for request, what in found if request is not None])
 

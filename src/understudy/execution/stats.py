@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -50,7 +51,8 @@ class Tally:
         self._rows, self._batches = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         self._nan, self._failed = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         self._halved = dict.fromkeys(names, 0)
-        self._seconds, self._took = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        self._seconds = dict.fromkeys(names, 0.0)
+        self._took: dict[str, deque[float]] = {name: deque(maxlen=2) for name in names}
         self._waiting = self._peak = 0
 
     def limit(self, name: str) -> int:
@@ -68,11 +70,15 @@ class Tally:
         """A stage has worked for so long on a batch."""
         with self._lock:
             self._seconds[name] += seconds
-            self._took[name] = seconds
+            self._took[name].append(seconds)
 
     def took(self, name: str) -> float:
-        """How many seconds a stage worked on its last batch; 0 before the first."""
-        return self._took[name]
+        """How many seconds a stage works on a batch: the less of the last two.
+
+        0 before the second: a first batch also pays for what is made once.
+        """
+        last = tuple(self._took[name])
+        return min(last) if len(last) > 1 else 0.0
 
     def failed(self, name: str, rows: int) -> None:
         """A stage has left rows without an answer."""

@@ -82,11 +82,11 @@ class Judge:
     def gather(self, source: Any, rows: Array, target: Tensor) -> None:
         """Copy rows of a tensor or array into a slice of a buffer."""
         source = torch.as_tensor(source)
-        index = torch.from_numpy(rows).to(source.device, non_blocking=True)
+        index = torch.from_numpy(rows).to(source.device)
         if source.device == target.device:
             torch.index_select(source, 0, index, out=target)
         else:
-            target.copy_(source.index_select(0, index), non_blocking=target.device.type != "cpu")
+            target.copy_(source.index_select(0, index), non_blocking=target.is_cuda)
 
     def ran_out(self, error: Exception) -> bool:
         """Whether an error says that memory ran out, on a device or on the host."""

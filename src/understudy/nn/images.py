@@ -26,7 +26,8 @@ def select(images: Images, rows: Tensor) -> Images:
 def on_device(images: Images, device: torch.device) -> Images:
     """The images on a device; those that are there already are not copied.
 
-    Arrays are taken as well. Nothing waits for an upload; downloads are waited for.
+    Arrays are taken as well. Nothing waits for an upload to CUDA, which keeps what it is given
+    until it is done; other devices and downloads are waited for.
     """
     if hasattr(images, "shape"):
         return _moved(images, device)
@@ -34,4 +35,4 @@ def on_device(images: Images, device: torch.device) -> Images:
 
 
 def _moved(image: Any, device: torch.device) -> Tensor:
-    return torch.as_tensor(image).to(device, non_blocking=device.type != "cpu")
+    return torch.as_tensor(image).to(device, non_blocking=device.type == "cuda")

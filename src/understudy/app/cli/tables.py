@@ -159,7 +159,7 @@ def score(
     into: Annotated[Path, typer.Option(metavar="TABLE", help="The table to write or to add to.")],
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 256,
     measure: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="BATCHES",
             help="Measure ms per sample at these batches: 1,16,64,256. [dim]Default: --batch[/]",
@@ -189,7 +189,7 @@ def score(
             named_models(models),
             data,
             batch=batch,
-            measure_batches=(batch,) if measure is None else counts(measure, "--measure"),
+            measure_batches=counts(measure, "--measure") if measure else (batch,),
             keep_logits=keep_logits,
             strict=strict,
             workers=workers,

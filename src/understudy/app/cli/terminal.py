@@ -137,19 +137,20 @@ def numbers(texts: Iterable[str], option: str) -> list[float]:
     return [number(part, option) for text in texts for part in text.split(",") if part.strip()]
 
 
-def counts(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers from 1 up, joined by commas.
+def counts(texts: Iterable[str], option: str) -> tuple[int, ...]:
+    """Whole numbers from 1 up that are repeated or joined by commas.
 
-    >>> counts("1,16,64", "--measure")
+    >>> counts(["1,16", "64"], "--measure")
     (1, 16, 64)
 
     Raises:
         UsageError: anything else.
     """
-    parts = [part.strip() for part in text.split(",")]
+    parts = [part.strip() for text in texts for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
         raise UsageError(
-            f"{option} takes whole numbers from 1 up, found {text!r}: write them like 1,16,64"
+            f"{option} takes whole numbers from 1 up, found {','.join(parts)!r}: write them like "
+            "1,16,64"
         )
     return tuple(map(int, parts))
 
