@@ -171,7 +171,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     found = _recorded() if arguments.only else {}
     for name, taken in SETTINGS.items():
-        if arguments.only in name:
+        if arguments.only in ("", name):
             found[name] = taken()
             told = {key: found[name].get(key) for key in SHOWN}
             print(name, json.dumps(told), file=sys.stderr, flush=True)
@@ -194,7 +194,7 @@ def _recorded() -> dict[str, Any]:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--only", default="", help="settings whose name contains this; the rest stays as recorded"
+        "--only", default="", metavar="NAME", help="one setting; the rest stays as recorded"
     )
 
 
