@@ -2,7 +2,7 @@
 
     python benchmarks/execution.py [--only NAME] [--json]
 
-Every setting is one interleaved run of `understudy.execution.bench`: the large model alone, the
+Every setting is one interleaved run of `understudy.execution.contest`: the large model alone, the
 first stage alone, batch by batch, the executor, and the ideal. Clients are 64, with the executor's
 own patience and with more of it at the second stage ("patient"). The exits are those that
 cifar_exits.py trains. Networks of timm have random weights; their threshold is the quantile that
@@ -29,7 +29,8 @@ import cifar_exits
 import exit_speed
 import harness
 from understudy import Cascade, Policy, build, keep_freed_memory, search_exits, search_in_sample
-from understudy.execution.bench import EXECUTOR, LARGE, Bench, bench, run_alone
+from understudy.execution.bench import EXECUTOR, LARGE, Bench
+from understudy.execution.contest import bench, run_alone
 from understudy.execution.protocol import Runnable
 from understudy.nn import ExitNetwork
 from understudy.nn.stage import Stage

@@ -18,8 +18,8 @@ from understudy.execution.bench import (
     NAIVE,
     Bench,
     Load,
-    bench,
 )
+from understudy.execution.contest import bench
 from understudy.files import write_json
 
 

@@ -18,7 +18,8 @@ import torch
 
 from understudy.app.running import check_data, load_runnable
 from understudy.errors import DataError
-from understudy.execution.bench import EXECUTOR, LARGE, Bench, LastStage, Progress, bench, run_alone
+from understudy.execution.bench import EXECUTOR, LARGE, Bench
+from understudy.execution.contest import LastStage, Progress, bench, run_alone
 from understudy.zoo import DataSet, batches, open_data
 
 MEASURED = (LARGE, EXECUTOR)

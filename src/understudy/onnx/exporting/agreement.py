@@ -12,6 +12,7 @@ import torch
 
 from understudy.errors import DataError, PolicyError
 from understudy.execution.protocol import Array, Runnable
+from understudy.execution.room import Load
 from understudy.nn.cascade import Cascade
 from understudy.nn.images import Images
 from understudy.onnx.cascade import OnnxCascade
@@ -116,9 +117,10 @@ class _Walk:
             np.empty(count, np.int64),
             np.full(count, np.inf),
         )
-        state: dict[str, Any] = {}
+        load = Load(images, {}, rows)
         for judge, rule in zip(cascade.judges, cascade.policy.stages, strict=True):
-            said = judge.ask(images, state)
+            rows = load.ids
+            said = judge.ask(load.images, load.state)
             walk.prediction[rows] = said.prediction
             walk.confidence[rows] = said.confidence
             walk.exit[rows] = judge.number
@@ -127,15 +129,8 @@ class _Walk:
                 walk.gap[rows] = np.fmin(walk.gap[rows], gap / max(1.0, abs(rule.threshold)))
             if not len(said.left):
                 break
-            images, rows = _part(judge, said.images, said.left), rows[said.left]
-            state = {name: _part(judge, value, said.left) for name, value in said.state.items()}
+            load = Load(said.images, said.state, rows).select(said.left, judge)
         return walk
-
-
-def _part(judge: Any, source: Any, rows: Array) -> Any:
-    target = judge.buffer(len(rows), source)
-    judge.gather(source, rows, target)
-    return target
 
 
 def _lead(logits: Array) -> Array:
