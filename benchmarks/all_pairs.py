@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 import harness
-from understudy.search.allpairs import AllPairs, gap_budgets, search_all_pairs
+from understudy.searching.all_pairs import AllPairs, gap_budgets, search_all_pairs
 
 Array = npt.NDArray[Any]
 DROPS = (0.0, 0.1, 0.25, 0.5, 1.0)

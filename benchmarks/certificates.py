@@ -23,13 +23,14 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 import harness
-from understudy import LabelFile, Policy, ScoreTable, import_predictions, load_table, search
+from understudy import Policy, ScoreTable, load_table, search
+from understudy.import_predictions import LabelFile, import_predictions
 from understudy.policy import DEFAULT_CONFIDENCE
-from understudy.search.certify import Path as WalkPath
-from understudy.search.certify import count_path
-from understudy.search.families import Question, find_pairs, most_promising
-from understudy.search.gaptest import critical_totals
-from understudy.search.pairs import PairCurve, pair_curves
+from understudy.searching.certify import Path as WalkPath
+from understudy.searching.certify import count_path
+from understudy.searching.exact_test import critical_totals
+from understudy.searching.pairs import PairCurve, pair_curves
+from understudy.searching.strategies import SearchSpec, find_pairs, most_promising
 
 DELTA = 0.05
 DROPS = (0.25, 0.5, 1.0)
@@ -153,7 +154,7 @@ def certified(
     """What the search certifies within each budget: its own steps, with tabled critical counts."""
     table, reference = population.table, population.reference
     tune, certify = (drawn(table, part) for part in rows)
-    question = Question(
+    question = SearchSpec(
         reference, table.unit(), DEFAULT_CONFIDENCE, tuple(criticals), DELTA, len(certify)
     )
     paths = find_pairs(tune, question).paths

@@ -12,8 +12,8 @@ import numpy as np
 import harness
 from all_pairs import make_zoo
 from understudy import ScoreTable
-from understudy.search.chains import search_chains
-from understudy.search.pairs import allowed_gap, pair_curves
+from understudy.searching.chains import search_chains
+from understudy.searching.pairs import allowed_gap, pair_curves
 
 DROPS = (0.0, 0.1, 0.25, 0.5, 1.0)
 MOST_SECONDS = 60.0

@@ -16,10 +16,13 @@ import numpy as np
 import torch
 
 import harness
-from understudy import Executor, ScoreTable, build, decide, search_in_sample
+from understudy import Executor, ScoreTable, build
 from understudy.nn.cascade import Cascade
-from understudy.scoring import score_into
-from understudy.zoo import load_stage, open_data
+from understudy.outcome import decide
+from understudy.scoring.on_disk import score_into
+from understudy.searching.search import search_in_sample
+from understudy.zoo.data import open_data
+from understudy.zoo.models import load_stage
 
 PUBLISHED = {
     "resnet8": (75.48, 12.502e6),

@@ -21,15 +21,17 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import harness
-from understudy import ScoreTable, evaluate, load_table, search, search_exits
-from understudy.nn.exit_folder import ExitFolder
-from understudy.scoring import score_into
-from understudy.training import Recipe, train_exits
-from understudy.zoo import load_network
+from understudy import ScoreTable, evaluate, load_table, search
+from understudy.early_exit.serialization import ExitFolder
+from understudy.scoring.on_disk import score_into
+from understudy.searching.exits import search_exits
+from understudy.training.api import train_exits
+from understudy.training.config import TrainingConfig
+from understudy.zoo.networks import load_network
 
 WORK = harness.ROOT / "benchmarks" / "work"
 TAPS = ("layer1.4", "layer1.8", "layer2.3", "layer2.8", "layer3.1", "layer3.3", "layer3.5")
-RECIPE = Recipe(epochs=10, batch=256, views=2, flip=False, targets="both", temperature=2.0)
+RECIPE = TrainingConfig(epochs=10, batch=256, views=2, flip=False, targets="both", temperature=2.0)
 BUDGETS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 CUTS = 10
 BIG, REFERENCE = "resnet56", "resnet56"

@@ -2,7 +2,7 @@
 
     python benchmarks/execution.py [--only NAME] [--json]
 
-Every setting is one interleaved run of `understudy.execution.contest`: the large model alone, the
+Every setting is one interleaved run of `understudy.app.bench.benchmark`: the large model alone, the
 first stage alone, batch by batch, the executor, and the ideal. Clients are 64, with the executor's
 own patience and with more of it at the second stage ("patient"). The exits are those that
 cifar_exits.py trains. Networks of timm have random weights; their threshold is the quantile that
@@ -28,21 +28,27 @@ from torch import Tensor
 import cifar_exits
 import exit_speed
 import harness
-from understudy import Cascade, Policy, build, keep_freed_memory, search_exits, search_in_sample
-from understudy.execution.bench import EXECUTOR, LARGE, Bench
-from understudy.execution.contest import bench, run_alone
-from understudy.execution.protocol import Runnable
-from understudy.nn import ExitNetwork
+from understudy import Cascade, Policy, build
+from understudy.app.bench.benchmark import bench, run_alone
+from understudy.app.bench.result import EXECUTOR, LARGE, Bench
+from understudy.early_exit.network import ExitNetwork
+from understudy.malloc import keep_freed_memory
+from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
 from understudy.nn.stage import Stage
-from understudy.nn.variant import PLAIN, Variant, varied
-from understudy.onnx import load_onnx
-from understudy.onnx.exporting import export_onnx
-from understudy.zoo import batches, load_network, load_stage, open_data
+from understudy.onnx.cascade import load_onnx
+from understudy.onnx.export.export import export_onnx
+from understudy.runtime.protocol import Runnable
+from understudy.searching.exits import search_exits
+from understudy.searching.search import search_in_sample
+from understudy.zoo.batches import batches
+from understudy.zoo.data import open_data
+from understudy.zoo.models import load_stage
+from understudy.zoo.networks import load_network
 
 BATCH, ROUNDS, CLIENTS, THREADS = 256, 5, 64, 2
 PATIENT = 40
 """Milliseconds that deferred rows wait for company in the setting of that name."""
-FAST = Variant.parse("folded+channels_last")
+FAST = ExecutionMode.parse("folded+channels_last")
 SMALL, LARGE_NET = "mobilenetv3_small_050", "resnet50"
 DEFERRED = 0.2
 SHOWN = ("of_ideal", "speedup", "online_of_ideal", "p99_over_large", "times_torch")
@@ -70,7 +76,7 @@ def retrained() -> ExitNetwork:
     return exit_speed.without_saver(load_network(f"exits:{folder}"))
 
 
-def pair(variant: Variant = PLAIN) -> Cascade:
+def pair(variant: ExecutionMode = PLAIN) -> Cascade:
     """resnet20 before resnet56, at the threshold that loses half a point on the test set."""
     table = cifar_exits.scores(harness.shared()).only(["resnet20", "resnet56"])
     (choice,) = search_in_sample(table, max_drop=0.5).choices
@@ -80,7 +86,7 @@ def pair(variant: Variant = PLAIN) -> Cascade:
     return build(choice.policy, stages)
 
 
-def exits(variant: Variant = PLAIN) -> Cascade:
+def exits(variant: ExecutionMode = PLAIN) -> Cascade:
     """The cheapest plan of exits alone that loses at most half a point."""
     table, big = cifar_exits.scores(harness.shared()), cifar_exits.BIG
     plain = [n for n in table.names if n.startswith(big + "/") and n.endswith("/conv64")]

@@ -27,23 +27,22 @@ from torch import Tensor
 
 import cifar_exits
 import harness
-from understudy import (
-    Executor,
-    Policy,
-    ScoreTable,
-    evaluate,
-    keep_freed_memory,
-    search_exits,
-)
-from understudy.nn import Cascade, ExitNetwork, measure_parts
+from understudy import Executor, Policy, ScoreTable, evaluate
+from understudy.early_exit.network import ExitNetwork
+from understudy.malloc import keep_freed_memory
+from understudy.nn.cascade import Cascade
+from understudy.nn.cost import measure_parts
+from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.stage import Stage
-from understudy.nn.variant import PLAIN, Variant
-from understudy.zoo import batches, load_network, open_data
+from understudy.searching.exits import search_exits
+from understudy.zoo.batches import batches
+from understudy.zoo.data import open_data
+from understudy.zoo.networks import load_network
 
 BIG = cifar_exits.BIG
 SIZES = {1: 100, 16: 640, 64: 1280, 256: 2560}
 ROUNDS = 5
-FAST = Variant.parse("folded+channels_last")
+FAST = ExecutionMode.parse("folded+channels_last")
 DROP, MOST_OVER_IDEAL, MOST_OVER_PLAIN = 0.5, 1.10, 1.03
 
 
@@ -140,7 +139,7 @@ def _some(stages: Mapping[str, Stage], policy: Policy) -> dict[str, Stage]:
 
 def _measured(
     network: ExitNetwork,
-    variant: Variant,
+    variant: ExecutionMode,
     *,
     table: ScoreTable,
     policy: Policy,

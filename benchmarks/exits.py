@@ -24,8 +24,7 @@ import numpy.typing as npt
 from scipy.optimize import fminbound
 
 import harness
-from understudy.search.exit_problem import ExitProblem
-from understudy.search.line import (
+from understudy.searching.coordinate_descent import (
     Configuration,
     Neighbours,
     configuration,
@@ -36,6 +35,7 @@ from understudy.search.line import (
     random_start,
     trade_offs,
 )
+from understudy.searching.exit_problem import ExitProblem
 
 Array = npt.NDArray[Any]
 DROPS = (0.0, 0.25, 0.5, 1.0, 2.0)

@@ -24,16 +24,19 @@ from rich.console import Console
 import harness
 from cifar_exits import policy_of, saving_at
 from train_zoo import ZOO, set_aside
-from understudy import ScoreTable, evaluate, keep_freed_memory, load_table, search, search_exits
-from understudy.nn.exit_folder import ExitFolder
-from understudy.scoring import score_into
-from understudy.training import Recipe, train_exits
-from understudy.zoo import open_data
+from understudy import ScoreTable, evaluate, load_table, search
+from understudy.early_exit.serialization import ExitFolder
+from understudy.malloc import keep_freed_memory
+from understudy.scoring.on_disk import score_into
+from understudy.searching.exits import search_exits
+from understudy.training.api import train_exits
+from understudy.training.config import TrainingConfig
+from understudy.zoo.data import open_data
 
 WORK = harness.ROOT / "benchmarks" / "work"
 BIG, LITTLE = "large", ("small", "medium")
 TAPS = ("group1", "group2.bn1", "group2", "group3.bn1")
-RECIPE = Recipe(epochs=10, batch=256, views=2, flip=True, targets="both", temperature=2.0)
+RECIPE = TrainingConfig(epochs=10, batch=256, views=2, flip=True, targets="both", temperature=2.0)
 BUDGETS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 ASKED = (0.5, 1.0, 2.0)
 LEAST_ACCURACY, TUNED = 0.91, 0.25

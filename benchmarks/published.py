@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 import harness
-from understudy import LabelFile, import_predictions, search_in_sample
+from understudy.import_predictions import LabelFile, import_predictions
+from understudy.searching.search import search_in_sample
 
 DROPS = (0.0, 0.1, 0.25, 0.5, 1.0)
 EXPECTED = (0.903, 0.910, 0.916, 0.932, 0.961)

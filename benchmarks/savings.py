@@ -24,21 +24,21 @@ import numpy.typing as npt
 
 import harness
 from understudy import Policy, ScoreTable, evaluate, load_table
-from understudy.average import average_of, average_pairs, with_average
 from understudy.confidence import CONFIDENCES
 from understudy.deferral import LEARNED, scores_of, with_deferral, with_scores
+from understudy.ensemble import ensemble_of, ensemble_pairs, with_ensemble
 from understudy.exit import DetailsOfRows
-from understudy.search.averages import find_averages
-from understudy.search.certify import count_path
-from understudy.search.families import (
+from understudy.searching.certify import count_path
+from understudy.searching.ensembles import find_averages
+from understudy.searching.exact_test import critical_totals
+from understudy.searching.strategies import (
+    Candidates,
     Family,
-    Found,
-    Question,
+    SearchSpec,
     chains_of,
     choose_paths,
     find_pairs,
 )
-from understudy.search.gaptest import critical_totals
 
 REFERENCE, UNIT = "resnet56", "MACs"
 DROP, DELTA = 0.5, 0.05
@@ -51,7 +51,7 @@ Rows = npt.NDArray[np.intp]
 def judged_by(confidence: str, family: Family) -> Family:
     """The family, its little models being judged by a confidence."""
 
-    def find(table: ScoreTable, question: Question) -> Found:
+    def find(table: ScoreTable, question: SearchSpec) -> Candidates:
         return family(table, replace(question, confidence=confidence))
 
     return find
@@ -60,8 +60,8 @@ def judged_by(confidence: str, family: Family) -> Family:
 def models_alone(family: Family) -> Family:
     """The family, not being shown the averaged exits."""
 
-    def find(table: ScoreTable, question: Question) -> Found:
-        plain = [exit.name for exit in table.exits if average_of(exit.origin) is None]
+    def find(table: ScoreTable, question: SearchSpec) -> Candidates:
+        plain = [exit.name for exit in table.exits if ensemble_of(exit.origin) is None]
         return family(table.only(plain), question)
 
     return find
@@ -99,7 +99,7 @@ def population(cache: Path) -> ScoreTable:
     folder = cache / "cifar10-logits"
     if not (folder / "table.json").is_file():
         from cifar10 import BATCH, specs
-        from understudy.scoring import score_into
+        from understudy.scoring.on_disk import score_into
 
         data = harness.shared()
         cache.mkdir(parents=True, exist_ok=True)
@@ -132,16 +132,16 @@ def draws(table: ScoreTable, *, count: int, seed: int = 0) -> Iterator[ScoreTabl
 
 def widened(table: ScoreTable) -> ScoreTable:
     """With learned scores and averaged exits, both fitted on tune."""
-    return average_pairs(with_deferral(table, REFERENCE, unit=UNIT), REFERENCE, unit=UNIT)
+    return ensemble_pairs(with_deferral(table, REFERENCE, unit=UNIT), REFERENCE, unit=UNIT)
 
 
 def widened_like(table: ScoreTable, other: ScoreTable) -> ScoreTable:
     """With the scores and averages that were fitted for another table."""
     table = with_scores(table, scores_of(other.provenance))
     for exit in other.exits:
-        recipe = average_of(exit.origin)
+        recipe = ensemble_of(exit.origin)
         if recipe is not None:
-            table = with_average(table, recipe.exits, recipe.temperatures)
+            table = with_ensemble(table, recipe.exits, recipe.temperatures)
     return table
 
 
@@ -150,7 +150,7 @@ def certified(
 ) -> Policy:
     """What a search among these families would certify, by a table of critical counts."""
     tune, certify = table.on("tune"), table.on("certify")
-    question = Question(REFERENCE, UNIT, "max_softmax", (DROP,), DELTA, len(certify))
+    question = SearchSpec(REFERENCE, UNIT, "max_softmax", (DROP,), DELTA, len(certify))
     (path,), _ = choose_paths(tune, question, families)
     losses, gains = count_path(certify, path.policies, reference=REFERENCE)
     proved = losses - gains <= critical[losses + gains]

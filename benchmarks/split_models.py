@@ -23,9 +23,9 @@ from torch.export import Dim, export
 
 import cifar_nets
 import harness
-from understudy.nn.split import Trunk, split
+from understudy.early_exit.taps import even_taps, list_taps
+from understudy.graph.partition import Trunk, split
 from understudy.nn.stage import Stage
-from understudy.nn.taps import even_taps, list_taps
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

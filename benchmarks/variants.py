@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import cifar_nets
 import harness
-from understudy import keep_freed_memory
+from understudy.malloc import keep_freed_memory
+from understudy.nn.execution_mode import ExecutionMode, varied
 from understudy.nn.stage import Stage
-from understudy.nn.variant import Variant, varied
 
 WAYS = ("", "folded", "channels_last", "folded+channels_last", "bfloat16", "compiled")
 ROUNDS, LEAST = 7, 1.05
@@ -55,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _ratios(model: nn.Module, images: Tensor) -> dict[str, Any]:
     model.eval()
     stages = {
-        way: varied(Stage(copy.deepcopy(model)), Variant.parse(way)) if way else Stage(model)
+        way: varied(Stage(copy.deepcopy(model)), ExecutionMode.parse(way)) if way else Stage(model)
         for way in WAYS
     }
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy import Preprocess, Stage
-from understudy.zoo import open_data
+from understudy.zoo.data import open_data
 
 SEEN, UNSEEN = open_data("digits:train"), open_data("digits:heldout")
 READY = Preprocess(size=(8, 8), mean=(0.3,), std=(0.37,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from understudy.nn.network import ExitNetwork, attach
+from understudy.early_exit.network import ExitNetwork, attach
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 
@@ -66,8 +66,8 @@ def _sharpened(made: ExitNetwork) -> ExitNetwork:
     with torch.no_grad():
         for weights in made.heads.parameters():
             weights.mul_(4)
-        if made.companion is not None:
-            for weights in made.companion.sequence.parameters():
+        if made.saver_branch is not None:
+            for weights in made.saver_branch.sequence.parameters():
                 nn.init.normal_(weights, std=0.08)
     return made
 

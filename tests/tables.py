@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from understudy.policy import Policy, Step
+from understudy.policy import Policy, PolicyStage
 from understudy.scores import Exit, ScoreTable
 
 CONFIDENCES = ("max_softmax", "margin")
@@ -51,9 +51,10 @@ def policies(draw: st.DrawFn, table: ScoreTable) -> Policy:
     stages = draw(st.integers(1, len(order)))
     level = st.sampled_from([*LEVELS, 0.3, float("inf"), float("-inf")])
     steps = [
-        Step(exit, draw(level), draw(st.sampled_from(CONFIDENCES))) for exit in order[: stages - 1]
+        PolicyStage(exit, draw(level), draw(st.sampled_from(CONFIDENCES)))
+        for exit in order[: stages - 1]
     ]
-    return Policy((*steps, Step(order[stages - 1])))
+    return Policy((*steps, PolicyStage(order[stages - 1])))
 
 
 def pair_table(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.certificate import Certificate, path_from_json, path_to_json
-from understudy.policy import Policy, Step
+from understudy.policy import Policy, PolicyStage
 
 PROVED = Certificate(
     policy=Policy.pair("tiny", "big", 0.5),
@@ -33,10 +33,13 @@ FALLEN = replace(
 )
 
 steps = st.builds(
-    Step, st.sampled_from("abc"), st.floats(allow_nan=False), st.sampled_from(["margin", "energy"])
+    PolicyStage,
+    st.sampled_from("abc"),
+    st.floats(allow_nan=False),
+    st.sampled_from(["margin", "energy"]),
 )
 chains = st.lists(steps, max_size=3, unique_by=lambda step: step.exit).map(
-    lambda some: Policy((*some, Step("last")))
+    lambda some: Policy((*some, PolicyStage("last")))
 )
 
 

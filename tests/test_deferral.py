@@ -23,7 +23,7 @@ from understudy.deferral import (
 )
 from understudy.errors import PolicyError, TableError
 from understudy.scores import Detail, ScoreTable
-from understudy.search.pairs import pair_curve
+from understudy.searching.pairs import pair_curve
 
 FLOATS = st.floats(-10, 10)
 

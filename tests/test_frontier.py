@@ -15,7 +15,7 @@ from understudy.files import write_json
 from understudy.frontier import Frontier, Point
 from understudy.outcome import evaluate
 from understudy.policy import Policy
-from understudy.search import search_pairs
+from understudy.searching.pairs import search_pairs
 
 small = st.integers(0, 5).map(float)
 

@@ -11,7 +11,7 @@ import pytest
 
 from understudy.frontier import Frontier
 from understudy.outcome import evaluate
-from understudy.policy import Policy, Step
+from understudy.policy import Policy, PolicyStage
 from understudy.result import Result
 from understudy.store import load_table, save_table
 
@@ -55,10 +55,10 @@ def test_table_v1() -> None:
 def test_policy_v1() -> None:
     assert Policy.load(GOLD / "policy-v1.json") == Policy(
         (
-            Step("tiny", 0.30000000000000004, "margin"),
-            Step("head", math.inf),
-            Step("mid", -math.inf, "energy"),
-            Step("large"),
+            PolicyStage("tiny", 0.30000000000000004, "margin"),
+            PolicyStage("head", math.inf),
+            PolicyStage("mid", -math.inf, "energy"),
+            PolicyStage("large"),
         )
     )
 

@@ -13,7 +13,7 @@ import oracle
 from tables import pair_table, policies, score_tables, synthetic
 from understudy.errors import TableError
 from understudy.outcome import Outcome, class_gaps, decide, evaluate, wilson
-from understudy.policy import Policy, Step
+from understudy.policy import Policy, PolicyStage
 from understudy.scores import Exit, ScoreTable
 
 
@@ -131,7 +131,7 @@ def test_the_last_stage_needs_no_confidence() -> None:
         [0, 0],
         costs={"tiny": 1, "big": 2},
     )
-    found = decide(table, Policy((Step("tiny", 0.5, "margin"), Step("big"))))
+    found = decide(table, Policy((PolicyStage("tiny", 0.5, "margin"), PolicyStage("big"))))
     assert found.stage.tolist() == [0, 1]
     assert found.confidence[0] == 0.9
     assert np.isnan(found.confidence[1])
@@ -165,7 +165,7 @@ def test_one_sample_is_enough() -> None:
 
 def test_a_thousand_samples_equal_the_walk() -> None:
     table = synthetic(1000)
-    policy = Policy((Step("net0", 0.7), Step("net1", 0.5), Step("net2")))
+    policy = Policy((PolicyStage("net0", 0.7), PolicyStage("net1", 0.5), PolicyStage("net2")))
     true = oracle.totals(table, policy, reference="net2", unit="MACs")
     found = evaluate(table, policy)
     assert (found.losses, found.gains) == (true.losses, true.gains)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from understudy.errors import PolicyError
 from understudy.policy import (
     Policy,
-    Step,
+    PolicyStage,
     accepts,
     midpoint,
     threshold_from_json,
@@ -34,8 +34,8 @@ def test_a_threshold_survives_json(threshold: float) -> None:
 
 @given(st.lists(anything, min_size=1, max_size=4))
 def test_a_policy_survives_json(thresholds: list[float]) -> None:
-    steps = [Step(f"e{i}", value, "margin") for i, value in enumerate(thresholds)]
-    policy = Policy((*steps, Step("last")))
+    steps = [PolicyStage(f"e{i}", value, "margin") for i, value in enumerate(thresholds)]
+    policy = Policy((*steps, PolicyStage("last")))
     text = json.dumps(policy.to_dict(), allow_nan=False)
     assert Policy.from_dict(json.loads(text)) == policy
 
@@ -82,12 +82,12 @@ def test_the_extremes_accept_nobody_and_everybody() -> None:
     ("stages", "words"),
     [
         ((), "at least one stage"),
-        ((Step("a", 0.5), Step("a")), r"once in a policy, found \['a', 'a'\]"),
-        ((Step("a"), Step("b")), "'a' has none before 'b'"),
-        ((Step("a", 0.5),), "'a' has the threshold 0.5"),
+        ((PolicyStage("a", 0.5), PolicyStage("a")), r"once in a policy, found \['a', 'a'\]"),
+        ((PolicyStage("a"), PolicyStage("b")), "'a' has none before 'b'"),
+        ((PolicyStage("a", 0.5),), "'a' has the threshold 0.5"),
     ],
 )
-def test_a_policy_keeps_its_rules(stages: tuple[Step, ...], words: str) -> None:
+def test_a_policy_keeps_its_rules(stages: tuple[PolicyStage, ...], words: str) -> None:
     with pytest.raises(PolicyError, match=words):
         Policy(stages)
 

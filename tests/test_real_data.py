@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from understudy.import_predictions import LabelFile, import_predictions
 from understudy.outcome import evaluate
-from understudy.predictions import LabelFile, import_predictions
 from understudy.scores import ScoreTable
-from understudy.search import search, search_in_sample
-from understudy.search.pairs import search_pairs
+from understudy.searching.pairs import search_pairs
+from understudy.searching.search import search, search_in_sample
 from understudy.store import load_table, save_table
 
 SHARES = {0.0: 0.903, 0.1: 0.910, 0.25: 0.916, 0.5: 0.932, 1.0: 0.961}

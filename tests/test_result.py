@@ -11,7 +11,7 @@ from tables import synthetic
 from understudy.errors import PolicyError
 from understudy.files import write_json
 from understudy.result import Result
-from understudy.search import search, search_in_sample
+from understudy.searching.search import search, search_in_sample
 
 
 @pytest.fixture(scope="module")

@@ -1,146 +1,58 @@
 """understudy: certified model cascades.
 
 A tiny model, or an early exit inside a large one, answers the easy inputs; the large model answers
-the rest. The NumPy half (tables, search, certificates) is imported at once; the torch half
-(`score`, `build`, `Cascade`, `Stage`) on first use.
+the rest. Every name is imported on first use, so that `import understudy` is light and only what
+runs models loads PyTorch.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from understudy.average import Average, average_pairs, with_average
-from understudy.certificate import Certificate
-from understudy.deferral import DeferralScore, with_deferral
-from understudy.dial import Setting
-from understudy.difficulty import Difficulty, difficulty
-from understudy.errors import (
-    DataError,
-    MissingExtra,
-    ModelError,
-    PolicyError,
-    TableError,
-    UnderstudyError,
-)
-from understudy.frontier import Frontier, Point
-from understudy.memory import keep_freed_memory
-from understudy.outcome import Decisions, Outcome, decide, evaluate
-from understudy.policy import Policy, Step
-from understudy.predictions import LabelFile, import_predictions
-from understudy.records import import_record
-from understudy.result import Choice, Result
-from understudy.scores import Exit, ScoreTable
-from understudy.search import (
-    search,
-    search_all_pairs,
-    search_chains,
-    search_exits,
-    search_in_sample,
-    search_jointly,
-    search_pairs,
-    search_within_cost,
-    verify,
-)
-from understudy.store import load_table, save_table
-
-if TYPE_CHECKING:
-    from understudy.execution import Answer, Answers, Executor
-    from understudy.nn import (
-        Cascade,
-        ExitNetwork,
-        Preprocess,
-        Stage,
-        attach,
-        build,
-        save_cascade,
-    )
-    from understudy.scoring import score
-    from understudy.zoo import load_cascade
+from understudy.errors import MissingExtra
 
 __version__ = "0.1.0"
 
-_LATE = {
-    "Answer": "understudy.execution",
-    "Answers": "understudy.execution",
-    "Cascade": "understudy.nn",
-    "Executor": "understudy.execution",
-    "ExitNetwork": "understudy.nn",
-    "Preprocess": "understudy.nn",
-    "Stage": "understudy.nn",
-    "attach": "understudy.nn",
-    "build": "understudy.nn",
-    "load_cascade": "understudy.zoo",
-    "save_cascade": "understudy.nn",
-    "score": "understudy.scoring",
+_MODULES = {
+    "Answers": "understudy.runtime.answers",
+    "Cascade": "understudy.nn.cascade",
+    "Certificate": "understudy.certificate",
+    "Executor": "understudy.runtime.executor",
+    "ExitNetwork": "understudy.early_exit.network",
+    "Frontier": "understudy.frontier",
+    "Outcome": "understudy.outcome",
+    "Policy": "understudy.policy",
+    "Preprocess": "understudy.nn.preprocess",
+    "Result": "understudy.result",
+    "ScoreTable": "understudy.scores",
+    "Stage": "understudy.nn.stage",
+    "UnderstudyError": "understudy.errors",
+    "attach": "understudy.early_exit.network",
+    "build": "understudy.nn.cascade",
+    "evaluate": "understudy.outcome",
+    "load_cascade": "understudy.zoo.cascades",
+    "load_table": "understudy.store",
+    "save_cascade": "understudy.nn.serialization",
+    "save_table": "understudy.store",
+    "score": "understudy.scoring.in_memory",
+    "search": "understudy.searching.search",
+    "verify": "understudy.searching.verify",
 }
 
-__all__ = [
-    "Answer",
-    "Answers",
-    "Average",
-    "Cascade",
-    "Certificate",
-    "Choice",
-    "DataError",
-    "Decisions",
-    "DeferralScore",
-    "Difficulty",
-    "Executor",
-    "Exit",
-    "ExitNetwork",
-    "Frontier",
-    "LabelFile",
-    "MissingExtra",
-    "ModelError",
-    "Outcome",
-    "Point",
-    "Policy",
-    "PolicyError",
-    "Preprocess",
-    "Result",
-    "ScoreTable",
-    "Setting",
-    "Stage",
-    "Step",
-    "TableError",
-    "UnderstudyError",
-    "attach",
-    "average_pairs",
-    "build",
-    "decide",
-    "difficulty",
-    "evaluate",
-    "import_predictions",
-    "import_record",
-    "keep_freed_memory",
-    "load_cascade",
-    "load_table",
-    "save_cascade",
-    "save_table",
-    "score",
-    "search",
-    "search_all_pairs",
-    "search_chains",
-    "search_exits",
-    "search_in_sample",
-    "search_jointly",
-    "search_pairs",
-    "search_within_cost",
-    "verify",
-    "with_average",
-    "with_deferral",
-]
+__all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'understudy' has no attribute {name!r}")
     try:
-        return getattr(import_module(_LATE[name]), name)
+        value = getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "understudy":
             raise
         raise MissingExtra(f"`understudy.{name}`", "torch") from error
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return list(__all__)

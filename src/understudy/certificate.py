@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from understudy.outcome import points
-from understudy.policy import Policy, Step, threshold_from_json, threshold_to_json
+from understudy.policy import Policy, PolicyStage, threshold_from_json, threshold_to_json
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def path_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Policy, ...]:
     return tuple(
         Policy(
             tuple(
-                Step(stage["exit"], threshold, stage["confidence"])
+                PolicyStage(stage["exit"], threshold, stage["confidence"])
                 for stage, threshold in zip(
                     run["stages"], [*map(threshold_from_json, row), None], strict=True
                 )

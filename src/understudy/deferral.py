@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.average import cheaper_models
+from understudy.ensemble import cheaper_models
 from understudy.errors import PolicyError, TableError
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.scores import ScoreTable

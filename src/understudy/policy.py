@@ -18,7 +18,7 @@ DEFAULT_CONFIDENCE = "max_softmax"
 
 
 @dataclass(frozen=True)
-class Step:
+class PolicyStage:
     """One stage of a policy: an exit, the confidence it is judged by, and its threshold.
 
     The stage answers a sample when ``confidence >= threshold``; ``None`` answers whatever is left.
@@ -41,9 +41,9 @@ class Step:
         }
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Step:
+    def from_dict(data: Mapping[str, Any]) -> PolicyStage:
         try:
-            return Step(
+            return PolicyStage(
                 exit=str(data["exit"]),
                 threshold=threshold_from_json(data["threshold"]),
                 confidence=str(data.get("confidence", DEFAULT_CONFIDENCE)),
@@ -71,7 +71,7 @@ class Policy:
         PolicyError: no stage, an exit named twice, or a threshold in the wrong place.
     """
 
-    stages: tuple[Step, ...]
+    stages: tuple[PolicyStage, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -97,14 +97,14 @@ class Policy:
     @staticmethod
     def single(exit: str) -> Policy:
         """The policy that asks one exit only."""
-        return Policy((Step(exit),))
+        return Policy((PolicyStage(exit),))
 
     @staticmethod
     def pair(
         little: str, big: str, threshold: float, *, confidence: str = DEFAULT_CONFIDENCE
     ) -> Policy:
         """The two-stage cascade of Little-Big (arXiv 2406.17117) and TinySaver (2403.17726)."""
-        return Policy((Step(little, threshold, confidence), Step(big)))
+        return Policy((PolicyStage(little, threshold, confidence), PolicyStage(big)))
 
     @property
     def exits(self) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class Policy:
     def from_dict(data: Mapping[str, Any]) -> Policy:
         if not isinstance(data, Mapping) or not isinstance(data.get("stages"), list):
             raise PolicyError(f'a policy is {{"stages": [...]}}, found {str(data)[:80]}')
-        return Policy(tuple(Step.from_dict(stage) for stage in data["stages"]))
+        return Policy(tuple(PolicyStage.from_dict(stage) for stage in data["stages"]))
 
     def save(self, path: str | Path) -> None:
         """Write the policy as JSON, atomically."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.certificate import Certificate
-from understudy.difficulty import Difficulty
+from understudy.deciles import Difficulty
 from understudy.errors import PolicyError, UnderstudyError, listed
 from understudy.files import check_version, read_json, write_json
 from understudy.frontier import Frontier
@@ -192,7 +192,7 @@ class Result:
         )
 
     def __str__(self) -> str:
-        from understudy.show import plain, result_view
+        from understudy.display import plain, result_view
 
         return plain(result_view(self))
 

@@ -16,7 +16,7 @@ from understudy.confidence import confidences_of, log_probabilities
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, DetailsOfExits, DetailsOfRows, Exit
 from understudy.split import ALL, DEFAULT_SHARES, SPLITS, assign_splits
-from understudy.table_rules import Costs, check, check_labels, costs_by_unit, freeze, stacked
+from understudy.validation import Costs, check, check_labels, costs_by_unit, freeze, stacked
 
 __all__ = ["Array", "Costs", "Detail", "Exit", "ScoreTable"]
 

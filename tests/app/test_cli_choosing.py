@@ -19,7 +19,7 @@ from command_line import Run, Said
 from tables import synthetic
 from understudy.frontier import Point
 from understudy.result import Result
-from understudy.search import search, search_in_sample
+from understudy.searching.search import search, search_in_sample
 from understudy.store import load_table, save_table
 
 
@@ -188,7 +188,7 @@ def test_a_folder_in_the_way_of_the_result(run: Run, table: Path) -> None:
 # -- difficulty -------------------------------------------------------------------------------
 
 
-def test_difficulty(run: Run, table: Path) -> None:
+def test_deciles(run: Run, table: Path) -> None:
     data = json.loads(run("difficulty", table, "--json").out)
     assert (data["little"], data["reference"], len(data["by_confidence"])) == ("net0", "net2", 10)
     said = run("difficulty", table, "--little", "net1")

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from command_line import Run, Said
 from tables import synthetic
-from test_records import MACS, record_of, written
-from understudy.app.cli import surveying
+from test_import_exits import MACS, record_of, written
+from understudy.app.cli import optimism as optimism_verb
 from understudy.errors import PolicyError
-from understudy.records import import_record
-from understudy.search.optimism import optimism
-from understudy.search.savers import best_savers
+from understudy.import_exits import import_record
+from understudy.searching.optimism import optimism
+from understudy.searching.savers import best_savers
 from understudy.store import count_looks, load_table, save_table
 
 
@@ -38,7 +38,7 @@ def refused(said: Said, words: str) -> None:
 
 app = typer.Typer()
 app.callback()(lambda: None)
-surveying.register(app)
+optimism_verb.register(app)
 
 
 def test_optimism_answers_in_json_and_leaves_the_looks_alone(table: Path) -> None:

@@ -18,16 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from understudy.app.cli import showing
-from understudy.app.report import Report, render, write_report
+from understudy.app.bench.result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
+from understudy.app.cli import report as report_verb
 from understudy.app.report.axes import Axis
 from understudy.app.report.labels import Mark, place, spread
-from understudy.app.report.record import DRAWN_POINTS
+from understudy.app.report.page import render, write_report
+from understudy.app.report.record import DRAWN_POINTS, Report
 from understudy.errors import UnderstudyError
-from understudy.execution.bench import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, Load
 from understudy.result import Result
 from understudy.scores import ScoreTable
-from understudy.search import search, search_in_sample
+from understudy.searching.search import search, search_in_sample
 
 GOLD = Path(__file__).parent.parent / "gold"
 HOSTILE = '<b>&"x'
@@ -100,7 +100,7 @@ class Page(HTMLParser):
 def test_speed_is_told_where_it_was_measured(result: Result) -> None:
     names = (LARGE, LITTLE, NAIVE, EXECUTOR, IDEAL)
     seconds = {name: (2.0 + number, 1.0 + number) for number, name in enumerate(names)}
-    load = Load(7, 100, (1.0,), {"p50": 1.0, "p95": 2.0, "p99": 3.25})
+    load = ClientLoad(7, 100, (1.0,), {"p50": 1.0, "p95": 2.0, "p99": 3.25})
     right, memory = dict.fromkeys((LARGE, LITTLE, EXECUTOR), 0.875), {EXECUTOR: 3 * 2**30}
     bench = Bench(
         1234, 64, seconds, {HOSTILE: 1234}, HOSTILE, {EXECUTOR: load}, (1.0,), right, memory
@@ -236,7 +236,7 @@ def test_a_result_without_difficulty_has_no_such_section(result: Result, sketche
 
 def test_the_verb_writes_the_page(result: Result, page: str, tmp_path: Path) -> None:
     app = typer.Typer()
-    showing.register(app)
+    report_verb.register(app)
     result.save(tmp_path / "result.json")
     out = tmp_path / "new" / "report.html"
     called = CliRunner().invoke(app, [str(tmp_path / "result.json"), "--out", str(out), "--json"])
@@ -254,7 +254,7 @@ def test_a_path_that_cannot_be_written_is_one_sentence(
 
 
 def test_the_verb_loads_no_charts_before_it_runs() -> None:
-    code = "import sys, understudy.app.cli.showing; print({'altair', 'torch'} & {*sys.modules})"
+    code = "import sys, understudy.app.cli.report; print({'altair', 'torch'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "set()"
 

@@ -16,11 +16,11 @@ from torch import nn
 from fakes import HandingOn, TableModel, images_of, result_of, scored
 from understudy.confidence import CONFIDENCES
 from understudy.errors import DataError, ModelError, PolicyError
-from understudy.execution import Executor
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
-from understudy.policy import Policy, Step, midpoint
+from understudy.policy import Policy, PolicyStage, midpoint
+from understudy.runtime.executor import Executor
 
 
 def oracle(table, policy):
@@ -66,8 +66,8 @@ def policies(draw, table):
         seen = np.unique(table.confidence[confidence][table.index(name)].astype(float)).tolist()
         between = [midpoint(*two) for two in pairwise(seen)]
         threshold = draw(st.sampled_from([*seen, *between, np.inf, -np.inf]))
-        stages.append(Step(name, threshold, confidence))
-    last = Step(names[-1], None, draw(st.sampled_from(CONFIDENCES)))
+        stages.append(PolicyStage(name, threshold, confidence))
+    last = PolicyStage(names[-1], None, draw(st.sampled_from(CONFIDENCES)))
     return Policy((*stages, last))
 
 
@@ -125,7 +125,7 @@ def three_exits(samples=100):
 
 
 def chain(first=0.4, second=0.5):
-    return Policy((Step("tiny", first), Step("middle", second), Step("big")))
+    return Policy((PolicyStage("tiny", first), PolicyStage("middle", second), PolicyStage("big")))
 
 
 def test_rows_that_are_answered_leave_the_batch():
@@ -248,8 +248,8 @@ def test_a_copy_stands_on_its_own():
     cascade = Cascade(stages_of(three_exits()), chain())
     copied = copy.deepcopy(cascade)
     assert said(copied.answer(images_of(range(100)))) == said(cascade.answer(images_of(range(100))))
-    assert copied.judges[0].stage is copied.stages["tiny"]
-    assert copied.judges[0].stage is not cascade.judges[0].stage
+    assert copied.runners[0].stage is copied.stages["tiny"]
+    assert copied.runners[0].stage is not cascade.runners[0].stage
 
 
 def test_a_batch_sees_one_policy():
@@ -361,8 +361,8 @@ def test_requests_one_by_one():
     ],
 )
 def test_what_says_that_memory_ran_out(error, told):
-    judge = Cascade({"tiny": nn.Identity()}, Policy.single("tiny")).judges[0]
-    assert judge.ran_out(error) is told
+    runner = Cascade({"tiny": nn.Identity()}, Policy.single("tiny")).runners[0]
+    assert runner.ran_out(error) is told
 
 
 def test_out_of_memory_frees_what_the_batch_took_before_the_halves_are_run():

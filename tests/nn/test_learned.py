@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fakes import TableModel, images_of, result_of, scored
-from understudy.average import average_of, average_pairs
 from understudy.deferral import LEARNED, DeferralScore, scores_of, with_deferral, with_scores
+from understudy.ensemble import ensemble_of, ensemble_pairs
 from understudy.errors import PolicyError
-from understudy.execution import Executor
-from understudy.nn.bundle import load_cascade, save_cascade
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.deferral import deferral_score
+from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy
+from understudy.runtime.executor import Executor
 from understudy.scores import Detail
 
 WEIGHTS = st.lists(st.floats(-3, 3), max_size=5).map(tuple)
@@ -76,7 +76,7 @@ def table():
         for name, skill in (("tiny", 2.0), ("big", 4.0))
     }
     table = with_deferral(with_tops(scored(logits, label)), "big", fit_on="tune")
-    return average_pairs(with_scores(table, scores_of(table.provenance)), "big")
+    return ensemble_pairs(with_scores(table, scores_of(table.provenance)), "big")
 
 
 def said(answers):
@@ -156,7 +156,7 @@ def test_saved_and_loaded(table, tmp_path):
     stages = {n: Stage(Weighted(), origin={"spec": f"py:nets:{n}"}) for n in ("tiny", "big")}
     for stage in stages.values():
         stage.model.weight.data = torch.randn(5, 5)
-    stages["tiny+big"] = average_of(table.exits[2].origin)
+    stages["tiny+big"] = ensemble_of(table.exits[2].origin)
     scores = scores_of(table.provenance)
     cascade = Cascade(stages, policy_of(table, "tiny+big"), scores=scores)
     save_cascade(cascade, tmp_path / "c")

@@ -12,7 +12,7 @@ from onnx_nets import plain, saved
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from understudy.nn.cascade import Cascade
-from understudy.onnx import export_onnx
+from understudy.onnx.export.export import export_onnx
 
 Exported = tuple[Cascade, Path]
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from exit_nets import images
 from understudy.errors import DataError, MissingExtra, ModelError, PolicyError
-from understudy.onnx import agreement, is_onnx_bundle, load_onnx
-from understudy.onnx.bundle import NAME, read_bundle
+from understudy.onnx.bundle import NAME, is_onnx_bundle, read_bundle
+from understudy.onnx.cascade import load_onnx
 from understudy.onnx.confidence import confidence_functions
+from understudy.onnx.export.parity import agreement
 from understudy.onnx.session import Session
-from understudy.policy import Policy, Step
+from understudy.policy import Policy, PolicyStage
 
 PIXELS = images(64, seed=5).numpy()
 
@@ -50,10 +51,10 @@ def policies(exits):
 
     def made(names, sures, thresholds):
         steps = [
-            Step(name, threshold, sure)
+            PolicyStage(name, threshold, sure)
             for name, sure, threshold in zip(names[:-1], sures, thresholds, strict=False)
         ]
-        return Policy((*steps, Step(names[-1])))
+        return Policy((*steps, PolicyStage(names[-1])))
 
     return st.builds(
         made,
@@ -94,7 +95,7 @@ def test_a_learned_score(plain_export) -> None:
     finally:
         cascade.policy = before
     assert len(set(other.answer(PIXELS).exit_names())) == 2
-    other.policy = Policy((Step("net", None, "deferral"),))
+    other.policy = Policy((PolicyStage("net", None, "deferral"),))
     with pytest.raises(PolicyError, match="this cascade has for 'tiny'"):
         other.policy = Policy.pair("net", "tiny", 0.5, confidence="deferral")
 
@@ -111,32 +112,32 @@ def test_work_is_paid_once(saved_export, monkeypatch) -> None:
     other.answer(PIXELS)
     assert done == ["saver", "net/blocks.0", "net/blocks.0/told", "net/blocks.0/esn"]
     done.clear()
-    other.policy = Policy((Step("net/blocks.0/esn", np.inf), Step("saver")))
+    other.policy = Policy((PolicyStage("net/blocks.0/esn", np.inf), PolicyStage("saver")))
     other.answer(PIXELS)
     assert sorted(done) == ["net/blocks.0", "net/blocks.0/esn", "saver"]
 
 
 def test_only_what_is_needed_later_is_handed_on(saved_export) -> None:
     other = load_onnx(saved_export[1], threads=1)
-    first, told, esn = other.judges
+    first, told, esn = other.runners
     assert first.keeps == {"logits of saver", "saver~0"}
     assert told.keeps == {"logits of saver", "saver~0", "net~0"}
     assert esn.keeps == frozenset()
-    said = first.ask(PIXELS, {})
+    said = first.run_stage(PIXELS, {})
     assert set(said.state) == first.keeps
     assert (said.classes, said.prediction.dtype, said.confidence.dtype) == (5, "int64", "float32")
 
 
 def test_rows_are_gathered_as_they_are(saved_export) -> None:
-    judge = load_onnx(saved_export[1], threads=1).judges[0]
-    target = judge.buffer(5, PIXELS)
-    judge.gather(PIXELS, np.array([3, 1]), target[1:3])
+    runner = load_onnx(saved_export[1], threads=1).runners[0]
+    target = runner.buffer(5, PIXELS)
+    runner.gather(PIXELS, np.array([3, 1]), target[1:3])
     assert target.shape == (5, 3, 8, 8)
     np.testing.assert_array_equal(target[1:3], PIXELS[[3, 1]])
-    np.testing.assert_array_equal(judge.stack(list(images(2))), images(2).numpy())
-    assert judge.ran_out(MemoryError())
-    assert judge.ran_out(RuntimeError("Failed to allocate memory for requested buffer"))
-    assert not judge.ran_out(RuntimeError("shapes differ"))
+    np.testing.assert_array_equal(runner.stack(list(images(2))), images(2).numpy())
+    assert runner.ran_out(MemoryError())
+    assert runner.ran_out(RuntimeError("Failed to allocate memory for requested buffer"))
+    assert not runner.ran_out(RuntimeError("shapes differ"))
 
 
 def test_images_as_a_list_or_as_tensors(plain_export) -> None:
@@ -163,10 +164,10 @@ def test_other_images(plain_export, batch, found) -> None:
 
 def test_dialling(plain_export) -> None:
     other = load_onnx(plain_export[1], threads=1)
-    assert other.dial(max_drop=0).policy == other.policy == Policy.single("net")
-    assert other.dial(cost=3.0).policy == other.policy == plain_export[0].policy
+    assert other.set_operating_point(max_drop=0).policy == other.policy == Policy.single("net")
+    assert other.set_operating_point(cost=3.0).policy == other.policy == plain_export[0].policy
     with pytest.raises(PolicyError, match=r"0\.5 points at 2 MACs"):
-        other.dial(cost=1.0)
+        other.set_operating_point(cost=1.0)
 
 
 def test_policies_that_do_not_fit(plain_export) -> None:
@@ -186,7 +187,7 @@ def test_policies_must_be_one_to_be_compared(plain_export) -> None:
     other = load_onnx(folder, threads=1)
     with pytest.raises(DataError, match="found none"):
         agreement(cascade, other, [])
-    other.dial(max_drop=0)
+    other.set_operating_point(max_drop=0)
     with pytest.raises(PolicyError, match="one policy, found 'tiny when"):
         agreement(cascade, other, [images(2)])
 
@@ -209,7 +210,7 @@ import sys
 for name in ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript"):
     sys.modules[name] = None
 import numpy as np
-from understudy.onnx import load_onnx
+from understudy.onnx.cascade import load_onnx
 other = load_onnx(sys.argv[1], threads=1)
 answers = other.answer(np.load(sys.argv[2]))
 np.save(sys.argv[3], answers.confidence)

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from command_line import Run
-from understudy.app.cli.exporting import told
-from understudy.nn.bundle import save_cascade
+from understudy.app.cli.export import told
 from understudy.nn.cascade import Cascade
+from understudy.nn.serialization import save_cascade
 from understudy.nn.stage import Stage
-from understudy.onnx import Agreement, is_onnx_bundle, load_onnx
+from understudy.onnx.bundle import is_onnx_bundle
+from understudy.onnx.cascade import load_onnx
+from understudy.onnx.export.parity import Agreement
 from understudy.policy import Policy
-from understudy.zoo import load_stage
+from understudy.zoo.models import load_stage
 
 NETS = """
 from torch import nn

@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 
 from exit_nets import images
-from understudy.execution.executor import Executor
-from understudy.onnx import load_onnx
+from understudy.onnx.cascade import load_onnx
+from understudy.runtime.executor import Executor
 
 
 def test_offline(saved_export) -> None:

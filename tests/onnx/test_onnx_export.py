@@ -13,10 +13,10 @@ from understudy.errors import MissingExtra, ModelError, PolicyError, UnderstudyE
 from understudy.nn.cascade import Cascade
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
-from understudy.onnx import export_onnx, load_onnx
-from understudy.onnx.bundle import Bundle, Value, read_bundle
-from understudy.onnx.exporting.export import OPSET
-from understudy.onnx.exporting.sources import exported_exits, image_of
+from understudy.onnx.bundle import OnnxBundle, Value, read_bundle
+from understudy.onnx.cascade import load_onnx
+from understudy.onnx.export.export import OPSET, export_onnx
+from understudy.onnx.export.sources import exported_exits, image_of
 from understudy.policy import Policy
 
 
@@ -26,7 +26,7 @@ def single(model: nn.Module, **options) -> Cascade:
 
 def test_a_bundle_says_what_was_measured(plain_export) -> None:
     bundle = read_bundle(plain_export[1])
-    assert Bundle.from_dict(bundle.to_dict()) == bundle
+    assert OnnxBundle.from_dict(bundle.to_dict()) == bundle
     assert bundle.images == Value("images", "uint8", (3, 8, 8))
     assert [piece.part for piece in bundle.pieces] == [
         "net/blocks.1", "net/(rest)", "net/blocks.1/conv16", "tiny",

@@ -9,11 +9,15 @@ import torch
 from onnx_nets import everything
 
 from exit_nets import images
+from understudy.early_exit.network import attach
 from understudy.nn.cascade import Cascade
-from understudy.nn.network import attach
-from understudy.onnx import agreement, export_onnx, load_onnx
-from understudy.policy import Policy, Step
-from understudy.zoo import batches, load_stage, open_data
+from understudy.onnx.cascade import load_onnx
+from understudy.onnx.export.export import export_onnx
+from understudy.onnx.export.parity import agreement
+from understudy.policy import Policy, PolicyStage
+from understudy.zoo.batches import batches
+from understudy.zoo.data import open_data
+from understudy.zoo.models import load_stage
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +37,8 @@ def test_all_exits_of_two_networks(tmp_path: Path) -> None:
     other = load_onnx(tmp_path / "onnx", threads=1)
     told = [name for name in cascade.exits if name not in {"net", "other"}]
     pixels = images(50, seed=3)
-    steps = [Step(name, halved(cascade, name, pixels)) for name in told]
-    cascade.policy = other.policy = Policy((*steps, Step("net")))
+    steps = [PolicyStage(name, halved(cascade, name, pixels)) for name in told]
+    cascade.policy = other.policy = Policy((*steps, PolicyStage("net")))
     found = agreement(cascade, other, [pixels, images(1), images(33)])
     assert (found.differing, found.unexplained) == (0, 0)
 
@@ -69,7 +73,7 @@ def test_exits_inside_a_vision_transformer(tmp_path: Path) -> None:
     saver = {"saver": timm("mobilenetv3_small_050")}
     network = attach(timm("vit_tiny_patch16_224"), heads, saver=saver)
     exits = ["vit/blocks.3/linear", "vit/blocks.7/mlp1x64+saver", "vit/blocks.7/esn"]
-    policy = Policy((*(Step(name, 0.9) for name in exits), Step("vit")))
+    policy = Policy((*(PolicyStage(name, 0.9) for name in exits), PolicyStage("vit")))
     cascade = Cascade({"vit": network}, policy)
     bundle = export_onnx(cascade, tmp_path / "onnx")
     assert bundle.exits == (*exits, "vit")

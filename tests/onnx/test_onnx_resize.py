@@ -9,8 +9,8 @@ from torch import nn
 from understudy.errors import ModelError
 from understudy.nn.preprocess import INTERPOLATIONS, Preprocess
 from understudy.nn.stage import Stage
-from understudy.onnx.exporting import pixels
-from understudy.onnx.exporting.pixels import Pixels, pixels_of
+from understudy.onnx.export import preprocess
+from understudy.onnx.export.preprocess import Pixels, pixels_of
 
 sides = st.tuples(st.integers(4, 60), st.integers(4, 60))
 
@@ -54,7 +54,7 @@ def test_without_a_size_pixels_are_normalised_alone() -> None:
 
 
 def test_resizing_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "TOLERANCE", -1.0)
+    monkeypatch.setattr(preprocess, "TOLERANCE", -1.0)
     stage = Stage(nn.Flatten(), preprocess=Preprocess(size=(4, 4), mean=(0.5,), std=(0.25,)))
     with pytest.raises(
         ModelError, match=r"images must come in the size that 'flat' takes, \(4, 4\)"

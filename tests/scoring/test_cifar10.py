@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from understudy.scoring import score_into
+from understudy.scoring.on_disk import score_into
 
 WEIGHTS = {"resnet8": "resnet8_mlperftiny"} | {f"resnet{d}": f"resnet{d}" for d in (20, 32, 44, 56)}
 ACCURACY = {

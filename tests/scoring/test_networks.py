@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from command_line import Run
+from understudy.early_exit.network import attach
+from understudy.early_exit.serialization import save_exits
 from understudy.errors import ModelError, TableError
-from understudy.nn.exit_folder import save_exits
-from understudy.nn.network import attach
 from understudy.outcome import decide
-from understudy.policy import Policy, Step
-from understudy.scoring import score_into
+from understudy.policy import Policy, PolicyStage
+from understudy.scoring.on_disk import score_into
 from understudy.store import load_table
-from understudy.zoo import load_network, load_stage, load_stages, named_models
+from understudy.zoo.models import load_stage, named_models
+from understudy.zoo.networks import load_network, load_stages
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_a_folder_is_scored_at_all_its_exits(folder: Path, tmp_path: Path) -> No
 
 
 def load_digits(index: int) -> torch.Tensor:
-    from understudy.zoo import open_data
+    from understudy.zoo.data import open_data
 
     return open_data("digits:heldout").image(index)
 
@@ -120,8 +121,10 @@ def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     exits = np.array(policy.exits)[told.stage]
     assert [row[place[1]] for row in rows[1:]] == exits.tolist()
     assert settings[-1]["max_drop"] == 0.0
-    dialled = run("run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json")
-    assert json.loads(dialled.out)["shares"] == {"net": 1.0}
+    select_operating_point = run(
+        "run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json"
+    )
+    assert json.loads(select_operating_point.out)["shares"] == {"net": 1.0}
     refused = run("run", cascade, *data, "--max-drop=-1", "--out", tmp_path / "b.csv")
     assert (refused.code, "no certified setting lies within a drop of -1" in refused.err) == (
         2,
@@ -147,4 +150,4 @@ def test_a_folder_that_was_trained_again(run: Run, folder: Path, tmp_path: Path)
     said = run("build", tmp_path / "r.json", "--into", tmp_path / "c")
     assert said.code == 2
     assert "has other weights than the model that was scored" in said.err
-    assert Step("net").threshold is None
+    assert PolicyStage("net").threshold is None

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from understudy.confidence import CONFIDENCES
 from understudy.errors import DataError, ModelError, TableError
-from understudy.scoring import score
-from understudy.zoo import open_data
+from understudy.scoring.in_memory import score
+from understudy.zoo.data import open_data
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError
 from understudy.scores import ScoreTable
-from understudy.scoring import score_into
+from understudy.scoring.on_disk import score_into
 from understudy.store import load_table, log_look
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
@@ -167,7 +167,7 @@ def test_a_run_that_dies_while_writing_the_table_has_nothing_to_score_again(
 
     data = image_folder(tmp_path / "images", ["b/3.png"])
     with monkeypatch.context() as patch:
-        patch.setattr("understudy.scoring.runner.save_table", die)
+        patch.setattr("understudy.scoring.on_disk.save_table", die)
         with pytest.raises(InterruptedRunError):
             scored(tmp_path / "table", models=PIXELS, data=data)
     with pytest.raises(DataError, match=r"1 of 15 cannot \('b/3.png'\)"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
-from understudy.zoo import open_data
+from understudy.zoo.data import open_data
 
 DIGIT = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))
 

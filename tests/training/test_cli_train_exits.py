@@ -11,8 +11,9 @@ import typer
 
 from command_line import Run
 from understudy.app.cli import app
-from understudy.training import Recipe
-from understudy.zoo import load_network
+from understudy.training import trainer
+from understudy.training.config import TrainingConfig
+from understudy.zoo.networks import load_network
 
 SMALL = ("--epochs", 2, "--views", 1, "--batch", 64, "--held-out", 0.2)
 TRAIN = ("train-exits", "net=py:exit_digits:big?weights=random", "--data", "digits:train", *SMALL)
@@ -82,13 +83,12 @@ def test_mistakes_are_one_sentence(run: Run, words: tuple[object, ...], sentence
 
 
 def test_ctrl_c_keeps_what_is_finished(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from understudy.training import session
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "fit", interrupted)
+        patch.setattr(trainer, "fit", interrupted)
         said = run(*TRAIN, "--into", "exits")
     assert said.code == 130
     assert "interrupted; what was finished is kept" in said.err
@@ -102,7 +102,7 @@ def test_the_help_names_the_defaults_of_the_recipe() -> None:
         option.name: re.search(r"Default: ([^\[]+)\[", option.help or "")
         for option in command.params
     }
-    settings = {name: value for name, value in Recipe().to_dict().items() if name in told}
+    settings = {name: value for name, value in TrainingConfig().to_dict().items() if name in told}
     assert len(settings) > 12
     for name, value in settings.items():
         found = told[name]

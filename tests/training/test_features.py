@@ -8,18 +8,19 @@ import torch
 from exit_digits import big, centred
 from torch import nn
 
+from understudy.early_exit.heads import pool
+from understudy.early_exit.network import ExitNetwork, attach
 from understudy.errors import DataError, ModelError, UnderstudyError
-from understudy.nn.heads import pool
-from understudy.nn.network import ExitNetwork, attach
 from understudy.nn.stage import Stage
 from understudy.training import cache as caching
+from understudy.training.augmentation import Augmentation
 from understudy.training.cache import Cache, Rows, estimated
 from understudy.training.classifier import find_classifier
-from understudy.training.features import CLASSIFIED, LOGITS, Taker
-from understudy.training.parts import Order, Parts, part
-from understudy.training.source import Seen, Streamed
-from understudy.training.views import Views
-from understudy.zoo import Batch, DataSet, open_data
+from understudy.training.features import CLASSIFIED, LOGITS, FeatureExtractor
+from understudy.training.hold_out import HoldOut, Order, part
+from understudy.training.source import Streamed, TrainingImages
+from understudy.zoo.batches import Batch
+from understudy.zoo.data import DataSet, open_data
 
 HEADS = {
     "blocks.0.norm": "linear",  # an activation in place follows
@@ -37,14 +38,14 @@ def digits() -> DataSet:
     return open_data("digits:train")
 
 
-def seen_by(network: ExitNetwork, data: DataSet, *, flip: bool = True) -> Seen:
-    views = Views(shift=0.2, flip=flip, seed=0)
-    return Seen(data, views, Taker(network, classifier=None, logits=True), 0)
+def seen_by(network: ExitNetwork, data: DataSet, *, flip: bool = True) -> TrainingImages:
+    views = Augmentation(shift=0.2, flip=flip, seed=0)
+    return TrainingImages(data, views, FeatureExtractor(network, classifier=None, logits=True), 0)
 
 
 def test_features_are_those_of_the_network(network: ExitNetwork, digits: DataSet) -> None:
     images = torch.stack([digits.image(number) for number in range(5)])
-    found = Taker(network, classifier="linear", logits=True)(images)
+    found = FeatureExtractor(network, classifier="linear", logits=True)(images)
     assert set(found) == {
         "blocks.0.norm: mean",
         "blocks.1: mean",
@@ -70,7 +71,7 @@ def test_features_are_those_of_the_network(network: ExitNetwork, digits: DataSet
 def test_no_more_is_run_than_needed(digits: DataSet) -> None:
     network = attach(big(), {"blocks.0": "linear"})
     network.stage.model.blocks[1] = nn.LazyLinear(1)  # cannot run
-    take = Taker(network, classifier=None, logits=False)
+    take = FeatureExtractor(network, classifier=None, logits=False)
     assert set(take(digits.image(0)[None])) == {"blocks.0: mean"}
     assert not network.stage.model.blocks[0]._forward_hooks
 
@@ -79,7 +80,7 @@ def test_features_are_numbers(digits: DataSet) -> None:
     network = attach(big(), {"blocks.0": "linear"})
     with torch.no_grad():
         network.stage.model.blocks[0].norm.weight[3] = torch.nan
-    take = Taker(network, classifier=None, logits=False)
+    take = FeatureExtractor(network, classifier=None, logits=False)
     with pytest.raises(ModelError, match=r"'blocks.0: mean' has 1 that are none"):
         take(digits.image(0)[None])
     with torch.no_grad():
@@ -96,11 +97,11 @@ def test_the_classifier_is_found() -> None:
         find_classifier(Stage(nn.Flatten()), torch.zeros(2, 3))
 
 
-def small_parts(data: DataSet) -> Parts:
+def small_parts(data: DataSet) -> HoldOut:
     return part(data, held_out=0.2, seed=0)
 
 
-def made(folder: Path, seen: Seen, parts: Parts, *, views: int = 2) -> Cache:
+def made(folder: Path, seen: TrainingImages, parts: HoldOut, *, views: int = 2) -> Cache:
     shapes = {
         name: tuple(value.shape[1:]) for name, value in seen.take(seen.data.image(0)[None]).items()
     }
@@ -108,7 +109,7 @@ def made(folder: Path, seen: Seen, parts: Parts, *, views: int = 2) -> Cache:
     return Cache(folder, shapes, rows)
 
 
-def everything(parts: Parts) -> Order:
+def everything(parts: HoldOut) -> Order:
     return parts.epoch(np.random.default_rng(0), views=2)
 
 

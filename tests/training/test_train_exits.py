@@ -9,15 +9,19 @@ import pytest
 import torch
 from exit_digits import big, small, train
 
+from understudy.early_exit.network import ExitNetwork, attach
+from understudy.early_exit.serialization import ExitFolder
 from understudy.errors import DataError, ModelError, UnderstudyError
-from understudy.nn.exit_folder import ExitFolder
-from understudy.nn.network import ExitNetwork, attach
-from understudy.scoring import score_into
-from understudy.training import Recipe, fit_exits, train_exits
-from understudy.training.parts import part
-from understudy.zoo import DataSet, load_network, load_stage, open_data
+from understudy.scoring.on_disk import score_into
+from understudy.training.api import train_exits
+from understudy.training.config import TrainingConfig
+from understudy.training.hold_out import part
+from understudy.training.trainer import fit_exits
+from understudy.zoo.data import DataSet, open_data
+from understudy.zoo.models import load_stage
+from understudy.zoo.networks import load_network
 
-QUICK = Recipe(epochs=4, batch=64, lr=1e-2, views=2, flip=False, held_out=0.2, patience=4)
+QUICK = TrainingConfig(epochs=4, batch=64, lr=1e-2, views=2, flip=False, held_out=0.2, patience=4)
 DIGITS = "digits:train"
 EVERYTHING = {"heads": ("mlp1x16",), "classifier": True}
 Train = Callable[..., ExitNetwork]
@@ -101,7 +105,7 @@ def test_exits_learn_and_deeper_ones_know_more(trained: Train, tmp_path: Path) -
     network = trained(
         tmp_path / "exits",
         heads=("linear", "conv8"),
-        recipe=Recipe(**{**QUICK.to_dict(), "epochs": 12}),
+        recipe=TrainingConfig(**{**QUICK.to_dict(), "epochs": 12}),
     )
     right = held_out(network)
     first, second = right["net/blocks.0/linear"], right["net/blocks.1/linear"]
@@ -143,7 +147,7 @@ def test_the_folder_gives_the_same_network_again(
 
 def test_the_same_call_gives_the_same_weights(trained: Train, tmp_path: Path) -> None:
     one, two = (trained(tmp_path / name) for name in "ab")
-    other = trained(tmp_path / "c", recipe=Recipe(**{**QUICK.to_dict(), "seed": 1}))
+    other = trained(tmp_path / "c", recipe=TrainingConfig(**{**QUICK.to_dict(), "seed": 1}))
     assert one.weights_hash == two.weights_hash != other.weights_hash
     trained(tmp_path / "c")  # replaces it
     assert told(tmp_path / "c") == told(tmp_path / "a")
@@ -183,7 +187,7 @@ def test_an_interrupted_run_goes_on_under_the_same_plan_alone(
     for more, key in (
         ({"heads": ("linear", "conv8")}, "heads"),
         ({"taps": ["blocks.0"]}, "taps"),
-        ({"recipe": Recipe(**{**QUICK.to_dict(), "lr": 0.5})}, "lr"),
+        ({"recipe": TrainingConfig(**{**QUICK.to_dict(), "lr": 0.5})}, "lr"),
         ({"data": "digits:"}, "data"),
         ({"classifier": True}, "classifier"),
         ({"model": "py:exit_digits:big?weights=random"}, "backbone"),
@@ -197,7 +201,7 @@ def test_an_interrupted_run_goes_on_under_the_same_plan_alone(
 
 def test_a_stream_learns_what_a_cache_learns(trained: Train, tmp_path: Path) -> None:
     notes: list[str] = []
-    recipe = Recipe(**{**QUICK.to_dict(), "epochs": 2})
+    recipe = TrainingConfig(**{**QUICK.to_dict(), "epochs": 2})
     cached = trained(tmp_path / "cached", recipe=recipe)
     streamed = trained(tmp_path / "streamed", recipe=recipe, cache_gb=0.0, on_note=notes.append)
     assert "the network runs anew in every epoch" in notes[0]
@@ -232,7 +236,7 @@ def test_the_classifier_alone_changes_in_the_backbone(
 
 
 def test_exits_learn_the_answers_of_the_new_classifier(trained: Train, tmp_path: Path) -> None:
-    recipe = Recipe(**{**QUICK.to_dict(), "targets": "backbone"})
+    recipe = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
     spoilt = "py:exit_digits:big?weights=random"
     old = trained(tmp_path / "old", model=f"net={spoilt}", recipe=recipe, heads=("conv8",))
     new = trained(
@@ -254,7 +258,7 @@ def test_all_targets_and_weights_teach(
         tmp_path / "exits",
         saver=f"tiny={weights['small']}",
         heads=("conv8",),
-        recipe=Recipe(**{**QUICK.to_dict(), **changes}),
+        recipe=TrainingConfig(**{**QUICK.to_dict(), **changes}),
     )
     right = held_out(network)
     assert right["net/blocks.0/conv8"] > 0.5
@@ -314,7 +318,9 @@ def test_training_stops_when_nothing_gets_better(weights: dict[str, str]) -> Non
     told: list[tuple[str, int]] = []
     noise = np.random.default_rng(0).integers(10, size=len(digits))
     network = attach(load_stage(weights["big"]), {"blocks.1": "conv32"})
-    recipe = Recipe(epochs=60, batch=32, lr=1e-2, views=1, held_out=0.2, patience=2, warmup=0)
+    recipe = TrainingConfig(
+        epochs=60, batch=32, lr=1e-2, views=1, held_out=0.2, patience=2, warmup=0
+    )
     done = fit_exits(
         network,
         memory(digits, noise),
@@ -329,7 +335,7 @@ def test_training_stops_when_nothing_gets_better(weights: dict[str, str]) -> Non
 def test_without_labels_exits_learn_from_the_backbone(weights: dict[str, str]) -> None:
     digits = open_data(DIGITS)
     network = attach(load_stage(weights["big"]), {"blocks.1": "conv8"})
-    recipe = Recipe(**{**QUICK.to_dict(), "targets": "backbone"})
+    recipe = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
     done = fit_exits(network, memory(digits, None), recipe=recipe)
     assert done.exits["blocks.1/conv8"].accuracy > 0.7
     with pytest.raises(DataError, match="'memory' has none"):
@@ -355,7 +361,7 @@ def test_labels_are_checked(weights: dict[str, str], labels: np.ndarray, words: 
 def test_a_learning_rate_that_is_too_high_is_said(weights: dict[str, str]) -> None:
     digits = open_data(DIGITS)
     network = attach(load_stage(weights["big"]), {"blocks.1": "mlp3x16"})
-    recipe = Recipe(**{**QUICK.to_dict(), "lr": 1e3, "weight_decay": 1e3})
+    recipe = TrainingConfig(**{**QUICK.to_dict(), "lr": 1e3, "weight_decay": 1e3})
     with pytest.raises(ModelError, match="with the learning rate 1000: lower it"):
         fit_exits(network, memory(digits, digits.labels), recipe=recipe)
 
@@ -371,8 +377,8 @@ def test_a_learning_rate_that_is_too_high_is_said(weights: dict[str, str]) -> No
         ({"saver": "net=py:exit_digits:small"}, "both are 'net'"),
         ({"model": "py:exit_digits:seven"}, "10 names where the models tell 7 classes"),
         ({"model": "py:exit_digits:centred", "classifier": True}, "and none is"),
-        ({"recipe": Recipe(weights="tinysaver")}, "found no saver"),
-        ({"recipe": Recipe(held_out=1e-7)}, "change the share"),
+        ({"recipe": TrainingConfig(weights="tinysaver")}, "found no saver"),
+        ({"recipe": TrainingConfig(held_out=1e-7)}, "change the share"),
         ({"data": "digits:trian"}, "did you mean 'train'"),
         ({"device": "tpu9"}, "device 'tpu9' cannot be used"),
     ],

@@ -13,7 +13,9 @@ from PIL import Image
 
 from understudy.errors import DataError
 from understudy.split import DEFAULT_SHARES, assign_splits
-from understudy.zoo import DataSet, batches, open_data, parquet
+from understudy.zoo import parquet
+from understudy.zoo.batches import batches
+from understudy.zoo.data import DataSet, open_data
 
 
 def encoded(

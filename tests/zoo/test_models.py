@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from understudy.errors import MissingExtra, ModelError
-from understudy.zoo import build_stage, load_stage, named_models
 from understudy.zoo.hubs import _preset
+from understudy.zoo.models import build_stage, load_stage, named_models
 
 FACTORIES = """
 import torch

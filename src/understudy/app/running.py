@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from understudy.average import Average, average_of
 from understudy.deferral import scores_of
-from understudy.dial import settings_of
+from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import (
     DataError,
     ModelError,
@@ -22,19 +21,25 @@ from understudy.errors import (
     listed,
     unknown,
 )
-from understudy.execution import Answers, Executor
-from understudy.execution.answers import FAILED
-from understudy.execution.protocol import Runnable
-from understudy.nn import Cascade, Stage, save_cascade
-from understudy.nn.bundle import provenance_of
+from understudy.nn.cascade import Cascade
 from understudy.nn.device import usable_device
 from understudy.nn.images import Images
-from understudy.onnx import OnnxCascade, is_onnx_bundle, load_onnx
+from understudy.nn.serialization import provenance_of, save_cascade
+from understudy.nn.stage import Stage
+from understudy.onnx.bundle import is_onnx_bundle
+from understudy.onnx.cascade import OnnxCascade, load_onnx
+from understudy.operating_point import operating_points_of
 from understudy.result import Choice, Result
+from understudy.runtime.answers import FAILED, Answers
+from understudy.runtime.executor import Executor
+from understudy.runtime.protocol import Runnable
 from understudy.scoring.job import Progress
 from understudy.store import save_answers
-from understudy.zoo import DataSet, batches, load_cascade, load_stages
+from understudy.zoo.batches import batches
+from understudy.zoo.cascades import load_cascade
 from understudy.zoo.classes import check_classes, check_labels
+from understudy.zoo.data import DataSet
+from understudy.zoo.networks import load_stages
 
 PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
 """Devices by the names of PyTorch -> what ONNX Runtime has for them."""
@@ -68,7 +73,7 @@ def scored_elsewhere(folder: Path, cascade: Runnable) -> list[str]:
         return []
     provenance = provenance_of(folder).get("table", {}).get("provenance", {})
     scored = {run["device"] for run in provenance.get("runs", ())}
-    here = cascade.judges[0].stage.device.type
+    here = cascade.runners[0].stage.device.type
     others = sorted(device for device in scored if device.partition(":")[0] != here)
     if not others:
         return []
@@ -103,9 +108,9 @@ def build_cascade(
         raise TableError(unknown("exit", strangers[0], origins, where="this result"))
     plans = (choice,) if max_drop is not None else result.choices
     exits = dict.fromkeys(chain.from_iterable(plan.policy.exits for plan in (choice, *plans)))
-    recipes = {name: found for name in exits if (found := average_of(origins[name])) is not None}
+    recipes = {name: found for name in exits if (found := ensemble_of(origins[name])) is not None}
     members = (recipes[name].exits if name in recipes else (name,) for name in exits)
-    stages: dict[str, nn.Module | Average] = _load_all(
+    stages: dict[str, nn.Module | Ensemble] = _load_all(
         {
             name: {**origins[name], **({"spec": specs[name]} if name in specs else {})}
             for name in dict.fromkeys(chain.from_iterable(members))
@@ -116,7 +121,7 @@ def build_cascade(
     cascade = Cascade(
         stages,
         choice.policy,
-        frontier=[s for s in settings_of(result) if set(s.policy.exits) <= set(stages)],
+        frontier=[s for s in operating_points_of(result) if set(s.policy.exits) <= set(stages)],
         scores={name: score for name, score in learned.items() if name in stages},
     )
     proof = None if choice.certificate is None else choice.certificate.to_dict()
@@ -256,7 +261,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
     """
     for row in range(len(images)):
         try:
-            classes = cascade.judges[0].ask(images[row : row + 1], {}).classes
+            classes = cascade.runners[0].run_stage(images[row : row + 1], {}).classes
         except ModelError:
             raise
         except Exception:  # noqa: BLE001
@@ -267,9 +272,9 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
     return False
 
 
-def _load_all(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module | Average]:
+def _load_all(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module | Ensemble]:
     """The stages of exits; a network that one of them is in is loaded once, with all its exits."""
-    stages: dict[str, nn.Module | Average] = {}
+    stages: dict[str, nn.Module | Ensemble] = {}
     for name, origin in origins.items():
         spec = origin.get("spec")
         if spec is None:
@@ -288,7 +293,7 @@ def _load_all(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module |
     return stages
 
 
-def _check_scored(name: str, stage: nn.Module | Average, origin: Mapping[str, Any]) -> None:
+def _check_scored(name: str, stage: nn.Module | Ensemble, origin: Mapping[str, Any]) -> None:
     scored = origin.get("weights_hash")
     if isinstance(stage, Stage) and scored is not None and stage.weights_hash != scored:
         raise ModelError(

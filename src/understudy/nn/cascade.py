@@ -11,26 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.average import Average, average_of
 from understudy.deferral import LEARNED, DeferralScore, scores_of
-from understudy.dial import Setting, settings_of
+from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import DataError, ModelError, PolicyError, listed, unknown
-from understudy.execution.answers import Answers, gathered
-from understudy.execution.plan import Planned
-from understudy.execution.protocol import Array, Said, decided
 from understudy.nn.confidence import acceptance_floor, confidence_functions
 from understudy.nn.deferral import deferral_score
-from understudy.nn.derived import Models, assembled
+from understudy.nn.ensemble import Models, assembled
 from understudy.nn.images import Images, on_device, select
 from understudy.nn.stage import EMPTY, Stage, StageOutput, State, check_classes, logits_key
-from understudy.policy import DEFAULT_CONFIDENCE, Policy, Step
+from understudy.operating_point import OperatingPoint, operating_points_of
+from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
+from understudy.runtime.answers import Answers, gathered
+from understudy.runtime.cascade import BaseCascade
+from understudy.runtime.protocol import Array, RunnerOutput, decided
 
 if TYPE_CHECKING:
     from understudy.result import Result
 
 
 @dataclass(frozen=True)
-class Judge:
+class StageRunner:
     """A stage with the rule it is judged by; `number` is its place in the cascade.
 
     `floor` is the least confidence that answers; None answers whatever is left. `learned` is the
@@ -47,7 +47,7 @@ class Judge:
     learned: DeferralScore | None
     hands_on: bool
 
-    def ask(self, images: Images, state: State) -> Said:
+    def run_stage(self, images: Images, state: State) -> RunnerOutput:
         """What the stage says, and which rows it leaves to the next.
 
         NaN reaches no floor, so such rows are left where there is a next stage.
@@ -55,13 +55,13 @@ class Judge:
         return self.hear(images, state)[0]
 
     @torch.inference_mode()
-    def hear(self, images: Images, state: State) -> tuple[Said, Tensor]:
+    def hear(self, images: Images, state: State) -> tuple[RunnerOutput, Tensor]:
         """The same with the logits, on the stage's device."""
         images = on_device(images, self.stage.device)
         output = self._output(images, state)
         prediction, confidence = _on_host(output.logits.argmax(1), output.confidence)
         left, classes = decided(confidence, self.floor), output.logits.shape[1]
-        said = Said(prediction, confidence, left, images, output.state, classes)
+        said = RunnerOutput(prediction, confidence, left, images, output.state, classes)
         return said, output.logits
 
     def stack(self, samples: Sequence[Tensor]) -> Tensor:
@@ -125,16 +125,16 @@ class _Visit(NamedTuple):
     """What a stage said about the rows that reached it."""
 
     rows: Array
-    said: Said
+    said: RunnerOutput
     logits: Tensor
-    judge: Judge
+    runner: StageRunner
 
 
-class Cascade(nn.Module, Planned[Judge]):
+class Cascade(nn.Module, BaseCascade[StageRunner]):
     """Executes a policy; a drop-in for its last model, which can switch the policy while running.
 
     Args:
-        stages: exit name -> what runs there; a plain module gets tensors as they are, an `Average`
+        stages: exit name -> what runs there; a plain module gets tensors as they are, an `Ensemble`
             is made of stages beside it and reuses what a sample has been told by them before.
         policy: which stages are asked, in which order, and how sure each must be.
         frontier: the certified settings that it can be dialled to.
@@ -158,7 +158,7 @@ class Cascade(nn.Module, Planned[Judge]):
         stages: Models,
         policy: Policy,
         *,
-        frontier: Sequence[Setting] = (),
+        frontier: Sequence[OperatingPoint] = (),
         scores: Mapping[str, DeferralScore] = MappingProxyType({}),
     ) -> None:
         super().__init__()
@@ -184,9 +184,9 @@ class Cascade(nn.Module, Planned[Judge]):
             DataError: no image, or images that a stage cannot take.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
-        judges = self.judges
-        device = judges[-1].stage.device
-        first, *visits = _visits(judges, images)
+        runners = self.runners
+        device = runners[-1].stage.device
+        first, *visits = _visits(runners, images)
         logits = first.logits.to(device, torch.float32, copy=True)
         for rows, _, others, _ in visits:
             at = torch.from_numpy(rows).to(device)
@@ -201,16 +201,16 @@ class Cascade(nn.Module, Planned[Judge]):
             DataError: no image, or images that a stage cannot take.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
-        visits = ((v.rows, v.said, v.judge) for v in _visits(self.judges, images))
+        visits = ((v.rows, v.said, v.runner) for v in _visits(self.runners, images))
         return gathered(visits, len(images), self.exits)
 
-    def _judged(self, policy: Policy) -> tuple[Judge, ...]:
+    def _judged(self, policy: Policy) -> tuple[StageRunner, ...]:
         return tuple(
             self._judge(step, later=policy.exits[number + 1 :])
             for number, step in enumerate(policy.stages)
         )
 
-    def _judge(self, step: Step, *, later: Sequence[str]) -> Judge:
+    def _judge(self, step: PolicyStage, *, later: Sequence[str]) -> StageRunner:
         if step.exit not in self.exits:
             raise PolicyError(unknown("stage", step.exit, self.exits) + " in this cascade")
         learned = self.scores.get(step.exit) if step.confidence == LEARNED else None
@@ -223,7 +223,7 @@ class Cascade(nn.Module, Planned[Judge]):
         if confidence not in confidence_functions:
             raise PolicyError(unknown("confidence", confidence, confidence_functions))
         stages = self.stages
-        return Judge(
+        return StageRunner(
             number=self.exits.index(step.exit),
             name=step.exit,
             stage=stages[step.exit],
@@ -237,8 +237,8 @@ class Cascade(nn.Module, Planned[Judge]):
 def build(plan: Policy | Result, models: Models, *, max_drop: float | None = None) -> Cascade:
     """A cascade of models in memory that executes a policy, or what a search chose.
 
-    Averages and learned scores come from the result; beside a bare policy an `Average` stands among
-    the models.
+    Averages and learned scores come from the result; beside a bare policy an `Ensemble` stands
+    among the models.
 
     Args:
         plan: the policy, or a result with one choice per budget.
@@ -252,12 +252,12 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
         ModelError: a model that the policy asks is missing.
         PolicyError: no choice for that budget.
     """
-    settings: Sequence[Setting] = ()
+    settings: Sequence[OperatingPoint] = ()
     if isinstance(plan, Policy):
         policy, scores = plan, {}
     else:
         policy, scores = plan.choice(max_drop).policy, scores_of(plan.table.get("provenance", {}))
-        settings = settings_of(plan)
+        settings = operating_points_of(plan)
         models = {**models, **_averages(plan, tuple(assembled(models)))}
     stages = assembled(models)
     missing = [name for name in policy.exits if name not in stages]
@@ -274,9 +274,9 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
     )
 
 
-def _averages(result: Result, names: Sequence[str]) -> dict[str, Average]:
+def _averages(result: Result, names: Sequence[str]) -> dict[str, Ensemble]:
     """The averaged exits of a result that exits in memory make up."""
-    recipes = {single.name: average_of(single.origin) for single in result.singles}
+    recipes = {single.name: ensemble_of(single.origin) for single in result.singles}
     return {
         name: recipe
         for name, recipe in recipes.items()
@@ -289,16 +289,16 @@ def select_state(state: State, rows: Tensor) -> State:
     return {name: value.index_select(0, rows.to(value.device)) for name, value in state.items()}
 
 
-def _visits(judges: Sequence[Judge], images: Images) -> Iterator[_Visit]:
+def _visits(runners: Sequence[StageRunner], images: Images) -> Iterator[_Visit]:
     """The stages one after another, each with the rows that reach it."""
     if not len(images):
         raise DataError("a batch has at least one image, found none")
     rows, state, classes = np.arange(len(images)), EMPTY, 0
-    for judge in judges:
-        said, logits = judge.hear(images, state)
+    for runner in runners:
+        said, logits = runner.hear(images, state)
         classes = classes or said.classes
-        check_classes(judges[0].name, classes, judge.name, said.classes)
-        yield _Visit(rows, said, logits, judge)
+        check_classes(runners[0].name, classes, runner.name, said.classes)
+        yield _Visit(rows, said, logits, runner)
         if not len(said.left):
             return
         images, state = said.images, said.state

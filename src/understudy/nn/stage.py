@@ -19,10 +19,10 @@ from understudy.policy import DEFAULT_CONFIDENCE
 
 __all__ = [
     "Images",
-    "Piece",
     "Preprocess",
     "Stage",
     "StageOutput",
+    "StagePart",
     "State",
     "as_stage",
     "check_classes",
@@ -36,7 +36,7 @@ State = Mapping[str, Tensor]
 EMPTY: State = MappingProxyType({})
 
 
-class Piece(NamedTuple):
+class StagePart(NamedTuple):
     """Work that a sample pays for once: the name of its part, and what does it.
 
     `run` takes images and state and returns the state with what it made; where the state shows that
@@ -112,7 +112,7 @@ class Stage(nn.Module):
         with torch.inference_mode():
             return StageOutput(logits, confidence_functions[confidence](logits), state)
 
-    def pieces(self, name: str) -> tuple[Piece, ...]:
+    def pieces(self, name: str) -> tuple[StagePart, ...]:
         """What runs until this stage can answer, in order: here one piece, the model.
 
         After the last piece the state holds the logits under `logits_key(name)`.
@@ -121,7 +121,7 @@ class Stage(nn.Module):
         def whole(images: Images, state: State) -> State:
             return {**state, logits_key(name): self(images)}
 
-        return (Piece(name, whole),)
+        return (StagePart(name, whole),)
 
     @property
     def members(self) -> Mapping[str, Stage]:

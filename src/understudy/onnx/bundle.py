@@ -9,11 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from understudy.average import Average
 from understudy.deferral import DeferralScore
-from understudy.dial import Setting
+from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, UnderstudyError, unknown
 from understudy.files import check_version, read_json
+from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 
 FORMAT, VERSION = "understudy.onnx", 1
@@ -40,7 +40,7 @@ class Value(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Piece:
+class OnnxPart:
     """Work that a sample pays for once, as one ONNX model.
 
     Attributes:
@@ -68,8 +68,8 @@ class Piece:
         }
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Piece:
-        return Piece(
+    def from_dict(data: Mapping[str, Any]) -> OnnxPart:
+        return OnnxPart(
             part=str(data["part"]),
             file=str(data["file"]),
             takes=tuple(map(Value.from_dict, data["takes"])),
@@ -79,7 +79,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class OnnxBundle:
     """What an exported cascade is made of.
 
     Attributes:
@@ -99,9 +99,9 @@ class Bundle:
     images: Value
     exits: tuple[str, ...]
     policy: Policy
-    pieces: tuple[Piece, ...]
-    averages: Mapping[str, Average]
-    frontier: tuple[Setting, ...]
+    pieces: tuple[OnnxPart, ...]
+    averages: Mapping[str, Ensemble]
+    frontier: tuple[OperatingPoint, ...]
     scores: Mapping[str, DeferralScore]
     tolerance: float
     differences: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -146,14 +146,14 @@ class Bundle:
         }
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Bundle:
-        return Bundle(
+    def from_dict(data: Mapping[str, Any]) -> OnnxBundle:
+        return OnnxBundle(
             images=Value.from_dict(data["images"]),
             exits=tuple(map(str, data["exits"])),
             policy=Policy.from_dict(data["policy"]),
-            pieces=tuple(map(Piece.from_dict, data["pieces"])),
-            averages={n: Average.from_dict(recipe) for n, recipe in data["averages"].items()},
-            frontier=tuple(map(Setting.from_dict, data["frontier"])),
+            pieces=tuple(map(OnnxPart.from_dict, data["pieces"])),
+            averages={n: Ensemble.from_dict(recipe) for n, recipe in data["averages"].items()},
+            frontier=tuple(map(OperatingPoint.from_dict, data["frontier"])),
             scores={n: DeferralScore.from_dict(score) for n, score in data["scores"].items()},
             tolerance=float(data["tolerance"]),
             differences={str(n): float(value) for n, value in data["differences"].items()},
@@ -176,7 +176,7 @@ def is_onnx_bundle(path: str | Path) -> bool:
     return (Path(path) / NAME).is_file()
 
 
-def read_bundle(path: str | Path) -> Bundle:
+def read_bundle(path: str | Path) -> OnnxBundle:
     """Read what an exported cascade is made of, and check that its files are those written.
 
     Raises:
@@ -187,7 +187,7 @@ def read_bundle(path: str | Path) -> Bundle:
     data = read_json(folder / NAME, ModelError, "an exported cascade")
     check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
     try:
-        bundle = Bundle.from_dict(data)
+        bundle = OnnxBundle.from_dict(data)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         found = str(error) if isinstance(error, UnderstudyError) else repr(error)
         raise ModelError(
@@ -211,7 +211,7 @@ def hashes_of(folder: Path, files: Sequence[Path]) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): _hash(file) for file in files}
 
 
-def _check_files(folder: Path, bundle: Bundle) -> None:
+def _check_files(folder: Path, bundle: OnnxBundle) -> None:
     for name in dict.fromkeys([*(piece.file for piece in bundle.pieces), *bundle.files]):
         file = file_of(folder, name)
         try:

@@ -10,25 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.average import Average
 from understudy.deferral import LEARNED, DeferralScore
-from understudy.dial import Setting
+from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, PolicyError, listed, unknown
-from understudy.execution.answers import Answers, gathered
-from understudy.execution.plan import Planned
-from understudy.execution.protocol import Said
-from understudy.onnx.bundle import IMAGES, Bundle, Value, file_of, logits_of, read_bundle
+from understudy.onnx.bundle import IMAGES, OnnxBundle, Value, file_of, logits_of, read_bundle
 from understudy.onnx.confidence import confidence_functions, deferral_score
-from understudy.onnx.flow import Flow, Step
-from understudy.onnx.judge import OnnxJudge, taken
+from understudy.onnx.flow import Computation, ValueGraph
+from understudy.onnx.runner import OnnxRunner, taken
 from understudy.onnx.session import CPU, Session, check_providers
-from understudy.policy import DEFAULT_CONFIDENCE, Policy
-from understudy.policy import Step as Rule
+from understudy.operating_point import OperatingPoint
+from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
+from understudy.runtime.answers import Answers, gathered
+from understudy.runtime.cascade import BaseCascade
+from understudy.runtime.protocol import RunnerOutput
 
 Array = npt.NDArray[Any]
 
 
-class OnnxCascade(Planned[OnnxJudge]):
+class OnnxCascade(BaseCascade[OnnxRunner]):
     """Executes a policy in ONNX Runtime, and can switch it while running; see `load_onnx`.
 
     It decides like the cascade it was exported from, away from the thresholds by more than
@@ -46,12 +45,12 @@ class OnnxCascade(Planned[OnnxJudge]):
 
     def __init__(
         self,
-        flow: Flow,
+        flow: ValueGraph,
         policy: Policy,
         *,
         images: Value,
         exits: Sequence[str],
-        frontier: Sequence[Setting] = (),
+        frontier: Sequence[OperatingPoint] = (),
         scores: Mapping[str, DeferralScore] | None = None,
     ) -> None:
         self.images = images
@@ -71,7 +70,7 @@ class OnnxCascade(Planned[OnnxJudge]):
             DataError: no image, or images of another shape or dtype.
         """
         batch = taken(images, self.images)
-        return gathered(_visits(self.judges, batch), len(batch), self.exits)
+        return gathered(_visits(self.runners, batch), len(batch), self.exits)
 
     def logits(self, exit: str, images: Any) -> Array:
         """The logits of one exit, (N, C) float32, everything being run.
@@ -83,26 +82,26 @@ class OnnxCascade(Planned[OnnxJudge]):
         self._check_exit(exit)
         return self._flow.value(logits_of(exit), {IMAGES: taken(images, self.images)})
 
-    def _judged(self, policy: Policy) -> tuple[OnnxJudge, ...]:
+    def _judged(self, policy: Policy) -> tuple[OnnxRunner, ...]:
         for rule in policy.stages:
             self._check_exit(rule.exit)
         goals = [logits_of(name) for name in policy.exits]
-        known, judges = frozenset({IMAGES}), []
+        known, runners = frozenset({IMAGES}), []
         for place, rule in enumerate(policy.stages):
             known = self._flow.made(goals[place], known)
             later = (self._flow.needed(goal, known) for goal in goals[place + 1 :])
             keeps = frozenset().union(*later) - {IMAGES}
             known = keeps | {IMAGES}
-            judges.append(self._judge(rule, keeps))
-        return tuple(judges)
+            runners.append(self._judge(rule, keeps))
+        return tuple(runners)
 
-    def _judge(self, rule: Rule, keeps: frozenset[str]) -> OnnxJudge:
+    def _judge(self, rule: PolicyStage, keeps: frozenset[str]) -> OnnxRunner:
         sure = confidence_functions.get(rule.confidence)
         if rule.confidence == LEARNED:
             sure = self._learned(rule)
         if sure is None:
             raise PolicyError(unknown("confidence", rule.confidence, confidence_functions))
-        return OnnxJudge(
+        return OnnxRunner(
             number=self.exits.index(rule.exit),
             name=rule.exit,
             sure=sure,
@@ -112,7 +111,7 @@ class OnnxCascade(Planned[OnnxJudge]):
             keeps=keeps,
         )
 
-    def _learned(self, rule: Rule) -> Any:
+    def _learned(self, rule: PolicyStage) -> Any:
         score = self.scores.get(rule.exit)
         if score is not None:
             return partial(deferral_score, score)
@@ -128,12 +127,14 @@ class OnnxCascade(Planned[OnnxJudge]):
             raise PolicyError(unknown("stage", exit, self.exits) + " in this cascade")
 
 
-def _visits(judges: Sequence[OnnxJudge], batch: Array) -> Iterator[tuple[Array, Said, OnnxJudge]]:
+def _visits(
+    runners: Sequence[OnnxRunner], batch: Array
+) -> Iterator[tuple[Array, RunnerOutput, OnnxRunner]]:
     """The stages one after another, each with the rows that reach it."""
     rows, state = np.arange(len(batch)), dict[str, Array]()
-    for judge in judges:
-        said = judge.ask(batch, state)
-        yield rows, said, judge
+    for runner in runners:
+        said = runner.run_stage(batch, state)
+        yield rows, said, runner
         if not len(said.left):
             return
         rows, batch = rows[said.left], said.images[said.left]
@@ -164,7 +165,7 @@ def load_onnx(
         *(_average(name, recipe) for name, recipe in bundle.averages.items()),
     ]
     return OnnxCascade(
-        Flow(steps),
+        ValueGraph(steps),
         bundle.policy,
         images=bundle.images,
         exits=bundle.exits,
@@ -174,8 +175,8 @@ def load_onnx(
 
 
 def _work(
-    folder: Path, bundle: Bundle, *, providers: Sequence[str], threads: int | None
-) -> list[Step]:
+    folder: Path, bundle: OnnxBundle, *, providers: Sequence[str], threads: int | None
+) -> list[Computation]:
     steps = []
     for piece in bundle.pieces:
         takes = tuple(value.name for value in piece.takes)
@@ -188,12 +189,12 @@ def _work(
             providers=providers,
             threads=threads,
         )
-        steps.append(Step(takes, gives, session))
+        steps.append(Computation(takes, gives, session))
     return steps
 
 
-def _average(name: str, recipe: Average) -> Step:
-    """The weighted sum of members' logits, in float32 and their order, as in `with_average`."""
+def _average(name: str, recipe: Ensemble) -> Computation:
+    """The weighted sum of members' logits, in float32 and their order, as in `with_ensemble`."""
 
     def run(logits: Sequence[Array]) -> list[Array]:
         total: Array = logits[0] * np.float32(recipe.weights[0])
@@ -201,4 +202,4 @@ def _average(name: str, recipe: Average) -> Step:
             total = total + rows * np.float32(weight)
         return [total]
 
-    return Step(tuple(map(logits_of, recipe.exits)), (logits_of(name),), run)
+    return Computation(tuple(map(logits_of, recipe.exits)), (logits_of(name),), run)

@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Computation:
     """Work that makes some named values of others: arrays in, arrays out, rows first."""
 
     takes: tuple[str, ...]
@@ -20,16 +20,18 @@ class Step:
     run: Callable[[Sequence[Array]], Sequence[Array]]
 
 
-class Flow:
+class ValueGraph:
     """Steps that feed one another. A value is a function of the images, so it is made once.
 
-    >>> double = Step(("x",), ("y",), lambda values: [2 * values[0]])
-    >>> Flow([double]).value("y", {"x": 21})
+    >>> double = Computation(("x",), ("y",), lambda values: [2 * values[0]])
+    >>> ValueGraph([double]).value("y", {"x": 21})
     42
     """
 
-    def __init__(self, steps: Iterable[Step]) -> None:
-        self._makers: Mapping[str, Step] = {name: step for step in steps for name in step.gives}
+    def __init__(self, steps: Iterable[Computation]) -> None:
+        self._makers: Mapping[str, Computation] = {
+            name: step for step in steps for name in step.gives
+        }
 
     def value(self, name: str, values: dict[str, Array]) -> Array:
         """A value, made of those that are there; what is made on the way joins them."""

@@ -12,8 +12,8 @@ from understudy.errors import DataError, ModelError
 from understudy.exit import Exit
 from understudy.nn.cost import measure_parts
 from understudy.nn.stage import Stage
-from understudy.scoring.exam import Exam, check_together, examine
-from understudy.scoring.said import Array, Said, said_by_all
+from understudy.scoring.outputs import Array, ExitOutputs, said_by_all
+from understudy.scoring.probe import Probe, check_together, probe
 from understudy.scoring.shards import SHARD_BATCHES, Shards
 from understudy.zoo.batches import batches
 from understudy.zoo.classes import check_classes, check_labels
@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class ScoringJob:
     """What is scored, how, and where the unfinished work lies; one source is in memory at a time.
 
     A source is a model, or a network with all its exits; `exams` has one for each.
@@ -33,7 +33,7 @@ class Job:
 
     images: DataSet
     sources: Mapping[str, str]
-    exams: Mapping[str, Exam]
+    exams: Mapping[str, Probe]
     shards: Shards
     batch: int
     workers: int
@@ -98,7 +98,7 @@ class Job:
 
     def _score_shard(self, source: str, shard: int, stages: Mapping[str, Stage], done: int) -> None:
         positions: list[Array] = []
-        pieces: dict[str, list[Said]] = {name: [] for name in stages}
+        pieces: dict[str, list[ExitOutputs]] = {name: [] for name in stages}
         block = self.blocks[shard]
         for piece in batches(self.images, block, size=self.batch, workers=self.workers):
             if piece.corrupt and self.strict:
@@ -114,16 +114,16 @@ class Job:
             self.on_progress(source, done, len(self.images))
         seen = np.concatenate(positions) if positions else np.empty(0, np.int64)
         for number, name in zip(self._numbers(source), stages, strict=True):
-            told = Said.joined(pieces[name]) if pieces[name] else None
+            told = ExitOutputs.joined(pieces[name]) if pieces[name] else None
             self.shards.write(number, shard, seen, told)
 
 
-def exits_of(exams: Mapping[str, Exam]) -> tuple[Exit, ...]:
+def exits_of(exams: Mapping[str, Probe]) -> tuple[Exit, ...]:
     """The exits of all sources, in order."""
     return tuple(exit for exam in exams.values() for exit in exam.exits)
 
 
-def examine_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> dict[str, Exam]:
+def examine_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> dict[str, Probe]:
     """See every source on one image, so that what cannot work fails before hours of scoring.
 
     Raises:
@@ -132,7 +132,7 @@ def examine_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> 
         DataError: no image that can be decoded, or labels that the models cannot answer.
     """
     (image,) = _first(images, 1)
-    exams: dict[str, Exam] = {}
+    exams: dict[str, Probe] = {}
     for source, spec in sources.items():
         stages = {name: stage.to(device) for name, stage in load_stages(spec, source).items()}
         known = {exit.name for exit in exits_of(exams)}
@@ -142,7 +142,7 @@ def examine_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> 
                 f"exits have names of their own, {spec!r} brings {twice[0]!r}, which is there "
                 "already: leave one out, or name it NAME=SPEC"
             )
-        exams[source] = examine(stages, image)
+        exams[source] = probe(stages, image)
     classes = check_together({source: exam.classes for source, exam in exams.items()})
     check_classes(images.classes, classes, data=repr(images.spec))
     check_labels(images.labels, classes, data=repr(images.spec))
@@ -172,7 +172,7 @@ def _first(images: DataSet, count: int) -> list[Tensor]:
     return [found[place % len(found)] for place in range(count)]
 
 
-def _check_same(stages: Mapping[str, Stage], exam: Exam, spec: str) -> None:
+def _check_same(stages: Mapping[str, Stage], exam: Probe, spec: str) -> None:
     for exit, (name, stage) in zip(exam.exits, stages.items(), strict=True):
         before, now = str(exit.origin["weights_hash"]), stage.weights_hash
         if now != before:

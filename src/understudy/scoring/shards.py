@@ -19,7 +19,7 @@ from understudy.errors import DataError
 from understudy.files import keep_plan, read_json, replacing, write_json
 from understudy.nn.confidence import confidence_functions
 from understudy.scores import Detail
-from understudy.scoring.said import Array, Said
+from understudy.scoring.outputs import Array, ExitOutputs
 
 FORMAT, VERSION = "understudy.partial", 1
 SHARD_BATCHES = 8
@@ -58,12 +58,12 @@ class Shards:
         """Whether a shard is done."""
         return self._file(exit, shard).exists()
 
-    def write(self, exit: int, shard: int, positions: Array, said: Said | None) -> None:
+    def write(self, exit: int, shard: int, positions: Array, said: ExitOutputs | None) -> None:
         """Keep a shard, whole or not at all; None where none of its images could be decoded."""
         with replacing(self._file(exit, shard)) as temporary:
             _frame(positions, said).write_parquet(temporary, compression="lz4", statistics=False)
 
-    def read(self, exit: int, shards: int) -> tuple[Array, Said]:
+    def read(self, exit: int, shards: int) -> tuple[Array, ExitOutputs]:
         """Positions (n,) and what the exit said there, from its first shards.
 
         Raises:
@@ -78,7 +78,7 @@ class Shards:
             ) from error
         frames = [frame for frame in frames if len(frame)]
         positions = np.concatenate([frame["position"].to_numpy() for frame in frames])
-        return positions, Said.joined([_said(frame) for frame in frames])
+        return positions, ExitOutputs.joined([_said(frame) for frame in frames])
 
     def remove(self) -> None:
         """Delete the folder, when the table is written."""
@@ -96,7 +96,7 @@ class Shards:
         return self.folder / f"{exit:03}" / f"{shard:05}.parquet"
 
 
-def _frame(positions: Array, said: Said | None) -> pl.DataFrame:
+def _frame(positions: Array, said: ExitOutputs | None) -> pl.DataFrame:
     columns = {"position": pl.Series(positions, dtype=pl.Int64)}
     if said is None:
         return pl.DataFrame(columns)
@@ -110,9 +110,9 @@ def _frame(positions: Array, said: Said | None) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _said(frame: pl.DataFrame) -> Said:
+def _said(frame: pl.DataFrame) -> ExitOutputs:
     logits = frame["logits"].to_numpy().view(np.float16) if "logits" in frame.columns else None
-    return Said(
+    return ExitOutputs(
         frame["prediction"].to_numpy(),
         {name: frame[name].to_numpy() for name in confidence_functions},
         Detail(frame["top_class"].to_numpy(), frame["top_probability"].to_numpy(), logits),

@@ -22,8 +22,8 @@ from torch import Tensor
 from understudy.errors import DataError, UnderstudyError
 from understudy.files import read_json, write_json
 from understudy.nn.images import select
-from understudy.training.parts import Array, Order, Parts
-from understudy.training.source import Sample, Seen
+from understudy.training.hold_out import Array, HoldOut, Order
+from understudy.training.source import Sample, TrainingImages
 from understudy.zoo.batches import Batch
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -38,7 +38,7 @@ _BYTES = 2  # of a float16
 class Rows:
     """Which row of a cache holds which view of which image.
 
-    The views of an image that is learnt from lie together, in the order in which `Parts.train` has
+    The views of an image that is learnt from lie together, in the order that `HoldOut.train` has
     the images; of an image that is held out there is the plain view alone, behind all of them.
     """
 
@@ -48,7 +48,7 @@ class Rows:
     views: int
 
     @staticmethod
-    def of(parts: Parts, *, images: int, views: int) -> Rows:
+    def of(parts: HoldOut, *, images: int, views: int) -> Rows:
         learnt = np.zeros(images, bool)
         learnt[parts.train] = True
         ahead = len(parts.train) * views
@@ -103,7 +103,7 @@ class Cache:
         """The positions of the images that could not be decoded."""
         return np.array(self._corrupt, np.int64)
 
-    def fill(self, seen: Seen, *, on_progress: Callable[[int, int], None]) -> None:
+    def fill(self, seen: TrainingImages, *, on_progress: Callable[[int, int], None]) -> None:
         """Take the features that are missing; whatever stops it, what was finished is kept.
 
         Raises:
@@ -140,7 +140,7 @@ class Cache:
             }
             yield Sample(asked.positions, features)
 
-    def _take(self, seen: Seen, batch: Batch) -> None:
+    def _take(self, seen: TrainingImages, batch: Batch) -> None:
         for view in range(self._rows.views if len(batch) else 0):
             kept = self._learnt(batch) if view else batch
             if len(kept):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from understudy.early_exit.network import ExitNetwork
 from understudy.errors import DataError, ModelError
-from understudy.nn.network import ExitNetwork
-from understudy.training.recipe import Recipe
+from understudy.training.config import TrainingConfig
 from understudy.zoo.classes import check_classes, check_labels
 from understudy.zoo.data import DataSet
 
@@ -26,24 +26,26 @@ def first_image(data: DataSet) -> Tensor:
     raise DataError(f"no image of {data.spec!r} can be decoded ({len(data)} tried): check the data")
 
 
-def check_network(network: ExitNetwork, recipe: Recipe) -> None:
+def check_network(network: ExitNetwork, recipe: TrainingConfig) -> None:
     """Refuse a network without exits, and weights that need a saver where there is none.
 
     Raises:
         ModelError: the message says which.
     """
-    if not network.points and network.companion is None:
+    if not network.points and network.saver_branch is None:
         raise ModelError(
             "a network that is trained has exits, found neither heads nor a saver: add some"
         )
-    if recipe.weights == "tinysaver" and network.companion is None:
+    if recipe.weights == "tinysaver" and network.saver_branch is None:
         raise ModelError(
             "samples weigh by a saver's confidence with the weights 'tinysaver', found no saver: "
             "name one, or choose other weights"
         )
 
 
-def check_learnable(data: DataSet, classes: int, recipe: Recipe, *, classifier: bool) -> None:
+def check_learnable(
+    data: DataSet, classes: int, recipe: TrainingConfig, *, classifier: bool
+) -> None:
     """Refuse labels that the network's exits cannot learn.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import ModelError
-from understudy.nn.capture import hooked
+from understudy.graph.capture import hooked
 from understudy.nn.images import Images
 from understudy.nn.stage import Stage
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.early_exit.heads import PooledHead, pool
+from understudy.early_exit.network import ExitNetwork
 from understudy.errors import ModelError
-from understudy.nn.capture import hooked
-from understudy.nn.heads import PooledHead, pool
+from understudy.graph.capture import hooked
 from understudy.nn.images import Images
-from understudy.nn.network import ExitNetwork
 from understudy.nn.stage import Stage
 
 Features = Mapping[str, Tensor]
@@ -34,7 +34,7 @@ class _Enough(Exception):
     """All that was wanted is there: the rest of the network need not run."""
 
 
-class Taker:
+class FeatureExtractor:
     """Takes the features that the heads of a network learn from, in one pass of its backbone and of
     its saver.
 
@@ -72,11 +72,11 @@ class Taker:
             input_of=self._classifier,
             logits=LOGITS if self._logits else None,
         )
-        companion = self._network.companion
-        if companion is not None:
-            (tap,) = companion.saver.taps
+        saver_branch = self._network.saver_branch
+        if saver_branch is not None:
+            (tap,) = saver_branch.saver.taps
             mean = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
-            found |= _taken(companion.saver.stage, images, mean, logits=SAVER_LOGITS)
+            found |= _taken(saver_branch.saver.stage, images, mean, logits=SAVER_LOGITS)
         return {name: _kept(name, value) for name, value in found.items()}
 
 
@@ -94,7 +94,7 @@ def _reductions_of(network: ExitNetwork) -> Reductions:
     for point in network.points:
         head, path = network.head(point), network.taps[point.tap].path
         wanted.setdefault(path, {})[feature_of(path, head.reduction)] = head.reduce
-    for tap in network.taps if network.companion is not None else ():
+    for tap in network.taps if network.saver_branch is not None else ():
         mean = {feature_of(tap.path, PooledHead.reduction): partial(pool, layout=tap.layout)}
         wanted[tap.path] = {**mean, **wanted.get(tap.path, {})}
     return wanted

@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from understudy.nn.images import on_device
-from understudy.training.features import Features, Taker
-from understudy.training.parts import Array, Order
-from understudy.training.views import Views
+from understudy.training.augmentation import Augmentation
+from understudy.training.features import FeatureExtractor, Features
+from understudy.training.hold_out import Array, Order
 from understudy.zoo.batches import Batch, batches
 from understudy.zoo.data import DataSet
 
@@ -23,7 +23,7 @@ class Sample(NamedTuple):
     features: Features
 
 
-class Source(Protocol):
+class FeatureSource(Protocol):
     """Gives the features of images in an order."""
 
     def corrupt(self) -> Array:
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class TrainingImages:
     """The images of a data set as a network's features.
 
     Attributes:
@@ -45,8 +45,8 @@ class Seen:
     """
 
     data: DataSet
-    views: Views
-    take: Taker
+    views: Augmentation
+    take: FeatureExtractor
     workers: int
 
     def decoded(self, positions: Array, *, size: int) -> Iterator[Batch]:
@@ -67,7 +67,7 @@ class Streamed:
         seen: the images and what makes features of them.
     """
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: TrainingImages) -> None:
         self._seen = seen
         self._corrupt = np.zeros(len(seen.data), bool)
 

@@ -53,7 +53,7 @@ def batches(
         size: positions per batch; the last may have fewer.
         workers: threads that decode ahead, at most one batch each; 0 decodes when asked.
 
-    >>> from understudy.zoo import open_data
+    >>> from understudy.zoo.data import open_data
     >>> [len(batch) for batch in batches(open_data("digits:heldout"), range(5), size=2)]
     [2, 2, 1]
 

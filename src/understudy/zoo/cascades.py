@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from understudy.nn import bundle
+from understudy.nn import serialization
 from understudy.nn.cascade import Cascade
 from understudy.zoo.models import build_stage
 
@@ -20,4 +20,4 @@ def load_cascade(path: str | Path) -> Cascade:
             damaged, or do not fit the architecture that the spec makes.
         PolicyError: the policy is damaged.
     """
-    return bundle.load_cascade(path, build_stage=build_stage)
+    return serialization.load_cascade(path, build_stage=build_stage)

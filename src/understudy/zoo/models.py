@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from understudy.early_exit.serialization import ExitFolder
 from understudy.errors import ModelError, unknown
-from understudy.nn.exit_folder import ExitFolder
+from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
 from understudy.nn.stage import Preprocess, Stage
-from understudy.nn.variant import PLAIN, Variant, varied
 from understudy.zoo.hubs import timm_stage, torchvision_stage
 from understudy.zoo.spec import Spec, parse_spec
 from understudy.zoo.weights import load_weights
@@ -71,13 +71,13 @@ def build_stage(spec: str) -> Stage:
     return varied(_make(parsed, published=False), variant_of(parsed))
 
 
-def variant_of(spec: Spec) -> Variant:
+def variant_of(spec: Spec) -> ExecutionMode:
     """The way in which a spec wants its model to be run.
 
     Raises:
         ModelError: no such way.
     """
-    return Variant.parse(spec.options["run"]) if "run" in spec.options else PLAIN
+    return ExecutionMode.parse(spec.options["run"]) if "run" in spec.options else PLAIN
 
 
 def named_models(texts: Sequence[str]) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from understudy.early_exit.network import ExitNetwork
+from understudy.early_exit.serialization import load_exits
 from understudy.errors import ModelError
-from understudy.nn.exit_folder import load_exits
-from understudy.nn.network import ExitNetwork
 from understudy.nn.stage import Stage
 from understudy.zoo.models import is_network, load_stage, parse, variant_of
 

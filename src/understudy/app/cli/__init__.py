@@ -8,20 +8,20 @@ from typing import Annotated
 import typer
 
 from understudy.app.cli import (
-    benching,
+    bench,
     choosing,
     demo,
-    exits,
-    exporting,
+    export,
+    optimism,
+    report,
     running,
-    showing,
-    surveying,
     tables,
     taps,
+    train_exits,
 )
 from understudy.app.cli.terminal import fail
 from understudy.errors import UnderstudyError
-from understudy.memory import keep_freed_memory
+from understudy.malloc import keep_freed_memory
 
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
@@ -56,14 +56,14 @@ def understudy(
 for verbs in (
     demo,
     taps,
-    exits,
+    train_exits,
     tables,
     choosing,
-    surveying,
+    optimism,
     running,
-    benching,
-    exporting,
-    showing,
+    bench,
+    export,
+    report,
 ):
     verbs.register(app)
 

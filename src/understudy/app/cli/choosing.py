@@ -10,14 +10,14 @@ import typer
 
 from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import UsageError, answer, note, number, numbers, pairs
-from understudy.difficulty import difficulty as compute_difficulty
+from understudy.deciles import difficulty as compute_difficulty
+from understudy.display import checks_view, difficulty_view, result_view, savers_view
 from understudy.files import write_json
 from understudy.result import Result
-from understudy.search import search as certified_search
-from understudy.search import search_in_sample, search_jointly, search_within_cost
-from understudy.search import verify as check_certificates
-from understudy.search.savers import best_savers
-from understudy.show import checks_view, difficulty_view, result_view, savers_view
+from understudy.searching.savers import best_savers
+from understudy.searching.search import search as certified_search
+from understudy.searching.search import search_in_sample, search_jointly, search_within_cost
+from understudy.searching.verify import verify as check_certificates
 from understudy.store import count_looks, load_table, log_look
 
 TablePath = Annotated[

@@ -10,11 +10,11 @@ from rich.console import Group
 from rich.text import Text
 
 from understudy.app.cli.terminal import answer, note, progress
+from understudy.display import percent, result_view, shares_text
 from understudy.outcome import points
-from understudy.show import percent, result_view, shares_text
 
 if TYPE_CHECKING:
-    from understudy.app.demo.story import Story
+    from understudy.app.demo.story import DemoRun
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def demo(
     answer(_view(story), story.to_dict(), as_json=as_json)
 
 
-def _view(story: Story) -> Group:
+def _view(story: DemoRun) -> Group:
     outcome, result = story.choice.outcome, story.result
     laps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in story.seconds.items())
     lines = [

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from understudy.app.cli.options import Data, Device, Dialled, Folder, Json, StageBatch
 from understudy.app.cli.terminal import answer, answer_alone, note, pairs, progress
+from understudy.display import cost_text, percent, shares_text
 from understudy.result import Result
-from understudy.show import cost_text, percent, shares_text
 
 
 def register(app: typer.Typer) -> None:
@@ -78,12 +78,12 @@ def run(
 ) -> None:
     """Answer images with a cascade: prediction, confidence, and which exit answered."""
     from understudy.app.running import load_runnable, run_cascade, scored_elsewhere
-    from understudy.zoo import open_data
+    from understudy.zoo.data import open_data
 
     with progress("images") as advance:
         loaded = load_runnable(cascade, device)
         if max_drop is not None:
-            loaded.dial(max_drop=max_drop)
+            loaded.set_operating_point(max_drop=max_drop)
         done = run_cascade(
             loaded,
             open_data(data),

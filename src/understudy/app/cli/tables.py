@@ -22,11 +22,11 @@ from understudy.app.cli.terminal import (
     progress,
     shares,
 )
+from understudy.display import table_view
 from understudy.errors import listed
-from understudy.predictions import LabelFile, import_predictions
-from understudy.records import import_record
+from understudy.import_exits import import_record
+from understudy.import_predictions import LabelFile, import_predictions
 from understudy.scores import ScoreTable
-from understudy.show import table_view
 from understudy.split import DEFAULT_SHARES
 from understudy.store import check_target, save_table
 
@@ -180,8 +180,8 @@ def score(
 
     Interrupt it when you like: the same command goes on where it stopped.
     """
-    from understudy.scoring import score_into
-    from understudy.zoo import named_models
+    from understudy.scoring.on_disk import score_into
+    from understudy.zoo.models import named_models
 
     with progress("images") as advance:
         scores = score_into(

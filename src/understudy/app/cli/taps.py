@@ -15,13 +15,13 @@ from rich.text import Text
 
 from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import UsageError, answer, answer_alone
-from understudy.show import cost_text, percent
+from understudy.display import cost_text, percent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from understudy.early_exit.taps import Tap
     from understudy.nn.stage import Stage
-    from understudy.nn.taps import Tap
 
 BAR = 20  # characters
 
@@ -52,8 +52,8 @@ def taps(
     """List the places inside a network where an exit can stand: wherever it passes through one
     tensor alone."""
     with answer_alone():
-        from understudy.nn.taps import even_taps, list_taps
-        from understudy.zoo import build_stage
+        from understudy.early_exit.taps import even_taps, list_taps
+        from understudy.zoo.models import build_stage
 
         stage = build_stage(model)
         image = _image(stage, size, model)

@@ -13,19 +13,19 @@ import numpy as np
 from understudy.outcome import decide
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
-from understudy.search import search
-from understudy.search.baselines import best_single
+from understudy.searching.baselines import best_single
+from understudy.searching.search import search
 from understudy.store import log_look, read_answers
 
 if TYPE_CHECKING:
-    from understudy.nn import Cascade
+    from understudy.nn.cascade import Cascade
     from understudy.scoring.job import Progress
 
 DROPS = (2.0, 3.0, 5.0)
 
 
 @dataclass(frozen=True)
-class Story:
+class DemoRun:
     """What the demo found: the table, the result, and how the running cascade compares with it."""
 
     table: ScoreTable
@@ -58,20 +58,23 @@ class Story:
         }
 
 
-def tell(folder: Path, *, say: Callable[[str], None], on_progress: Progress) -> Story:
+def tell(folder: Path, *, say: Callable[[str], None], on_progress: Progress) -> DemoRun:
     """Do the whole job in `folder`, saying what is done and with which command to do it by hand."""
-    from understudy.app.demo.nets import ZOO
+    from understudy.app.demo.networks import ZOO
     from understudy.app.demo.train import train_zoo
     from understudy.app.running import build_cascade, run_cascade
-    from understudy.scoring import score_into
-    from understudy.zoo import load_cascade, open_data
+    from understudy.scoring.on_disk import score_into
+    from understudy.zoo.cascades import load_cascade
+    from understudy.zoo.data import open_data
 
     clock = _Clock()
     say(f"[bold]1 train[/] {len(ZOO)} networks on half of scikit-learn's digits")
     files = train_zoo(open_data("digits:train"), folder / "zoo", on_progress=on_progress)
     clock.lap("train")
 
-    specs = {n: f"py:understudy.app.demo.nets:{n}?checkpoint={file}" for n, file in files.items()}
+    specs = {
+        n: f"py:understudy.app.demo.networks:{n}?checkpoint={file}" for n, file in files.items()
+    }
     say(
         "[bold]2 score[/] them on the other half\n"
         f"  $ understudy score MODEL... --data digits:heldout --into {folder / 'table'}"
@@ -118,11 +121,11 @@ def tell(folder: Path, *, say: Callable[[str], None], on_progress: Progress) -> 
         f"[bold]5 report[/]\n  $ understudy report {folder / 'result.json'} --out "
         f"{folder / 'report.html'}"
     )
-    from understudy.app.report import write_report
+    from understudy.app.report.page import write_report
 
     write_report(result, folder / "report.html")
     clock.lap("report")
-    return Story(table, result, folder, agreeing, compared, clock.laps)
+    return DemoRun(table, result, folder, agreeing, compared, clock.laps)
 
 
 def compare(table: ScoreTable, cascade: Cascade, answers: Path) -> tuple[int, int]:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from understudy.app.demo.nets import ZOO, Digits
+from understudy.app.demo.networks import ZOO, Digits
 from understudy.files import replacing
-from understudy.zoo import DataSet
+from understudy.zoo.data import DataSet
 
 EPOCHS = 30
 BATCH = 64

@@ -23,7 +23,7 @@ from understudy.app.report.palette import (
     SINGLE,
     colours,
 )
-from understudy.app.report.record import Plan, Report
+from understudy.app.report.record import Report, ReportedPlan
 
 MOST_NAMED, ALL_NAMED = 8, 12
 CLOSE_FROM = 1.5
@@ -224,7 +224,7 @@ def _line(report: Report, x: Axis, y: Axis) -> list[dict[str, float]]:
     return [{"x": cost, "y": gain, "n": number} for number, (cost, gain) in enumerate(held)]
 
 
-def _plan_marks(plans: Sequence[Plan], x: Axis, y: Axis, *, named: bool) -> list[Mark]:
+def _plan_marks(plans: Sequence[ReportedPlan], x: Axis, y: Axis, *, named: bool) -> list[Mark]:
     return [
         Mark(
             f"≤ {plan.max_drop:g}" if named else "",

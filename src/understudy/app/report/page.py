@@ -9,13 +9,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from understudy.app.bench.result import Bench
 from understudy.app.report import palette
 from understudy.app.report.record import Report
-from understudy.execution.bench import Bench
+from understudy.display import cost_text, interval_text, percent
 from understudy.files import replacing
 from understudy.outcome import Interval
 from understudy.result import Result
-from understudy.show import cost_text, interval_text, percent
 
 WIDE, NARROW = 760.0, 330.0
 

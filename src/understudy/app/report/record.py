@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from understudy.certificate import Certificate
-from understudy.difficulty import Bin, Difficulty
+from understudy.deciles import Bin, Difficulty
 from understudy.outcome import Interval, Outcome
 from understudy.result import Baselines, Choice, Published, Result, Single
 from understudy.split import ALL, SPLITS
@@ -85,7 +85,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReportedPlan:
     """The choice for one budget: `main` is its headline measurement, `on` has one per split."""
 
     max_drop: float
@@ -103,9 +103,9 @@ class Plan:
         return len(self.exits) > 1
 
     @staticmethod
-    def of(choice: Choice, unit: str) -> Plan:
+    def of(choice: Choice, unit: str) -> ReportedPlan:
         on = tuple(Measured.of(split, outcome, unit) for split, outcome in choice.on.items())
-        return Plan(
+        return ReportedPlan(
             max_drop=choice.max_drop,
             exits=choice.policy.exits,
             words=choice.policy.describe(),
@@ -193,7 +193,7 @@ class Report:
     in_sample: bool
     searched_on: str
     measured_on: str
-    plans: tuple[Plan, ...]
+    plans: tuple[ReportedPlan, ...]
     singles: tuple[Alone, ...]
     frontier: tuple[tuple[float, float], ...]
     found: int
@@ -210,7 +210,7 @@ class Report:
 
         >>> import numpy as np
         >>> from understudy.scores import ScoreTable
-        >>> from understudy.search import search
+        >>> from understudy.searching.search import search
         >>> right = np.arange(1000) % 10 < 9
         >>> table = ScoreTable.from_predictions(
         ...     {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, 0 * right)},
@@ -220,7 +220,7 @@ class Report:
         ('A certified cascade for big', ('tiny', 'big'))
         """
         split = ALL if result.in_sample else "test"
-        plans = tuple(Plan.of(choice, result.unit) for choice in result.choices)
+        plans = tuple(ReportedPlan.of(choice, result.unit) for choice in result.choices)
         singles = tuple(Alone.of(single, result, split=split) for single in result.singles)
         labelled = result.table.get("labelled", True)
         return Report(
@@ -279,7 +279,7 @@ def facts(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield name, str(value)
 
 
-def _title(plans: tuple[Plan, ...], result: Result) -> str:
+def _title(plans: tuple[ReportedPlan, ...], result: Result) -> str:
     cascades = sum(plan.is_cascade for plan in plans)
     if not cascades:
         names = dict.fromkeys(plan.exits[0] for plan in plans)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import altair as alt
 
+from understudy.app.bench.result import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
 from understudy.app.report.axes import Axis
 from understudy.app.report.drawing import chart_of, horizontal, scale, svg
 from understudy.app.report.palette import INK, ORACLE, PLAN, SINGLE
-from understudy.execution.bench import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
 
 SHOWN = {LARGE: SINGLE, NAIVE: SINGLE, EXECUTOR: PLAN, IDEAL: ORACLE}
 ROW, NAMES = 34.0, 140.0

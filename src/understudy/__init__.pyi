@@ -1,0 +1,28 @@
+"""The public names and where they are defined."""
+
+from understudy.certificate import Certificate as Certificate
+from understudy.early_exit.network import ExitNetwork as ExitNetwork
+from understudy.early_exit.network import attach as attach
+from understudy.errors import UnderstudyError as UnderstudyError
+from understudy.frontier import Frontier as Frontier
+from understudy.nn.cascade import Cascade as Cascade
+from understudy.nn.cascade import build as build
+from understudy.nn.preprocess import Preprocess as Preprocess
+from understudy.nn.serialization import save_cascade as save_cascade
+from understudy.nn.stage import Stage as Stage
+from understudy.outcome import Outcome as Outcome
+from understudy.outcome import evaluate as evaluate
+from understudy.policy import Policy as Policy
+from understudy.result import Result as Result
+from understudy.runtime.answers import Answers as Answers
+from understudy.runtime.executor import Executor as Executor
+from understudy.scores import ScoreTable as ScoreTable
+from understudy.scoring.in_memory import score as score
+from understudy.searching.search import search as search
+from understudy.searching.verify import verify as verify
+from understudy.store import load_table as load_table
+from understudy.store import save_table as save_table
+from understudy.zoo.cascades import load_cascade as load_cascade
+
+__all__: list[str]
+__version__: str

@@ -1,0 +1,199 @@
+"""What a benchmark of a cascade found: how near it comes to its ideal time, and what to do."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import DataError
+from understudy.files import check_version, read_json
+
+LARGE, LITTLE, NAIVE = "large model alone", "first stage alone", "batch by batch"
+EXECUTOR, IDEAL = "executor", "ideal"
+FORMAT, VERSION = "understudy.bench", 1
+
+
+@dataclass(frozen=True)
+class ClientLoad:
+    """Clients that each send their next image when the last is answered.
+
+    Attributes:
+        clients: how many there are.
+        requests: how many images a round answers.
+        seconds: per round, of all requests together.
+        ms: the latencies p50, p95 and p99 of the round in the middle.
+    """
+
+    clients: int
+    requests: int
+    seconds: tuple[float, ...]
+    ms: Mapping[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Images per second, by the median round."""
+        return self.requests / statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured: seconds per round for all that competed over the same images.
+
+    The ideal is the time of every stage on the rows that reach it, in full batches that lie ready.
+
+    Attributes:
+        images: how many images a round answers.
+        batch: rows per batch of every stage.
+        seconds: contestant -> seconds per round.
+        reached: stage -> how many of the images it was asked about.
+        ideal_online: the ideal seconds per round in batches of as many as there are clients.
+        online: contestant -> clients at work; empty where none was asked for.
+        large: the name of the last stage.
+        accuracy: contestant -> the share of these images that it gets right; empty where there are
+            no labels.
+        memory: contestant -> the most bytes of a process that runs it and holds nothing else but
+            the images; empty where that was not measured.
+    """
+
+    images: int
+    batch: int
+    seconds: Mapping[str, tuple[float, ...]]
+    reached: Mapping[str, int]
+    large: str
+    online: Mapping[str, ClientLoad] = field(default_factory=dict)
+    ideal_online: tuple[float, ...] = ()
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
+
+    def rate(self, contestant: str) -> float:
+        """Images per second, by the median round."""
+        return self.images / statistics.median(self.seconds[contestant])
+
+    def ratio(self, one: str, other: str) -> float:
+        """How many times the throughput of another a contestant has: the median over rounds."""
+        return _ratio(self.seconds[other], self.seconds[one])
+
+    @property
+    def of_ideal(self) -> float:
+        """The executor's throughput as a share of the ideal one."""
+        return self.ratio(EXECUTOR, IDEAL)
+
+    @property
+    def online_of_ideal(self) -> float:
+        """The same for the clients, against the ideal at batches of as many as there are."""
+        return _ratio(self.ideal_online, self.online[EXECUTOR].seconds)
+
+    @property
+    def speedup(self) -> float:
+        """The executor's throughput against the large model's."""
+        return self.ratio(EXECUTOR, LARGE)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the cascade pays in time, and what to use where it does not."""
+        if self.speedup >= 1:
+            words = f"The cascade answers {self.speedup:.2f} x as many images as {self.large} alone"
+        else:
+            words = (
+                f"The cascade does not pay in time: use {self.large} alone, which answers "
+                f"{1 / self.speedup:.2f} x as many images"
+            )
+        words += f", {100 * self.of_ideal:.0f} % of what its stages could."
+        if self.ratio(IDEAL, LARGE) < 1:
+            words += (
+                " No executor could change that: its stages together take longer than the large "
+                f"model. Search with --unit ms@{self.batch}, so that time is what is saved."
+            )
+        return words + self._dominated
+
+    @property
+    def _dominated(self) -> str:
+        """Whether the first stage alone is as accurate and faster, in words."""
+        alone = self.little == self.large
+        if alone or not self.accuracy or self.accuracy[LITTLE] < self.accuracy[EXECUTOR]:
+            return ""
+        faster = self.ratio(LITTLE, EXECUTOR)
+        if faster <= 1:
+            return ""
+        return (
+            f" On these images {self.little} alone is as accurate "
+            f"({100 * self.accuracy[LITTLE]:.2f} %, the cascade {100 * self.accuracy[EXECUTOR]:.2f}"
+            f" %) and answers {faster:.2f} x as many: use it."
+        )
+
+    @property
+    def little(self) -> str:
+        """The name of the first stage."""
+        return next(iter(self.reached), self.large)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: what was measured, and what follows from it."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "verdict": self.verdict,
+            "of_ideal": self.of_ideal,
+            "speedup": self.speedup,
+            "images_per_second": {name: self.rate(name) for name in self.seconds},
+            "accuracy": dict(self.accuracy),
+            "peak_memory_bytes": dict(self.memory),
+            "online_of_ideal": self.online_of_ideal if self.online else None,
+            "online_images_per_second": {name: load.rate for name, load in self.online.items()},
+            "measured": {
+                "images": self.images,
+                "batch": self.batch,
+                "large": self.large,
+                "reached": dict(self.reached),
+                "seconds": {name: list(times) for name, times in self.seconds.items()},
+                "online": {
+                    name: {
+                        "clients": load.clients,
+                        "requests": load.requests,
+                        "seconds": list(load.seconds),
+                        "ms": dict(load.ms),
+                    }
+                    for name, load in self.online.items()
+                },
+                "ideal_online": list(self.ideal_online),
+            },
+        }
+
+    @staticmethod
+    def load(path: str | Path) -> Bench:
+        """Read what `understudy bench --out` wrote.
+
+        Raises:
+            DataError: another file, a damaged one, or one that a newer understudy wrote.
+        """
+        file = Path(path)
+        data = read_json(file, DataError, "a benchmark")
+        check_version(data, kind=FORMAT, newest=VERSION, path=file, error=DataError)
+        try:
+            told = data["measured"]
+            return Bench(
+                images=told["images"],
+                batch=told["batch"],
+                large=told["large"],
+                reached=told["reached"],
+                seconds={name: tuple(times) for name, times in told["seconds"].items()},
+                online={
+                    name: ClientLoad(
+                        one["clients"], one["requests"], tuple(one["seconds"]), one["ms"]
+                    )
+                    for name, one in told["online"].items()
+                },
+                ideal_online=tuple(told["ideal_online"]),
+                accuracy=data.get("accuracy", {}),
+                memory=data.get("peak_memory_bytes", {}),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{str(file)!r} is damaged ({error!r}): run the benchmark again"
+            ) from error
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))

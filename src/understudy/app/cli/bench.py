@@ -1,0 +1,93 @@
+"""bench: how much of its ideal speed a cascade reaches on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from understudy.app.bench.result import EXECUTOR, LITTLE, Bench
+from understudy.app.cli.options import Data, Device, Dialled, Folder, Json, StageBatch
+from understudy.app.cli.terminal import answer, progress
+from understudy.display import percent
+
+WIDTH = 20
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Run")(bench)
+
+
+def bench(
+    cascade: Folder,
+    data: Data,
+    images: Annotated[int, typer.Option(min=1, help="Images that a round answers.")] = 2000,
+    batch: StageBatch = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is timed.")] = 5,
+    clients: Annotated[
+        int, typer.Option(min=0, help="Clients that wait for answers; 0 leaves latencies out.")
+    ] = 64,
+    max_drop: Dialled = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the figures (JSON).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time a cascade against its large model, its first stage and its ideal, in turns."""
+    from understudy.app.bench.processes import BenchJob, bench_cascade
+    from understudy.files import write_json
+
+    with progress("turns") as advance:
+        found = bench_cascade(
+            BenchJob(cascade, data, images=images, batch=batch, max_drop=max_drop, device=device),
+            rounds=rounds,
+            clients=clients,
+            on_progress=advance,
+        )
+    answer(_view(found), found.to_dict(), as_json=as_json)
+    if out is not None:  # told before: minutes of work are not lost to a path
+        write_json(out, found.to_dict())
+
+
+def _view(found: Bench) -> Group:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("")
+    table.add_column("images/s", justify="right")
+    table.add_column("of the executor", justify="right")
+    table.add_column("")
+    table.add_column("accuracy" if found.accuracy else "", justify="right")
+    table.add_column("peak memory" if found.memory else "", justify="right")
+    rates = {name: found.rate(name) for name in found.seconds}
+    most = max(rate for name, rate in rates.items() if name != LITTLE)
+    for name, rate in sorted(rates.items(), key=lambda pair: pair[1]):
+        bar = "█" * min(WIDTH, max(1, round(WIDTH * rate / most)))
+        style = "bold" if name == EXECUTOR else ""
+        ratio = f"{found.ratio(name, EXECUTOR):.2f} x"
+        right = percent(found.accuracy[name]) if name in found.accuracy else ""
+        memory = f"{found.memory[name] / 2**20:,.0f} MiB" if name in found.memory else ""
+        table.add_row(Text(name, style), f"{rate:,.0f}", ratio, Text(bar, "cyan"), right, memory)
+    head = f"{found.images:,} images, batches of {found.batch}, medians of rounds"
+    return Group(Text(head, "bold"), table, *_online(found), Text(f"  {found.verdict}"))
+
+
+def _online(found: Bench) -> list[Any]:
+    if not found.online:
+        return []
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("clients that wait")
+    for name in ("images/s", "p50 ms", "p95 ms", "p99 ms"):
+        table.add_column(name, justify="right")
+    for name, load in found.online.items():
+        table.add_row(
+            f"{name}, {load.clients}",
+            f"{load.rate:,.0f}",
+            *(f"{ms:.1f}" for ms in load.ms.values()),
+        )
+    share = f"  {100 * found.online_of_ideal:.0f} % of what the stages could in such batches"
+    return [table, Text(share), Text()]

@@ -1,0 +1,118 @@
+"""export: a cascade becomes ONNX models that run without PyTorch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from understudy.app.cli.options import Json
+from understudy.app.cli.terminal import UsageError, answer, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from understudy.app.cli.terminal import Advance
+    from understudy.nn.cascade import Cascade
+    from understudy.nn.images import Images
+    from understudy.onnx.export.parity import Agreement
+    from understudy.zoo.data import DataSet
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Run")(export)
+
+
+def export(
+    cascade: Annotated[
+        Path, typer.Argument(metavar="CASCADE", help="What `build` wrote.", show_default=False)
+    ],
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="DIR", help="The folder to write.")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="The size in which images come. "
+            "[dim]Default: that of the largest stage, before it cuts their centre.[/]",
+        ),
+    ] = None,
+    exit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="An exit that no setting asks, for policies to come. Repeat it."
+        ),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Compare both cascades on folder:DIR, parquet:FILE ..."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch of the comparison.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Write a cascade as ONNX models, one per stage or piece of a network, proved to agree."""
+    sides = None if size is None else _sides(size)
+    with progress("steps") as advance:
+        from understudy.onnx.export.export import export_onnx
+        from understudy.zoo.cascades import load_cascade
+        from understudy.zoo.data import open_data
+
+        loaded = load_cascade(cascade)
+        data = None if check is None else open_data(check)
+        bundle = export_onnx(loaded, onnx, size=sides, exits=exit, on_progress=advance)
+        found = None if data is None else _checked(loaded, onnx, data, batch, advance)
+    facts = {
+        "onnx": str(onnx),
+        "images": bundle.images.to_dict(),
+        "exits": list(bundle.exits),
+        "pieces": {piece.part: piece.difference for piece in bundle.pieces},
+        "differences": dict(bundle.differences),
+        "tolerance": bundle.tolerance,
+        "check": None if found is None else found.to_dict(),
+    }
+    shape, count = "x".join(map(str, bundle.images.shape)), len(bundle.pieces)
+    lines = [
+        f"  {count} ONNX model{'s' * (count > 1)} for images {bundle.images.dtype} {shape}",
+        f"  logits within {bundle.difference:.1e} of PyTorch's",
+        f"  written to {onnx}",
+    ]
+    if found is not None:
+        lines.append(told(found))
+    answer(Text("\n".join(lines)), facts, as_json=as_json)
+
+
+def _sides(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise UsageError(f"--size reads HxW in pixels, found {text!r}: write it like 224x224")
+    return int(match[1]), int(match[2])
+
+
+def _checked(
+    cascade: Cascade, folder: Path, data: DataSet, batch: int, advance: Advance
+) -> Agreement:
+    from understudy.onnx.cascade import load_onnx
+    from understudy.onnx.export.parity import agreement
+    from understudy.zoo.batches import batches
+
+    def images() -> Iterator[Images]:
+        for number, block in enumerate(batches(data, size=batch), start=1):
+            if len(block):
+                yield block.images
+            advance("check", min(number * batch, len(data)), len(data))
+
+    return agreement(cascade, load_onnx(folder), images())
+
+
+def told(found: Agreement) -> str:
+    """What came of the comparison, in one line."""
+    where = (
+        "all near a threshold or a tie"
+        if not found.unexplained
+        else f"{found.unexplained:,} of them away from any threshold or tie"
+    )
+    same = found.samples - found.differing
+    line = f"  {same:,} of {found.samples:,} images are answered alike"
+    return f"{line}; {found.differing:,} differ, {where}" if found.differing else line

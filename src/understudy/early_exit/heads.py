@@ -1,0 +1,380 @@
+"""Heads: from a feature inside a network to logits, in a fixed half and a trained half."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from understudy.errors import ModelError, unknown
+
+__all__ = [
+    "LAYOUTS",
+    "PRESETS",
+    "ConditionedHead",
+    "ConvHead",
+    "Head",
+    "PlainHead",
+    "PooledHead",
+    "make_head",
+    "pool",
+]
+
+LAYOUTS = ("NCHW", "NHWC", "NTC", "NC")
+"""How a feature may lie: N samples, C channels, H x W places of a map, T tokens."""
+
+PRESETS = (
+    "linear",
+    "mlp1x1000",
+    "mlp3x500",
+    "mlp3x1000",
+    "mlp5x500",
+    "mlp5x1000",
+    "conv64",
+    "conv128",
+    "conv64+saver",
+)
+"""Kinds of head by name; `mlpDxW` and `convW` go with any depth D and width W."""
+
+SAVER = "+saver"
+"""What stands behind the kind of a head that a saver helps."""
+
+MAP_SIDE = 8
+"""The longest side of the map that a convolutional head looks at."""
+
+
+class Head(nn.Module, ABC):
+    """A feature (N, ...) becomes logits (N, C): `head(head.reduce(feature))`.
+
+    `reduce` has no parameters, so that what it gives can be stored once and trained on often.
+
+    Attributes:
+        kind: the name that `make_head` knows it by.
+        reduction: names what `reduce` does; two heads at one tap with the same name share its
+            result.
+        told: how many numbers it is told by a saver; 0 for a head that stands alone.
+    """
+
+    kind: str
+    reduction: str
+    told: int = 0
+
+    @abstractmethod
+    def reduce(self, feature: Tensor) -> Tensor:
+        """The fixed half: the feature (N, ...), made small, in the dtype it came in."""
+
+    @abstractmethod
+    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:
+        """The trained half: logits (N, C) from what `reduce` gave and, where it is told, (N, told)
+        from a saver."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON that says how the head is built, without its weights."""
+        return {"kind": self.kind}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Head:
+        """A head built the same way, with new weights.
+
+        Raises:
+            ModelError: not the description of a head, or that of a `PlainHead`.
+        """
+        if data.get("kind") == PlainHead.kind:
+            raise ModelError(
+                "a head around a module of your own cannot be built from a file: make the module "
+                "and wrap it as PlainHead(module)"
+            )
+        try:
+            return make_head(
+                str(data["kind"]),
+                shape=tuple(int(side) for side in data["shape"]),
+                layout=str(data["layout"]),
+                classes=int(data["classes"]),
+                told=int(data.get("told", 0)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                "a head is {kind, shape, layout, classes}, "
+                f"found {str(data)[:120]}: mend the file"
+            ) from error
+
+
+class PlainHead(Head):
+    """A module of your own as a head: it gets the whole feature and returns logits (N, C).
+
+    >>> head = PlainHead(nn.Linear(4, 3))
+    >>> head(head.reduce(torch.zeros(2, 4))).shape, head.reduction
+    (torch.Size([2, 3]), 'whole')
+    """
+
+    kind = "plain"
+    reduction = "whole"
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def reduce(self, feature: Tensor) -> Tensor:
+        """The feature as it is."""
+        return feature
+
+    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """What the module makes of it."""
+        logits: Tensor = self.module(reduced)
+        return logits
+
+
+class _BuiltHead(Head):
+    """A head that `make_head` can build again from its description."""
+
+    def __init__(self, kind: str, *, shape: tuple[int, ...], layout: str, classes: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.shape = shape
+        self.layout = layout
+        self.classes = classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: kind, shape, layout, classes."""
+        return {
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "layout": self.layout,
+            "classes": self.classes,
+        }
+
+
+class PooledHead(_BuiltHead):
+    """Global average, then `depth` hidden layers of one width and a linear layer.
+
+    No hidden layer makes it a linear classifier; with some it is the exit of DyCE (arXiv
+    2403.01695). The averages are standardised first, each by its own mean and variance over the
+    samples: they are fixed features, so nothing drifts, and how large one is stays visible, which
+    LayerNorm would hide. Training therefore takes at least two samples at a time.
+
+    >>> head = PooledHead("mlp2x8", shape=(4,), layout="NC", classes=3, depth=2, width=8)
+    >>> head(head.reduce(torch.zeros(2, 4))).shape, head.reduction
+    (torch.Size([2, 3]), 'mean')
+    """
+
+    reduction = "mean"
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        shape: tuple[int, ...],
+        layout: str,
+        classes: int,
+        depth: int = 0,
+        width: int = 0,
+    ) -> None:
+        super().__init__(kind, shape=shape, layout=layout, classes=classes)
+        widths = (_side(shape, layout, "C"), *[width] * depth)
+        self.layers = nn.Sequential(nn.BatchNorm1d(widths[0], affine=False))
+        for before, after in pairwise(widths):
+            self.layers.extend([nn.Linear(before, after), nn.GELU()])
+        self.layers.append(nn.Linear(widths[-1], classes))
+
+    def reduce(self, feature: Tensor) -> Tensor:
+        """The global average, (N, width)."""
+        return pool(feature, self.layout)
+
+    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Logits (N, C) from the averages."""
+        logits: Tensor = self.layers(reduced.to(_dtype(self)))
+        return logits
+
+
+class ConvHead(_BuiltHead):
+    """Two 3 x 3 convolutions on a map of at most 8 x 8, global average and maximum, linear.
+
+    For early features with few channels, of which a global average keeps too little: at two thirds
+    of a ResNet-56 it is right about 80 % of CIFAR-10 where a linear layer is about 56 %. The first
+    convolution has a stride of 2, the second twice the width. Channels are standardised first, like
+    the averages of a `PooledHead`.
+
+    >>> head = ConvHead("conv8", shape=(4, 32, 32), layout="NCHW", classes=3, width=8)
+    >>> reduced = head.reduce(torch.zeros(2, 4, 32, 32))
+    >>> reduced.shape, head(reduced).shape
+    (torch.Size([2, 4, 8, 8]), torch.Size([2, 3]))
+
+    Raises:
+        ModelError: the feature is no map.
+    """
+
+    reduction = f"map{MAP_SIDE}"
+
+    def __init__(
+        self, kind: str, *, shape: tuple[int, ...], layout: str, classes: int, width: int
+    ) -> None:
+        if layout not in ("NCHW", "NHWC"):
+            raise ModelError(
+                f"a convolutional head is for maps (NCHW, NHWC), found {kind!r} on the layout "
+                f"{layout}: use 'linear' or a kind like 'mlp1x1000'"
+            )
+        super().__init__(kind, shape=shape, layout=layout, classes=classes)
+        channels = _side(shape, layout, "C")
+        height, breadth = (_side(shape, layout, letter) for letter in "HW")
+        self.size = (min(height, MAP_SIDE), min(breadth, MAP_SIDE))
+        self.layers = nn.Sequential(
+            nn.BatchNorm2d(channels, affine=False),
+            *_convolution(channels, width, stride=2),
+            *_convolution(width, 2 * width, stride=1),
+        )
+        self.linear = nn.Linear(4 * width, classes)
+
+    def reduce(self, feature: Tensor) -> Tensor:
+        """The map, averaged down to at most 8 x 8, (N, C, H, W)."""
+        _check_feature(feature, self.layout)
+        planes = feature.movedim(-1, 1) if self.layout == "NHWC" else feature
+        return planes if planes.shape[2:] == self.size else F.adaptive_avg_pool2d(planes, self.size)
+
+    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Logits (N, C) from the small map."""
+        found = self.layers(reduced.to(_dtype(self)))
+        logits: Tensor = self.linear(torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1))
+        return logits
+
+
+class ConditionedHead(Head):
+    """A head that a saver helps: its logits and a linear layer's on what the saver says are added.
+
+    The saver's last feature, pooled, and its logits are told, standardised. TinySaver's exits
+    (arXiv 2403.17726) add the saver's logits as they are; here their weight is learnt, and so is
+    what the saver saw. The exit pays for the saver.
+
+    >>> base = make_head("linear", shape=(4,), layout="NC", classes=3)
+    >>> head = ConditionedHead(base, told=5, classes=3)
+    >>> head(torch.zeros(2, 4), torch.zeros(2, 5)).shape, head.kind
+    (torch.Size([2, 3]), 'linear+saver')
+    """
+
+    def __init__(self, base: Head, *, told: int, classes: int) -> None:
+        super().__init__()
+        self.base = base
+        self.kind = base.kind + SAVER
+        self.reduction = base.reduction
+        self.told = told
+        self.side = nn.Sequential(
+            nn.BatchNorm1d(told, affine=False), nn.Linear(told, classes, bias=False)
+        )
+
+    def reduce(self, feature: Tensor) -> Tensor:
+        """What the head reduces it to without the saver."""
+        return self.base.reduce(feature)
+
+    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:
+        """Logits (N, C) from the reduced feature and what the saver says, (N, told)."""
+        if told is None:
+            raise ModelError(
+                f"a head of the kind {self.kind!r} is told what a saver says: found none"
+            )
+        logits: Tensor = self.base(reduced) + self.side(told.to(_dtype(self)))
+        return logits
+
+    def to_dict(self) -> dict[str, Any]:
+        """That of the head without the saver, with its own kind, and `told`."""
+        return {**self.base.to_dict(), "kind": self.kind, "told": self.told}
+
+
+def make_head(
+    kind: str, *, shape: tuple[int, ...], layout: str, classes: int, told: int = 0
+) -> Head:
+    """A new head of the kind, its weights drawn from PyTorch's global random numbers.
+
+    Args:
+        kind: "linear"; "mlpDxW", D hidden layers of width W; "convW", convolutions of widths W and
+            2W, for maps alone. `PRESETS` has the usual ones.
+        shape: of one sample's feature, without N.
+        layout: one of `LAYOUTS`.
+        classes: how many logits.
+        told: how many numbers a saver tells; a kind with "+saver" behind it is told them.
+
+    >>> head = make_head("mlp1x32", shape=(16, 8, 8), layout="NCHW", classes=10)
+    >>> head(head.reduce(torch.zeros(2, 16, 8, 8))).shape
+    torch.Size([2, 10])
+
+    Raises:
+        ModelError: no such kind or layout, a shape that does not fit the layout, convolutions on
+            what is no map, no classes.
+    """
+    _check_place(shape, layout, classes)
+    if kind.endswith(SAVER):
+        if not told:
+            raise ModelError(
+                f"a head of the kind {kind!r} is told what a saver says, found no saver: name one, "
+                f"or use {kind.removesuffix(SAVER)!r}"
+            )
+        base = make_head(kind.removesuffix(SAVER), shape=shape, layout=layout, classes=classes)
+        return ConditionedHead(base, told=told, classes=classes)
+    if kind == "linear":
+        return PooledHead(kind, shape=shape, layout=layout, classes=classes)
+    if found := re.fullmatch(r"mlp([1-9]\d*)x([1-9]\d*)", kind):
+        depth, width = int(found[1]), int(found[2])
+        return PooledHead(
+            kind, shape=shape, layout=layout, classes=classes, depth=depth, width=width
+        )
+    if found := re.fullmatch(r"conv([1-9]\d*)", kind):
+        return ConvHead(kind, shape=shape, layout=layout, classes=classes, width=int(found[1]))
+    raise ModelError(
+        f"{unknown('kind of head', kind, PRESETS)}; mlpDxW and convW go with any depth D and "
+        "width W, and a saver brings the Exit Sequence Network (esn) of itself"
+    )
+
+
+def pool(feature: Tensor, layout: str) -> Tensor:
+    """The global average over places or tokens, (N, ...) -> (N, C), in the dtype it came in.
+
+    >>> pool(torch.ones(2, 5, 5, 3), "NHWC").shape
+    torch.Size([2, 3])
+
+    Raises:
+        ModelError: no such layout, or a feature of other dimensions.
+    """
+    _check_feature(feature, layout)
+    places = [axis for axis, letter in enumerate(layout) if letter not in "NC"]
+    return feature.mean(places) if places else feature
+
+
+def _convolution(channels: int, width: int, *, stride: int) -> tuple[nn.Module, ...]:
+    layer = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+    return layer, nn.BatchNorm2d(width), nn.ReLU()
+
+
+def _side(shape: tuple[int, ...], layout: str, letter: str) -> int:
+    return shape[layout.index(letter) - 1]
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+def _check_place(shape: tuple[int, ...], layout: str, classes: int) -> None:
+    if layout not in LAYOUTS:
+        raise ModelError(unknown("layout", layout, LAYOUTS))
+    if len(shape) != len(layout) - 1 or min(shape) < 1:
+        raise ModelError(
+            f"the feature of one sample in the layout {layout} has {len(layout) - 1} sides of at "
+            f"least 1, found the shape {tuple(shape)}: give the shape without N"
+        )
+    if classes < 1:
+        raise ModelError(f"a head has at least one class, found {classes}")
+
+
+def _check_feature(feature: Tensor, layout: str) -> None:
+    if layout not in LAYOUTS:
+        raise ModelError(unknown("layout", layout, LAYOUTS))
+    if feature.ndim != len(layout):
+        raise ModelError(
+            f"a feature in the layout {layout} has {len(layout)} dimensions, found the shape "
+            f"{tuple(feature.shape)}: name the layout that it has"
+        )

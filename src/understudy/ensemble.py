@@ -1,0 +1,307 @@
+"""Averaging on deferral: a derived exit whose answer is the average of what several exits say.
+
+A sample that was deferred has paid for the little model already, so the average of both answers
+costs nothing more than the large model's alone. Averages are exits like any other, with rows,
+parts and a recipe: a policy little -> little+big defers to the average.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.confidence import CONFIDENCES, confidences_of
+from understudy.errors import PolicyError, TableError, listed
+from understudy.exit import Detail, Exit
+from understudy.scores import ScoreTable
+
+Array = npt.NDArray[Any]
+RECIPE = "recipe"
+TOP = 5
+_ROWS = 4096  # samples that are averaged at a time, which bounds the memory for many classes
+_LOG_T = (-3.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The recipe of an averaged exit: the mean of the members' logits, each over its temperature.
+
+    That is the log-mean, the average of log-probabilities after temperature scaling, up to a
+    constant per sample, which no softmax sees.
+
+    >>> Ensemble(("tiny", "big"), (2.0, 1.0)).weights
+    (0.25, 0.5)
+
+    Raises:
+        PolicyError: fewer than two exits, one that repeats, or temperatures that are not positive.
+    """
+
+    exits: tuple[str, ...]
+    temperatures: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exits", tuple(self.exits))
+        object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
+        if len(self.exits) < 2 or len(set(self.exits)) < len(self.exits):
+            raise PolicyError(f"an average is of two exits or more, found {list(self.exits)}")
+        if len(self.exits) != len(self.temperatures) or not all(
+            0 < t < math.inf for t in self.temperatures
+        ):
+            raise PolicyError(
+                f"an average has one temperature above 0 for each of {list(self.exits)}, found "
+                f"{list(self.temperatures)}: fit them on tune"
+            )
+
+    @property
+    def name(self) -> str:
+        """The exits' names with a plus between them."""
+        return "+".join(self.exits)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """What each exit's logits are multiplied by: 1 / (exits x temperature), in float32.
+
+        One product and one sum in float32 round alike everywhere, so that a running cascade and a
+        table agree to the last bit on the average of the same logits.
+        """
+        count = len(self.exits)
+        return tuple(float(np.float32(1 / (count * t))) for t in self.temperatures)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"average": list(self.exits), "temperatures": list(self.temperatures)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Ensemble:
+        """The recipe that `to_dict` wrote.
+
+        Raises:
+            PolicyError: it is none.
+        """
+        try:
+            return Ensemble(tuple(map(str, data["average"])), tuple(data["temperatures"]))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, PolicyError):
+                raise
+            raise PolicyError(
+                f"a recipe is {{average, temperatures}}, found {str(data)[:80]}: search again"
+            ) from error
+
+
+def ensemble_of(origin: Mapping[str, Any]) -> Ensemble | None:
+    """The recipe in an exit's origin, or None for an exit that is a model of its own."""
+    return Ensemble.from_dict(origin[RECIPE]) if RECIPE in origin else None
+
+
+def models_of(table: ScoreTable) -> ScoreTable:
+    """The table without its averaged exits."""
+    names = [exit.name for exit in table.exits if ensemble_of(exit.origin) is None]
+    return table if len(names) == len(table.exits) else table.only(names)
+
+
+def cheaper_models(table: ScoreTable, reference: str, *, unit: str | None = None) -> list[str]:
+    """The models that cost less than the reference, averaged exits left out."""
+    unit = table.unit(unit)
+    full = table.cost_of([reference], unit)
+    return [n for n in models_of(table).names if table.cost_of([n], unit) < full]
+
+
+def with_ensemble(
+    table: ScoreTable,
+    exits: Sequence[str],
+    temperatures: Sequence[float],
+    *,
+    name: str | None = None,
+) -> ScoreTable:
+    """The table with one further exit, the average of some: rows, parts and recipe.
+
+    It runs the union of their parts. Its rows come from the logits that the table keeps (float16):
+    a running cascade, which averages logits at full precision, may answer otherwise where the two
+    best classes of the average are nearly tied. Confidences that are no function of logits, such
+    as learned scores, hold its max softmax.
+
+    >>> sure, torn = [[.9, .1]], [[.4, .6]]
+    >>> table = ScoreTable.from_probabilities({"tiny": sure, "big": torn}, [0], costs={"tiny": 1})
+    >>> wider = with_ensemble(table, ["tiny", "big"], [1.0, 1.0])
+    >>> wider.names, wider.prediction[:, 0].tolist(), wider.exits[2].parts
+    (('tiny', 'big', 'tiny+big'), [0, 1, 0], ('tiny', 'big'))
+
+    Raises:
+        TableError: an unknown exit, one that is an average itself, one whose logits were not kept,
+            or a name that is taken.
+        PolicyError: fewer than two exits, or temperatures that are not positive.
+    """
+    recipe = Ensemble(tuple(exits), tuple(temperatures))
+    members = [table.exits[table.index(one)] for one in recipe.exits]
+    nested = [one.name for one in members if RECIPE in one.origin]
+    if nested:
+        raise TableError(
+            f"an average is of models, {listed(map(repr, nested))} is an average itself: name its "
+            "members"
+        )
+    new = Exit(
+        recipe.name if name is None else name,
+        tuple(dict.fromkeys(part for one in members for part in one.parts)),
+        {RECIPE: recipe.to_dict()},
+    )
+    kept = [kept_logits(table, one) for one in recipe.exits]
+    rows = _Rows.joined(
+        [
+            _Rows.of(_mean([logits[block] for logits in kept], recipe.weights))
+            for block in _blocks(len(table))
+        ]
+    )
+    sure = {
+        key: rows.confidence.get(key, rows.confidence[CONFIDENCES[0]]) for key in table.confidence
+    }
+    return replace(
+        table,
+        exits=(*table.exits, new),
+        prediction=np.vstack([table.prediction, rows.prediction]),
+        confidence={key: np.vstack([old, sure[key]]) for key, old in table.confidence.items()},
+        details=_Further(table.details, new.name, rows.detail),
+    )
+
+
+def fit_temperature(logits: Array, labels: Array) -> float:
+    """The temperature of least negative log-likelihood, between 0.05 and 20.
+
+    Args:
+        logits: (N, C), of samples that the model was not trained on.
+        labels: (N,) class numbers.
+
+    Guo et al. 2017 (arXiv 1706.04599).
+
+    >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
+    >>> round(fit_temperature(logits, np.array([0, 0, 0, 1])), 2)
+    3.64
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    scores = np.asarray(logits, np.float64)
+    of_label = scores[np.arange(len(scores)), labels]
+
+    def loss(log_t: float) -> float:
+        inverse = math.exp(-log_t)
+        return float(np.mean(logsumexp(scores * inverse, axis=1) - of_label * inverse))
+
+    return math.exp(minimize_scalar(loss, bounds=_LOG_T, method="bounded").x)
+
+
+def ensemble_pairs(
+    table: ScoreTable,
+    reference: str,
+    *,
+    littles: Sequence[str] | None = None,
+    fit_on: str = "tune",
+    unit: str | None = None,
+) -> ScoreTable:
+    """The table with an averaged last stage little+reference for each cheaper exit.
+
+    Args:
+        littles: the exits to average with the reference; all that are cheaper if None.
+        fit_on: the split that the temperatures are fitted on.
+
+    Raises:
+        TableError: no labels, logits that were not kept, or unknown names.
+    """
+    if table.label is None:
+        raise TableError(
+            "averaging is fitted to labels, this table has none: without them the reference's own "
+            "answers are the truth, which no average improves on"
+        )
+    if littles is None:
+        littles = cheaper_models(table, reference, unit=unit)
+    part = table.on(fit_on)
+    assert part.label is not None
+    fitted = {
+        one: fit_temperature(kept_logits(part, one), part.label) for one in (*littles, reference)
+    }
+    for little in littles:
+        table = with_ensemble(table, [little, reference], [fitted[little], fitted[reference]])
+    return table
+
+
+def kept_logits(table: ScoreTable, exit: str) -> Array:
+    """The logits of one exit, (N, C) float16.
+
+    Raises:
+        TableError: the table did not keep them, or knows no such exit.
+    """
+    table.index(exit)
+    detail = table.details.get(exit)
+    if detail is None or detail.logits is None:
+        raise TableError(
+            f"an average is made from logits, this table keeps none of {exit!r}: score again with "
+            "--keep-logits"
+        )
+    return detail.logits
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What an exit says, from its logits: answers (n,), confidences by name (n,), top classes."""
+
+    prediction: Array
+    confidence: Mapping[str, Array]
+    detail: Detail
+
+    @staticmethod
+    def of(logits: Array) -> _Rows:
+        wide = logits.astype(np.float64)
+        top = wide.max(1)
+        energy = top + np.log(np.exp(wide - top[:, None]).sum(1))
+        log_probability = wide - energy[:, None]
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int32)
+        probability = np.exp(np.take_along_axis(log_probability, order, 1)).astype(np.float32)
+        return _Rows(
+            order[:, 0],
+            {**confidences_of(log_probability), "energy": energy.astype(np.float32)},
+            Detail(order, probability),
+        )
+
+    @staticmethod
+    def joined(pieces: Sequence[_Rows]) -> _Rows:
+        names = pieces[0].confidence
+        return _Rows(
+            np.concatenate([piece.prediction for piece in pieces]),
+            {name: np.concatenate([piece.confidence[name] for piece in pieces]) for name in names},
+            Detail(
+                np.concatenate([piece.detail.top_classes for piece in pieces]),
+                np.concatenate([piece.detail.top_probabilities for piece in pieces]),
+            ),
+        )
+
+
+class _Further(Mapping[str, Detail]):
+    """Details with one exit more; the others stay where they are, maybe on disk."""
+
+    def __init__(self, source: Mapping[str, Detail], name: str, detail: Detail) -> None:
+        self._source, self._name, self._detail = source, name, detail
+
+    def __getitem__(self, name: str) -> Detail:
+        return self._detail if name == self._name else self._source[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._source
+        yield self._name
+
+    def __len__(self) -> int:
+        return len(self._source) + 1
+
+
+def _mean(logits: Sequence[Array], weights: Sequence[float]) -> Array:
+    """The weighted sum (n, C) in float32, in the order of the members."""
+    total = logits[0].astype(np.float32) * np.float32(weights[0])
+    for rows, weight in zip(logits[1:], weights[1:], strict=True):
+        total = total + rows.astype(np.float32) * np.float32(weight)
+    return total
+
+
+def _blocks(samples: int) -> Iterator[slice]:
+    yield from (slice(start, start + _ROWS) for start in range(0, samples, _ROWS))

@@ -1,0 +1,234 @@
+"""A cascade on disk: a folder of one JSON file and the stages' weights as safetensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_model
+from torch import nn
+
+from understudy.deferral import DeferralScore
+from understudy.early_exit.network import ExitNetwork
+from understudy.early_exit.serialization import network_from_dict, network_to_dict
+from understudy.early_exit.stages import ExitStage
+from understudy.ensemble import ensemble_of
+from understudy.errors import ModelError
+from understudy.files import (
+    check_own_folder,
+    check_version,
+    read_json,
+    replacing_folder,
+    write_json,
+)
+from understudy.nn.cascade import Cascade
+from understudy.nn.ensemble import EnsembleStage
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Stage
+from understudy.operating_point import OperatingPoint
+from understudy.policy import Policy
+
+FORMAT, VERSION = "understudy.cascade", 2
+_OWN = ("weights", "weights_hash", "preprocess", "dtype")
+NAME = "cascade.json"
+
+
+def save_cascade(
+    cascade: Cascade,
+    path: str | Path,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a cascade into a folder, whole or not at all; a cascade that is there is replaced.
+
+    Args:
+        cascade: every stage has a spec, because its architecture is made again from it.
+        path: the folder.
+        provenance: plain JSON that is kept with it.
+
+    Raises:
+        ModelError: a stage without a spec.
+        UnderstudyError: the folder cannot be written, or holds something else.
+    """
+    networks = _networks(cascade)
+    models = {
+        name: stage
+        for name, stage in cascade.stages.items()
+        if not isinstance(stage, EnsembleStage | ExitStage)
+    }
+    bare = [name for name, stage in models.items() if stage.spec is None]
+    if bare:
+        raise ModelError(
+            f"a saved stage is made again from its spec, {bare[0]!r} exists in memory alone: build "
+            'it from a spec such as "timm:NAME" or "py:module:factory", or name one with '
+            'Stage(model, origin={"spec": ...})'
+        )
+    check_own_folder(path, mark=NAME, rule="a cascade goes into a folder of its own")
+    files = _file_names((*models, *networks))
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "policy": cascade.policy.to_dict(),
+        "networks": {
+            name: {"made": network_to_dict(network), "weights": files[name]}
+            for name, network in networks.items()
+        },
+        "stages": {name: _entry(stage, files.get(name)) for name, stage in cascade.stages.items()},
+        "scores": {name: score.to_dict() for name, score in cascade.scores.items()},
+        "frontier": [setting.to_dict() for setting in cascade.frontier],
+        "provenance": dict(provenance or {}),
+    }
+    with replacing_folder(path) as folder:
+        (folder / "weights").mkdir()
+        for name, stage in models.items():
+            save_model(stage.model, str(folder / files[name]))
+        for name, network in networks.items():
+            save_model(network, str(folder / files[name]))
+        write_json(folder / NAME, data)
+
+
+def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Cascade:
+    """Read a cascade that `save_cascade` wrote, on the CPU.
+
+    Args:
+        path: the folder.
+        build_stage: makes the stage of a spec, with any weights; those of the folder replace them.
+
+    Raises:
+        ModelError: the folder is no cascade, a newer understudy wrote it, or weights are missing,
+            damaged, or do not fit the architecture that the spec makes.
+        PolicyError: the policy is damaged.
+    """
+    folder = Path(path)
+    data = read_json(folder / NAME, ModelError, "a cascade")
+    check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
+    try:
+        networks = {
+            str(name): _load_network(str(name), entry, folder, build_stage)
+            for name, entry in data.get("networks", {}).items()
+        }
+        inside = {name: network.stages(name) for name, network in networks.items()}
+        stages = {
+            str(name): ensemble_of(entry)
+            or (
+                _checked(str(name), inside[entry["root"]][name], entry)
+                if "root" in entry
+                else _load_stage(str(name), entry, folder, build_stage)
+            )
+            for name, entry in data["stages"].items()
+        }
+        kept = data.get("scores", {})
+        return Cascade(
+            stages,
+            Policy.from_dict(data["policy"]),
+            frontier=[OperatingPoint.from_dict(setting) for setting in _frontier(data)],
+            scores={name: DeferralScore.from_dict(score) for name, score in kept.items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{str(folder / NAME)!r} is damaged ({error!r}): build the cascade again"
+        ) from error
+
+
+def provenance_of(path: str | Path) -> Mapping[str, Any]:
+    """What is kept with a saved cascade: where its scores and its certificate come from.
+
+    Raises:
+        ModelError: the folder is no cascade.
+    """
+    data = read_json(Path(path) / NAME, ModelError, "a cascade")
+    found: Mapping[str, Any] = data.get("provenance", {})
+    return found
+
+
+def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The settings to dial; cascades of version 1 had points that nothing was certified of."""
+    return data["frontier"] if data["version"] > 1 else ()
+
+
+def _networks(cascade: Cascade) -> dict[str, ExitNetwork]:
+    """The networks whose exits are stages, by name; savers inside others are not among them."""
+    found = {s.name: s.network for s in cascade.stages.values() if isinstance(s, ExitStage)}
+    inner = [n.saver_branch.saver for n in found.values() if n.saver_branch is not None]
+    return {name: n for name, n in found.items() if not any(n is saver for saver in inner)}
+
+
+def _entry(stage: Stage, file: str | None) -> Mapping[str, Any]:
+    if isinstance(stage, EnsembleStage):
+        return stage.origin
+    if isinstance(stage, ExitStage):
+        return stage.to_origin()
+    return {**stage.to_origin(), "weights": file}
+
+
+def _load_stage(
+    name: str, entry: Mapping[str, Any], folder: Path, build_stage: Callable[[str], Stage]
+) -> Stage:
+    stage = _bare_stage(entry, build_stage)
+    _load_weights(stage.model, folder / "weights" / Path(entry["weights"]).name, name)
+    return _checked(name, stage, entry)
+
+
+def _load_network(
+    name: str, entry: Mapping[str, Any], folder: Path, build_stage: Callable[[str], Stage]
+) -> ExitNetwork:
+    network = network_from_dict(entry["made"], lambda origin: _bare_stage(origin, build_stage))
+    _load_weights(network, folder / "weights" / Path(entry["weights"]).name, name)
+    return network
+
+
+def _bare_stage(origin: Mapping[str, Any], build_stage: Callable[[str], Stage]) -> Stage:
+    """The architecture and the preprocessing that an origin speaks of, with any weights."""
+    preprocess = origin["preprocess"]
+    return Stage(
+        build_stage(str(origin["spec"])).model,
+        preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
+        origin={key: value for key, value in origin.items() if key not in _OWN},
+    )
+
+
+def _checked(name: str, stage: Stage, entry: Mapping[str, Any]) -> Stage:
+    if stage.weights_hash != entry["weights_hash"]:
+        raise ModelError(
+            f"the weights of {name!r} are not those that were saved (their hash is "
+            f"{stage.weights_hash[:12]}, not {str(entry['weights_hash'])[:12]}): build the cascade "
+            "again"
+        )
+    return stage
+
+
+def _load_weights(model: nn.Module, file: Path, name: str) -> None:
+    try:
+        saved = load_file(file)
+        target = model.state_dict(keep_vars=True)
+        for key in saved.keys() & target.keys():
+            target[key].data = target[key].data.to(saved[key].dtype)
+        load_model(model, file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights of {name!r} cannot be read from {str(file)!r} ({error}): build the "
+            "cascade again"
+        ) from error
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights of {name!r} do not fit the model that its spec makes "
+            f"({' '.join(str(error).split())[:200]}): use the versions it was built with"
+        ) from error
+
+
+def _file_names(exits: Sequence[str]) -> dict[str, str]:
+    """A file under weights/ for each exit: readable, portable, and unique whatever the case."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in exits:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "stage"
+        stem, number = plain, 1
+        while stem.lower() in taken:
+            number += 1
+            stem = f"{plain}-{number}"
+        taken.add(stem.lower())
+        names[name] = f"weights/{stem}.safetensors"
+    return names

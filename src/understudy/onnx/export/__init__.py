@@ -1,0 +1,1 @@
+"""How a cascade becomes ONNX models, and how far these are from PyTorch. This half loads it."""

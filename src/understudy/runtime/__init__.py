@@ -1,0 +1,1 @@
+"""Running cascades of any backend: many batches offline, single requests online (NumPy)."""

@@ -1,0 +1,216 @@
+"""The executor: a cascade at work, offline over many batches and online for single requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+from weakref import finalize
+
+from understudy.errors import DataError, PolicyError, unknown
+from understudy.runtime.answers import Answer, Answers
+from understudy.runtime.errors import ExecutorClosed
+from understudy.runtime.metrics import ExecutorStats, Metrics
+from understudy.runtime.offline import OfflineRun
+from understudy.runtime.online import CLOSED, RequestBatcher
+from understudy.runtime.protocol import Runnable
+
+MAX_BATCH = 256
+MAX_WAITING = 4096
+
+
+class Executor:
+    """Runs a cascade of any backend, so that every stage works on full batches.
+
+    Rows that a stage leaves wait, over the bounds of batches and requests, until there are enough
+    of them for the next. The answers are those of `Cascade.answer`, up to the float noise of other
+    neighbours in a batch. A batch on which a stage raises is halved and tried again, so that only
+    the samples at fault fail; where memory runs out the stage takes smaller batches from then on,
+    which is logged and counted. NaN is deferred, and at the last stage a failure.
+
+    One stage is run at a time, whoever asks. The policy may be switched at any time: a batch or
+    request is answered by the policy that it found when it came.
+
+    Args:
+        cascade: what runs.
+        max_batch: the rows that a stage takes at a time, or exit -> rows (256 for the others).
+        max_wait_ms: how long the oldest row waits for company at a stage, in milliseconds, or
+            exit -> milliseconds; by default 2 at the first stage, and at later ones as long as
+            their batches take. Nobody waits for company that will not come: at the first stage
+            when none came for an eighth of that time, later when nobody is there. Online alone.
+        max_waiting: how many requests are inside at most; further ones wait at the door, in order.
+
+    >>> from understudy.policy import Policy
+    >>> from understudy.nn.cascade import Cascade
+    >>> import torch
+    >>> tiny, big = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    >>> cascade = Cascade({"tiny": tiny, "big": big}, Policy.pair("tiny", "big", 0.9))
+    >>> with Executor(cascade, max_batch=2) as executor:
+    ...     [len(answers) for answers in executor.map([torch.zeros(3, 4), torch.zeros(1, 4)])]
+    [3, 1]
+
+    Raises:
+        DataError: a size below 1 or a time below 0.
+        PolicyError: a size or time for an exit that there is not.
+    """
+
+    def __init__(
+        self,
+        cascade: Runnable,
+        *,
+        max_batch: int | Mapping[str, int] = MAX_BATCH,
+        max_wait_ms: float | Mapping[str, float] | None = None,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        sizes = _per_exit(max_batch, MAX_BATCH, cascade.exits)
+        waits = _per_exit(max_wait_ms, None, cascade.exits)
+        _check(sizes, waits, max_waiting)
+        self.cascade = cascade
+        self._tally = Metrics(sizes)
+        self._device = Lock()
+        self._closed = False
+        self._service = RequestBatcher(
+            cascade,
+            tally=self._tally,
+            device=self._device,
+            max_wait={n: None if wait is None else wait / 1000 for n, wait in waits.items()},
+            max_waiting=max_waiting,
+        )
+        finalize(self, self._service.close, cancel=True)  # also where the program ends
+
+    def map(self, batches: Iterable[Any]) -> Iterator[Answers]:
+        """The answers to each incoming batch, in order, with every stage run on full batches.
+
+        Memory: besides the incoming batch at most `max_batch` rows wait at each stage, and a few
+        bytes for each answer behind a row that waits. Where `batches` raises, the answers to all
+        batches before come first.
+
+        Args:
+            batches: arrays or tensors (N, ...) as the stages take them, or lists of (C, H, W) that
+                may differ in size.
+
+        Raises:
+            ExecutorClosed: the executor is closed.
+            DataError: a batch with something beside images.
+            ModelError: a stage that returns no logits, or stages that differ in their classes.
+        """
+        if self._closed:
+            raise ExecutorClosed(CLOSED)
+        return self._mapped(batches)
+
+    def _mapped(self, batches: Iterable[Any]) -> Iterator[Answers]:
+        queue = OfflineRun(self.cascade, tally=self._tally, device=self._device)
+        source, broken = iter(batches), None
+        try:
+            while True:
+                try:
+                    images = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:  # noqa: BLE001
+                    broken = error
+                    break
+                try:
+                    queue.put(images)
+                except DataError as error:
+                    broken = error
+                    break
+                yield from queue.ready()
+            queue.drain()
+            yield from queue.ready()
+        finally:
+            queue.leave()
+        if broken is not None:
+            raise broken
+
+    async def answer(self, image: Any) -> Answer:
+        """The answer to one image (C, H, W), or to one ready row, when it is there.
+
+        Any number may be awaited at the same time, from one event loop; they are run together. A
+        request that is cancelled is dropped before the next stage.
+
+        Raises:
+            DataError: not an array or tensor.
+            RequestFailed: a stage raised on it, which is the cause, or the last one said NaN.
+            ExecutorClosed: the executor is closed, or was while the request waited.
+            ExecutionError: requests of another event loop are inside.
+        """
+        if not (hasattr(image, "shape") and hasattr(image, "dtype")):
+            raise DataError(
+                f"a request is one image (C, H, W), found {type(image).__name__}: give an array or "
+                "a tensor"
+            )
+        return await self._service.answer(image)
+
+    @property
+    def stats(self) -> ExecutorStats:
+        """What was done so far."""
+        return self._tally.snapshot()
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Refuse new requests, and return when those inside are answered.
+
+        Inside an event loop `async with` does the same without holding the loop up.
+
+        Args:
+            cancel: answer none of those inside; they raise `ExecutorClosed`.
+        """
+        self._closed = True
+        self._service.close(cancel=cancel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(cancel=kind is not None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.close, cancel=kind is not None)
+
+
+def _per_exit(given: Any, default: Any, exits: Iterable[str]) -> dict[str, Any]:
+    """One value for each exit."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(exits, given)
+    values = dict.fromkeys(exits, default)
+    for name in given:
+        if name not in values:
+            raise PolicyError(unknown("stage", name, values) + " in this cascade")
+    return {**values, **given}
+
+
+def _check(sizes: Mapping[str, Any], waits: Mapping[str, Any], max_waiting: int) -> None:
+    for size in sizes.values():
+        if not _is_count(size):
+            raise DataError(
+                f"a batch has a whole number of rows, found max_batch={size}: give 1 or more"
+            )
+    for wait in waits.values():
+        if wait is not None and not wait >= 0:
+            raise DataError(
+                f"a row waits for some milliseconds, found max_wait_ms={wait}: give 0 or more"
+            )
+    if not _is_count(max_waiting):
+        raise DataError(
+            f"requests need places inside, found max_waiting={max_waiting}: give 1 or more"
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1

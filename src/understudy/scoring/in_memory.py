@@ -1,0 +1,155 @@
+"""Scoring models that are in memory, on a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from understudy.early_exit.network import stages_of
+from understudy.errors import DataError, ModelError
+from understudy.nn.images import Images
+from understudy.nn.stage import Stage
+from understudy.scores import ScoreTable
+from understudy.scoring.outputs import Array, ExitOutputs, said_by_all
+from understudy.scoring.probe import Probe, check_together, probe
+from understudy.split import DEFAULT_SHARES
+from understudy.zoo.classes import check_classes, check_labels
+
+
+def score(
+    models: Mapping[str, nn.Module],
+    loader: Iterable[Any],
+    *,
+    costs: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
+    keep_logits: bool = True,
+) -> ScoreTable:
+    """Run every model on every batch, and keep what each said.
+
+    Args:
+        models: exit name -> a `Stage`, a module that takes the loader's images as they are, or an
+            `ExitNetwork`, which is scored at all its exits.
+        loader: batches ``(images, labels)``, or images alone; a torch DataLoader does. For stages
+            images are uint8 (N, C, H, W) or a list of (C, H, W).
+        costs: {unit: {part: cost}}, or {part: cost} for MACs; MACs counted on the first image
+            unless given. A model is one part of its own name.
+        classes: the names of the classes.
+        ids: (N,) unique names of the samples; row numbers by default.
+        groups: (N,) names; samples of one group share a split.
+        split: shares of tune, certify and test, or (N,) split names.
+        keep_logits: keep all logits, as float16.
+
+    >>> import torch
+    >>> images = torch.randn(8, 4)
+    >>> table = score({"tiny": nn.Linear(4, 3), "big": nn.Linear(4, 3)}, [(images, [0] * 8)])
+    >>> table.prediction.shape, table.costs["MACs"]["tiny"]
+    ((2, 8), 12.0)
+
+    Raises:
+        ModelError: no model, one that returns no finite logits (N, C), or models whose classes
+            differ in number.
+        DataError: no batch, labels that are no class numbers, or that the models cannot answer.
+        TableError: ids, groups or splits that do not fit.
+    """
+    if not models:
+        raise ModelError("scoring needs at least one model, found none: name some")
+    stages_of(models)  # refuses two exits of one name
+    sources = {name: stages_of({name: model}) for name, model in models.items()}
+    run = _run(sources, loader, classes=classes, keep_logits=keep_logits)
+    labels = np.concatenate(run.labels) if run.labels else None
+    if labels is not None and len(labels) != run.count:
+        raise DataError(
+            f"either every batch has labels or none has, found {len(labels)} labels for "
+            f"{run.count} images"
+        )
+    said = {name: ExitOutputs.joined(pieces) for name, pieces in run.said.items()}
+    macs = {part: cost for exam in run.exams.values() for part, cost in exam.macs.items()}
+    table = ScoreTable.from_predictions(
+        {name: (rows.prediction, rows.confidence) for name, rows in said.items()},
+        labels,
+        costs={"MACs": macs} if costs is None else costs,
+        ids=ids,
+        groups=groups,
+        split=split,
+        parts={exit.name: exit.parts for exam in run.exams.values() for exit in exam.exits},
+    )
+    return replace(
+        table,
+        exits=tuple(exit for exam in run.exams.values() for exit in exam.exits),
+        classes=None if classes is None else tuple(classes),
+        details={name: rows.detail for name, rows in said.items()},
+    )
+
+
+@dataclass
+class _Run:
+    exams: dict[str, Probe] = field(default_factory=dict)
+    said: dict[str, list[ExitOutputs]] = field(default_factory=dict)
+    labels: list[Array] = field(default_factory=list)
+    count: int = 0
+
+
+def _run(
+    sources: Mapping[str, Mapping[str, Stage]],
+    loader: Iterable[Any],
+    *,
+    classes: Sequence[str] | None,
+    keep_logits: bool,
+) -> _Run:
+    run = _Run(said={exit: [] for stages in sources.values() for exit in stages})
+    for batch in loader:
+        images, labels = _parted(batch)
+        if not len(images):
+            continue
+        if not run.exams:
+            run.exams = {name: probe(stages, images[0]) for name, stages in sources.items()}
+            told = check_together({name: exam.classes for name, exam in run.exams.items()})
+            check_classes(classes, told, data="`classes`")
+        if labels is not None:
+            run.labels.append(labels)
+            check_labels(labels, told, data="the loader")
+        rows = [str(run.count + row) for row in range(len(images))]
+        for stages in sources.values():
+            for name, said in said_by_all(stages, images, ids=rows, keep_logits=keep_logits):
+                run.said[name].append(said)
+        run.count += len(images)
+    if not run.count:
+        raise DataError("scoring needs at least one image, the loader gave none")
+    return run
+
+
+def _parted(batch: Any) -> tuple[Images, Array | None]:
+    """Images and labels of a batch: ``(images, labels)``, ``[images]`` or images alone."""
+    if isinstance(batch, Tensor):
+        return batch, None
+    if not isinstance(batch, tuple | list):
+        raise DataError(
+            f"a batch is (images, labels), or images alone, found {type(batch).__name__}: "
+            "let the loader yield tuples"
+        )
+    if len(batch) == 2 and not _is_sample(batch[1]):
+        return batch[0], _labels(batch[1], len(batch[0]))
+    if len(batch) == 1 and not _is_sample(batch[0]):
+        return batch[0], None
+    return batch, None
+
+
+def _is_sample(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.ndim == 3
+
+
+def _labels(values: Any, count: int) -> Array:
+    labels = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"labels are one class number per image, ({count},), found the shape {labels.shape} of "
+            f"{labels.dtype}: give class numbers"
+        )
+    return labels

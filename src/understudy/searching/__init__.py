@@ -1,0 +1,1 @@
+"""Choosing: every search takes a table and returns a frontier or a result."""

@@ -1,0 +1,216 @@
+"""The compiled half of `allpairs`: one little model against 512 large ones at a time, in bits.
+
+A row of the bit matrix is a sample, a bit of it a model. 64 rows, picked in the little model's
+order, are transposed, which gives one word per large model: its right answers on the next 64
+samples. Two popcounts then move the sum of each large model on by 64 samples; a word is looked into
+only if a need can be met within it. Imported on first use, because importing Numba is slow.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba.extending import intrinsic
+
+from understudy.searching._compiled import compiled
+
+Array = npt.NDArray[Any]
+Words = npt.NDArray[np.uint64]
+
+BITS = 64
+LANES = 8
+GROUP = BITS * LANES
+_DONE = np.int64(2**62)
+_ONE, _LAST = np.uint64(1), np.uint64(BITS - 1)
+
+
+class Scan(NamedTuple):
+    """One little model's N samples by rising confidence.
+
+    Attributes:
+        order: (N,) unsigned, their positions.
+        own: (⌈N / 64⌉,) which of them it has right, see `pack_row`.
+        edge: (⌈N / 64⌉,) bit r is set where passing on exactly r samples splits no tie.
+    """
+
+    order: npt.NDArray[np.uint64]
+    own: Words
+    edge: Words
+
+
+class _Goals(NamedTuple):
+    """Up to 512 large models: needs, where they were met, what is left to the next; 1 if near."""
+
+    need: Array
+    met: Array
+    left: Array
+    level: Array
+    near: Array
+
+
+def pack(correct: npt.NDArray[np.bool_], models: npt.NDArray[np.intp]) -> Words:
+    """The bit matrix (N, 8 ⌈M / 512⌉) of right answers, the models in the order given.
+
+    Position p is bit (p mod 512) // 8 of word 8 (p // 512) + p mod 8, so that the words of a
+    transposed group lie in order of p.
+    """
+    groups = -(-len(models) // GROUP)
+    words = np.zeros((correct.shape[1], groups * LANES), np.uint64)
+    octets = words.view(np.uint8)
+    for word in range(groups * LANES):
+        start = word // LANES * GROUP
+        chosen = models[start : start + GROUP][word % LANES :: LANES]
+        if len(chosen):
+            bits = np.packbits(correct[chosen], axis=0, bitorder="little")
+            octets[:, 8 * word : 8 * word + len(bits)] = bits.T
+    return words
+
+
+def pack_row(flags: npt.NDArray[np.bool_]) -> Words:
+    """Flags (N,) as ⌈N / 64⌉ words, the first flag in the lowest bit."""
+    octets = np.zeros(-(-len(flags) // BITS) * 8, np.uint8)
+    octets[: -(-len(flags) // 8)] = np.packbits(flags, bitorder="little")
+    return octets.view(np.uint64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _count(_: Any, word: Any) -> Any:
+    """The number of ones in a word: the processor's own instruction."""
+
+    def emit(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return word(word), emit
+
+
+@compiled
+def _lowest(word: Any) -> Any:
+    """The position of the lowest one; 64 where there is none."""
+    return _count(~word & (word - _ONE))
+
+
+@compiled
+def _swap(block: Words, step: int, mask: np.uint64) -> None:
+    shift = np.uint64(step)
+    width = step * LANES
+    for start in range(0, BITS * LANES, 2 * width):
+        for at in range(start, start + width):
+            moved = ((block[at] >> shift) ^ block[at + width]) & mask
+            block[at + width] ^= moved
+            block[at] ^= moved << shift
+
+
+@compiled
+def _transpose(block: Words) -> None:
+    """Transpose eight interleaved 64 x 64 bit matrices in place (Hacker's Delight, 7-3)."""
+    _swap(block, 32, np.uint64(0x00000000FFFFFFFF))
+    _swap(block, 16, np.uint64(0x0000FFFF0000FFFF))
+    _swap(block, 8, np.uint64(0x00FF00FF00FF00FF))
+    _swap(block, 4, np.uint64(0x0F0F0F0F0F0F0F0F))
+    _swap(block, 2, np.uint64(0x3333333333333333))
+    _swap(block, 1, np.uint64(0x5555555555555555))
+
+
+@compiled
+def _gather(rows: Words, order: Array, start: int, first_word: int, block: Words) -> None:
+    stop = min(start + BITS, order.shape[0])
+    for at in range(start, stop):
+        row = order[at]
+        for lane in range(LANES):
+            block[(at - start) * LANES + lane] = rows[row, first_word + lane]
+    block[(stop - start) * LANES :] = 0
+
+
+@compiled
+def _advance(block: Words, own: Any, left: Array, near: Array) -> None:
+    """Move every sum on by 64 samples, and mark the models that may meet a need on the way."""
+    own_count = np.int64(_count(own))
+    for model in range(GROUP):
+        word = block[model]
+        near[model] = np.int64(_count(word & ~own)) >= left[model]
+        left[model] -= np.int64(_count(word)) - own_count
+
+
+@compiled
+def _meet(word: Any, own: Any, edge: Any, rise: int) -> Any:
+    """The first edge in a word up to which the sum has risen by `rise`; 64 where there is none."""
+    differ = word ^ own
+    total = 0
+    while True:
+        change = _lowest(differ)
+        reached = edge if change >= _LAST else edge & ((_ONE << (change + _ONE)) - _ONE)
+        if reached and total >= rise:
+            return np.int64(_lowest(reached))
+        edge &= ~reached
+        if not differ or not edge:
+            return BITS
+        total += 1 if (word >> change) & _ONE else -1
+        differ &= differ - _ONE
+
+
+@compiled
+def _settle(block: Words, own: Any, edge: Any, start: int, goals: _Goals) -> Any:
+    """Look into the words that were marked; returns how many models have met their last need."""
+    need, left, near = goals.need, goals.left, goals.near
+    own_count, drops, finished = np.int64(_count(own)), need.shape[1], 0
+    for eight, marks in enumerate(near.view(np.uint64)):
+        if not marks:
+            continue
+        for model in range(eight * LANES, eight * LANES + LANES):
+            if not near[model]:
+                continue
+            word, level = block[model], goals.level[model]
+            after = need[model, level] - left[model]
+            before = after - np.int64(_count(word)) + own_count
+            while level < drops:
+                met = _meet(word, own, edge, need[model, level] - before)
+                if met == BITS:
+                    break
+                goals.met[model, level] = start + met
+                level += 1
+            goals.level[model] = level
+            left[model] = _DONE if level == drops else need[model, level] - after
+            finished += level == drops
+    return finished
+
+
+@compiled
+def fewest_deferred(rows: Words, line: Scan, need: Array, first: int) -> Any:
+    """How many of its least sure samples a little model must pass on to each larger one.
+
+    Args:
+        rows: the bit matrix of `pack`, (N, words).
+        line: the little model's samples.
+        need: (M, D), D >= 1, rising in D: the least sum of (large right) - (little right) over the
+            samples passed on, by position in the matrix.
+        first: the position of the first larger model; those before are left out.
+
+    Returns:
+        (M, D) the fewest samples, at an edge, that meet each need; N where none do.
+    """
+    models = need.shape[0]
+    met = np.full(need.shape, line.order.shape[0], np.int32)
+    block = np.empty(GROUP, np.uint64)
+    for base in range(first // GROUP * GROUP, models, GROUP):
+        begin, end = max(first, base), min(base + GROUP, models)
+        left = np.full(GROUP, _DONE)
+        left[begin - base : end - base] = need[begin:end, 0]
+        goals = _Goals(
+            need[base:end],
+            met[base:end],
+            left,
+            np.zeros(GROUP, np.int64),
+            np.empty(GROUP, np.uint8),
+        )
+        unmet = end - begin
+        for piece in range(line.own.shape[0]):
+            if not unmet:
+                break
+            own, start = line.own[piece], piece * BITS
+            _gather(rows, line.order, start, base // BITS, block)
+            _transpose(block)
+            _advance(block, own, goals.left, goals.near)
+            unmet -= _settle(block, own, line.edge[piece], start, goals)
+    return met

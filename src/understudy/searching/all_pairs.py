@@ -1,0 +1,219 @@
+"""All ordered pairs of a zoo: the exact threshold of every model before every costlier one."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import TableError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class AllPairs:
+    """The best two-stage cascade of every ordered pair of M models, for each of D budgets.
+
+    Both arrays are (M, M, D), indexed [little, big, drop], and read-only.
+
+    Attributes:
+        threshold: the little model answers where its confidence is at least this: ``-inf`` for all
+            samples, ``inf`` for none, NaN where it is not strictly cheaper than the big one.
+        accepted: how many samples the little model answers; 0 where it is not strictly cheaper.
+    """
+
+    threshold: npt.NDArray[np.float64]
+    accepted: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for array in (self.threshold, self.accepted):
+            array.flags.writeable = False
+
+
+def search_all_pairs(
+    correct: Array,
+    confidence: Array,
+    cost: npt.ArrayLike,
+    max_drops: npt.ArrayLike,
+    *,
+    threads: int | None = None,
+) -> AllPairs:
+    """For every ordered pair, the threshold by which the little model answers most within a drop.
+
+    The largest set of surest samples within the budget is found, not the one before the first
+    crossing (TinySaver, arXiv 2403.17726); ties are never split. A drop is paired, in points, and
+    counted in whole samples: 0.1 of 50,000 is 50. A negative one asks for a gain. Where nothing
+    fits, the little model answers nothing. The result does not depend on `threads`.
+
+    Args:
+        correct: (M, N) bool, or uint8 of 0 and 1: which samples each model has right.
+        confidence: (M, N) float32 or float64; higher is surer, any real number.
+        cost: (M,) per sample, in one unit. A model is paired with the strictly costlier ones.
+        max_drops: (D,) points, in any order.
+        threads: how many to use; all cores by default.
+
+    >>> pairs = search_all_pairs(
+    ...     np.array([[1, 1, 0, 0], [1, 1, 1, 0]], bool),
+    ...     np.array([[.9, .8, .6, .5], [.9, .9, .9, .9]], np.float32), [1, 9], [0, 25])
+    >>> pairs.accepted[0, 1].tolist(), pairs.threshold[0, 1].round(3).tolist()
+    ([2, 4], [0.7, -inf])
+
+    Raises:
+        TableError: wrong types or shapes, no sample, NaN, a negative cost, or no thread.
+    """
+    right, sure, prices = _checked_zoo(correct, confidence, cost)
+    drops = _checked_drops(max_drops)
+    workers = _checked_threads(threads)
+    models, samples = right.shape
+    threshold = np.full((models, models, len(drops)), np.nan)
+    accepted = np.zeros((models, models, len(drops)), np.int64)
+    littles = np.flatnonzero(prices < prices.max())
+    if len(drops) and len(littles):
+        zoo = _Zoo.of(right, prices, gap_budgets(drops, samples))
+
+        def fill(little: int) -> None:
+            bigs, counts, limits = _search_one(zoo, little, right[little], sure[little])
+            accepted[little, bigs], threshold[little, bigs] = counts, limits
+
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(fill, littles.tolist()):
+                pass
+    return AllPairs(threshold, accepted)
+
+
+def gap_budgets(max_drops: npt.NDArray[np.float64], samples: int) -> npt.NDArray[np.int64]:
+    """The most samples that may be lost net, (D,): the whole part of each drop in points.
+
+    Rounding of the product is forgiven, so that 0.3 points of 1,000 samples are 3, not 2.
+
+    >>> gap_budgets(np.array([0.3, 0.1, -0.1, 1e9]), 1_000).tolist()
+    [3, 1, -1, 1000]
+    """
+    exact = np.clip(max_drops / 100 * samples, -samples - 1, samples)
+    return np.asarray(np.floor(exact + 1e-9 + 1e-14 * samples), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Zoo:
+    """What the threads share: models by rising cost, their right answers in bits, the budgets."""
+
+    by_cost: npt.NDArray[np.intp]
+    first_dearer: npt.NDArray[np.intp]
+    bits: npt.NDArray[np.uint64]
+    right: npt.NDArray[np.int64]
+    budgets: npt.NDArray[np.int64]
+    widest_first: npt.NDArray[np.intp]
+
+    @staticmethod
+    def of(
+        correct: npt.NDArray[np.bool_],
+        cost: npt.NDArray[np.float64],
+        budgets: npt.NDArray[np.int64],
+    ) -> _Zoo:
+        from understudy.searching._all_pairs_kernels import pack
+
+        by_cost = np.argsort(cost, kind="stable")
+        return _Zoo(
+            by_cost=by_cost,
+            first_dearer=np.searchsorted(cost[by_cost], cost, side="right"),
+            bits=pack(correct, by_cost),
+            right=np.count_nonzero(correct, axis=1)[by_cost],
+            budgets=budgets,
+            widest_first=np.argsort(-budgets, kind="stable"),
+        )
+
+
+def _search_one(
+    zoo: _Zoo, little: int, correct: Array, confidence: Array
+) -> tuple[Array, Array, Array]:
+    """The costlier models (B,), and for each the accepted count and the threshold, (B, D)."""
+    from understudy.searching._all_pairs_kernels import Scan, fewest_deferred, pack_row
+
+    first, samples = int(zoo.first_dearer[little]), len(correct)
+    order = np.argsort(confidence)
+    rising = confidence[order]
+    edges = np.append(True, rising[1:] != rising[:-1])
+    gap = zoo.right - np.count_nonzero(correct)
+    need = gap[:, None] - zoo.budgets[zoo.widest_first]
+    line = Scan(order.view(np.uint64), pack_row(correct[order]), pack_row(edges))
+    deferred = fewest_deferred(zoo.bits, line, need, first)[first:]
+    by_drop = np.empty_like(deferred)
+    by_drop[:, zoo.widest_first] = deferred
+    return zoo.by_cost[first:], samples - by_drop, _thresholds(rising)[by_drop]
+
+
+def _thresholds(rising: Array) -> npt.NDArray[np.float64]:
+    """The threshold that passes on the r least sure samples, for r from 0 to N: (N + 1,).
+
+    `policy.midpoint` for a whole row; within a tie the value is of no use.
+    """
+    below, above = rising[:-1].astype(np.float64), rising[1:].astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        middle = below + (above - below) / 2
+    between = np.where((below < middle) & (middle < above), middle, above)
+    return np.concatenate([[-np.inf], between, [np.inf]])
+
+
+def _checked_zoo(
+    correct: Array, confidence: Array, cost: npt.ArrayLike
+) -> tuple[npt.NDArray[np.bool_], Array, npt.NDArray[np.float64]]:
+    right, sure, prices = np.asarray(correct), np.asarray(confidence), _numbers(cost, "costs")
+    if right.ndim != 2 or not right.size:
+        raise TableError(
+            f"`correct` has the shape (models, samples), at least one of each, found {right.shape}"
+        )
+    if right.dtype != bool and (right.dtype != np.uint8 or right.max() > 1):
+        found = f"values up to {right.max()}" if right.dtype == np.uint8 else f"type {right.dtype}"
+        raise TableError(
+            f"`correct` says true or false (bool, or uint8 of 0 and 1), found {found}: "
+            "compare predictions with labels first"
+        )
+    if sure.shape != right.shape:
+        raise TableError(
+            f"`confidence` has the shape of `correct`, {right.shape}, found {sure.shape}"
+        )
+    if sure.dtype not in (np.float32, np.float64):
+        raise TableError(f"`confidence` is float32 or float64, found {sure.dtype}: convert it")
+    for model, row in enumerate(sure):
+        if np.isnan(row).any():
+            raise TableError(
+                f"confidences are numbers, model {model} has {int(np.isnan(row).sum())} NaN among "
+                f"{len(row)}: score that model again"
+            )
+    if prices.shape != right.shape[:1]:
+        raise TableError(f"one cost per model, {right.shape[:1]}, found {prices.shape}")
+    wrong = ~(np.isfinite(prices) & (prices >= 0))
+    if wrong.any():
+        model = int(wrong.argmax())
+        raise TableError(
+            f"a cost is a number, zero or more, model {model} has {float(prices[model])!r}: "
+            "correct it"
+        )
+    return right.view(bool), sure, prices
+
+
+def _checked_drops(max_drops: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    drops = _numbers(max_drops, "drops")
+    if drops.ndim != 1 or np.isnan(drops).any():
+        raise TableError(f"drops are a list of numbers, in points, found {max_drops!r}")
+    return drops
+
+
+def _checked_threads(threads: int | None) -> int:
+    if threads is None:
+        return os.cpu_count() or 1
+    if threads < 1:
+        raise TableError(f"a search runs in at least one thread, found {threads}: give 1 or more")
+    return threads
+
+
+def _numbers(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TableError(f"{what} are numbers, found {values!r}: correct them") from error

@@ -1,0 +1,100 @@
+"""Chains of independent models: little -> middle -> large, out of a zoo of hundreds.
+
+Pairs are exact for every last exit. Before the most promising last exits, all pairs of cheaper
+models are screened on a grid of thresholds and the best of them solved exactly: one threshold is
+swept while a tree over the other model's prefix losses gives its longest prefix within the budget,
+in O(N log N). Longer chains grow from the best shorter ones, which keep their first stages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from understudy.errors import PolicyError
+from understudy.frontier import Frontier, Point
+from understudy.outcome import evaluate
+from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
+from understudy.scores import ScoreTable
+from understudy.searching.all_pairs import gap_budgets
+from understudy.searching.chain_solver import Chain, Effort, best_chains
+from understudy.searching.chain_zoo import chain_zoo
+
+DROPS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+KEEP = 32
+
+
+def search_chains(
+    table: ScoreTable,
+    *,
+    reference: str | None = None,
+    max_drops: Sequence[float] = DROPS,
+    stages: int = 3,
+    confidence: str = DEFAULT_CONFIDENCE,
+    unit: str | None = None,
+    keep: int = KEEP,
+    threads: int | None = None,
+) -> Frontier:
+    """The cheapest chains found within each drop, of up to `stages` exits visited by rising cost.
+
+    The frontier holds the reference, and for each drop the best pair and the best chain found,
+    where nothing found beats them; so its cheapest point within a drop never costs more than the
+    best pair. A chain may end before the reference. Two stages are exact, and so are three where at
+    most four exits are cheaper than the reference. The result does not depend on `threads`.
+
+    Args:
+        reference: the exit that drops are measured against; the costliest one if None. Dearer ones
+            are left out.
+        max_drops: budgets in points; a negative one asks for a gain. One that nothing meets adds
+            nothing.
+        stages: the most exits in a chain.
+        confidence: the stored confidence that all stages are judged by.
+        keep: for each drop and last exit, how many pairs of models are solved exactly.
+        threads: how many to use; all cores by default.
+
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 1], [.9, .2, .3, .1]), "mid": ([1, 0, 0, 1], [.1, .9, .8, .2]),
+    ...      "big": ([0, 0, 0, 0], [.9, .9, .9, .9])}, [0, 0, 0, 0],
+    ...     costs={"tiny": 1, "mid": 2, "big": 9})
+    >>> search_chains(table, max_drops=[0]).points[0].policy.describe()
+    'tiny when max_softmax >= 0.6, else mid when max_softmax >= 0.5, else big'
+
+    Raises:
+        TableError: unknown names, costs that are missing, or exits that share a part.
+        PolicyError: fewer than two stages, or a drop, `keep` or `threads` that makes no sense.
+    """
+    _check(max_drops, stages=stages, keep=keep, threads=threads)
+    unit = table.unit(unit)
+    big = table.reference(reference, unit=unit)
+    zoo = chain_zoo(table, big, confidence=confidence, unit=unit, threads=threads)
+    budgets = gap_budgets(np.asarray(max_drops, np.float64), len(table))
+    policies = [Policy.single(big)]
+    if zoo is not None and len(budgets):
+        found = best_chains(zoo, budgets, stages, Effort(keep, threads))
+        policies += [_policy(chain, confidence) for chain in found]
+    points = [
+        Point.of(policy, evaluate(table, policy, reference=big), unit=unit)
+        for policy in dict.fromkeys(policies)
+    ]
+    return Frontier.of(points, unit=unit, reference=big)
+
+
+def _policy(chain: Chain, confidence: str) -> Policy:
+    steps = [PolicyStage(name, limit, confidence) for name, limit in chain.steps]
+    if steps[-1].threshold == -math.inf:
+        return Policy((*steps[:-1], PolicyStage(steps[-1].exit)))
+    return Policy((*steps, PolicyStage(chain.last)))
+
+
+def _check(drops: Sequence[float], *, stages: int, keep: int, threads: int | None) -> None:
+    for drop in drops:
+        if not -100 <= drop <= 100:
+            raise PolicyError(f"a drop lies between -100 and 100 points, found {drop:g}")
+    if stages < 2:
+        raise PolicyError(f"a chain has two stages or more, found {stages}: give 3")
+    if keep < 1:
+        raise PolicyError(f"at least one pair is solved exactly, found keep={keep}: give {KEEP}")
+    if threads is not None and threads < 1:
+        raise PolicyError(f"a search runs in at least one thread, found {threads}: give 1 or more")

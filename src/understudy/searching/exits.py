@@ -1,0 +1,220 @@
+"""Many exits of one network, or any exits in order of cost: which are on, and at which thresholds.
+
+DyCE's problem (arXiv 2403.01695): positions along a trunk, several exit types at each, at most one
+of them on. The engine is `line`; this module speaks of tables, policies and frontiers.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.frontier import Frontier, Point
+from understudy.outcome import evaluate
+from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
+from understudy.scores import ScoreTable
+from understudy.searching.coordinate_descent import (
+    Configuration,
+    configuration,
+    even_weights,
+    fill,
+    trade_offs,
+)
+from understudy.searching.exit_problem import ExitProblem
+
+TRADE_OFFS = 51
+STARTS = 6
+Array = npt.NDArray[Any]
+
+
+def search_exits(
+    table: ScoreTable,
+    *,
+    reference: str | None = None,
+    confidence: str = DEFAULT_CONFIDENCE,
+    unit: str | None = None,
+    starts: int = STARTS,
+    seed: int = 0,
+) -> Frontier:
+    """Which exits to turn on and at which thresholds, for every trade-off of cost and accuracy.
+
+    The exits are visited in order of cost, those dearer than the reference never. Thresholds are
+    found by exact line search from random starts and along the trade-off; the frontier is then
+    filled with every neighbour that differs in one exit.
+
+    Args:
+        reference: the exit that answers whatever is left; the costliest if None.
+        confidence: the stored confidence that all exits are judged by.
+        unit: the unit of cost; the table's first if None.
+        starts: random starts per trade-off; 1 is quicker and can miss a point or two of cost.
+        seed: of the random starts; one seed, one result, whatever the number of threads.
+
+    Raises:
+        TableError: a part without a cost, costs or confidences that are not finite.
+
+    >>> table = ScoreTable.from_predictions(
+    ...     {"first": ([0, 1, 1, 0], [.9, .8, .6, .7]), "last": ([0, 1, 0, 0], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"first": 1, "last": 9})
+    >>> [round(point.cost, 2) for point in search_exits(table)]
+    [1.0, 3.25]
+    """
+    unit = table.unit(unit)
+    big = table.reference(reference, unit=unit)
+    names = exits_in_order(table, big, unit)
+    if not names:
+        alone = Policy.single(big)
+        point = Point.of(alone, evaluate(table, alone, reference=big), unit=unit)
+        return Frontier((point,), unit, big)
+    problem = exit_problem(table, names, big, confidence=confidence, unit=unit)
+    off = configuration(problem, np.full(problem.exits, np.nan))
+    weights = even_weights(problem, TRADE_OFFS)
+    found = [off, *trade_offs(problem, weights, starts=starts, seed=seed)]
+    return _frontier(table, problem, found, names=names, big=big, confidence=confidence, unit=unit)
+
+
+def exits_in_order(table: ScoreTable, reference: str, unit: str) -> list[str]:
+    """The exits that are worth asking before the reference, in the order in which they are asked.
+
+    An exit that runs a whole other exit (a saver, which it refines) may be asked when that one is
+    paid: it is worth asking where the rest of it costs less than the reference. Types of one
+    position stand together. The cheapest position comes first, but none before one that lies
+    before it on a trunk, or that it contains.
+    """
+    parts = {exit.name: frozenset(exit.parts) for exit in table.exits}
+    full, last = table.cost_of([reference], unit), parts[reference]
+    prices = {**table.costs, **table.times}[unit]
+    contained = {
+        name: {other for other in parts if parts[other] < own and other != reference}
+        for name, own in parts.items()
+    }
+    added = {
+        name: sum(prices[part] for part in own.difference(*(parts[n] for n in contained[name])))
+        for name, own in parts.items()
+    }
+    worth = [name for name in table.names if name != reference and added[name] < full]
+    place = positions(table, [*worth, reference])
+    groups: dict[frozenset[str], list[str]] = {}
+    for name in sorted(worth, key=lambda name: table.cost_of([name], unit)):
+        groups.setdefault(place[name], []).append(name)
+
+    def is_behind(later: frozenset[str], earlier: frozenset[str]) -> bool:
+        inside = set(groups[earlier]) & set().union(*(contained[n] for n in groups[later]))
+        return bool(inside) or (bool(earlier & last) and earlier & last < later & last)
+
+    order: list[str] = []
+    left = sorted(groups, key=lambda one: min(added[name] for name in groups[one]))
+    while left:
+        free = next(
+            one for one in left if not any(is_behind(one, other) for other in left if other != one)
+        )
+        order += groups[free]
+        left.remove(free)
+    return order
+
+
+def positions(table: ScoreTable, names: list[str]) -> dict[str, frozenset[str]]:
+    """Where each exit sits: the parts it shares with others; its own name if it shares none."""
+    parts = {name: table.exits[table.index(name)].parts for name in names}
+    users: dict[str, int] = {}
+    for own in parts.values():
+        for part in own:
+            users[part] = users.get(part, 0) + 1
+    return {
+        name: frozenset(part for part in own if users[part] > 1) or frozenset([f"only {name}"])
+        for name, own in parts.items()
+    }
+
+
+def exit_problem(
+    table: ScoreTable, names: list[str], reference: str, *, confidence: str, unit: str
+) -> ExitProblem:
+    """The arrays behind the search, for exits in visiting order."""
+    rows = [table.index(name) for name in names]
+    truth = table.truth(reference)
+    position = positions(table, [*names, reference])
+    numbers: dict[frozenset[str], int] = {}
+    group = np.array([numbers.setdefault(position[name], len(numbers)) for name in names])
+    prices = {**table.costs, **table.times}[unit]
+    index = {part: i for i, part in enumerate(prices)}
+    return ExitProblem.from_parts(
+        table.scores(confidence)[rows],
+        table.prediction[rows] == truth,
+        table.prediction[table.index(reference)] == truth,
+        group=group,
+        parts=[
+            [index[part] for part in table.exits[table.index(name)].parts]
+            for name in [*names, reference]
+        ],
+        price=np.array(list(prices.values())),
+    )
+
+
+def _frontier(
+    table: ScoreTable,
+    problem: ExitProblem,
+    found: list[Configuration],
+    *,
+    names: list[str],
+    big: str,
+    confidence: str,
+    unit: str,
+) -> Frontier:
+    filled = fill(problem, found)
+    thresholds = np.stack([filled.thresholds(i, problem, found) for i in range(len(filled))])
+    counts = _count_answers(problem, thresholds)
+    prices: dict[tuple[str, ...], float] = {}
+    full, samples = table.cost_of([big], unit), len(table)
+    big_wrong = samples - int(problem.final.sum())
+    points = []
+    for row, wrong in enumerate(filled.wrong.tolist()):
+        policy = _policy(thresholds[row], names, big, confidence)
+        answered = dict(zip([*names, big], counts[row].tolist(), strict=True))
+        cost = 0.0
+        for stage in range(len(policy.stages)):
+            visited = policy.exits[: stage + 1]
+            if visited not in prices:
+                prices[visited] = table.cost_of(visited, unit)
+            cost += answered[visited[-1]] / samples * prices[visited]
+        points.append(
+            Point(
+                policy=policy,
+                cost=cost,
+                accuracy=(samples - wrong) / samples,
+                drop=100.0 * (wrong - big_wrong) / samples,
+                saving=1 - cost / full if full else 0.0,
+                shares={name: answered[name] / samples for name in policy.exits},
+            )
+        )
+    return Frontier.of(points, unit=unit, reference=big)
+
+
+def _count_answers(problem: ExitProblem, thresholds: Array) -> Array:
+    """Who answers how many samples, (P, K + 1): the exits, and at last the reference."""
+    from understudy.searching._share_kernels import count_answers
+
+    confidence = np.ascontiguousarray(problem.confidence.T, np.float64)
+    counts = np.zeros((len(thresholds), problem.exits + 1), np.int64)
+    parts = np.array_split(np.arange(len(thresholds)), min(len(thresholds), os.cpu_count() or 1))
+    with ThreadPoolExecutor(len(parts)) as pool:
+        jobs = [
+            pool.submit(count_answers, confidence, thresholds[rows], counts[rows[0] : rows[-1] + 1])
+            for rows in parts
+        ]
+    for job in jobs:
+        job.result()
+    return counts
+
+
+def _policy(thresholds: Array, names: list[str], big: str, confidence: str) -> Policy:
+    steps: list[PolicyStage] = []
+    for name, threshold in zip(names, thresholds.tolist(), strict=True):
+        if np.isnan(threshold):
+            continue
+        if threshold == -np.inf:
+            return Policy((*steps, PolicyStage(name)))
+        steps.append(PolicyStage(name, threshold, confidence))
+    return Policy((*steps, PolicyStage(big)))

@@ -1,0 +1,246 @@
+"""How much too good a choice looks, by where its thresholds were tuned.
+
+The papers tune and report on one set of samples. The table is taken as the whole world here: each
+resample draws a tune, a certify and a test split from it, with replacement, chooses a pair on them
+in three ways, and looks at what each choice really gives, which is what it does on all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import PolicyError, TableError
+from understudy.outcome import evaluate
+from understudy.policy import DEFAULT_CONFIDENCE, Policy
+from understudy.scores import ScoreTable
+from understudy.searching.certify import certify
+from understudy.searching.pairs import pair_curves
+from understudy.searching.strategies import SearchSpec, find_pairs, most_promising
+from understudy.split import SPLITS
+
+IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
+WAYS = (IN_SAMPLE, HELD_OUT, CERTIFIED)
+Array = npt.NDArray[Any]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The mean over resamples, and the range from the 5th to the 95th percentile.
+
+    >>> Spread.of([0.0, 1.0, 2.0])
+    Spread(mean=1.0, low=0.1, high=1.9)
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        low, high = np.quantile(values, [0.05, 0.95])
+        return Spread(float(np.mean(values)), float(low), float(high))
+
+    def to_dict(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One way to choose within one budget, over all resamples.
+
+    Attributes:
+        max_drop: the budget in points.
+        way: "in-sample" (the best pair on test itself), "held-out" (the best pair on tune) or
+            "certified" (a ladder frozen on tune, walked on certify).
+        claimed: the drop in points on the samples that had the last word: test, tune or certify.
+        given: the drop in points on the whole world.
+        saving: the share of the reference's cost that is really saved.
+        broken: the share of resamples in which the drop really given exceeds the budget.
+        fell_back: the share of resamples in which the choice is the reference alone.
+    """
+
+    max_drop: float
+    way: str
+    claimed: Spread
+    given: Spread
+    saving: Spread
+    broken: float
+    fell_back: float
+
+    def to_dict(self) -> dict[str, Any]:
+        spreads = {name: getattr(self, name).to_dict() for name in ("claimed", "given", "saving")}
+        return {**vars(self), **spreads}
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """What choosing in-sample, held-out and certified promises, and what it really gives.
+
+    Attributes:
+        unit, reference, confidence, delta: what was minimised, against whom, judged by what, and
+            the level of the certificates.
+        resamples, seed: how many, and from which random numbers.
+        samples: how many samples each split draws.
+        tunings: one per budget and way.
+    """
+
+    unit: str
+    reference: str
+    confidence: str
+    delta: float
+    resamples: int
+    seed: int
+    samples: Mapping[str, int]
+    tunings: tuple[Tuning, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        tunings = [tuning.to_dict() for tuning in self.tunings]
+        return {**vars(self), "samples": dict(self.samples), "tunings": tunings}
+
+
+def optimism(
+    table: ScoreTable,
+    *,
+    max_drop: float | Sequence[float],
+    reference: str | None = None,
+    unit: str | None = None,
+    confidence: str = DEFAULT_CONFIDENCE,
+    delta: float = 0.05,
+    resamples: int = 100,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> Optimism:
+    """Pairs tuned in-sample, held-out and certified, and what each really gives over resamples.
+
+    Every resample draws as many tune, certify and test samples as the table has, one by one and
+    with replacement, whatever its groups. What a choice really gives is known exactly, without the
+    noise of a test set: it is what it does on the whole table.
+
+    Args:
+        max_drop: budget(s) in points.
+        reference: the exit to keep up with; the costliest one if None.
+        unit: the unit of cost to minimise; the table's first if None.
+        confidence: the stored confidence that the little models are judged by.
+        delta: the level of the certificates; of these at most this share should break its budget.
+        resamples: how many; each takes about as long as one search.
+        on_progress: called with ("resamples", done, total).
+
+    Raises:
+        TableError: an unknown name, a missing cost, an empty split, no exit that is cheaper.
+        PolicyError: a budget, a level or a number of resamples that makes no sense.
+
+    >>> rng = np.random.default_rng(0)
+    >>> hard = rng.random(2000)
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ((hard > .7).astype(int), 1 - hard), "big": ((hard > .8).astype(int), hard)},
+    ...     np.zeros(2000, int), costs={"tiny": 1, "big": 9})
+    >>> found = optimism(table, max_drop=1.0, resamples=20)
+    >>> [(one.way, one.broken) for one in found.tunings]
+    [('in-sample', 0.5), ('held-out', 0.45), ('certified', 0.0)]
+    """
+    drops = [float(drop) for drop in (max_drop if isinstance(max_drop, Sequence) else [max_drop])]
+    _check(drops, delta, resamples)
+    unit = table.unit(unit)
+    big = table.reference(reference, unit=unit)
+    if not pair_curves(table, big, confidence=confidence, unit=unit):
+        raise TableError(f"a cascade needs an exit that is cheaper than {big!r}, found none")
+    samples = {name: len(table.on(name)) for name in SPLITS}
+    question = SearchSpec(big, unit, confidence, tuple(drops), delta, samples["certify"])
+    rng = np.random.default_rng(seed)
+    seen: dict[tuple[float, str], list[_Trial]] = {(d, way): [] for d in drops for way in WAYS}
+    for done in range(resamples):
+        drawn = {name: _drawn(table, rng, count) for name, count in samples.items()}
+        for key, policy, claimed in _choices(drawn, question):
+            outcome = evaluate(table, policy, reference=big)
+            seen[key].append(_Trial(policy, claimed, outcome.drop, outcome.saving[unit]))
+        if on_progress is not None:
+            on_progress("resamples", done + 1, resamples)
+    return Optimism(
+        unit=unit,
+        reference=big,
+        confidence=confidence,
+        delta=delta,
+        resamples=resamples,
+        seed=seed,
+        samples=samples,
+        tunings=tuple(_tuning(*key, trials, big) for key, trials in seen.items()),
+    )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    policy: Policy
+    claimed: float
+    given: float
+    saving: float
+
+
+def _choices(
+    drawn: Mapping[str, ScoreTable], question: SearchSpec
+) -> list[tuple[tuple[float, str], Policy, float]]:
+    """For every budget and way the policy that is chosen, and the drop that it claims."""
+    chosen = []
+    paths = find_pairs(drawn["tune"], question).paths
+    for way, split in ((IN_SAMPLE, "test"), (HELD_OUT, "tune")):
+        part, big = drawn[split], question.reference
+        curves = pair_curves(part, big, confidence=question.confidence, unit=question.unit)
+        for drop in question.drops:
+            ends = [(curve, curve.cheapest_within(drop)) for curve in curves]
+            curve, position = min(ends, key=lambda end: float(end[0].cost[end[1]]))
+            chosen.append(((drop, way), curve.policy(position), float(curve.drop[position])))
+    for drop in question.drops:
+        proof = certify(
+            most_promising(paths, question, drop),
+            drawn["certify"],
+            reference=question.reference,
+            max_drop=drop,
+            delta=question.delta,
+        )
+        claimed = 100 * (proof.losses - proof.gains) / proof.samples
+        chosen.append(((drop, CERTIFIED), proof.policy, claimed))
+    return chosen
+
+
+def _drawn(table: ScoreTable, rng: np.random.Generator, count: int) -> ScoreTable:
+    """So many samples of a table, with replacement, under new ids."""
+    index = rng.integers(0, len(table), count)
+    return replace(
+        table,
+        prediction=table.prediction[:, index],
+        confidence={name: rows[:, index] for name, rows in table.confidence.items()},
+        label=None if table.label is None else table.label[index],
+        ids=np.arange(count).astype(object),
+        split=table.split[index],
+        details={},
+    )
+
+
+def _tuning(max_drop: float, way: str, trials: Sequence[_Trial], reference: str) -> Tuning:
+    alone = Policy.single(reference)
+    return Tuning(
+        max_drop=max_drop,
+        way=way,
+        claimed=Spread.of([trial.claimed for trial in trials]),
+        given=Spread.of([trial.given for trial in trials]),
+        saving=Spread.of([trial.saving for trial in trials]),
+        broken=float(np.mean([trial.given > max_drop + 1e-9 for trial in trials])),
+        fell_back=float(np.mean([trial.policy == alone for trial in trials])),
+    )
+
+
+def _check(drops: Sequence[float], delta: float, resamples: int) -> None:
+    if not drops:
+        raise PolicyError("optimism is shown for at least one budget, found none: --max-drop 0.5")
+    for drop in drops:
+        if not -100 <= drop <= 100:
+            raise PolicyError(f"a drop lies between -100 and 100 points, found {drop:g}")
+    if not 0 < delta < 1:
+        raise PolicyError(f"delta is a probability between 0 and 1, found {delta:g}: try 0.05")
+    if resamples < 1:
+        raise PolicyError(f"optimism takes at least one resample, found {resamples}: try 100")

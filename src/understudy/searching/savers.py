@@ -1,0 +1,190 @@
+"""The best saver for every large model of a table: which little model, at which threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import PolicyError, TableError
+from understudy.outcome import Outcome, evaluate
+from understudy.policy import DEFAULT_CONFIDENCE, Policy, threshold_to_json
+from understudy.scores import ScoreTable
+from understudy.searching.all_pairs import search_all_pairs
+from understudy.searching.pairs import pair_curves
+
+
+@dataclass(frozen=True)
+class Saver:
+    """What stands best before one large model within one budget.
+
+    Attributes:
+        big: the large model.
+        max_drop: the budget in points.
+        policy: little -> big; the little model or the big one alone where that is cheapest.
+        on: what it does on tune, where it was chosen, and on test.
+    """
+
+    big: str
+    max_drop: float
+    policy: Policy
+    on: Mapping[str, Outcome]
+
+    @property
+    def little(self) -> str | None:
+        """The little model; None where nothing cheaper stays within the budget."""
+        first = self.policy.exits[0]
+        return None if first == self.big else first
+
+    @property
+    def threshold(self) -> float:
+        """From which confidence the little model answers: -inf where it always does, inf never."""
+        first = self.policy.stages[0]
+        if first.threshold is not None:
+            return first.threshold
+        return float("-inf") if self.little else float("inf")
+
+    def share(self, split: str) -> float:
+        """The fraction of samples that the little model answers."""
+        return self.on[split].shares[self.little] if self.little else 0.0
+
+    def to_dict(self, unit: str) -> dict[str, Any]:
+        return {
+            "big": self.big,
+            "max_drop": self.max_drop,
+            "little": self.little,
+            "threshold": threshold_to_json(self.threshold),
+            "policy": self.policy.to_dict(),
+            "share": {split: self.share(split) for split in self.on},
+            "saving": {split: outcome.saving[unit] for split, outcome in self.on.items()},
+            "drop": {split: outcome.drop for split, outcome in self.on.items()},
+            "test_drop_interval": list(self.on["test"].drop_interval),
+        }
+
+
+@dataclass(frozen=True)
+class Savers:
+    """The best saver of every large model, dearest model first, its budgets together.
+
+    Attributes:
+        unit: what was minimised.
+        confidence: the stored confidence that little models are judged by.
+        rows: one per large model and budget.
+    """
+
+    unit: str
+    confidence: str
+    rows: tuple[Saver, ...]
+
+    def __iter__(self) -> Iterator[Saver]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "unit": self.unit,
+            "confidence": self.confidence,
+            "certified": False,
+            "savers": [row.to_dict(self.unit) for row in self.rows],
+        }
+
+
+def best_savers(
+    table: ScoreTable,
+    max_drop: float | Sequence[float],
+    *,
+    unit: str | None = None,
+    confidence: str = DEFAULT_CONFIDENCE,
+) -> Savers:
+    """For every model that has a cheaper one, the cheapest pair within each budget.
+
+    Every ordered pair is tried at every threshold, exactly, on `tune`; the best is measured on
+    `test` and not certified. Where exits share parts, or where the answers of each large model
+    stand in for missing labels, pairs are gone through one by one, which takes longer.
+
+    Args:
+        max_drop: budget(s) in points against each large model.
+        unit: the unit of cost to minimise; the table's first if None.
+        confidence: the stored confidence that the little models are judged by.
+
+    Raises:
+        TableError: an unknown name, a missing cost, an empty split, no exit cheaper than another.
+        PolicyError: no budget, or one beyond 100 points.
+
+    Source: TinySaver's choice of savers (arXiv 2403.17726), with its first crossing made exact.
+
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0] * 2, [.9, .8, .6, .7] * 2), "big": ([0, 1, 0, 0] * 2, [.9] * 8)},
+    ...     [0, 1, 0, 0] * 2, costs={"tiny": 1, "big": 9}, split=["tune"] * 4 + ["test"] * 4)
+    >>> [(s.big, s.little, s.share("test")) for s in best_savers(table, 0.0)]
+    [('big', 'tiny', 0.75)]
+    """
+    drops = [float(drop) for drop in (max_drop if isinstance(max_drop, Sequence) else [max_drop])]
+    if not drops:
+        raise PolicyError("savers are chosen for at least one budget, found none: --max-drop 0.5")
+    if any(not -100 <= drop <= 100 for drop in drops):
+        raise PolicyError(f"a drop lies between -100 and 100 points, found {drops}")
+    unit = table.unit(unit)
+    tune, test = table.on("tune"), table.on("test")
+    costs = table.exit_costs(unit)
+    bigs = [int(row) for row in np.argsort(-costs, kind="stable") if costs[row] > costs.min()]
+    if not bigs:
+        raise TableError("a saver is cheaper than the model it stands before, all exits cost alike")
+    alone = not table.shares_parts
+    choose = _by_kernel if alone and table.label is not None else _one_by_one
+    chosen = choose(tune, bigs, drops, unit=unit, confidence=confidence)
+    rows = []
+    for (big, drop), policy in chosen.items():
+        on = {
+            "tune": evaluate(tune, policy, reference=big),
+            "test": evaluate(test, policy, reference=big),
+        }
+        rows.append(Saver(big, drop, policy, on))
+    return Savers(unit, confidence, tuple(rows))
+
+
+def _by_kernel(
+    tune: ScoreTable, bigs: Sequence[int], drops: Sequence[float], *, unit: str, confidence: str
+) -> dict[tuple[str, float], Policy]:
+    """The cheapest pair of every large model and budget, from all pairs at once."""
+    costs, names = tune.exit_costs(unit), tune.names
+    found = search_all_pairs(tune.prediction == tune.label, tune.scores(confidence), costs, drops)
+    share = found.accepted / len(tune)
+    chosen = {}
+    for big in bigs:
+        littles = np.flatnonzero(costs < costs[big])
+        for number, drop in enumerate(drops):
+            answered = share[littles, big, number]
+            cost = costs[littles] + np.where(answered < 1, (1 - answered) * costs[big], 0.0)
+            best = int(littles[np.argmin(cost)])
+            threshold = float(found.threshold[best, big, number])
+            chosen[names[big], drop] = _plan(
+                names[best], names[big], threshold, float(cost.min()) < costs[big], confidence
+            )
+    return chosen
+
+
+def _one_by_one(
+    tune: ScoreTable, bigs: Sequence[int], drops: Sequence[float], *, unit: str, confidence: str
+) -> dict[tuple[str, float], Policy]:
+    """The same from the curve of every pair, which knows shared parts and missing labels."""
+    chosen = {}
+    for big in bigs:
+        curves = pair_curves(tune, tune.names[big], confidence=confidence, unit=unit)
+        for drop in drops:
+            ends = [(curve, curve.cheapest_within(drop)) for curve in curves]
+            curve, position = min(ends, key=lambda end: float(end[0].cost[end[1]]))
+            chosen[tune.names[big], drop] = curve.policy(position)
+    return chosen
+
+
+def _plan(little: str, big: str, threshold: float, pays: bool, confidence: str) -> Policy:
+    if not pays:
+        return Policy.single(big)
+    if threshold == -np.inf:
+        return Policy.single(little)
+    return Policy.pair(little, big, threshold, confidence=confidence)

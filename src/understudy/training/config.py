@@ -1,0 +1,113 @@
+"""How exits are trained: every setting that decides their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from understudy.errors import ModelError, unknown
+
+TARGETS = ("labels", "backbone", "both")
+WEIGHTS = ("even", "dyce", "tinysaver")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How exits are trained.
+
+    Labels are not smoothed by default: smoothing spoils the ranking of right before wrong answers
+    that deferral lives on (Xia et al., ICLR 2025, arXiv 2403.14715).
+
+    Attributes:
+        epochs: at most as many; in each, every image is seen in one of its views.
+        batch: images per step; fewer (but 32) where an epoch would have less than 50 steps.
+        lr: the highest learning rate of AdamW; it follows a cosine down to 0.
+        weight_decay: of AdamW, on matrices and filters.
+        warmup: the share of all steps in which the learning rate rises from 0.
+        views: views of every image that features are taken of; the first is the plain image.
+        shift: how far a view is shifted at most, as a share of the image's sides.
+        flip: whether a view may be mirrored.
+        targets: what exits learn: the labels, the backbone's answers, or both.
+        temperature: of the backbone's answers, where these are learnt.
+        share: the weight of the backbone's answers beside the labels, for both.
+        weights: how samples weigh. even: alike. tinysaver: by 2 (1 - the saver's largest
+            probability) (arXiv 2403.17726). dyce: by 2 (1 - the first exit's largest probability)
+            for all exits behind the first (arXiv 2403.01695), alike for the first.
+        label_smoothing: of the labels, 0 to 1.
+        held_out: the share of images that no exit learns from: they choose its best epoch.
+        patience: training ends after so many epochs in which no exit got better.
+        seed: of the first weights, the views and the order of samples.
+
+    >>> TrainingConfig(epochs=10, weights="dyce").warmup
+    0.1
+
+    Raises:
+        ModelError: a setting out of its range.
+    """
+
+    epochs: int = 12
+    batch: int = 256
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    views: int = 2
+    shift: float = 0.125
+    flip: bool = True
+    targets: str = "labels"
+    temperature: float = 1.0
+    share: float = 0.5
+    weights: str = "even"
+    label_smoothing: float = 0.0
+    held_out: float = 0.05
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("targets", self.targets, TARGETS),
+            ("weights", self.weights, WEIGHTS),
+        ):
+            if value not in known:
+                raise ModelError(unknown(name, value, known))
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ModelError(
+                    f"{name} lies between {low:g} and {high:g}, found {value!r}: correct it"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> TrainingConfig:
+        """The recipe that `to_dict` wrote.
+
+        Raises:
+            ModelError: an unknown setting, or one out of its range.
+        """
+        names = [field.name for field in fields(TrainingConfig)]
+        strange = [name for name in data if name not in names]
+        if strange:
+            raise ModelError(unknown("setting", strange[0], names, where="a recipe"))
+        return TrainingConfig(**data)
+
+
+_BELOW_ONE = 1 - 1e-9
+_MANY = 10**9
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "epochs": (1, _MANY),
+    "batch": (2, _MANY),
+    "lr": (1e-12, 1e3),
+    "weight_decay": (0, 1e3),
+    "warmup": (0, _BELOW_ONE),
+    "views": (1, 1000),
+    "shift": (0, _BELOW_ONE),
+    "temperature": (1e-3, 1e3),
+    "share": (0, 1),
+    "label_smoothing": (0, _BELOW_ONE),
+    "held_out": (1e-9, _BELOW_ONE),
+    "patience": (1, _MANY),
+    "seed": (0, 2**63 - 1),
+}

@@ -1,0 +1,141 @@
+"""Benchmarks of cascades: who runs on what, ratios of turns, and the verdict. Nothing is timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from understudy import Cascade, Policy
+from understudy.app.bench.benchmark import bench
+from understudy.app.bench.result import (
+    EXECUTOR,
+    IDEAL,
+    LARGE,
+    LITTLE,
+    NAIVE,
+    Bench,
+    ClientLoad,
+)
+from understudy.errors import DataError
+from understudy.files import write_json
+
+
+def pair() -> tuple[Cascade, torch.Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tiny, big = nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        rows = torch.randn(300, 4)
+    return Cascade({"tiny": tiny, "big": big}, Policy.pair("tiny", "big", 0.5)), rows
+
+
+def seconds(**by_name: float) -> dict[str, tuple[float, ...]]:
+    names = {"large": LARGE, "little": LITTLE, "naive": NAIVE, "executor": EXECUTOR, "ideal": IDEAL}
+    return {full: (by_name[short], 3 * by_name[short]) for short, full in names.items()}
+
+
+def test_all_that_competes_is_measured_on_the_same_images(tmp_path: Path) -> None:
+    cascade, rows = pair()
+    deferred = cascade.answer(rows).exit_names().count("big")
+    assert 0 < deferred < 300
+    told: list[tuple[str, int, int]] = []
+    found = bench(
+        cascade, rows, batch=32, rounds=2, clients=5, on_progress=lambda *step: told.append(step)
+    )
+    assert found.reached == {"tiny": 300, "big": deferred}
+    assert {len(times) for times in found.seconds.values()} == {2}
+    assert set(found.seconds) == {LARGE, LITTLE, NAIVE, EXECUTOR, IDEAL}
+    assert set(found.online) == {LARGE, EXECUTOR}
+    assert all(load.requests == 300 for load in found.online.values())
+    assert all(list(load.ms) == ["p50", "p95", "p99"] for load in found.online.values())
+    assert told[-1][1:] == (24, 24)
+    assert found.accuracy == {}
+    write_json(tmp_path / "bench.json", found.to_dict())
+    assert Bench.load(tmp_path / "bench.json") == found
+    assert cascade.policy == Policy.pair("tiny", "big", 0.5)
+
+
+def test_images_in_a_list() -> None:
+    cascade, _ = pair()
+    images = [torch.rand(4) for _ in range(10)]
+    found = bench(cascade, images, batch=4, rounds=1)
+    assert found.reached["tiny"] == 10
+
+
+def test_ratios_are_medians_over_rounds() -> None:
+    found = Bench(100, 10, seconds(large=4, little=1, naive=3, executor=2.5, ideal=2), {}, "big")
+    assert found.rate(LARGE) == pytest.approx(100 / 8)
+    assert found.speedup == pytest.approx(1.6)
+    assert found.of_ideal == pytest.approx(0.8)
+    assert found.verdict == (
+        "The cascade answers 1.60 x as many images as big alone, 80 % of what its stages could."
+    )
+
+
+def test_a_cascade_that_is_slower_than_its_large_model_is_told() -> None:
+    found = Bench(100, 10, seconds(large=2, little=1, naive=3, executor=2.5, ideal=2.4), {}, "big")
+    assert found.verdict.startswith("The cascade does not pay in time: use big alone")
+    assert "Search with --unit ms@10" in found.verdict
+    late = Bench(100, 10, seconds(large=2, little=1, naive=3, executor=2.5, ideal=1.5), {}, "big")
+    assert "does not pay in time" in late.verdict
+    assert "--unit" not in late.verdict
+
+
+def test_accuracies_of_the_same_images() -> None:
+    cascade, rows = pair()
+    truth = cascade.answer(rows).prediction
+    with torch.inference_mode():
+        tops = {name: stage(rows).argmax(1).numpy() for name, stage in cascade.stages.items()}
+    found = bench(cascade, rows, batch=32, rounds=1, labels=truth)
+    assert found.accuracy == {
+        LARGE: (tops["big"] == truth).mean(),
+        LITTLE: (tops["tiny"] == truth).mean(),
+        EXECUTOR: 1.0,
+    }
+    assert 0 < found.accuracy[LITTLE] < 1
+
+
+def test_a_first_stage_that_is_as_good_is_named() -> None:
+    times = seconds(large=4, little=1, naive=3, executor=2.5, ideal=2)
+    right = {LARGE: 0.9, LITTLE: 0.875, EXECUTOR: 0.875}
+    found = Bench(8, 4, times, {"tiny": 8, "big": 2}, "big", accuracy=right)
+    assert found.verdict.endswith(
+        "On these images tiny alone is as accurate (87.50 %, the cascade 87.50 %) and answers "
+        "2.50 x as many: use it."
+    )
+    better = Bench(8, 4, times, {"tiny": 8}, "big", accuracy={**right, EXECUTOR: 0.88})
+    assert "use it" not in better.verdict
+
+
+def test_a_plan_of_one_stage_is_not_told_to_use_itself() -> None:
+    times = seconds(large=2, little=2, naive=3, executor=2.5, ideal=2)
+    right = dict.fromkeys((LARGE, LITTLE, EXECUTOR), 0.9)
+    found = Bench(8, 4, times, {"big": 8}, "big", accuracy=right)
+    assert "On these images" not in found.verdict
+
+
+def test_clients() -> None:
+    assert ClientLoad(4, 100, (2.0, 1.0, 4.0), {}).rate == 50
+
+
+def test_a_file_that_is_no_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    for data, words in (
+        ({"format": "understudy.policy"}, "is no understudy.bench file"),
+        ({"format": "understudy.bench", "version": 9}, "upgrade understudy"),
+        ({"format": "understudy.bench", "version": 1}, "is damaged"),
+    ):
+        write_json(file, data)
+        with pytest.raises(DataError, match=words):
+            Bench.load(file)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rounds": 0}, {"batch": 0}, {"clients": -1}, {"images": torch.zeros(0, 4)}]
+)
+def test_nothing_to_measure(wrong: dict[str, int]) -> None:
+    cascade, rows = pair()
+    with pytest.raises(DataError, match="a benchmark has images"):
+        bench(cascade, **{"images": rows, **wrong})  # type: ignore[arg-type]

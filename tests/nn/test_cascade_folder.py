@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from understudy.errors import ModelError, PolicyError, UnderstudyError
+from understudy.nn.cascade import Cascade
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.serialization import load_cascade, save_cascade
+from understudy.nn.stage import Stage
+from understudy.operating_point import OperatingPoint
+from understudy.policy import Policy
+
+PREPROCESS = Preprocess(size=(4, 4), mean=(0.5,), std=(0.25,), crop=0.9)
+
+
+class Tied(nn.Module):
+    """Two layers that share a weight, and one of another dtype."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(16, 16)
+        self.second = nn.Linear(16, 16)
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, images):
+        hidden = self.second(self.first(images.flatten(1)))
+        return self.last(hidden.to(self.last.weight.dtype))
+
+
+def small():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+MAKERS = {"py:nets:small": small, "py:nets:tied": Tied}
+
+
+def build_stage(spec):
+    """Other weights and no preprocessing: both come from the folder."""
+    return Stage(MAKERS[spec](), origin={"spec": spec})
+
+
+def stage(spec, **origin):
+    return Stage(MAKERS[spec](), preprocess=PREPROCESS, origin={"spec": spec, **origin})
+
+
+@pytest.fixture
+def cascade():
+    torch.manual_seed(3)
+    stages = {"a/b.c": stage("py:nets:small", note="x"), "A/b.c": stage("py:nets:tied")}
+    policy = Policy.pair("a/b.c", "A/b.c", 0.1 + 0.2, confidence="margin")
+    return Cascade(stages, policy, frontier=[OperatingPoint(policy, 0.5, 0.05, 1.5, "MACs")])
+
+
+def images(count=20):
+    return torch.randint(0, 256, (count, 1, 6, 5), dtype=torch.uint8)
+
+
+def test_round_trip(cascade, tmp_path):
+    save_cascade(cascade, tmp_path / "c", provenance={"table": "abc"})
+    loaded = load_cascade(tmp_path / "c", build_stage=build_stage)
+    assert loaded.policy == cascade.policy
+    assert loaded.exits == cascade.exits
+    assert loaded.frontier == cascade.frontier
+    assert dict(loaded.stages["a/b.c"].origin) == {"spec": "py:nets:small", "note": "x"}
+    assert loaded.stages["A/b.c"].preprocess == PREPROCESS
+    batch = images()
+    assert torch.equal(loaded(batch), cascade(batch))
+    assert loaded.answer(batch).exit_names() == cascade.answer(batch).exit_names()
+    tied = loaded.stages["A/b.c"].model
+    assert tied.first.weight is tied.second.weight
+
+
+def test_what_the_folder_holds(cascade, tmp_path):
+    save_cascade(cascade, tmp_path / "c", provenance={"table": "abc"})
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    weights = ["A_b.c-2.safetensors", "a_b.c.safetensors"]
+    assert files == ["c/cascade.json", *(f"c/weights/{name}" for name in weights)]
+    data = json.loads((tmp_path / "c/cascade.json").read_text())
+    assert (data["format"], data["version"]) == ("understudy.cascade", 2)
+    assert data["provenance"] == {"table": "abc"}
+    assert data["policy"] == cascade.policy.to_dict()
+    assert data["stages"]["a/b.c"] == {
+        "spec": "py:nets:small",
+        "note": "x",
+        "weights_hash": cascade.stages["a/b.c"].weights_hash,
+        "preprocess": PREPROCESS.to_dict(),
+        "dtype": "float32",
+        "weights": "weights/a_b.c.safetensors",
+    }
+
+
+def test_reduced_and_mixed_precision_come_back(cascade, tmp_path):
+    cascade.stages["a/b.c"].model.to(torch.bfloat16)
+    cascade.stages["A/b.c"].model.first.to(torch.float16)
+    cascade.stages["A/b.c"].model.second.to(torch.float16)
+    save_cascade(cascade, tmp_path / "c")
+    loaded = load_cascade(tmp_path / "c", build_stage=build_stage)
+    assert loaded.stages["a/b.c"].dtype == torch.bfloat16
+    assert loaded.stages["A/b.c"].model.second.weight.dtype == torch.float16
+    assert loaded.stages["A/b.c"].model.last.weight.dtype == torch.float32
+    batch = images()
+    assert torch.equal(loaded(batch), cascade(batch))
+
+
+def test_an_older_cascade_is_replaced_and_nothing_else(cascade, tmp_path):
+    for _ in range(2):
+        save_cascade(cascade, tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for taken in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
+        with pytest.raises(UnderstudyError, match="something else: choose another place"):
+            save_cascade(cascade, taken)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_nothing_half_written(cascade, tmp_path, monkeypatch):
+    monkeypatch.setattr("understudy.nn.serialization.save_model", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_cascade(cascade, tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_without_a_spec_cannot_be_saved(tmp_path):
+    cascade = Cascade({"tiny": small()}, Policy.single("tiny"))
+    with pytest.raises(ModelError, match="'tiny' exists in memory alone: build it from a spec"):
+        save_cascade(cascade, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.fixture
+def saved(cascade, tmp_path):
+    save_cascade(cascade, tmp_path / "c")
+    return tmp_path / "c"
+
+
+def change(folder, edit):
+    data = json.loads((folder / "cascade.json").read_text())
+    edit(data)
+    (folder / "cascade.json").write_text(json.dumps(data))
+
+
+def fails(folder, message, error=ModelError):
+    with pytest.raises(error, match=message):
+        load_cascade(folder, build_stage=build_stage)
+
+
+def test_damaged_weights(saved):
+    file = saved / "weights" / "a_b.c.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-8])
+    fails(saved, "weights of 'a/b.c' cannot be read")
+    file.write_bytes(b"\x80\x04pickle")
+    fails(saved, "weights of 'a/b.c' cannot be read")
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    fails(saved, "not those that were saved")
+    file.unlink()
+    fails(saved, "weights of 'a/b.c' cannot be read")
+
+
+def test_weights_that_do_not_fit(saved):
+    file = saved / "weights" / "a_b.c.safetensors"
+    state = load_file(file)
+    save_file({name: value for name, value in state.items() if name != "1.bias"}, file)
+    fails(saved, "do not fit .*1.bias")
+    save_file({**state, "1.weight": torch.zeros(8, 17)}, file)
+    fails(saved, "do not fit .*1.weight")
+
+
+def test_weights_are_read_from_the_folder_alone(saved):
+    (saved / "weights" / "a_b.c.safetensors").rename(saved.parent / "a_b.c.safetensors")
+    change(saved, lambda d: d["stages"]["a/b.c"].update(weights="../a_b.c.safetensors"))
+    fails(saved, "cannot be read")
+
+
+def test_cascades_of_version_1(saved):
+    """They knew no networks, and the points of their frontier were not certified."""
+    point = {"cost": 1.0, "accuracy": 0.5, "drop": 0.0, "policy": {}}
+    change(saved, lambda d: d.update(version=1, frontier=[point]))
+    change(saved, lambda d: d.pop("networks"))
+    assert load_cascade(saved, build_stage=build_stage).frontier == ()
+
+
+def test_damaged_json(saved, tmp_path):
+    fails(tmp_path / "nowhere", "does not exist")
+    change(saved, lambda d: d["policy"]["stages"][0].update(exit="tiny"))
+    fails(saved, "no stage 'tiny'", PolicyError)
+    change(saved, lambda d: d.pop("policy"))
+    fails(saved, "is damaged")
+    change(saved, lambda d: d.update(version=3))
+    fails(saved, "upgrade understudy")
+    change(saved, lambda d: d.update(format="understudy.table"))
+    fails(saved, "is no understudy.cascade file")
+    (saved / "cascade.json").write_text("{")
+    fails(saved, "is a JSON file")

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from understudy.confidence import CONFIDENCES
+from understudy.errors import ModelError
+from understudy.scoring.outputs import ExitOutputs, check_finite, said_by
+
+LOGITS = arrays(
+    np.float32,
+    array_shapes(min_dims=2, max_dims=2, max_side=8),
+    elements=st.integers(-20, 20).map(lambda number: np.float32(number / 4)),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(LOGITS)
+def test_the_top_class_is_the_prediction(values: np.ndarray) -> None:
+    said = said_by(torch.from_numpy(values), keep_logits=True)
+    assert tuple(said.confidence) == CONFIDENCES
+    assert said.prediction.tolist() == values.argmax(1).tolist()
+    assert said.detail.top_classes[:, 0].tolist() == said.prediction.tolist()
+    assert np.array_equal(said.detail.top_probabilities[:, 0], said.confidence["max_softmax"])
+    assert said.detail.top_classes.shape == (len(values), min(5, values.shape[1]))
+    assert np.array_equal(said.detail.logits, values.astype(np.float16))
+
+
+@settings(deadline=None, max_examples=20)
+@given(LOGITS, st.booleans())
+def test_pieces_join_to_the_whole(values: np.ndarray, keep: bool) -> None:
+    whole = said_by(torch.from_numpy(values), keep_logits=keep)
+    pieces = [whole.rows(np.array([row])) for row in range(len(values))]
+    joined = ExitOutputs.joined(pieces)
+    assert np.array_equal(joined.prediction, whole.prediction)
+    assert np.array_equal(joined.detail.top_classes, whole.detail.top_classes)
+    assert all(
+        np.array_equal(joined.confidence[name], whole.confidence[name]) for name in CONFIDENCES
+    )
+    assert (joined.detail.logits is None) == (not keep)
+
+
+def test_huge_logits_stay_finite_in_float16() -> None:
+    said = said_by(torch.tensor([[1e9, -1e9]]), keep_logits=True)
+    assert said.detail.logits is not None
+    assert np.isfinite(said.detail.logits).all()
+
+
+def test_logits_that_are_not_finite_are_named() -> None:
+    logits = torch.tensor([[0.0, 1.0], [torch.nan, 0.0], [torch.inf, 0.0]])
+    with pytest.raises(ModelError, match=r"'big' gives NaN or infinity for 2 of 3 .*\(b, c\)"):
+        check_finite(logits, model="big", ids=["a", "b", "c"])

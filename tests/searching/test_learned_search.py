@@ -1,0 +1,57 @@
+"""Searching with a learned deferral score and with averaged exits: chosen, certified, verified."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from understudy import Policy, Result, ScoreTable, search, verify
+from understudy.ensemble import ensemble_pairs, models_of
+from understudy.searching.search import search_in_sample
+
+
+def table(count: int = 6000) -> ScoreTable:
+    """Three models on two classes; the little one is wrong about class 1 whatever it says."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, count)
+    probabilities = {}
+    for name, noise, bias in (("tiny", 1.0, 0.8), ("mid", 0.6, 0.3), ("big", 0.3, 0.0)):
+        logit = (2 * labels - 1) + noise * rng.standard_normal(count) - bias
+        first = 1 / (1 + np.exp(-2 * logit))
+        probabilities[name] = np.stack([1 - first, first], 1)
+    return ScoreTable.from_probabilities(
+        probabilities, labels, costs={"tiny": 1.0, "mid": 4.0, "big": 20.0}
+    )
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_a_learned_score_is_certified_and_verified(stages: int) -> None:
+    scores = table()
+    result = search(scores, max_drop=1.0, confidence="deferral", stages=stages)
+    (choice,) = result.choices
+    assert choice.certificate is not None
+    assert not choice.certificate.falls_back
+    assert {step.confidence for step in choice.policy.stages[:-1]} <= {"deferral"}
+    assert "deferral" in result.table["provenance"]
+    again = Result.from_dict(result.to_dict())
+    assert all(check.holds for check in verify(again, scores))
+    plain = search(scores, max_drop=1.0, stages=stages).choices[0]
+    saved = choice.on["certify"].saving["MACs"]
+    assert saved > plain.on["certify"].saving["MACs"]
+
+
+def test_averaged_exits_compete_and_leave_the_models_alone() -> None:
+    wide = ensemble_pairs(table(), "big")
+    assert models_of(wide).names == ("tiny", "mid", "big")
+    result = search(wide, max_drop=[-0.2, 1.0])
+    assert result.reference == "big"
+    assert {single.name for single in result.singles} == set(wide.names)
+    for choice in result.choices:
+        assert choice.certificate is not None
+        assert choice.on["certify"].losses == choice.certificate.losses
+    assert all(check.holds for check in verify(result, wide))
+
+
+def test_in_sample_it_is_learned_from_all_samples() -> None:
+    result = search_in_sample(table(500), max_drop=1.0, confidence="deferral")
+    assert result.choices[0].policy != Policy.single("big")

@@ -1,0 +1,190 @@
+"""The level of the exact test, computed and not simulated; what the computation leans on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+import certificates
+from tables import synthetic
+from understudy.searching.certify import certify, ladder
+from understudy.searching.exact_test import (
+    SHARE,
+    SLOPE,
+    _below,
+    critical_totals,
+    discordance_limit,
+    gap_p_value,
+)
+from understudy.searching.pairs import pair_curve
+
+
+def chance(top: float, samples: int, discordance: float, gap: float, *, slope: float) -> float:
+    """P(losses - gains + slope * sqrt(discordant + 4) <= top), term by term."""
+    counts = np.arange(samples + 1)
+    most = np.floor((top - slope * np.sqrt(counts + 4) + counts) / 2 + 1e-9)
+    loss = 0.5 if discordance == 0 else (1 + gap / discordance) / 2
+    return float(binom.pmf(counts, samples, discordance) @ binom.cdf(most, counts, loss))
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from([1, 2, 5, 20, 100, 181, 700]),
+    # SciPy's own binomial overflows at shares near 1e-308, so tiny ones are 0
+    st.lists(st.floats(1e-12, 1) | st.just(0.0), min_size=1, max_size=4).map(sorted),
+    st.sampled_from([1.0, 0.1, 0.01]),
+    st.tuples(st.floats(-1, 1), st.floats(-4, 4)),
+    st.sampled_from([0.0, SLOPE]),
+)
+def test_the_chance_is_the_sum_over_all_counts(
+    samples: int, shares: list[float], scale: float, where: tuple[float, float], slope: float
+) -> None:
+    discordances, (tilt, z) = scale * np.array(shares), where
+    gap = float(discordances[0] * tilt)
+    top = samples * gap + z * math.sqrt(samples * discordances[-1] + 4)
+    found = _below(top, samples, discordances, gap, slope=slope)
+    true = [chance(top, samples, d, gap, slope=slope) for d in discordances.tolist()]
+    assert found == pytest.approx(np.array(true), abs=1e-10)
+
+
+def test_the_chance_of_what_never_happens_is_no_underflow() -> None:
+    assert 0 <= _below(-3000.0, 10_000, 0.4, 0.3, slope=SLOPE) < 1e-9
+    assert _below(9000.0, 10_000, 0.4, -0.3, slope=SLOPE) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("budget", [-0.1, -0.01, 0.0, 0.005, 0.2])
+@pytest.mark.parametrize("samples", [30, 900, 20_000])
+def test_a_grid_is_as_fine_as_it_says(samples: int, budget: float) -> None:
+    from understudy.searching._exact_test_kernels import STEP, STRIP, grid
+
+    for low, high in ((0.0, 1.0), (0.21, 0.22), (0.3, 1.0)):
+        points = grid(samples, budget, low, high)
+        assert points[0] <= max(low, abs(budget)) + STRIP / samples
+        assert points[-1] >= high - STRIP / samples
+        information = points / (points**2 - budget**2) + 1 / (1 - points)
+        largest = np.maximum(information[:-1], information[1:])
+        assert (np.diff(points) * np.sqrt(samples * largest) <= STEP * (1 + 1e-6)).all()
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([40, 300, 2000]),
+    st.floats(0, 0.5),
+    st.floats(-4, 0.5),
+    st.sampled_from([-0.05, 0.0, 0.01, 0.05]),
+)
+def test_no_discordance_in_the_interval_beats_the_p_value(
+    samples: int, share: float, z: float, budget: float
+) -> None:
+    """The maximum over the grid, raised, lies above the maximum over many more points."""
+    discordant = round(share * samples)
+    total = min(
+        max(round(samples * budget + z * math.sqrt(discordant + 4)), -discordant), discordant
+    )
+    total -= (total + discordant) % 2
+    losses, gains = (discordant + total) // 2, (discordant - total) // 2
+    if gains > discordant:
+        return
+    beta = 0.001
+    low = 1 - discordance_limit(samples - discordant, samples, beta=beta / 2)
+    high = discordance_limit(discordant, samples, beta=beta / 2)
+    if high <= abs(budget):
+        return
+    top = total + SLOPE * math.sqrt(discordant + 4)
+    fine = np.linspace(max(low, abs(budget)), high, 3000)
+    worst = float(_below(top, samples, fine, budget, slope=SLOPE).max())
+    assert gap_p_value(losses, gains, samples, budget, beta=beta) >= min(worst + beta, 1.0)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from([15, 120, 1000]),
+    st.sampled_from([-0.05, 0.0, 0.002, 0.01, 0.1, 1.2]),
+    st.sampled_from([0.01, 0.05, 0.2]),
+    st.lists(st.integers(0, 60), min_size=1, max_size=6),
+)
+def test_a_critical_total_is_where_the_p_value_crosses_delta(
+    samples: int, budget: float, delta: float, discordant: list[int]
+) -> None:
+    counts = np.minimum(discordant, samples)
+    for count, critical in zip(
+        counts.tolist(), critical_totals(samples, budget, delta, counts).tolist(), strict=True
+    ):
+        assert -count - 1 <= critical <= count
+        for gains in range(count + 1):
+            p_value = gap_p_value(count - gains, gains, samples, budget, beta=SHARE * delta)
+            assert (p_value <= delta) == (count - 2 * gains <= critical)
+
+
+def test_critical_totals_keep_the_shape() -> None:
+    counts = np.array([[3, 40], [40, 0]])
+    found = critical_totals(900, 0.01, 0.05, counts)
+    assert found.shape == counts.shape
+    assert found[0, 1] == found[1, 0]
+    assert critical_totals(900, 0.01, 0.05, 40) == found[0, 1]
+
+
+def level(samples: int, discordance: float, gap: float, budget: float, delta: float) -> float:
+    """The exact chance of proving `budget` when the truth is (discordance, gap)."""
+    counts = np.arange(samples + 1)
+    weights = binom.pmf(counts, samples, discordance)
+    likely = counts[weights > 1e-15]
+    most = np.floor((critical_totals(samples, budget, delta, likely) + likely) / 2)
+    return float(weights[likely] @ binom.cdf(most, likely, (1 + gap / discordance) / 2))
+
+
+@pytest.mark.parametrize("drop", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("samples", [250, 1000, 5000])
+def test_the_level_on_the_boundary(samples: int, drop: float) -> None:
+    for discordance in (0.0101, 0.02, 0.06, 0.2):
+        assert certificates.level(samples, discordance, drop / 100)["exact"] <= 0.05
+
+
+def test_the_level_is_nearly_used_up() -> None:
+    """Sharp: where the counts are not tiny, hardly anything is given away."""
+    assert certificates.level(10_000, 0.05, 0.005)["exact"] > 0.047
+
+
+def test_the_naive_rule_breaks_its_promise_and_the_exact_test_does_not() -> None:
+    found = certificates.level(500, 0.002, 0.001)
+    assert found["naive"] > 0.3
+    assert found["exact"] <= 0.05
+
+
+@pytest.mark.parametrize("delta", [0.0125, 0.2])
+def test_the_level_beyond_the_boundary_and_at_other_deltas(delta: float) -> None:
+    for discordance, gap, budget in (
+        (0.05, 0.02, 0.02),
+        (0.05, 0.03, 0.02),
+        (0.02, 0.02, 0.02),
+        (0.3, -0.1, -0.1),
+        (0.1, -0.1, -0.1),
+        (0.06, -0.06, -0.1),
+        (0.02, 0.0, -0.01),
+        (0.1, 0.0, 0.0),
+    ):
+        for samples in (60, 400):
+            assert level(samples, discordance, gap, budget, delta) <= delta
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drop", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("samples", [250, 400, 700, 1000, 2500, 5000, 10_000, 25_000])
+def test_the_level_on_the_boundary_in_full(samples: int, drop: float) -> None:
+    for discordance in np.geomspace(0.002, 0.2, 25).tolist():
+        if discordance >= drop / 100:
+            assert certificates.level(samples, discordance, drop / 100)["exact"] <= 0.05
+
+
+def test_the_benchmark_decides_as_the_library_does() -> None:
+    for seed in range(3):
+        tune, fresh = synthetic(800, seed=seed, exits=2), synthetic(3000, seed=seed + 10, exits=2)
+        path = ladder(pair_curve(tune, "net0", "net1"))
+        critical = critical_totals(len(fresh), 0.02, 0.05, np.arange(600))
+        found = certificates.last_proved(path, fresh, critical, reference="net1")
+        assert found == certify(path, fresh, reference="net1", max_drop=2.0).policy

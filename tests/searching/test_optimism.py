@@ -1,0 +1,140 @@
+"""The optimism report: what each way of tuning claims, and what it really gives."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tables import pair_table, synthetic
+from understudy.display import optimism_view, plain
+from understudy.errors import PolicyError, TableError
+from understudy.scores import ScoreTable
+from understudy.searching.optimism import Optimism, Spread, Tuning, optimism
+from understudy.split import SPLITS
+
+
+def small() -> ScoreTable:
+    return synthetic(1500, seed=3)
+
+
+def by_way(found: Optimism, drop: float) -> dict[str, Tuning]:
+    return {one.way: one for one in found.tunings if one.max_drop == drop}
+
+
+def test_tuning_at_the_edge_breaks_the_budget_and_a_certificate_does_not() -> None:
+    found = optimism(synthetic(4000), max_drop=[1.0, 2.0], resamples=40)
+    for drop in (1.0, 2.0):
+        ways = by_way(found, drop)
+        assert ways["in-sample"].claimed.mean <= drop
+        assert ways["in-sample"].given.mean > ways["in-sample"].claimed.mean
+        assert ways["in-sample"].broken > 0.2
+        assert ways["held-out"].broken > 0.2
+        assert ways["certified"].broken <= 0.1
+        assert ways["certified"].given.mean < ways["held-out"].given.mean
+        assert ways["certified"].saving.mean < ways["held-out"].saving.mean
+
+
+def test_one_resample_can_be_drawn_by_hand() -> None:
+    """What a choice gives is what its policy does on the whole table; the order is fixed."""
+    table = small()
+    found = optimism(table, max_drop=1.0, resamples=1, seed=7)
+    rng = np.random.default_rng(7)
+    _, _, index = (rng.integers(0, 1500, len(table.on(name))) for name in SPLITS)
+    best = None
+    for little in ("net0", "net1"):
+        row = table.index(little)
+        sure = table.scores("max_softmax")[row, index]
+        lost = (table.prediction[2] == 1).astype(int) - (table.prediction[row] == 1)
+        for level in np.unique(sure):
+            gap = lost[index][sure >= level].sum()
+            share = (sure >= level).mean()
+            cost = share * 10.0 ** table.index(little)
+            cost += (1 - share) * (10.0 ** table.index(little) + 100) if share < 1 else 0
+            if gap <= 0.01 * len(index) + 1e-9 and (best is None or cost < best[0]):
+                everywhere = table.scores("max_softmax")[row]
+                below = sure[sure < level]
+                least = (float(below.max()) + float(level)) / 2 if len(below) else -np.inf
+                best = (cost, gap, lost[everywhere >= least].sum())
+    assert best is not None
+    one = by_way(found, 1.0)["in-sample"]
+    assert one.claimed.mean == pytest.approx(100 * best[1] / len(index))
+    assert one.given.mean == pytest.approx(100 * best[2] / 1500)
+
+
+def test_same_seed_same_report_and_another_seed_another() -> None:
+    table = small()
+    first, again = (optimism(table, max_drop=1.0, resamples=5, seed=1) for _ in range(2))
+    assert first == again
+    assert optimism(table, max_drop=1.0, resamples=5, seed=2) != first
+
+
+def test_a_budget_too_tight_to_prove_falls_back() -> None:
+    found = optimism(small(), max_drop=0.01, resamples=5)
+    one = by_way(found, 0.01)["certified"]
+    assert one.fell_back == 1.0
+    assert one.broken == 0.0
+    assert one.given == one.saving == one.claimed == Spread(0.0, 0.0, 0.0)
+
+
+def test_without_labels_it_is_disagreement() -> None:
+    table = small()
+    unlabelled = ScoreTable.from_predictions(
+        {
+            name: (table.prediction[row], table.scores("max_softmax")[row])
+            for row, name in enumerate(table.names)
+        },
+        None,
+        costs={"net0": 1, "net1": 10, "net2": 100},
+    )
+    found = optimism(unlabelled, max_drop=5.0, resamples=3)
+    assert all(one.given.low >= 0 for one in found.tunings)
+
+
+def test_equal_models_give_what_they_claim() -> None:
+    table = pair_table(np.ones(300), np.ones(300), np.linspace(0, 1, 300))
+    for one in optimism(table, max_drop=1.0, resamples=3).tunings:
+        assert one.given.mean == one.claimed.mean == one.broken == 0.0
+    tuned = by_way(optimism(table, max_drop=1.0, resamples=3), 1.0)["in-sample"]
+    assert tuned.saving.mean == pytest.approx(0.9)
+
+
+def test_progress_is_told() -> None:
+    seen: list[tuple[str, int, int]] = []
+    optimism(small(), max_drop=1.0, resamples=3, on_progress=lambda *args: seen.append(args))
+    assert seen == [("resamples", 1, 3), ("resamples", 2, 3), ("resamples", 3, 3)]
+
+
+def test_it_goes_into_json_and_onto_a_page() -> None:
+    found = optimism(small(), max_drop=[0.5, 1.0], resamples=3)
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [one["way"] for one in data["tunings"]] == ["in-sample", "held-out", "certified"] * 2
+    assert set(data["tunings"][0]["given"]) == {"mean", "low", "high"}
+    assert data["samples"] == dict(found.samples)
+    page = plain(optimism_view(found))
+    for word in ("held-out", "really given", "3 resamples", "a certificate allows 5.0 %"):
+        assert word in page
+
+
+WRONG = {
+    "no drop": ({"max_drop": []}, PolicyError, "at least one budget"),
+    "nan": ({"max_drop": float("nan")}, PolicyError, "found nan"),
+    "delta": ({"max_drop": 1.0, "delta": 0.0}, PolicyError, "found 0"),
+    "resamples": ({"max_drop": 1.0, "resamples": 0}, PolicyError, "found 0"),
+    "reference": ({"max_drop": 1.0, "reference": "net9"}, TableError, "no exit 'net9'"),
+    "cheapest": ({"max_drop": 1.0, "reference": "net0"}, TableError, "cheaper than 'net0'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_questions_are_one_sentence(case: str) -> None:
+    options, error, words = WRONG[case]
+    with pytest.raises(error, match=words):
+        optimism(small(), **options)
+
+
+def test_an_empty_split_is_named() -> None:
+    table = synthetic(50, split={"tune": 0.5, "certify": 0.5})
+    with pytest.raises(TableError, match="'test' is empty"):
+        optimism(table, max_drop=1.0)

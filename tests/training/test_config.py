@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from understudy.errors import ModelError
+from understudy.training.config import TrainingConfig
+
+
+def test_it_goes_through_json() -> None:
+    recipe = TrainingConfig(epochs=3, targets="both", weights="dyce", flip=False)
+    assert TrainingConfig.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"epochs": 0}, "epochs lies between 1"),
+        ({"batch": 1}, "batch lies between 2"),
+        ({"lr": float("nan")}, "lr lies between"),
+        ({"warmup": 1.0}, "warmup lies between 0 and 1"),
+        ({"views": 0}, "views lies between 1"),
+        ({"held_out": 0.0}, "found 0.0"),
+        ({"held_out": 1.0}, "found 1.0"),
+        ({"share": 1.5}, "share lies between 0 and 1"),
+        ({"seed": -1}, "found -1"),
+        ({"targets": "label"}, "did you mean 'labels'"),
+        ({"weights": "dice"}, "did you mean 'dyce'"),
+    ],
+)
+def test_settings_are_checked(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        TrainingConfig(**wrong)
+
+
+def test_an_unknown_setting_is_named() -> None:
+    with pytest.raises(ModelError, match="did you mean 'epochs'"):
+        TrainingConfig.from_dict({"epoch": 3})
