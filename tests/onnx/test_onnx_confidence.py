@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from understudy.confidence import confidences_of
 from understudy.deferral import DeferralScore
 from understudy.nn import confidence as tensors
-from understudy.nn.deferral import deferral_score as tensor_score
+from understudy.nn.confidence import deferral_score as tensor_score
 from understudy.onnx import confidence
 
 numbers = st.integers(-1920, 1920).map(lambda n: np.float32(n / 64))  # sums are exact
