@@ -56,8 +56,6 @@ def cascade():
     policy = Policy.pair("a/b.c", "A/b.c", 0.1 + 0.2, confidence="margin")
     point = OperatingPoint(policy, 0.5, 0.05, 1.5, "MACs")
     return Cascade(stages, policy, operating_points=[point])
-        stages, policy, operating_points=[OperatingPoint(policy, 0.5, 0.05, 1.5, "MACs")]
-    )
 
 
 def images(count=20):

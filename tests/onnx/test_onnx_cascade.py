@@ -127,10 +127,6 @@ def test_only_what_is_needed_later_is_handed_on(saved_export) -> None:
     assert set(output.state) == first.keeps
     assert (output.classes, output.prediction.dtype) == (5, "int64")
     assert output.confidence.dtype == "float32"
-        5,
-        "int64",
-        "float32",
-    )
 
 
 def test_rows_are_gathered_as_they_are(saved_export) -> None:
