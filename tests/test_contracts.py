@@ -49,7 +49,7 @@ CORE = {
     "ensemble": {"errors", "confidence", "exit", "scores"},
     "deferral": {"errors", "confidence", "exit", "scores", "policy", "split", "ensemble"},
     "operating_point": {"errors", "policy", "result"},
-    "display": {"split", "outcome"},
+    "display": set(),
 }  # fmt: skip
 LAYERS = {
     "searching": set(CORE),

@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy.certificate import Certificate
 from understudy.deciles import Difficulty
+from understudy.display import (
+    cost_text,
+    group_of,
+    interval_text,
+    note_of,
+    percent,
+    plain,
+    plan_text,
+    table_of,
+    warning_of,
+)
 from understudy.errors import PolicyError, UnderstudyError, listed
 from understudy.files import check_version, read_json, write_json
 from understudy.frontier import Frontier
-from understudy.outcome import ClassGap, Outcome
+from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
 
 FORMAT, VERSION = "understudy.result", 1
 
@@ -174,6 +189,11 @@ class Result:
     def in_sample(self) -> bool:
         return self.searched_on == "all"
 
+    @property
+    def measured_on(self) -> str:
+        """The split of the headline figures: "test", or "all" for a search in-sample."""
+        return "all" if self.in_sample else "test"
+
     def choice(self, max_drop: float | None = None) -> Choice:
         """The choice for a budget; the only one, or the first, where none is named.
 
@@ -192,9 +212,27 @@ class Result:
         )
 
     def __str__(self) -> str:
-        from understudy.display import plain, result_view
+        return plain(self.view())
 
-        return plain(result_view(self))
+    def view(self) -> Group:
+        """The result for a terminal: single exits, the choice per budget, baselines, verdicts."""
+        warning = warning_of(
+            "IN-SAMPLE: chosen and measured on the same samples. These figures promise too "
+            "much; nothing is certified."
+        )
+        return group_of(
+            *([warning] if self.in_sample else []),
+            _singles_table(self),
+            _choices_table(self),
+            _baselines_table(self),
+            *([_published_table(self)] if self.published else []),
+            *(
+                note_of(
+                    choice.verdict + _worst_class(choice), heading=f"{points(choice.max_drop)}: "
+                )
+                for choice in self.choices
+            ),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -249,3 +287,98 @@ class Result:
         data = read_json(path, PolicyError, "a search result")
         check_version(data, kind=FORMAT, newest=VERSION, path=Path(path), error=PolicyError)
         return Result.from_dict(data)
+
+
+def _worst_class(choice: Choice) -> str:
+    if len(choice.classes) < 2:
+        return ""
+    gap = choice.classes[0]
+    return (
+        f" The class that loses most is {gap.name}: {gap.drop:+.2f} {interval_text(gap.interval)}, "
+        f"an estimate from {gap.samples:,} samples."
+    )
+
+
+def _singles_table(result: Result) -> Table:
+    measure = "accuracy" if result.table["labelled"] else "agreement"
+    rows = []
+    for single in result.singles:
+        outcome = single.on[result.measured_on]
+        mark = " (reference)" if single.name == result.reference else ""
+        rows.append(
+            (
+                single.name + mark,
+                cost_text(outcome.cost[result.unit], result.unit),
+                percent(outcome.accuracy),
+                f"{outcome.drop:+.2f}",
+                percent(outcome.saving[result.unit]),
+            )
+        )
+    title = f"single exits, measured on {result.measured_on}"
+    return table_of(title, ("exit", result.unit, measure, "drop", "saving"), rows)
+
+
+def _choices_table(result: Result) -> Table:
+    costs = [set(choice.outcome.cost) for choice in result.choices]
+    others = sorted(set.intersection(*costs) - {result.unit})
+    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
+    head = ("max drop", "plan, and who answers", result.unit, "saving")
+    return table_of(
+        f"the cheapest plan per budget, measured on {result.measured_on}",
+        (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
+        (_choice_row(choice, result.unit, others) for choice in result.choices),
+    )
+
+
+def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
+    outcome, certificate = choice.outcome, choice.certificate
+    if certificate is None:
+        proof = "none"
+    elif certificate.falls_back:
+        proof = "fell back"
+    else:
+        proof = f"p = {certificate.p_value:.3f}"
+    return [
+        f"{choice.max_drop:g}",
+        plan_text(outcome.shares),
+        cost_text(outcome.cost[unit], unit),
+        percent(outcome.saving[unit]),
+        *(percent(outcome.saving[other]) for other in others),
+        f"{outcome.drop:+.2f}",
+        interval_text(outcome.drop_interval),
+        proof,
+    ]
+
+
+def _baselines_table(result: Result) -> Table:
+    rows = []
+    for choice in result.choices:
+        others = choice.baselines
+        single = "all cost more"
+        if others.single is not None and others.single_drop is not None:
+            single = f"{others.single} {others.single_drop:+.2f}"
+        drops = (f"{drop:+.2f}" for drop in (others.random_drop, others.oracle_drop))
+        rows.append((f"{choice.max_drop:g}", f"{choice.outcome.drop:+.2f}", single, *drops))
+    return table_of(
+        f"drops that the plans must beat at no more cost, measured on {result.measured_on}",
+        ("max drop", "plan", "best single exit", "deferring at random", "by an oracle"),
+        rows,
+    )
+
+
+def _published_table(result: Result) -> Table:
+    return table_of(
+        f"what published rules choose, measured on {result.measured_on}; nothing is proved",
+        ("max drop", "plan, and who answers", "rule", result.unit, "saving", "drop"),
+        (
+            (
+                f"{one.max_drop:g}",
+                plan_text(one.outcome.shares),
+                one.rule,
+                cost_text(one.outcome.cost[result.unit], result.unit),
+                percent(one.outcome.saving[result.unit]),
+                f"{one.outcome.drop:+.2f}",
+            )
+            for one in result.published
+        ),
+    )
