@@ -29,6 +29,7 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 CORE = {
     "errors": set(),
     "files": {"errors"},
+    "codec": {"errors"},
     "split": {"errors"},
     "confidence": {"errors"},
     "policy": {"errors", "files"},
