@@ -4,11 +4,8 @@ cattrs does the reading, on first use. Nothing is coerced: a text is no number, 
 missing or unknown is an error, and the error names the field: `$.stages[1].threshold`. (msgspec is
 faster, but refuses unknown fields in its own kind of class alone.)
 
-A class may say how it is stored, where its fields as they stand are not the format:
-
-- `JSON_KEYS`, a class variable: the keys in their order. A key that is no field is an attribute,
-  property or method without arguments; it is written for readers of the file, and ignored here.
-- `field(metadata=stored(...))`: another key, or another shape in the file.
+Classes that are stored derive from `Stored`, or from `StoredFile` where one fills a file; a field
+whose form in JSON differs has `metadata=stored(...)`.
 """
 
 from __future__ import annotations
@@ -17,15 +14,93 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, get_origin
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast, get_origin
 
 from understudy.errors import UnderstudyError
+from understudy.files import check_version, read_json, write_json
 
 if TYPE_CHECKING:
     from cattrs import Converter
 
 T = TypeVar("T")
 AGAIN = "make it again, or correct the file"
+
+
+class _Layout(NamedTuple):
+    """How a class is stored; see `Stored`."""
+
+    what: str = "a record"
+    error: type[UnderstudyError] = UnderstudyError
+    remedy: str = AGAIN
+    keys: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    head: Mapping[str, str | int] = MappingProxyType({})
+
+
+class Stored:
+    """A frozen dataclass with a form in JSON. The arguments stand behind the base class:
+
+    Args:
+        what: what it is, for messages: "a policy".
+        error: the type of the error where it cannot be read.
+        remedy: the way out, for messages.
+        keys: its keys in their order; by default the fields. A key that is no field is an attribute
+            or a method without arguments: written for readers of the file, ignored when read.
+        ignored: further keys that are ignored when read.
+        format, version: of the file, where it has such a head.
+    """
+
+    layout: ClassVar[_Layout] = _Layout()
+
+    def __init_subclass__(
+        cls,
+        *,
+        format: str = "",
+        version: int = 1,
+        **layout: Any,
+    ) -> None:
+        head: dict[str, str | int] = {"format": format, "version": version} if format else {}
+        cls.layout = cls.layout._replace(head=head, **layout)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        data: dict[str, Any] = encode(self)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The value that `to_dict` made plain.
+
+        Raises:
+            UnderstudyError: a field is missing, unknown or of another type.
+        """
+        what, error, remedy = cls.layout[:3]
+        return decode(data, cls, what=what, error=error, remedy=remedy)
+
+
+class StoredFile(Stored):
+    """What is stored in a file of its own."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            UnderstudyError: the file is something else, or a newer version wrote it.
+        """
+        layout = cls.layout
+        data = read_json(path, layout.error, layout.what)
+        if layout.head:
+            kind, newest = str(layout.head["format"]), int(layout.head["version"])
+            check_version(data, kind=kind, newest=newest, path=Path(path), error=layout.error)
+        what = f"{layout.what} in {str(path)!r}"
+        return decode(data, cls, what=what, error=layout.error, remedy=layout.remedy)
 
 
 def stored(
@@ -97,12 +172,10 @@ def decode(
         path, cause = _first(group)
     except (KeyError, TypeError, ValueError, AttributeError) as single:
         path, cause = "$", single
-    if isinstance(cause, UnderstudyError):
-        place = "" if path == "$" else f" (at {path} of {what})"
-        raise error(f"{cause}{place}") from cause
     if isinstance(cause, _Mismatch):
         raise error(f"{what} has {cause.rule} at {path}, found {cause.found}: {remedy}") from cause
-    raise error(f"{what} is damaged at {path} ({cause!r}): {remedy}") from cause
+    found = str(cause) if isinstance(cause, UnderstudyError) else repr(cause)
+    raise error(f"{what} is damaged at {path} ({found}): {remedy}") from cause
 
 
 class _Form(NamedTuple):
@@ -132,10 +205,14 @@ def _fields(kind: Any) -> dict[str, tuple[str, _Form]]:
 
 @cache
 def _keys(kind: Any) -> tuple[str, ...]:
-    return tuple(getattr(kind, "JSON_KEYS", _fields(kind)))
+    """The keys of a class in the order in which they are written."""
+    layout = kind.layout if issubclass(kind, Stored) else _Layout()
+    return (*layout.head, *(layout.keys or _fields(kind)))
 
 
 def _entry(value: Any, key: str) -> Any:
+    if isinstance(value, Stored) and key in value.layout.head:
+        return value.layout.head[key]
     name, form = _fields(value.__class__).get(key, (key, _Form()))
     entry = getattr(value, name)
     if form.pack is not None:
@@ -179,7 +256,8 @@ def _dataclass_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any
 
     known = _fields(kind)
     required = [key for key, (_, form) in known.items() if not form.optional]
-    ignored = set(_keys(kind)) - set(known)
+    derived = {*_keys(kind), *(kind.layout.ignored if issubclass(kind, Stored) else ())}
+    ignored = derived - set(known)
 
     def unpacked(form: _Form) -> Callable[[Any, Any], Any] | None:
         if form.unpack is None:
