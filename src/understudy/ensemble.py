@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.codec import Stored, stored
-from understudy.confidence import CONFIDENCES, confidences_of
+from understudy.confidence import CONFIDENCES, confidences_of, energy
 from understudy.errors import PolicyError, TableError, listed
 from understudy.exit import Detail, Exit
 from understudy.scores import ScoreTable
@@ -236,14 +236,13 @@ class _Rows:
     @staticmethod
     def of(logits: Array) -> _Rows:
         wide = logits.astype(np.float64)
-        top = wide.max(1)
-        energy = top + np.log(np.exp(wide - top[:, None]).sum(1))
-        log_probability = wide - energy[:, None]
+        log_sum = energy(wide)
+        log_probability = wide - log_sum[:, None]
         order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int32)
         probability = np.exp(np.take_along_axis(log_probability, order, 1)).astype(np.float32)
         return _Rows(
             order[:, 0],
-            {**confidences_of(log_probability), "energy": energy.astype(np.float32)},
+            {**confidences_of(log_probability), "energy": log_sum.astype(np.float32)},
             Detail(order, probability),
         )
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exit_nets import images
+from understudy.confidence import confidence_functions
 from understudy.errors import DataError, MissingExtra, ModelError, PolicyError
 from understudy.onnx.bundle import NAME, is_onnx_bundle, read_bundle
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.confidence import confidence_functions
 from understudy.onnx.export.parity import agreement
 from understudy.onnx.session import Session
 from understudy.policy import Policy, PolicyStage

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.deferral import LEARNED, DeferralScore
+from understudy.confidence import confidence_functions
+from understudy.deferral import LEARNED, DeferralScore, deferral_score
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, PolicyError, listed, unknown
 from understudy.onnx.bundle import IMAGES, OnnxBundle, Value, file_of, logits_of, read_bundle
-from understudy.onnx.confidence import confidence_functions, deferral_score
 from understudy.onnx.flow import Computation, ValueGraph
 from understudy.onnx.runner import OnnxRunner, taken
 from understudy.onnx.session import CPU, Session, check_providers
