@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.deferral import DeferralScore
+from understudy.confidence import confidence_functions
+from understudy.deferral import DeferralScore, deferral_score
 from understudy.ensemble import Ensemble
 from understudy.errors import DataError, ModelError
 from understudy.onnx.bundle import IMAGES, OnnxBundle, Value, file_of, logits_of, read_bundle
-from understudy.onnx.confidence import confidence_functions, deferral_score
 from understudy.onnx.session import CPU, Session, check_providers
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
