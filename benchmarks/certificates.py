@@ -1,4 +1,4 @@
-"""Certificates on real tables taken as populations: is the promise kept, and how sharp is it?
+"""Certificates on real tables taken as populations: is the guarantee kept, and how sharp is it?
 
     python benchmarks/certificates.py --cache FOLDER [--draws 2000 --json]
 
@@ -26,11 +26,10 @@ import harness
 from understudy import Policy, ScoreTable, load_table, search
 from understudy.import_predictions import LabelFile, import_predictions
 from understudy.policy import DEFAULT_CONFIDENCE
-from understudy.searching.certify import Path as WalkPath
-from understudy.searching.certify import count_path
 from understudy.searching.exact_test import critical_totals
 from understudy.searching.pairs import PairCurve, pair_curves
-from understudy.searching.strategies import SearchSpec, find_pairs, most_promising
+from understudy.searching.sequences import PolicySequence, losses_and_gains
+from understudy.searching.strategies import SearchSpec, cheapest_expected, find_pairs
 
 DELTA = 0.05
 DROPS = (0.25, 0.5, 1.0)
@@ -154,22 +153,26 @@ def certified(
     """What the search certifies within each budget: its own steps, with tabled critical counts."""
     table, reference = population.table, population.reference
     tune, certify = (drawn(table, part) for part in rows)
-    question = SearchSpec(
+    spec = SearchSpec(
         reference, table.unit(), DEFAULT_CONFIDENCE, tuple(criticals), DELTA, len(certify)
     )
-    paths = find_pairs(tune, question).paths
+    sequences = find_pairs(tune, spec).sequences
     return [
-        last_proved(most_promising(paths, question, drop), certify, critical, reference=reference)
+        last_proved(
+            cheapest_expected(sequences, spec, drop), certify, critical, reference=reference
+        )
         for drop, critical in criticals.items()
     ]
 
 
-def last_proved(path: WalkPath, certify: ScoreTable, critical: Counts, *, reference: str) -> Policy:
+def last_proved(
+    sequence: PolicySequence, certify: ScoreTable, critical: Counts, *, reference: str
+) -> Policy:
     """The policy that `certify` would certify, by a table of critical counts."""
-    losses, gains = count_path(certify, path.policies, reference=reference)
+    losses, gains = losses_and_gains(certify, sequence.policies, reference=reference)
     proved = losses - gains <= critical[losses + gains]
     steps = len(proved) if proved.all() else int(np.argmin(proved))
-    return path.policies[steps - 1] if steps else Policy.single(reference)
+    return sequence.policies[steps - 1] if steps else Policy.single(reference)
 
 
 def criticals_of(

@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 import certificates
 from tables import synthetic
-from understudy.searching.certify import certify, ladder
+from understudy.searching.certify import certify
 from understudy.searching.exact_test import (
     SHARE,
     SLOPE,
@@ -22,6 +22,7 @@ from understudy.searching.exact_test import (
     gap_p_value,
 )
 from understudy.searching.pairs import pair_curve
+from understudy.searching.sequences import pair_sequence
 
 
 def chance(top: float, samples: int, discordance: float, gap: float, *, slope: float) -> float:
@@ -150,7 +151,7 @@ def test_the_level_is_nearly_used_up() -> None:
     assert certificates.level(10_000, 0.05, 0.005)["exact"] > 0.047
 
 
-def test_the_naive_rule_breaks_its_promise_and_the_exact_test_does_not() -> None:
+def test_the_naive_rule_breaks_its_guarantee_and_the_exact_test_does_not() -> None:
     found = certificates.level(500, 0.002, 0.001)
     assert found["naive"] > 0.3
     assert found["exact"] <= 0.05
@@ -184,7 +185,7 @@ def test_the_level_on_the_boundary_in_full(samples: int, drop: float) -> None:
 def test_the_benchmark_decides_as_the_library_does() -> None:
     for seed in range(3):
         tune, fresh = synthetic(800, seed=seed, exits=2), synthetic(3000, seed=seed + 10, exits=2)
-        path = ladder(pair_curve(tune, "net0", "net1"))
+        sequence = pair_sequence(pair_curve(tune, "net0", "net1"))
         critical = critical_totals(len(fresh), 0.02, 0.05, np.arange(600))
-        found = certificates.last_proved(path, fresh, critical, reference="net1")
-        assert found == certify(path, fresh, reference="net1", max_drop=2.0).policy
+        found = certificates.last_proved(sequence, fresh, critical, reference="net1")
+        assert found == certify(sequence, fresh, reference="net1", max_drop=2.0).policy

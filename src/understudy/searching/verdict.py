@@ -1,4 +1,4 @@
-"""What a choice amounts to, in words; honest where a cascade does not pay."""
+"""The verdict on a choice in words, also where a cascade does not pay."""
 
 from __future__ import annotations
 
@@ -11,100 +11,79 @@ TIME = "ms@"
 """What the names of measured times begin with."""
 
 
-def certified_verdict(
-    certificate: Certificate,
-    test: Outcome,
-    beside: Baselines,
-    *,
-    unit: str,
-    max_cost: float | None,
-    better: str | None,
-) -> str:
-    """The verdict on a certified choice, with its figures on test.
-
-    `better` is a single exit that makes the reference a poor one; see `dominating`.
-    """
-    if certificate.falls_back:
-        words = f"A cascade does not pay here: use {certificate.reference}. {certificate.words()}"
-        return words + _fairer(better, certificate.reference)
-    bound = (
-        f"its drop is certified to be at most {points(certificate.budget)}"
-        if certificate.budget >= 0
-        else f"its gain is certified to be at least {points(-certificate.budget)}"
-    )
-    words = _verdict(certificate.policy, test, beside, bound=bound, unit=unit, max_cost=max_cost)
-    return words + _fairer(better, certificate.reference)
-
-
-def in_sample_verdict(
+def verdict(
     policy: Policy,
     outcome: Outcome,
-    beside: Baselines,
+    baselines: Baselines,
     *,
+    certificate: Certificate | None,
     max_drop: float,
     unit: str,
     max_cost: float | None,
     better: str | None,
 ) -> str:
-    """The verdict on a choice that was made and measured on the same samples."""
-    if policy == Policy.single(outcome.reference):
-        return (
-            f"A cascade does not pay here: use {outcome.reference}. Nothing cheaper drops at most "
-            f"{points(max_drop)}. In-sample: nothing is certified."
-        ) + _fairer(better, outcome.reference)
-    bound = "in-sample, so these figures promise too much and nothing is certified"
-    words = _verdict(policy, outcome, beside, bound=bound, unit=unit, max_cost=max_cost)
-    return words + _fairer(better, outcome.reference)
+    """The verdict on a policy from its figures on test, or on all samples of a search in-sample.
 
-
-def _fairer(better: str | None, reference: str) -> str:
-    if better is None:
-        return ""
-    return (
-        f" {better} costs less than {reference} and was right at least as often on tune: search "
-        f"with --reference {better}, so that a poor reference flatters nobody."
-    )
-
-
-def _verdict(
-    policy: Policy,
-    outcome: Outcome,
-    beside: Baselines,
-    *,
-    bound: str,
-    unit: str,
-    max_cost: float | None,
-) -> str:
-    saving = 100 * outcome.saving[unit]
-    figures = f"saves {saving:.1f} % of {unit} at a drop of {outcome.drop:.2f} points; {bound}."
-    if len(policy.stages) == 1:
-        words = f"A cascade does not pay here: use {policy.exits[0]}, which alone {figures}"
-    elif (
-        beside.single is not None
-        and beside.single_drop is not None
-        and beside.single_drop <= outcome.drop
-    ):
-        words = (
-            f"A cascade hardly pays here: {beside.single} alone costs no more and drops "
-            f"{beside.single_drop:.2f} points. The cascade {figures}"
+    Args:
+        certificate: the proof; None for a search in-sample.
+        max_drop: the budget in points.
+        max_cost: a mean cost per sample that the verdict compares with.
+        better: a single exit that makes the reference a poor one; see `dominating`.
+    """
+    reference = outcome.reference
+    if policy == Policy.single(reference):
+        reason = (
+            f"Nothing cheaper drops at most {points(max_drop)}. In-sample: nothing is certified."
+            if certificate is None
+            else certificate.words()
         )
-    elif beside.random_drop <= outcome.drop:
-        words = (
-            f"Deferring at random does as well: the confidence tells nothing. The cascade {figures}"
-        )
+        words = f"A cascade does not pay here: use {reference}. {reason}"
     else:
-        words = f"The cascade {' → '.join(policy.exits)} {figures}"
-    words += _in_time(outcome, unit)
-    if max_cost is not None and outcome.cost[unit] > max_cost:
+        figures = (
+            f"saves {100 * outcome.saving[unit]:.1f} % of {unit} at a drop of "
+            f"{outcome.drop:.2f} points; {_bound(certificate)}."
+        )
+        words = _comparison(policy, outcome, baselines, figures) + _lost_time(outcome, unit)
+        if max_cost is not None and outcome.cost[unit] > max_cost:
+            words += (
+                f" It costs {outcome.cost[unit]:.4g} {unit}, more than the {max_cost:g} allowed: "
+                "allow a larger drop, or score a smaller model."
+            )
+    if better is not None:
         words += (
-            f" It costs {outcome.cost[unit]:.4g} {unit}, more than the {max_cost:g} allowed: allow "
-            "a larger drop, or score a smaller model."
+            f" {better} costs less than {reference} and was right at least as often on tune: "
+            f"search with --reference {better}, so that a poor reference flatters nobody."
         )
     return words
 
 
-def _in_time(outcome: Outcome, unit: str) -> str:
-    """What measured times say where another unit was saved and time is lost."""
+def _bound(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "in-sample, so these figures promise too much and nothing is certified"
+    if certificate.budget >= 0:
+        return f"its drop is certified to be at most {points(certificate.budget)}"
+    return f"its gain is certified to be at least {points(-certificate.budget)}"
+
+
+def _comparison(policy: Policy, outcome: Outcome, baselines: Baselines, figures: str) -> str:
+    """The figures of a policy after a comparison with its baselines."""
+    single, drop = baselines.single, baselines.single_drop
+    if len(policy.stages) == 1:
+        return f"A cascade does not pay here: use {policy.exits[0]}, which alone {figures}"
+    if drop is not None and drop <= outcome.drop:
+        return (
+            f"A cascade hardly pays here: {single} alone costs no more and drops {drop:.2f} "
+            f"points. The cascade {figures}"
+        )
+    if baselines.random_drop <= outcome.drop:
+        return (
+            f"Deferring at random does as well: the confidence tells nothing. The cascade {figures}"
+        )
+    return f"The cascade {' → '.join(policy.exits)} {figures}"
+
+
+def _lost_time(outcome: Outcome, unit: str) -> str:
+    """The measured time that is lost most where another unit is saved."""
     slower = {
         name: -100 * saving
         for name, saving in outcome.saving.items()
