@@ -19,12 +19,11 @@ from understudy.outcome import class_gaps, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.result import Choice, Result, Single
 from understudy.scores import ScoreTable
-from understudy.searching.baselines import baselines, dominating
+from understudy.searching.baselines import baselines, dominating, verdict
 from understudy.searching.certify import certify, certify_one
 from understudy.searching.pairs import checked_drops
 from understudy.searching.published import published_rules, saver_rules
 from understudy.searching.strategies import SearchSpec, choose_sequences, strategies_for
-from understudy.searching.verdict import verdict
 from understudy.split import ALL, SPLITS
 
 Drops = float | Sequence[float]

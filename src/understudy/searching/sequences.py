@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.outcome import decide
 from understudy.policy import Policy, PolicyStage, accepts
 from understudy.scores import ScoreTable
 from understudy.searching.pairs import PairCurve, thresholds_between
@@ -127,16 +126,15 @@ def losses_and_gains(
 
     Runs of policies that differ in thresholds alone, none of which rises, take one pass per stage.
     """
-    losses, gains = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
 
     def shape(policy: Policy) -> tuple[Any, ...]:
         return tuple((stage.exit, stage.confidence) for stage in policy.stages)
 
+    counts = [np.empty((2, 0), np.int64)]
     for _, run in groupby(policies, key=shape):
-        lost, gained = _count_run(table, list(run), reference=reference)
-        losses.append(lost)
-        gains.append(gained)
-    return np.concatenate(losses), np.concatenate(gains)
+        counts += _count_run(table, list(run), reference=reference)
+    losses, gains = np.concatenate(counts, axis=1)
+    return losses, gains
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,27 +224,17 @@ def _policy_at(
     return Policy((*kept, PolicyStage(reference)))
 
 
-def _count_run(table: ScoreTable, run: list[Policy], *, reference: str) -> tuple[Counts, Counts]:
-    """Losses and gains of policies that differ in their thresholds alone."""
+def _count_run(table: ScoreTable, run: list[Policy], *, reference: str) -> list[Counts]:
+    """Losses and gains, (2, P) in one array or several, of policies that differ in thresholds."""
     stages = run[0].stages if run[0].exits[-1] != reference else run[0].stages[:-1]
     thresholds = np.array(
         [[-np.inf if s.threshold is None else s.threshold for s in p.stages] for p in run]
     )
     if (thresholds[1:] > thresholds[:-1]).any():
-        return _count_each(table, run, reference=reference)
+        return [one for p in run for one in _count_run(table, [p], reference=reference)]
     sweeps = [
         _ThresholdSweep.of(table, stage.exit, stage.confidence, thresholds[:, number])
         for number, stage in enumerate(stages)
     ]
-    return _count_sweeps(table, sweeps, reference=reference, steps=len(run))[1:]
-
-
-def _count_each(
-    table: ScoreTable, policies: list[Policy], *, reference: str
-) -> tuple[Counts, Counts]:
-    truth = table.truth(reference)
-    reference_right = table.prediction[table.index(reference)] == truth
-    rights = [decide(table, policy).prediction == truth for policy in policies]
-    losses = np.array([np.count_nonzero(reference_right & ~right) for right in rights])
-    gains = np.array([np.count_nonzero(right & ~reference_right) for right in rights])
-    return losses, gains
+    _, losses, gains = _count_sweeps(table, sweeps, reference=reference, steps=len(run))
+    return [np.stack([losses, gains])]
