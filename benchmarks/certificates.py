@@ -5,7 +5,7 @@
 Validity: `tune` (10 %) and `certify` (90 %) are drawn from the table independently and with
 replacement; the search runs as it does in the library; the true gap of what it certifies is read
 off the whole table. Sharpness: the share of samples that the little model of one pair answers.
-Level: the exact chance that the test proves a gap that lies on the budget, beside the rule "mean +
+Level: the exact chance that the test proves a gap that lies on the budget, and of the rule "mean +
 1.645 standard errors". CIFAR-10 is scored once into the folder given by --cache (a minute or more).
 """
 
@@ -244,7 +244,7 @@ def shares_of(
 def searched(population: Population, shares: tuple[float, float]) -> float:
     """The share that the library's own search finds on the table with its keyed split.
 
-    It wants a test split: one sample in a hundred where `shares` leave none.
+    It needs a test split: one sample in a hundred where `shares` leave none.
     """
     table, tune, certify = population.table, shares[0], min(shares[1], 0.99 - shares[0])
     cut = ScoreTable.from_predictions(
@@ -254,7 +254,7 @@ def searched(population: Population, shares: tuple[float, float]) -> float:
         },
         table.label,
         costs={name: table.cost_of([name], table.unit()) for name in table.names},
-        ids=table.ids,
+        ids=table.ids.tolist(),
         split={"tune": tune, "certify": certify, "test": 1 - tune - certify},
     )
     policy = search(cut, max_drop=0.5, reference=population.reference).choices[0].policy

@@ -85,9 +85,9 @@ def certified(
         thresholds.append(0.9 - 0.01 * number)
     table = pair_table(little, np.ones(samples), certain, split={"certify": 1.0})
     policies = tuple(Policy.pair("tiny", "big", t) for t in thresholds)
-    lost = np.cumsum(losses)
-    cost = np.linspace(9, 1, len(lost))
-    sequence = PolicySequence(policies, lost, np.zeros_like(lost), cost, samples)
+    total = np.cumsum(losses)
+    cost = np.linspace(9, 1, len(total))
+    sequence = PolicySequence(policies, total, np.zeros_like(total), cost, samples)
     return certify(sequence, table, reference="big", max_drop=max_drop, delta=delta)
 
 

@@ -130,7 +130,7 @@ def test_a_chain_of_three_beats_the_best_pair_here() -> None:
     assert cheapest(three, 0.5) < cheapest(pairs, 0.5)
 
 
-def test_a_model_whose_surest_confidence_is_infinite_is_searched() -> None:
+def test_a_model_with_infinite_confidences_is_searched() -> None:
     table = ScoreTable.from_predictions(
         {
             "tiny": ([0, 0, 1, 1], [math.inf, math.inf, 0.5, -math.inf]),

@@ -83,7 +83,7 @@ def test_which_ensembles_are_pairs_with_the_reference() -> None:
     assert len(find_ensembles(table, spec).sequences) == 1
 
 
-def test_an_ensemble_beats_replacing_where_both_know_something() -> None:
+def test_an_ensemble_beats_replacing_where_both_models_are_informative() -> None:
     rng = np.random.default_rng(1)
     label = rng.integers(0, 5, 4000)
     rows = {n: rng.normal(size=(4000, 5)) + 1.2 * np.eye(5)[label] for n in ("tiny", "big")}

@@ -22,7 +22,7 @@ def cheapest(table: ScoreTable, names: list[str], drop: float) -> float:
     return min(point.cost for point in frontier if point.drop <= drop)
 
 
-def test_points_are_what_evaluate_says_with_few_exits_on(table: ScoreTable) -> None:
+def test_points_equal_evaluate_with_few_exits_on(table: ScoreTable) -> None:
     found = find_few_exits(table, SPEC)
     for point in found.frontier:
         outcome = evaluate(table, point.policy, reference="full")

@@ -28,7 +28,7 @@ class ExitProblem:
     leaves, the head of every exit that is on until there, and each shared part once.
 
     Attributes:
-        confidence: (K, N) float32 or float64; higher is surer.
+        confidence: (K, N) float32 or float64.
         correct: (K, N) whether each exit is correct.
         final: (N,) whether the full model is correct.
         group: (K,) integers that never fall; equal ones exclude each other (types at one position).
