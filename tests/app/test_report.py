@@ -272,7 +272,8 @@ def test_the_same_result_gives_the_same_bytes(result: Result, page: str) -> None
 def test_another_process_gives_the_same_bytes(result: Result, page: str, tmp_path: Path) -> None:
     result.save(tmp_path / "result.json")
     code = (
-        "import sys; from understudy.result import Result; from understudy.app.report.page import write_report;"
+        "import sys; from understudy.result import Result;"
+        "from understudy.app.report.page import write_report;"
         "write_report(Result.load(sys.argv[1]), sys.argv[2])"
     )
     paths = [str(tmp_path / "result.json"), str(tmp_path / "report.html")]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.early_exit.network import stages_of
-from understudy.ensemble import RECIPE, Ensemble
+from understudy.ensemble import ORIGIN_KEY, Ensemble
 from understudy.errors import ModelError, PolicyError, listed, unknown
 from understudy.nn.confidence import confidence_functions
 from understudy.nn.images import Images
@@ -37,7 +37,7 @@ class EnsembleStage(Stage):
 
     def __init__(self, recipe: Ensemble, members: Mapping[str, Stage]) -> None:
         stages = nn.ModuleList(members[name] for name in recipe.exits)
-        super().__init__(stages, origin={RECIPE: recipe.to_dict()})
+        super().__init__(stages, origin={ORIGIN_KEY: recipe.to_dict()})
         self.recipe = recipe
 
     @property

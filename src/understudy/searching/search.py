@@ -325,7 +325,7 @@ def _result(
             models_of(table), reference=reference, unit=unit, confidence=confidence
         ),
         table=_about(table, splits),
-        asked=asked,
+        arguments=asked,
         published=_published(table, splits, choices, confidence, unit=unit, reference=reference),
     )
 
