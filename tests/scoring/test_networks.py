@@ -126,7 +126,10 @@ def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     )
     assert json.loads(select_operating_point.out)["shares"] == {"net": 1.0}
     refused = run("run", cascade, *data, "--max-drop=-1", "--out", tmp_path / "b.csv")
-    assert (refused.code, "no certified setting lies within a drop of -1" in refused.err) == (
+    assert (
+        refused.code,
+        "no certified operating point lies within a drop of -1" in refused.err,
+    ) == (
         2,
         True,
     )
