@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.certificate import Certificate
+from understudy.codec import Stored, StoredFile, stored
 from understudy.deciles import Difficulty
 from understudy.display import (
     cost_text,
@@ -20,8 +20,7 @@ from understudy.display import (
     table_of,
     warning_of,
 )
-from understudy.errors import PolicyError, UnderstudyError, listed
-from understudy.files import check_version, read_json, write_json
+from understudy.errors import PolicyError, listed
 from understudy.frontier import Frontier
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
@@ -30,11 +29,9 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-FORMAT, VERSION = "understudy.result", 1
-
 
 @dataclass(frozen=True)
-class Baselines:
+class Baselines(Stored):
     """What a choice is measured against, on the split that its headline figures come from.
 
     Attributes:
@@ -49,12 +46,15 @@ class Baselines:
     random_drop: float
     oracle_drop: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(
+    Stored,
+    what="a choice",
+    error=PolicyError,
+    keys=("max_drop", "policy", "on", "baselines", "certificate", "classes", "verdict"),
+    ignored=("cost", "saving", "drop", "shares"),
+):
     """The plan for one budget.
 
     Attributes:
@@ -81,38 +81,24 @@ class Choice:
         in-sample."""
         return self.on.get("test") or self.on["all"]
 
-    def to_dict(self, unit: str) -> dict[str, Any]:
-        outcome = self.outcome
-        return {
+    def to_dict(self, unit: str | None = None) -> dict[str, Any]:
+        """Plain JSON; with the headline figures in front where their unit is given."""
+        data, outcome = super().to_dict(), self.outcome
+        if unit is None:
+            return data
+        headline = {
             "max_drop": self.max_drop,
-            "policy": self.policy.to_dict(),
+            "policy": data["policy"],
             "cost": outcome.cost[unit],
             "saving": outcome.saving[unit],
             "drop": outcome.drop,
             "shares": dict(outcome.shares),
-            "on": {split: measured.to_dict() for split, measured in self.on.items()},
-            "baselines": self.baselines.to_dict(),
-            "certificate": None if self.certificate is None else self.certificate.to_dict(),
-            "classes": [gap.to_dict() for gap in self.classes],
-            "verdict": self.verdict,
         }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Choice:
-        certificate = data["certificate"]
-        return Choice(
-            max_drop=data["max_drop"],
-            policy=Policy.from_dict(data["policy"]),
-            on={split: Outcome.from_dict(measured) for split, measured in data["on"].items()},
-            certificate=None if certificate is None else Certificate.from_dict(certificate),
-            baselines=Baselines(**data["baselines"]),
-            verdict=data["verdict"],
-            classes=tuple(ClassGap.from_dict(gap) for gap in data["classes"]),
-        )
+        return headline | data
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Stored):
     """What a published rule chose for one budget (points), and what it does where it is
     measured."""
 
@@ -121,44 +107,28 @@ class Published:
     policy: Policy
     outcome: Outcome
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "rule": self.rule,
-            "max_drop": self.max_drop,
-            "policy": self.policy.to_dict(),
-            "outcome": self.outcome.to_dict(),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Published:
-        return Published(
-            rule=data["rule"],
-            max_drop=data["max_drop"],
-            policy=Policy.from_dict(data["policy"]),
-            outcome=Outcome.from_dict(data["outcome"]),
-        )
-
 
 @dataclass(frozen=True)
-class Single:
+class Single(Stored):
     """One exit by itself: its origin (plain JSON), its costs by unit, what it does by split."""
 
     name: str
     origin: Mapping[str, Any]
     on: Mapping[str, Outcome]
 
-    def to_dict(self) -> dict[str, Any]:
-        on = {split: measured.to_dict() for split, measured in self.on.items()}
-        return {"name": self.name, "origin": dict(self.origin), "on": on}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Single:
-        on = {split: Outcome.from_dict(measured) for split, measured in data["on"].items()}
-        return Single(data["name"], data["origin"], on)
-
 
 @dataclass(frozen=True)
-class Result:
+class Result(
+    StoredFile,
+    what="a search result",
+    error=PolicyError,
+    remedy="search again",
+    keys=(
+        *("unit", "reference", "delta", "searched_on", "results", "singles", "frontier"),
+        *("difficulty", "table", "asked", "published"),
+    ),
+    format="understudy.result",
+):
     """All that one search found; `print(result)` shows it as a table.
 
     Attributes:
@@ -176,7 +146,7 @@ class Result:
     unit: str
     reference: str
     delta: float
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...] = field(metadata=stored(key="results"))
     singles: tuple[Single, ...]
     frontier: Frontier
     searched_on: str
@@ -235,58 +205,8 @@ class Result:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "unit": self.unit,
-            "reference": self.reference,
-            "delta": self.delta,
-            "searched_on": self.searched_on,
-            "results": [choice.to_dict(self.unit) for choice in self.choices],
-            "singles": [single.to_dict() for single in self.singles],
-            "frontier": self.frontier.to_dict(),
-            "difficulty": None if self.difficulty is None else self.difficulty.to_dict(),
-            "table": dict(self.table),
-            "asked": dict(self.asked),
-            "published": [one.to_dict() for one in self.published],
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Result:
-        try:
-            difficulty = data["difficulty"]
-            return Result(
-                unit=data["unit"],
-                reference=data["reference"],
-                delta=data["delta"],
-                choices=tuple(Choice.from_dict(choice) for choice in data["results"]),
-                singles=tuple(Single.from_dict(single) for single in data["singles"]),
-                frontier=Frontier.from_dict(data["frontier"]),
-                searched_on=data["searched_on"],
-                difficulty=None if difficulty is None else Difficulty.from_dict(difficulty),
-                table=data["table"],
-                asked=data["asked"],
-                published=tuple(Published.from_dict(one) for one in data["published"]),
-            )
-        except UnderstudyError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise PolicyError(f"this result is damaged ({error!r}): search again") from error
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON, atomically."""
-        write_json(path, self.to_dict())
-
-    @staticmethod
-    def load(path: str | Path) -> Result:
-        """Read a result that `save` wrote.
-
-        Raises:
-            PolicyError: the file is no result, or a newer version wrote it.
-        """
-        data = read_json(path, PolicyError, "a search result")
-        check_version(data, kind=FORMAT, newest=VERSION, path=Path(path), error=PolicyError)
-        return Result.from_dict(data)
+        choices = [choice.to_dict(self.unit) for choice in self.choices]
+        return super().to_dict() | {"results": choices}
 
 
 def _worst_class(choice: Choice) -> str:
