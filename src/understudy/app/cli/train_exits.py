@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,7 +100,7 @@ def train_exits(
             heads=listed_values(heads),
             saver=saver,
             classifier=classifier,
-            recipe=_settings(config, options),
+            recipe=_training_config(config, options),
             cache_gb=cache_gb,
             workers=workers,
             device=device,
@@ -113,52 +115,35 @@ def train_exits(
     )
 
 
-def _settings(config: Path | None, options: Mapping[str, int | float | None]) -> TrainingConfig:
-    """The settings of training: those of a file, overridden by options that were given."""
-    from understudy.training.config import TrainingConfig
-
-    given = {name: value for name, value in options.items() if value is not None}
-    return TrainingConfig.from_dict({**({} if config is None else _read(config)), **given})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, each of the type that `TrainingConfig` has.
+def _training_config(file: Path | None, options: Mapping[str, Any]) -> TrainingConfig:
+    """The settings in a TOML file, overridden by the options that were given.
 
     Raises:
-        UsageError: the file cannot be read, an unknown setting, or a value of another type.
+        UsageError: the file cannot be read, has an unknown setting or one of another type.
+        ModelError: an option out of its range.
     """
-    import tomllib
-
-    from understudy.errors import unknown
+    from understudy.codec import decode
     from understudy.training.config import TrainingConfig
 
+    config = TrainingConfig()
+    if file is not None:
+        config = decode(
+            config.to_dict() | _toml(file),
+            TrainingConfig,
+            what=f"the configuration in {str(file)!r}",
+            error=UsageError,
+            remedy="correct the file",
+        )
+    return replace(config, **{name: value for name, value in options.items() if value is not None})
+
+
+def _toml(file: Path) -> dict[str, Any]:
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--config cannot be read from {str(path)!r}: {error.strerror}") from error
+        raise UsageError(f"--config cannot be read from {str(file)!r}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config takes a TOML file, {str(path)!r} is not: {error}") from error
-    defaults = TrainingConfig().to_dict()
-    for name, value in settings.items():
-        if name not in defaults:
-            raise UsageError(unknown("setting", name, defaults, where=repr(str(path))))
-        kind = type(defaults[name])
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise UsageError(
-                f"{name} is {_KINDS[kind]}, found {value!r} in {str(path)!r}: write it like "
-                f"{name} = {_toml(defaults[name])}"
-            )
-    return settings
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-def _toml(value: bool | int | float | str) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+        raise UsageError(f"--config takes a TOML file, {str(file)!r} is not: {error}") from error
 
 
 def _taps(text: str | None) -> int | list[str] | None:
