@@ -27,7 +27,7 @@ from understudy.scoring.on_disk import score_into
 from understudy.searching.exits import search_exits
 from understudy.training.api import train_exits
 from understudy.training.config import TrainingConfig
-from understudy.zoo.networks import load_network
+from understudy.zoo.models import load_network
 
 WORK = harness.ROOT / "benchmarks" / "work"
 TAPS = ("layer1.4", "layer1.8", "layer2.3", "layer2.8", "layer3.1", "layer3.3", "layer3.5")

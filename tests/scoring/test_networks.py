@@ -17,8 +17,7 @@ from understudy.outcome import decide
 from understudy.policy import Policy, PolicyStage
 from understudy.scoring.on_disk import score_into
 from understudy.store import load_table
-from understudy.zoo.models import load_stage, named_models
-from understudy.zoo.networks import load_network, load_stages
+from understudy.zoo.models import load_network, load_stage, load_stages, named_models
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +89,7 @@ def test_names_and_specs(folder: Path) -> None:
     assert named_models([f"exits:{folder}"]) == {"net": f"exits:{folder}"}
     assert named_models([f"mine=exits:{folder}"]) == {"mine": f"exits:{folder}"}
     assert list(load_stages(f"exits:{folder}", "mine"))[1] == "mine/blocks.0/linear"
-    with pytest.raises(ModelError, match="one model is asked for here"):
+    with pytest.raises(ModelError, match="one model is needed here"):
         load_stage(f"exits:{folder}")
     with pytest.raises(ModelError, match="does not exist"):
         named_models(["exits:nowhere"])

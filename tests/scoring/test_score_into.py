@@ -223,7 +223,7 @@ def test_what_cannot_work_fails_first_and_leaves_nothing(tmp_path: Path) -> None
     seven = {"seven": "py:digit_nets:seven"}
     refused(ModelError, "at least one model", models={})
     refused(ModelError, "same classes", models=MODELS | seven)
-    refused(DataError, "has 10 names where the models tell 7", models=seven)
+    refused(DataError, "has 10 names where the models have 7", models=seven)
     refused(ModelError, "'poisoned' gives NaN", models={"poisoned": "py:digit_nets:poisoned"})
     refused(DataError, "C = 3", models=PIXELS)
     refused(ModelError, "did you mean 'tiny'", models={"tiny": "py:digit_nets:tinny"})

@@ -13,7 +13,7 @@ from command_line import Run
 from understudy.app.cli import app
 from understudy.training import trainer
 from understudy.training.config import TrainingConfig
-from understudy.zoo.networks import load_network
+from understudy.zoo.models import load_network
 
 SMALL = ("--epochs", 2, "--views", 1, "--batch", 64, "--held-out", 0.2)
 TRAIN = ("train-exits", "net=py:exit_digits:big?weights=random", "--data", "digits:train", *SMALL)

@@ -19,8 +19,7 @@ from understudy.training.classifier import find_classifier
 from understudy.training.features import CLASSIFIED, LOGITS, FeatureExtractor
 from understudy.training.hold_out import HoldOut, Order, part
 from understudy.training.source import Streamed, TrainingImages
-from understudy.zoo.batches import Batch
-from understudy.zoo.data import DataSet, open_data
+from understudy.zoo.data import Batch, DataSet, open_data
 
 HEADS = {
     "blocks.0.norm": "linear",  # an activation in place follows

@@ -18,8 +18,7 @@ from understudy.training.config import TrainingConfig
 from understudy.training.hold_out import part
 from understudy.training.trainer import fit_exits
 from understudy.zoo.data import DataSet, open_data
-from understudy.zoo.models import load_stage
-from understudy.zoo.networks import load_network
+from understudy.zoo.models import load_network, load_stage
 
 QUICK = TrainingConfig(epochs=4, batch=64, lr=1e-2, views=2, flip=False, held_out=0.2, patience=4)
 DIGITS = "digits:train"
@@ -375,7 +374,7 @@ def test_a_learning_rate_that_is_too_high_is_said(weights: dict[str, str]) -> No
         ({"heads": ()}, "found neither heads nor a saver"),
         ({"saver": "py:exit_digits:seven"}, "has 7 where the network has 10"),
         ({"saver": "net=py:exit_digits:small"}, "both are 'net'"),
-        ({"model": "py:exit_digits:seven"}, "10 names where the models tell 7 classes"),
+        ({"model": "py:exit_digits:seven"}, "10 names where the models have 7 classes"),
         ({"model": "py:exit_digits:centred", "classifier": True}, "and none is"),
         ({"recipe": TrainingConfig(weights="tinysaver")}, "found no saver"),
         ({"recipe": TrainingConfig(held_out=1e-7)}, "change the share"),

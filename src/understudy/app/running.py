@@ -33,13 +33,10 @@ from understudy.result import Choice, Result
 from understudy.runtime.answers import FAILED, Answers
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import Runnable
-from understudy.scoring.job import Progress
 from understudy.store import save_answers
-from understudy.zoo.batches import batches
 from understudy.zoo.cascades import load_cascade
-from understudy.zoo.classes import check_classes, check_labels
-from understudy.zoo.data import DataSet
-from understudy.zoo.networks import load_stages
+from understudy.zoo.data import DataSet, Progress, batches
+from understudy.zoo.models import load_stages
 
 PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
 """Devices by the names of PyTorch -> what ONNX Runtime has for them."""
@@ -266,8 +263,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
             raise
         except Exception:  # noqa: BLE001
             continue  # the executor says what is wrong with it
-        check_classes(data.classes, classes, data=repr(data.spec))
-        check_labels(data.labels, classes, data=repr(data.spec))
+        data.check_classes(classes)
         return True
     return False
 

@@ -19,8 +19,7 @@ from understudy.training.checks import first_image
 from understudy.training.config import TrainingConfig
 from understudy.training.trainer import PLAIN, Note, Progress, fit_exits, silent
 from understudy.zoo.data import open_data
-from understudy.zoo.models import load_stage, named_models
-from understudy.zoo.networks import load_network
+from understudy.zoo.models import load_network, load_stage, named_models
 
 USUAL_TAPS = 6
 

@@ -24,7 +24,7 @@ from understudy.files import read_json, write_json
 from understudy.nn.images import select
 from understudy.training.hold_out import Array, HoldOut, Order
 from understudy.training.source import Sample, TrainingImages
-from understudy.zoo.batches import Batch
+from understudy.zoo.data import Batch
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name of a feature -> the shape of one sample's."""

@@ -8,7 +8,6 @@ from torch import Tensor
 from understudy.early_exit.network import ExitNetwork
 from understudy.errors import DataError, ModelError
 from understudy.training.config import TrainingConfig
-from understudy.zoo.classes import check_classes, check_labels
 from understudy.zoo.data import DataSet
 
 
@@ -60,8 +59,7 @@ def check_learnable(
                 "targets and leave its classifier as it is, or give labelled images"
             )
         return
-    check_classes(data.classes, classes, data=spec)
-    check_labels(labels, classes, data=spec)
+    data.check_classes(classes)
     if len(np.unique(labels)) < 2:
         raise DataError(
             f"exits learn to tell classes apart, all {len(labels)} labels in {spec} are "

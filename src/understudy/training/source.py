@@ -12,8 +12,7 @@ from understudy.nn.images import on_device
 from understudy.training.augmentation import Augmentation
 from understudy.training.features import FeatureExtractor, Features
 from understudy.training.hold_out import Array, Order
-from understudy.zoo.batches import Batch, batches
-from understudy.zoo.data import DataSet
+from understudy.zoo.data import Batch, DataSet, batches
 
 
 class Sample(NamedTuple):

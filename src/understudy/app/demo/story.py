@@ -19,7 +19,7 @@ from understudy.store import log_look, read_answers
 
 if TYPE_CHECKING:
     from understudy.nn.cascade import Cascade
-    from understudy.scoring.job import Progress
+    from understudy.zoo.data import Progress
 
 DROPS = (2.0, 3.0, 5.0)
 
