@@ -11,7 +11,7 @@ import typer
 
 from command_line import Run
 from understudy.app.cli import app
-from understudy.training import trainer
+from understudy.training import api
 from understudy.training.config import TrainingConfig
 from understudy.zoo.models import load_network
 
@@ -88,7 +88,7 @@ def test_ctrl_c_keeps_what_is_finished(run: Run, monkeypatch: pytest.MonkeyPatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "fit", interrupted)
+        patch.setattr(api, "fit", interrupted)
         said = run(*TRAIN, "--into", "exits")
     assert said.code == 130
     assert "interrupted; what was finished is kept" in said.err

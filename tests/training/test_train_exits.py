@@ -13,10 +13,9 @@ from understudy.early_exit.network import ExitNetwork, attach
 from understudy.early_exit.serialization import ExitFolder
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.scoring.on_disk import score_into
-from understudy.training.api import train_exits
+from understudy.training.api import fit_exits, train_exits
 from understudy.training.config import TrainingConfig
-from understudy.training.hold_out import part
-from understudy.training.trainer import fit_exits
+from understudy.training.sampling import hold_out
 from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.models import load_network, load_stage
 
@@ -61,7 +60,7 @@ def trained(weights: dict[str, str]) -> Train:
 
     def by(into: Path, **more: Any) -> ExitNetwork:
         model, data = more.pop("model", f"net={weights['big']}"), more.pop("data", DIGITS)
-        settings = {"taps": ["blocks.0", "blocks.1"], "recipe": QUICK, "device": "cpu", **more}
+        settings = {"taps": ["blocks.0", "blocks.1"], "config": QUICK, "device": "cpu", **more}
         return train_exits(model, data, into, **settings)
 
     return by
@@ -104,7 +103,7 @@ def test_exits_learn_and_deeper_ones_know_more(trained: Train, tmp_path: Path) -
     network = trained(
         tmp_path / "exits",
         heads=("linear", "conv8"),
-        recipe=TrainingConfig(**{**QUICK.to_dict(), "epochs": 12}),
+        config=TrainingConfig(**{**QUICK.to_dict(), "epochs": 12}),
     )
     right = held_out(network)
     first, second = right["net/blocks.0/linear"], right["net/blocks.1/linear"]
@@ -146,7 +145,7 @@ def test_the_folder_gives_the_same_network_again(
 
 def test_the_same_call_gives_the_same_weights(trained: Train, tmp_path: Path) -> None:
     one, two = (trained(tmp_path / name) for name in "ab")
-    other = trained(tmp_path / "c", recipe=TrainingConfig(**{**QUICK.to_dict(), "seed": 1}))
+    other = trained(tmp_path / "c", config=TrainingConfig(**{**QUICK.to_dict(), "seed": 1}))
     assert one.weights_hash == two.weights_hash != other.weights_hash
     trained(tmp_path / "c")  # replaces it
     assert told(tmp_path / "c") == told(tmp_path / "a")
@@ -186,7 +185,7 @@ def test_an_interrupted_run_goes_on_under_the_same_plan_alone(
     for more, key in (
         ({"heads": ("linear", "conv8")}, "heads"),
         ({"taps": ["blocks.0"]}, "taps"),
-        ({"recipe": TrainingConfig(**{**QUICK.to_dict(), "lr": 0.5})}, "lr"),
+        ({"config": TrainingConfig(**{**QUICK.to_dict(), "lr": 0.5})}, "lr"),
         ({"data": "digits:"}, "data"),
         ({"classifier": True}, "classifier"),
         ({"model": "py:exit_digits:big?weights=random"}, "backbone"),
@@ -200,9 +199,9 @@ def test_an_interrupted_run_goes_on_under_the_same_plan_alone(
 
 def test_a_stream_learns_what_a_cache_learns(trained: Train, tmp_path: Path) -> None:
     notes: list[str] = []
-    recipe = TrainingConfig(**{**QUICK.to_dict(), "epochs": 2})
-    cached = trained(tmp_path / "cached", recipe=recipe)
-    streamed = trained(tmp_path / "streamed", recipe=recipe, cache_gb=0.0, on_note=notes.append)
+    config = TrainingConfig(**{**QUICK.to_dict(), "epochs": 2})
+    cached = trained(tmp_path / "cached", config=config)
+    streamed = trained(tmp_path / "streamed", config=config, cache_gb=0.0, on_note=notes.append)
     assert "the network runs anew in every epoch" in notes[0]
     assert not told(tmp_path / "streamed")["cached"]
     assert told(tmp_path / "cached")["cached"]
@@ -235,11 +234,11 @@ def test_the_classifier_alone_changes_in_the_backbone(
 
 
 def test_exits_learn_the_answers_of_the_new_classifier(trained: Train, tmp_path: Path) -> None:
-    recipe = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
+    config = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
     spoilt = "py:exit_digits:big?weights=random"
-    old = trained(tmp_path / "old", model=f"net={spoilt}", recipe=recipe, heads=("conv8",))
+    old = trained(tmp_path / "old", model=f"net={spoilt}", config=config, heads=("conv8",))
     new = trained(
-        tmp_path / "new", model=f"net={spoilt}", recipe=recipe, heads=("conv8",), classifier=True
+        tmp_path / "new", model=f"net={spoilt}", config=config, heads=("conv8",), classifier=True
     )
     assert states(tmp_path / "old").keys() < states(tmp_path / "new").keys()
     assert held_out(old)["net/blocks.1/conv8"] < 0.3
@@ -257,7 +256,7 @@ def test_all_targets_and_weights_teach(
         tmp_path / "exits",
         saver=f"tiny={weights['small']}",
         heads=("conv8",),
-        recipe=TrainingConfig(**{**QUICK.to_dict(), **changes}),
+        config=TrainingConfig(**{**QUICK.to_dict(), **changes}),
     )
     right = held_out(network)
     assert right["net/blocks.0/conv8"] > 0.5
@@ -271,14 +270,14 @@ def memory(data: DataSet, labels: np.ndarray | None) -> DataSet:
 
 def test_nothing_is_learnt_from_what_is_held_out(weights: dict[str, str], tmp_path: Path) -> None:
     digits = open_data(DIGITS)
-    apart = part(digits, held_out=QUICK.held_out, seed=0).held_out
+    apart = hold_out(digits, share=QUICK.held_out, seed=0).held_out
     spoilt = digits.labels.copy()
     spoilt[apart] = (spoilt[apart] + 1) % 10
     last = []
     for name, labels in (("right", digits.labels), ("spoilt", spoilt)):
         torch.manual_seed(0)
         network = attach(load_stage(weights["big"]), {"blocks.1": "conv8"})
-        fit_exits(network, memory(digits, labels), recipe=QUICK, folder=tmp_path / name)
+        fit_exits(network, memory(digits, labels), config=QUICK, folder=tmp_path / name)
         state = torch.load(tmp_path / name / "exits.pt", weights_only=True)
         assert state["epoch"] == QUICK.epochs
         last.append(state["modules"][0])
@@ -294,7 +293,7 @@ def test_nothing_is_learnt_from_what_is_held_out(weights: dict[str, str], tmp_pa
     torch.manual_seed(0)
     network = attach(load_stage(weights["big"]), {"blocks.1": "conv8"})
     black = DataSet("black", only.ids, only.labels, only.classes, "mine", read)
-    fit_exits(network, black, recipe=QUICK, folder=tmp_path / "black")
+    fit_exits(network, black, config=QUICK, folder=tmp_path / "black")
     state = torch.load(tmp_path / "black" / "exits.pt", weights_only=True)
     assert all(torch.equal(value, state["modules"][0][name]) for name, value in last[0].items())
 
@@ -305,7 +304,7 @@ def test_modules_of_your_own_are_trained_in_memory(weights: dict[str, str]) -> N
     head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16 * 64, 10))
     network = attach(load_stage(weights["big"]), {"blocks.0": head})
     before = network.stage.weights_hash
-    done = fit_exits(network, memory(digits, digits.labels), recipe=QUICK)
+    done = fit_exits(network, memory(digits, digits.labels), config=QUICK)
     assert done.exits["blocks.0/head"].accuracy > 0.7
     assert network.stage.weights_hash == before
     assert not network.training
@@ -317,13 +316,13 @@ def test_training_stops_when_nothing_gets_better(weights: dict[str, str]) -> Non
     told: list[tuple[str, int]] = []
     noise = np.random.default_rng(0).integers(10, size=len(digits))
     network = attach(load_stage(weights["big"]), {"blocks.1": "conv32"})
-    recipe = TrainingConfig(
+    config = TrainingConfig(
         epochs=60, batch=32, lr=1e-2, views=1, held_out=0.2, patience=2, warmup=0
     )
     done = fit_exits(
         network,
         memory(digits, noise),
-        recipe=recipe,
+        config=config,
         on_progress=lambda what, at, total: told.append((what, at)),
     )
     last = max(at for what, at in told if what == "exits")
@@ -334,13 +333,13 @@ def test_training_stops_when_nothing_gets_better(weights: dict[str, str]) -> Non
 def test_without_labels_exits_learn_from_the_backbone(weights: dict[str, str]) -> None:
     digits = open_data(DIGITS)
     network = attach(load_stage(weights["big"]), {"blocks.1": "conv8"})
-    recipe = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
-    done = fit_exits(network, memory(digits, None), recipe=recipe)
+    config = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
+    done = fit_exits(network, memory(digits, None), config=config)
     assert done.exits["blocks.1/conv8"].accuracy > 0.7
     with pytest.raises(DataError, match="'memory' has none"):
-        fit_exits(network, memory(digits, None), recipe=QUICK)
+        fit_exits(network, memory(digits, None), config=QUICK)
     with pytest.raises(DataError, match="'memory' has none"):
-        fit_exits(network, memory(digits, None), recipe=recipe, classifier=True)
+        fit_exits(network, memory(digits, None), config=config, classifier=True)
 
 
 @pytest.mark.parametrize(
@@ -354,15 +353,15 @@ def test_without_labels_exits_learn_from_the_backbone(weights: dict[str, str]) -
 def test_labels_are_checked(weights: dict[str, str], labels: np.ndarray, words: str) -> None:
     network = attach(load_stage(weights["big"]), {"blocks.1": "linear"})
     with pytest.raises(DataError, match=words):
-        fit_exits(network, memory(open_data(DIGITS), labels), recipe=QUICK)
+        fit_exits(network, memory(open_data(DIGITS), labels), config=QUICK)
 
 
 def test_a_learning_rate_that_is_too_high_is_said(weights: dict[str, str]) -> None:
     digits = open_data(DIGITS)
     network = attach(load_stage(weights["big"]), {"blocks.1": "mlp3x16"})
-    recipe = TrainingConfig(**{**QUICK.to_dict(), "lr": 1e3, "weight_decay": 1e3})
+    config = TrainingConfig(**{**QUICK.to_dict(), "lr": 1e3, "weight_decay": 1e3})
     with pytest.raises(ModelError, match="with the learning rate 1000: lower it"):
-        fit_exits(network, memory(digits, digits.labels), recipe=recipe)
+        fit_exits(network, memory(digits, digits.labels), config=config)
 
 
 @pytest.mark.parametrize(
@@ -376,8 +375,8 @@ def test_a_learning_rate_that_is_too_high_is_said(weights: dict[str, str]) -> No
         ({"saver": "net=py:exit_digits:small"}, "both are 'net'"),
         ({"model": "py:exit_digits:seven"}, "10 names where the models have 7 classes"),
         ({"model": "py:exit_digits:centred", "classifier": True}, "and none is"),
-        ({"recipe": TrainingConfig(weights="tinysaver")}, "found no saver"),
-        ({"recipe": TrainingConfig(held_out=1e-7)}, "change the share"),
+        ({"config": TrainingConfig(weights="tinysaver")}, "found no saver"),
+        ({"config": TrainingConfig(held_out=1e-7)}, "change the share"),
         ({"data": "digits:trian"}, "did you mean 'train'"),
         ({"device": "tpu9"}, "device 'tpu9' cannot be used"),
     ],

@@ -147,7 +147,7 @@ def train_exits(
         "patience": patience,
         "seed": seed,
     }
-    recipe = TrainingConfig.from_dict(
+    config = TrainingConfig.from_dict(
         {key: value for key, value in settings.items() if value is not None}
     )
     with progress("steps") as advance:
@@ -159,7 +159,7 @@ def train_exits(
             heads=_parts(heads),
             saver=saver,
             classifier=classifier,
-            recipe=recipe,
+            config=config,
             cache_gb=cache_gb,
             workers=workers,
             device=device,
