@@ -66,7 +66,7 @@ def test_features_are_those_of_the_network(network: ExitNetwork, digits: DataSet
         torch.testing.assert_close(
             found[f"{tap.path}: mean"].float(), expected, rtol=2e-3, atol=1e-3
         )
-    linear = network.stage.model.linear
+    linear = network.stage.model.get_submodule("linear")
     torch.testing.assert_close(
         linear(found[CLASSIFIER_INPUT].float()), network(images), rtol=2e-3, atol=1e-3
     )
@@ -90,12 +90,12 @@ def test_no_more_is_run_than_needed(digits: DataSet) -> None:
 def test_features_are_numbers(digits: DataSet) -> None:
     network = attach(big(), {"blocks.0": "linear"})
     with torch.no_grad():
-        network.stage.model.blocks[0].norm.weight[3] = torch.nan
+        network.stage.model.get_parameter("blocks.0.norm.weight")[3] = torch.nan
     extract = FeatureExtractor(network, classifier=None, logits=False)
     with pytest.raises(ModelError, match=r"'blocks.0: mean' has 1 that are none"):
         extract(digits.image(0)[None])
     with torch.no_grad():
-        network.stage.model.blocks[0].norm.weight[3] = 1e9
+        network.stage.model.get_parameter("blocks.0.norm.weight")[3] = 1e9
     assert extract(digits.image(0)[None])["blocks.0: mean"].isfinite().all()
 
 
