@@ -10,12 +10,12 @@ from digits import SEEN, network, trained, unseen
 
 from understudy import attach, build, score
 from understudy.searching.search import search_jointly
+from understudy.training.api import fit_exits
 from understudy.training.config import TrainingConfig
-from understudy.training.trainer import fit_exits
 
 backbone = trained(network(32, 6))
 exits = attach(backbone, {f"blocks.{number}": "mlp1x64" for number in range(4)})
-fit_exits(exits, SEEN, recipe=TrainingConfig(epochs=20))
+fit_exits(exits, SEEN, config=TrainingConfig(epochs=20))
 
 table = score({"net": exits}, unseen())
 result = search_jointly(table, reference="net", max_drop=[1.0, 2.0, 4.0])

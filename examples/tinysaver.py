@@ -10,12 +10,12 @@ import torch
 from digits import SEEN, network, trained, unseen
 
 from understudy import attach, build, score, search
+from understudy.training.api import fit_exits
 from understudy.training.config import TrainingConfig
-from understudy.training.trainer import fit_exits
 
 big, tiny = trained(network(32, 6)), trained(network(4, 1))
 exits = attach(big, {"blocks.1": "linear+saver", "blocks.3": "linear"}, saver={"tiny": tiny})
-fit_exits(exits, SEEN, recipe=TrainingConfig(epochs=20, weights="tinysaver"))
+fit_exits(exits, SEEN, config=TrainingConfig(epochs=20, weights="tinysaver"))
 
 table = score({"big": exits}, unseen())
 result = search(table, reference="big", max_drop=2.0)

@@ -10,8 +10,8 @@ from understudy.training.config import TrainingConfig
 
 
 def test_it_goes_through_json() -> None:
-    recipe = TrainingConfig(epochs=3, targets="both", weights="dyce", flip=False)
-    assert TrainingConfig.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    config = TrainingConfig(epochs=3, targets="both", weights="dyce", flip=False)
+    assert TrainingConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from understudy.nn.cascade import Cascade, cascade_of
 from understudy.nn.serialization import save_cascade
 from understudy.nn.stage import Stage
 from understudy.result import Choice, Result
-from understudy.zoo.networks import load_stages
+from understudy.zoo.models import load_stages
 
 
 def build_cascade(
