@@ -159,3 +159,12 @@ def test_weights_of_a_network_that_were_changed(tmp_path):
     save_file({**saved, key: saved[key] + 1}, file)
     with pytest.raises(ModelError, match="are not those that were saved"):
         load_cascade(tmp_path / "cascade", build_stage=stage_of)
+
+
+def test_names_of_saved_weights_stay(tmp_path):
+    """Cascades of earlier versions load by these names, and the hash of weights goes over them."""
+    save_cascade(Cascade({"net": refined()}, Policy.single("net")), tmp_path / "cascade")
+    names = load_file(tmp_path / "cascade" / "weights" / "net.safetensors")
+    parts = {".".join(name.split(".")[:2]) for name in names}
+    assert parts == {"stage.model", "heads.0", "heads.1", "heads.2", "heads.3",
+                     "companion.saver", "companion.sequence"}  # fmt: skip

@@ -83,7 +83,7 @@ class ExitNetwork(nn.Module):
         self.taps = tuple(taps)
         self.points = tuple(sorted(heads, key=lambda point: point.tap))
         self.heads = nn.ModuleList(heads[point] for point in self.points)
-        self.saver_branch = saver_branch
+        self.companion = saver_branch  # the name under which saved weights hold it
         self.image = torch.zeros_like(image)
         self._captured: _Captured | None = None
         self._hashed: tuple[Any, str] | None = None
@@ -110,6 +110,11 @@ class ExitNetwork(nn.Module):
                 f"{tuple(ready.shape[1:])}: resize the images, or attach exits for that shape"
             )
         return ready
+
+    @property
+    def saver_branch(self) -> SaverBranch | None:
+        """The saver and its Exit Sequence Network, where there is one."""
+        return self.companion
 
     @property
     def trunk(self) -> Trunk:
