@@ -11,7 +11,7 @@ from torch import nn
 from cifar_nets import resnet20
 from understudy.early_exit.taps import Tap, even_taps, layout_of, list_taps, tap_at
 from understudy.errors import DataError, ModelError
-from understudy.graph.partition import split
+from understudy.graph.partition import partition
 from understudy.nn.cost import count_macs
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
@@ -71,7 +71,7 @@ def test_blocks_are_listed_with_their_costs():
         Tap("neck.0.0", (5,), "NC", 64.0 * done[-1] + 30, (total - 15) / total),
     )
     assert total == count_macs(stage, pixels(3, 16, 16)).total
-    split(stage.model, torch.zeros(1, 3, 8, 8), [tap.path for tap in taps])
+    partition(stage.model, torch.zeros(1, 3, 8, 8), [tap.path for tap in taps])
 
 
 def test_a_cifar_resnet_passes_through_its_blocks_alone():

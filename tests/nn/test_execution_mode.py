@@ -9,8 +9,8 @@ from torch import nn
 from understudy import attach
 from understudy.early_exit.serialization import network_from_dict, network_to_dict
 from understudy.errors import ModelError
-from understudy.graph.folding import folded
-from understudy.graph.partition import split
+from understudy.graph.folding import fold
+from understudy.graph.partition import partition
 from understudy.nn.cost import count_macs
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
 from understudy.nn.stage import Preprocess, Stage
@@ -94,7 +94,7 @@ def test_values_with_other_readers_are_kept():
 
     net, x = Net().eval(), torch.randn(2, 3, 4, 4)
     kept = x.clone()
-    segment = folded(split(net, x, []).segments[0])
+    segment = fold(partition(net, x, []).segments[0])
     assert torch.allclose(segment(x)[0], net(x), atol=1e-5)
     assert torch.equal(x, kept)
     assert any(node.target is torch.ops.aten.batch_norm.default for node in segment.graph.nodes)

@@ -17,8 +17,8 @@ from understudy.early_exit.heads import Head, PlainHead, make_head
 from understudy.early_exit.stages import stages_of_network
 from understudy.early_exit.taps import Tap, list_taps, tap_at
 from understudy.errors import ModelError, listed
-from understudy.graph.folding import folded
-from understudy.graph.partition import Trunk, split
+from understudy.graph.folding import fold
+from understudy.graph.partition import Trunk, partition
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.images import Images
 from understudy.nn.stage import Stage, as_stage, check_classes, hash_of
@@ -130,9 +130,9 @@ class ExitNetwork(nn.Module):
         if self._captured is None or self._captured.where != where:
             ready = self.stage.prepare([self.image, self.image])
             with _disable_current_modes():  # whoever counts what runs does not count this
-                trunk = split(self.stage.model, ready, [tap.path for tap in self.taps])
+                trunk = partition(self.stage.model, ready, [tap.path for tap in self.taps])
                 if self.variant.folded:
-                    trunk = replace(trunk, segments=tuple(map(folded, trunk.segments)))
+                    trunk = replace(trunk, segments=tuple(map(fold, trunk.segments)))
             self._captured = _Captured(where, tuple(ready.shape[1:]), trunk)
         return self._captured
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils import _python_dispatch as dispatch
 
 from understudy.errors import ModelError, unknown
-from understudy.graph.folding import folded
-from understudy.graph.partition import split
+from understudy.graph.folding import fold
+from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -159,7 +159,7 @@ class Varied(nn.Module):
     def _make(self, ready: Tensor) -> Callable[[Tensor], Tensor]:
         run: Callable[[Tensor], Tensor] = self.model
         if self.variant.folded:
-            segment = folded(split(self.model, ready[:1], []).segments[0])
+            segment = fold(partition(self.model, ready[:1], []).segments[0])
             run = lambda ready: cast("Tensor", segment(ready)[0])  # noqa: E731
         if not self.variant.compiled:
             return run

@@ -13,7 +13,7 @@ from understudy.early_exit.heads import Head, pool
 from understudy.early_exit.network import ExitNetwork, SaverBranch
 from understudy.early_exit.stages import ESN
 from understudy.early_exit.taps import Tap
-from understudy.graph.partition import split
+from understudy.graph.partition import partition
 from understudy.onnx.bundle import IMAGES, logits_of
 from understudy.onnx.export.preprocess import pixels_of
 from understudy.onnx.export.source import PartSource, source_of_model
@@ -93,7 +93,7 @@ def _segments(
     """The network between the taps; the rest behind the last one where its own answer is wanted."""
     pixels = pixels_of(network.stage, image, name)
     ready = network.stage.prepare(torch.stack([image, image]))
-    trunk = split(network.stage.model, ready, [network.taps[tap].path for tap in wanted.taps])
+    trunk = partition(network.stage.model, ready, [network.taps[tap].path for tap in wanted.taps])
     values: tuple[Tensor, ...] = (ready,)
     takes: tuple[str, ...] = (IMAGES,)
     sources: list[PartSource] = []
