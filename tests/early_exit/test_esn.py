@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from macs import macs_of
 from understudy.early_exit.esn import ExitSequence
 from understudy.errors import ModelError
-from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
 
 WIDTHS = (6, 3, 10, 5)
@@ -241,7 +241,7 @@ class Token(nn.Module):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_macs_are_counted_completely(number):
     width, dim = WIDTHS[number], 16
-    found = count_macs(Stage(Token(made(), number)), torch.zeros(width))
+    found = macs_of(Stage(Token(made(), number)), torch.zeros(width))
     attention = 4 * dim**2 + 2 * dim * (number + 1)
     assert found.total == width * dim + 2 * attention + 8 * dim**2 + dim * CLASSES
     assert found.uncounted == ()
@@ -260,7 +260,7 @@ class Whole(nn.Module):
 
 
 def test_macs_of_the_whole_sequence_are_counted_completely():
-    found = count_macs(Stage(Whole(made())), torch.zeros(sum(WIDTHS)))
+    found = macs_of(Stage(Whole(made())), torch.zeros(sum(WIDTHS)))
     tokens, dim = len(WIDTHS), 16
     attention = 4 * tokens * dim**2 + 2 * dim * tokens**2
     layers = 2 * attention + tokens * 8 * dim**2

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from macs import macs_of
 from understudy.early_exit.heads import (
     LAYOUTS,
     PRESETS,
@@ -17,7 +18,6 @@ from understudy.early_exit.heads import (
     pool,
 )
 from understudy.errors import ModelError
-from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
 
 SHAPES = {"NCHW": (6, 9, 12), "NHWC": (9, 12, 6), "NTC": (5, 6), "NC": (6,)}
@@ -232,7 +232,7 @@ MACS = {
 @pytest.mark.parametrize("kind", MACS)
 def test_macs_are_counted_completely(kind, layout):
     head = made(kind, layout)
-    found = count_macs(Stage(Whole(head)), torch.zeros(SHAPES[layout]))
+    found = macs_of(Stage(Whole(head)), torch.zeros(SHAPES[layout]))
     assert (found.total, found.uncounted) == (MACS[kind], ())
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from exit_nets import Net, images, network, refined, stage_of
+from macs import macs_of
 from understudy.early_exit.network import ExitNetwork, attach, stages_of
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.graph.partition import Trunk
 from understudy.nn.cascade import Cascade, build
-from understudy.nn.cost import count_macs, count_parts, measure_parts
+from understudy.nn.cost import count_parts, measure_parts
 from understudy.nn.stage import EMPTY, Stage, logits_key
 from understudy.operating_point import OperatingPoint
 from understudy.outcome import decide, evaluate
@@ -119,7 +120,7 @@ def test_rows_that_are_answered_pay_for_no_later_segment(plain, monkeypatch):
 
 
 def test_parts_are_paid_once_and_add_up_to_the_model(plain, full):
-    backbone = count_macs(stage_of("net:8"), images(1)[0]).total
+    backbone = macs_of(stage_of("net:8"), images(1)[0]).total
     counts = count_parts(plain.stages("net"), images(1)[0])
     trunk = {part: count.total for part, count in counts.items() if part.count("/") < 2}
     assert trunk.keys() == {"net/blocks.0", "net/blocks.1", "net/(rest)"}

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifar_nets import resnet20
+from macs import macs_of
 from understudy.early_exit.taps import Tap, even_taps, layout_of, list_taps, tap_at
 from understudy.errors import DataError, ModelError
 from understudy.graph.partition import partition
-from understudy.nn.cost import count_macs
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 
@@ -70,7 +70,7 @@ def test_blocks_are_listed_with_their_costs():
         ),
         Tap("neck.0.0", (5,), "NC", 64.0 * done[-1] + 30, (total - 15) / total),
     )
-    assert total == count_macs(stage, pixels(3, 16, 16)).total
+    assert total == macs_of(stage, pixels(3, 16, 16)).total
     partition(stage.model, torch.zeros(1, 3, 8, 8), [tap.path for tap in taps])
 
 
@@ -146,7 +146,7 @@ def test_attention_is_counted_as_in_the_whole_model():
     one, two = list_taps(stage, sample)
     assert (one.path, two.path) == ("encoder.layers.0", "encoder.layers.1")
     assert (one.shape, one.layout) == ((5, 8), "NTC")
-    total = count_macs(stage, sample).total
+    total = macs_of(stage, sample).total
     assert (one.macs, two.macs) == ((total - 24) / 2, total - 24)
 
 

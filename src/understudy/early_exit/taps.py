@@ -8,13 +8,12 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal, cast, get_args
 
-import torch
 from torch import Tensor, nn
 
 from understudy.errors import ModelError, unknown
 from understudy.graph.capture import ModuleMark, capture, check_paths, hooked
 from understudy.graph.cut_points import block_paths, cut_points, has_layout, layer_paths
-from understudy.nn.cost import Meter, mha_products_visible
+from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
 
 Layout = Literal["NCHW", "NHWC", "NTC", "NC"]
@@ -204,13 +203,12 @@ def _taps(model: nn.Module, ready: Tensor, marks: Sequence[ModuleMark]) -> tuple
 
 def _cumulative(model: nn.Module, ready: Tensor, paths: Sequence[str]) -> tuple[list[float], float]:
     """The MACs up to the end of each module, and those of the whole network."""
-    meter = Meter()
     done: dict[str, float] = {}
+    with count_macs() as meter:
 
-    def note(path: str, _output: object) -> None:
-        done[path] = float(sum(meter.by_operator.values()))
+        def note(path: str, _output: object) -> None:
+            done[path] = float(meter.macs)
 
-    hooks = {path: partial(note, path) for path in paths}
-    with torch.inference_mode(), mha_products_visible(), hooked(model, hooks), meter:
-        model(ready)
-    return [done[path] for path in paths], float(sum(meter.by_operator.values()))
+        with hooked(model, {path: partial(note, path) for path in paths}):
+            model(ready)
+    return [done[path] for path in paths], float(meter.macs)
