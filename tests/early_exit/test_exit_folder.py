@@ -14,9 +14,15 @@ from understudy.early_exit.serialization import NAME, WEIGHTS, ExitFolder, load_
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, UnderstudyError
 from understudy.nn.cascade import Cascade
-from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy, PolicyStage
+from understudy.zoo.cascades import load_cascade, save_cascade
+
+
+@pytest.fixture(autouse=True)
+def builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds the stages of saved cascades from the specs of these tests."""
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
 
 
 def origin_of(origin):
@@ -141,7 +147,7 @@ def test_a_cascade_of_exits_on_disk(make, tmp_path):
     save_cascade(cascade, tmp_path / "cascade")
     files = sorted(file.name for file in (tmp_path / "cascade" / "weights").iterdir())
     assert files == ["net.safetensors", "tiny.safetensors"]
-    loaded = load_cascade(tmp_path / "cascade", build_stage=stage_of)
+    loaded = load_cascade(tmp_path / "cascade")
     assert (loaded.exits, loaded.policy) == (cascade.exits, cascade.policy)
     assert loaded.frontier == cascade.frontier
     assert torch.equal(loaded(pictures), cascade(pictures))
@@ -158,7 +164,7 @@ def test_weights_of_a_network_that_were_changed(tmp_path):
     key = next(key for key in saved if key.startswith("heads.") and saved[key].is_floating_point())
     save_file({**saved, key: saved[key] + 1}, file)
     with pytest.raises(ModelError, match="are not those that were saved"):
-        load_cascade(tmp_path / "cascade", build_stage=stage_of)
+        load_cascade(tmp_path / "cascade")
 
 
 def test_names_of_saved_weights_stay(tmp_path):

@@ -247,25 +247,25 @@ def test_parameters():
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp1x5", "conv8"])
-def test_a_head_that_a_saver_helps(kind):
+def test_a_conditioned_head(kind):
     torch.manual_seed(0)
     given = {"shape": SHAPES["NCHW"], "layout": "NCHW", "classes": 4}
-    head = make_head(f"{kind}+saver", **given, told=7).eval()
-    assert (head.kind, head.told) == (f"{kind}+saver", 7)
+    head = make_head(f"{kind}+saver", **given, saver_width=7).eval()
+    assert (head.kind, head.saver_width) == (f"{kind}+saver", 7)
     assert head.reduction == head.base.reduction
-    reduced, told = head.reduce(feature("NCHW")), torch.randn(3, 7)
+    reduced, saver = head.reduce(feature("NCHW")), torch.randn(3, 7)
     alone = head.base(reduced)
     with torch.no_grad():
-        expected = alone + (told / (1 + 1e-5) ** 0.5) @ head.side[1].weight.T
-    torch.testing.assert_close(head(reduced, told), expected)
+        expected = alone + (saver / (1 + 1e-5) ** 0.5) @ head.side[1].weight.T
+    torch.testing.assert_close(head(reduced, saver), expected)
     again = Head.from_dict(json.loads(json.dumps(head.to_dict())))
     again.load_state_dict(head.state_dict())
-    assert torch.equal(again.eval()(reduced, told), head(reduced, told))
+    assert torch.equal(again.eval()(reduced, saver), head(reduced, saver))
 
 
-def test_a_head_that_is_told_nothing():
+def test_a_conditioned_head_without_a_saver():
     with pytest.raises(ModelError, match="found no saver: name one, or use 'conv8'"):
         made("conv8+saver", "NCHW")
-    head = make_head("linear+saver", shape=(4,), layout="NC", classes=3, told=2)
-    with pytest.raises(ModelError, match="is told what a saver says: found none"):
+    head = make_head("linear+saver", shape=(4,), layout="NC", classes=3, saver_width=2)
+    with pytest.raises(ModelError, match="takes saver features, found none"):
         head(torch.zeros(2, 4))

@@ -78,7 +78,7 @@ def test_an_exit_is_its_head_on_the_feature_there(plain):
     hook = net.blocks[1].register_forward_hook(lambda _m, _a, out: taken.update(feature=out))
     plain(images(5))
     hook.remove()
-    for point in plain.points[1:]:
+    for point in plain.locations[1:]:
         head = plain.head(point)
         with torch.inference_mode():
             expected = head(head.reduce(taken["feature"]))

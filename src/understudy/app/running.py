@@ -24,7 +24,6 @@ from understudy.errors import (
 from understudy.nn.cascade import Cascade
 from understudy.nn.device import usable_device
 from understudy.nn.images import Images
-from understudy.nn.serialization import provenance_of, save_cascade
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
@@ -36,7 +35,7 @@ from understudy.runtime.protocol import Runnable
 from understudy.scoring.job import Progress
 from understudy.store import save_answers
 from understudy.zoo.batches import batches
-from understudy.zoo.cascades import load_cascade
+from understudy.zoo.cascades import load_cascade, provenance_of, save_cascade
 from understudy.zoo.classes import check_classes, check_labels
 from understudy.zoo.data import DataSet
 from understudy.zoo.networks import load_stages

@@ -158,7 +158,7 @@ def network_to_dict(network: ExitNetwork) -> dict[str, Any]:
     """
     bare = [
         f"{network.taps[point.tap].path}/{point.head}"
-        for point in network.points
+        for point in network.locations
         if isinstance(network.head(point), PlainHead)
     ]
     if bare:
@@ -175,7 +175,7 @@ def network_to_dict(network: ExitNetwork) -> dict[str, Any]:
     saver_branch = network.saver_branch
     return {
         "backbone": network.stage.to_origin(),
-        "run": network.variant.name,
+        "run": network.mode.name,
         "image": {
             "shape": list(network.image.shape),
             "dtype": str(network.image.dtype).removeprefix("torch."),
@@ -183,7 +183,7 @@ def network_to_dict(network: ExitNetwork) -> dict[str, Any]:
         "taps": [tap.to_dict() for tap in network.taps],
         "heads": [
             {"tap": p.tap, "name": p.head, "made": network.head(p).to_dict()}
-            for p in network.points
+            for p in network.locations
         ],
         "companion": None
         if saver_branch is None
@@ -218,7 +218,7 @@ def network_from_dict(data: Mapping[str, Any], stage_of: StageOf) -> ExitNetwork
                 network_from_dict(saver_branch["saver"], stage_of),
                 ExitSequence.from_dict(saver_branch["sequence"]),
             ),
-            variant=ExecutionMode.parse(run) if (run := data.get("run")) else PLAIN,
+            mode=ExecutionMode.parse(run) if (run := data.get("run")) else PLAIN,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(

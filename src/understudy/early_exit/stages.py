@@ -117,7 +117,7 @@ class WholeNetwork(ExitStage):
     ) -> StageOutput:
         """Logits, the named confidence, and the state as it came."""
         begun = any(key.startswith(f"{self.name}@") for key in state)
-        if begun or self.network.variant.folded:
+        if begun or self.network.mode.folded:
             return super().run(images, state, confidence=confidence)
         logits = self.network.stage.model(self.network.prepare(images))
         return StageOutput(logits, confidence_functions[confidence](logits), state)
@@ -134,10 +134,10 @@ def stages_of_network(network: ExitNetwork, name: str) -> dict[str, Stage]:
         stages[saver_branch.name] = _saver(saver_branch, root=name)
         refining = _Refining(line, saver_branch, stages[saver_branch.name])
     for number, tap in enumerate(network.taps):
-        for point in network.points:
+        for point in network.locations:
             if point.tap == number:
                 exit = f"{name}/{tap.path}/{point.head}"
-                if refining is not None and network.head(point).told:
+                if refining is not None and network.head(point).saver_width:
                     stages[exit] = refining.stage(exit, refining.telling(point, exit))
                 else:
                     pieces = (

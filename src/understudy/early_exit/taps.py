@@ -6,18 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 from torch import Tensor, nn
 
+from understudy.early_exit.heads import LAYOUTS, Layout
 from understudy.errors import ModelError, unknown
 from understudy.graph.capture import ModuleMark, capture, check_paths, hooked
 from understudy.graph.cut_points import block_paths, cut_points, has_layout, layer_paths
 from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
-
-Layout = Literal["NCHW", "NHWC", "NTC", "NC"]
-"""The dimensions of a feature: samples, channels, height and width, or tokens."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,11 @@ class Tap:
     macs: float
     share: float
 
+    @property
+    def width(self) -> int:
+        """The number of channels."""
+        return self.shape[self.layout.index("C") - 1]
+
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "shape": list(self.shape)}
 
@@ -57,9 +60,9 @@ class Tap:
                 f"a tap is {{path, shape, layout, macs, share}}, found {str(data)[:120]}: mend the "
                 "file"
             ) from error
-        if layout not in get_args(Layout):
-            raise ModelError(unknown("layout", layout, get_args(Layout)))
-        return Tap(path, shape, cast("Layout", layout), macs, share)
+        if layout not in LAYOUTS:
+            raise ModelError(unknown("layout", layout, LAYOUTS))
+        return Tap(path, shape, layout, macs, share)
 
 
 def list_taps(stage: Stage, image: Tensor) -> tuple[Tap, ...]:

@@ -32,7 +32,7 @@ def check_network(network: ExitNetwork, recipe: TrainingConfig) -> None:
     Raises:
         ModelError: the message says which.
     """
-    if not network.points and network.saver_branch is None:
+    if not network.locations and network.saver_branch is None:
         raise ModelError(
             "a network that is trained has exits, found neither heads nor a saver: add some"
         )

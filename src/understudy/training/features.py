@@ -91,7 +91,7 @@ def feature_of(path: str, reduction: str) -> str:
 
 def _reductions_of(network: ExitNetwork) -> Reductions:
     wanted: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
-    for point in network.points:
+    for point in network.locations:
         head, path = network.head(point), network.taps[point.tap].path
         wanted.setdefault(path, {})[feature_of(path, head.reduction)] = head.reduce
     for tap in network.taps if network.saver_branch is not None else ():

@@ -36,7 +36,7 @@ def trainables_of(network: ExitNetwork) -> tuple[Trainable, ...]:
     """What learns in a network: every head, and its Exit Sequence Network as one."""
     paths = [tap.path for tap in network.taps]
     found = []
-    for point in network.points:
+    for point in network.locations:
         head, path = network.head(point), paths[point.tap]
         answer = partial(_ask_head, head, feature_of(path, head.reduction))
         found.append(Trainable(head, (f"{path}/{point.head}",), answer))
@@ -55,7 +55,7 @@ def trainable_of_classifier(classifier: nn.Module) -> Trainable:
 
 def _ask_head(head: Head, feature: str, features: Features) -> Tensor:
     dtype, told = _dtype(head), None
-    if head.told:
+    if head.saver_width:
         told = torch.cat([features[SAVER], features[SAVER_LOGITS]], 1).to(dtype)
     logits: Tensor = head(features[feature].to(dtype), told)
     return logits.unsqueeze(1)

@@ -275,7 +275,7 @@ def _plan(
         "backbone": stage.weights_hash,
         "preprocess": None if stage.preprocess is None else stage.preprocess.to_dict(),
         "taps": [tap.path for tap in network.taps],
-        "heads": [[p.tap, p.head, network.head(p).to_dict()] for p in network.points],
+        "heads": [[p.tap, p.head, network.head(p).to_dict()] for p in network.locations],
         "saver": None
         if saver_branch is None
         else [saver_branch.saver.weights_hash, saver_branch.sequence.to_dict()],

@@ -19,7 +19,7 @@ from torch import nn
 
 from understudy.early_exit.serialization import ExitFolder
 from understudy.errors import ModelError, unknown
-from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
+from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.stage import Preprocess, Stage
 from understudy.zoo.hubs import timm_stage, torchvision_stage
 from understudy.zoo.spec import Spec, parse_spec
@@ -44,7 +44,7 @@ def load_stage(spec: str) -> Stage:
     ``?checkpoint=FILE`` gives the weights; ``?weights=random`` leaves the model untrained, always
     with the same numbers; otherwise they are the published ones (timm, torchvision) or whatever the
     factory sets (py). ``?classes=N`` sets the number of classes. ``?run=folded+channels_last`` runs
-    the model another way (`nn.variant`).
+    the model another way (`nn.execution_mode`).
 
     Raises:
         ModelError: no such model, weights that cannot be had or do not fit.
@@ -55,7 +55,7 @@ def load_stage(spec: str) -> Stage:
     stage = _make(parsed, published=checkpoint is None and "weights" not in parsed.options)
     if checkpoint is not None:
         load_weights(stage.model, checkpoint)
-    return varied(stage, variant_of(parsed))
+    return with_mode(stage, variant_of(parsed))
 
 
 def build_stage(spec: str) -> Stage:
@@ -68,7 +68,7 @@ def build_stage(spec: str) -> Stage:
         MissingExtra: timm or torchvision is not installed.
     """
     parsed = parse(spec)
-    return varied(_make(parsed, published=False), variant_of(parsed))
+    return with_mode(_make(parsed, published=False), variant_of(parsed))
 
 
 def variant_of(spec: Spec) -> ExecutionMode:

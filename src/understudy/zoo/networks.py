@@ -40,7 +40,7 @@ def load_network(spec: str) -> ExitNetwork:
     parsed = parse(spec)
     network = load_exits(parsed.target, stage_of=_stage_of)
     network.origin = {"spec": spec}
-    return network.run_as(variant_of(parsed))
+    return network.with_mode(variant_of(parsed))
 
 
 def _stage_of(origin: Mapping[str, Any]) -> Stage:
