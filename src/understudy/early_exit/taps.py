@@ -76,6 +76,7 @@ def list_taps(stage: Stage, image: Tensor) -> tuple[Tap, ...]:
     Args:
         image: one raw image (C, H, W) uint8, or a ready sample for a stage without preprocessing.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> [(tap.path, tap.shape, tap.macs) for tap in list_taps(Stage(net), torch.ones(4))]
     [('1', (8,), 32.0)]
