@@ -22,8 +22,7 @@ from understudy.errors import (
     unknown,
 )
 from understudy.nn.cascade import Cascade
-from understudy.nn.device import usable_device
-from understudy.nn.images import Images
+from understudy.nn.device import Images, usable_device
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
@@ -120,7 +119,9 @@ def build_cascade(
     cascade = Cascade(
         stages,
         choice.policy,
-        frontier=[s for s in operating_points_of(result) if set(s.policy.exits) <= set(stages)],
+        operating_points=[
+            s for s in operating_points_of(result) if set(s.policy.exits) <= set(stages)
+        ],
         scores={name: score for name, score in learned.items() if name in stages},
     )
     proof = None if choice.certificate is None else choice.certificate.to_dict()
@@ -260,7 +261,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
     """
     for row in range(len(images)):
         try:
-            classes = cascade.runners[0].run_stage(images[row : row + 1], {}).classes
+            classes = cascade.runners[0].run(images[row : row + 1], {}).classes
         except ModelError:
             raise
         except Exception:  # noqa: BLE001

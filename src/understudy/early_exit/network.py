@@ -9,14 +9,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from understudy.early_exit.backbone import Backbone
+from understudy.early_exit.backbone import Backbone, Segments
 from understudy.early_exit.esn import ExitSequence
 from understudy.early_exit.heads import Head, PlainHead, make_head
-from understudy.early_exit.stages import stages_of_network
+from understudy.early_exit.stages import ESN, ExitStage, Refinement, WholeNetwork, saver_stage
 from understudy.early_exit.taps import Tap, list_taps, tap_at
 from understudy.errors import ModelError, listed
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
-from understudy.nn.stage import Stage, as_stage, check_classes
+from understudy.nn.stage import Stage, as_stage
+from understudy.runtime.pipeline import check_classes
 
 Heads = Mapping[str, str | nn.Module | Mapping[str, str | nn.Module]]
 """Module path -> a kind of head, a module (feature -> logits), or several of them by name."""
@@ -108,8 +109,39 @@ class ExitNetwork(Backbone):
 
         The exits are named NAME/TAP/HEAD, those of the Exit Sequence Network NAME/TAP/esn, the
         network NAME; the name of the saver is set by its branch.
+
+        Raises:
+            ModelError: the network and its saver have the same name.
         """
-        return stages_of_network(self, name)
+        branch = self.saver_branch
+        segments = Segments(self, name, keeps_pooled=branch is not None)
+        stages: dict[str, Stage] = {}
+        refinement: Refinement | None = None
+        if branch is not None:
+            branch.saver.origin = self.origin
+            stages[branch.name] = saver = saver_stage(branch.saver, branch.name, root=name)
+            refinement = Refinement(segments, saver, branch.name, branch.sequence)
+        members = dict(stages)
+        for number, tap in enumerate(self.taps):
+            for location in self.locations:
+                if location.tap == number:
+                    exit, head = f"{name}/{tap.path}/{location.head}", self.head(location)
+                    if refinement is not None and head.saver_width:
+                        parts = refinement.conditioned(head, number, exit)
+                        stages[exit] = ExitStage(self, name, exit, parts, members=members)
+                    else:
+                        parts = (*segments.until(number), segments.head(head, number, exit))
+                        stages[exit] = ExitStage(self, name, exit, parts)
+            if refinement is not None:
+                exit = f"{name}/{tap.path}/{ESN}"
+                parts = refinement.exit(number, exit)
+                stages[exit] = ExitStage(self, name, exit, parts, members=members)
+        if name in stages:
+            raise ModelError(
+                f"a network and its saver have names of their own, both are {name!r}: rename one"
+            )
+        stages[name] = WholeNetwork(self, name, name, segments.until(len(self.taps)))
+        return stages
 
 
 class SaverBranch(nn.Module):
@@ -208,28 +240,6 @@ def _saver_branch(
     last = possible[-1]
     sequence = ExitSequence([tap.width for tap in (last, *taps)], classes=classes)
     return SaverBranch(name, ExitNetwork(stage, [last], {}, image=sample), sequence)
-
-
-def stages_of(models: Mapping[str, nn.Module]) -> dict[str, Stage]:
-    """The stages by exit: one per model, and every exit of a network.
-
-    >>> list(stages_of({"tiny": nn.Linear(4, 3)}))
-    ['tiny']
-
-    Raises:
-        ModelError: something that is no module, or two exits of one name.
-    """
-    stages: dict[str, Stage] = {}
-    for name, model in models.items():
-        own = model.stages(name) if isinstance(model, ExitNetwork) else {name: as_stage(model)}
-        twice = [exit for exit in own if exit in stages]
-        if twice:
-            raise ModelError(
-                f"exits have names of their own, {name!r} brings {twice[0]!r}, which is there "
-                "already: leave one out, or rename it"
-            )
-        stages |= own
-    return stages
 
 
 def example_image(stage: Stage) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from understudy.nn.images import Images
-from understudy.nn.stage import EMPTY, Stage, State
+from understudy.nn.device import Images
+from understudy.nn.stage import EMPTY, Stage
+from understudy.runtime.state import StageState
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ def count_parts(stages: Mapping[str, Stage], image: Tensor) -> dict[str, MacCoun
         DataError: an image that the preprocessing cannot take.
     """
     counts: dict[str, MacCount] = {}
-    state: State = EMPTY
+    state: StageState = EMPTY
     for name, stage in stages.items():
-        for piece in stage.pieces(name):
+        for part, run in stage.parts(name):
             with count_macs() as meter:
-                state = piece.run([image], state)
+                state = run([image], state)
             count = MacCount(float(meter.macs), tuple(sorted(meter.uncounted)))
-            counts.setdefault(piece.part, count)
+            counts.setdefault(part, count)
     return counts
 
 
@@ -78,19 +79,19 @@ def measure_parts(
     ['tiny']
     """
     times: dict[str, float] = {}
-    state: State = EMPTY
+    state: StageState = EMPTY
     for name, stage in stages.items():
-        for piece in stage.pieces(name):
-            if piece.part in times:
+        for part, run in stage.parts(name):
+            if part in times:
                 continue
             elapsed = []
             for _ in range(repeats + 1):
                 start = _now(stage.device)
                 with torch.inference_mode():
-                    after = piece.run(images, state)
+                    after = run(images, state)
                 elapsed.append(_now(stage.device) - start)
             state = after
-            times[piece.part] = 1000 * statistics.median(elapsed[1:]) / len(images)
+            times[part] = 1000 * statistics.median(elapsed[1:]) / len(images)
     return times
 
 

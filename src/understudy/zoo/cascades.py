@@ -79,7 +79,7 @@ def save_cascade(
         },
         "stages": {name: _entry(stage, files.get(name)) for name, stage in cascade.stages.items()},
         "scores": {name: score.to_dict() for name, score in cascade.scores.items()},
-        "frontier": [point.to_dict() for point in cascade.frontier],
+        "frontier": [point.to_dict() for point in cascade.operating_points],
         "provenance": dict(provenance or {}),
     }
     with replacing_folder(path) as folder:
@@ -123,7 +123,7 @@ def load_cascade(path: str | Path) -> Cascade:
         return Cascade(
             stages,
             Policy.from_dict(data["policy"]),
-            frontier=[OperatingPoint.from_dict(point) for point in _frontier(data)],
+            operating_points=[OperatingPoint.from_dict(point) for point in _frontier(data)],
             scores={
                 name: DeferralScore.from_dict(score)
                 for name, score in data.get("scores", {}).items()
@@ -153,7 +153,8 @@ def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def _networks(cascade: Cascade) -> dict[str, ExitNetwork]:
     """The networks whose exits are stages, by name, without the savers inside others."""
-    found = {s.name: s.network for s in cascade.stages.values() if isinstance(s, ExitStage)}
+    exits = (s for s in cascade.stages.values() if isinstance(s, ExitStage))
+    found = {s.name: s.network for s in exits if isinstance(s.network, ExitNetwork)}
     inner = [n.saver_branch.saver for n in found.values() if n.saver_branch is not None]
     return {name: n for name, n in found.items() if not any(n is saver for saver in inner)}
 

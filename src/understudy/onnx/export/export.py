@@ -26,7 +26,7 @@ from understudy.nn.stage import Stage
 from understudy.onnx.bundle import IMAGES, NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
 from understudy.onnx.cascade import load_onnx
 from understudy.onnx.export.graph import ModulePart, part_of_model, parts_of_network
-from understudy.onnx.export.proof import distance, random_rows, run_module
+from understudy.onnx.export.parity import distance, random_rows, run_module
 from understudy.onnx.session import Session, first_line, onnx_runtime
 
 OPSET = 20
@@ -90,7 +90,7 @@ def export_onnx(
             policy=cascade.policy,
             pieces=tuple(exporter.exported),
             averages=_ensembles(cascade, exported),
-            frontier=cascade.frontier,
+            frontier=cascade.operating_points,
             scores={name: s for name, s in cascade.scores.items() if name in exported},
             tolerance=tolerance,
             files=hashes_of(folder, sorted((folder / PIECES).iterdir())),
@@ -138,7 +138,7 @@ class _PartExporter:
     def _session(self, part: ModulePart, file: str) -> Session:
         path = self.folder / file
         try:
-            return Session(path, part.part, takes=part.inputs, gives=part.outputs, threads=1)
+            return Session(path, part.part, inputs=part.inputs, outputs=part.outputs, threads=1)
         except ModelError as error:
             raise ModelError(
                 f"the stage {part.part!r} was exported, but ONNX Runtime does not take it "
@@ -263,7 +263,7 @@ def exported_exits(cascade: Cascade, exits: Iterable[str] | None = None) -> tupl
     Raises:
         PolicyError: no such exit.
     """
-    policies = (cascade.policy, *(point.policy for point in cascade.frontier))
+    policies = (cascade.policy, *(point.policy for point in cascade.operating_points))
     needed = {name for policy in policies for name in policy.exits}
     for name in exits or ():
         if name not in cascade.exits:
@@ -275,7 +275,7 @@ def exported_exits(cascade: Cascade, exits: Iterable[str] | None = None) -> tupl
 def _ensembles(cascade: Cascade, exits: Iterable[str]) -> dict[str, Ensemble]:
     """The ensembles among the exits."""
     stages = {name: cascade.stages[name] for name in exits}
-    return {n: stage.recipe for n, stage in stages.items() if isinstance(stage, EnsembleStage)}
+    return {n: stage.ensemble for n, stage in stages.items() if isinstance(stage, EnsembleStage)}
 
 
 def _module_parts(cascade: Cascade, exits: Sequence[str], image: Tensor) -> list[ModulePart]:
@@ -322,7 +322,7 @@ def _networks(
 ) -> dict[str, tuple[ExitNetwork, set[str]]]:
     """Networks by name, each with those of the exits that it holds, its saver's included."""
     inside = {n: s for n, s in stages.items() if isinstance(s, ExitStage)}
-    by_name = {stage.name: stage.network for stage in inside.values()}
+    by_name = {s.name: s.network for s in inside.values() if isinstance(s.network, ExitNetwork)}
     networks: dict[str, tuple[ExitNetwork, set[str]]] = {}
     for exit in exits:
         if exit in inside:

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from understudy.early_exit.backbone import REST
 from understudy.early_exit.esn import ExitSequence
 from understudy.early_exit.heads import Head, Layout, pool
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
 from understudy.early_exit.stages import ESN
 from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
-from understudy.onnx.bundle import IMAGES, logits_of
+from understudy.onnx.bundle import IMAGES
 from understudy.onnx.export.preprocess import pixels_of
+from understudy.runtime.state import StateKey
+
+Keys = Sequence[StateKey | str]
+"""Values of the stage state, or the images."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModulePart:
-    """A part as a module: from values of the names `inputs` to a tuple of those of `outputs`."""
+    """A part as a module: from the values named `inputs` to a tuple of those named `outputs`."""
 
     part: str
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    @staticmethod
+    def of(part: str, module: nn.Module, inputs: Keys, outputs: Keys) -> ModulePart:
+        """A part whose values are those of the stage state."""
+        return ModulePart(part, module, tuple(map(str, inputs)), tuple(map(str, outputs)))
 
 
 def part_of_model(name: str, stage: Stage, image: Tensor) -> ModulePart:
@@ -35,7 +45,7 @@ def part_of_model(name: str, stage: Stage, image: Tensor) -> ModulePart:
         ModelError: its preprocessing cannot be put into the graph.
     """
     module = WholeModel(pixels_of(stage, image, name), stage.model)
-    return ModulePart(name, module, (IMAGES,), (logits_of(name),))
+    return ModulePart.of(name, module, (IMAGES,), (StateKey.logits(name),))
 
 
 def parts_of_network(
@@ -71,19 +81,6 @@ def parts_of_network(
     return parts
 
 
-def _feature(name: str, tap: int, index: int = 0) -> str:
-    """The name of a value that crosses the cut at a tap; the feature has the index 0."""
-    return f"{name}@{tap}.{index}"
-
-
-def _pooled(name: str, tap: int) -> str:
-    return f"{name}~{tap}"
-
-
-def _cache(name: str, tap: int) -> str:
-    return f"keys and values of {name}@{tap}"
-
-
 def _segment_parts(
     name: str,
     network: ExitNetwork,
@@ -98,31 +95,31 @@ def _segment_parts(
     ready = network.stage.prepare(torch.stack([image, image]))
     trunk = partition(network.stage.model, ready, [network.taps[tap].path for tap in taps])
     values: tuple[Tensor, ...] = (ready,)
-    inputs: tuple[str, ...] = (IMAGES,)
+    inputs: Keys = (IMAGES,)
     parts: list[ModulePart] = []
     for number, tap in enumerate(taps):
         values = trunk.run(number, tuple(value.clone() for value in values))
-        features = tuple(_feature(name, tap, index) for index in range(len(values)))
+        features = tuple(StateKey.feature(name, tap, index) for index in range(len(values)))
         module: nn.Module = SegmentModule(trunk.segments[number], None if number else pixels)
         outputs = features
         if tap in tokens:
             module = PooledSegment(module, network.taps[tap].layout)
-            outputs = (*features, _pooled(name, tap))
-        parts.append(ModulePart(f"{name}/{network.taps[tap].path}", module, inputs, outputs))
+            outputs = (*features, StateKey.pooled(name, tap))
+        parts.append(ModulePart.of(f"{name}/{network.taps[tap].path}", module, inputs, outputs))
         inputs = features
     if to_end:
         last = LastSegment(SegmentModule(trunk.segments[-1], None if taps else pixels))
-        part = f"{name}/(rest)" if taps else name
-        parts.append(ModulePart(part, last, inputs, (logits_of(name),)))
+        part = f"{name}/{REST}" if taps else name
+        parts.append(ModulePart.of(part, last, inputs, (StateKey.logits(name),)))
     return parts
 
 
 def _head_part(name: str, network: ExitNetwork, exit: str, location: ExitLocation) -> ModulePart:
     head, branch = network.head(location), network.saver_branch
-    inputs: tuple[str, ...] = (_feature(name, location.tap),)
+    inputs: Keys = (StateKey.feature(name, location.tap),)
     if head.saver_width and branch is not None:
-        inputs = (*inputs, _pooled(branch.name, 0), logits_of(branch.name))
-    return ModulePart(exit, HeadModule(head), inputs, (logits_of(exit),))
+        inputs = (*inputs, StateKey.pooled(branch.name, 0), StateKey.logits(branch.name))
+    return ModulePart.of(exit, HeadModule(head), inputs, (StateKey.logits(exit),))
 
 
 def _saver_part(branch: SaverBranch, image: Tensor) -> ModulePart:
@@ -133,15 +130,17 @@ def _saver_part(branch: SaverBranch, image: Tensor) -> ModulePart:
     module = SaverModule(
         SegmentModule(first, pixels), SegmentModule(last, None), saver.taps[0].layout
     )
-    return ModulePart(name, module, (IMAGES,), (logits_of(name), _pooled(name, 0)))
+    return ModulePart.of(name, module, (IMAGES,), (StateKey.logits(name), StateKey.pooled(name, 0)))
 
 
 def _token_part(name: str, exit: str, tap: int, branch: SaverBranch) -> ModulePart:
     """The token of a tap and the exit that refines the saver's logits there."""
-    before = _pooled(branch.name, 0) if tap == 0 else _cache(name, tap - 1)
-    inputs = (_pooled(name, tap), before, logits_of(branch.name))
+    before = StateKey.pooled(branch.name, 0) if tap == 0 else StateKey.esn_cache(name, tap - 1)
+    inputs = (StateKey.pooled(name, tap), before, StateKey.logits(branch.name))
     module = TokenModule(branch.sequence, tap)
-    return ModulePart(exit, module, inputs, (logits_of(exit), _cache(name, tap)))
+    return ModulePart.of(
+        exit, module, inputs, (StateKey.logits(exit), StateKey.esn_cache(name, tap))
+    )
 
 
 class WholeModel(nn.Module):
