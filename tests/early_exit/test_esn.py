@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from macs import macs_of
-from understudy.early_exit.esn import ExitSequence
+from understudy.early_exit.esn import ExitSequence, SequenceSpec
 from understudy.errors import ModelError
 from understudy.nn.stage import Stage
 
@@ -170,18 +170,18 @@ def test_initial_values_are_the_callers():
 
 def test_round_trip_through_json():
     sequence = made(layers=3, heads=8)
-    again = ExitSequence.from_dict(json.loads(json.dumps(sequence.to_dict())))
-    assert again.to_dict() == sequence.to_dict()
+    again = SequenceSpec.from_dict(json.loads(json.dumps(sequence.spec.to_dict()))).build()
+    assert again.spec == sequence.spec
     again.load_state_dict(sequence.state_dict())
     pooled, saver_logits = inputs()
     assert torch.equal(again.eval()(pooled, saver_logits), sequence(pooled, saver_logits))
 
 
 def test_damaged_descriptions():
-    with pytest.raises(ModelError, match=r"\{widths, classes, dim, layers, heads\}"):
-        ExitSequence.from_dict({"widths": [1, 2]})
+    with pytest.raises(ModelError, match=r"a sequence has the field 'classes' at \$"):
+        SequenceSpec.from_dict({"widths": [1, 2]})
     with pytest.raises(ModelError, match="heads divide dim"):
-        ExitSequence.from_dict({**made().to_dict(), "heads": 5})
+        SequenceSpec.from_dict({**made().spec.to_dict(), "heads": 5}).build()
 
 
 def test_sizes_are_checked():

@@ -43,8 +43,8 @@ def test_what_is_saved_loads_to_the_same_outputs(make, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert loaded.weights_hash == net.weights_hash
     assert loaded.taps == net.taps
-    told = ExitFolder.read(tmp_path / "exits")
-    assert (told.name, told.training, told.classifier) == ("net", {"epochs": 3}, None)
+    saved = ExitFolder.read(tmp_path / "exits")
+    assert (saved.name, saved.training, saved.classifier) == ("net", {"epochs": 3}, None)
 
 
 def test_the_backbone_stays_out_but_for_a_classifier_trained_anew(tmp_path):
@@ -81,9 +81,11 @@ def test_another_architecture(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda data: data.pop("name"), "is damaged \\(no 'name'\\)"),
+        (lambda data: data.pop("name"), r"has the field 'name' at \$, found none: train the"),
         (lambda data: data.update(version=99), "version 99"),
-        (lambda data: data["network"].pop("taps"), "damaged \\(KeyError\\('taps'\\)\\)"),
+        (lambda data: data["network"].pop("taps"), r"has the field 'taps' at \$\.network"),
+        (lambda data: data["network"]["taps"][1].update(macs="x"), r"\$\.network\.taps\[1\]\.macs"),
+        (lambda data: data["network"]["image"].update(dtype="save"), "images have a dtype"),
         (lambda data: data["network"]["heads"].pop(), "do not fit the heads"),
         (lambda data: data["network"]["heads"][0]["made"].update(kind="mlp"), "mlp"),
     ],

@@ -11,7 +11,7 @@ from understudy.early_exit.heads import (
     LAYOUTS,
     PRESETS,
     ConvHead,
-    Head,
+    HeadSpec,
     PlainHead,
     PooledHead,
     make_head,
@@ -151,20 +151,20 @@ def test_what_does_not_fit_is_an_error():
 @pytest.mark.parametrize("kind", ["linear", "mlp3x5", "conv8"])
 def test_round_trip_through_json(kind):
     head = made(kind, "NHWC")
-    again = Head.from_dict(json.loads(json.dumps(head.to_dict())))
-    assert again.to_dict() == head.to_dict()
+    again = HeadSpec.from_dict(json.loads(json.dumps(head.to_dict()))).build()
+    assert again.spec == head.spec
     again.load_state_dict(head.state_dict())
     x = feature("NHWC")
     assert torch.equal(again.eval()(again.reduce(x)), head.eval()(head.reduce(x)))
 
 
 def test_a_damaged_description_is_an_error():
-    with pytest.raises(ModelError, match=r"\{kind, shape, layout, classes\}"):
-        Head.from_dict({"kind": "linear"})
-    with pytest.raises(ModelError, match=r"\{kind, shape, layout, classes\}"):
-        Head.from_dict({"kind": "linear", "shape": ["x"], "layout": "NC", "classes": 2})
+    with pytest.raises(ModelError, match=r"a head has the field 'shape' at \$, found none"):
+        HeadSpec.from_dict({"kind": "linear"})
+    with pytest.raises(ModelError, match=r"a whole number at \$\.shape\[0\], found 'x'"):
+        HeadSpec.from_dict({"kind": "linear", "shape": ["x"], "layout": "NC", "classes": 2})
     with pytest.raises(ModelError, match="no kind of head"):
-        Head.from_dict({"kind": "liner", "shape": [3], "layout": "NC", "classes": 2})
+        HeadSpec.from_dict({"kind": "liner", "shape": [3], "layout": "NC", "classes": 2}).build()
 
 
 def test_a_module_of_ones_own():
@@ -173,9 +173,9 @@ def test_a_module_of_ones_own():
     assert head.reduce(x) is x
     assert torch.equal(head(x), module(x))
     assert head.reduction == "whole"
-    assert head.to_dict() == {"kind": "plain"}
-    with pytest.raises(ModelError, match=r"wrap it as PlainHead\(module\)"):
-        Head.from_dict(head.to_dict())
+    assert (head.spec, head.to_dict()) == (None, {"kind": "plain"})
+    with pytest.raises(ModelError, match="a head has the field 'shape'"):
+        HeadSpec.from_dict(head.to_dict())
 
 
 def test_equal_reductions_have_one_name_and_one_result():
@@ -258,7 +258,7 @@ def test_a_conditioned_head(kind):
     with torch.no_grad():
         expected = alone + (saver / (1 + 1e-5) ** 0.5) @ head.side[1].weight.T
     torch.testing.assert_close(head(reduced, saver), expected)
-    again = Head.from_dict(json.loads(json.dumps(head.to_dict())))
+    again = HeadSpec.from_dict(json.loads(json.dumps(head.to_dict()))).build()
     again.load_state_dict(head.state_dict())
     assert torch.equal(again.eval()(reduced, saver), head(reduced, saver))
 

@@ -199,7 +199,7 @@ def test_round_trip():
     tap = Tap("a.b", (3, 4, 4), "NCHW", 1e9, 0.1)
     assert Tap.from_dict(tap.to_dict()) == tap
     for broken in [{}, {**tap.to_dict(), "shape": 3}, {**tap.to_dict(), "macs": "many"}]:
-        with pytest.raises(ModelError, match="a tap is"):
+        with pytest.raises(ModelError, match="a tap has"):
             Tap.from_dict(broken)
     with pytest.raises(ModelError, match="no layout 'NHCW'"):
         Tap.from_dict({**tap.to_dict(), "layout": "NHCW"})

@@ -8,7 +8,7 @@ from torch import nn
 
 from macs import macs_of
 from understudy import attach
-from understudy.early_exit.serialization import network_from_dict, network_to_dict
+from understudy.early_exit.serialization import Architecture
 from understudy.errors import ModelError
 from understudy.graph.folding import fold
 from understudy.graph.partition import partition
@@ -109,7 +109,8 @@ def test_exits_of_a_network_that_is_run_another_way():
         truth = exit(pictures(5))
         assert torch.allclose(quick[name](pictures(5)), truth, atol=1e-3 * truth.abs().max().item())
     assert fast.weights_hash != network.weights_hash
-    assert network_from_dict(network_to_dict(fast), lambda _: stage).mode == fast.mode
+    saved = Architecture.from_dict(Architecture.of(fast).to_dict())
+    assert saved.build(lambda _: stage).mode == fast.mode
 
 
 @pytest.mark.parametrize("name", ["fold", "folded+folded", "bfloat16+float16", ""])

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.codec import Stored
 from understudy.errors import ModelError
+
+
+@dataclass(frozen=True)
+class SequenceSpec(Stored, what="a sequence", error=ModelError, remedy="train the exits again"):
+    """The architecture of an Exit Sequence Network: the arguments of `ExitSequence`."""
+
+    widths: tuple[int, ...]
+    classes: int
+    dim: int
+    layers: int
+    heads: int
+
+    def build(self) -> ExitSequence:
+        """A sequence of this architecture, with new weights.
+
+        Raises:
+            ModelError: as `ExitSequence`.
+        """
+        return ExitSequence(**vars(self))
 
 
 class ExitSequence(nn.Module):
@@ -125,38 +145,10 @@ class ExitSequence(nn.Module):
         exits = range(1, len(self.widths))
         return torch.stack([self.exit(i, out[:, i], saver_logits) for i in exits], 1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The architecture as plain JSON, without weights."""
-        return {
-            "widths": list(self.widths),
-            "classes": self.classes,
-            "dim": self.dim,
-            "layers": self.layers,
-            "heads": self.heads,
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> ExitSequence:
-        """A sequence of that architecture, with new weights.
-
-        Raises:
-            ModelError: not the architecture of a sequence.
-        """
-        try:
-            return ExitSequence(
-                [int(width) for width in data["widths"]],
-                classes=int(data["classes"]),
-                dim=int(data["dim"]),
-                layers=int(data["layers"]),
-                heads=int(data["heads"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                "a sequence is {widths, classes, dim, layers, heads}, "
-                f"found {str(data)[:120]}: mend the file"
-            ) from error
+    @property
+    def spec(self) -> SequenceSpec:
+        """The architecture, without weights."""
+        return SequenceSpec(self.widths, self.classes, self.dim, self.layers, self.heads)
 
     def _tokenise(self, number: int, pooled: Tensor) -> Tensor:
         token: Tensor = self.tokenisers[number](pooled.to(self._dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.codec import Stored, stored
 from understudy.errors import ModelError, unknown
 
 Layout = Literal["NCHW", "NHWC", "NTC", "NC"]
@@ -36,6 +37,30 @@ SAVER = "+saver"
 
 MAP_SIDE = 8
 """The longest side of the map that a convolutional head takes."""
+
+
+@dataclass(frozen=True)
+class HeadSpec(Stored, what="a head", error=ModelError, remedy="train the exits again"):
+    """The architecture of a head: the arguments of `make_head`."""
+
+    kind: str
+    shape: tuple[int, ...]
+    layout: str
+    classes: int
+    saver_width: int = field(default=0, metadata=stored(key="told", optional=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; the width of saver features only where there is a saver."""
+        data = super().to_dict()
+        return data if self.saver_width else {k: v for k, v in data.items() if k != "told"}
+
+    def build(self) -> Head:
+        """A head of this architecture, with new weights.
+
+        Raises:
+            ModelError: as `make_head`.
+        """
+        return make_head(**vars(self))
 
 
 class Head(nn.Module, ABC):
@@ -63,37 +88,14 @@ class Head(nn.Module, ABC):
         """The trained half: logits (N, C) from the reduced feature and, for a conditioned head, the
         saver features (N, saver_width)."""
 
+    @property
+    def spec(self) -> HeadSpec | None:
+        """The architecture, without weights; None for a module of your own."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
-        """The architecture as plain JSON, without weights."""
-        return {"kind": self.kind}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Head:
-        """A head of that architecture, with new weights.
-
-        Raises:
-            ModelError: not the description of a head, or that of a `PlainHead`.
-        """
-        if data.get("kind") == PlainHead.kind:
-            raise ModelError(
-                "a head around a module of your own cannot be built from a file: make the module "
-                "and wrap it as PlainHead(module)"
-            )
-        try:
-            return make_head(
-                str(data["kind"]),
-                shape=tuple(int(side) for side in data["shape"]),
-                layout=str(data["layout"]),
-                classes=int(data["classes"]),
-                saver_width=int(data.get("told", 0)),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                "a head is {kind, shape, layout, classes}, "
-                f"found {str(data)[:120]}: mend the file"
-            ) from error
+        """The architecture as plain JSON; the kind alone for a module of your own."""
+        return {"kind": self.kind} if self.spec is None else self.spec.to_dict()
 
 
 class PlainHead(Head):
@@ -131,14 +133,9 @@ class _BuiltHead(Head):
         self.layout = layout
         self.classes = classes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON: kind, shape, layout, classes."""
-        return {
-            "kind": self.kind,
-            "shape": list(self.shape),
-            "layout": self.layout,
-            "classes": self.classes,
-        }
+    @property
+    def spec(self) -> HeadSpec:
+        return HeadSpec(self.kind, self.shape, self.layout, self.classes)
 
 
 class PooledHead(_BuiltHead):
@@ -268,9 +265,10 @@ class ConditionedHead(Head):
         logits: Tensor = self.base(reduced) + self.side(saver_features.to(_dtype(self)))
         return logits
 
-    def to_dict(self) -> dict[str, Any]:
-        """The architecture of the head without the saver, with its own kind and `told`."""
-        return {**self.base.to_dict(), "kind": self.kind, "told": self.saver_width}
+    @property
+    def spec(self) -> HeadSpec | None:
+        spec = self.base.spec
+        return spec and replace(spec, kind=self.kind, saver_width=self.saver_width)
 
 
 def make_head(
@@ -294,7 +292,7 @@ def make_head(
         ModelError: no such kind or layout, a shape that does not fit the layout, convolutions on
             what is no map, no classes.
     """
-    _check_place(shape, layout, classes)
+    _check_shape(shape, layout, classes)
     if kind.endswith(SAVER):
         if not saver_width:
             raise ModelError(
@@ -345,9 +343,19 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
 
-def _check_place(shape: tuple[int, ...], layout: str, classes: int) -> None:
-    if layout not in LAYOUTS:
-        raise ModelError(unknown("layout", layout, LAYOUTS))
+def check_layout(text: str) -> Layout:
+    """The layout of that name.
+
+    Raises:
+        ModelError: no such layout.
+    """
+    if text not in LAYOUTS:
+        raise ModelError(unknown("layout", text, LAYOUTS))
+    return text
+
+
+def _check_shape(shape: tuple[int, ...], layout: str, classes: int) -> None:
+    check_layout(layout)
     if len(shape) != len(layout) - 1 or min(shape) < 1:
         raise ModelError(
             f"the feature of one sample in the layout {layout} has {len(layout) - 1} sides of at "
@@ -358,8 +366,7 @@ def _check_place(shape: tuple[int, ...], layout: str, classes: int) -> None:
 
 
 def _check_feature(feature: Tensor, layout: str) -> None:
-    if layout not in LAYOUTS:
-        raise ModelError(unknown("layout", layout, LAYOUTS))
+    check_layout(layout)
     if feature.ndim != len(layout):
         raise ModelError(
             f"a feature in the layout {layout} has {len(layout)} dimensions, found the shape "

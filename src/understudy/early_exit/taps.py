@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import Any
 
 from torch import Tensor, nn
 
-from understudy.early_exit.heads import LAYOUTS, Layout
-from understudy.errors import ModelError, unknown
+from understudy.codec import Stored, stored
+from understudy.early_exit.heads import Layout, check_layout
+from understudy.errors import ModelError
 from understudy.graph.capture import ModuleMark, capture, check_paths, hooked
 from understudy.graph.cut_points import block_paths, cut_points, has_layout, layer_paths
 from understudy.nn.cost import count_macs
@@ -19,7 +19,7 @@ from understudy.nn.stage import Stage
 
 
 @dataclass(frozen=True)
-class Tap:
+class Tap(Stored, what="a tap", error=ModelError, remedy="train the exits again"):
     """A module inside a network whose output can be taken as a feature.
 
     Attributes:
@@ -32,7 +32,7 @@ class Tap:
 
     path: str
     shape: tuple[int, ...]
-    layout: Layout
+    layout: Layout = field(metadata=stored(shape=str, unpack=check_layout))
     macs: float
     share: float
 
@@ -40,29 +40,6 @@ class Tap:
     def width(self) -> int:
         """The number of channels."""
         return self.shape[self.layout.index("C") - 1]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "shape": list(self.shape)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Tap:
-        """The tap that `to_dict` wrote.
-
-        Raises:
-            ModelError: something else.
-        """
-        try:
-            layout = str(data["layout"])
-            shape = tuple(int(size) for size in data["shape"])
-            path, macs, share = str(data["path"]), float(data["macs"]), float(data["share"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"a tap is {{path, shape, layout, macs, share}}, found {str(data)[:120]}: mend the "
-                "file"
-            ) from error
-        if layout not in LAYOUTS:
-            raise ModelError(unknown("layout", layout, LAYOUTS))
-        return Tap(path, shape, layout, macs, share)
 
 
 def list_taps(stage: Stage, image: Tensor) -> tuple[Tap, ...]:

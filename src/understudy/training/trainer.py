@@ -278,7 +278,7 @@ def _plan(
         "heads": [[p.tap, p.head, network.head(p).to_dict()] for p in network.locations],
         "saver": None
         if saver_branch is None
-        else [saver_branch.saver.weights_hash, saver_branch.sequence.to_dict()],
+        else [saver_branch.saver.weights_hash, saver_branch.sequence.spec.to_dict()],
         "classifier": classifier,
         **recipe.to_dict(),
         "device": stage.device.type,

@@ -13,7 +13,7 @@ from torch import nn
 
 from understudy.deferral import DeferralScore
 from understudy.early_exit.network import ExitNetwork
-from understudy.early_exit.serialization import network_from_dict, network_to_dict
+from understudy.early_exit.serialization import Architecture
 from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import ensemble_of
 from understudy.errors import ModelError
@@ -74,7 +74,7 @@ def save_cascade(
         "version": VERSION,
         "policy": cascade.policy.to_dict(),
         "networks": {
-            name: {"made": network_to_dict(network), "weights": files[name]}
+            name: {"made": Architecture.of(network).to_dict(), "weights": files[name]}
             for name, network in networks.items()
         },
         "stages": {name: _entry(stage, files.get(name)) for name, stage in cascade.stages.items()},
@@ -174,7 +174,7 @@ def _load_stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
 
 
 def _load_network(name: str, entry: Mapping[str, Any], folder: Path) -> ExitNetwork:
-    network = network_from_dict(entry["made"], _new_stage)
+    network = Architecture.from_dict(entry["made"]).build(_new_stage)
     _load_weights(network, folder / "weights" / Path(entry["weights"]).name, name)
     return network
 
