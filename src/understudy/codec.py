@@ -52,7 +52,7 @@ class Stored:
         format, version: of the file, where it has such a head.
     """
 
-    layout: ClassVar[_Layout] = _Layout()
+    json_layout: ClassVar[_Layout] = _Layout()
 
     def __init_subclass__(
         cls,
@@ -62,7 +62,7 @@ class Stored:
         **layout: Any,
     ) -> None:
         head: dict[str, str | int] = {"format": format, "version": version} if format else {}
-        cls.layout = cls.layout._replace(head=head, **layout)
+        cls.json_layout = cls.json_layout._replace(head=head, **layout)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -76,7 +76,7 @@ class Stored:
         Raises:
             UnderstudyError: a field is missing, unknown or of another type.
         """
-        what, error, remedy = cls.layout[:3]
+        what, error, remedy = cls.json_layout[:3]
         return decode(data, cls, what=what, error=error, remedy=remedy)
 
 
@@ -94,7 +94,7 @@ class StoredFile(Stored):
         Raises:
             UnderstudyError: the file is something else, or a newer version wrote it.
         """
-        layout = cls.layout
+        layout = cls.json_layout
         data = read_json(path, layout.error, layout.what)
         if layout.head:
             kind, newest = str(layout.head["format"]), int(layout.head["version"])
@@ -206,13 +206,13 @@ def _fields(kind: Any) -> dict[str, tuple[str, _Form]]:
 @cache
 def _keys(kind: Any) -> tuple[str, ...]:
     """The keys of a class in the order in which they are written."""
-    layout = kind.layout if issubclass(kind, Stored) else _Layout()
+    layout = kind.json_layout if issubclass(kind, Stored) else _Layout()
     return (*layout.head, *(layout.keys or _fields(kind)))
 
 
 def _entry(value: Any, key: str) -> Any:
-    if isinstance(value, Stored) and key in value.layout.head:
-        return value.layout.head[key]
+    if isinstance(value, Stored) and key in value.json_layout.head:
+        return value.json_layout.head[key]
     name, form = _fields(value.__class__).get(key, (key, _Form()))
     entry = getattr(value, name)
     if form.pack is not None:
@@ -256,7 +256,7 @@ def _dataclass_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any
 
     known = _fields(kind)
     required = [key for key, (_, form) in known.items() if not form.optional]
-    derived = {*_keys(kind), *(kind.layout.ignored if issubclass(kind, Stored) else ())}
+    derived = {*_keys(kind), *(kind.json_layout.ignored if issubclass(kind, Stored) else ())}
     ignored = derived - set(known)
 
     def unpacked(form: _Form) -> Callable[[Any, Any], Any] | None:

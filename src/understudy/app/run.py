@@ -13,14 +13,13 @@ import numpy as np
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.nn.cascade import Cascade
 from understudy.nn.device import Images, usable_device
-from understudy.nn.serialization import provenance_of
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.runtime.answers import FAILED, Answers
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import Runnable
 from understudy.store import save_answers
-from understudy.zoo.cascades import load_cascade
+from understudy.zoo.cascades import load_cascade, provenance_of
 from understudy.zoo.data import DataSet, Progress, batches
 
 PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}

@@ -354,7 +354,7 @@ def _stored_logits(features: Mapping[str, Tensor]) -> Tensor:
 
 def _check_exits(network: ExitNetwork, config: TrainingConfig) -> None:
     """Refuse a network without exits, and weights that need a saver where there is none."""
-    if not network.points and network.saver_branch is None:
+    if not network.locations and network.saver_branch is None:
         raise ModelError(
             "a network that is trained has exits, found neither heads nor a saver: add some"
         )
@@ -402,10 +402,10 @@ def _plan(
         "backbone": stage.weights_hash,
         "preprocess": None if stage.preprocess is None else stage.preprocess.to_dict(),
         "taps": [tap.path for tap in network.taps],
-        "heads": [[p.tap, p.head, network.head(p).to_dict()] for p in network.points],
+        "heads": [[p.tap, p.head, network.head(p).to_dict()] for p in network.locations],
         "saver": None
         if saver_branch is None
-        else [saver_branch.saver.weights_hash, saver_branch.sequence.to_dict()],
+        else [saver_branch.saver.weights_hash, saver_branch.sequence.spec.to_dict()],
         "classifier": classifier,
         **config.to_dict(),
         "device": stage.device.type,

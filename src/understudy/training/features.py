@@ -95,7 +95,7 @@ def feature_name(path: str, reduction: str) -> str:
 
 def _reductions_of(network: ExitNetwork) -> Reductions:
     found: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
-    for point in network.points:
+    for point in network.locations:
         head, path = network.head(point), network.taps[point.tap].path
         found.setdefault(path, {})[feature_name(path, head.reduction)] = head.reduce
     for tap in network.taps if network.saver_branch is not None else ():

@@ -55,7 +55,7 @@ def trainables_of(network: ExitNetwork) -> tuple[Trainable, ...]:
     """Every head of a network, and its Exit Sequence Network as one."""
     paths = [tap.path for tap in network.taps]
     found = []
-    for point in network.points:
+    for point in network.locations:
         head, path = network.head(point), paths[point.tap]
         logits = partial(_head_logits, head, feature_name(path, head.reduction))
         found.append(Trainable(head, (f"{path}/{point.head}",), logits))
@@ -78,7 +78,7 @@ def trainable_of_classifier(classifier: nn.Module) -> Trainable:
 
 def _head_logits(head: Head, feature: str, features: Features) -> Tensor:
     dtype, saver_features = _dtype(head), None
-    if head.told:
+    if head.saver_width:
         saver_features = torch.cat([features[SAVER], features[SAVER_LOGITS]], 1).to(dtype)
     logits: Tensor = head(features[feature].to(dtype), saver_features)
     return logits.unsqueeze(1)

@@ -18,7 +18,7 @@ from torch import nn
 from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.serialization import ExitFolder, load_exits
 from understudy.errors import ModelError, unknown
-from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
+from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 from understudy.zoo.hubs import timm_stage, torchvision_stage
@@ -55,7 +55,7 @@ def load_stage(spec: str) -> Stage:
     stage = _make(parsed, published=checkpoint is None and "weights" not in parsed.options)
     if checkpoint is not None:
         load_weights(stage.model, checkpoint)
-    return varied(stage, _execution_mode(parsed))
+    return with_mode(stage, _execution_mode(parsed))
 
 
 def build_stage(spec: str) -> Stage:
@@ -68,7 +68,7 @@ def build_stage(spec: str) -> Stage:
         MissingExtra: timm or torchvision is not installed.
     """
     parsed = parse_model_spec(spec)
-    return varied(_make(parsed, published=False), _execution_mode(parsed))
+    return with_mode(_make(parsed, published=False), _execution_mode(parsed))
 
 
 def load_stages(spec: str, name: str) -> dict[str, Stage]:
@@ -101,7 +101,7 @@ def load_network(spec: str) -> ExitNetwork:
         )
     network = load_exits(parsed.target, stage_of=lambda origin: load_stage(str(origin["spec"])))
     network.origin = {"spec": spec}
-    return network.run_as(_execution_mode(parsed))
+    return network.with_mode(_execution_mode(parsed))
 
 
 def named_models(texts: Sequence[str]) -> dict[str, str]:
