@@ -12,13 +12,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import typer
-from typer.main import get_group
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from doc_pages import (
     NOT_RUN,
@@ -32,7 +34,7 @@ from doc_pages import (
     links,
     read,
 )
-from understudy.app.cli import app
+from understudy.app.cli.main import app
 
 PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 LANGUAGES = {"", "python", "toml"}
@@ -97,9 +99,15 @@ def test_commands_name_existing_verbs_and_options(page: str) -> None:
         check_command(words, complete=False, where=page)
 
 
+def verbs() -> TyperGroup:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    return group
+
+
 def check_command(words: list[str], *, complete: bool, where: str) -> None:
     """Parse a command without running it; `complete` if nothing that it requires is left out."""
-    group = get_group(app)
+    group = verbs()
     context = typer.Context(group, info_name="understudy")
     if words[0].startswith("-"):
         known = {opt for param in group.params for opt in param.opts}
@@ -113,13 +121,20 @@ def check_command(words: list[str], *, complete: bool, where: str) -> None:
     assert not (complete and missing), f"{where}: understudy {words[0]} needs {missing}"
 
 
-def test_toml_blocks_are_training_settings() -> None:
+def test_every_verb_is_documented() -> None:
+    named = {words[0] for page in PAGES for _, words in commands(page)}
+    group = verbs()
+    assert set(group.list_commands(typer.Context(group))) <= named
+
+
+def test_settings_of_training_are_documented() -> None:
     from understudy.training.config import TrainingConfig
 
-    found = [b for page in PAGES for b in blocks(page) if b.language == "toml"]
-    assert found
-    for block in found:
-        TrainingConfig.from_dict(tomllib.loads(block.text))
+    for block in (b for page in PAGES for b in blocks(page) if b.language == "toml"):
+        TrainingConfig(**tomllib.loads(block.text))
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", read("docs/exits.md"), re.MULTILINE)
+    defaults = {field.name: field.default for field in fields(TrainingConfig)}
+    assert {key: json.loads(value) for key, value in rows} == defaults
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.codec import Stored
 from understudy.ensemble import cheaper_models
 from understudy.errors import PolicyError, TableError
 from understudy.policy import DEFAULT_CONFIDENCE
@@ -33,7 +34,7 @@ _SEEN = 10  # samples that a class, and each kind of answer, needs to be learned
 
 
 @dataclass(frozen=True)
-class DeferralScore:
+class DeferralScore(Stored, what="a learned score", error=PolicyError, remedy="search again"):
     """The score of one exit: bias + log_odds * logit(top probability) + margin * (top - second
     probability) + first[top class] + second[second class]; higher is safer.
 
@@ -76,31 +77,6 @@ class DeferralScore:
                 f"{self.exit!r}: score that model again"
             )
         return said.judged_by(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "first": list(self.first), "second": list(self.second)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> DeferralScore:
-        """The score that `to_dict` wrote.
-
-        Raises:
-            PolicyError: it is none.
-        """
-        try:
-            return DeferralScore(
-                exit=str(data["exit"]),
-                reference=str(data["reference"]),
-                bias=float(data["bias"]),
-                log_odds=float(data["log_odds"]),
-                margin=float(data["margin"]),
-                first=tuple(map(float, data["first"])),
-                second=tuple(map(float, data["second"])),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise PolicyError(
-                f"a learned score is its coefficients, found {str(data)[:80]}: search again"
-            ) from error
 
 
 def fit_deferral(table: ScoreTable, little: str, reference: str) -> DeferralScore:

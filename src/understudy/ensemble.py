@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from understudy.codec import Stored, stored
 from understudy.confidence import CONFIDENCES, confidences_of
 from understudy.errors import PolicyError, TableError, listed
 from understudy.exit import Detail, Exit
@@ -28,7 +29,7 @@ _LOG_T = (-3.0, 3.0)
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Stored, what="an ensemble", error=PolicyError, remedy="search again"):
     """The recipe of an averaged exit: the mean of the members' logits, each over its temperature.
 
     That is the log-mean, the average of log-probabilities after temperature scaling, up to a
@@ -41,7 +42,7 @@ class Ensemble:
         PolicyError: fewer than two exits, one that repeats, or temperatures that are not positive.
     """
 
-    exits: tuple[str, ...]
+    exits: tuple[str, ...] = field(metadata=stored(key="average"))
     temperatures: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -71,25 +72,6 @@ class Ensemble:
         """
         count = len(self.exits)
         return tuple(float(np.float32(1 / (count * t))) for t in self.temperatures)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"average": list(self.exits), "temperatures": list(self.temperatures)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Ensemble:
-        """The recipe that `to_dict` wrote.
-
-        Raises:
-            PolicyError: it is none.
-        """
-        try:
-            return Ensemble(tuple(map(str, data["average"])), tuple(data["temperatures"]))
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, PolicyError):
-                raise
-            raise PolicyError(
-                f"a recipe is {{average, temperatures}}, found {str(data)[:80]}: search again"
-            ) from error
 
 
 def ensemble_of(origin: Mapping[str, Any]) -> Ensemble | None:
