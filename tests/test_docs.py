@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -110,7 +111,7 @@ def check_command(words: list[str], *, complete: bool, where: str) -> None:
     group = verbs()
     context = typer.Context(group, info_name="understudy")
     if words[0].startswith("-"):
-        known = {opt for param in group.params for opt in param.opts}
+        known = {opt for param in group.get_params(context) for opt in param.opts}
         assert words[0] in known, f"{where}: understudy has no option {words[0]}"
         return
     verb = group.get_command(context, words[0])
@@ -119,6 +120,19 @@ def check_command(words: list[str], *, complete: bool, where: str) -> None:
     values, _, _ = verb.make_parser(inner).parse_args(list(words[1:]))
     missing = [p.name for p in verb.params if p.required and values.get(p.name or "") is None]
     assert not (complete and missing), f"{where}: understudy {words[0]} needs {missing}"
+
+
+def test_new_names_of_the_changelog_exist() -> None:
+    rows = re.findall(r"^\| `.*\| `(understudy\.[\w.]+)`", read("CHANGELOG.md"), re.MULTILINE)
+    assert len(rows) > 30
+    for name in rows:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(module), attribute), name
+    from understudy import Cascade
+
+    members = re.findall(r"\| `Cascade\.(\w+)[^|]*\|$", read("CHANGELOG.md"), re.MULTILINE)
+    assert members == ["set_operating_point", "runners"]
+    assert all(hasattr(Cascade, member) for member in members)
 
 
 def test_every_verb_is_documented() -> None:
