@@ -21,10 +21,11 @@ from typing import Any
 import polars as pl
 
 from understudy import Result, ScoreTable, search
-from understudy.app.report import palette
+from understudy.app.report import drawing
 from understudy.app.report.charts import closeup, tradeoff
 from understudy.app.report.record import Report
 from understudy.display import cost_text, interval_text, percent
+from understudy.result import Choice
 from understudy.searching.chains import search_chains
 
 HERE = Path(__file__).resolve().parent
@@ -60,12 +61,12 @@ GMACS = {
 DARK = {
     "white": "#1d2329",
     "#333333": "#e6eaee",
-    palette.GRID: "#343c45",
+    drawing.GRID: "#343c45",
     "#999999": "#6b7580",
-    palette.LINE: "#5fb3ea",
-    palette.PLAN: "#ff8a3c",
-    palette.SINGLE: "#b4bec8",
-    palette.BUDGET: "#8b96a1",
+    drawing.LINE: "#5fb3ea",
+    drawing.PLAN: "#ff8a3c",
+    drawing.SINGLE: "#b4bec8",
+    drawing.BUDGET: "#8b96a1",
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 WIDTH, MARGIN, GAP = 880, 32, 16
@@ -117,7 +118,7 @@ def themed(chart: str, theme: str) -> str:
 
 def variables(theme: str) -> dict[str, str]:
     """The colours of the page's style sheet: the light ones come first in it."""
-    css = (Path(palette.__file__).parent / "page.css").read_text(encoding="utf-8")
+    css = (Path(drawing.__file__).parent / "page.css").read_text(encoding="utf-8")
     roots = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     return dict(re.findall(r"--(\w+): (#\w+)", roots[0 if theme == "light" else 1]))
 
@@ -150,40 +151,40 @@ def picture(width: float, height: float, parts: Iterator[str]) -> str:
     )
 
 
-def frontier(report: Report, table: ScoreTable, theme: str) -> str:
+def frontier(result: Result, table: ScoreTable, theme: str) -> str:
     """The chart of cost against accuracy over the whole range, with many points of the frontier."""
-    found = search_chains(table.on("tune"), reference=REFERENCE, stages=STAGES, max_drops=DRAWN)
-    drawn = replace(report, frontier=tuple((point.cost, point.drop) for point in found))
-    chart = themed(tradeoff(drawn, width=760, height=420), theme)
+    chains = search_chains(table.on("tune"), reference=REFERENCE, stages=STAGES, max_drops=DRAWN)
+    report = Report(replace(result, frontier=chains))
+    chart = themed(tradeoff(report, width=760, height=420), theme)
     width, height = size(chart)
     colours = variables(theme)
 
     def parts() -> Iterator[str]:
         yield box(0.5, 0.5, width + 31, height + 79, colours["card"], rx=10, stroke=colours["line"])
         yield placed(chart, 16, 16)
-        yield from legend(report, 64, height + 40, theme)
+        yield from legend(result, 64, height + 40, theme)
 
     return picture(width + 32, height + 80, parts())
 
 
-def legend(report: Report, x: float, y: float, theme: str) -> Iterator[str]:
+def legend(result: Result, x: float, y: float, theme: str) -> Iterator[str]:
     """What the marks mean, in two columns."""
     line, plan, single = (
         colour if theme == "light" else DARK[colour]
-        for colour in (palette.LINE, palette.PLAN, palette.SINGLE)
+        for colour in (drawing.LINE, drawing.PLAN, drawing.SINGLE)
     )
     entries = (
         (
             f'<path d="M0 4h8V0h8V-4h6" fill="none" stroke="{line}" stroke-width="2"/>',
-            f"Pareto frontier of the cascades, on {report.searched_on}",
+            f"Pareto frontier of the cascades, on {result.searched_on}",
         ),
         (
             f'<circle cx="11" r="4.5" fill="{single}"/>',
-            f"the {len(report.singles)} networks alone, on {report.measured_on}",
+            f"the {len(result.singles)} networks alone, on {result.measured_on}",
         ),
         (
             f'<path d="M11 -9V9M11 -6l6 6-6 6-6-6z" fill="{plan}" stroke="{plan}"/>',
-            f"cascades certified for {listed_drops(report)} points, on {report.measured_on}, "
+            f"cascades certified for {listed_drops(result)} points, on {result.measured_on}, "
             "95 % intervals",
         ),
     )
@@ -194,18 +195,19 @@ def legend(report: Report, x: float, y: float, theme: str) -> Iterator[str]:
         yield text(left + 30, base, words, font_size=13, fill=ink)
 
 
-def listed_drops(report: Report) -> str:
-    *first, last = (f"{plan.max_drop:g}" for plan in report.plans)
+def listed_drops(result: Result) -> str:
+    *first, last = (f"{choice.max_drop:g}" for choice in result.choices)
     return f"{', '.join(first)} and {last}"
 
 
-def page(report: Report, theme: str) -> str:
+def page(result: Result, theme: str) -> str:
     """The head of the report: headline figures of every budget, and the chart."""
-    colours, shades = variables(theme), palette.colours([s.name for s in report.singles])
+    report, choices = Report(result), result.choices
+    colours, shades = variables(theme), drawing.colours(list(report.singles))
     inner = WIDTH - 2 * MARGIN
     chart = themed(closeup(report, width=inner - 86, height=300), theme)
     _, chart_height = size(chart)
-    wide = (inner - GAP * (len(report.plans) - 1)) / len(report.plans)
+    wide = (inner - GAP * (len(choices) - 1)) / len(choices)
     top = 150
     below = top + 366
     height = below + 50 + chart_height + 24 + MARGIN
@@ -217,9 +219,9 @@ def page(report: Report, theme: str) -> str:
         yield text(MARGIN, 48, "understudy report", fill=colours["accent"], **style)
         yield text(MARGIN, 86, report.title, font_size=32, font_weight=700, fill=ink)
         yield text(MARGIN, 116, report.lead, font_size=15, fill=soft)
-        for number, plan in enumerate(report.plans):
+        for number, choice in enumerate(choices):
             yield from card(
-                plan, MARGIN + number * (wide + GAP), top, wide, colours=colours, shades=shades
+                choice, MARGIN + number * (wide + GAP), top, wide, colours=colours, shades=shades
             )
         yield text(
             MARGIN, below + 26, "Cost against accuracy", font_size=21, font_weight=700, fill=ink
@@ -239,7 +241,7 @@ def page(report: Report, theme: str) -> str:
 
 
 def card(
-    plan: Any,
+    choice: Choice,
     x: float,
     y: float,
     width: float,
@@ -248,31 +250,32 @@ def card(
     shades: Mapping[str, str],
 ) -> Iterator[str]:
     """The headline figures of one budget, as the report shows them."""
+    outcome = choice.outcome
     soft, ink, line = colours["soft"], colours["ink"], colours["line"]
     left, right = x + 18, x + width - 18
     yield box(x, y, width, 340, colours["card"], rx=10, stroke=line)
-    yield f'<path d="M{x:g} {y + 8:g}a8 8 0 0 1 8 -8h{width - 16:g}a8 8 0 0 1 8 8v-4h-{width:g}z" fill="{palette.PLAN}"/>'  # noqa: E501
-    head = f"at most {plan.max_drop:g} point{'' if plan.max_drop == 1 else 's'} lost"
+    yield f'<path d="M{x:g} {y + 8:g}a8 8 0 0 1 8 -8h{width - 16:g}a8 8 0 0 1 8 8v-4h-{width:g}z" fill="{drawing.PLAN}"/>'  # noqa: E501
+    head = f"at most {choice.max_drop:g} point{'' if choice.max_drop == 1 else 's'} lost"
     yield text(left, y + 34, head, font_size=15, font_weight=600, fill=soft)
     big = {"font_size": 42, "font_weight": 700, "letter_spacing": "-0.02em"}
-    yield text(left, y + 82, percent(plan.main.saving), fill=ink, **big)
+    yield text(left, y + 82, percent(outcome.saving["MACs"]), fill=ink, **big)
     yield text(left, y + 106, "of MACs saved", font_size=15, fill=soft)
     at, full = left, right - left
-    yield f'<clipPath id="bar{plan.max_drop:g}">{box(left, y + 120, full, 11, "#000", rx=5.5)}</clipPath>'  # noqa: E501
-    yield f'<g clip-path="url(#bar{plan.max_drop:g})">'
-    for name, share in plan.shares.items():
+    yield f'<clipPath id="bar{choice.max_drop:g}">{box(left, y + 120, full, 11, "#000", rx=5.5)}</clipPath>'  # noqa: E501
+    yield f'<g clip-path="url(#bar{choice.max_drop:g})">'
+    for name, share in outcome.shares.items():
         yield box(at, y + 120, full * share, 11, shades[name])
         at += full * share
     yield "</g>"
-    for number, (name, share) in enumerate(plan.shares.items()):
+    for number, (name, share) in enumerate(outcome.shares.items()):
         base = y + 154 + 20 * number
         yield f'<circle cx="{left + 5:g}" cy="{base - 4.5:g}" r="4.5" fill="{shades[name]}" stroke="{soft}"/>'  # noqa: E501
         yield text(left + 17, base, name, font_size=13, fill=soft)
         yield text(right, base, percent(share), font_size=13, fill=soft, text_anchor="end")
     facts = (
-        ("cost", cost_text(plan.main.cost, "MACs"), "per image"),
-        ("drop", f"{plan.main.drop:+.2f}", interval_text(plan.main.interval)),
-        ("certified", f"≤ {plan.max_drop:g}", f"point{'' if plan.max_drop == 1 else 's'}"),
+        ("cost", cost_text(outcome.cost["MACs"], "MACs"), "per image"),
+        ("drop", f"{outcome.drop:+.2f}", interval_text(outcome.drop_interval)),
+        ("certified", f"≤ {choice.max_drop:g}", f"point{'' if choice.max_drop == 1 else 's'}"),
     )
     for number, (name, value, small) in enumerate(facts):
         base = y + 258 + 30 * number
@@ -289,14 +292,13 @@ def card(
 def main() -> None:
     table = imagenet()
     result = search(table, reference=REFERENCE, max_drop=MAX_DROPS, stages=STAGES)
-    report = Report.of(result)
     record = json.dumps(figures(result), indent=1, ensure_ascii=False)
     (HERE / "figures.json").write_text(record + "\n", encoding="utf-8")
     for theme in ("light", "dark"):
         (HERE / f"frontier-{theme}.svg").write_text(
-            frontier(report, table, theme), encoding="utf-8"
+            frontier(result, table, theme), encoding="utf-8"
         )
-        (HERE / f"report-{theme}.svg").write_text(page(report, theme), encoding="utf-8")
+        (HERE / f"report-{theme}.svg").write_text(page(result, theme), encoding="utf-8")
 
 
 if __name__ == "__main__":
