@@ -9,13 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from understudy.deferral import scores_of
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError, TableError, unknown
-from understudy.nn.cascade import Cascade
+from understudy.nn.cascade import Cascade, cascade_of
 from understudy.nn.serialization import save_cascade
 from understudy.nn.stage import Stage
-from understudy.operating_point import operating_points_of
 from understudy.result import Choice, Result
 from understudy.zoo.networks import load_stages
 
@@ -60,13 +58,7 @@ def build_cascade(
         }
     )
     stages |= ensembles
-    learned = scores_of(result.table.get("provenance", {}))
-    cascade = Cascade(
-        stages,
-        choice.policy,
-        frontier=[s for s in operating_points_of(result) if set(s.policy.exits) <= set(stages)],
-        scores={name: score for name, score in learned.items() if name in stages},
-    )
+    cascade = cascade_of(result, choice.policy, stages)
     proof = None if choice.certificate is None else choice.certificate.to_dict()
     save_cascade(cascade, into, provenance={"certificate": proof, "table": dict(result.table)})
     return cascade, choice

@@ -49,6 +49,11 @@ def _show_version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _reflowed(docstring: str) -> str:
+    """A docstring without line breaks inside its paragraphs, which Rich would keep."""
+    return "\n\n".join(" ".join(lines.split()) for lines in docstring.split("\n\n"))
+
+
 @app.callback()
 def understudy(
     version: Annotated[
@@ -78,7 +83,7 @@ for name, verb, panel in (
     ("export", export.export, "Run"),
     ("report", report.report, "Show"),
 ):
-    app.command(name, rich_help_panel=panel)(verb)
+    app.command(name, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel)(verb)
 
 
 def main() -> None:

@@ -203,6 +203,6 @@ def moved(command: str) -> Callable[[object], None]:
 
     def refuse(value: object) -> None:
         if value:
-            raise UsageError(f"this option became a verb of its own, found {value!r}: {command}")
+            raise UsageError(f"this option is a verb of its own now: use `{command}`")
 
     return refuse

@@ -18,7 +18,7 @@ def score(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="timm:NAME, torchvision:NAME, py:module:factory (each with ?checkpoint=FILE) or "
             "exits:DIR; NAME=SPEC names the exit.",
             show_default=False,

@@ -31,7 +31,8 @@ def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(data, allow_nan=False, ensure_ascii=False) + "\n")
     else:
-        _console(stderr=False).print(view, highlight=False, markup=False)
+        whole_lines = isinstance(view, str)  # a path that is broken cannot be copied
+        _console(stderr=False).print(view, highlight=False, markup=False, soft_wrap=whole_lines)
 
 
 def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
@@ -65,7 +66,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
 
 def note(text: str, *, style: str | None = None) -> None:
     """Print a remark on stderr."""
-    _console(stderr=True).print(text, style=style, highlight=False, markup=False)
+    _console(stderr=True).print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def fail(message: str, *, code: int = 2) -> NoReturn:

@@ -66,15 +66,15 @@ def train_exits(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Settings of training (TOML); the options below override it.",
+            help="Settings of training (TOML); --epochs, --batch, --lr and --seed override it.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most. [dim]Default: 12[/]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="The most epochs. [dim]Default: 12[/]")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per step. [dim]Default: 256[/]")] = None,
     lr: Annotated[
         float | None, typer.Option(help="The highest learning rate. [dim]Default: .002[/]")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="[dim]Default: 0[/]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of training. [dim]Default: 0[/]")] = None,
     cache_gb: Annotated[
         float, typer.Option(min=0, metavar="GB", help="Disk space for cached features, at most.")
     ] = 8.0,

@@ -48,4 +48,7 @@ def checks_view(checks: Iterable[Check]) -> Table:
         )
         for check in checks
     )
-    return table_of("certificates, checked again", ("max drop", "claim", "found", "holds"), rows)
+    table = table_of("certificates, checked again", ("max drop", "claim", "found", "holds"), rows)
+    for column in table.columns[1:3]:
+        column.justify = "left"
+    return table
