@@ -8,7 +8,8 @@ most 90 s and 4 GB (--samples 1280000 --starts 1).
 
 The problem is made up: every sample has a difficulty, exits grow more accurate with depth, their
 errors are correlated, and the second type of a position costs more and is right more often. Times
-leave out compiling. DyCE's `onepass`, written anew from its paper, runs on a smaller problem, and the times per trade-off are compared.
+leave out compiling. DyCE's `onepass`, written anew from its paper, runs on a smaller problem, and
+the times per trade-off are compared.
 """
 
 from __future__ import annotations
