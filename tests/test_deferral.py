@@ -127,7 +127,7 @@ def test_the_second_class_counts_where_it_is_known():
     known = replace(table, details=tops)
     score = fit_deferral(known, "tiny", "big")
     assert score.second[2] < min(score.second[:2]) - 1
-    with pytest.raises(TableError, match="looks at the two top classes"):
+    with pytest.raises(TableError, match="needs the two top classes"):
         score.apply(table)
 
 
@@ -175,5 +175,5 @@ def test_what_cannot_be_learned_from():
         fit_deferral(table, "net9", "net2")
     with pytest.raises(TableError, match="no confidence 'margin'"):
         DeferralScore("net0", "net2", 0.0, 1.0, 0.5).apply(table)
-    with pytest.raises(PolicyError, match="a learned score is its coefficients"):
+    with pytest.raises(PolicyError, match="a learned score has the field 'reference'"):
         DeferralScore.from_dict({"exit": "tiny"})

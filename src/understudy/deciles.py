@@ -1,4 +1,4 @@
-"""Difficulty made visible: who is right where, and what each further unit of cost buys there.
+"""Accuracy of every exit by difficulty, and the gain of each further unit of cost there.
 
 Little-Big's finding (arXiv 2406.17117): most samples are easy, on those a little model is as good
 as a large one, and the large one's advantage lies in a hard tail.
@@ -6,7 +6,7 @@ as a large one, and the large one's advantage lies in a hard tail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.codec import Stored
 from understudy.errors import TableError
 from understudy.scores import ScoreTable
 
@@ -21,7 +22,7 @@ EQUAL_WITHIN = 0.5
 
 
 @dataclass(frozen=True)
-class Bin:
+class Bin(Stored):
     """Samples of like difficulty: how many, and every exit's accuracy on them (fractions)."""
 
     name: str
@@ -31,7 +32,14 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Difficulty:
+class Difficulty(
+    Stored,
+    what="a survey of difficulty",
+    keys=(
+        *("little", "reference", "unit", "costs", "by_confidence", "by_agreement", "helps"),
+        "words",
+    ),
+):
     """Accuracy of every exit by difficulty, seen in two ways.
 
     Attributes:
@@ -39,7 +47,7 @@ class Difficulty:
         reference: the exit that others are compared with.
         unit: the unit of `costs`; `gain_per_cost` is points of accuracy per further unit of cost
             over the next cheaper exit.
-        by_confidence: tenths, from the samples that `little` is surest of to the least sure.
+        by_confidence: tenths of the samples, by falling confidence of `little`.
         by_agreement: by how many exits are right, from all to none.
         helps: for every cheaper exit, in how many of the easiest tenths (by its own confidence) it
             is at most 0.5 points behind the reference, counted from the easiest on.
@@ -60,46 +68,16 @@ class Difficulty:
         best = max(self.helps, key=lambda name: (self.helps[name], -self.costs[name]))
         if not self.helps[best]:
             return (
-                f"No little model can help here: even on the tenth of the samples that each is "
-                f"surest of, none comes within {EQUAL_WITHIN:g} points of {self.reference}."
+                f"No little model can help here: even on the tenth of the samples where each is "
+                f"most confident, none comes within {EQUAL_WITHIN:g} points of {self.reference}."
             )
         hardest = self.by_confidence[-1].accuracy
         return (
             f"{best} is as good as {self.reference} (within {EQUAL_WITHIN:g} points) on the "
-            f"{10 * self.helps[best]} % of the samples that it is surest of. On the hardest tenth "
-            f"{self.little} has {100 * hardest[self.little]:.1f} % right, {self.reference} "
-            f"{100 * hardest[self.reference]:.1f} %."
+            f"{10 * self.helps[best]} % of the samples where it is most confident. On the "
+            f"hardest tenth {self.little} has {100 * hardest[self.little]:.1f} % right, "
+            f"{self.reference} {100 * hardest[self.reference]:.1f} %."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        def rows(bins: Sequence[Bin]) -> list[dict[str, Any]]:
-            return [
-                {
-                    "name": b.name,
-                    "samples": b.samples,
-                    "accuracy": dict(b.accuracy),
-                    "gain_per_cost": dict(b.gain_per_cost),
-                }
-                for b in bins
-            ]
-
-        return {
-            "little": self.little,
-            "reference": self.reference,
-            "unit": self.unit,
-            "costs": dict(self.costs),
-            "by_confidence": rows(self.by_confidence),
-            "by_agreement": rows(self.by_agreement),
-            "helps": dict(self.helps),
-            "words": self.words(),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Difficulty:
-        fields = {key: value for key, value in data.items() if key != "words"}
-        for name in ("by_confidence", "by_agreement"):
-            fields[name] = tuple(Bin(**row) for row in data[name])
-        return Difficulty(**fields)
 
 
 def difficulty(
@@ -134,7 +112,7 @@ def difficulty(
     small = table.names[int(costs.argmin())] if little is None else table.names[table.index(little)]
     right = table.prediction == table.truth(big)
     order = np.argsort(costs, kind="stable")
-    sure = table.scores(confidence)
+    values = table.scores(confidence)
     return Difficulty(
         little=small,
         reference=big,
@@ -142,27 +120,27 @@ def difficulty(
         costs={name: float(cost) for name, cost in zip(table.names, costs, strict=True)},
         by_confidence=tuple(
             _bin(table, right[:, rows], f"{number + 1}", costs, order)
-            for number, rows in enumerate(_tenths(sure[table.index(small)]))
+            for number, rows in enumerate(_tenths(values[table.index(small)]))
         ),
         by_agreement=_agreement(table, right, costs, order),
         helps={
-            name: _easy_tenths(right, sure, table.index(name), table.index(big))
+            name: _easy_tenths(right, values, table.index(name), table.index(big))
             for name in (table.names[i] for i in order)
             if costs[table.index(name)] < costs[table.index(big)]
         },
     )
 
 
-def _tenths(sure: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:
-    parts = np.array_split(np.argsort(-sure, kind="stable"), 10)
+def _tenths(confidence: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:
+    parts = np.array_split(np.argsort(-confidence, kind="stable"), 10)
     return [rows for rows in parts if len(rows)]
 
 
 def _easy_tenths(
-    right: npt.NDArray[np.bool_], sure: npt.NDArray[Any], little: int, big: int
+    right: npt.NDArray[np.bool_], confidence: npt.NDArray[Any], little: int, big: int
 ) -> int:
     tenths = 0
-    for rows in _tenths(sure[little]):
+    for rows in _tenths(confidence[little]):
         if 100 * (right[big, rows].mean() - right[little, rows].mean()) > EQUAL_WITHIN:
             break
         tenths += 1

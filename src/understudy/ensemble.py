@@ -1,38 +1,39 @@
-"""Averaging on deferral: a derived exit whose answer is the average of what several exits say.
+"""Ensembles on deferral: a derived exit whose logits are the average of those of several exits.
 
-A sample that was deferred has paid for the little model already, so the average of both answers
-costs nothing more than the large model's alone. Averages are exits like any other, with rows,
-parts and a recipe: a policy little -> little+big defers to the average.
+A sample that was deferred has paid for the little model already, so the average of both costs
+no more than the large model alone. An ensemble is an exit like any other, with rows and parts; its
+origin has its members and temperatures. A policy little -> little+big defers to the ensemble.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.confidence import CONFIDENCES, confidences_of
+from understudy.codec import Stored, stored
+from understudy.confidence import CONFIDENCES, confidences_of, energy
 from understudy.errors import PolicyError, TableError, listed
-from understudy.exit import Detail, Exit
+from understudy.exit import Detail, Exit, LazyDetails
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
-RECIPE = "recipe"
+ORIGIN_KEY = "recipe"
 TOP = 5
-_ROWS = 4096  # samples that are averaged at a time, which bounds the memory for many classes
+_ROWS = 4096  # samples in one block, which bounds the memory for many classes
 _LOG_T = (-3.0, 3.0)
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """The recipe of an averaged exit: the mean of the members' logits, each over its temperature.
+class Ensemble(Stored, what="an ensemble", error=PolicyError, remedy="search again"):
+    """The mean of the members' logits, each divided by its temperature.
 
     That is the log-mean, the average of log-probabilities after temperature scaling, up to a
-    constant per sample, which no softmax sees.
+    constant per sample, which no softmax depends on.
 
     >>> Ensemble(("tiny", "big"), (2.0, 1.0)).weights
     (0.25, 0.5)
@@ -41,19 +42,19 @@ class Ensemble:
         PolicyError: fewer than two exits, one that repeats, or temperatures that are not positive.
     """
 
-    exits: tuple[str, ...]
+    exits: tuple[str, ...] = field(metadata=stored(key="average"))
     temperatures: tuple[float, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exits", tuple(self.exits))
         object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
         if len(self.exits) < 2 or len(set(self.exits)) < len(self.exits):
-            raise PolicyError(f"an average is of two exits or more, found {list(self.exits)}")
+            raise PolicyError(f"an ensemble is of two exits or more, found {list(self.exits)}")
         if len(self.exits) != len(self.temperatures) or not all(
             0 < t < math.inf for t in self.temperatures
         ):
             raise PolicyError(
-                f"an average has one temperature above 0 for each of {list(self.exits)}, found "
+                f"an ensemble has one temperature above 0 for each of {list(self.exits)}, found "
                 f"{list(self.temperatures)}: fit them on tune"
             )
 
@@ -67,44 +68,25 @@ class Ensemble:
         """What each exit's logits are multiplied by: 1 / (exits x temperature), in float32.
 
         One product and one sum in float32 round alike everywhere, so that a running cascade and a
-        table agree to the last bit on the average of the same logits.
+        table agree to the last bit on the ensemble of the same logits.
         """
         count = len(self.exits)
         return tuple(float(np.float32(1 / (count * t))) for t in self.temperatures)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"average": list(self.exits), "temperatures": list(self.temperatures)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Ensemble:
-        """The recipe that `to_dict` wrote.
-
-        Raises:
-            PolicyError: it is none.
-        """
-        try:
-            return Ensemble(tuple(map(str, data["average"])), tuple(data["temperatures"]))
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, PolicyError):
-                raise
-            raise PolicyError(
-                f"a recipe is {{average, temperatures}}, found {str(data)[:80]}: search again"
-            ) from error
-
 
 def ensemble_of(origin: Mapping[str, Any]) -> Ensemble | None:
-    """The recipe in an exit's origin, or None for an exit that is a model of its own."""
-    return Ensemble.from_dict(origin[RECIPE]) if RECIPE in origin else None
+    """The ensemble in an exit's origin, or None for an exit that is a model of its own."""
+    return Ensemble.from_dict(origin[ORIGIN_KEY]) if ORIGIN_KEY in origin else None
 
 
 def models_of(table: ScoreTable) -> ScoreTable:
-    """The table without its averaged exits."""
+    """The table without its ensembles."""
     names = [exit.name for exit in table.exits if ensemble_of(exit.origin) is None]
     return table if len(names) == len(table.exits) else table.only(names)
 
 
 def cheaper_models(table: ScoreTable, reference: str, *, unit: str | None = None) -> list[str]:
-    """The models that cost less than the reference, averaged exits left out."""
+    """The models that cost less than the reference, ensembles left out."""
     unit = table.unit(unit)
     full = table.cost_of([reference], unit)
     return [n for n in models_of(table).names if table.cost_of([n], unit) < full]
@@ -117,53 +99,53 @@ def with_ensemble(
     *,
     name: str | None = None,
 ) -> ScoreTable:
-    """The table with one further exit, the average of some: rows, parts and recipe.
+    """The table with one further exit, the ensemble of some.
 
     It runs the union of their parts. Its rows come from the logits that the table keeps (float16):
     a running cascade, which averages logits at full precision, may answer otherwise where the two
-    best classes of the average are nearly tied. Confidences that are no function of logits, such
+    best classes of the ensemble are nearly tied. Confidences that are no function of logits, such
     as learned scores, hold its max softmax.
 
-    >>> sure, torn = [[.9, .1]], [[.4, .6]]
-    >>> table = ScoreTable.from_probabilities({"tiny": sure, "big": torn}, [0], costs={"tiny": 1})
+    >>> clear, tied = [[.9, .1]], [[.4, .6]]
+    >>> table = ScoreTable.from_probabilities({"tiny": clear, "big": tied}, [0], costs={"tiny": 1})
     >>> wider = with_ensemble(table, ["tiny", "big"], [1.0, 1.0])
     >>> wider.names, wider.prediction[:, 0].tolist(), wider.exits[2].parts
     (('tiny', 'big', 'tiny+big'), [0, 1, 0], ('tiny', 'big'))
 
     Raises:
-        TableError: an unknown exit, one that is an average itself, one whose logits were not kept,
+        TableError: an unknown exit, one that is an ensemble itself, one whose logits were not kept,
             or a name that is taken.
         PolicyError: fewer than two exits, or temperatures that are not positive.
     """
-    recipe = Ensemble(tuple(exits), tuple(temperatures))
-    members = [table.exits[table.index(one)] for one in recipe.exits]
-    nested = [one.name for one in members if RECIPE in one.origin]
+    ensemble = Ensemble(tuple(exits), tuple(temperatures))
+    members = [table.exits[table.index(one)] for one in ensemble.exits]
+    nested = [one.name for one in members if ORIGIN_KEY in one.origin]
     if nested:
         raise TableError(
-            f"an average is of models, {listed(map(repr, nested))} is an average itself: name its "
-            "members"
+            f"an ensemble is of models, {listed(map(repr, nested))} is an ensemble itself: name "
+            "its members"
         )
     new = Exit(
-        recipe.name if name is None else name,
+        ensemble.name if name is None else name,
         tuple(dict.fromkeys(part for one in members for part in one.parts)),
-        {RECIPE: recipe.to_dict()},
+        {ORIGIN_KEY: ensemble.to_dict()},
     )
-    kept = [kept_logits(table, one) for one in recipe.exits]
+    logits = [logits_of(table, one) for one in ensemble.exits]
     rows = _Rows.joined(
         [
-            _Rows.of(_mean([logits[block] for logits in kept], recipe.weights))
+            _Rows.of(_mean([rows[block] for rows in logits], ensemble.weights))
             for block in _blocks(len(table))
         ]
     )
-    sure = {
+    values = {
         key: rows.confidence.get(key, rows.confidence[CONFIDENCES[0]]) for key in table.confidence
     }
     return replace(
         table,
         exits=(*table.exits, new),
         prediction=np.vstack([table.prediction, rows.prediction]),
-        confidence={key: np.vstack([old, sure[key]]) for key, old in table.confidence.items()},
-        details=_Further(table.details, new.name, rows.detail),
+        confidence={key: np.vstack([old, values[key]]) for key, old in table.confidence.items()},
+        details=LazyDetails.of(table.details).plus(new.name, rows.detail),
     )
 
 
@@ -201,10 +183,10 @@ def ensemble_pairs(
     fit_on: str = "tune",
     unit: str | None = None,
 ) -> ScoreTable:
-    """The table with an averaged last stage little+reference for each cheaper exit.
+    """The table with an ensemble little+reference for each cheaper exit.
 
     Args:
-        littles: the exits to average with the reference; all that are cheaper if None.
+        littles: the exits to combine with the reference; all that are cheaper if None.
         fit_on: the split that the temperatures are fitted on.
 
     Raises:
@@ -212,22 +194,22 @@ def ensemble_pairs(
     """
     if table.label is None:
         raise TableError(
-            "averaging is fitted to labels, this table has none: without them the reference's own "
-            "answers are the truth, which no average improves on"
+            "an ensemble is fitted to labels, this table has none: without them the reference's "
+            "own predictions are the truth, which no ensemble improves on"
         )
     if littles is None:
         littles = cheaper_models(table, reference, unit=unit)
     part = table.on(fit_on)
     assert part.label is not None
     fitted = {
-        one: fit_temperature(kept_logits(part, one), part.label) for one in (*littles, reference)
+        one: fit_temperature(logits_of(part, one), part.label) for one in (*littles, reference)
     }
     for little in littles:
         table = with_ensemble(table, [little, reference], [fitted[little], fitted[reference]])
     return table
 
 
-def kept_logits(table: ScoreTable, exit: str) -> Array:
+def logits_of(table: ScoreTable, exit: str) -> Array:
     """The logits of one exit, (N, C) float16.
 
     Raises:
@@ -237,7 +219,7 @@ def kept_logits(table: ScoreTable, exit: str) -> Array:
     detail = table.details.get(exit)
     if detail is None or detail.logits is None:
         raise TableError(
-            f"an average is made from logits, this table keeps none of {exit!r}: score again with "
+            f"an ensemble is made from logits, this table keeps none of {exit!r}: score again with "
             "--keep-logits"
         )
     return detail.logits
@@ -245,7 +227,7 @@ def kept_logits(table: ScoreTable, exit: str) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """What an exit says, from its logits: answers (n,), confidences by name (n,), top classes."""
+    """The outputs of an exit from its logits: predictions (n,), confidences (n,), top classes."""
 
     prediction: Array
     confidence: Mapping[str, Array]
@@ -254,14 +236,13 @@ class _Rows:
     @staticmethod
     def of(logits: Array) -> _Rows:
         wide = logits.astype(np.float64)
-        top = wide.max(1)
-        energy = top + np.log(np.exp(wide - top[:, None]).sum(1))
-        log_probability = wide - energy[:, None]
+        log_sum = energy(wide)
+        log_probability = wide - log_sum[:, None]
         order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int32)
         probability = np.exp(np.take_along_axis(log_probability, order, 1)).astype(np.float32)
         return _Rows(
             order[:, 0],
-            {**confidences_of(log_probability), "energy": energy.astype(np.float32)},
+            {**confidences_of(log_probability), "energy": log_sum.astype(np.float32)},
             Detail(order, probability),
         )
 
@@ -276,23 +257,6 @@ class _Rows:
                 np.concatenate([piece.detail.top_probabilities for piece in pieces]),
             ),
         )
-
-
-class _Further(Mapping[str, Detail]):
-    """Details with one exit more; the others stay where they are, maybe on disk."""
-
-    def __init__(self, source: Mapping[str, Detail], name: str, detail: Detail) -> None:
-        self._source, self._name, self._detail = source, name, detail
-
-    def __getitem__(self, name: str) -> Detail:
-        return self._detail if name == self._name else self._source[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._source
-        yield self._name
-
-    def __len__(self) -> int:
-        return len(self._source) + 1
 
 
 def _mean(logits: Sequence[Array], weights: Sequence[float]) -> Array:

@@ -1,62 +1,42 @@
-"""A policy: which exits are asked, in which order, and how sure each must be to answer."""
+"""A policy: the exits that run, their order, and the confidence at which each answers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from understudy.codec import Stored, StoredFile, stored
 from understudy.errors import PolicyError
-from understudy.files import read_json, write_json
 
 DEFAULT_CONFIDENCE = "max_softmax"
 
 
 @dataclass(frozen=True)
-class PolicyStage:
-    """One stage of a policy: an exit, the confidence it is judged by, and its threshold.
+class PolicyStage(
+    Stored, what="a stage", error=PolicyError, keys=("exit", "confidence", "threshold")
+):
+    """One stage of a policy: an exit, the confidence that decides, and its threshold.
 
     The stage answers a sample when ``confidence >= threshold``; ``None`` answers whatever is left.
-    ``inf`` accepts nobody, ``-inf`` everybody.
+    ``inf`` accepts no sample, ``-inf`` all.
     """
 
     exit: str
     threshold: float | None = None
-    confidence: str = DEFAULT_CONFIDENCE
+    confidence: str = field(default=DEFAULT_CONFIDENCE, metadata=stored(optional=True))
 
     def __post_init__(self) -> None:
         if self.threshold is not None and math.isnan(self.threshold):
             raise PolicyError(f"a threshold is a number, exit {self.exit!r} has NaN: search again")
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "exit": self.exit,
-            "confidence": self.confidence,
-            "threshold": threshold_to_json(self.threshold),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> PolicyStage:
-        try:
-            return PolicyStage(
-                exit=str(data["exit"]),
-                threshold=threshold_from_json(data["threshold"]),
-                confidence=str(data.get("confidence", DEFAULT_CONFIDENCE)),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PolicyError(
-                f"a stage is {{exit, confidence, threshold}}, found {data!r}: mend the policy file"
-            ) from error
-
 
 @dataclass(frozen=True)
-class Policy:
-    """Stages asked in order; the last one has no threshold and answers whatever is left.
+class Policy(StoredFile, what="a policy", error=PolicyError):
+    """Stages that run in order; the last one has no threshold and answers whatever is left.
 
     Ties are settled once for the whole library: a stage answers when ``confidence >= threshold``,
     compared in float64. Saved thresholds make an exact round trip.
@@ -76,16 +56,16 @@ class Policy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
         if not self.stages:
-            raise PolicyError("a policy has at least one stage, found none: name the exits to ask")
-        names = [step.exit for step in self.stages]
+            raise PolicyError("a policy has at least one stage, found none: name its exits")
+        names = [stage.exit for stage in self.stages]
         if len(set(names)) < len(names):
             raise PolicyError(
                 f"each exit appears once in a policy, found {names}: drop the repeats"
             )
-        for step in self.stages[:-1]:
-            if step.threshold is None:
+        for stage in self.stages[:-1]:
+            if stage.threshold is None:
                 raise PolicyError(
-                    f"only the last stage has no threshold, {step.exit!r} has none before "
+                    f"only the last stage has no threshold, {stage.exit!r} has none before "
                     f"{names[-1]!r}: give it a number, or end the policy there"
                 )
         if self.stages[-1].threshold is not None:
@@ -96,7 +76,7 @@ class Policy:
 
     @staticmethod
     def single(exit: str) -> Policy:
-        """The policy that asks one exit only."""
+        """The policy of one exit that answers every sample."""
         return Policy((PolicyStage(exit),))
 
     @staticmethod
@@ -108,35 +88,13 @@ class Policy:
 
     @property
     def exits(self) -> tuple[str, ...]:
-        """The exits in the order they are asked."""
-        return tuple(step.exit for step in self.stages)
+        """The exits in the order in which they run."""
+        return tuple(stage.exit for stage in self.stages)
 
     def describe(self) -> str:
         """The policy in words."""
         rules = [f"{s.exit} when {s.confidence} >= {s.threshold:.6g}" for s in self.stages[:-1]]
         return ", else ".join([*rules, self.stages[-1].exit])
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"stages": [step.to_dict() for step in self.stages]}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Policy:
-        if not isinstance(data, Mapping) or not isinstance(data.get("stages"), list):
-            raise PolicyError(f'a policy is {{"stages": [...]}}, found {str(data)[:80]}')
-        return Policy(tuple(PolicyStage.from_dict(stage) for stage in data["stages"]))
-
-    def save(self, path: str | Path) -> None:
-        """Write the policy as JSON, atomically."""
-        write_json(path, self.to_dict())
-
-    @staticmethod
-    def load(path: str | Path) -> Policy:
-        """Read a policy that `save` wrote.
-
-        Raises:
-            PolicyError: the file is not a policy.
-        """
-        return Policy.from_dict(read_json(path, PolicyError, "a policy"))
 
 
 def accepts(
@@ -165,28 +123,3 @@ def midpoint(below: npt.ArrayLike, above: npt.ArrayLike) -> npt.NDArray[np.float
     with np.errstate(invalid="ignore", over="ignore"):
         middle = low + (high - low) / 2
     return np.where((low < middle) & (middle < high), middle, high)
-
-
-def threshold_to_json(threshold: float | None) -> float | str | None:
-    """A threshold as strict JSON, which knows no infinity: 'inf' and '-inf' are texts."""
-    if threshold is None or math.isfinite(threshold):
-        return threshold
-    return "inf" if threshold > 0 else "-inf"
-
-
-def threshold_from_json(value: Any) -> float | None:
-    """The threshold that `threshold_to_json` wrote.
-
-    Raises:
-        PolicyError: it is neither a number nor 'inf', '-inf' or null.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise PolicyError(f"a threshold is a number, 'inf', '-inf' or null, found {value!r}")
-    try:
-        return float(value)
-    except (ValueError, OverflowError) as error:
-        raise PolicyError(
-            f"a threshold is a number, 'inf', '-inf' or null, found {str(value)[:80]!r}"
-        ) from error

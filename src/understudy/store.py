@@ -4,7 +4,7 @@ TABLE/table.json        format, version, exits, costs, provenance
 TABLE/samples.parquet   id, label, split
 TABLE/exits/000.parquet prediction, the confidences, top_class, top_probability
 TABLE/logits/000.parquet logits (float16), where they were kept
-TABLE/times.json        measured times: kept apart, since no two runs measure the same
+TABLE/times.json        measured times: apart, since they differ from run to run
 TABLE/looks.jsonl       how often the certify split has been read
 """
 
@@ -13,9 +13,9 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ import numpy as np
 import polars as pl
 
 from understudy.errors import TableError, UnderstudyError
+from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.files import check_version, read_json, replacing, replacing_folder, write_json
-from understudy.scores import Array, Costs, Detail, Exit, ScoreTable
+from understudy.scores import ScoreTable
 from understudy.split import SPLITS
+from understudy.validation import Costs
 
 FORMAT, VERSION = "understudy.table", 1
 _TABLE, _SAMPLES, _TIMES, _LOOKS = "table.json", "samples.parquet", "times.json", "looks.jsonl"
@@ -58,7 +60,7 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
 
 
 def load_table(path: str | Path) -> ScoreTable:
-    """Read a table; top classes and logits are read when they are asked for.
+    """Read a table; top classes and logits are read on first use.
 
     Raises:
         TableError: no table there, a broken one, or one that a newer version wrote.
@@ -83,7 +85,7 @@ def load_table(path: str | Path) -> ScoreTable:
 
 
 def save_times(path: str | Path, times: Costs) -> None:
-    """Write measured times (unit -> part -> ms per sample) beside the scores."""
+    """Write measured times (unit -> part -> ms per sample) next to the scores."""
     write_json(
         Path(path) / _TIMES,
         {
@@ -136,23 +138,6 @@ def _keep_looks(older: Path, folder: Path) -> None:
         shutil.copyfile(looks, folder / _LOOKS)
 
 
-class _StoredDetails(Mapping[str, Detail]):
-    """Details that stay on disk until they are asked for."""
-
-    def __init__(self, files: Mapping[str, tuple[Path, Path]]) -> None:
-        self._files = files
-        self._read = cache(_read_detail)
-
-    def __getitem__(self, name: str) -> Detail:
-        return self._read(*self._files[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
 def _head(table: ScoreTable) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -193,7 +178,7 @@ def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
         costs=head["costs"],
         times=times,
         classes=None if classes is None else tuple(classes),
-        details=_StoredDetails(_detail_files(folder, exits)),
+        details=_details(folder, exits),
         provenance=head["provenance"],
     )
 
@@ -202,20 +187,25 @@ def _split_codes(column: pl.Series) -> Array:
     return column.cast(pl.Enum(list(SPLITS))).to_physical().cast(pl.UInt8).to_numpy()
 
 
-def _detail_files(folder: Path, exits: tuple[Exit, ...]) -> dict[str, tuple[Path, Path]]:
+def _details(folder: Path, exits: tuple[Exit, ...]) -> LazyDetails:
+    read = cache(_read_detail)
     files = {
         exit.name: (folder / "exits" / f"{i:03}.parquet", folder / "logits" / f"{i:03}.parquet")
         for i, exit in enumerate(exits)
     }
-    return {
-        name: pair for name, pair in files.items() if "top_class" in pl.read_parquet_schema(pair[0])
-    }
+    return LazyDetails(
+        {
+            name: partial(read, *pair)
+            for name, pair in files.items()
+            if "top_class" in pl.read_parquet_schema(pair[0])
+        }
+    )
 
 
 def _read_detail(file: Path, logits: Path) -> Detail:
     try:
         frame = pl.read_parquet(file, columns=["top_class", "top_probability"])
-        kept = pl.read_parquet(logits)["logits"].to_numpy() if logits.exists() else None
+        stored = pl.read_parquet(logits)["logits"].to_numpy() if logits.exists() else None
     except _PARQUET_ERRORS as error:
         raise TableError(
             f"{str(file)!r} cannot be read ({error}): score that model again"
@@ -223,7 +213,7 @@ def _read_detail(file: Path, logits: Path) -> Detail:
     return Detail(
         frame["top_class"].to_numpy(),
         frame["top_probability"].to_numpy(),
-        None if kept is None else kept.view(np.float16),
+        None if stored is None else stored.view(np.float16),
     )
 
 
@@ -263,6 +253,6 @@ def save_answers(path: str | Path, columns: Mapping[str, Any]) -> None:
 
 
 def read_answers(path: str | Path) -> dict[str, tuple[int, str]]:
-    """What `save_answers` wrote as Parquet: sample id -> (prediction, exit)."""
+    """Read the Parquet file of `save_answers`: sample id -> (prediction, exit)."""
     frame = pl.read_parquet(path, columns=["id", "prediction", "exit"])
-    return {key: (said, by) for key, said, by in frame.iter_rows()}
+    return {key: (prediction, exit) for key, prediction, exit in frame.iter_rows()}

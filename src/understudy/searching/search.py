@@ -324,7 +324,7 @@ class _SearchData:
                 "labelled": table.label is not None,
                 "provenance": dict(table.provenance),
             },
-            asked=requested,
+            arguments=requested,
             published=rules(
                 models_of(self.tune),
                 models_of(self.test),

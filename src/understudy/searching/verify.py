@@ -50,7 +50,7 @@ def verify(result: Result, table: ScoreTable) -> tuple[Check, ...]:
         )
     again = _searched_again(result, table)
     table = with_learned_score(
-        table, result.reference, confidence=result.asked["confidence"], unit=result.unit
+        table, result.reference, confidence=result.arguments["confidence"], unit=result.unit
     )
     certify = table.on("certify")
     pairs = zip(result.choices, again.choices, strict=True)
@@ -58,7 +58,7 @@ def verify(result: Result, table: ScoreTable) -> tuple[Check, ...]:
 
 
 def _searched_again(result: Result, table: ScoreTable) -> Result:
-    spec = {**result.asked, "reference": result.reference, "unit": result.unit}
+    spec = {**result.arguments, "reference": result.reference, "unit": result.unit}
     name = spec.pop("by", None)
     if name == "search":
         return search(table, delta=result.delta, **spec)
