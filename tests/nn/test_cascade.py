@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fakes import HandingOn, TableModel, images_of, result_of, scored
+from fakes import StatefulStage, TableModel, images_of, result_of, scored
 from understudy.confidence import CONFIDENCES
 from understudy.errors import DataError, ModelError, PolicyError
 from understudy.nn.cascade import Cascade, build
@@ -189,7 +189,7 @@ def test_the_stream_takes_images_of_changing_shape():
 @pytest.mark.parametrize("batch", [1, 7, 100])
 def test_the_state_goes_along_with_its_rows(batch):
     table = three_exits()
-    stages = {name: HandingOn(TableModel(table, name)) for name in table.names}
+    stages = {name: StatefulStage(TableModel(table, name)) for name in table.names}
     cascade = Cascade(stages, chain())
     truth = oracle(table, chain())
     assert said(cascade.answer(images_of(range(100)))) == truth

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fakes import HandingOn, TableModel, images_of, result_of, rows_of, scored
+from fakes import StatefulStage, TableModel, images_of, result_of, rows_of, scored
 from understudy.ensemble import Ensemble, ensemble_of, with_ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.nn.cascade import Cascade, build
@@ -134,7 +134,7 @@ def test_without_an_average_behind_it_nothing_is_handed_on(table):
     assert set(output.state) == {logits_key("tiny")}
 
 
-class Sharing(HandingOn):
+class Sharing(StatefulStage):
     """Hands on as its parent does, and keeps what others handed on."""
 
     def run(self, images, state=EMPTY, *, confidence="max_softmax"):
