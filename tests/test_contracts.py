@@ -35,6 +35,7 @@ CORE = {
     "policy": {"codec", "errors"},
     "exit": {"errors"},
     "malloc": set(),
+    "lazy": {"errors"},
     "validation": {"errors"},
     "scores": {"errors", "confidence", "split", "exit", "validation"},
     "store": {"errors", "exit", "files", "split", "scores", "validation"},
@@ -57,16 +58,17 @@ LAYERS = {
     "runtime": set(CORE),
     "graph": {"errors"},
     "nn": {*CORE, "runtime", "graph", "early_exit"},
-    "early_exit": {*CORE, "nn", "graph"},
+    "early_exit": {*CORE, "runtime", "nn", "graph"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
-    "scoring": {*CORE, "nn", "early_exit", "zoo"},
-    "training": {*CORE, "nn", "early_exit", "graph", "zoo"},
+    "scoring": {*CORE, "runtime", "nn", "early_exit", "zoo"},
+    "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "app": {
         *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
         "training",
     },
+    "__main__": {"app"},
 }  # fmt: skip
 
 
@@ -168,7 +170,7 @@ def test_loading_and_searching_leave_the_heavy_alone(tmp_path: Path) -> None:
 def test_the_command_line_leaves_torch_alone(tmp_path: Path) -> None:
     fresh(
         TABLE
-        + "from understudy.app.cli import app\n"
+        + "from understudy.app.cli.main import app\n"
         + "path = sys.argv[0] + '.table'\n"
         + "app(['search', path, '--max-drop', '1', '--json'], standalone_mode=False)\n"
         + "app(['difficulty', path], standalone_mode=False)\n"

@@ -350,21 +350,6 @@ def test_requests_one_by_one():
     assert [tuple(answer) for answer in asyncio.run(work())] == oracle(table, chain())
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
-        (MemoryError(), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-    ],
-)
-def test_what_says_that_memory_ran_out(error, told):
-    runner = Cascade({"tiny": nn.Identity()}, Policy.single("tiny")).runners[0]
-    assert runner.ran_out(error) is told
-
-
 def test_out_of_memory_frees_what_the_batch_took_before_the_halves_are_run():
     """Nothing keeps the tensors of the attempt that failed alive while the next one is made."""
     kept = []

@@ -11,7 +11,7 @@ from understudy import confidence
 from understudy.confidence import confidences_of
 from understudy.deferral import DeferralScore, deferral_score
 from understudy.nn import confidence as tensors
-from understudy.nn.deferral import deferral_score as tensor_score
+from understudy.nn.confidence import deferral_score as tensor_score
 
 numbers = st.integers(-1920, 1920).map(lambda n: np.float32(n / 64))  # sums are exact
 logits = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=numbers)
