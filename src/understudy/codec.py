@@ -118,7 +118,7 @@ def stored(
         optional: whether older files may lack it; the field has a default then.
         shape, pack, unpack: the type in JSON, and the functions to it and from it.
     """
-    return {"json": _Form(key, optional, shape, pack, unpack)}
+    return {"json": _FieldForm(key, optional, shape, pack, unpack)}
 
 
 def encode(value: Any) -> Any:
@@ -178,7 +178,7 @@ def decode(
     raise error(f"{what} is damaged at {path} ({found}): {remedy}") from cause
 
 
-class _Form(NamedTuple):
+class _FieldForm(NamedTuple):
     """How a field is stored."""
 
     key: str = ""
@@ -197,9 +197,9 @@ class _Mismatch(ValueError):
 
 
 @cache
-def _fields(kind: Any) -> dict[str, tuple[str, _Form]]:
+def _fields(kind: Any) -> dict[str, tuple[str, _FieldForm]]:
     """The fields of a class by their key: name and form."""
-    forms = {one.name: one.metadata.get("json", _Form()) for one in fields(kind)}
+    forms = {one.name: one.metadata.get("json", _FieldForm()) for one in fields(kind)}
     return {form.key or name: (name, form) for name, form in forms.items()}
 
 
@@ -213,7 +213,7 @@ def _keys(kind: Any) -> tuple[str, ...]:
 def _entry(value: Any, key: str) -> Any:
     if isinstance(value, Stored) and key in value.json_layout.head:
         return value.json_layout.head[key]
-    name, form = _fields(value.__class__).get(key, (key, _Form()))
+    name, form = _fields(value.__class__).get(key, (key, _FieldForm()))
     entry = getattr(value, name)
     if form.pack is not None:
         return form.pack(entry)
@@ -259,7 +259,7 @@ def _dataclass_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any
     derived = {*_keys(kind), *(kind.json_layout.ignored if issubclass(kind, Stored) else ())}
     ignored = derived - set(known)
 
-    def unpacked(form: _Form) -> Callable[[Any, Any], Any] | None:
+    def unpacked(form: _FieldForm) -> Callable[[Any, Any], Any] | None:
         if form.unpack is None:
             return None
         return lambda data, _: form.unpack(converter.structure(data, form.shape))  # type: ignore[misc]
