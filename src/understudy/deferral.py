@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.codec import Stored
+from understudy.confidence import margin, max_softmax
 from understudy.ensemble import cheaper_models
 from understudy.errors import PolicyError, TableError
 from understudy.policy import DEFAULT_CONFIDENCE
@@ -77,6 +78,22 @@ class DeferralScore(Stored, what="a learned score", error=PolicyError, remedy="s
                 f"{self.exit!r}: score that model again"
             )
         return said.judged_by(self)
+
+
+def deferral_score(score: DeferralScore, logits: Array) -> Array:
+    """A learned score from logits, (N, C) -> (N,) float32.
+
+    >>> score = DeferralScore("tiny", "big", 0.0, 1.0, 0.0, first=(0.0, -0.5))
+    >>> deferral_score(score, np.array([[1, 1], [0, 2]], np.float32)).round(3).tolist()
+    [0.0, 1.5]
+    """
+    first = logits.argmax(1)
+    second = None
+    if score.second:
+        power = np.exp(logits - logits.max(1, keepdims=True))
+        np.put_along_axis(power, first[:, None], -1, axis=1)
+        second = power.argmax(1)
+    return score.of(max_softmax(logits), margin(logits), first, second)
 
 
 def fit_deferral(table: ScoreTable, little: str, reference: str) -> DeferralScore:

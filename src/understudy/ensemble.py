@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.codec import Stored, stored
-from understudy.confidence import CONFIDENCES, confidences_of
+from understudy.confidence import CONFIDENCES, confidences_of, energy
 from understudy.errors import PolicyError, TableError, listed
-from understudy.exit import Detail, Exit
+from understudy.exit import Detail, Exit, LazyDetails
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
@@ -145,7 +145,7 @@ def with_ensemble(
         exits=(*table.exits, new),
         prediction=np.vstack([table.prediction, rows.prediction]),
         confidence={key: np.vstack([old, sure[key]]) for key, old in table.confidence.items()},
-        details=_Further(table.details, new.name, rows.detail),
+        details=LazyDetails.of(table.details).plus(new.name, rows.detail),
     )
 
 
@@ -236,14 +236,13 @@ class _Rows:
     @staticmethod
     def of(logits: Array) -> _Rows:
         wide = logits.astype(np.float64)
-        top = wide.max(1)
-        energy = top + np.log(np.exp(wide - top[:, None]).sum(1))
-        log_probability = wide - energy[:, None]
+        log_sum = energy(wide)
+        log_probability = wide - log_sum[:, None]
         order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int32)
         probability = np.exp(np.take_along_axis(log_probability, order, 1)).astype(np.float32)
         return _Rows(
             order[:, 0],
-            {**confidences_of(log_probability), "energy": energy.astype(np.float32)},
+            {**confidences_of(log_probability), "energy": log_sum.astype(np.float32)},
             Detail(order, probability),
         )
 
@@ -258,23 +257,6 @@ class _Rows:
                 np.concatenate([piece.detail.top_probabilities for piece in pieces]),
             ),
         )
-
-
-class _Further(Mapping[str, Detail]):
-    """Details with one exit more; the others stay where they are, maybe on disk."""
-
-    def __init__(self, source: Mapping[str, Detail], name: str, detail: Detail) -> None:
-        self._source, self._name, self._detail = source, name, detail
-
-    def __getitem__(self, name: str) -> Detail:
-        return self._detail if name == self._name else self._source[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._source
-        yield self._name
-
-    def __len__(self) -> int:
-        return len(self._source) + 1
 
 
 def _mean(logits: Sequence[Array], weights: Sequence[float]) -> Array:

@@ -12,8 +12,7 @@ import numpy as np
 
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.nn.cascade import Cascade
-from understudy.nn.device import usable_device
-from understudy.nn.images import Images
+from understudy.nn.device import Images, usable_device
 from understudy.nn.serialization import provenance_of
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
@@ -166,7 +165,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
     """
     for row in range(len(images)):
         try:
-            classes = cascade.runners[0].run_stage(images[row : row + 1], {}).classes
+            classes = cascade.runners[0].run(images[row : row + 1], {}).classes
         except ModelError:
             raise
         except Exception:  # noqa: BLE001

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from understudy.errors import ModelError, listed
 from understudy.nn.confidence import confidence_functions
-from understudy.nn.images import Images
+from understudy.nn.device import Images
 from understudy.nn.stage import EMPTY, Stage
 from understudy.scores import Detail
 

@@ -36,7 +36,7 @@ def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
     for name, stage in stages.items():
         logits, _, state = stage.run([image], state)
         classes[name] = int(logits.shape[1])
-        parts = tuple(dict.fromkeys(piece.part for piece in stage.pieces(name)))
+        parts = tuple(dict.fromkeys(piece.part for piece in stage.parts(name)))
         origin = {
             **stage.to_origin(),
             "classes": classes[name],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from understudy.errors import DataError
-from understudy.nn.images import Images
+from understudy.nn.device import Images
 from understudy.split import uniform
 
 Array = npt.NDArray[Any]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from understudy.errors import DataError, UnderstudyError
 from understudy.files import read_json, write_json
-from understudy.nn.images import select
+from understudy.nn.device import select
 from understudy.training.hold_out import Array, HoldOut, Order
 from understudy.training.source import Sample, TrainingImages
 from understudy.zoo.batches import Batch

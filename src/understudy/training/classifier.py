@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from understudy.errors import ModelError
 from understudy.graph.capture import hooked
-from understudy.nn.images import Images
+from understudy.nn.device import Images
 from understudy.nn.stage import Stage
 
 

@@ -14,7 +14,7 @@ from understudy.early_exit.heads import PooledHead, pool
 from understudy.early_exit.network import ExitNetwork
 from understudy.errors import ModelError
 from understudy.graph.capture import hooked
-from understudy.nn.images import Images
+from understudy.nn.device import Images
 from understudy.nn.stage import Stage
 
 Features = Mapping[str, Tensor]

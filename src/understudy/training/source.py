@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from understudy.nn.images import on_device
+from understudy.nn.device import on_device
 from understudy.training.augmentation import Augmentation
 from understudy.training.features import FeatureExtractor, Features
 from understudy.training.hold_out import Array, Order

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from understudy.errors import MissingExtra, ModelError, unknown
-from understudy.nn.stage import Preprocess, Stage
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Stage
 
 _IMAGENET = Preprocess(
     size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop=0.875

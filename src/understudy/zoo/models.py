@@ -20,7 +20,8 @@ from torch import nn
 from understudy.early_exit.serialization import ExitFolder
 from understudy.errors import ModelError, unknown
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
-from understudy.nn.stage import Preprocess, Stage
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Stage
 from understudy.zoo.hubs import timm_stage, torchvision_stage
 from understudy.zoo.spec import Spec, parse_spec
 from understudy.zoo.weights import load_weights

@@ -41,12 +41,12 @@ def build(
     data = {
         "cascade": str(into),
         "policy": choice.policy.to_dict(),
-        "frontier": [point.to_dict() for point in cascade.frontier],
+        "frontier": [point.to_dict() for point in cascade.operating_points],
         "stages": {name: dict(stage.origin) for name, stage in cascade.stages.items()},
     }
     others = ", ".join(
         f"{point.max_drop:g} points at {cost_text(point.cost, point.unit)} {point.unit}"
-        for point in cascade.frontier
+        for point in cascade.operating_points
         if point.policy != choice.policy
     )
     lines = [
