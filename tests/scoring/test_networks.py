@@ -121,12 +121,10 @@ def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     exits = np.array(policy.exits)[told.stage]
     assert [row[place[1]] for row in rows[1:]] == exits.tolist()
     assert settings[-1]["max_drop"] == 0.0
-    select_operating_point = run(
-        "run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json"
-    )
-    assert json.loads(select_operating_point.stdout)["shares"] == {"net": 1.0}
+    set_to_zero = run("run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json")
+    assert json.loads(set_to_zero.stdout)["shares"] == {"net": 1.0}
     wrong = run("run", cascade, *data, "--max-drop=-1", "--out", tmp_path / "b.csv")
-    refused(wrong, "no certified setting lies within a drop of -1")
+    refused(wrong, "no certified operating point lies within a drop of -1")
 
 
 def test_a_folder_that_was_trained_again(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from understudy.ensemble import ensemble_of
+from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError, TableError, unknown
-from understudy.nn.cascade import Cascade, build
+from understudy.nn.cascade import Cascade, cascade_of
 from understudy.nn.serialization import save_cascade
 from understudy.nn.stage import Stage
 from understudy.result import Choice, Result
@@ -45,11 +45,14 @@ def build_cascade(
         raise TableError(unknown("exit", strange[0], origins, where="this result"))
     choices = result.choices if max_drop is None else (choice,)
     members: dict[str, Mapping[str, Any]] = {}
+    ensembles: dict[str, Ensemble] = {}
     for exit in chain.from_iterable(one.policy.exits for one in (choice, *choices)):
         ensemble = ensemble_of(origins[exit])
+        if ensemble is not None:
+            ensembles[exit] = ensemble
         for name in (exit,) if ensemble is None else ensemble.exits:
             members[name] = {**origins[name], **({"spec": specs[name]} if name in specs else {})}
-    cascade = build(result, _load(members), max_drop=max_drop)
+    cascade = cascade_of(result, choice.policy, {**_load(members), **ensembles})
     proof = None if choice.certificate is None else choice.certificate.to_dict()
     save_cascade(cascade, into, provenance={"certificate": proof, "table": dict(result.table)})
     return cascade, choice
