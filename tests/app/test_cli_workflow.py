@@ -89,8 +89,8 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
         "other weights than the model that was scored as 'big'",
     )
 
-    words = ("run", "cascade", "--data", "folder:images", "--out", "a.parquet")
-    summary = run(*words, "--json").json
+    command = run("run", "cascade", "--data", "folder:images", "--out", "a.parquet", "--json")
+    summary = command.json
     assert (summary["samples"], summary["corrupt"]) == (600, 1)
     answers = pl.read_parquet("a.parquet")
     test = load_table("table").on("test")
@@ -134,8 +134,8 @@ def test_where_to_compute(here: Path, run: Run) -> None:
     refused(run(*SCORE, "--into", "t", "--measure", "16,0"), "whole numbers from 1 up")
     assert run(*SCORE, "--into", "t", "--device", "cpu", "--measure", "1,16").exit_code == 0
     assert load_table("t").units == ("MACs", "ms@1", "ms@16")
-    words = ("search", "t", "--max-drop", 8, "--cost", "ms@16", "--out", "r.json")
-    assert run(*words).exit_code == 0
+    search = run("search", "t", "--max-drop", 8, "--cost", "ms@16", "--out", "r.json")
+    assert search.exit_code == 0
     run("build", "r.json", "--into", "cascade")
     for verb in ("run", "bench"):
         refused(run(verb, "cascade", "--data", "folder:images", "--device", "abacus"), "'abacus'")

@@ -7,8 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError, TableError, unknown
 from understudy.nn.cascade import Cascade, cascade_of
@@ -46,29 +44,25 @@ def build_cascade(
     if strange:
         raise TableError(unknown("exit", strange[0], origins, where="this result"))
     choices = result.choices if max_drop is None else (choice,)
-    exits = dict.fromkeys(chain.from_iterable(one.policy.exits for one in (choice, *choices)))
-    ensembles = {name: found for name in exits if (found := ensemble_of(origins[name])) is not None}
-    members = chain.from_iterable(
-        ensembles[name].exits if name in ensembles else (name,) for name in exits
-    )
-    stages: dict[str, nn.Module | Ensemble] = _load(
-        {
-            name: {**origins[name], **({"spec": specs[name]} if name in specs else {})}
-            for name in dict.fromkeys(members)
-        }
-    )
-    stages |= ensembles
-    cascade = cascade_of(result, choice.policy, stages)
+    members: dict[str, Mapping[str, Any]] = {}
+    ensembles: dict[str, Ensemble] = {}
+    for exit in chain.from_iterable(one.policy.exits for one in (choice, *choices)):
+        ensemble = ensemble_of(origins[exit])
+        if ensemble is not None:
+            ensembles[exit] = ensemble
+        for name in (exit,) if ensemble is None else ensemble.exits:
+            members[name] = {**origins[name], **({"spec": specs[name]} if name in specs else {})}
+    cascade = cascade_of(result, choice.policy, {**_load(members), **ensembles})
     proof = None if choice.certificate is None else choice.certificate.to_dict()
     save_cascade(cascade, into, provenance={"certificate": proof, "table": dict(result.table)})
     return cascade, choice
 
 
-def _load(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module | Ensemble]:
+def _load(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, Stage]:
     """The stages of exits; a network with several exits is loaded once, with all of them."""
-    stages: dict[str, nn.Module | Ensemble] = {}
+    stages: dict[str, Stage] = {}
     for name, origin in origins.items():
-        spec = origin.get("spec")
+        spec, scored = origin.get("spec"), origin.get("weights_hash")
         if spec is None:
             raise ModelError(
                 f"the table knows the exit {name!r} by its predictions only: name its model with "
@@ -81,14 +75,10 @@ def _load(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module | Ens
                 f"{spec!r} has no exit {name!r}, which the table was scored with: restore the "
                 "folder, or score it again"
             )
-        _check_scored(name, stages[name], origin)
+        found = stages[name].weights_hash
+        if scored is not None and found != scored:
+            raise ModelError(
+                f"{spec!r} has other weights than the model that was scored as {name!r} "
+                f"({found[:12]}, not {scored[:12]}): score it again or restore the weights"
+            )
     return stages
-
-
-def _check_scored(name: str, stage: nn.Module | Ensemble, origin: Mapping[str, Any]) -> None:
-    scored = origin.get("weights_hash")
-    if isinstance(stage, Stage) and scored is not None and stage.weights_hash != scored:
-        raise ModelError(
-            f"{origin['spec']!r} has other weights than the model that was scored as {name!r} "
-            f"({stage.weights_hash[:12]}, not {scored[:12]}): score it again or restore the weights"
-        )
