@@ -66,7 +66,7 @@ def in_segments(stage: Stage, images: Tensor, size: int) -> Callable[[], None]:
     def run() -> None:
         for batch in images.split(size):
             state = {}
-            for piece in stage.pieces(BIG):
+            for piece in stage.parts(BIG):
                 state = piece.run(batch, state)
 
     return torch.inference_mode()(run)

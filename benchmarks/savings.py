@@ -27,7 +27,7 @@ from understudy import Policy, ScoreTable, evaluate, load_table
 from understudy.confidence import CONFIDENCES
 from understudy.deferral import LEARNED, scores_of, with_deferral, with_scores
 from understudy.ensemble import ensemble_of, ensemble_pairs, with_ensemble
-from understudy.exit import DetailsOfRows
+from understudy.exit import LazyDetails
 from understudy.searching.certify import count_path
 from understudy.searching.ensembles import find_averages
 from understudy.searching.exact_test import critical_totals
@@ -119,7 +119,7 @@ def drawn(table: ScoreTable, rows: Rows, *, tune: int) -> ScoreTable:
         label=None if table.label is None else table.label[rows],
         ids=np.arange(len(rows)).astype(str),
         split=(np.arange(len(rows)) >= tune).astype(np.uint8),
-        details=DetailsOfRows(table.details, rows),
+        details=LazyDetails.of(table.details).rows(rows),
     )
 
 

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from understudy.nn.confidence import confidence_functions
-from understudy.nn.stage import EMPTY, Images, Stage, StageOutput, State
-from understudy.policy import DEFAULT_CONFIDENCE, Policy
+from understudy.nn.device import Images
+from understudy.nn.stage import EMPTY, Stage
+from understudy.policy import Policy
+from understudy.runtime.state import StageState, StateKey
 from understudy.scores import Detail, ScoreTable
 
 Array = npt.NDArray[Any]
@@ -94,16 +96,15 @@ def result_of(table: ScoreTable, *policies: Policy) -> Any:
     )
 
 
-class HandingOn(Stage):
-    """A stage that hands its rows' numbers to later stages and checks those it was handed."""
+class StatefulStage(Stage):
+    """A stage that adds its rows' numbers to the state and checks those that it finds there."""
 
-    def run(
-        self, images: Images, state: State = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
-    ) -> StageOutput:
+    def resume(self, images: Images, state: StageState) -> tuple[Tensor, StageState]:
         assert isinstance(images, Tensor)
         rows = rows_of(images)
-        for name, handed in state.items():
-            assert torch.equal(handed[:, 0], rows), name
-        output = super().run(images, confidence=confidence)
-        mine = {f"from {len(state)}": torch.stack([rows, rows], 1)}
-        return output._replace(state={**state, **mine})
+        added = [key for key in state if key.kind == "pooled"]
+        for key in added:
+            assert torch.equal(state[key][:, 0], rows), key
+        logits, _ = super().resume(images, EMPTY)
+        key = StateKey.pooled("stateful", len(added))
+        return logits, {**state, key: torch.stack([rows, rows], 1)}

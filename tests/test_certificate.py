@@ -8,7 +8,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.certificate import Certificate, path_from_json, path_to_json
+from understudy.certificate import Certificate, PathRun, path_to_runs, runs_to_path
+from understudy.codec import decode, encode
+from understudy.errors import PolicyError
 from understudy.policy import Policy, PolicyStage
 
 PROVED = Certificate(
@@ -45,8 +47,9 @@ chains = st.lists(steps, max_size=3, unique_by=lambda step: step.exit).map(
 
 @given(st.lists(chains, max_size=6))
 def test_a_path_survives_json(path: list[Policy]) -> None:
-    text = json.dumps(path_to_json(path), allow_nan=False)
-    assert path_from_json(json.loads(text)) == tuple(path)
+    text = json.dumps(encode(path_to_runs(path)), allow_nan=False)
+    runs = decode(json.loads(text), tuple[PathRun, ...], what="a path", error=PolicyError)
+    assert runs_to_path(runs) == tuple(path)
 
 
 def test_a_certificate_survives_json() -> None:

@@ -175,5 +175,5 @@ def test_what_cannot_be_learned_from():
         fit_deferral(table, "net9", "net2")
     with pytest.raises(TableError, match="no confidence 'margin'"):
         DeferralScore("net0", "net2", 0.0, 1.0, 0.5).apply(table)
-    with pytest.raises(PolicyError, match="a learned score is its coefficients"):
+    with pytest.raises(PolicyError, match="a learned score has the field 'reference'"):
         DeferralScore.from_dict({"exit": "tiny"})

@@ -168,5 +168,5 @@ def test_what_cannot_be_averaged():
         with_ensemble(synthetic(10), ["net0", "net1"], [1.0, 1.0])
     with pytest.raises(TableError, match="fitted to labels"):
         ensemble_pairs(table, "big")
-    with pytest.raises(PolicyError, match="a recipe is"):
+    with pytest.raises(PolicyError, match="an ensemble has the field 'temperatures'"):
         Ensemble.from_dict({"average": ["a", "b"]})

@@ -106,8 +106,8 @@ def test_another_unit_is_no_place_to_measure() -> None:
     [
         ({"version": 2}, "reads up to 1: upgrade"),
         ({"format": "understudy.result"}, "is no understudy.frontier file"),
-        ({"points": [{"cost": 1}]}, "missing: 'policy'"),
-        ({"points": None}, "missing"),
+        ({"points": [{"cost": 1}]}, r"the field 'policy' at \$.points\[0\], found none"),
+        ({"points": None}, r"a list at \$.points, found None"),
     ],
 )
 def test_a_wrong_file_is_a_sentence(tmp_path: Path, changes: dict[str, object], words: str) -> None:

@@ -57,10 +57,10 @@ def test_it_prints_as_a_table(result: Result) -> None:
     [
         ({"version": 2}, "reads up to 1: upgrade"),
         ({"format": "understudy.table"}, "is no understudy.result file"),
-        ({"results": [{}]}, "damaged"),
-        ({"results": None}, "damaged"),
-        ({"difficulty": {"little": "x"}}, "damaged"),
-        ({"frontier": {}}, "missing: 'points'"),
+        ({"results": [{}]}, r"the field 'max_drop' at \$.results\[0\], found none: search again"),
+        ({"results": None}, r"a list at \$.results, found None"),
+        ({"difficulty": {"little": "x"}}, r"the field 'reference' at \$.difficulty"),
+        ({"frontier": {}}, r"the field 'points' at \$.frontier"),
     ],
 )
 def test_a_wrong_file_is_a_sentence(

@@ -6,14 +6,72 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
+from understudy.codec import Stored, stored
+from understudy.errors import PolicyError
 from understudy.outcome import points
-from understudy.policy import Policy, PolicyStage, threshold_from_json, threshold_to_json
+from understudy.policy import Policy, PolicyStage
 
 
 @dataclass(frozen=True)
-class ClassBound:
+class StageForm(Stored):
+    """A stage of a policy without its threshold."""
+
+    exit: str
+    confidence: str
+
+
+@dataclass(frozen=True)
+class PathRun(Stored):
+    """Consecutive policies of a path that differ in their thresholds alone."""
+
+    stages: tuple[StageForm, ...]
+    thresholds: tuple[tuple[float, ...], ...]
+
+
+def path_to_runs(path: Sequence[Policy]) -> tuple[PathRun, ...]:
+    """A path of policies in short.
+
+    >>> path = (Policy.pair("a", "b", 0.9), Policy.pair("a", "b", 0.5), Policy.single("a"))
+    >>> path_to_runs(path)[0].thresholds
+    ((0.9,), (0.5,))
+    >>> runs_to_path(path_to_runs(path)) == path
+    True
+    """
+
+    def shape(policy: Policy) -> tuple[StageForm, ...]:
+        return tuple(StageForm(stage.exit, stage.confidence) for stage in policy.stages)
+
+    return tuple(
+        PathRun(forms, tuple(tuple(cast(float, s.threshold) for s in p.stages[:-1]) for p in run))
+        for forms, run in groupby(path, key=shape)
+    )
+
+
+def runs_to_path(runs: Sequence[PathRun]) -> tuple[Policy, ...]:
+    """The policies of the path that `path_to_runs` shortened.
+
+    Raises:
+        ValueError: thresholds that are not one less than the stages.
+    """
+    return tuple(
+        Policy(
+            tuple(
+                PolicyStage(form.exit, threshold, form.confidence)
+                for form, threshold in zip(run.stages, (*row, None), strict=True)
+            )
+        )
+        for run in runs
+        for row in run.thresholds
+    )
+
+
+COMPACT_PATH = stored(shape=tuple[PathRun, ...], pack=path_to_runs, unpack=runs_to_path)
+
+
+@dataclass(frozen=True)
+class ClassBound(Stored):
     """What was proved for the samples of one class; the fields are those of `Certificate`."""
 
     budget: float
@@ -24,7 +82,16 @@ class ClassBound:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(
+    Stored,
+    what="a certificate",
+    error=PolicyError,
+    keys=(
+        *("policy", "reference", "kind", "budget", "delta", "samples", "losses", "gains"),
+        *("p_value", "path", "steps", "samples_needed", "looks", "table", "split", "classes"),
+        "words",
+    ),
+):
     """The proof that a policy's true gap lies within a budget, with probability 1 - delta.
 
     The path is a sequence of policies whose order was frozen on `tune`. They were tested on
@@ -59,13 +126,13 @@ class Certificate:
     losses: int
     gains: int
     p_value: float | None
-    path: tuple[Policy, ...]
+    path: tuple[Policy, ...] = field(metadata=COMPACT_PATH)
     steps: int
     samples_needed: int | None
     looks: int
     table: str
     split: Mapping[str, Any]
-    classes: Mapping[str, ClassBound] = field(default_factory=dict)
+    classes: Mapping[str, ClassBound] = field(default_factory=dict, metadata=stored(optional=True))
 
     @property
     def falls_back(self) -> bool:
@@ -109,70 +176,3 @@ class Certificate:
             bound = f"loses against {self.reference} by at most {points(self.budget)}"
         classes = [f"at most {points(b.budget)} in class {n}" for n, b in self.classes.items()]
         return ", and by ".join([bound, *classes])
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "policy": self.policy.to_dict(),
-            "reference": self.reference,
-            "kind": self.kind,
-            "budget": self.budget,
-            "delta": self.delta,
-            "samples": self.samples,
-            "losses": self.losses,
-            "gains": self.gains,
-            "p_value": self.p_value,
-            "path": path_to_json(self.path),
-            "steps": self.steps,
-            "samples_needed": self.samples_needed,
-            "looks": self.looks,
-            "table": self.table,
-            "split": dict(self.split),
-            "classes": {name: dict(vars(bound)) for name, bound in self.classes.items()},
-            "words": self.words(),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Certificate:
-        fields = {key: value for key, value in data.items() if key != "words"}
-        fields["policy"] = Policy.from_dict(data["policy"])
-        fields["path"] = path_from_json(data["path"])
-        fields["classes"] = {n: ClassBound(**bound) for n, bound in data.get("classes", {}).items()}
-        return Certificate(**fields)
-
-
-def path_to_json(path: Sequence[Policy]) -> list[dict[str, Any]]:
-    """A path of policies in short: runs of policies that differ in their thresholds alone.
-
-    >>> path = (Policy.pair("a", "b", 0.9), Policy.pair("a", "b", 0.5), Policy.single("a"))
-    >>> path_to_json(path)[0]["thresholds"]
-    [[0.9], [0.5]]
-    >>> path_from_json(path_to_json(path)) == path
-    True
-    """
-
-    def shape(policy: Policy) -> tuple[tuple[str, str], ...]:
-        return tuple((step.exit, step.confidence) for step in policy.stages)
-
-    return [
-        {
-            "stages": [{"exit": exit, "confidence": confidence} for exit, confidence in stages],
-            "thresholds": [[threshold_to_json(s.threshold) for s in p.stages[:-1]] for p in run],
-        }
-        for stages, run in groupby(path, key=shape)
-    ]
-
-
-def path_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Policy, ...]:
-    """The policies of a path that `path_to_json` wrote."""
-    return tuple(
-        Policy(
-            tuple(
-                PolicyStage(stage["exit"], threshold, stage["confidence"])
-                for stage, threshold in zip(
-                    run["stages"], [*map(threshold_from_json, row), None], strict=True
-                )
-            )
-        )
-        for run in data
-        for row in run["thresholds"]
-    )

@@ -1,24 +1,77 @@
-"""How sure an exit is, from its logits (NumPy). `nn.confidence` holds the same functions for
-tensors.
+"""Confidences of an exit, from its logits or probabilities (NumPy). `nn.confidence` holds the same
+functions for tensors.
 
-Higher is surer; any real number. The five are those of the deferral literature: max softmax
-(Hendrycks & Gimpel 2017), margin, negative entropy, energy (Liu et al. 2020) and the max logit over
-the p-norm of the centred logits (Cattelan & Silva, arXiv 2305.15508, with p = 4).
+Higher is more confident; any real number. The five are those of the deferral literature: max
+softmax (Hendrycks & Gimpel 2017), margin, negative entropy, energy (Liu et al. 2020) and the max
+logit over the p-norm of the centred logits (Cattelan & Silva, arXiv 2305.15508, with p = 4).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import TableError
 
-CONFIDENCES = ("max_softmax", "margin", "negative_entropy", "energy", "pnorm_max_logit")
 PNORM = 4
 
 Array = npt.NDArray[Any]
+
+
+def max_softmax(logits: Array) -> Array:
+    """The probability of the top class, (N, C) -> (N,).
+
+    >>> max_softmax(np.zeros((1, 4), np.float32))
+    array([0.25], dtype=float32)
+    """
+    return _Softmax.of(logits).top()
+
+
+def margin(logits: Array) -> Array:
+    """The probability of the top class minus the second's, (N, C) -> (N,).
+
+    With one class it is that class's probability.
+    """
+    return _Softmax.of(logits).margin()
+
+
+def negative_entropy(logits: Array) -> Array:
+    """Minus the entropy of the softmax in nats, (N, C) -> (N,); at most 0."""
+    return _Softmax.of(logits).negative_entropy()
+
+
+def energy(logits: Array) -> Array:
+    """The log-sum-exp of the logits, (N, C) -> (N,)."""
+    top = logits.max(1)
+    base = np.where(np.isinf(top), np.float32(0), top)
+    return np.asarray(base + np.log(np.exp(logits - base[:, None]).sum(1)))
+
+
+def pnorm_max_logit(logits: Array) -> Array:
+    """The top centred logit over the 4-norm of all, (N, C) -> (N,); 0 where all are equal."""
+    centred = logits - logits.mean(1, keepdims=True)
+    scale = np.abs(centred).max(1, keepdims=True)
+    unit = centred / np.where(scale == 0, np.float32(1), scale)
+    norm = (unit**PNORM).sum(1) ** np.float32(1 / PNORM)
+    return np.asarray(unit.max(1) / np.where(norm == 0, np.float32(1), norm))
+
+
+confidence_functions: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+    {
+        "max_softmax": max_softmax,
+        "margin": margin,
+        "negative_entropy": negative_entropy,
+        "energy": energy,
+        "pnorm_max_logit": pnorm_max_logit,
+    }
+)
+"""The confidences by name, each (N, C) logits -> (N,) of the same dtype. NaN gives NaN."""
+
+CONFIDENCES = tuple(confidence_functions)
 
 
 def confidences_of(log_probability: Array) -> dict[str, Array]:
@@ -30,12 +83,12 @@ def confidences_of(log_probability: Array) -> dict[str, Array]:
     >>> {name: round(float(values[0]), 4) for name, values in rows.items()}
     {'max_softmax': 0.5, 'margin': 0.25, 'negative_entropy': -1.0397, 'pnorm_max_logit': 0.971}
     """
-    probability = np.exp(log_probability)
+    softmax = _Softmax(log_probability, np.exp(log_probability), np.ones(len(log_probability)))
     return {
-        "max_softmax": probability.max(1).astype(np.float32),
-        "margin": _margin(probability).astype(np.float32),
-        "negative_entropy": (probability * log_probability).sum(1).astype(np.float32),
-        "pnorm_max_logit": _pnorm_max(log_probability).astype(np.float32),
+        "max_softmax": softmax.top().astype(np.float32),
+        "margin": softmax.margin().astype(np.float32),
+        "negative_entropy": softmax.negative_entropy().astype(np.float32),
+        "pnorm_max_logit": pnorm_max_logit(log_probability).astype(np.float32),
     }
 
 
@@ -62,16 +115,32 @@ def log_probabilities(probability: Array, name: str) -> Array:
     return np.asarray(np.log(np.maximum(values / total[:, None], 1e-12)))
 
 
-def _margin(probability: Array) -> Array:
-    if probability.shape[1] == 1:
-        return np.asarray(probability[:, 0])
-    top = np.partition(probability, -2, axis=1)[:, -2:]
-    return np.asarray(top[:, 1] - top[:, 0])
+class _Softmax(NamedTuple):
+    """A softmax before it is normalised: power / total, with power = exp(logarithm).
 
+    Shapes: `logarithm` and `power` (N, C), `total` (N,).
+    """
 
-def _pnorm_max(logits: Array) -> Array:
-    centred = logits - logits.mean(1, keepdims=True)
-    scale = np.abs(centred).max(1, keepdims=True)
-    safe = np.where(scale > 0, scale, 1.0)
-    norm = (np.abs(centred / safe) ** PNORM).sum(1) ** (1 / PNORM)
-    return np.asarray(centred.max(1) / np.where(scale[:, 0] > 0, norm * safe[:, 0], 1.0))
+    logarithm: Array
+    power: Array
+    total: Array
+
+    @staticmethod
+    def of(logits: Array) -> _Softmax:
+        shifted = logits - logits.max(1, keepdims=True)
+        power = np.exp(shifted)
+        return _Softmax(shifted, power, power.sum(1))
+
+    def top(self) -> Array:
+        return np.asarray(self.power.max(1) / self.total)
+
+    def margin(self) -> Array:
+        if self.power.shape[1] == 1:
+            return self.top()
+        top = np.partition(self.power, -2, axis=1)[:, -2:]
+        return np.asarray((top[:, 1] - top[:, 0]) / self.total)
+
+    def negative_entropy(self) -> Array:
+        total = self.total[:, None]
+        terms = self.power / total * (self.logarithm - np.log(total))
+        return np.asarray(np.where(self.power == 0, 0, terms).sum(1))

@@ -6,7 +6,7 @@ as a large one, and the large one's advantage lies in a hard tail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.codec import Stored
 from understudy.errors import TableError
 from understudy.scores import ScoreTable
 
@@ -21,7 +22,7 @@ EQUAL_WITHIN = 0.5
 
 
 @dataclass(frozen=True)
-class Bin:
+class Bin(Stored):
     """Samples of like difficulty: how many, and every exit's accuracy on them (fractions)."""
 
     name: str
@@ -31,7 +32,14 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Difficulty:
+class Difficulty(
+    Stored,
+    what="a survey of difficulty",
+    keys=(
+        *("little", "reference", "unit", "costs", "by_confidence", "by_agreement", "helps"),
+        "words",
+    ),
+):
     """Accuracy of every exit by difficulty, seen in two ways.
 
     Attributes:
@@ -70,36 +78,6 @@ class Difficulty:
             f"{self.little} has {100 * hardest[self.little]:.1f} % right, {self.reference} "
             f"{100 * hardest[self.reference]:.1f} %."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        def rows(bins: Sequence[Bin]) -> list[dict[str, Any]]:
-            return [
-                {
-                    "name": b.name,
-                    "samples": b.samples,
-                    "accuracy": dict(b.accuracy),
-                    "gain_per_cost": dict(b.gain_per_cost),
-                }
-                for b in bins
-            ]
-
-        return {
-            "little": self.little,
-            "reference": self.reference,
-            "unit": self.unit,
-            "costs": dict(self.costs),
-            "by_confidence": rows(self.by_confidence),
-            "by_agreement": rows(self.by_agreement),
-            "helps": dict(self.helps),
-            "words": self.words(),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Difficulty:
-        fields = {key: value for key, value in data.items() if key != "words"}
-        for name in ("by_confidence", "by_agreement"):
-            fields[name] = tuple(Bin(**row) for row in data[name])
-        return Difficulty(**fields)
 
 
 def difficulty(

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.codec import Stored
+from understudy.confidence import margin, max_softmax
 from understudy.ensemble import cheaper_models
 from understudy.errors import PolicyError, TableError
 from understudy.policy import DEFAULT_CONFIDENCE
@@ -33,7 +35,7 @@ _SEEN = 10  # samples that a class, and each kind of answer, needs to be learned
 
 
 @dataclass(frozen=True)
-class DeferralScore:
+class DeferralScore(Stored, what="a learned score", error=PolicyError, remedy="search again"):
     """The score of one exit: bias + log_odds * logit(top probability) + margin * (top - second
     probability) + first[top class] + second[second class]; higher is safer.
 
@@ -77,30 +79,21 @@ class DeferralScore:
             )
         return said.judged_by(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "first": list(self.first), "second": list(self.second)}
 
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> DeferralScore:
-        """The score that `to_dict` wrote.
+def deferral_score(score: DeferralScore, logits: Array) -> Array:
+    """A learned score from logits, (N, C) -> (N,) float32.
 
-        Raises:
-            PolicyError: it is none.
-        """
-        try:
-            return DeferralScore(
-                exit=str(data["exit"]),
-                reference=str(data["reference"]),
-                bias=float(data["bias"]),
-                log_odds=float(data["log_odds"]),
-                margin=float(data["margin"]),
-                first=tuple(map(float, data["first"])),
-                second=tuple(map(float, data["second"])),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise PolicyError(
-                f"a learned score is its coefficients, found {str(data)[:80]}: search again"
-            ) from error
+    >>> score = DeferralScore("tiny", "big", 0.0, 1.0, 0.0, first=(0.0, -0.5))
+    >>> deferral_score(score, np.array([[1, 1], [0, 2]], np.float32)).round(3).tolist()
+    [0.0, 1.5]
+    """
+    first = logits.argmax(1)
+    second = None
+    if score.second:
+        power = np.exp(logits - logits.max(1, keepdims=True))
+        np.put_along_axis(power, first[:, None], -1, axis=1)
+        second = power.argmax(1)
+    return score.of(max_softmax(logits), margin(logits), first, second)
 
 
 def fit_deferral(table: ScoreTable, little: str, reference: str) -> DeferralScore:

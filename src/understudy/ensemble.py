@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.confidence import CONFIDENCES, confidences_of
+from understudy.codec import Stored, stored
+from understudy.confidence import CONFIDENCES, confidences_of, energy
 from understudy.errors import PolicyError, TableError, listed
-from understudy.exit import Detail, Exit
+from understudy.exit import Detail, Exit, LazyDetails
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
@@ -28,7 +29,7 @@ _LOG_T = (-3.0, 3.0)
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Stored, what="an ensemble", error=PolicyError, remedy="search again"):
     """The recipe of an averaged exit: the mean of the members' logits, each over its temperature.
 
     That is the log-mean, the average of log-probabilities after temperature scaling, up to a
@@ -41,7 +42,7 @@ class Ensemble:
         PolicyError: fewer than two exits, one that repeats, or temperatures that are not positive.
     """
 
-    exits: tuple[str, ...]
+    exits: tuple[str, ...] = field(metadata=stored(key="average"))
     temperatures: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -71,25 +72,6 @@ class Ensemble:
         """
         count = len(self.exits)
         return tuple(float(np.float32(1 / (count * t))) for t in self.temperatures)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"average": list(self.exits), "temperatures": list(self.temperatures)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Ensemble:
-        """The recipe that `to_dict` wrote.
-
-        Raises:
-            PolicyError: it is none.
-        """
-        try:
-            return Ensemble(tuple(map(str, data["average"])), tuple(data["temperatures"]))
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, PolicyError):
-                raise
-            raise PolicyError(
-                f"a recipe is {{average, temperatures}}, found {str(data)[:80]}: search again"
-            ) from error
 
 
 def ensemble_of(origin: Mapping[str, Any]) -> Ensemble | None:
@@ -163,7 +145,7 @@ def with_ensemble(
         exits=(*table.exits, new),
         prediction=np.vstack([table.prediction, rows.prediction]),
         confidence={key: np.vstack([old, sure[key]]) for key, old in table.confidence.items()},
-        details=_Further(table.details, new.name, rows.detail),
+        details=LazyDetails.of(table.details).plus(new.name, rows.detail),
     )
 
 
@@ -254,14 +236,13 @@ class _Rows:
     @staticmethod
     def of(logits: Array) -> _Rows:
         wide = logits.astype(np.float64)
-        top = wide.max(1)
-        energy = top + np.log(np.exp(wide - top[:, None]).sum(1))
-        log_probability = wide - energy[:, None]
+        log_sum = energy(wide)
+        log_probability = wide - log_sum[:, None]
         order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int32)
         probability = np.exp(np.take_along_axis(log_probability, order, 1)).astype(np.float32)
         return _Rows(
             order[:, 0],
-            {**confidences_of(log_probability), "energy": energy.astype(np.float32)},
+            {**confidences_of(log_probability), "energy": log_sum.astype(np.float32)},
             Detail(order, probability),
         )
 
@@ -276,23 +257,6 @@ class _Rows:
                 np.concatenate([piece.detail.top_probabilities for piece in pieces]),
             ),
         )
-
-
-class _Further(Mapping[str, Detail]):
-    """Details with one exit more; the others stay where they are, maybe on disk."""
-
-    def __init__(self, source: Mapping[str, Detail], name: str, detail: Detail) -> None:
-        self._source, self._name, self._detail = source, name, detail
-
-    def __getitem__(self, name: str) -> Detail:
-        return self._detail if name == self._name else self._source[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._source
-        yield self._name
-
-    def __len__(self) -> int:
-        return len(self._source) + 1
 
 
 def _mean(logits: Sequence[Array], weights: Sequence[float]) -> Array:

@@ -1,9 +1,10 @@
-"""An exit, and more of what it said than its answer: top classes and logits."""
+"""An exit, and the details of its outputs: top classes and logits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,7 @@ class Exit:
 
     `parts` names all that runs to get there; a standalone model is one part of its own name. Exits
     that share parts (a trunk, a saver) share their cost. `origin` is plain JSON: where the exit
-    comes from (model spec, weights hash, preprocessing) or the recipe it is derived by.
+    comes from (model spec, weights hash, preprocessing), or the ensemble that it is.
 
     >>> Exit("tiny").parts
     ('tiny',)
@@ -39,7 +40,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class Detail:
-    """More of what one exit said: its top classes and, where they were kept, all logits.
+    """The top classes of one exit and, where they were kept, all logits.
 
     Shapes: `top_classes` and `top_probabilities` (N, K), `logits` (N, C) float16 or None.
     """
@@ -54,36 +55,38 @@ class Detail:
         return Detail(self.top_classes[index], self.top_probabilities[index], logits)
 
 
-class DetailsOfRows(Mapping[str, Detail]):
-    """Details of some samples, cut out when they are asked for."""
+class LazyDetails(Mapping[str, Detail]):
+    """Details by exit, each loaded when it is read."""
 
-    def __init__(self, source: Mapping[str, Detail], index: Array) -> None:
-        self._source, self._index = source, index
+    def __init__(self, loaders: Mapping[str, Callable[[], Detail]]) -> None:
+        self._loaders = dict(loaders)
 
     def __getitem__(self, name: str) -> Detail:
-        return self._source[name].rows(self._index)
+        return self._loaders[name]()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._source)
+        return iter(self._loaders)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._loaders)
 
-
-class DetailsOfExits(Mapping[str, Detail]):
-    """Details of some exits, read when they are asked for; exits without details are left out."""
-
-    def __init__(self, source: Mapping[str, Detail], names: Sequence[str]) -> None:
+    @staticmethod
+    def of(source: Mapping[str, Detail], names: Iterable[str] | None = None) -> LazyDetails:
+        """Details that stay where they are, of all exits or of those named that have some."""
         known = set(source)
-        self._source, self._names = source, tuple(name for name in names if name in known)
+        kept = source if names is None else [name for name in names if name in known]
+        return LazyDetails({name: partial(source.__getitem__, name) for name in kept})
 
-    def __getitem__(self, name: str) -> Detail:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._source[name]
+    def rows(self, index: Array) -> LazyDetails:
+        """The same for some of the samples."""
+        return LazyDetails(
+            {name: partial(_rows, load, index) for name, load in self._loaders.items()}
+        )
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+    def plus(self, name: str, detail: Detail) -> LazyDetails:
+        """The same with one further exit."""
+        return LazyDetails({**self._loaders, name: lambda: detail})
 
-    def __len__(self) -> int:
-        return len(self._names)
+
+def _rows(load: Callable[[], Detail], index: Array) -> Detail:
+    return load().rows(index)

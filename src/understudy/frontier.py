@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from understudy.codec import Stored, StoredFile
 from understudy.errors import PolicyError
-from understudy.files import check_version, read_json, write_json
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 
-FORMAT, VERSION = "understudy.frontier", 1
-
 
 @dataclass(frozen=True)
-class Point:
+class Point(Stored, keys=("cost", "accuracy", "drop", "saving", "shares", "policy")):
     """One policy of a frontier: mean cost per sample, accuracy, drop in points, saving, shares."""
 
     policy: Policy
@@ -38,30 +34,15 @@ class Point:
             shares=outcome.shares,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "cost": self.cost,
-            "accuracy": self.accuracy,
-            "drop": self.drop,
-            "saving": self.saving,
-            "shares": dict(self.shares),
-            "policy": self.policy.to_dict(),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Point:
-        return Point(
-            policy=Policy.from_dict(data["policy"]),
-            cost=data["cost"],
-            accuracy=data["accuracy"],
-            drop=data["drop"],
-            saving=data["saving"],
-            shares=data["shares"],
-        )
-
 
 @dataclass(frozen=True)
-class Frontier:
+class Frontier(
+    StoredFile,
+    what="a frontier",
+    error=PolicyError,
+    keys=("unit", "reference", "points"),
+    format="understudy.frontier",
+):
     """Points sorted by cost. Found on one table; `measured_on` looks at the same policies
     elsewhere.
 
@@ -141,37 +122,3 @@ class Frontier:
             for p in self.points
         )
         return Frontier(tuple(sorted(points, key=lambda p: p.cost)), self.unit, self.reference)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "unit": self.unit,
-            "reference": self.reference,
-            "points": [point.to_dict() for point in self.points],
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Frontier:
-        try:
-            points = tuple(Point.from_dict(point) for point in data["points"])
-            return Frontier(points, data["unit"], data["reference"])
-        except (KeyError, TypeError) as error:
-            raise PolicyError(
-                f"a frontier has points, unit and reference; missing: {error}"
-            ) from error
-
-    def save(self, path: str | Path) -> None:
-        """Write the frontier as JSON, atomically."""
-        write_json(path, self.to_dict())
-
-    @staticmethod
-    def load(path: str | Path) -> Frontier:
-        """Read a frontier that `save` wrote.
-
-        Raises:
-            PolicyError: the file is no frontier, or a newer version wrote it.
-        """
-        data = read_json(path, PolicyError, "a frontier")
-        check_version(data, kind=FORMAT, newest=VERSION, path=Path(path), error=PolicyError)
-        return Frontier.from_dict(data)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from understudy.codec import Stored
 from understudy.errors import PolicyError, listed
 from understudy.policy import Policy
 from understudy.result import Result
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
+class OperatingPoint(Stored, what="an operating point", error=PolicyError):
     """A point that a cascade can be dialled to.
 
     Attributes:
@@ -28,13 +28,6 @@ class OperatingPoint:
     delta: float
     cost: float
     unit: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "policy": self.policy.to_dict()}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> OperatingPoint:
-        return OperatingPoint(**{**data, "policy": Policy.from_dict(data["policy"])})
 
 
 def operating_points_of(result: Result) -> tuple[OperatingPoint, ...]:
@@ -61,8 +54,11 @@ def select_operating_point(
 
     >>> small = OperatingPoint(Policy.pair("tiny", "big", 0.9), 0.5, 0.05, 2.0, "MACs")
     >>> whole = OperatingPoint(Policy.single("big"), 0.0, 0.0, 9.0, "MACs")
-    >>> dialled([small, whole], max_drop=1.0).cost, dialled([small, whole], cost=100).cost
-    (2.0, 9.0)
+    >>> points = [small, whole]
+    >>> select_operating_point(points, max_drop=1.0).cost
+    2.0
+    >>> select_operating_point(points, cost=100).cost
+    9.0
 
     Raises:
         PolicyError: no setting fits, or not exactly one of the two is given.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from understudy.codec import Stored
 from understudy.policy import Policy, accepts
 from understudy.scores import ScoreTable
 
@@ -30,7 +30,14 @@ class Decisions:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(
+    Stored,
+    what="an outcome",
+    keys=(
+        *("samples", "reference", "accuracy", "accuracy_interval", "reference_accuracy"),
+        *("drop", "drop_interval", "losses", "gains", "cost", "saving", "shares"),
+    ),
+):
     """What a policy does on a table.
 
     Attributes:
@@ -73,36 +80,6 @@ class Outcome:
         if set(self.shares) == {self.reference}:
             return 0.0, 0.0
         return drop_interval(self.losses, self.gains, self.samples)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "samples": self.samples,
-            "reference": self.reference,
-            "accuracy": self.accuracy,
-            "accuracy_interval": list(self.accuracy_interval),
-            "reference_accuracy": self.reference_accuracy,
-            "drop": self.drop,
-            "drop_interval": list(self.drop_interval),
-            "losses": self.losses,
-            "gains": self.gains,
-            "cost": dict(self.cost),
-            "saving": dict(self.saving),
-            "shares": dict(self.shares),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Outcome:
-        return Outcome(
-            samples=data["samples"],
-            reference=data["reference"],
-            accuracy=data["accuracy"],
-            reference_accuracy=data["reference_accuracy"],
-            losses=data["losses"],
-            gains=data["gains"],
-            cost=data["cost"],
-            saving=data["saving"],
-            shares=data["shares"],
-        )
 
 
 def decide(table: ScoreTable, policy: Policy) -> Decisions:
@@ -177,7 +154,7 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
 
 
 @dataclass(frozen=True)
-class ClassGap:
+class ClassGap(Stored, keys=("name", "samples", "losses", "gains", "drop", "interval")):
     """The drop on the samples of one class: an estimate, with its 95 % interval in points."""
 
     name: str
@@ -192,13 +169,6 @@ class ClassGap:
     @property
     def interval(self) -> Interval:
         return drop_interval(self.losses, self.gains, self.samples)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "drop": self.drop, "interval": list(self.interval)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> ClassGap:
-        return ClassGap(data["name"], data["samples"], data["losses"], data["gains"])
 
 
 def class_gaps(

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from understudy.codec import Stored, StoredFile, stored
 from understudy.errors import PolicyError
-from understudy.files import read_json, write_json
 
 DEFAULT_CONFIDENCE = "max_softmax"
 
 
 @dataclass(frozen=True)
-class PolicyStage:
+class PolicyStage(
+    Stored, what="a stage", error=PolicyError, keys=("exit", "confidence", "threshold")
+):
     """One stage of a policy: an exit, the confidence it is judged by, and its threshold.
 
     The stage answers a sample when ``confidence >= threshold``; ``None`` answers whatever is left.
@@ -27,35 +27,15 @@ class PolicyStage:
 
     exit: str
     threshold: float | None = None
-    confidence: str = DEFAULT_CONFIDENCE
+    confidence: str = field(default=DEFAULT_CONFIDENCE, metadata=stored(optional=True))
 
     def __post_init__(self) -> None:
         if self.threshold is not None and math.isnan(self.threshold):
             raise PolicyError(f"a threshold is a number, exit {self.exit!r} has NaN: search again")
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "exit": self.exit,
-            "confidence": self.confidence,
-            "threshold": threshold_to_json(self.threshold),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> PolicyStage:
-        try:
-            return PolicyStage(
-                exit=str(data["exit"]),
-                threshold=threshold_from_json(data["threshold"]),
-                confidence=str(data.get("confidence", DEFAULT_CONFIDENCE)),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PolicyError(
-                f"a stage is {{exit, confidence, threshold}}, found {data!r}: mend the policy file"
-            ) from error
-
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(StoredFile, what="a policy", error=PolicyError):
     """Stages asked in order; the last one has no threshold and answers whatever is left.
 
     Ties are settled once for the whole library: a stage answers when ``confidence >= threshold``,
@@ -116,28 +96,6 @@ class Policy:
         rules = [f"{s.exit} when {s.confidence} >= {s.threshold:.6g}" for s in self.stages[:-1]]
         return ", else ".join([*rules, self.stages[-1].exit])
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"stages": [step.to_dict() for step in self.stages]}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Policy:
-        if not isinstance(data, Mapping) or not isinstance(data.get("stages"), list):
-            raise PolicyError(f'a policy is {{"stages": [...]}}, found {str(data)[:80]}')
-        return Policy(tuple(PolicyStage.from_dict(stage) for stage in data["stages"]))
-
-    def save(self, path: str | Path) -> None:
-        """Write the policy as JSON, atomically."""
-        write_json(path, self.to_dict())
-
-    @staticmethod
-    def load(path: str | Path) -> Policy:
-        """Read a policy that `save` wrote.
-
-        Raises:
-            PolicyError: the file is not a policy.
-        """
-        return Policy.from_dict(read_json(path, PolicyError, "a policy"))
-
 
 def accepts(
     confidence: npt.NDArray[np.floating[Any]], threshold: float | None
@@ -165,28 +123,3 @@ def midpoint(below: npt.ArrayLike, above: npt.ArrayLike) -> npt.NDArray[np.float
     with np.errstate(invalid="ignore", over="ignore"):
         middle = low + (high - low) / 2
     return np.where((low < middle) & (middle < high), middle, high)
-
-
-def threshold_to_json(threshold: float | None) -> float | str | None:
-    """A threshold as strict JSON, which knows no infinity: 'inf' and '-inf' are texts."""
-    if threshold is None or math.isfinite(threshold):
-        return threshold
-    return "inf" if threshold > 0 else "-inf"
-
-
-def threshold_from_json(value: Any) -> float | None:
-    """The threshold that `threshold_to_json` wrote.
-
-    Raises:
-        PolicyError: it is neither a number nor 'inf', '-inf' or null.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise PolicyError(f"a threshold is a number, 'inf', '-inf' or null, found {value!r}")
-    try:
-        return float(value)
-    except (ValueError, OverflowError) as error:
-        raise PolicyError(
-            f"a threshold is a number, 'inf', '-inf' or null, found {str(value)[:80]!r}"
-        ) from error

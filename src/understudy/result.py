@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy.certificate import Certificate
+from understudy.codec import Stored, StoredFile, stored
 from understudy.deciles import Difficulty
-from understudy.errors import PolicyError, UnderstudyError, listed
-from understudy.files import check_version, read_json, write_json
+from understudy.display import (
+    cost_text,
+    group_of,
+    interval_text,
+    note_of,
+    percent,
+    plain,
+    plan_text,
+    table_of,
+    warning_of,
+)
+from understudy.errors import PolicyError, listed
 from understudy.frontier import Frontier
-from understudy.outcome import ClassGap, Outcome
+from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
 
-FORMAT, VERSION = "understudy.result", 1
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
-class Baselines:
+class Baselines(Stored):
     """What a choice is measured against, on the split that its headline figures come from.
 
     Attributes:
@@ -34,12 +46,15 @@ class Baselines:
     random_drop: float
     oracle_drop: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(
+    Stored,
+    what="a choice",
+    error=PolicyError,
+    keys=("max_drop", "policy", "on", "baselines", "certificate", "classes", "verdict"),
+    ignored=("cost", "saving", "drop", "shares"),
+):
     """The plan for one budget.
 
     Attributes:
@@ -66,38 +81,24 @@ class Choice:
         in-sample."""
         return self.on.get("test") or self.on["all"]
 
-    def to_dict(self, unit: str) -> dict[str, Any]:
-        outcome = self.outcome
-        return {
+    def to_dict(self, unit: str | None = None) -> dict[str, Any]:
+        """Plain JSON; with the headline figures in front where their unit is given."""
+        data, outcome = super().to_dict(), self.outcome
+        if unit is None:
+            return data
+        headline = {
             "max_drop": self.max_drop,
-            "policy": self.policy.to_dict(),
+            "policy": data["policy"],
             "cost": outcome.cost[unit],
             "saving": outcome.saving[unit],
             "drop": outcome.drop,
             "shares": dict(outcome.shares),
-            "on": {split: measured.to_dict() for split, measured in self.on.items()},
-            "baselines": self.baselines.to_dict(),
-            "certificate": None if self.certificate is None else self.certificate.to_dict(),
-            "classes": [gap.to_dict() for gap in self.classes],
-            "verdict": self.verdict,
         }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Choice:
-        certificate = data["certificate"]
-        return Choice(
-            max_drop=data["max_drop"],
-            policy=Policy.from_dict(data["policy"]),
-            on={split: Outcome.from_dict(measured) for split, measured in data["on"].items()},
-            certificate=None if certificate is None else Certificate.from_dict(certificate),
-            baselines=Baselines(**data["baselines"]),
-            verdict=data["verdict"],
-            classes=tuple(ClassGap.from_dict(gap) for gap in data["classes"]),
-        )
+        return headline | data
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Stored):
     """What a published rule chose for one budget (points), and what it does where it is
     measured."""
 
@@ -106,44 +107,28 @@ class Published:
     policy: Policy
     outcome: Outcome
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "rule": self.rule,
-            "max_drop": self.max_drop,
-            "policy": self.policy.to_dict(),
-            "outcome": self.outcome.to_dict(),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Published:
-        return Published(
-            rule=data["rule"],
-            max_drop=data["max_drop"],
-            policy=Policy.from_dict(data["policy"]),
-            outcome=Outcome.from_dict(data["outcome"]),
-        )
-
 
 @dataclass(frozen=True)
-class Single:
+class Single(Stored):
     """One exit by itself: its origin (plain JSON), its costs by unit, what it does by split."""
 
     name: str
     origin: Mapping[str, Any]
     on: Mapping[str, Outcome]
 
-    def to_dict(self) -> dict[str, Any]:
-        on = {split: measured.to_dict() for split, measured in self.on.items()}
-        return {"name": self.name, "origin": dict(self.origin), "on": on}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Single:
-        on = {split: Outcome.from_dict(measured) for split, measured in data["on"].items()}
-        return Single(data["name"], data["origin"], on)
-
 
 @dataclass(frozen=True)
-class Result:
+class Result(
+    StoredFile,
+    what="a search result",
+    error=PolicyError,
+    remedy="search again",
+    keys=(
+        *("unit", "reference", "delta", "searched_on", "results", "singles", "frontier"),
+        *("difficulty", "table", "asked", "published"),
+    ),
+    format="understudy.result",
+):
     """All that one search found; `print(result)` shows it as a table.
 
     Attributes:
@@ -161,7 +146,7 @@ class Result:
     unit: str
     reference: str
     delta: float
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...] = field(metadata=stored(key="results"))
     singles: tuple[Single, ...]
     frontier: Frontier
     searched_on: str
@@ -173,6 +158,11 @@ class Result:
     @property
     def in_sample(self) -> bool:
         return self.searched_on == "all"
+
+    @property
+    def measured_on(self) -> str:
+        """The split of the headline figures: "test", or "all" for a search in-sample."""
+        return "all" if self.in_sample else "test"
 
     def choice(self, max_drop: float | None = None) -> Choice:
         """The choice for a budget; the only one, or the first, where none is named.
@@ -192,60 +182,123 @@ class Result:
         )
 
     def __str__(self) -> str:
-        from understudy.display import plain, result_view
+        return plain(self.view())
 
-        return plain(result_view(self))
+    def view(self) -> Group:
+        """The result for a terminal: single exits, the choice per budget, baselines, verdicts."""
+        warning = warning_of(
+            "IN-SAMPLE: chosen and measured on the same samples. These figures promise too "
+            "much; nothing is certified."
+        )
+        return group_of(
+            *([warning] if self.in_sample else []),
+            _singles_table(self),
+            _choices_table(self),
+            _baselines_table(self),
+            *([_published_table(self)] if self.published else []),
+            *(
+                note_of(
+                    choice.verdict + _worst_class(choice), heading=f"{points(choice.max_drop)}: "
+                )
+                for choice in self.choices
+            ),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "unit": self.unit,
-            "reference": self.reference,
-            "delta": self.delta,
-            "searched_on": self.searched_on,
-            "results": [choice.to_dict(self.unit) for choice in self.choices],
-            "singles": [single.to_dict() for single in self.singles],
-            "frontier": self.frontier.to_dict(),
-            "difficulty": None if self.difficulty is None else self.difficulty.to_dict(),
-            "table": dict(self.table),
-            "asked": dict(self.asked),
-            "published": [one.to_dict() for one in self.published],
-        }
+        choices = [choice.to_dict(self.unit) for choice in self.choices]
+        return super().to_dict() | {"results": choices}
 
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Result:
-        try:
-            difficulty = data["difficulty"]
-            return Result(
-                unit=data["unit"],
-                reference=data["reference"],
-                delta=data["delta"],
-                choices=tuple(Choice.from_dict(choice) for choice in data["results"]),
-                singles=tuple(Single.from_dict(single) for single in data["singles"]),
-                frontier=Frontier.from_dict(data["frontier"]),
-                searched_on=data["searched_on"],
-                difficulty=None if difficulty is None else Difficulty.from_dict(difficulty),
-                table=data["table"],
-                asked=data["asked"],
-                published=tuple(Published.from_dict(one) for one in data["published"]),
+
+def _worst_class(choice: Choice) -> str:
+    if len(choice.classes) < 2:
+        return ""
+    gap = choice.classes[0]
+    return (
+        f" The class that loses most is {gap.name}: {gap.drop:+.2f} {interval_text(gap.interval)}, "
+        f"an estimate from {gap.samples:,} samples."
+    )
+
+
+def _singles_table(result: Result) -> Table:
+    measure = "accuracy" if result.table["labelled"] else "agreement"
+    rows = []
+    for single in result.singles:
+        outcome = single.on[result.measured_on]
+        mark = " (reference)" if single.name == result.reference else ""
+        rows.append(
+            (
+                single.name + mark,
+                cost_text(outcome.cost[result.unit], result.unit),
+                percent(outcome.accuracy),
+                f"{outcome.drop:+.2f}",
+                percent(outcome.saving[result.unit]),
             )
-        except UnderstudyError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise PolicyError(f"this result is damaged ({error!r}): search again") from error
+        )
+    title = f"single exits, measured on {result.measured_on}"
+    return table_of(title, ("exit", result.unit, measure, "drop", "saving"), rows)
 
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON, atomically."""
-        write_json(path, self.to_dict())
 
-    @staticmethod
-    def load(path: str | Path) -> Result:
-        """Read a result that `save` wrote.
+def _choices_table(result: Result) -> Table:
+    costs = [set(choice.outcome.cost) for choice in result.choices]
+    others = sorted(set.intersection(*costs) - {result.unit})
+    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
+    head = ("max drop", "plan, and who answers", result.unit, "saving")
+    return table_of(
+        f"the cheapest plan per budget, measured on {result.measured_on}",
+        (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
+        (_choice_row(choice, result.unit, others) for choice in result.choices),
+    )
 
-        Raises:
-            PolicyError: the file is no result, or a newer version wrote it.
-        """
-        data = read_json(path, PolicyError, "a search result")
-        check_version(data, kind=FORMAT, newest=VERSION, path=Path(path), error=PolicyError)
-        return Result.from_dict(data)
+
+def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
+    outcome, certificate = choice.outcome, choice.certificate
+    if certificate is None:
+        proof = "none"
+    elif certificate.falls_back:
+        proof = "fell back"
+    else:
+        proof = f"p = {certificate.p_value:.3f}"
+    return [
+        f"{choice.max_drop:g}",
+        plan_text(outcome.shares),
+        cost_text(outcome.cost[unit], unit),
+        percent(outcome.saving[unit]),
+        *(percent(outcome.saving[other]) for other in others),
+        f"{outcome.drop:+.2f}",
+        interval_text(outcome.drop_interval),
+        proof,
+    ]
+
+
+def _baselines_table(result: Result) -> Table:
+    rows = []
+    for choice in result.choices:
+        others = choice.baselines
+        single = "all cost more"
+        if others.single is not None and others.single_drop is not None:
+            single = f"{others.single} {others.single_drop:+.2f}"
+        drops = (f"{drop:+.2f}" for drop in (others.random_drop, others.oracle_drop))
+        rows.append((f"{choice.max_drop:g}", f"{choice.outcome.drop:+.2f}", single, *drops))
+    return table_of(
+        f"drops that the plans must beat at no more cost, measured on {result.measured_on}",
+        ("max drop", "plan", "best single exit", "deferring at random", "by an oracle"),
+        rows,
+    )
+
+
+def _published_table(result: Result) -> Table:
+    return table_of(
+        f"what published rules choose, measured on {result.measured_on}; nothing is proved",
+        ("max drop", "plan, and who answers", "rule", result.unit, "saving", "drop"),
+        (
+            (
+                f"{one.max_drop:g}",
+                plan_text(one.outcome.shares),
+                one.rule,
+                cost_text(one.outcome.cost[result.unit], result.unit),
+                percent(one.outcome.saving[result.unit]),
+                f"{one.outcome.drop:+.2f}",
+            )
+            for one in result.published
+        ),
+    )

@@ -1,4 +1,4 @@
-"""The score table: what every exit said about every sample. Frozen; everything else reads it."""
+"""The score table: the output of every exit for every sample. Frozen; everything else reads it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,43 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.confidence import confidences_of, log_probabilities
+from understudy.confidence import CONFIDENCES, confidences_of, log_probabilities
 from understudy.errors import TableError, listed, unknown
-from understudy.exit import Array, Detail, DetailsOfExits, DetailsOfRows, Exit
+from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.split import ALL, DEFAULT_SHARES, SPLITS, assign_splits
-from understudy.validation import Costs, check, check_labels, costs_by_unit, freeze, stacked
+from understudy.validation import (
+    Costs,
+    check_exit_names,
+    check_ids,
+    check_labels,
+    check_numbers,
+    check_shapes,
+    class_numbers,
+    confidence_rows,
+    costs_by_unit,
+    read_only,
+    read_only_costs,
+    stacked,
+)
 
 __all__ = ["Array", "Costs", "Detail", "Exit", "ScoreTable"]
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """What E exits said about N samples. Arrays are (E, N), read-only, exits in `exits` order.
+    """The outputs of E exits for N samples. Arrays are (E, N), read-only, exits in `exits` order.
 
     Attributes:
         exits: The exits, with the parts they run.
-        prediction: (E, N) integers, the class each exit answers.
-        confidence: by name, (E, N) float32 or float64; higher is surer, any real number.
+        prediction: (E, N) integers, the class that each exit predicts.
+        confidence: by name, (E, N) float32 or float64; higher is more confident, any real number.
         label: (N,) integers, or None; without labels the reference's answers take their place.
         ids: (N,) text, unique: relative path, key column or row number.
         split: (N,) small integers, positions in `SPLITS` (tune, certify, test).
@@ -62,10 +76,32 @@ class ScoreTable:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        freeze(self)
-        check(self)
+        set_field = partial(object.__setattr__, self)
+        set_field("exits", tuple(self.exits))
+        set_field("prediction", class_numbers(self.prediction, "predictions"))
+        rows = {name: confidence_rows(rows, name) for name, rows in self.confidence.items()}
+        set_field("confidence", MappingProxyType(rows))
+        if self.label is not None:
+            set_field("label", class_numbers(self.label, "labels"))
+        set_field("ids", read_only(self.ids, object))
+        set_field("split", read_only(self.split, np.uint8))
+        set_field("provenance", MappingProxyType(dict(self.provenance)))
+        check_exit_names(self.names)
+        check_shapes(
+            (len(self.exits), len(self.ids)),
+            per_exit={
+                "prediction": self.prediction,
+                **{f"confidence {name!r}": values for name, values in rows.items()},
+            },
+            per_sample={"label": self.label, "split": self.split},
+        )
+        check_ids(self.ids)
+        check_numbers(rows, self.names)
+        check_labels(self.label, None if self.classes is None else len(self.classes))
+        set_field("costs", read_only_costs(self.costs))
+        set_field("times", read_only_costs(self.times))
 
-    # -- making one ---------------------------------------------------------------------------
+    # -- constructors ---------------------------------------------------------------------------
 
     @staticmethod
     def from_probabilities(
@@ -101,12 +137,8 @@ class ScoreTable:
         shapes = {name: rows.shape for name, rows in logs.items()}
         if len(set(shapes.values())) > 1:
             raise TableError(f"all exits have the same samples and classes, found {shapes}")
-        per_exit = [confidences_of(rows) for rows in logs.values()]
         table = ScoreTable.from_predictions(
-            {
-                name: (rows.argmax(1), {key: values[key] for key in values})
-                for (name, rows), values in zip(logs.items(), per_exit, strict=True)
-            },
+            {name: (rows.argmax(1), confidences_of(rows)) for name, rows in logs.items()},
             labels,
             costs=costs,
             ids=ids,
@@ -148,14 +180,17 @@ class ScoreTable:
         if not predictions:
             raise TableError("a table has at least one exit, found none")
         rows = {
-            name: (np.asarray(answer), sure if isinstance(sure, Mapping) else {"max_softmax": sure})
-            for name, (answer, sure) in predictions.items()
+            name: (
+                np.asarray(answer),
+                value if isinstance(value, Mapping) else {CONFIDENCES[0]: value},
+            )
+            for name, (answer, value) in predictions.items()
         }
         lengths = {name: len(answer) for name, (answer, _) in rows.items()}
         if len(set(lengths.values())) > 1:
             raise TableError(f"all exits have the same samples, found the lengths {lengths}")
         count = next(iter(lengths.values()))
-        names = set.intersection(*(set(sure) for _, sure in rows.values()))
+        names = set.intersection(*(set(values) for _, values in rows.values()))
         if not names:
             raise TableError("the exits share no confidence: give each exit at least one in common")
         first = next(iter(rows.values()))[1]
@@ -163,9 +198,9 @@ class ScoreTable:
         codes, rule = assign_splits(keys, split, groups=groups)
         return ScoreTable(
             exits=tuple(Exit(name, tuple((parts or {}).get(name, ()))) for name in rows),
-            prediction=stacked({name: answer for name, (answer, _) in rows.items()}, "answers"),
+            prediction=stacked({name: answer for name, (answer, _) in rows.items()}, "predictions"),
             confidence={
-                key: stacked({name: sure[key] for name, (_, sure) in rows.items()}, key)
+                key: stacked({name: values[key] for name, (_, values) in rows.items()}, key)
                 for key in first
                 if key in names
             },
@@ -176,7 +211,7 @@ class ScoreTable:
             provenance={**(provenance or {}), "split": rule},
         )
 
-    # -- reading it ---------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -233,7 +268,7 @@ class ScoreTable:
         return name
 
     def cost_of(self, exits: Iterable[str], unit: str) -> float:
-        """What it costs to visit these exits: the sum over the union of their parts.
+        """The cost of visiting these exits: the sum over the union of their parts.
 
         Raises:
             TableError: a part without a cost in this unit.
@@ -253,18 +288,18 @@ class ScoreTable:
         return np.array([self.cost_of([name], unit) for name in self.names])
 
     def reference(self, name: str | None = None, *, unit: str | None = None) -> str:
-        """The exit that others are measured against: the one named, or the costliest."""
+        """The exit that others are compared with: the one named, or the costliest."""
         if name is not None:
             return self.names[self.index(name)]
         return self.names[int(self.exit_costs(self.unit(unit)).argmax())]
 
     def truth(self, reference: str) -> Array:
-        """The labels, or the reference's own answers where there are none, (N,)."""
+        """The labels, or the reference's predictions where there are none, (N,)."""
         return self.prediction[self.index(reference)] if self.label is None else self.label
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over what was scored: exits, answers, confidences, labels, ids, split, costs."""
+        """SHA-256 over exits, predictions, confidences, labels, ids, split and costs."""
         digest = hashlib.sha256()
         heads = {
             "exits": [[exit.name, exit.parts] for exit in self.exits],
@@ -280,7 +315,7 @@ class ScoreTable:
             digest.update(np.ascontiguousarray(self.confidence[name]).data)
         return digest.hexdigest()
 
-    # -- cutting it ---------------------------------------------------------------------------
+    # -- sub-tables ---------------------------------------------------------------------------
 
     def on(self, split: str) -> ScoreTable:
         """The sub-table of one split; `all` is the table itself.
@@ -307,7 +342,9 @@ class ScoreTable:
             TableError: no labels, no such class, or no sample of it.
         """
         if self.label is None:
-            raise TableError(f"classes are told by labels, this table has none: drop {name!r}")
+            raise TableError(
+                f"a budget for a class needs labels, this table has none: drop {name!r}"
+            )
         names = self.classes or [str(number) for number in range(int(self.label.max()) + 1)]
         if name not in names:
             raise TableError(unknown("class", name, names))
@@ -325,7 +362,7 @@ class ScoreTable:
             label=None if self.label is None else self.label[index],
             ids=self.ids[index],
             split=self.split[index],
-            details=DetailsOfRows(self.details, index),
+            details=LazyDetails.of(self.details).rows(index),
         )
 
     def with_classes(self, classes: Sequence[str]) -> ScoreTable:
@@ -340,11 +377,10 @@ class ScoreTable:
             exits=tuple(self.exits[i] for i in index),
             prediction=self.prediction[index],
             confidence={name: rows[index] for name, rows in self.confidence.items()},
-            details=DetailsOfExits(self.details, names),
+            details=LazyDetails.of(self.details, names),
         )
 
 
 def _top(probabilities: Array, most: int = 5) -> tuple[Array, Array]:
-    kept = min(most, probabilities.shape[1])
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :kept]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :most]
     return order.astype(np.int32), np.take_along_axis(probabilities, order, 1).astype(np.float32)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ import numpy as np
 import polars as pl
 
 from understudy.errors import TableError, UnderstudyError
+from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.files import check_version, read_json, replacing, replacing_folder, write_json
-from understudy.scores import Array, Costs, Detail, Exit, ScoreTable
+from understudy.scores import ScoreTable
 from understudy.split import SPLITS
+from understudy.validation import Costs
 
 FORMAT, VERSION = "understudy.table", 1
 _TABLE, _SAMPLES, _TIMES, _LOOKS = "table.json", "samples.parquet", "times.json", "looks.jsonl"
@@ -136,23 +138,6 @@ def _keep_looks(older: Path, folder: Path) -> None:
         shutil.copyfile(looks, folder / _LOOKS)
 
 
-class _StoredDetails(Mapping[str, Detail]):
-    """Details that stay on disk until they are asked for."""
-
-    def __init__(self, files: Mapping[str, tuple[Path, Path]]) -> None:
-        self._files = files
-        self._read = cache(_read_detail)
-
-    def __getitem__(self, name: str) -> Detail:
-        return self._read(*self._files[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
 def _head(table: ScoreTable) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -193,7 +178,7 @@ def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
         costs=head["costs"],
         times=times,
         classes=None if classes is None else tuple(classes),
-        details=_StoredDetails(_detail_files(folder, exits)),
+        details=_details(folder, exits),
         provenance=head["provenance"],
     )
 
@@ -202,14 +187,19 @@ def _split_codes(column: pl.Series) -> Array:
     return column.cast(pl.Enum(list(SPLITS))).to_physical().cast(pl.UInt8).to_numpy()
 
 
-def _detail_files(folder: Path, exits: tuple[Exit, ...]) -> dict[str, tuple[Path, Path]]:
+def _details(folder: Path, exits: tuple[Exit, ...]) -> LazyDetails:
+    read = cache(_read_detail)
     files = {
         exit.name: (folder / "exits" / f"{i:03}.parquet", folder / "logits" / f"{i:03}.parquet")
         for i, exit in enumerate(exits)
     }
-    return {
-        name: pair for name, pair in files.items() if "top_class" in pl.read_parquet_schema(pair[0])
-    }
+    return LazyDetails(
+        {
+            name: partial(read, *pair)
+            for name, pair in files.items()
+            if "top_class" in pl.read_parquet_schema(pair[0])
+        }
+    )
 
 
 def _read_detail(file: Path, logits: Path) -> Detail:

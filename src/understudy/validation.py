@@ -1,5 +1,4 @@
-"""What every score table is held to: arrays of one shape, read-only; names, labels and costs that
-make sense."""
+"""The rules of a score table: arrays of one shape, read-only; valid names, labels and costs."""
 
 from __future__ import annotations
 
@@ -7,64 +6,132 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import TableError, listed
-from understudy.exit import Array
 
-if TYPE_CHECKING:
-    from understudy.scores import ScoreTable
-
+Array = npt.NDArray[Any]
 Costs = Mapping[str, Mapping[str, float]]
 
 
-def freeze(table: ScoreTable) -> None:
-    """Give the fields of a new table their types, and make them read-only.
+def read_only(values: npt.ArrayLike, dtype: Any) -> Array:
+    """A read-only view as an array of that type."""
+    array = np.asarray(values, dtype).view()
+    array.flags.writeable = False
+    return array
+
+
+def class_numbers(values: npt.ArrayLike, what: str) -> Array:
+    """Read-only class numbers, int32.
 
     Raises:
-        TableError: predictions or labels that are no class numbers, confidences that are no
-            numbers.
+        TableError: they are no whole numbers, or 32 bits would not hold them.
     """
-    fields: dict[str, Any] = {
-        "exits": tuple(table.exits),
-        "prediction": _class_numbers(table.prediction, "predictions"),
-        "confidence": MappingProxyType(
-            {name: _sure(rows, name) for name, rows in table.confidence.items()}
-        ),
-        "label": None if table.label is None else _class_numbers(table.label, "labels"),
-        "ids": _read_only(table.ids, object),
-        "split": _read_only(table.split, np.uint8),
-        "costs": _frozen_costs(table.costs),
-        "times": _frozen_costs(table.times),
-        "provenance": MappingProxyType(dict(table.provenance)),
-    }
-    for name, value in fields.items():
-        object.__setattr__(table, name, value)
+    numbers = np.asarray(values)
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise TableError(f"{what} are class numbers, found the type {numbers.dtype}")
+    if numbers.dtype.itemsize >= 4 and numbers.size:
+        low, high = int(numbers.min()), int(numbers.max())
+        if low < -(2**31) or high >= 2**31:
+            raise TableError(
+                f"{what} are class numbers below 2**31, found {low} to {high}: number the classes "
+                "from 0"
+            )
+    return read_only(numbers, np.int32)
 
 
-def check(table: ScoreTable) -> None:
-    """Hold a frozen table to the rules.
+def confidence_rows(values: npt.ArrayLike, name: str) -> Array:
+    """Read-only confidences: as they are where that is float32, else as float64.
 
     Raises:
-        TableError: shapes that do not agree, NaN, names or ids that repeat, labels out of range,
-            negative costs.
+        TableError: they are no numbers.
     """
-    _check_exits(table.names)
-    _check_shapes(table)
-    _check_numbers(table)
-    check_labels(table.label, None if table.classes is None else len(table.classes))
-    repeats = _repeats(table.ids.tolist())
+    rows = np.asarray(values)
+    if not np.issubdtype(rows.dtype, np.number):
+        raise TableError(f"confidences are numbers, {name!r} has the type {rows.dtype}")
+    return read_only(rows, np.float32 if rows.dtype == np.float32 else np.float64)
+
+
+def read_only_costs(costs: Costs) -> Costs:
+    """Costs that cannot be changed.
+
+    Raises:
+        TableError: a cost is negative or no finite number.
+    """
+    for unit, parts in costs.items():
+        for part, cost in parts.items():
+            if not math.isfinite(cost) or cost < 0:
+                raise TableError(
+                    f"a cost is a number, zero or more; {part!r} has {cost!r} {unit}: correct it"
+                )
+    return MappingProxyType({unit: MappingProxyType(dict(parts)) for unit, parts in costs.items()})
+
+
+def check_exit_names(names: Sequence[str]) -> None:
+    """Refuse a table without exits, or with names that repeat.
+
+    Raises:
+        TableError: the message has the names.
+    """
+    if not names:
+        raise TableError("a table has at least one exit, found none")
+    repeats = _repeats(names)
+    if repeats:
+        raise TableError(f"exit names are unique, {listed(map(repr, repeats))} repeat: rename them")
+
+
+def check_ids(ids: Array) -> None:
+    """Refuse a table without samples, or with ids that repeat.
+
+    Raises:
+        TableError: the message has the ids.
+    """
+    if not len(ids):
+        raise TableError("a table has at least one sample, found none")
+    repeats = _repeats(ids.tolist())
     if repeats:
         raise TableError(f"sample ids are unique, {len(repeats)} repeat: {listed(repeats)}")
-    for costs in (table.costs, table.times):
-        _check_costs(costs)
+
+
+def check_shapes(
+    shape: tuple[int, int], *, per_exit: Mapping[str, Array], per_sample: Mapping[str, Array | None]
+) -> None:
+    """Hold arrays to the shape (exits, samples), or (samples,).
+
+    Raises:
+        TableError: the message has the first array of another shape.
+    """
+    for what, rows in per_exit.items():
+        if rows.shape != shape:
+            raise TableError(f"{what} has the shape (exits, samples) = {shape}, found {rows.shape}")
+    for what, row in per_sample.items():
+        if row is not None and row.shape != shape[1:]:
+            raise TableError(f"{what} has one entry per sample, ({shape[1]},), found {row.shape}")
+
+
+def check_numbers(confidence: Mapping[str, Array], exits: Sequence[str]) -> None:
+    """Refuse NaN among confidences, and a table without confidences.
+
+    Raises:
+        TableError: the message has the exit with most NaN.
+    """
+    if not confidence:
+        raise TableError("a table has at least one confidence, found none")
+    for name, rows in confidence.items():
+        wrong = np.isnan(rows).sum(1)
+        if wrong.any():
+            worst = int(wrong.argmax())
+            raise TableError(
+                f"confidences are numbers, {name!r} of exit {exits[worst]!r} has "
+                f"{int(wrong[worst])} NaN among {rows.shape[1]}: score that model again"
+            )
 
 
 def check_labels(label: Array | None, classes: int | None) -> None:
-    """Refuse labels that are no numbers of classes; `classes` is None where nobody knows how many.
+    """Refuse labels that are no class numbers; `classes` is their number, None if unknown.
 
     Raises:
         TableError: the message counts them and has their range.
@@ -111,84 +178,6 @@ def costs_by_unit(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         raise TableError(
             f"costs are {{unit: {{part: number}}}}, or {{part: number}} for MACs, found {costs!r}"
         ) from error
-
-
-def _read_only(values: npt.ArrayLike, dtype: Any) -> Array:
-    array = np.asarray(values, dtype).view()
-    array.flags.writeable = False
-    return array
-
-
-def _class_numbers(values: npt.ArrayLike, what: str) -> Array:
-    """Whole numbers as int32, or an error where 32 bits would not hold them."""
-    numbers = np.asarray(values)
-    if not np.issubdtype(numbers.dtype, np.integer):
-        raise TableError(f"{what} are class numbers, found the type {numbers.dtype}")
-    if numbers.dtype.itemsize >= 4 and numbers.size:
-        low, high = int(numbers.min()), int(numbers.max())
-        if low < -(2**31) or high >= 2**31:
-            raise TableError(
-                f"{what} are class numbers below 2**31, found {low} to {high}: number the classes "
-                "from 0"
-            )
-    return _read_only(numbers, np.int32)
-
-
-def _sure(values: npt.ArrayLike, name: str) -> Array:
-    """Confidences as they came where that is float32, else as float64."""
-    rows = np.asarray(values)
-    if not np.issubdtype(rows.dtype, np.number):
-        raise TableError(f"confidences are numbers, {name!r} has the type {rows.dtype}")
-    return _read_only(rows, np.float32 if rows.dtype == np.float32 else np.float64)
-
-
-def _frozen_costs(costs: Costs) -> Costs:
-    return MappingProxyType({unit: MappingProxyType(dict(parts)) for unit, parts in costs.items()})
-
-
-def _check_exits(names: Sequence[str]) -> None:
-    if not names:
-        raise TableError("a table has at least one exit, found none")
-    repeats = _repeats(names)
-    if repeats:
-        raise TableError(f"exit names are unique, {listed(map(repr, repeats))} repeat: rename them")
-
-
-def _check_shapes(table: ScoreTable) -> None:
-    count = len(table.ids)
-    if not count:
-        raise TableError("a table has at least one sample, found none")
-    if not table.confidence:
-        raise TableError("a table has at least one confidence, found none")
-    shape = (len(table.exits), count)
-    arrays = {"prediction": table.prediction}
-    arrays |= {f"confidence {name!r}": rows for name, rows in table.confidence.items()}
-    for what, rows in arrays.items():
-        if rows.shape != shape:
-            raise TableError(f"{what} has the shape (exits, samples) = {shape}, found {rows.shape}")
-    for what, row in (("label", table.label), ("split", table.split)):
-        if row is not None and row.shape != (count,):
-            raise TableError(f"{what} has one entry per sample, ({count},), found {row.shape}")
-
-
-def _check_numbers(table: ScoreTable) -> None:
-    for name, rows in table.confidence.items():
-        wrong = np.isnan(rows).sum(1)
-        if wrong.any():
-            worst = int(wrong.argmax())
-            raise TableError(
-                f"confidences are numbers, {name!r} of exit {table.names[worst]!r} has "
-                f"{int(wrong[worst])} NaN among {len(table)}: score that model again"
-            )
-
-
-def _check_costs(costs: Costs) -> None:
-    for unit, parts in costs.items():
-        for part, cost in parts.items():
-            if not math.isfinite(cost) or cost < 0:
-                raise TableError(
-                    f"a cost is a number, zero or more; {part!r} has {cost!r} {unit}: correct it"
-                )
 
 
 def _repeats(names: Sequence[str]) -> list[str]:

@@ -137,13 +137,13 @@ def test_a_cascade_of_exits_on_disk(make, tmp_path):
         "mean": Ensemble((first, last), (1.0, 1.0)),
     }
     settings = [OperatingPoint(policy, 0.5, 0.05, 2.0, "MACs")]
-    cascade = Cascade(models, policy, frontier=settings)
+    cascade = Cascade(models, policy, operating_points=settings)
     save_cascade(cascade, tmp_path / "cascade")
     files = sorted(file.name for file in (tmp_path / "cascade" / "weights").iterdir())
     assert files == ["net.safetensors", "tiny.safetensors"]
     loaded = load_cascade(tmp_path / "cascade", build_stage=stage_of)
     assert (loaded.exits, loaded.policy) == (cascade.exits, cascade.policy)
-    assert loaded.frontier == cascade.frontier
+    assert loaded.operating_points == cascade.operating_points
     assert torch.equal(loaded(pictures), cascade(pictures))
     assert loaded.answer(pictures).exit_names() == cascade.answer(pictures).exit_names()
     assert len(np.unique(loaded.answer(pictures).exit_names())) == 2

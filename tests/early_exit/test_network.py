@@ -8,17 +8,18 @@ import torch
 from torch import nn
 
 from exit_nets import Net, images, network, refined, stage_of
-from understudy.early_exit.network import ExitNetwork, attach, stages_of
+from understudy.early_exit.network import ExitNetwork, attach
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.graph.partition import Trunk
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.cost import count_macs, count_parts, measure_parts
-from understudy.nn.stage import EMPTY, Stage, logits_key
+from understudy.nn.stage import EMPTY, Stage, stages_of
 from understudy.operating_point import OperatingPoint
 from understudy.outcome import decide, evaluate
 from understudy.policy import Policy, PolicyStage, midpoint
 from understudy.runtime.executor import Executor
+from understudy.runtime.state import StateKey
 from understudy.scoring.in_memory import score
 
 PLAIN = ("net/blocks.0/linear", "net/blocks.1/linear", "net/blocks.1/mlp1x16", "net")
@@ -189,7 +190,7 @@ def test_an_average_of_exits(plain):
     policy = Policy((PolicyStage(PLAIN[0], np.inf), PolicyStage("mean")))
     found = Cascade({"net": plain, "mean": mean}, policy)(pictures)
     stages = plain.stages("net")
-    assert logits_key(PLAIN[0]) not in stages[PLAIN[0]].run(pictures).state
+    assert StateKey.logits(PLAIN[0]) not in stages[PLAIN[0]].run(pictures).state
     torch.testing.assert_close(
         found,
         sum(stages[name](pictures) * w for name, w in zip(mean.exits, mean.weights, strict=True)),
@@ -300,7 +301,7 @@ def test_dialling_while_it_runs(plain):
         setting(Policy((PolicyStage(PLAIN[1]),)), 1.0, 2.0),
         setting(Policy((PolicyStage("net"),)), 0.0, 3.0),
     ]
-    cascade = Cascade({"net": plain}, settings[2].policy, frontier=settings)
+    cascade = Cascade({"net": plain}, settings[2].policy, operating_points=settings)
     over = threading.Event()
 
     def turn() -> None:
@@ -324,7 +325,7 @@ def test_dialling_while_it_runs(plain):
 
 def test_a_dial_that_cannot_be_turned(plain):
     settings = [setting(Policy((PolicyStage("net"),)), 0.5, 3.0)]
-    cascade = Cascade({"net": plain}, settings[0].policy, frontier=settings)
+    cascade = Cascade({"net": plain}, settings[0].policy, operating_points=settings)
     with pytest.raises(PolicyError, match=r"0\.5 points at 3 MACs"):
         cascade.set_operating_point(max_drop=0.1)
     with pytest.raises(PolicyError, match="within a cost of 1"):

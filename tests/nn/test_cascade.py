@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fakes import HandingOn, TableModel, images_of, result_of, scored
+from fakes import StatefulStage, TableModel, images_of, result_of, scored
 from understudy.confidence import CONFIDENCES
 from understudy.errors import DataError, ModelError, PolicyError
 from understudy.nn.cascade import Cascade, build
@@ -189,7 +189,7 @@ def test_the_stream_takes_images_of_changing_shape():
 @pytest.mark.parametrize("batch", [1, 7, 100])
 def test_the_state_goes_along_with_its_rows(batch):
     table = three_exits()
-    stages = {name: HandingOn(TableModel(table, name)) for name in table.names}
+    stages = {name: StatefulStage(TableModel(table, name)) for name in table.names}
     cascade = Cascade(stages, chain())
     truth = oracle(table, chain())
     assert said(cascade.answer(images_of(range(100)))) == truth
@@ -348,21 +348,6 @@ def test_requests_one_by_one():
             return await asyncio.gather(*map(executor.answer, images_of(range(100))))
 
     assert [tuple(answer) for answer in asyncio.run(work())] == oracle(table, chain())
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
-        (MemoryError(), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-    ],
-)
-def test_what_says_that_memory_ran_out(error, told):
-    runner = Cascade({"tiny": nn.Identity()}, Policy.single("tiny")).runners[0]
-    assert runner.ran_out(error) is told
 
 
 def test_out_of_memory_frees_what_the_batch_took_before_the_halves_are_run():

@@ -54,7 +54,8 @@ def cascade():
     torch.manual_seed(3)
     stages = {"a/b.c": stage("py:nets:small", note="x"), "A/b.c": stage("py:nets:tied")}
     policy = Policy.pair("a/b.c", "A/b.c", 0.1 + 0.2, confidence="margin")
-    return Cascade(stages, policy, frontier=[OperatingPoint(policy, 0.5, 0.05, 1.5, "MACs")])
+    point = OperatingPoint(policy, 0.5, 0.05, 1.5, "MACs")
+    return Cascade(stages, policy, operating_points=[point])
 
 
 def images(count=20):
@@ -66,7 +67,7 @@ def test_round_trip(cascade, tmp_path):
     loaded = load_cascade(tmp_path / "c", build_stage=build_stage)
     assert loaded.policy == cascade.policy
     assert loaded.exits == cascade.exits
-    assert loaded.frontier == cascade.frontier
+    assert loaded.operating_points == cascade.operating_points
     assert dict(loaded.stages["a/b.c"].origin) == {"spec": "py:nets:small", "note": "x"}
     assert loaded.stages["A/b.c"].preprocess == PREPROCESS
     batch = images()
@@ -184,7 +185,7 @@ def test_cascades_of_version_1(saved):
     point = {"cost": 1.0, "accuracy": 0.5, "drop": 0.0, "policy": {}}
     change(saved, lambda d: d.update(version=1, frontier=[point]))
     change(saved, lambda d: d.pop("networks"))
-    assert load_cascade(saved, build_stage=build_stage).frontier == ()
+    assert load_cascade(saved, build_stage=build_stage).operating_points == ()
 
 
 def test_damaged_json(saved, tmp_path):

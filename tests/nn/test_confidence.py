@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from understudy.confidence import CONFIDENCES, confidences_of
-from understudy.nn.confidence import acceptance_floor, confidence_functions
+from understudy.nn.confidence import confidence_functions
 from understudy.policy import accepts
+from understudy.runtime.protocol import acceptance_floor
 
 LOGITS = {
     "random": np.random.default_rng(0).normal(0, 3, (200, 7)),

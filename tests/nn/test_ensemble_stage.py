@@ -10,16 +10,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fakes import HandingOn, TableModel, images_of, result_of, rows_of, scored
+from fakes import StatefulStage, TableModel, images_of, result_of, rows_of, scored
 from understudy.ensemble import Ensemble, ensemble_of, with_ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.nn.cascade import Cascade, build
-from understudy.nn.ensemble import EnsembleStage, assembled
+from understudy.nn.ensemble import EnsembleStage, build_stages
 from understudy.nn.serialization import load_cascade, save_cascade
-from understudy.nn.stage import EMPTY, Stage, logits_key
+from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy, PolicyStage
 from understudy.runtime.executor import Executor
+from understudy.runtime.state import StateKey
 
 TEMPERATURES = st.floats(0.2, 5)
 
@@ -126,26 +127,17 @@ def test_an_average_alone_runs_all_its_members(table):
 
 def test_without_an_average_behind_it_nothing_is_handed_on(table):
     cascade = Cascade(models_of(table), Policy.pair("tiny", "big", np.inf))
-    output = cascade.judges[0].ask(images_of(range(60)), {})
-    assert len(output.left) == 60
+    output = cascade.runners[0].run(images_of(range(60)), {})
+    assert len(output.deferred) == 60
     assert output.state == {}
     cascade.policy = Policy.pair("tiny", "tiny+big", np.inf)
-    output = cascade.judges[0].ask(images_of(range(60)), {})
-    assert set(output.state) == {logits_key("tiny")}
-
-
-class Sharing(HandingOn):
-    """Hands on as its parent does, and keeps what others handed on."""
-
-    def run(self, images, state=EMPTY, *, confidence="max_softmax"):
-        own = {name: rows for name, rows in state.items() if name.startswith("from")}
-        output = super().run(images, own, confidence=confidence)
-        return output._replace(state={**state, **output.state})
+    output = cascade.runners[0].run(images_of(range(60)), {})
+    assert set(output.state) == {StateKey.logits("tiny")}
 
 
 def test_the_state_of_members_is_shared(table):
     """Members hand on to each other, and to later stages, as stages of a cascade do."""
-    models = {n: Sharing(TableModel(table, n)) for n in ("tiny", "big")}
+    models = {n: StatefulStage(TableModel(table, n)) for n in ("tiny", "big")}
     models["both"] = ensemble_of(table.exits[2].origin)
     cascade = Cascade(models, Policy((PolicyStage("tiny", np.inf), PolicyStage("both"))))
     renamed = Policy.pair("tiny", "tiny+big", np.inf)
@@ -176,17 +168,17 @@ def test_averages_that_cannot_be_made():
     tiny = nn.Linear(2, 3)
     both = Ensemble(("tiny", "big"), (1.0, 1.0))
     with pytest.raises(
-        ModelError, match="models beside it, 'big' of 'both' is none; there are 'tiny'"
+        ModelError, match="models as members, 'big' of 'both' are none; given are 'tiny'"
     ):
-        assembled({"tiny": tiny, "both": both})
+        build_stages({"tiny": tiny, "both": both})
     nested = {
         "tiny": tiny,
         "big": tiny,
         "both": both,
         "all": Ensemble(("tiny", "both"), (1.0, 1.0)),
     }
-    with pytest.raises(ModelError, match="'both' of 'all' is none"):
-        assembled(nested)
+    with pytest.raises(ModelError, match="'both' of 'all' are none"):
+        build_stages(nested)
     cascade = Cascade({"tiny": tiny, "big": nn.Linear(2, 1), "both": both}, Policy.single("both"))
     with pytest.raises(ModelError, match="'tiny' has 3 and 'big' has 1"):
         cascade(torch.zeros(1, 2))

@@ -14,7 +14,7 @@ from understudy.deferral import LEARNED, DeferralScore, scores_of, with_deferral
 from understudy.ensemble import ensemble_of, ensemble_pairs
 from understudy.errors import PolicyError
 from understudy.nn.cascade import Cascade, build
-from understudy.nn.deferral import deferral_score
+from understudy.nn.confidence import deferral_score
 from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
@@ -119,7 +119,7 @@ def test_a_cascade_without_the_score(table):
     policy = policy_of(table, "big")
     models = {name: TableModel(table, name) for name in ("tiny", "big")}
     with pytest.raises(
-        PolicyError, match=r"'tiny' is judged by a learned score, .* has for no stage"
+        PolicyError, match=r"'tiny' is accepted by a learned score, .* has for no stage"
     ):
         Cascade(models, policy)
     with pytest.raises(PolicyError, match="learned score"):

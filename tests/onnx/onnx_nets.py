@@ -38,7 +38,7 @@ def plain() -> Cascade:
             "mean": Ensemble(("tiny", "net"), (2.0, 0.7)),
         },
         policy,
-        frontier=[
+        operating_points=[
             OperatingPoint(policy, 0.5, 0.05, 2.0, "MACs"),
             OperatingPoint(Policy.single("net"), 0.0, 0.0, 9.0, "MACs"),
         ],

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exit_nets import images
+from understudy.confidence import confidence_functions
 from understudy.errors import DataError, MissingExtra, ModelError, PolicyError
 from understudy.onnx.bundle import NAME, is_onnx_bundle, read_bundle
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.confidence import confidence_functions
 from understudy.onnx.export.parity import agreement
 from understudy.onnx.session import Session
 from understudy.policy import Policy, PolicyStage
@@ -123,9 +123,10 @@ def test_only_what_is_needed_later_is_handed_on(saved_export) -> None:
     assert first.keeps == {"logits of saver", "saver~0"}
     assert told.keeps == {"logits of saver", "saver~0", "net~0"}
     assert esn.keeps == frozenset()
-    said = first.run_stage(PIXELS, {})
-    assert set(said.state) == first.keeps
-    assert (said.classes, said.prediction.dtype, said.confidence.dtype) == (5, "int64", "float32")
+    output = first.run(PIXELS, {})
+    assert set(output.state) == first.keeps
+    assert (output.classes, output.prediction.dtype) == (5, "int64")
+    assert output.confidence.dtype == "float32"
 
 
 def test_rows_are_gathered_as_they_are(saved_export) -> None:
@@ -135,9 +136,6 @@ def test_rows_are_gathered_as_they_are(saved_export) -> None:
     assert target.shape == (5, 3, 8, 8)
     np.testing.assert_array_equal(target[1:3], PIXELS[[3, 1]])
     np.testing.assert_array_equal(runner.stack(list(images(2))), images(2).numpy())
-    assert runner.ran_out(MemoryError())
-    assert runner.ran_out(RuntimeError("Failed to allocate memory for requested buffer"))
-    assert not runner.ran_out(RuntimeError("shapes differ"))
 
 
 def test_images_as_a_list_or_as_tensors(plain_export) -> None:
@@ -214,7 +212,7 @@ from understudy.onnx.cascade import load_onnx
 other = load_onnx(sys.argv[1], threads=1)
 answers = other.answer(np.load(sys.argv[2]))
 np.save(sys.argv[3], answers.confidence)
-other.dial(max_drop=0)
+other.set_operating_point(max_drop=0)
 import understudy.onnx
 from understudy.errors import MissingExtra
 try:
@@ -273,12 +271,12 @@ def edited(folder, edit):
     [
         (lambda data: data.update(version=99), "version 99"),
         (lambda data: data.update(format="understudy.cascade"), "is no understudy.onnx file"),
-        (lambda data: data.pop("pieces"), "is damaged \\(KeyError\\('pieces'\\)\\)"),
-        (lambda data: data["pieces"].pop(), "is damaged \\(every exit has work"),
-        (lambda data: data["pieces"].pop(0), "is damaged \\(no value 'net@0.0'"),
+        (lambda data: data.pop("pieces"), "has the field 'pieces' at"),
+        (lambda data: data["pieces"].pop(), "is damaged at .* \\(every exit has work"),
+        (lambda data: data["pieces"].pop(0), "is damaged at .* \\(no value 'net@0.0'"),
         (lambda data: data["pieces"][1]["takes"][0].update(name="x"),
-         "is damaged \\(no value 'x'"),
-        (lambda data: data.update(policy={}), "is damaged \\(a policy is"),
+         "is damaged at .* \\(no value 'x'"),
+        (lambda data: data.update(policy={}), "has the field 'stages' at .*policy"),
         (lambda data: data["files"].clear(), "is not the file that was exported"),
     ],
 )  # fmt: skip

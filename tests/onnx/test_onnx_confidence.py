@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from understudy import confidence
 from understudy.confidence import confidences_of
-from understudy.deferral import DeferralScore
+from understudy.deferral import DeferralScore, deferral_score
 from understudy.nn import confidence as tensors
-from understudy.nn.deferral import deferral_score as tensor_score
-from understudy.onnx import confidence
+from understudy.nn.confidence import deferral_score as tensor_score
 
 numbers = st.integers(-1920, 1920).map(lambda n: np.float32(n / 64))  # sums are exact
 logits = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=numbers)
@@ -43,7 +43,7 @@ def test_like_the_tables(rows: np.ndarray) -> None:
 @given(logits)
 def test_learned_scores(rows: np.ndarray) -> None:
     score = DeferralScore("a", "b", 0.1, 1.5, 0.5, (0.0, -0.5, 0.25), (0.125, 0.0, -1.0))
-    found = confidence.deferral_score(score, rows)
+    found = deferral_score(score, rows)
     truth = tensor_score(score, torch.from_numpy(rows)).numpy()
     top = np.sort(np.exp(rows - rows.max(1, keepdims=True)), axis=1)[:, ::-1]
     tied = (np.diff(-top[:, :3], axis=1) < 1e-4).any(1)  # which class is second is rounding's

@@ -34,7 +34,7 @@ def test_a_bundle_says_what_was_measured(plain_export) -> None:
     assert set(bundle.differences) == set(bundle.exits)
     assert bundle.difference < 1e-5
     assert all(piece.difference < 1e-5 for piece in bundle.pieces)
-    assert bundle.frontier == plain_export[0].frontier
+    assert bundle.frontier == plain_export[0].operating_points
     assert bundle.scores == plain_export[0].scores
     assert set(bundle.made_with) == {"torch", "onnx", "onnxruntime"}
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tables import pair_table, synthetic
-from understudy.display import optimism_view, plain
+from understudy.app.cli.optimism import optimism_view
+from understudy.display import plain
 from understudy.errors import PolicyError, TableError
 from understudy.scores import ScoreTable
 from understudy.searching.optimism import Optimism, Spread, Tuning, optimism

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tables import score_tables, synthetic
-from understudy.display import plain, savers_view
+from understudy.app.cli.choosing import savers_view
+from understudy.display import plain
 from understudy.errors import PolicyError, TableError
 from understudy.outcome import evaluate
 from understudy.policy import Policy

@@ -22,8 +22,7 @@ from understudy.errors import (
     unknown,
 )
 from understudy.nn.cascade import Cascade
-from understudy.nn.device import usable_device
-from understudy.nn.images import Images
+from understudy.nn.device import Images, usable_device
 from understudy.nn.serialization import provenance_of, save_cascade
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import is_onnx_bundle
@@ -118,7 +117,9 @@ def build_cascade(
     cascade = Cascade(
         stages,
         choice.policy,
-        frontier=[s for s in operating_points_of(result) if set(s.policy.exits) <= set(stages)],
+        operating_points=[
+            s for s in operating_points_of(result) if set(s.policy.exits) <= set(stages)
+        ],
         scores={name: score for name, score in learned.items() if name in stages},
     )
     proof = None if choice.certificate is None else choice.certificate.to_dict()
@@ -258,7 +259,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
     """
     for row in range(len(images)):
         try:
-            classes = cascade.runners[0].run_stage(images[row : row + 1], {}).classes
+            classes = cascade.runners[0].run(images[row : row + 1], {}).classes
         except ModelError:
             raise
         except Exception:  # noqa: BLE001

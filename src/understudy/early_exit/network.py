@@ -19,9 +19,10 @@ from understudy.early_exit.taps import Tap, list_taps, tap_at
 from understudy.errors import ModelError, listed
 from understudy.graph.folding import folded
 from understudy.graph.partition import Trunk, split
+from understudy.nn.device import Images
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
-from understudy.nn.images import Images
-from understudy.nn.stage import Stage, as_stage, check_classes, hash_of
+from understudy.nn.stage import Stage, StageGroup, as_stage, hash_of
+from understudy.runtime.pipeline import check_classes
 
 Heads = Mapping[str, str | nn.Module | Mapping[str, str | nn.Module]]
 """Module path -> the kind of a head, a module (feature -> logits), or several of them by name."""
@@ -42,7 +43,7 @@ class _Captured:
     trunk: Trunk
 
 
-class ExitNetwork(nn.Module):
+class ExitNetwork(StageGroup):
     """A model that can answer early: a drop-in for its backbone, and one stage per exit.
 
     The backbone is never changed. It is cut at its taps into segments which run one after another;
@@ -276,28 +277,6 @@ def _saver_branch(
 
 def _width(tap: Tap) -> int:
     return tap.shape[tap.layout.index("C") - 1]
-
-
-def stages_of(models: Mapping[str, nn.Module]) -> dict[str, Stage]:
-    """The stages by exit: one per model, and every exit of a network.
-
-    >>> list(stages_of({"tiny": nn.Linear(4, 3)}))
-    ['tiny']
-
-    Raises:
-        ModelError: something that is no module, or two exits of one name.
-    """
-    stages: dict[str, Stage] = {}
-    for name, model in models.items():
-        own = model.stages(name) if isinstance(model, ExitNetwork) else {name: as_stage(model)}
-        twice = [exit for exit in own if exit in stages]
-        if twice:
-            raise ModelError(
-                f"exits have names of their own, {name!r} brings {twice[0]!r}, which is there "
-                "already: leave one out, or rename it"
-            )
-        stages |= own
-    return stages
 
 
 def example_image(stage: Stage) -> Tensor:

@@ -1,4 +1,4 @@
-"""How sure an exit is, from its logits (tensors). `understudy.confidence` holds the NumPy twins.
+"""Confidence of an exit from its logits (tensors); `understudy.confidence` has the NumPy twins.
 
 All are computed in float32 whatever the dtype of the logits, on the device the logits are on; NaN
 in a row of logits gives NaN.
@@ -6,15 +6,15 @@ in a row of logits gives NaN.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from understudy.confidence import PNORM
+from understudy.deferral import CLIP, DeferralScore
 
 LOWEST = torch.finfo(torch.float32).min  # times the probability 0 it is 0, where -inf would be NaN
 
@@ -72,18 +72,39 @@ confidence_functions: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyTyp
 """The confidences by name, each (N, C) logits -> (N,) float32; higher is surer."""
 
 
-def acceptance_floor(threshold: float) -> float:
-    """The smallest float32 that is not below a float64 threshold.
+def deferral_score(score: DeferralScore, logits: Tensor) -> Tensor:
+    """The score of every row, (N, C) -> (N,) float32, on the device of the logits.
 
-    A float32 confidence reaches the floor exactly where it reaches the threshold in float64, so
-    that a comparison on the device decides like `understudy.policy.accepts`. (Compared with the
-    threshold itself, a tensor would first round it to float32, in either direction.)
+    Computed in float64 where the device has it (in float32 on `mps`), from the float32
+    probabilities that a table stores, so that both come to the same number.
 
-    >>> acceptance_floor(0.5), acceptance_floor(0.1) >= 0.1
-    (0.5, True)
+    >>> score = DeferralScore("tiny", "big", 0.0, 1.0, 0.0, first=(0.0, -0.5))
+    >>> deferral_score(score, torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    tensor([0.0000, 1.5000])
     """
-    with np.errstate(over="ignore"):
-        nearest = np.float32(threshold)
-        if math.isinf(threshold) or float(nearest) >= threshold:
-            return float(nearest)
-        return float(np.nextafter(nearest, np.float32(np.inf)))
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    top = max_softmax(logits).to(exact).clamp(CLIP, 1 - CLIP)
+    total = score.bias + score.log_odds * (top / (1 - top)).log()
+    total = total + score.margin * margin(logits).to(exact)
+    total = total + _weight(score.first, logits.argmax(1), exact)
+    if score.second:
+        total = total + _weight(score.second, _second(logits), exact)
+    return total.float()
+
+
+def _second(logits: Tensor) -> Tensor:
+    """The second class by probability, the earlier one where two are tied."""
+    probability = logits.float().softmax(1)
+    return probability.scatter(1, probability.argmax(1, keepdim=True), -1.0).argmax(1)
+
+
+def _weight(weights: tuple[float, ...], classes: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight of each class (N,); 0 beyond the end."""
+    return _padded(weights, dtype, classes.device)[classes.clamp_max(len(weights))]
+
+
+@lru_cache(maxsize=64)
+def _padded(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The weights and a 0 behind them; kept, because an upload waits for the device."""
+    with torch.inference_mode(False):
+        return torch.tensor([*weights, 0.0], dtype=dtype, device=device)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from understudy.nn.images import Images
+from understudy.nn.device import Images
 from understudy.nn.operators import Call, formula_of, is_free, name_of
-from understudy.nn.stage import EMPTY, Stage, State
+from understudy.nn.stage import EMPTY, Stage
+from understudy.runtime.state import StageState
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ def count_parts(stages: Mapping[str, Stage], image: Tensor) -> dict[str, MacCoun
         DataError: an image that the preprocessing cannot take.
     """
     counts: dict[str, MacCount] = {}
-    state: State = EMPTY
+    state: StageState = EMPTY
     for name, stage in stages.items():
-        for piece in stage.pieces(name):
+        for piece in stage.parts(name):
             meter = Meter()
             with torch.inference_mode(), mha_products_visible(), meter:
                 state = piece.run([image], state)
@@ -102,9 +103,9 @@ def measure_parts(
     ['tiny']
     """
     times: dict[str, float] = {}
-    state: State = EMPTY
+    state: StageState = EMPTY
     for name, stage in stages.items():
-        for piece in stage.pieces(name):
+        for piece in stage.parts(name):
             if piece.part in times:
                 continue
             elapsed = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from understudy.errors import DataError, MissingExtra, ModelError, unknown
-from understudy.nn.images import Images
+from understudy.nn.device import Images
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 

@@ -78,7 +78,7 @@ def save_cascade(
         },
         "stages": {name: _entry(stage, files.get(name)) for name, stage in cascade.stages.items()},
         "scores": {name: score.to_dict() for name, score in cascade.scores.items()},
-        "frontier": [setting.to_dict() for setting in cascade.frontier],
+        "frontier": [setting.to_dict() for setting in cascade.operating_points],
         "provenance": dict(provenance or {}),
     }
     with replacing_folder(path) as folder:
@@ -124,7 +124,7 @@ def load_cascade(path: str | Path, *, build_stage: Callable[[str], Stage]) -> Ca
         return Cascade(
             stages,
             Policy.from_dict(data["policy"]),
-            frontier=[OperatingPoint.from_dict(setting) for setting in _frontier(data)],
+            operating_points=[OperatingPoint.from_dict(setting) for setting in _frontier(data)],
             scores={name: DeferralScore.from_dict(score) for name, score in kept.items()},
         )
     except (KeyError, TypeError, AttributeError) as error:

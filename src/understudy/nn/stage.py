@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from itertools import chain
 from types import MappingProxyType
@@ -13,46 +14,31 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError, unknown
 from understudy.nn.confidence import confidence_functions
-from understudy.nn.images import Images, on_device
+from understudy.nn.device import Images, on_device
 from understudy.nn.preprocess import Preprocess
 from understudy.policy import DEFAULT_CONFIDENCE
+from understudy.runtime.state import StageState, StateKey
 
-__all__ = [
-    "Images",
-    "Preprocess",
-    "Stage",
-    "StageOutput",
-    "StagePart",
-    "State",
-    "as_stage",
-    "check_classes",
-    "hash_of",
-    "logits_key",
-]
-
-State = Mapping[str, Tensor]
-"""Tensors that one stage hands to the next, samples first; empty between whole models."""
-
-EMPTY: State = MappingProxyType({})
+EMPTY: StageState = MappingProxyType({})
 
 
 class StagePart(NamedTuple):
-    """Work that a sample pays for once: the name of its part, and what does it.
+    """Work that a sample pays for once: the name of the part in the cost, and its function.
 
-    `run` takes images and state and returns the state with what it made; where the state shows that
-    the work is done it returns the state as it is.
+    `run` takes images and state and returns the state with the values that it computed; where the
+    state shows that the work is done it returns the state as it is.
     """
 
     part: str
-    run: Callable[[Images, State], State]
+    run: Callable[[Images, StageState], StageState]
 
 
 class StageOutput(NamedTuple):
-    """What a stage says: logits (N, C), confidence (N,) float32, and the state for later stages."""
+    """The output of a stage: logits (N, C), confidence (N,) float32, state for later stages."""
 
     logits: Tensor
     confidence: Tensor
-    state: State
+    state: StageState
 
 
 class Stage(nn.Module):
@@ -84,9 +70,18 @@ class Stage(nn.Module):
         self.preprocess = preprocess
         self.origin: Mapping[str, Any] = dict(origin or {})
 
-    @torch.inference_mode()
     def forward(self, images: Images) -> Tensor:
-        """Logits (N, C).
+        """Logits (N, C), everything being run.
+
+        Raises:
+            DataError: images that the preprocessing cannot take, or none at all.
+            ModelError: the model does not return logits (N, C).
+        """
+        return self.resume(images, EMPTY)[0]
+
+    @torch.inference_mode()
+    def resume(self, images: Images, state: StageState) -> tuple[Tensor, StageState]:
+        """Logits (N, C), and the state for later stages; work that the state holds is not repeated.
 
         Raises:
             DataError: images that the preprocessing cannot take, or none at all.
@@ -94,12 +89,12 @@ class Stage(nn.Module):
         """
         if self.model.training:
             self.model.eval()
-        return _checked(self.model(self.prepare(images)), len(images))
+        return _checked(self.model(self.prepare(images)), len(images)), state
 
     def run(
-        self, images: Images, state: State = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
+        self, images: Images, state: StageState = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
     ) -> StageOutput:
-        """Logits, the named confidence, and the state for later stages (here: as it came).
+        """Logits, the named confidence, and the state for later stages.
 
         Raises:
             PolicyError: no such confidence.
@@ -108,18 +103,18 @@ class Stage(nn.Module):
         """
         if confidence not in confidence_functions:
             raise PolicyError(unknown("confidence", confidence, confidence_functions))
-        logits = self(images)
+        logits, state = self.resume(images, state)
         with torch.inference_mode():
             return StageOutput(logits, confidence_functions[confidence](logits), state)
 
-    def pieces(self, name: str) -> tuple[StagePart, ...]:
-        """What runs until this stage can answer, in order: here one piece, the model.
+    def parts(self, name: str) -> tuple[StagePart, ...]:
+        """The work until this stage can answer, in order: here one part, the model.
 
-        After the last piece the state holds the logits under `logits_key(name)`.
+        After the last part the state holds the logits under `StateKey.logits(name)`.
         """
 
-        def whole(images: Images, state: State) -> State:
-            return {**state, logits_key(name): self(images)}
+        def whole(images: Images, state: StageState) -> StageState:
+            return {**state, StateKey.logits(name): self(images)}
 
         return (StagePart(name, whole),)
 
@@ -163,7 +158,7 @@ class Stage(nn.Module):
         return hash_of(self.model)
 
     def to_origin(self) -> dict[str, Any]:
-        """Plain JSON that says what ran: the origin, weights hash, preprocessing and dtype."""
+        """Plain JSON that identifies what runs: origin, weights hash, preprocessing and dtype."""
         return {
             **self.origin,
             "weights_hash": self.weights_hash,
@@ -172,26 +167,12 @@ class Stage(nn.Module):
         }
 
 
-def logits_key(exit: str) -> str:
-    """Where the state holds the logits of an exit that ran, for stages that come later.
+class StageGroup(nn.Module, ABC):
+    """A module that is several stages at once: a network with exits."""
 
-    >>> logits_key("tiny")
-    'logits of tiny'
-    """
-    return f"logits of {exit}"
-
-
-def hash_of(model: nn.Module) -> str:
-    """SHA-256 over a module's state: names (sorted), dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    state = model.state_dict()
-    for name in sorted(state):
-        value = state[name]
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    @abstractmethod
+    def stages(self, name: str) -> dict[str, Stage]:
+        """The stages by exit, in the order of execution; `name` is that of the whole network."""
 
 
 def as_stage(model: nn.Module) -> Stage:
@@ -207,17 +188,39 @@ def as_stage(model: nn.Module) -> Stage:
     raise ModelError(f"a model is a Stage or a torch.nn.Module, found {type(model).__name__}")
 
 
-def check_classes(first: str, classes: int, other: str, found: int) -> None:
-    """Stages of one cascade speak of the same classes.
+def stages_of(models: Mapping[str, nn.Module]) -> dict[str, Stage]:
+    """The stages by exit: one per model, and every exit of a network.
+
+    >>> list(stages_of({"tiny": nn.Linear(4, 3)}))
+    ['tiny']
 
     Raises:
-        ModelError: they do not.
+        ModelError: not a module, or two exits of one name.
     """
-    if classes != found:
-        raise ModelError(
-            f"all stages of a cascade have the same classes, {first!r} has {classes} and {other!r} "
-            f"has {found}: use models with the same head"
-        )
+    stages: dict[str, Stage] = {}
+    for name, model in models.items():
+        own = model.stages(name) if isinstance(model, StageGroup) else {name: as_stage(model)}
+        twice = [exit for exit in own if exit in stages]
+        if twice:
+            raise ModelError(
+                f"exits have names of their own, {name!r} brings {twice[0]!r}, which is there "
+                "already: leave one out, or rename it"
+            )
+        stages |= own
+    return stages
+
+
+def hash_of(model: nn.Module) -> str:
+    """SHA-256 over a module's state: names (sorted), dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    state = model.state_dict()
+    for name in sorted(state):
+        value = state[name]
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _stacked(samples: Images) -> Tensor:

@@ -1,1 +1,12 @@
 """Cascades in ONNX Runtime: exported once, with PyTorch, and run without it."""
+
+from understudy.lazy import lazy_names
+
+_MODULES = {
+    "agreement": "understudy.onnx.export.parity",
+    "export_onnx": "understudy.onnx.export.export",
+    "load_onnx": "understudy.onnx.cascade",
+}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605
+__getattr__ = lazy_names(__name__, _MODULES, extra="export")

@@ -7,40 +7,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
+from understudy.codec import Stored, StoredFile
 from understudy.deferral import DeferralScore
 from understudy.ensemble import Ensemble
-from understudy.errors import ModelError, UnderstudyError, unknown
-from understudy.files import check_version, read_json
+from understudy.errors import ModelError, unknown
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 
-FORMAT, VERSION = "understudy.onnx", 1
 NAME = "onnx.json"
 PIECES = "pieces"
 IMAGES = "images"
 """The value that all work starts from: a batch of images as they come."""
 
 
-class Value(NamedTuple):
-    """What pieces hand to one another under a name: rows of one shape, which is without N."""
+@dataclass(frozen=True)
+class Value(Stored):
+    """Rows of one shape that pieces hand to one another under a name; the shape is without N."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Value:
-        shape = tuple(int(side) for side in data["shape"])
-        return Value(str(data["name"]), str(data["dtype"]), shape)
-
 
 @dataclass(frozen=True)
-class OnnxPart:
+class OnnxPart(Stored):
     """Work that a sample pays for once, as one ONNX model.
 
     Attributes:
@@ -58,28 +49,19 @@ class OnnxPart:
     gives: tuple[Value, ...]
     difference: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "part": self.part,
-            "file": self.file,
-            "takes": [value.to_dict() for value in self.takes],
-            "gives": [value.to_dict() for value in self.gives],
-            "difference": self.difference,
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> OnnxPart:
-        return OnnxPart(
-            part=str(data["part"]),
-            file=str(data["file"]),
-            takes=tuple(map(Value.from_dict, data["takes"])),
-            gives=tuple(map(Value.from_dict, data["gives"])),
-            difference=float(data["difference"]),
-        )
-
 
 @dataclass(frozen=True)
-class OnnxBundle:
+class OnnxBundle(
+    StoredFile,
+    what="an exported cascade",
+    error=ModelError,
+    remedy="export the cascade again",
+    keys=(
+        *("images", "exits", "policy", "frontier", "averages", "scores", "pieces"),
+        *("tolerance", "differences", "files", "made_with"),
+    ),
+    format="understudy.onnx",
+):
     """What an exported cascade is made of.
 
     Attributes:
@@ -128,39 +110,6 @@ class OnnxBundle:
         """How far the logits of any exit were from PyTorch's."""
         return max(self.differences.values(), default=0.0)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "images": self.images.to_dict(),
-            "exits": list(self.exits),
-            "policy": self.policy.to_dict(),
-            "frontier": [setting.to_dict() for setting in self.frontier],
-            "averages": {name: recipe.to_dict() for name, recipe in self.averages.items()},
-            "scores": {name: score.to_dict() for name, score in self.scores.items()},
-            "pieces": [piece.to_dict() for piece in self.pieces],
-            "tolerance": self.tolerance,
-            "differences": dict(self.differences),
-            "files": dict(self.files),
-            "made_with": dict(self.made_with),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> OnnxBundle:
-        return OnnxBundle(
-            images=Value.from_dict(data["images"]),
-            exits=tuple(map(str, data["exits"])),
-            policy=Policy.from_dict(data["policy"]),
-            pieces=tuple(map(OnnxPart.from_dict, data["pieces"])),
-            averages={n: Ensemble.from_dict(recipe) for n, recipe in data["averages"].items()},
-            frontier=tuple(map(OperatingPoint.from_dict, data["frontier"])),
-            scores={n: DeferralScore.from_dict(score) for n, score in data["scores"].items()},
-            tolerance=float(data["tolerance"]),
-            differences={str(n): float(value) for n, value in data["differences"].items()},
-            files={str(file): str(digest) for file, digest in data["files"].items()},
-            made_with={str(n): str(version) for n, version in data["made_with"].items()},
-        )
-
 
 def logits_of(exit: str) -> str:
     """The name of an exit's logits among the values.
@@ -184,15 +133,7 @@ def read_bundle(path: str | Path) -> OnnxBundle:
             missing or was changed.
     """
     folder = Path(path)
-    data = read_json(folder / NAME, ModelError, "an exported cascade")
-    check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
-    try:
-        bundle = OnnxBundle.from_dict(data)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        found = str(error) if isinstance(error, UnderstudyError) else repr(error)
-        raise ModelError(
-            f"{str(folder / NAME)!r} is damaged ({found}): export the cascade again"
-        ) from error
+    bundle = OnnxBundle.load(folder / NAME)
     _check_files(folder, bundle)
     return bundle
 

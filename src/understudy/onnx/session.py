@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: how a piece of work is loaded and run."""
+"""ONNX Runtime sessions: how an ONNX model is loaded and run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from understudy.errors import MissingExtra, ModelError, unknown
 Array = npt.NDArray[Any]
 
 CPU = "CPUExecutionProvider"
-_ERRORS_ALONE = 3
+_LOG_ERRORS = 3
 
 
 class Session:
@@ -21,15 +21,15 @@ class Session:
 
     Args:
         file: the model.
-        part: what it is called in messages.
-        takes: the names of its inputs in the order in which arrays are given.
-        gives: the names of its outputs.
+        part: its name in messages.
+        inputs: the names of its inputs in the order in which arrays are given.
+        outputs: the names of its outputs.
         providers: of ONNX Runtime, the preferred first.
-        threads: how many one operator runs on; by default as many as there are cores.
+        threads: the number of threads per operator; by default the number of cores.
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
-        ModelError: no such provider, or a model that it cannot load.
+        ModelError: no such provider, or a model that cannot be loaded.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Session:
         file: Path,
         part: str,
         *,
-        takes: Sequence[str],
-        gives: Sequence[str],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
         providers: Sequence[str] = (CPU,),
         threads: int | None = None,
     ) -> None:
         runtime = onnx_runtime()
-        self._takes, self._gives, self.part = tuple(takes), list(gives), part
+        self._inputs, self._outputs, self.part = tuple(inputs), list(outputs), part
         try:
             self._session = runtime.InferenceSession(
                 str(file), sess_options=_options(runtime, threads), providers=list(providers)
@@ -56,14 +56,14 @@ class Session:
         self._session.disable_fallback()
         if providers[0] not in self._session.get_providers():
             raise ModelError(
-                f"ONNX Runtime runs where it is told to, {providers[0]} cannot be used here (its "
-                "libraries do not load): install them, or use the CPU"
+                f"ONNX Runtime runs on the requested provider, {providers[0]} cannot be used "
+                "here (its libraries do not load): install them, or use the CPU"
             )
 
     def __call__(self, values: Sequence[Array]) -> list[Array]:
-        """What the model gives for arrays of the same number of rows."""
-        feed = dict(zip(self._takes, values, strict=True))
-        result: list[Array] = self._session.run(self._gives, feed)
+        """The outputs for arrays of the same number of rows."""
+        feed = dict(zip(self._inputs, values, strict=True))
+        result: list[Array] = self._session.run(self._outputs, feed)
         return result
 
 
@@ -84,7 +84,7 @@ def check_providers(providers: Sequence[str]) -> None:
     """Refuse providers that this ONNX Runtime was built without.
 
     Raises:
-        ModelError: one of them is not there.
+        ModelError: one of them is unknown.
     """
     known = onnx_runtime().get_available_providers()
     for name in providers:
@@ -100,13 +100,13 @@ def first_line(error: BaseException, most: int = 200) -> str:
 
 
 def _options(runtime: Any, threads: int | None) -> Any:
-    """All optimisations; threads that do not spin while another session's work."""
+    """All optimisations; threads that do not spin while those of another session work."""
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = True
-    options.log_severity_level = _ERRORS_ALONE
+    options.log_severity_level = _LOG_ERRORS
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options

@@ -1,26 +1,24 @@
-"""What a cascade answered: to many samples (offline), or to one (online)."""
+"""The answers of a cascade, and the errors that stand for a missing answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from understudy.runtime.errors import NotANumber
-from understudy.runtime.protocol import RunnerOutput, StageRunner
+from understudy.errors import UnderstudyError
 
 Array = npt.NDArray[Any]
 
 FAILED = -1
-"""The prediction and the exit of a row that no stage could answer."""
+"""The prediction and the exit of a row that has no answer."""
 
 
 class Answer(NamedTuple):
-    """The answer to one sample: the class, how sure the exit is that gave it, and its name."""
+    """The answer to one sample: the class, the confidence and the exit that answered."""
 
     prediction: int
     confidence: float
@@ -29,17 +27,17 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a cascade answered, and which exit did.
+    """The answers to a batch, with the exit that gave each.
 
-    A row that no stage could answer has the prediction and the exit -1 and the confidence NaN;
-    `failed` says why.
+    A row without an answer has the prediction and the exit -1 and the confidence NaN; `failed`
+    holds the reason.
 
     Attributes:
         prediction: (N,) int64, the class.
-        confidence: (N,) float32, the one that the exit which answered is judged by.
+        confidence: (N,) float32, the confidence of the exit that answered.
         exit: (N,) int64, positions in `exits`.
         exits: the names of the cascade's stages.
-        failed: row -> why nobody answered it; empty as a rule.
+        failed: row -> the reason why it has no answer; empty in general.
 
     >>> import numpy as np
     >>> two = np.array([3, -1]), np.array([0.9, np.nan], np.float32), np.array([0, -1])
@@ -58,27 +56,39 @@ class Answers:
         return len(self.prediction)
 
     def exit_names(self) -> list[str]:
-        """The name of the exit that answered, per row; empty where none did."""
+        """The name of the exit that answered, per row; empty for a row without an answer."""
         return ["" if n == FAILED else self.exits[n] for n in self.exit.tolist()]
 
 
-def gathered(
-    visits: Iterable[tuple[Array, RunnerOutput, StageRunner]], count: int, exits: tuple[str, ...]
-) -> Answers:
-    """The answers to one batch: whoever spoke of a row last has answered it.
+class ExecutionError(UnderstudyError):
+    """A request cannot be accepted or answered."""
 
-    Args:
-        visits: the rows that reached a stage, what it said about them, and the stage, in order.
-        count: how many rows the batch has.
-        exits: the names of the cascade's stages.
+
+class ExecutorClosed(ExecutionError):
+    """The executor is closed, or was closed before this request was answered."""
+
+
+class RequestFailed(ExecutionError):
+    """A stage could not answer this sample; an exception of the stage is chained as the cause."""
+
+
+class NotANumber(ExecutionError):
+    """The last stage that could answer a sample returned NaN."""
+
+    def __init__(self, exit: str) -> None:
+        super().__init__(
+            f"the last stage answers all samples that reach it, found NaN in the logits of "
+            f"{exit!r}: look at the sample's values, or at the weights and dtype of the model"
+        )
+
+
+def cause_of(error: Exception) -> str:
+    """An error as a reason in one line: our own as they are, others with their type.
+
+    >>> cause_of(ZeroDivisionError("division by zero"))
+    'ZeroDivisionError: division by zero'
     """
-    prediction, exit = np.empty(count, np.int64), np.empty(count, np.int64)
-    confidence, failed = np.empty(count, np.float32), dict[int, str]()
-    for rows, said, runner in visits:
-        prediction[rows], confidence[rows] = said.prediction, said.confidence
-        exit[rows] = runner.number
-        silent = np.isnan(said.confidence)
-        silent[said.left] = False
-        prediction[rows[silent]] = exit[rows[silent]] = FAILED
-        failed |= dict.fromkeys(rows[silent].tolist(), str(NotANumber(runner.name)))
-    return Answers(prediction, confidence, exit, exits, failed)
+    if isinstance(error, UnderstudyError):
+        return str(error)
+    text = f"{type(error).__name__}: {error}".strip().rstrip(":")
+    return text.splitlines()[0]

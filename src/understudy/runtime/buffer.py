@@ -1,4 +1,4 @@
-"""Rows on their way between stages, and the rooms in which they wait for company."""
+"""Rows between stages, and the buffers in which they wait until a batch is full."""
 
 from __future__ import annotations
 
@@ -13,102 +13,103 @@ from understudy.runtime.protocol import Array, StageRunner
 
 
 class RowBatch(NamedTuple):
-    """Rows on their way: images, the state that belongs to them, and their numbers."""
+    """Rows between two stages: images, their state, and their ids (n,)."""
 
     images: Any
-    state: Mapping[str, Any]
+    state: Mapping[Any, Any]
     ids: Array
 
-    def part(self, start: int, stop: int) -> RowBatch:
-        """Some rows in a row, not copied."""
-        state = {name: value[start:stop] for name, value in self.state.items()}
+    def slice(self, start: int, stop: int) -> RowBatch:
+        """Adjacent rows, not copied."""
+        state = {key: value[start:stop] for key, value in self.state.items()}
         return RowBatch(self.images[start:stop], state, self.ids[start:stop])
 
     def select(self, rows: Array, runner: StageRunner) -> RowBatch:
-        """Some of the rows, copied."""
+        """Some of the rows, copied to where a stage runs."""
 
         def copied(source: Any) -> Any:
             target = runner.buffer(len(rows), source)
             runner.gather(source, rows, target)
             return target
 
-        images = copied(self.images) if is_one(self.images) else pick(self.images, rows)
-        state = {name: copied(value) for name, value in self.state.items()}
+        images = copied(self.images) if is_array(self.images) else pick(self.images, rows)
+        state = {key: copied(value) for key, value in self.state.items()}
         return RowBatch(images, state, self.ids[rows])
 
 
 class StageBuffer:
     """The rows that wait for one stage, in order, each copied once.
 
-    At most as many as the stage takes at a time. The buffers are used again as long as rows fit.
+    Holds at most as many rows as the stage takes at a time. The memory is reused as long as rows
+    have the same shapes.
     """
 
-    def __init__(self, runner: StageRunner, tally: Metrics) -> None:
+    def __init__(self, runner: StageRunner, metrics: Metrics) -> None:
         self.count = 0
-        self.since = 0.0  # when the oldest row came
-        self._judge, self._tally = runner, tally
+        self.since = 0.0  # when the oldest row was added
+        self._runner, self._metrics = runner, metrics
         self._size = 0
         self._images: Any = []
-        self._state: dict[str, Any] = {}
+        self._state: dict[Any, Any] = {}
         self._ids = np.empty(0, np.int64)
-        self._kinds: Mapping[str, object] = {}
+        self._signature: Mapping[Any, object] = {}
 
     @property
     def free(self) -> int:
-        """How many more rows find a place; none or less says that the room has to be emptied."""
-        limit = self._tally.limit(self._judge.name)
+        """The number of rows that still fit; 0 or less means that the buffer has to be emptied."""
+        limit = self._metrics.limit(self._runner.name)
         return (min(limit, self._size) if self.count else limit) - self.count
 
-    def fits(self, load: RowBatch) -> bool:
-        """Whether the rows can wait beside those that are there."""
-        return not self.count or _kinds(load) == self._kinds
+    def fits(self, batch: RowBatch) -> bool:
+        """Whether the rows have the shapes and dtypes of those that wait."""
+        return not self.count or _signature(batch) == self._signature
 
-    def add(self, load: RowBatch, rows: Array) -> None:
-        """Copy some rows of a load behind those that are there."""
+    def add(self, batch: RowBatch, rows: Array) -> None:
+        """Copy some rows of a batch behind those that wait."""
         if not self.count:
-            self._prepare(load, len(rows))
+            self._prepare(batch, len(rows))
             self.since = time.monotonic()
         stop = self.count + len(rows)
-        for buffer, value in self._pairs(load):
-            self._judge.gather(value, rows, buffer[self.count : stop])
-        if not is_one(self._images):
-            self._images.extend(pick(load.images, rows))
-        self._ids[self.count : stop] = load.ids[rows]
+        for buffer, value in self._pairs(batch):
+            self._runner.gather(value, rows, buffer[self.count : stop])
+        if not is_array(self._images):
+            self._images.extend(pick(batch.images, rows))
+        self._ids[self.count : stop] = batch.ids[rows]
         self.count = stop
-        self._tally.came(len(rows))
+        self._metrics.add_waiting(len(rows))
 
     def take(self) -> RowBatch:
-        """All that waits, as views that are good until the next row is added."""
-        load = RowBatch(self._images, self._state, self._ids).part(0, self.count)
-        self._tally.went(self.count)
+        """All rows that wait, as views that are valid until the next row is added."""
+        batch = RowBatch(self._images, self._state, self._ids).slice(0, self.count)
+        self._metrics.remove_waiting(self.count)
         self.count = 0
-        if not is_one(self._images):
+        if not is_array(self._images):
             self._images = []
-        return load
+        return batch
 
-    def _prepare(self, load: RowBatch, rows: int) -> None:
-        """Make buffers for such rows; those of the last batch are used again where they fit."""
-        limit = max(rows, self._tally.limit(self._judge.name))  # which another thread may lower
-        kinds = _kinds(load)
-        if limit == self._size and kinds == self._kinds:
+    def _prepare(self, batch: RowBatch, rows: int) -> None:
+        """Allocate memory for such rows, unless that of the last batch fits."""
+        limit = max(rows, self._metrics.limit(self._runner.name))  # another thread may lower it
+        signature = _signature(batch)
+        if limit == self._size and signature == self._signature:
             return
-        self._size, self._images, self._state, self._kinds = 0, [], {}, {}
-        if is_one(load.images):
-            self._images = self._judge.buffer(limit, load.images)
-        self._state = {name: self._judge.buffer(limit, value) for name, value in load.state.items()}
+        self._size, self._images, self._state, self._signature = 0, [], {}, {}
+        if is_array(batch.images):
+            self._images = self._runner.buffer(limit, batch.images)
+        self._state = {key: self._runner.buffer(limit, value) for key, value in batch.state.items()}
         self._ids = np.empty(limit, np.int64)
-        self._size, self._kinds = limit, kinds
+        self._size, self._signature = limit, signature
 
-    def _pairs(self, load: RowBatch) -> Iterator[tuple[Any, Any]]:
+    def _pairs(self, batch: RowBatch) -> Iterator[tuple[Any, Any]]:
         """Each buffer with the rows that are copied into it."""
-        if is_one(self._images):
-            yield self._images, load.images
-        for name, buffer in self._state.items():
-            yield buffer, load.state[name]
+        if is_array(self._images):
+            yield self._images, batch.images
+        for key, buffer in self._state.items():
+            yield buffer, batch.state[key]
 
 
-def is_one(images: Any) -> bool:
-    """Whether images are one array or tensor, rather than a list of single ones."""
+def is_array(images: Any) -> bool:
+    """Whether images are one array or tensor, rather than a list of single images."""
     return hasattr(images, "shape")
 
 
@@ -117,10 +118,10 @@ def pick(images: Any, rows: Array) -> list[Any]:
     return [images[row] for row in rows.tolist()]
 
 
-def _kinds(load: RowBatch) -> dict[str, object]:
-    """What the rows of a load are like, by the names of its values; images have no name."""
-    kinds = {name: _kind(value) for name, value in load.state.items()}
-    return {"": _kind(load.images) if is_one(load.images) else None, **kinds}
+def _signature(batch: RowBatch) -> dict[Any, object]:
+    """The shape and dtype of a row, per value; images have no key."""
+    images = _kind(batch.images) if is_array(batch.images) else None
+    return {None: images, **{key: _kind(value) for key, value in batch.state.items()}}
 
 
 def _kind(value: Any) -> object:

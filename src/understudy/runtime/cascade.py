@@ -1,72 +1,132 @@
-"""The plan of a cascade of any backend, which is switched as a whole."""
+"""What the cascades of all backends share: how a policy becomes stages, and how it is switched."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
 
+from understudy.deferral import LEARNED, DeferralScore
+from understudy.errors import PolicyError, listed, unknown
 from understudy.operating_point import OperatingPoint, select_operating_point
-from understudy.policy import Policy
-from understudy.runtime.protocol import StageRunner
+from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
+from understudy.runtime.answers import Answers
+from understudy.runtime.pipeline import AnswerSink, Pipeline
+from understudy.runtime.protocol import StageRunner, acceptance_floor
 
-J = TypeVar("J", bound=StageRunner)
+Runner = TypeVar("Runner", bound=StageRunner)
 
 
 @dataclass(frozen=True)
-class Plan(Generic[J]):
-    """A policy, and the stages that it asks in order."""
-
-    policy: Policy
-    runners: tuple[J, ...]
-
-
-class BaseCascade(Generic[J]):
-    """What executes a policy, and can switch it while running.
+class AcceptanceRule:
+    """A stage of a policy, resolved for a cascade.
 
     Attributes:
-        frontier: the certified settings that it can be dialled to.
+        number: the position of the stage in the cascade's `exits`.
+        name: the name of the exit.
+        confidence: logits (n, C) -> confidence (n,) float32, in the array library of the backend.
+        floor: the least confidence that answers; None accepts all rows.
     """
 
-    frontier: tuple[OperatingPoint, ...]
-    _plan: Plan[J]
+    number: int
+    name: str
+    confidence: Callable[[Any], Any]
+    floor: float | None
 
-    def _judged(self, policy: Policy) -> tuple[J, ...]:
-        """The stages of a policy, each with its rule.
 
-        Raises:
-            PolicyError: an exit or a confidence that there is not.
-        """
-        raise NotImplementedError
+class BaseCascade(ABC, Generic[Runner]):
+    """Executes a policy, and can switch it while running.
+
+    Attributes:
+        exits: the names of all stages.
+        operating_points: the certified points that it can be set to.
+        scores: exit -> the learned score behind its confidence `deferral`.
+    """
+
+    confidence_functions: ClassVar[Mapping[str, Callable[[Any], Any]]]
+    """Confidence by name: logits (n, C) -> (n,) float32."""
+
+    exits: tuple[str, ...]
+    operating_points: tuple[OperatingPoint, ...]
+    scores: Mapping[str, DeferralScore]
+    _resolved: tuple[Policy, tuple[Runner, ...]]
+
+    @staticmethod
+    @abstractmethod
+    def deferral_score(score: DeferralScore, logits: Any) -> Any:
+        """A learned score of logits (n, C), (n,) float32."""
+
+    @abstractmethod
+    def _runners(self, rules: Sequence[AcceptanceRule], policy: Policy) -> tuple[Runner, ...]:
+        """The stages of a policy with their rules."""
 
     @property
     def policy(self) -> Policy:
-        """What is executed. Setting it takes effect at the next batch, in whatever thread.
+        """The policy that is executed. Setting it takes effect at the next batch, in any thread.
 
-        A batch reads the policy once, when it starts, so none is answered by half of two.
+        A batch reads the policy once, when it starts, so it is never answered by parts of two.
 
         Raises:
-            PolicyError: on setting, an exit or a confidence that there is not.
+            PolicyError: on setting, an exit or a confidence that the cascade lacks.
         """
-        return self._plan.policy
+        return self._resolved[0]
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        self._plan = Plan(policy, self._judged(policy))
+        rules = [self._rule(stage) for stage in policy.stages]
+        self._resolved = policy, self._runners(rules, policy)
+
+    @property
+    def runners(self) -> tuple[Runner, ...]:
+        """The stages of the policy in order, each with its acceptance rule."""
+        return self._resolved[1]
 
     def set_operating_point(
         self, *, max_drop: float | None = None, cost: float | None = None
     ) -> OperatingPoint:
-        """Switch to the cheapest certified setting within a drop (points), or the one with the
-        least drop within a mean cost per sample; from the next batch on, in whatever thread.
+        """Switch to the cheapest certified point within a drop (points), or to the one with the
+        least drop within a mean cost per sample; from the next batch on, in any thread.
 
         Raises:
-            PolicyError: no setting of the frontier fits, or not exactly one of the two is given.
+            PolicyError: no operating point fits, or not exactly one of the two is given.
         """
-        setting = select_operating_point(self.frontier, max_drop=max_drop, cost=cost)
-        self.policy = setting.policy
-        return setting
+        point = select_operating_point(self.operating_points, max_drop=max_drop, cost=cost)
+        self.policy = point.policy
+        return point
 
-    @property
-    def runners(self) -> tuple[J, ...]:
-        """The stages of the policy in the order they are asked, each with its rule."""
-        return self._plan.runners
+    def _answer(self, images: Any) -> Answers:
+        sink = AnswerSink(len(images), self.exits)
+        Pipeline(self.runners, sink).run_batch(images)
+        return sink.answers()
+
+    def _check_exit(self, exit: str) -> None:
+        if exit not in self.exits:
+            raise PolicyError(unknown("stage", exit, self.exits) + " in this cascade")
+
+    def _rule(self, stage: PolicyStage) -> AcceptanceRule:
+        self._check_exit(stage.exit)
+        return AcceptanceRule(
+            number=self.exits.index(stage.exit),
+            name=stage.exit,
+            confidence=self._confidence(stage),
+            floor=None if stage.threshold is None else acceptance_floor(stage.threshold),
+        )
+
+    def _confidence(self, stage: PolicyStage) -> Callable[[Any], Any]:
+        name = stage.confidence
+        if name == LEARNED:
+            score = self.scores.get(stage.exit)
+            if score is not None:
+                return partial(self.deferral_score, score)
+            if stage.threshold is not None:
+                raise PolicyError(
+                    f"the stage {stage.exit!r} is accepted by a learned score, which this cascade "
+                    f"has for {listed(map(repr, self.scores)) or 'no stage'}: build it from the "
+                    "search result"
+                )
+            name = DEFAULT_CONFIDENCE
+        if name not in self.confidence_functions:
+            raise PolicyError(unknown("confidence", name, self.confidence_functions))
+        return self.confidence_functions[name]

@@ -1,4 +1,4 @@
-"""The executor: a cascade at work, offline over many batches and online for single requests."""
+"""The executor: runs a cascade offline over many batches, and online for single requests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any, Self
 from weakref import finalize
 
 from understudy.errors import DataError, PolicyError, unknown
-from understudy.runtime.answers import Answer, Answers
-from understudy.runtime.errors import ExecutorClosed
+from understudy.runtime.answers import Answer, Answers, ExecutorClosed
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.online import CLOSED, RequestBatcher
@@ -25,26 +24,26 @@ MAX_WAITING = 4096
 class Executor:
     """Runs a cascade of any backend, so that every stage works on full batches.
 
-    Rows that a stage leaves wait, over the bounds of batches and requests, until there are enough
-    of them for the next. The answers are those of `Cascade.answer`, up to the float noise of other
-    neighbours in a batch. A batch on which a stage raises is halved and tried again, so that only
-    the samples at fault fail; where memory runs out the stage takes smaller batches from then on,
-    which is logged and counted. NaN is deferred, and at the last stage a failure.
+    Rows that a stage defers wait, across incoming batches and requests, until there are enough of
+    them for the next stage. The answers are those of `Cascade.answer`, up to floating-point noise
+    of other rows in a batch. A batch on which a stage raises is halved and tried again, so that
+    only the samples at fault fail; where memory runs out the stage takes smaller batches from then
+    on, which is logged and counted. NaN is deferred, and at the last stage a failure.
 
-    One stage is run at a time, whoever asks. The policy may be switched at any time: a batch or
-    request is answered by the policy that it found when it came.
+    One stage is run at a time. The policy may be switched at any time: a batch or request is
+    answered by the policy that was set when it arrived.
 
     Args:
         cascade: what runs.
         max_batch: the rows that a stage takes at a time, or exit -> rows (256 for the others).
-        max_wait_ms: how long the oldest row waits for company at a stage, in milliseconds, or
-            exit -> milliseconds; by default 2 at the first stage, and at later ones as long as
-            their batches take. Nobody waits for company that will not come: at the first stage
-            when none came for an eighth of that time, later when nobody is there. Online alone.
-        max_waiting: how many requests are inside at most; further ones wait at the door, in order.
+        max_wait_ms: how long the oldest row waits at a stage for its batch to fill, in
+            milliseconds, or exit -> milliseconds; by default 2 at the first stage, and the time of
+            a batch at later ones. Where no further row is expected a stage is run earlier: the
+            first one when no request has arrived for an eighth of that time, later ones when no
+            request waits for the first. Online only.
+        max_waiting: how many requests are in flight at most; further ones wait in order.
 
-    >>> from understudy.policy import Policy
-    >>> from understudy.nn.cascade import Cascade
+    >>> from understudy import Policy, Cascade
     >>> import torch
     >>> tiny, big = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
     >>> cascade = Cascade({"tiny": tiny, "big": big}, Policy.pair("tiny", "big", 0.9))
@@ -54,7 +53,7 @@ class Executor:
 
     Raises:
         DataError: a size below 1 or a time below 0.
-        PolicyError: a size or time for an exit that there is not.
+        PolicyError: a size or time for an exit that the cascade lacks.
     """
 
     def __init__(
@@ -69,17 +68,16 @@ class Executor:
         waits = _per_exit(max_wait_ms, None, cascade.exits)
         _check(sizes, waits, max_waiting)
         self.cascade = cascade
-        self._tally = Metrics(sizes)
+        self._metrics = Metrics(sizes)
         self._device = Lock()
-        self._closed = False
-        self._service = RequestBatcher(
+        self._batcher = RequestBatcher(
             cascade,
-            tally=self._tally,
+            metrics=self._metrics,
             device=self._device,
             max_wait={n: None if wait is None else wait / 1000 for n, wait in waits.items()},
             max_waiting=max_waiting,
         )
-        finalize(self, self._service.close, cancel=True)  # also where the program ends
+        finalize(self, self._batcher.close, cancel=True)  # also at the end of the program
 
     def map(self, batches: Iterable[Any]) -> Iterator[Answers]:
         """The answers to each incoming batch, in order, with every stage run on full batches.
@@ -94,15 +92,15 @@ class Executor:
 
         Raises:
             ExecutorClosed: the executor is closed.
-            DataError: a batch with something beside images.
+            DataError: a batch with something else than images.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
-        if self._closed:
+        if self.closed:
             raise ExecutorClosed(CLOSED)
         return self._mapped(batches)
 
     def _mapped(self, batches: Iterable[Any]) -> Iterator[Answers]:
-        queue = OfflineRun(self.cascade, tally=self._tally, device=self._device)
+        run = OfflineRun(self.cascade, metrics=self._metrics, device=self._device)
         source, broken = iter(batches), None
         try:
             while True:
@@ -114,52 +112,56 @@ class Executor:
                     broken = error
                     break
                 try:
-                    queue.put(images)
+                    run.put(images)
                 except DataError as error:
                     broken = error
                     break
-                yield from queue.ready()
-            queue.drain()
-            yield from queue.ready()
+                yield from run.ready()
+            run.drain()
+            yield from run.ready()
         finally:
-            queue.leave()
+            run.discard()
         if broken is not None:
             raise broken
 
     async def answer(self, image: Any) -> Answer:
-        """The answer to one image (C, H, W), or to one ready row, when it is there.
+        """The answer to one image (C, H, W), or to one ready row.
 
         Any number may be awaited at the same time, from one event loop; they are run together. A
         request that is cancelled is dropped before the next stage.
 
         Raises:
             DataError: not an array or tensor.
-            RequestFailed: a stage raised on it, which is the cause, or the last one said NaN.
-            ExecutorClosed: the executor is closed, or was while the request waited.
-            ExecutionError: requests of another event loop are inside.
+            RequestFailed: a stage raised on it, which is the cause, or the last one returned NaN.
+            ExecutorClosed: the executor is closed, or was closed while the request waited.
+            ExecutionError: requests of another event loop are in flight.
         """
         if not (hasattr(image, "shape") and hasattr(image, "dtype")):
             raise DataError(
                 f"a request is one image (C, H, W), found {type(image).__name__}: give an array or "
                 "a tensor"
             )
-        return await self._service.answer(image)
+        return await self._batcher.answer(image)
 
     @property
     def stats(self) -> ExecutorStats:
-        """What was done so far."""
-        return self._tally.snapshot()
+        """The counts so far."""
+        return self._metrics.snapshot()
+
+    @property
+    def closed(self) -> bool:
+        """Whether new batches and requests are refused."""
+        return self._batcher.closed
 
     def close(self, *, cancel: bool = False) -> None:
-        """Refuse new requests, and return when those inside are answered.
+        """Refuse new requests, and return when those in flight are answered.
 
-        Inside an event loop `async with` does the same without holding the loop up.
+        Inside an event loop `async with` does the same without blocking the loop.
 
         Args:
-            cancel: answer none of those inside; they raise `ExecutorClosed`.
+            cancel: answer none of the requests in flight; they raise `ExecutorClosed`.
         """
-        self._closed = True
-        self._service.close(cancel=cancel)
+        self._batcher.close(cancel=cancel)
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from threading import Lock
 from typing import Any
@@ -9,95 +10,158 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import DataError, ModelError
-from understudy.runtime.answers import Answers
-from understudy.runtime.buffer import RowBatch, is_one
-from understudy.runtime.errors import cause_of
+from understudy.runtime.answers import FAILED, Answers, cause_of
+from understudy.runtime.buffer import RowBatch, is_array
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.pipeline import Pipeline
+from understudy.runtime.pipeline import BufferedPipeline, accepted_rows
 from understudy.runtime.protocol import Array, Runnable, RunnerOutput, StageRunner
-from understudy.runtime.reorder_buffer import ReorderBuffer
 
-LAG = 256
+MAX_LAG = 256
 """How many batches of answers may wait for an earlier row before part-filled batches are run."""
 
 
 class OfflineRun:
-    """Incoming batches, the line that they go through, and the answers in order.
+    """Incoming batches, the pipeline that they go through, and the answers in order.
 
-    Memory: besides the incoming batch at most one batch of rows waits at each stage. Answers to
-    rows behind one that still waits are kept (21 bytes a row); when `LAG` batches of them are kept,
-    all that waits is run.
+    Memory: besides the incoming batch at most one batch of rows waits at each stage. Answers behind
+    a row that still waits are kept (21 bytes a row); when `MAX_LAG` batches of them are kept, all
+    waiting rows are run.
     """
 
-    def __init__(self, cascade: Runnable, *, tally: Metrics, device: Lock) -> None:
-        self._cascade, self._tally, self._device = cascade, tally, device
-        self._window = ReorderBuffer(cascade.exits)
-        self._line = self._opened(cascade.runners)
+    def __init__(self, cascade: Runnable, *, metrics: Metrics, device: Lock) -> None:
+        self._cascade, self._metrics, self._device = cascade, metrics, device
+        self._answers = ReorderBuffer(cascade.exits)
+        self._pipeline = self._opened(cascade.runners)
 
     def put(self, images: Any) -> None:
         """Take an incoming batch; whole batches of the first stage are run without a copy.
 
         Raises:
-            DataError: something beside images.
-            ModelError: a model that breaks its contract.
+            DataError: something else than images.
+            ModelError: a model that violates its contract.
         """
         _check(images)
         runners = self._cascade.runners
-        if runners is not self._line.runners:
+        if runners is not self._pipeline.runners:
             self.drain()
-            self._line = self._opened(runners)
-        count, room = len(images), self._line.rooms[0]
-        load = RowBatch(images, {}, self._window.open(count))
-        start = min(max(room.free, 0), count) if room.count else 0
-        self._line.feed(0, load, np.arange(start))
-        while not room.count and count - start >= (limit := self._tally.limit(runners[0].name)):
-            self._line.run(0, load.part(start, start + limit))
+            self._pipeline = self._opened(runners)
+        count, buffer = len(images), self._pipeline.buffers[0]
+        batch = RowBatch(images, {}, self._answers.open(count))
+        start = min(max(buffer.free, 0), count) if buffer.count else 0
+        self._pipeline.feed(0, batch, np.arange(start))
+        name = runners[0].name
+        while not buffer.count and count - start >= (limit := self._metrics.limit(name)):
+            self._pipeline.run(0, batch.slice(start, start + limit))
             start += limit
-        self._line.feed(0, load, np.arange(start, count))
-        if self._window.kept > LAG * self._widest:
+        self._pipeline.feed(0, batch, np.arange(start, count))
+        if self._answers.kept > MAX_LAG * self._largest_batch:
             self.drain()
 
     def drain(self) -> None:
-        """Run all that waits."""
-        self._line.drain()
+        """Run all stages on the rows that wait."""
+        self._pipeline.drain()
 
-    def leave(self) -> None:
-        """Let go of what waits, where nobody wants the answers any more."""
-        for room in self._line.rooms:
-            room.take()
+    def discard(self) -> None:
+        """Drop the rows that wait, where the answers are no longer needed."""
+        for buffer in self._pipeline.buffers:
+            buffer.take()
 
     def ready(self) -> Iterator[Answers]:
         """The answers to incoming batches that are complete, in order."""
-        return self._window.ready()
+        return self._answers.ready()
 
-    def answered(self, runner: StageRunner, ids: Array, said: RunnerOutput, rows: Array) -> None:
-        """Keep answers until their turn."""
-        self._window.write(
-            ids,
-            prediction=said.prediction[rows],
-            confidence=said.confidence[rows],
-            exit=runner.number,
-        )
+    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
+        """Keep answers until those before them are complete."""
+        rows = accepted_rows(output)
+        if len(rows):
+            self._answers.write(
+                ids[rows],
+                prediction=output.prediction[rows],
+                confidence=output.confidence[rows],
+                exit=runner.number,
+            )
 
     def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:  # noqa: ARG002
-        """Keep why there is no answer; an error of the model ends the run."""
+        """Keep the reason of a missing answer; an error of the model ends the run."""
         if isinstance(error, ModelError):
             raise error
-        self._window.fail(ids, cause_of(error))
+        self._answers.fail(ids, cause_of(error))
 
-    def wanted(self, ids: Array) -> None:
-        """All rows are waited for."""
+    def active(self, ids: Array) -> None:
+        """No row is ever cancelled."""
 
-    def _opened(self, runners: tuple[StageRunner, ...]) -> Pipeline:
-        self._widest = max(self._tally.limit(runner.name) for runner in runners)
-        return Pipeline(runners, self, tally=self._tally, device=self._device)
+    def _opened(self, runners: tuple[StageRunner, ...]) -> BufferedPipeline:
+        self._largest_batch = max(self._metrics.limit(runner.name) for runner in runners)
+        return BufferedPipeline(runners, self, metrics=self._metrics, device=self._device)
+
+
+class ReorderBuffer:
+    """Answers by row id, from the first row whose incoming batch is not complete."""
+
+    ROW = np.dtype([("prediction", "i8"), ("confidence", "f4"), ("exit", "i8"), ("done", "?")])
+
+    def __init__(self, exits: tuple[str, ...]) -> None:
+        self._exits = exits
+        self._rows = np.zeros(0, self.ROW)
+        self._causes: dict[int, str] = {}
+        self._first = 0  # the id of the row at position 0
+        self._start = self._stop = 0  # positions of the rows that are kept
+        self._sizes: deque[int] = deque()
+
+    @property
+    def kept(self) -> int:
+        """The number of rows of incomplete batches, and of those behind them."""
+        return self._stop - self._start
+
+    def open(self, count: int) -> Array:
+        """Ids for the rows of an incoming batch."""
+        if self._stop + count > len(self._rows):
+            rows = np.zeros(2 * (self.kept + count), self.ROW)
+            rows[: self.kept] = self._rows[self._start : self._stop]
+            self._first += self._start
+            self._rows, self._start, self._stop = rows, 0, self.kept
+        start = self._first + self._stop
+        self._stop += count
+        self._sizes.append(count)
+        return np.arange(start, start + count)
+
+    def write(self, ids: Array, *, prediction: Array, confidence: Array, exit: int) -> None:
+        """Keep the answers to some rows."""
+        at = ids - self._first
+        self._rows["prediction"][at] = prediction
+        self._rows["confidence"][at] = confidence
+        self._rows["exit"][at] = exit
+        self._rows["done"][at] = True
+
+    def fail(self, ids: Array, cause: str) -> None:
+        """Keep the reason why some rows have no answer."""
+        failed, nan = np.full(len(ids), FAILED), np.full(len(ids), np.nan, np.float32)
+        self.write(ids, prediction=failed, confidence=nan, exit=FAILED)
+        self._causes.update(dict.fromkeys(ids.tolist(), cause))
+
+    def ready(self) -> Iterator[Answers]:
+        """The answers to each complete incoming batch, in order."""
+        while self._sizes:
+            rows = self._rows[self._start : self._start + self._sizes[0]]
+            if not rows["done"].all():
+                return
+            first = self._first + self._start
+            self._start += self._sizes.popleft()
+            failed = np.flatnonzero(rows["exit"] == FAILED).tolist()
+            yield Answers(
+                rows["prediction"].copy(),
+                rows["confidence"].copy(),
+                rows["exit"].copy(),
+                self._exits,
+                failed={row: self._causes.pop(first + row) for row in failed},
+            )
 
 
 def _check(images: Any) -> None:
     """A batch is one array or tensor, or a list of single images: all of as many dimensions."""
-    if is_one(images):
+    if is_array(images):
         return
-    found = {len(one.shape) if is_one(one) else None for one in images}
+    found = {len(one.shape) if is_array(one) else None for one in images}
     if len(found) > 1 or None in found:
         raise DataError(
             "a batch is images alone, found a list of things of different dimensions (such as "

@@ -1,7 +1,7 @@
-"""Running a cascade for requests that come one by one: micro-batches, and one thread that computes.
+"""Running a cascade for single requests: micro-batches, and one thread that computes.
 
-The event loop takes requests and hands out answers; the thread picks what to run (see `turns`), one
-stage at a time.
+The event loop accepts requests and receives answers; the thread chooses the stage to run (see
+`scheduler`), one stage at a time.
 """
 
 from __future__ import annotations
@@ -10,38 +10,52 @@ import asyncio
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from threading import Condition, Lock, Thread, current_thread
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
-from understudy.runtime.answers import Answer
+from understudy.runtime.answers import (
+    Answer,
+    ExecutionError,
+    ExecutorClosed,
+    NotANumber,
+    RequestFailed,
+    cause_of,
+)
 from understudy.runtime.buffer import RowBatch
-from understudy.runtime.errors import ExecutionError, ExecutorClosed
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.openmp import release_threads
-from understudy.runtime.pipeline import Pipeline
+from understudy.runtime.pipeline import BufferedPipeline, accepted_rows
 from understudy.runtime.protocol import Array, Runnable, RunnerOutput, StageRunner
-from understudy.runtime.request import Admission, PolicyLane, Request, failure, hand, together
-from understudy.runtime.scheduler import ReadyStage, next_stage
+from understudy.runtime.scheduler import PolicyLane, ReadyStage, Request, next_stage, ready_stages
 
-FOREVER = 3600.0
-"""Seconds that the thread sleeps at most where nothing waits."""
-
-
-FIRST = 0.002
-"""Seconds that requests wait for company at the first stage, where nothing was said."""
-
-QUIET = 1 / 8
-"""The share of its patience after which the first stage expects nobody else, with time to spare."""
-
-RETURN = 0.00025
-"""Seconds in which clients that have their answers may come back, before deferred rows are run."""
+MAX_SLEEP = 3600.0
+"""Seconds that the thread sleeps at most where no request waits."""
 
 CLOSED = "a closed executor takes no requests, found it closed: make a new one"
 CANCELLED = (
-    "a closed executor answers nobody, found this request without its answer: ask another executor"
+    "a closed executor answers no requests, found this one without its answer: send it to another "
+    "executor"
 )
+
+Outcomes = Sequence[tuple[Request, Answer | Exception]]
+
+
+@dataclass(eq=False)
+class Admission:
+    """The requests of one event loop, a limited number of them in flight."""
+
+    loop: asyncio.AbstractEventLoop
+    places: asyncio.Semaphore
+    callers: int = 0
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a request is in flight or waits; none does once the event loop has ended."""
+        return self.callers > 0 and not self.loop.is_closed()
 
 
 class RequestBatcher:
@@ -49,55 +63,60 @@ class RequestBatcher:
 
     Args:
         cascade: what runs; its policy is read once per request.
-        tally: where it is counted, and how many rows a stage takes at a time.
+        metrics: counts, and holds the number of rows that a stage takes at a time.
         device: held while a stage runs.
-        max_wait: stage -> seconds that its oldest row waits for company while others are run; None
-            leaves that to the service.
-        max_waiting: how many requests are inside at most; more wait at the door, in order.
+        max_wait: stage -> seconds that its oldest row waits while others are run; None for the
+            default: 2 ms at the first stage, the time of a batch at later ones.
+        max_waiting: how many requests are in flight at most; further ones wait in order.
     """
 
     def __init__(
         self,
         cascade: Runnable,
         *,
-        tally: Metrics,
+        metrics: Metrics,
         device: Lock,
         max_wait: Mapping[str, float | None],
         max_waiting: int,
     ) -> None:
-        self._cascade, self._tally, self._device = cascade, tally, device
+        self._cascade, self._metrics, self._device = cascade, metrics, device
         self._max_wait, self._max_waiting = max_wait, max_waiting
-        self._numbers = itertools.count()
+        self._ids = itertools.count()
         self._wake = Condition()
-        self._inside: dict[int, Request] = {}
-        self._counters: list[PolicyLane] = []
+        self._in_flight: dict[int, Request] = {}
+        self._lanes: list[PolicyLane] = []
         self._closed = False
         self._thread: Thread | None = None
-        self._told = 0.0  # when answers were handed out last
-        self._door: Admission | None = None
+        self._delivered = 0.0  # when answers were delivered last
+        self._admission: Admission | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether new requests are refused."""
+        return self._closed
 
     async def answer(self, image: Any) -> Answer:
-        """The answer to one image, when it is there.
+        """The answer to one image.
 
         Raises:
-            RequestFailed: a stage raised on it, or the last one said NaN.
+            RequestFailed: a stage raised on it, or the last one returned NaN.
             ExecutorClosed: closed before, or meanwhile.
-            ExecutionError: requests of another event loop are inside.
+            ExecutionError: requests of another event loop are in flight.
         """
-        door = self._entered(asyncio.get_running_loop())
+        admission = self._admitted(asyncio.get_running_loop())
         try:
-            async with door.places:
+            async with admission.places:
                 request = self._submit(image)
                 try:
                     return await request.future
                 finally:
-                    self._forget(request)
+                    self._discard(request)
         finally:
             with self._wake:
-                door.callers -= 1
+                admission.callers -= 1
 
     def close(self, *, cancel: bool) -> None:
-        """Refuse new requests and wait until those inside are answered, or cancel them."""
+        """Refuse new requests and wait until those in flight are answered, or cancel them."""
         with self._wake:
             self._closed = True
             if cancel:
@@ -107,173 +126,210 @@ class RequestBatcher:
         if thread is not None and thread is not current_thread():
             thread.join()
 
-    # The desk of the lines: called by the thread.
+    # The sink of the pipelines, called by the thread.
 
-    def answered(self, runner: StageRunner, ids: Array, said: RunnerOutput, rows: Array) -> None:
-        """Hand out answers."""
-        columns = (ids, said.prediction[rows], said.confidence[rows])
-        triples = zip(*(column.tolist() for column in columns), strict=True)
-        self._tell([(n, Answer(top, sure, runner.name)) for n, top, sure in triples])
+    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
+        """Deliver the answers of a stage."""
+        rows = accepted_rows(output)
+        if len(rows):
+            columns = (ids[rows], output.prediction[rows], output.confidence[rows])
+            triples = zip(*(column.tolist() for column in columns), strict=True)
+            self._deliver([(n, Answer(top, sure, runner.name)) for n, top, sure in triples])
 
     def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
-        """Hand out errors, one of its own for each request."""
-        self._tell([(number, failure(runner, error)) for number in ids.tolist()])
+        """Deliver errors, a separate one to each request."""
+        self._deliver([(number, _failure(runner, error)) for number in ids.tolist()])
 
-    def wanted(self, ids: Array) -> Array | None:
-        """The places of requests that were not cancelled."""
-        kept = [place for place, number in enumerate(ids.tolist()) if number in self._inside]
+    def active(self, ids: Array) -> Array | None:
+        """The positions of requests that were not cancelled."""
+        kept = [place for place, number in enumerate(ids.tolist()) if number in self._in_flight]
         return None if len(kept) == len(ids) else np.array(kept, np.int64)
 
-    # The side of the event loop.
+    # Called in the event loop.
 
-    def _entered(self, loop: asyncio.AbstractEventLoop) -> Admission:
-        """The door, which belongs to one event loop as long as somebody is there."""
+    def _admitted(self, loop: asyncio.AbstractEventLoop) -> Admission:
+        """The admission of an event loop; one at a time as long as it is in use."""
         with self._wake:
             self._refuse_if_closed()
-            door = self._door
-            if door is None or door.loop is not loop:
-                if door is not None and door.in_use:
+            admission = self._admission
+            if admission is None or admission.loop is not loop:
+                if admission is not None and admission.in_use:
                     raise ExecutionError(
                         "an executor answers one event loop at a time, found a second while "
-                        f"{door.callers} requests of the first are inside: make an executor for "
-                        "each"
+                        f"{admission.callers} requests of the first are inside: make an executor "
+                        "for each"
                     )
-                door = self._door = Admission(loop, asyncio.Semaphore(self._max_waiting))
-            door.callers += 1
-            return door
+                admission = Admission(loop, asyncio.Semaphore(self._max_waiting))
+                self._admission = admission
+            admission.callers += 1
+            return admission
 
     def _submit(self, image: Any) -> Request:
         loop = asyncio.get_running_loop()
         with self._wake:
             self._refuse_if_closed()
-            counter = self._counter(self._cascade.runners)
-            request = Request(
-                next(self._numbers), image, loop.create_future(), counter, time.monotonic()
-            )
-            self._inside[request.number] = counter.pending[request.number] = request
-            self._tally.came(1)
+            lane = self._lane(self._cascade.runners)
+            request = Request(next(self._ids), image, loop.create_future(), lane, time.monotonic())
+            self._in_flight[request.id] = lane.pending[request.id] = request
+            self._metrics.add_waiting(1)
             if self._thread is None:
                 release_threads()  # of this thread, which may have computed before
                 self._thread = Thread(target=self._work, name="understudy executor", daemon=True)
                 self._thread.start()
-            first = counter.line.runners[0].name
-            full = len(counter.pending) >= self._tally.limit(first)
-            if len(counter.pending) == 1 or full or len(self._inside) == self._max_waiting:
+            full = len(lane.pending) >= self._metrics.limit(lane.pipeline.runners[0].name)
+            if len(lane.pending) == 1 or full or len(self._in_flight) == self._max_waiting:
                 self._wake.notify()
             return request
 
-    def _forget(self, request: Request) -> None:
-        """A request that was cancelled leaves; of one that was answered nothing is left."""
+    def _discard(self, request: Request) -> None:
+        """Forget a request that was answered or cancelled."""
         with self._wake:
-            self._inside.pop(request.number, None)
-            if request.counter.pending.pop(request.number, None) is not None:
-                self._tally.went(1)
-                if not request.counter.pending:
-                    self._wake.notify()  # deferred rows may have waited for its company
+            self._in_flight.pop(request.id, None)
+            if request.lane.pending.pop(request.id, None) is not None:
+                self._metrics.remove_waiting(1)
+                if not request.lane.pending:
+                    self._wake.notify()  # deferred rows may have waited for its batch
 
-    def _counter(self, runners: tuple[StageRunner, ...]) -> PolicyLane:
-        for counter in self._counters:
-            if counter.line.runners is runners:
-                return counter
-        line = Pipeline(runners, self, tally=self._tally, device=self._device)
-        self._counters.append(PolicyLane(line))
-        return self._counters[-1]
+    def _lane(self, runners: tuple[StageRunner, ...]) -> PolicyLane:
+        for lane in self._lanes:
+            if lane.pipeline.runners is runners:
+                return lane
+        pipeline = BufferedPipeline(runners, self, metrics=self._metrics, device=self._device)
+        self._lanes.append(PolicyLane(pipeline))
+        return self._lanes[-1]
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise ExecutorClosed(CLOSED)
 
-    # The side of the thread.
+    # Called in the thread.
 
     def _work(self) -> None:
         try:
-            while (turn := self._next()) is not None:
-                if turn.position:
-                    turn.owner.line.flush(turn.position)
+            while (stage := self._next()) is not None:
+                if stage.position:
+                    stage.lane.pipeline.flush(stage.position)
                 else:
-                    self._start(turn.owner)
+                    self._run_first_stage(stage.lane)
         except BaseException as error:
             with self._wake:
                 self._closed = True
-                lost = ExecutorClosed(f"{CANCELLED}, after {type(error).__name__}: {error}")
-                self._fail_all(lost)
+                self._fail_all(
+                    ExecutorClosed(f"{CANCELLED}, after {type(error).__name__}: {error}")
+                )
             raise
 
-    def _next(self) -> ReadyStage[PolicyLane] | None:
-        """What to run; waits until there is something. None when closed and done."""
+    def _next(self) -> ReadyStage | None:
+        """The stage to run; waits until there is one. None when closed and done."""
         with self._wake:
             while True:
-                turns, now = self._turns(), time.monotonic()
-                if not turns and self._closed:
+                stages, now = self._ready_stages(), time.monotonic()
+                if not stages and self._closed:
                     return None
-                turn = next_stage(turns, now)
-                if turn is not None:
-                    return turn
-                self._wake.wait(min([FOREVER, *(one.idle - now for one in turns)]))
+                stage = next_stage(stages, now)
+                if stage is not None:
+                    return stage
+                self._wake.wait(min([MAX_SLEEP, *(one.idle - now for one in stages)]))
 
-    def _turns(self) -> list[ReadyStage[PolicyLane]]:
-        """All stages with waiting rows; lines of former policies go when they are empty.
+    def _ready_stages(self) -> list[ReadyStage]:
+        """All stages with waiting rows; lanes of former policies are removed when empty."""
+        stages = ready_stages(
+            self._lanes,
+            metrics=self._metrics,
+            max_wait=self._max_wait.__getitem__,
+            delivered=self._delivered,
+            at_once=self._closed or len(self._in_flight) >= self._max_waiting,
+        )
+        if len(self._lanes) > 1:
+            busy = {id(stage.lane) for stage in stages}
+            self._lanes = [lane for lane in self._lanes if id(lane) in busy]
+        return stages
 
-        Where the thread is idle, a stage does not wait for company that will not come: the first
-        one when no request has come for a while, later ones when none waits for the first.
-        """
-        hurry = self._closed or len(self._inside) >= self._max_waiting
-        turns = []
-        for counter in self._counters:
-            for position, runner in enumerate(counter.line.runners):
-                rows, since = counter.waiting(position)
-                if rows:
-                    limit = self._tally.limit(runner.name)
-                    due = since if hurry else since + self._patience(runner, position)
-                    idle = due
-                    if position == 0:
-                        idle = min(due, counter.latest + QUIET * (due - since))
-                    elif not counter.pending:
-                        idle = min(due, max(since, self._told) + RETURN)
-                    turns.append(ReadyStage(counter, position, rows, limit, since, due, idle))
-        if len(self._counters) > 1:
-            busy = {id(turn.owner) for turn in turns}
-            self._counters = [one for one in self._counters if id(one) in busy]
-        return turns
-
-    def _patience(self, runner: StageRunner, position: int) -> float:
-        """Seconds that the oldest row of a stage waits for company.
-
-        Where nothing was said, a later stage waits as long as a batch of it took of late: what
-        waiting costs a row is then about what it was to pay anyway.
-        """
-        told = self._max_wait[runner.name]
-        if told is not None:
-            return told
-        return self._tally.took(runner.name) if position else FIRST
-
-    def _start(self, counter: PolicyLane) -> None:
+    def _run_first_stage(self, lane: PolicyLane) -> None:
         """Run the first stage on requests that wait for it."""
-        runner = counter.line.runners[0]
+        runner = lane.pipeline.runners[0]
         with self._wake:
-            some = itertools.islice(counter.pending, self._tally.limit(runner.name))
-            requests = [counter.pending.pop(number) for number in list(some)]
-            self._tally.went(len(requests))
+            first = itertools.islice(lane.pending, self._metrics.limit(runner.name))
+            requests = [lane.pending.pop(number) for number in list(first)]
+            self._metrics.remove_waiting(len(requests))
         if not requests:
             return
-        images = together(runner, requests)
-        ids = np.array([request.number for request in requests])
+        images = _stacked(runner, requests)
+        ids = np.array([request.id for request in requests])
         for request in requests:
             request.image = None
-        counter.line.run(0, RowBatch(images, {}, ids))
+        lane.pipeline.run(0, RowBatch(images, {}, ids))
 
-    def _tell(self, told: Sequence[tuple[int, Answer | Exception]]) -> None:
-        """Hand out what became of requests, in one call of their event loop."""
+    def _deliver(self, results: Sequence[tuple[int, Answer | Exception]]) -> None:
+        """Deliver answers and errors in one call of the event loop."""
         with self._wake:
-            self._told = time.monotonic()
-            found = [(self._inside.pop(number, None), what) for number, what in told]
-            hand([(request, what) for request, what in found if request is not None])
+            self._delivered = time.monotonic()
+            found = [(self._in_flight.pop(number, None), result) for number, result in results]
+            _hand_over([(request, result) for request, result in found if request is not None])
 
     def _fail_all(self, error: ExecutorClosed) -> None:
-        """Tell all inside that they will not be answered; the lock is held."""
-        lost = list(self._inside.values())
-        self._inside.clear()
-        self._tally.went(sum(len(counter.pending) for counter in self._counters))
-        for counter in self._counters:
-            counter.pending.clear()
-        hand([(request, ExecutorClosed(str(error))) for request in lost])
+        """Deliver an error to all requests in flight; the lock is held."""
+        lost = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._metrics.remove_waiting(sum(len(lane.pending) for lane in self._lanes))
+        for lane in self._lanes:
+            lane.pending.clear()
+        _hand_over([(request, ExecutorClosed(str(error))) for request in lost])
+
+
+def release_threads() -> bool:
+    """Release the threads that OpenMP keeps for the calling thread; whether any library did.
+
+    OpenMP gives every thread that computes a team of its own. With a second team there are more
+    threads than cores, and GNU's OpenMP then lets all of them sleep between two loops: a small
+    network took 1.8 times as long in a second thread on two cores, as long as the first kept its
+    team. The team is made again when the calling thread computes again.
+
+    >>> release_threads() in (True, False)
+    True
+    """
+    soft = 1
+    released = False
+    for library in ThreadpoolController().select(user_api="openmp").lib_controllers:
+        with suppress(AttributeError):  # a library older than OpenMP 5.0
+            released |= library.dynlib.omp_pause_resource_all(soft) == 0
+    return released
+
+
+def _hand_over(results: Outcomes) -> None:
+    """Deliver results in one call of each event loop; from any thread."""
+    for loop in {request.future.get_loop() for request, _ in results}:
+        with suppress(RuntimeError):  # the event loop has ended
+            loop.call_soon_threadsafe(_set_results, loop, results)
+
+
+def _set_results(loop: asyncio.AbstractEventLoop, results: Outcomes) -> None:
+    for request, result in results:
+        if request.future.done() or request.future.get_loop() is not loop:
+            continue
+        if isinstance(result, Answer):
+            request.future.set_result(result)
+        else:
+            request.future.set_exception(result)
+
+
+def _failure(runner: StageRunner, error: Exception) -> RequestFailed:
+    """The error of a request that a stage could not answer."""
+    if isinstance(error, NotANumber):
+        return RequestFailed(str(error))
+    failed = RequestFailed(
+        f"every sample is answered or says why not, the stage {runner.name!r} raised on this one: "
+        f"{cause_of(error)}; mend the sample or the stage"
+    )
+    failed.__cause__ = error
+    return failed
+
+
+def _stacked(runner: StageRunner, requests: Sequence[Request]) -> Any:
+    """The images of requests as one batch, or as a list where shapes or dtypes differ."""
+    samples = [request.image for request in requests]
+    try:
+        same = len({(tuple(sample.shape), sample.dtype) for sample in samples}) == 1
+        return runner.stack(samples) if same else samples
+    except Exception:  # noqa: BLE001
+        return samples  # the stage raises on the samples that are at fault

@@ -1,4 +1,8 @@
-"""The stages of one policy in a line, each with a room before it: how rows travel and fail."""
+"""The step loop of the runtime: run a stage, keep the rows that it defers, go on to the next.
+
+`Pipeline` runs one batch through all stages at once; `BufferedPipeline` lets the deferred rows of
+many batches wait until a batch of the next stage is full, and survives failures.
+"""
 
 from __future__ import annotations
 
@@ -6,167 +10,260 @@ from collections.abc import Iterator
 from contextlib import suppress
 from threading import Lock
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from understudy.errors import ModelError
+from understudy.errors import DataError, ModelError
+from understudy.runtime.answers import FAILED, Answers, NotANumber
 from understudy.runtime.buffer import RowBatch, StageBuffer
-from understudy.runtime.errors import NotANumber
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.protocol import Array, RunnerOutput, StageRunner
+from understudy.runtime.protocol import Array, RunnerOutput, StageRunner, is_out_of_memory
 
 
 class ResultSink(Protocol):
-    """Who is told what became of rows, by their numbers."""
+    """Receives the results of rows, by their ids."""
 
-    def answered(self, runner: StageRunner, ids: Array, said: RunnerOutput, rows: Array) -> None:
-        """A stage has answered these rows of what it said."""
+    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
+        """A stage has run on these rows; `accepted_rows(output)` are answered."""
 
     def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
-        """Nobody will answer these."""
+        """These rows will not be answered."""
 
-    def wanted(self, ids: Array) -> Array | None:
-        """The places of those that are still waited for; None where all are."""
+
+class RequestSink(ResultSink, Protocol):
+    """A sink whose rows may be cancelled while they wait."""
+
+    def active(self, ids: Array) -> Array | None:
+        """The positions of the rows that are not cancelled; None if all of them are active."""
 
 
 class Pipeline:
-    """The stages of one policy, each with the rows that wait for it.
-
-    Rows that a stage leaves are copied into the room of the next; whenever a room is full, that
-    stage is run. A batch that raises is halved and tried again, so that only the rows at fault
-    fail; where memory ran out the stage takes smaller batches from then on. A `ModelError` speaks
-    of the model and not of rows: all of the batch fails at once.
+    """Runs batches through the stages of one policy, each batch by itself.
 
     Args:
-        judges: the stages in the order they are asked.
-        desk: who is told.
-        tally: where it is counted, and how many rows a stage takes at a time.
+        runners: the stages in order.
+        sink: receives what becomes of the rows.
+    """
+
+    def __init__(self, runners: tuple[StageRunner, ...], sink: ResultSink) -> None:
+        self.runners = runners
+        self.sink = sink
+        self._classes: tuple[str, int] | None = None
+
+    def run_batch(self, images: Any) -> None:
+        """Run the stages one after another, each on the rows that the one before defers.
+
+        Raises:
+            DataError: no image, or images that a stage cannot take.
+            ModelError: a stage that returns no logits, or stages that differ in their classes.
+        """
+        if not len(images):
+            raise DataError("a batch has at least one image, found none")
+        batch = RowBatch(images, {}, np.arange(len(images)))
+        for runner, following in zip(self.runners, (*self.runners[1:], None), strict=True):
+            output = runner.run(batch.images, batch.state)
+            deferred = self.settle(runner, batch.ids, output)
+            if following is None or deferred is None:
+                return
+            everything = len(output.deferred) == len(batch.ids)
+            batch = deferred if everything else deferred.select(output.deferred, following)
+
+    def settle(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> RowBatch | None:
+        """Hand over the output of a stage; the batch for the next stage if any row is deferred.
+
+        Raises:
+            ModelError: the stage has other classes than the first one.
+        """
+        self._check_classes(runner, output)
+        self.sink.visited(runner, ids, output)
+        failed = _rows_without_answer(output)
+        if len(failed):
+            self.sink.failed(runner, ids[failed], NotANumber(runner.name))
+        return RowBatch(output.images, output.state, ids) if len(output.deferred) else None
+
+    def _check_classes(self, runner: StageRunner, output: RunnerOutput) -> None:
+        if self._classes is None:
+            self._classes = (runner.name, output.classes)
+        check_classes(*self._classes, runner.name, output.classes)
+
+
+class BufferedPipeline(Pipeline):
+    """Lets rows wait in front of each stage, which is run when its buffer is full.
+
+    A batch that raises is halved and tried again, so that only the rows at fault fail; where memory
+    ran out the stage takes smaller batches from then on. A `ModelError` concerns the model and not
+    the rows: all rows of the batch fail at once.
+
+    Args:
+        runners: the stages in order.
+        sink: receives what becomes of the rows.
+        metrics: counts, and holds the number of rows that a stage takes at a time.
         device: held while a stage runs.
     """
+
+    sink: RequestSink
 
     def __init__(
         self,
         runners: tuple[StageRunner, ...],
-        desk: ResultSink,
+        sink: RequestSink,
         *,
-        tally: Metrics,
+        metrics: Metrics,
         device: Lock,
     ) -> None:
-        self.runners = runners
-        self.rooms = [StageBuffer(runner, tally) for runner in runners]
-        self._desk, self._tally, self._device = desk, tally, device
-        self._classes: tuple[str, int] | None = None
+        super().__init__(runners, sink)
+        self.buffers = [StageBuffer(runner, metrics) for runner in runners]
+        self._metrics, self._device = metrics, device
 
-    def feed(self, position: int, load: RowBatch, rows: Array) -> None:
-        """Let rows of a load wait for a stage, which is run whenever its batch is full."""
-        room = self.rooms[position]
-        if len(rows) and not room.fits(load):
+    def feed(self, position: int, batch: RowBatch, rows: Array) -> None:
+        """Let rows of a batch wait for a stage, which is run whenever its buffer is full."""
+        buffer = self.buffers[position]
+        if len(rows) and not buffer.fits(batch):
             self.flush(position)
         while len(rows):
-            if room.free <= 0:
+            if buffer.free <= 0:
                 self.flush(position)
-            now = rows[: room.free]
-            if not self._added(position, load, now):
+            now = rows[: buffer.free]
+            if not self._added(position, batch, now):
                 continue
             rows = rows[len(now) :]
-            if room.free <= 0:
+            if buffer.free <= 0:
                 self.flush(position)
 
     def flush(self, position: int) -> None:
-        """Run a stage on all that waits for it."""
-        if self.rooms[position].count:
-            self.run(position, self.rooms[position].take())
+        """Run a stage on all rows that wait for it."""
+        if self.buffers[position].count:
+            self.run(position, self.buffers[position].take())
 
     def drain(self) -> None:
-        """Run all that waits."""
-        for position in range(len(self.rooms)):
+        """Run all stages on the rows that wait."""
+        for position in range(len(self.buffers)):
             self.flush(position)
 
-    def run(self, position: int, load: RowBatch) -> None:
-        """Run a stage on rows, and let those that it leaves wait for the next."""
+    def run(self, position: int, batch: RowBatch) -> None:
+        """Run a stage on rows, and let those that it defers wait for the next stage."""
         runner = self.runners[position]
-        kept = self._desk.wanted(load.ids)
-        if kept is not None:
-            if not len(kept):
+        active = self.sink.active(batch.ids)
+        if active is not None:
+            if not len(active):
                 return
-            with suppress(Exception):  # no memory for a copy: those that left are run as well
-                load = load.select(kept, runner)
-        for part, said in self._asked(runner, load):
-            if isinstance(said, Exception):
-                self._fail(runner, part.ids, said)
-            elif (error := self._misfit(runner, said)) is not None:
+            with suppress(Exception):  # no memory for a copy: cancelled rows are run as well
+                batch = batch.select(active, runner)
+        for part, output in self._outputs(runner, batch):
+            if isinstance(output, Exception):
+                self._fail(runner, part.ids, output)
+                continue
+            try:
+                deferred = self.settle(runner, part.ids, output)
+            except ModelError as error:
                 self._fail(runner, part.ids, error)
-            else:
-                self._settle(position, part.ids, said)
+                continue
+            if deferred is not None:
+                self.feed(position + 1, deferred, output.deferred)
 
-    def _added(self, position: int, load: RowBatch, rows: Array) -> bool:
-        """Try to let rows wait; False asks to try again with the fewer that there is memory for."""
+    def settle(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> RowBatch | None:
+        """The same, counted.
+
+        Raises:
+            ModelError: the stage has other classes than the first one.
+        """
+        self._check_classes(runner, output)
+        nan, failed = int(np.isnan(output.confidence).sum()), len(_rows_without_answer(output))
+        self._metrics.add_batch(runner.name, len(ids), nan=nan)
+        if failed:
+            self._metrics.add_failed(runner.name, failed)
+        return super().settle(runner, ids, output)
+
+    def _added(self, position: int, batch: RowBatch, rows: Array) -> bool:
+        """Try to let rows wait; False means: try again with the fewer rows that memory allows."""
         runner = self.runners[position]
         try:
-            self.rooms[position].add(load, rows)
+            self.buffers[position].add(batch, rows)
         except Exception as error:  # noqa: BLE001
-            limit = self._tally.limit(runner.name)
-            if limit > 1 and runner.ran_out(error):
-                self._tally.ran_out(runner.name, limit)
+            limit = self._metrics.limit(runner.name)
+            if limit > 1 and is_out_of_memory(error):
+                self._metrics.halve_limit(runner.name, limit)
                 return False
-            self._fail(runner, load.ids[rows], error)
+            self._fail(runner, batch.ids[rows], error)
         return True
 
-    def _asked(
-        self, runner: StageRunner, load: RowBatch
+    def _outputs(
+        self, runner: StageRunner, batch: RowBatch
     ) -> Iterator[tuple[RowBatch, RunnerOutput | Exception]]:
-        """What a stage says about the rows, in parts where it cannot take them all."""
-        todo = [load]
+        """The output for the rows, in parts where the stage cannot take them all."""
+        todo = [batch]
         while todo:
             part = todo.pop()
             count = len(part.ids)
-            if count <= self._tally.limit(runner.name):
+            if count <= self._metrics.limit(runner.name):
                 try:
                     with self._device:
                         start = perf_counter()
-                        said = runner.run_stage(part.images, part.state)
-                        self._tally.time(runner.name, perf_counter() - start)
+                        output = runner.run(part.images, part.state)._replace(logits=None)
+                        self._metrics.add_seconds(runner.name, perf_counter() - start)
                 except Exception as error:  # noqa: BLE001
                     if count == 1 or isinstance(error, ModelError):
                         yield part, error
                         continue
-                    if runner.ran_out(error):
-                        self._tally.ran_out(runner.name, count)
+                    if is_out_of_memory(error):
+                        self._metrics.halve_limit(runner.name, count)
                 else:
-                    yield part, said
+                    yield part, output
                     continue
             middle = (count + 1) // 2
-            todo += [part.part(middle, count), part.part(0, middle)]
-
-    def _settle(self, position: int, ids: Array, said: RunnerOutput) -> None:
-        """Tell the rows that are answered, and pass on those that are left."""
-        runner = self.runners[position]
-        nan = np.isnan(said.confidence)
-        self._tally.ran(runner.name, len(ids), nan=int(nan.sum()))
-        done = np.ones(len(ids), bool)
-        done[said.left] = False
-        silent = np.flatnonzero(done & nan)
-        if len(silent):
-            self._fail(runner, ids[silent], NotANumber(runner.name))
-        answered = np.flatnonzero(done & ~nan)
-        if len(answered):
-            self._desk.answered(runner, ids[answered], said, answered)
-        if len(said.left):
-            self.feed(position + 1, RowBatch(said.images, said.state, ids), said.left)
-
-    def _misfit(self, runner: StageRunner, said: RunnerOutput) -> ModelError | None:
-        """All stages speak of the same classes."""
-        if self._classes is None:
-            self._classes = (runner.name, said.classes)
-        first, classes = self._classes
-        if classes == said.classes:
-            return None
-        return ModelError(
-            f"all stages of a cascade have the same classes, {first!r} has {classes} and "
-            f"{runner.name!r} has {said.classes}: use models with the same head"
-        )
+            todo += [part.slice(middle, count), part.slice(0, middle)]
 
     def _fail(self, runner: StageRunner, ids: Array, error: Exception) -> None:
-        self._tally.failed(runner.name, len(ids))
-        self._desk.failed(runner, ids, error)
+        self._metrics.add_failed(runner.name, len(ids))
+        self.sink.failed(runner, ids, error)
+
+
+class AnswerSink:
+    """Collects the answers to one batch, whose ids are its row numbers."""
+
+    def __init__(self, count: int, exits: tuple[str, ...]) -> None:
+        self._prediction, self._exit = np.empty(count, np.int64), np.empty(count, np.int64)
+        self._confidence = np.empty(count, np.float32)
+        self._exits, self._failed = exits, dict[int, str]()
+
+    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
+        """Write the output of the stage; a later stage overwrites the rows that were deferred."""
+        self._prediction[ids], self._confidence[ids] = output.prediction, output.confidence
+        self._exit[ids] = runner.number
+
+    def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:  # noqa: ARG002
+        """Mark rows that have no answer."""
+        self._prediction[ids] = self._exit[ids] = FAILED
+        self._failed |= dict.fromkeys(ids.tolist(), str(error))
+
+    def answers(self) -> Answers:
+        """The answers so far."""
+        return Answers(self._prediction, self._confidence, self._exit, self._exits, self._failed)
+
+
+def accepted_rows(output: RunnerOutput) -> Array:
+    """The rows that a stage answers, (k,) int64: neither deferred nor NaN."""
+    accepted = ~np.isnan(output.confidence)
+    accepted[output.deferred] = False
+    return np.flatnonzero(accepted)
+
+
+def _rows_without_answer(output: RunnerOutput) -> Array:
+    """The rows that are not deferred although their confidence is NaN, (k,) int64."""
+    nan = np.isnan(output.confidence)
+    nan[output.deferred] = False
+    return np.flatnonzero(nan)
+
+
+def check_classes(first: str, classes: int, other: str, found: int) -> None:
+    """Stages of one cascade have the same classes.
+
+    Raises:
+        ModelError: they have not.
+    """
+    if classes != found:
+        raise ModelError(
+            f"all stages of a cascade have the same classes, {first!r} has {classes} and {other!r} "
+            f"has {found}: use models with the same head"
+        )

@@ -1,8 +1,9 @@
-"""What a cascade of any backend offers to those that run it: judges that are asked in turn."""
+"""What a backend provides to the runtime: stages that are run one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,61 +13,65 @@ from understudy.policy import Policy
 
 Array = npt.NDArray[Any]
 
+_OUT_OF_MEMORY = (
+    *("outofmemory", "out of memory", "allocate memory", "not enough memory", "alloc_failed"),
+    *("bad_alloc", "bfc_arena"),  # ONNX Runtime
+)
+
 
 class RunnerOutput(NamedTuple):
-    """What a stage says about n rows, and which of them it leaves to the next.
+    """The output of a stage for n rows, and the rows that it defers to the next stage.
 
     Attributes:
         prediction: (n,) int64 on the host, the class.
         confidence: (n,) float32 on the host; NaN where the logits hold NaN.
-        left: (k,) int64, ascending: the rows that go on, those of NaN among them; none where the
-            stage is the last of its policy.
-        images: the rows' images where this stage took them, for the next one.
+        deferred: (k,) int64, ascending: the rows that go on, those of NaN among them; none where
+            the stage is the last of its policy.
+        images: the rows' images where this stage took them, for the next stage.
         state: arrays or tensors for later stages, rows first.
-        classes: how many classes the logits have.
+        classes: the number of classes C.
+        logits: (n, C), where the stage runs; None where they are no longer needed.
     """
 
     prediction: Array
     confidence: Array
-    left: Array
+    deferred: Array
     images: Any
-    state: Mapping[str, Any]
+    state: Any
     classes: int
+    logits: Any = None
 
 
 class StageRunner(Protocol):
-    """A stage of a policy with the rule it is judged by.
+    """A stage of a policy with its acceptance rule.
 
     Images are an array or tensor (N, ...) that can be sliced, or a list of single images, which may
     differ in size. Arrays and tensors have `shape` and `dtype`. All methods may be called from any
-    thread; `ask` from one at a time.
+    thread; `run` from one at a time.
     """
 
     @property
     def number(self) -> int:
-        """The stage's place in the cascade's `exits`."""
+        """The position of the stage in the cascade's `exits`."""
 
     @property
     def name(self) -> str:
         """The name of the exit."""
 
-    def run_stage(self, images: Any, state: Mapping[str, Any]) -> RunnerOutput:
-        """What the stage says about at least one row; one transfer to the host, no more.
+    def run(self, images: Any, state: Any) -> RunnerOutput:
+        """The output for at least one row, with one transfer to the host.
 
-        Neither images nor state are kept or written to: their memory is used again.
+        Neither images nor state are kept or written to: their memory is reused.
         """
 
     def stack(self, samples: Sequence[Any]) -> Any:
         """Single images of one shape and dtype as one batch."""
 
     def buffer(self, size: int, like: Any) -> Any:
-        """An array or tensor of `size` rows like those of `like`, not filled, where this runs."""
+        """An array or tensor of `size` rows like those of `like`, not filled, on the device."""
 
     def gather(self, source: Any, rows: Array, target: Any) -> None:
-        """Copy rows of `source`, wherever it lies, into `target`, a slice of a buffer."""
-
-    def ran_out(self, error: Exception) -> bool:
-        """Whether an error that `ask` raised says that memory ran out."""
+        """Copy rows of `source`, on any device, into `target`, a slice of a buffer."""
 
 
 class Runnable(Protocol):
@@ -78,27 +83,54 @@ class Runnable(Protocol):
 
     @property
     def policy(self) -> Policy:
-        """What is executed."""
+        """The policy that is executed."""
 
     @property
     def runners(self) -> tuple[StageRunner, ...]:
-        """The stages of the policy in the order they are asked.
+        """The stages of the policy in order.
 
-        The very same tuple as long as the policy is not set: whoever has read it goes on with it,
-        so that nobody is answered by half of two policies.
+        The identical tuple until the policy is set: a batch goes on with the tuple that it read
+        first, so that it is never answered by parts of two policies.
         """
 
 
-def decided(confidence: Array, floor: float | None) -> Array:
-    """The rows that a stage leaves to the next: those that do not reach the floor, and NaN.
+def acceptance_floor(threshold: float) -> float:
+    """The smallest float32 that is not below a float64 threshold.
+
+    A float32 confidence reaches the floor exactly where it reaches the threshold in float64, so
+    that a comparison in float32 decides like `understudy.policy.accepts`. (Comparing with the
+    threshold itself would first round it to float32, in either direction.)
+
+    >>> acceptance_floor(0.5), acceptance_floor(0.1) >= 0.1
+    (0.5, True)
+    """
+    with np.errstate(over="ignore"):
+        nearest = np.float32(threshold)
+        if math.isinf(threshold) or float(nearest) >= threshold:
+            return float(nearest)
+        return float(np.nextafter(nearest, np.float32(np.inf)))
+
+
+def deferred_rows(confidence: Array, floor: float | None) -> Array:
+    """The rows that a stage defers: those whose confidence is below the floor, and NaN.
 
     Args:
         confidence: (n,) float32.
-        floor: the least confidence that answers, exact in float32; None answers all.
+        floor: the least confidence that answers, exact in float32; None accepts all rows.
 
-    >>> decided(np.array([0.5, np.nan, 0.25], np.float32), 0.5)
+    >>> deferred_rows(np.array([0.5, np.nan, 0.25], np.float32), 0.5)
     array([1, 2])
     """
     if floor is None:
         return np.empty(0, np.int64)
     return np.flatnonzero(~(confidence >= np.float32(floor)))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception of a stage means that memory ran out, on a device or on the host.
+
+    >>> is_out_of_memory(RuntimeError("CUDA out of memory")), is_out_of_memory(ValueError("size"))
+    (True, False)
+    """
+    text = f"{type(error).__name__}: {error}".lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)

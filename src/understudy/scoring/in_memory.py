@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from understudy.early_exit.network import stages_of
 from understudy.errors import DataError, ModelError
-from understudy.nn.images import Images
-from understudy.nn.stage import Stage
+from understudy.nn.device import Images
+from understudy.nn.stage import Stage, stages_of
 from understudy.scores import ScoreTable
 from understudy.scoring.outputs import (
     ExitOutputs,

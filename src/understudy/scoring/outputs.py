@@ -14,7 +14,7 @@ from understudy.errors import ModelError, listed
 from understudy.exit import Detail, Exit
 from understudy.nn.confidence import confidence_functions
 from understudy.nn.cost import count_parts
-from understudy.nn.images import Images
+from understudy.nn.device import Images
 from understudy.nn.stage import EMPTY, Stage
 from understudy.scores import ScoreTable
 from understudy.zoo.data import Array
@@ -143,7 +143,7 @@ def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
     for name, stage in stages.items():
         logits, _, state = stage.run([image], state)
         classes[name] = int(logits.shape[1])
-        parts = tuple(dict.fromkeys(piece.part for piece in stage.pieces(name)))
+        parts = tuple(dict.fromkeys(part.part for part in stage.parts(name)))
         origin = {
             **stage.to_origin(),
             "classes": classes[name],

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from understudy.codec import encode
 from understudy.errors import PolicyError, TableError
 from understudy.outcome import Outcome, evaluate
-from understudy.policy import DEFAULT_CONFIDENCE, Policy, threshold_to_json
+from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 from understudy.searching.all_pairs import search_all_pairs
 from understudy.searching.pairs import pair_curves
@@ -55,7 +56,7 @@ class Saver:
             "big": self.big,
             "max_drop": self.max_drop,
             "little": self.little,
-            "threshold": threshold_to_json(self.threshold),
+            "threshold": encode(self.threshold),
             "policy": self.policy.to_dict(),
             "share": {split: self.share(split) for split in self.on},
             "saving": {split: outcome.saving[unit] for split, outcome in self.on.items()},

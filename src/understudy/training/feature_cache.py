@@ -20,7 +20,7 @@ from torch import Tensor
 
 from understudy.errors import DataError, UnderstudyError
 from understudy.files import read_json, write_json
-from understudy.nn.images import select
+from understudy.nn.device import select
 from understudy.training.features import FeatureBatch, TrainingImages
 from understudy.training.sampling import HoldOut, SampleOrder
 from understudy.zoo.data import Array, Batch

@@ -1,4 +1,4 @@
-"""A cascade and all that it competes with, in turns over the same images, in one run."""
+"""Times a cascade and its contestants on the same images, interleaved, in one run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from understudy.errors import DataError
 from understudy.policy import Policy
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.executor import Executor
+from understudy.runtime.pipeline import Pipeline
 from understudy.runtime.protocol import Array, Runnable, RunnerOutput, StageRunner
 
-KEPT = 4
+KEPT_BATCHES = 4
 """Full batches of each stage that the ideal is timed on, again and again."""
 
 Progress = Callable[[str, int, int], None]
@@ -35,9 +36,9 @@ def bench(
     labels: Array | None = None,
     on_progress: Progress | None = None,
 ) -> Bench:
-    """Measure a cascade against its parts on the same images, in turns.
+    """Measure a cascade and its stages on the same images, interleaved.
 
-    One round that is not counted goes before the others.
+    A first round warms up and is not counted.
 
     Args:
         cascade: what runs; its policy is not switched.
@@ -45,9 +46,9 @@ def bench(
         batch: rows per batch of every stage.
         rounds: how often each contestant is timed.
         clients: how many clients wait for answers at the same time; 0 leaves latencies out.
-        max_wait_ms: how long rows wait for company while there are clients, as for `Executor`.
+        max_wait_ms: the max wait of rows while there are clients, as for `Executor`.
         labels: the true class of each image, (N,), for the accuracies.
-        on_progress: told what runs, how many turns are done, and of how many.
+        on_progress: called with what runs, the number of finished timings, and their total.
 
     >>> import torch
     >>> from understudy.nn.cascade import Cascade
@@ -65,34 +66,36 @@ def bench(
             "a benchmark has images, rounds and rows in a batch, found "
             f"{len(images)} images, {rounds} rounds, batches of {batch} and {clients} clients"
         )
-    seen = _watched(cascade, images, batch)
-    ways: dict[str, Callable[[], _Turn]] = {
+    recorded = _recorded(cascade, images, batch)
+    contestants: dict[str, Callable[[], _Timing]] = {
         LARGE: lambda: _timed(lambda: _alone(cascade.runners[-1], images, batch)),
         LITTLE: lambda: _timed(lambda: _alone(cascade.runners[0], images, batch)),
-        NAIVE: lambda: _timed(lambda: _naive(cascade.runners, images, batch)),
+        NAIVE: lambda: _timed(lambda: _batch_by_batch(cascade.runners, images, batch)),
         EXECUTOR: lambda: _timed(lambda: _mapped(cascade, images, batch)),
-        IDEAL: lambda: _ideal(seen),
+        IDEAL: lambda: _ideal(recorded),
     }
-    served: dict[str, Callable[[], _Turn]] = {}
+    served: dict[str, Callable[[], _Timing]] = {}
     if clients:
-        few, alone = _watched(cascade, images, clients), LastStage(cascade)
+        recorded_few, alone = _recorded(cascade, images, clients), LastStage(cascade)
         served = {
             LARGE: lambda: asyncio.run(_served(alone, images, clients, None)),
             EXECUTOR: lambda: asyncio.run(_served(cascade, images, clients, max_wait_ms)),
-            IDEAL: lambda: _ideal(few),
+            IDEAL: lambda: _ideal(recorded_few),
         }
     online = {name: f"{name}, {clients} clients" for name in served}
-    told = _in_turns(
-        ways | {online[name]: way for name, way in served.items()}, rounds, on_progress
+    timings = _interleaved(
+        contestants | {online[name]: timed for name, timed in served.items()}, rounds, on_progress
     )
-    seconds = {name: tuple(turn.seconds for turn in turns) for name, turns in told.items()}
+    seconds = {name: tuple(one.seconds for one in found) for name, found in timings.items()}
     return Bench(
         images=len(images),
         batch=batch,
-        seconds={name: seconds[name] for name in ways},
-        reached={name: watch.rows for name, watch in seen.items()},
+        seconds={name: seconds[name] for name in contestants},
+        reached={name: recorder.rows for name, recorder in recorded.items()},
         large=cascade.runners[-1].name,
-        online={name: _load(clients, told[online[name]]) for name in served if name != IDEAL},
+        online={
+            name: _client_load(clients, timings[online[name]]) for name in served if name != IDEAL
+        },
         ideal_online=seconds[online[IDEAL]] if served else (),
         accuracy={} if labels is None else _accuracies(cascade, images, labels, batch),
     )
@@ -112,72 +115,80 @@ def _accuracies(cascade: Runnable, images: Any, labels: Array, batch: int) -> di
     }
 
 
-class _Turn(NamedTuple):
-    """Seconds, and the ms that every request waited where there are requests."""
+class _Timing(NamedTuple):
+    """Seconds, and the latency of every request in ms where there are requests."""
 
     seconds: float
     latencies: Array = np.empty(0)
 
 
-def _in_turns(
-    ways: Mapping[str, Callable[[], _Turn]], rounds: int, on_progress: Progress | None
-) -> dict[str, list[_Turn]]:
-    """Each in every round, forwards and backwards by turns; a first round is not counted."""
-    told: dict[str, list[_Turn]] = {name: [] for name in ways}
+def _interleaved(
+    contestants: Mapping[str, Callable[[], _Timing]], rounds: int, on_progress: Progress | None
+) -> dict[str, list[_Timing]]:
+    """Each in every round, in alternating order; a first round is not counted."""
+    timings: dict[str, list[_Timing]] = {name: [] for name in contestants}
+    total = (rounds + 1) * len(contestants)
     for number in range(rounds + 1):
-        order = list(ways)[:: 1 if number % 2 else -1]
+        order = list(contestants)[:: 1 if number % 2 else -1]
         for place, name in enumerate(order, start=1):
-            turn = ways[name]()
-            told[name] += [turn] if number else []
+            timing = contestants[name]()
+            timings[name] += [timing] if number else []
             if on_progress is not None:
-                on_progress("bench", number * len(ways) + place, (rounds + 1) * len(ways))
-    return told
+                on_progress("bench", number * len(contestants) + place, total)
+    return timings
 
 
-class _Watch:
-    """A judge that counts its rows and keeps some full batches of what it was asked."""
+class _Recorder:
+    """A stage runner that counts its rows and keeps some full batches of its input."""
 
     def __init__(self, runner: StageRunner, size: int) -> None:
-        self._judge, self._size = runner, size
+        self._runner, self._size = runner, size
         self.rows = 0
-        self.kept: list[tuple[Any, Mapping[str, Any]]] = []
+        self.kept: list[RowBatch] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._judge, name)
+        return getattr(self._runner, name)
 
-    def run_stage(self, images: Any, state: Mapping[str, Any]) -> RunnerOutput:
+    def run(self, images: Any, state: Mapping[Any, Any]) -> RunnerOutput:
         self.rows += len(images)
         full = len(images) == self._size
-        if (full and len(self.kept) < KEPT) or not self.kept:
-            if full and self.kept and len(self.kept[0][0]) < self._size:
+        if (full and len(self.kept) < KEPT_BATCHES) or not self.kept:
+            if full and self.kept and len(self.kept[0].ids) < self._size:
                 self.kept.clear()
             everything = np.arange(len(images))
-            copy = RowBatch(images, state, everything).select(everything, self._judge)
-            self.kept.append((copy.images, copy.state))
-        return self._judge.run_stage(images, state)
+            batch = RowBatch(images, state, everything)
+            self.kept.append(batch.select(everything, self._runner))
+        return self._runner.run(images, state)
 
     def seconds(self) -> float:
-        """What all its rows take, in full batches: the kept ones, again and again."""
-        asked, start = 0, perf_counter()
-        for images, state in cycle(self.kept):
-            self._judge.run_stage(images, state)
-            asked += len(images)
-            if asked >= self.rows:
-                return (perf_counter() - start) * self.rows / asked
-        return 0.0  # no row came here
+        """The time for all its rows in full batches: the kept ones, again and again."""
+        done, start = 0, perf_counter()
+        for batch in cycle(self.kept):
+            self._runner.run(batch.images, batch.state)
+            done += len(batch.ids)
+            if done >= self.rows:
+                return (perf_counter() - start) * self.rows / done
+        return 0.0  # no row reached this stage
 
 
 @dataclass(frozen=True)
-class _Watching:
-    """A cascade whose judges are watched."""
+class _Recorded:
+    """A cascade whose stages are recorded."""
 
     exits: tuple[str, ...]
     policy: Policy
     runners: tuple[StageRunner, ...]
 
 
+class _NoSink:
+    """Drops all results."""
+
+    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None: ...
+    def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None: ...
+
+
 class LastStage:
-    """The last stage of a cascade alone, which answers everything from the images."""
+    """The last stage of a cascade alone, run on all images."""
 
     def __init__(self, cascade: Runnable) -> None:
         self.runners = cascade.runners[-1:]
@@ -185,52 +196,47 @@ class LastStage:
         self.policy = Policy.single(self.runners[0].name)
 
 
-def _watched(cascade: Runnable, images: Any, size: int) -> dict[str, _Watch]:
-    watches = tuple(_Watch(runner, size) for runner in cascade.runners)
-    runners: Any = watches
-    watching = _Watching(cascade.exits, cascade.policy, runners)
-    _mapped(watching, images, size)
-    return {watch.name: watch for watch in watches}
+def _recorded(cascade: Runnable, images: Any, size: int) -> dict[str, _Recorder]:
+    recorders = tuple(_Recorder(runner, size) for runner in cascade.runners)
+    runners: Any = recorders
+    _mapped(_Recorded(cascade.exits, cascade.policy, runners), images, size)
+    return {recorder.name: recorder for recorder in recorders}
 
 
-def _ideal(watches: Mapping[str, _Watch]) -> _Turn:
-    return _Turn(sum(watch.seconds() for watch in watches.values()))
+def _ideal(recorders: Mapping[str, _Recorder]) -> _Timing:
+    return _Timing(sum(recorder.seconds() for recorder in recorders.values()))
 
 
-def _parts(images: Any, size: int) -> Iterator[Any]:
+def _batches(images: Any, size: int) -> Iterator[Any]:
     return (images[start : start + size] for start in range(0, len(images), size))
 
 
-def _alone(runner: StageRunner, images: Any, batch: int) -> Array:
-    return np.concatenate([runner.run_stage(part, {}).prediction for part in _parts(images, batch)])
+def _alone(runner: StageRunner, images: Any, size: int) -> Array:
+    outputs = (runner.run(batch, {}).prediction for batch in _batches(images, size))
+    return np.concatenate(list(outputs))
 
 
-def _naive(runners: Sequence[StageRunner], images: Any, batch: int) -> None:
+def _batch_by_batch(runners: tuple[StageRunner, ...], images: Any, size: int) -> None:
     """Every batch goes through all stages by itself, and gets smaller and smaller."""
-    for part in _parts(images, batch):
-        rows = RowBatch(part, {}, np.arange(len(part)))
-        for runner, following in zip(runners, (*runners[1:], None), strict=True):
-            said = runner.run_stage(rows.images, rows.state)
-            if following is None or not len(said.left):
-                break
-            rows = RowBatch(said.images, said.state, rows.ids).select(said.left, following)
+    for batch in _batches(images, size):
+        Pipeline(runners, _NoSink()).run_batch(batch)
 
 
-def _mapped(cascade: Runnable, images: Any, batch: int) -> Array:
-    with Executor(cascade, max_batch=batch) as executor:
-        answered = executor.map(_parts(images, batch))
-        return np.concatenate([answers.prediction for answers in answered])
+def _mapped(cascade: Runnable, images: Any, size: int) -> Array:
+    with Executor(cascade, max_batch=size) as executor:
+        answers = executor.map(_batches(images, size))
+        return np.concatenate([one.prediction for one in answers])
 
 
 async def _served(
     cascade: Runnable, images: Any, clients: int, wait: float | Mapping[str, float] | None
-) -> _Turn:
-    """Seconds until all images are answered, and how long each waited, in ms."""
-    waiting = iter(range(len(images)))
+) -> _Timing:
+    """Seconds until all images are answered, and the latency of each in ms."""
+    remaining = iter(range(len(images)))
     latencies = np.zeros(len(images))
 
     async def client() -> None:
-        for number in waiting:
+        for number in remaining:
             start = perf_counter()
             await executor.answer(images[number])
             latencies[number] = 1000 * (perf_counter() - start)
@@ -238,16 +244,16 @@ async def _served(
     async with Executor(cascade, max_batch=clients, max_wait_ms=wait) as executor:
         start = perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return _Turn(perf_counter() - start, latencies)
+        return _Timing(perf_counter() - start, latencies)
 
 
-def _load(clients: int, turns: Sequence[_Turn]) -> ClientLoad:
-    middle = sorted(turns, key=lambda turn: turn.seconds)[len(turns) // 2].latencies
+def _client_load(clients: int, timings: Sequence[_Timing]) -> ClientLoad:
+    middle = sorted(timings, key=lambda timing: timing.seconds)[len(timings) // 2].latencies
     ms = {f"p{n}": float(np.percentile(middle, n)) for n in (50, 95, 99)}
-    return ClientLoad(clients, len(middle), tuple(turn.seconds for turn in turns), ms)
+    return ClientLoad(clients, len(middle), tuple(timing.seconds for timing in timings), ms)
 
 
-def _timed(work: Callable[[], Any]) -> _Turn:
+def _timed(run: Callable[[], Any]) -> _Timing:
     start = perf_counter()
-    work()
-    return _Turn(perf_counter() - start)
+    run()
+    return _Timing(perf_counter() - start)

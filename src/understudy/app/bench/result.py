@@ -1,4 +1,4 @@
-"""What a benchmark of a cascade found: how near it comes to its ideal time, and what to do."""
+"""The result of a benchmark: throughput, latency and memory of a cascade and its contestants."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FORMAT, VERSION = "understudy.bench", 1
 
 @dataclass(frozen=True)
 class ClientLoad:
-    """Clients that each send their next image when the last is answered.
+    """Closed-loop clients: each sends its next image when the last one is answered.
 
     Attributes:
-        clients: how many there are.
-        requests: how many images a round answers.
-        seconds: per round, of all requests together.
-        ms: the latencies p50, p95 and p99 of the round in the middle.
+        clients: the number of clients.
+        requests: images per round.
+        seconds: per round, for all requests.
+        ms: the latencies p50, p95 and p99 of the median round.
     """
 
     clients: int
@@ -40,22 +40,21 @@ class ClientLoad:
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured: seconds per round for all that competed over the same images.
+    """Seconds per round of a cascade and its contestants on the same images.
 
-    The ideal is the time of every stage on the rows that reach it, in full batches that lie ready.
+    The ideal is the time of every stage on the rows that reach it, in full batches prepared before.
 
     Attributes:
-        images: how many images a round answers.
+        images: images per round.
         batch: rows per batch of every stage.
         seconds: contestant -> seconds per round.
-        reached: stage -> how many of the images it was asked about.
-        ideal_online: the ideal seconds per round in batches of as many as there are clients.
-        online: contestant -> clients at work; empty where none was asked for.
+        reached: stage -> the number of images that reach it.
+        ideal_online: the ideal seconds per round in batches of the size of the clients.
+        online: contestant -> throughput and latency with clients; empty without clients.
         large: the name of the last stage.
-        accuracy: contestant -> the share of these images that it gets right; empty where there are
-            no labels.
-        memory: contestant -> the most bytes of a process that runs it and holds nothing else but
-            the images; empty where that was not measured.
+        accuracy: contestant -> accuracy on these images; empty without labels.
+        memory: contestant -> peak memory in bytes of a process that runs it on the images alone;
+            empty if not measured.
     """
 
     images: int
@@ -73,7 +72,7 @@ class Bench:
         return self.images / statistics.median(self.seconds[contestant])
 
     def ratio(self, one: str, other: str) -> float:
-        """How many times the throughput of another a contestant has: the median over rounds."""
+        """The throughput of a contestant over that of another: the median over rounds."""
         return _ratio(self.seconds[other], self.seconds[one])
 
     @property
@@ -83,7 +82,7 @@ class Bench:
 
     @property
     def online_of_ideal(self) -> float:
-        """The same for the clients, against the ideal at batches of as many as there are."""
+        """The same with clients, against the ideal in batches of the size of the clients."""
         return _ratio(self.ideal_online, self.online[EXECUTOR].seconds)
 
     @property
@@ -111,7 +110,7 @@ class Bench:
 
     @property
     def _dominated(self) -> str:
-        """Whether the first stage alone is as accurate and faster, in words."""
+        """A sentence where the first stage alone is as accurate and faster."""
         alone = self.little == self.large
         if alone or not self.accuracy or self.accuracy[LITTLE] < self.accuracy[EXECUTOR]:
             return ""
@@ -130,7 +129,7 @@ class Bench:
         return next(iter(self.reached), self.large)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON: what was measured, and what follows from it."""
+        """Plain JSON: what was measured, and the figures derived from it."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -172,20 +171,20 @@ class Bench:
         data = read_json(file, DataError, "a benchmark")
         check_version(data, kind=FORMAT, newest=VERSION, path=file, error=DataError)
         try:
-            told = data["measured"]
+            measured = data["measured"]
             return Bench(
-                images=told["images"],
-                batch=told["batch"],
-                large=told["large"],
-                reached=told["reached"],
-                seconds={name: tuple(times) for name, times in told["seconds"].items()},
+                images=measured["images"],
+                batch=measured["batch"],
+                large=measured["large"],
+                reached=measured["reached"],
+                seconds={name: tuple(times) for name, times in measured["seconds"].items()},
                 online={
                     name: ClientLoad(
                         one["clients"], one["requests"], tuple(one["seconds"]), one["ms"]
                     )
-                    for name, one in told["online"].items()
+                    for name, one in measured["online"].items()
                 },
-                ideal_online=tuple(told["ideal_online"]),
+                ideal_online=tuple(measured["ideal_online"]),
                 accuracy=data.get("accuracy", {}),
                 memory=data.get("peak_memory_bytes", {}),
             )

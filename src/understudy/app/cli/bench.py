@@ -40,7 +40,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time a cascade against its large model, its first stage and its ideal, in turns."""
-    from understudy.app.bench.processes import BenchJob, bench_cascade
+    from understudy.app.bench.cascade_folder import BenchJob, bench_cascade
     from understudy.files import write_json
 
     with progress("turns") as advance:

@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import UsageError, answer, note, number, numbers, pairs
+from understudy.deciles import Bin, Difficulty
 from understudy.deciles import difficulty as compute_difficulty
-from understudy.display import checks_view, difficulty_view, result_view, savers_view
+from understudy.display import group_of, interval_text, note_of, percent, table_of
 from understudy.files import write_json
 from understudy.result import Result
-from understudy.searching.savers import best_savers
+from understudy.searching.savers import Savers, best_savers
 from understudy.searching.search import search as certified_search
 from understudy.searching.search import search_in_sample, search_jointly, search_within_cost
+from understudy.searching.verify import Check
 from understudy.searching.verify import verify as check_certificates
 from understudy.store import count_looks, load_table, log_look
 
@@ -156,7 +161,7 @@ def search(
         result.save(out)
     if frontier is not None:
         write_json(frontier, [point.to_dict() for point in result.frontier])
-    answer(result_view(result), _search_json(result), as_json=as_json)
+    answer(result.view(), _search_json(result), as_json=as_json)
 
 
 def verify(
@@ -225,3 +230,77 @@ def _search_json(result: Result) -> dict[str, Any]:
         key: data[key]
         for key in ("unit", "reference", "delta", "searched_on", "results", "singles")
     }
+
+
+def checks_view(checks: Iterable[Check]) -> Table:
+    """The checks of a result's certificates."""
+    rows = (
+        (
+            f"{check.max_drop:g}",
+            check.claim,
+            check.found,
+            Text("yes", "green") if check.holds else Text("NO", "bold red"),
+        )
+        for check in checks
+    )
+    return table_of("certificates, checked again", ("max drop", "claim", "found", "holds"), rows)
+
+
+def savers_view(found: Savers) -> Group:
+    """The best saver of every large model."""
+    rows = (
+        (
+            row.big,
+            f"{row.max_drop:g}",
+            row.little or "none",
+            f"{row.threshold:.4g}",
+            percent(row.share("test")),
+            percent(row.on["test"].saving[found.unit]),
+            f"{row.on['test'].drop:+.2f}",
+            interval_text(row.on["test"].drop_interval),
+        )
+        for row in found
+    )
+    table = table_of(
+        "the best saver of every model, measured on test",
+        ("model", "budget", "plan: saver", "threshold", "answers", "saving", "drop", "95 %"),
+        rows,
+    )
+    words = (
+        "Chosen on tune, measured on test; nothing is certified here: search that pair for a proof."
+    )
+    return group_of(table, note_of(words))
+
+
+def difficulty_view(found: Difficulty) -> Group:
+    """Accuracy of every exit by difficulty, what each further unit of cost buys, and a summary."""
+    return group_of(
+        _bins_table(
+            found, found.by_confidence, title=f"by tenths, {found.little} surest of 1", head="tenth"
+        ),
+        _bins_table(found, found.by_agreement, title="by how many exits are right", head="samples"),
+        _gains_table(found),
+        note_of(found.words()),
+    )
+
+
+def _bins_table(found: Difficulty, bins: Iterable[Bin], *, title: str, head: str) -> Table:
+    names = sorted(found.costs, key=lambda name: found.costs[name])
+    rows = (
+        (row.name, f"{row.samples:,}", *(percent(row.accuracy[name]) for name in names))
+        for row in bins
+    )
+    return table_of(f"accuracy {title}", (head, "samples", *names), rows)
+
+
+def _gains_table(found: Difficulty) -> Table:
+    first = found.by_confidence[0].gain_per_cost
+    scale, unit = (1e6, "M MACs") if found.unit == "MACs" else (1.0, found.unit)
+    return table_of(
+        f"points of accuracy that a further 1 {unit} buys over the next cheaper exit",
+        ("tenth", *first),
+        (
+            (row.name, *(f"{scale * row.gain_per_cost[name]:+.3g}" for name in first))
+            for row in found.by_confidence
+        ),
+    )

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from understudy.app.cli.terminal import answer, note, progress
-from understudy.display import percent, result_view, shares_text
+from understudy.display import percent, shares_text
 from understudy.outcome import points
 
 if TYPE_CHECKING:
@@ -51,4 +51,4 @@ def _view(story: DemoRun) -> Group:
         f"  Time: {laps}.",
         f"  Open {story.folder / 'report.html'} in a browser.",
     ]
-    return Group(result_view(result), Text(""), Text("\n".join(lines)))
+    return Group(result.view(), Text(""), Text("\n".join(lines)))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from understudy.app.cli.terminal import Advance
     from understudy.nn.cascade import Cascade
-    from understudy.nn.images import Images
+    from understudy.nn.device import Images
     from understudy.onnx.export.parity import Agreement
     from understudy.zoo.data import DataSet
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 
 from understudy.app.cli.choosing import Confidence, Reference, TablePath, Unit
 from understudy.app.cli.options import Json
 from understudy.app.cli.terminal import answer, numbers, progress
-from understudy.display import optimism_view
+from understudy.display import group_of, note_of, percent, table_of
 from understudy.store import load_table
+
+if TYPE_CHECKING:
+    from understudy.searching.optimism import Optimism
 
 
 def register(app: typer.Typer) -> None:
@@ -59,3 +63,32 @@ def optimism(
             on_progress=advance,
         )
     answer(optimism_view(found), found.to_dict(), as_json=as_json)
+
+
+def optimism_view(found: Optimism) -> Group:
+    """The drop that each way of tuning claims, and the drop on all samples."""
+    sizes = ", ".join(f"{count:,} {name}" for name, count in found.samples.items())
+    rows = (
+        (
+            f"{one.max_drop:g}",
+            one.way,
+            f"{one.claimed.mean:+.2f}",
+            f"{one.given.mean:+.2f}",
+            f"{one.given.low:+.2f} to {one.given.high:+.2f}",
+            percent(one.saving.mean),
+            f"{percent(one.saving.low)} to {percent(one.saving.high)}",
+            percent(one.broken),
+        )
+        for one in found.tunings
+    )
+    table = table_of(
+        f"{found.resamples} resamples ({sizes}) against {found.reference}, drops in points",
+        ("budget", "tuned", "claimed", "really given", "5-95 %", "saving", "5-95 %", "broken"),
+        rows,
+    )
+    words = (
+        "Claimed: the drop on the samples that the choice was made on. Really given: on all "
+        "samples of the table, from which the splits were drawn. Broken: how often that exceeds "
+        f"the budget; a certificate allows {percent(found.delta)}."
+    )
+    return group_of(table, note_of(words))

@@ -50,10 +50,10 @@ def build(
     data = {
         "cascade": str(into),
         "policy": choice.policy.to_dict(),
-        "frontier": [setting.to_dict() for setting in cascade.frontier],
+        "frontier": [setting.to_dict() for setting in cascade.operating_points],
         "stages": {name: dict(stage.origin) for name, stage in cascade.stages.items()},
     }
-    others = [s for s in cascade.frontier if s.policy != choice.policy]
+    others = [s for s in cascade.operating_points if s.policy != choice.policy]
     lines = [f"  {choice.policy.describe()}", f"  written to {into}"]
     if others:
         offers = ", ".join(

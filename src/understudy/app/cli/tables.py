@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group
 from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
 from understudy.app.cli.options import Device, Json
@@ -22,12 +23,12 @@ from understudy.app.cli.terminal import (
     progress,
     shares,
 )
-from understudy.display import table_view
+from understudy.display import cost_text, percent, table_of
 from understudy.errors import listed
 from understudy.import_exits import import_record
 from understudy.import_predictions import LabelFile, import_predictions
 from understudy.scores import ScoreTable
-from understudy.split import DEFAULT_SHARES
+from understudy.split import DEFAULT_SHARES, SPLITS
 from understudy.store import check_target, save_table
 
 Split = Annotated[
@@ -225,3 +226,18 @@ def _answer(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
     }
     view = Group(table_view(scores), Text(f"  written to {path}"))
     answer(view, data, as_json=as_json)
+
+
+def table_view(scores: ScoreTable) -> Table:
+    """A score table: its exits with accuracy and costs."""
+    splits = ", ".join(
+        f"{name} {int((scores.split == code).sum()):,}" for code, name in enumerate(SPLITS)
+    )
+    head = ["exit", *([] if scores.label is None else ["accuracy"]), *scores.units]
+    rows = []
+    for row, name in enumerate(scores.names):
+        right = scores.prediction[row] == scores.label
+        accuracy = [] if scores.label is None else [percent(float(right.mean()))]
+        costs = [cost_text(scores.cost_of([name], unit), unit) for unit in scores.units]
+        rows.append([name, *accuracy, *costs])
+    return table_of(f"{len(scores):,} samples ({splits})", head, rows)

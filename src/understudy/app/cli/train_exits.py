@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,7 +131,7 @@ def train_exits(
     from understudy.training.api import train_exits as train
     from understudy.training.config import TrainingConfig
 
-    settings = {
+    settings: dict[str, Any] = {
         "epochs": epochs,
         "batch": batch,
         "lr": lr,
@@ -147,9 +148,8 @@ def train_exits(
         "patience": patience,
         "seed": seed,
     }
-    config = TrainingConfig.from_dict(
-        {key: value for key, value in settings.items() if value is not None}
-    )
+    given = {key: value for key, value in settings.items() if value is not None}
+    config = replace(TrainingConfig(), **given)
     with progress("steps") as advance:
         train(
             model,

@@ -1,18 +1,17 @@
-"""The charts of the page as SVG text: drawn by Vega-Altair, no script, no fonts from afar."""
+"""The charts of the page as SVG text, drawn by Vega-Altair."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import altair as alt
 
-from understudy.app.report.axes import Axis
-from understudy.app.report.drawing import ABOVE, ZERO, chart_of, horizontal, scale, svg, texts
-from understudy.app.report.labels import SIZE, Label, Mark, place, short, spread
-from understudy.app.report.palette import (
+from understudy.app.bench.result import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
+from understudy.app.report.drawing import (
+    ABOVE,
     BUDGET,
     FAINT,
     INK,
@@ -21,14 +20,24 @@ from understudy.app.report.palette import (
     PLAN,
     RANDOM,
     SINGLE,
+    ZERO,
+    Axis,
+    chart_of,
     colours,
+    horizontal,
+    scale,
+    svg,
+    texts,
 )
-from understudy.app.report.record import Report, ReportedPlan
+from understudy.app.report.labels import SIZE, Label, Mark, place, short, spread
+from understudy.app.report.record import Report
 
 MOST_NAMED, ALL_NAMED = 8, 12
 CLOSE_FROM = 1.5
 
 _MARGIN = 110.0
+SHOWN = {LARGE: SINGLE, NAIVE: SINGLE, EXECUTOR: PLAN, IDEAL: ORACLE}
+ROW, NAMES = 34.0, 140.0
 
 
 def tradeoff(report: Report, *, width: float, height: float) -> str:
@@ -50,14 +59,15 @@ def needs_closeup(report: Report) -> bool:
 
 
 def against(report: Report, *, width: float) -> str:
-    """The drop of every plan beside that of the best single exit, random and oracle deferral."""
-    plans = report.plans
+    """The drop of every plan next to those of the best single exit, random and oracle deferral."""
+    plans = report.result.choices
     height = 46.0 * len(plans)
     values = [0.0, *(plan.max_drop for plan in plans)]
-    beside = [plan.baselines for plan in plans]
-    for plan, base in zip(plans, beside, strict=True):
-        found = (base.single_drop, base.random_drop, base.oracle_drop, *plan.main.interval)
+    baselines = [plan.baselines for plan in plans]
+    for plan, base in zip(plans, baselines, strict=True):
+        found = (base.single_drop, base.random_drop, base.oracle_drop)
         values += [value for value in found if value is not None]
+        values += plan.outcome.drop_interval
     x = Axis.around(values, length=width)
     rows = Axis(-0.5, len(plans) - 0.5, height)
     title = "drop in points (further left is better)"
@@ -82,8 +92,8 @@ def against(report: Report, *, width: float) -> str:
         return mark.encode(x=horizontal(x, title), y=y)
 
     bars = [
-        {"x": plan.main.interval[0], "x2": plan.main.interval[1], "y": row}
-        for row, plan in enumerate(plans)
+        {"x": low, "x2": high, "y": row}
+        for row, (low, high) in enumerate(plan.outcome.drop_interval for plan in plans)
     ]
     bounds = [
         {"x": plan.max_drop, "y": row - 0.36, "y2": row + 0.36} for row, plan in enumerate(plans)
@@ -96,17 +106,17 @@ def against(report: Report, *, width: float) -> str:
         chart_of(bars)
         .mark_rule(color=PLAN, size=2.5)
         .encode(x=horizontal(x, title), x2="x2:Q", y=y),
-        dots([b.single_drop for b in beside], SINGLE, "square"),
-        dots([b.random_drop for b in beside], RANDOM, "triangle-down"),
-        dots([b.oracle_drop for b in beside], ORACLE, "triangle-up"),
-        dots([plan.main.drop for plan in plans], PLAN, "diamond", 150),
+        dots([b.single_drop for b in baselines], SINGLE, "square"),
+        dots([b.random_drop for b in baselines], RANDOM, "triangle-down"),
+        dots([b.oracle_drop for b in baselines], ORACLE, "triangle-up"),
+        dots([plan.outcome.drop for plan in plans], PLAN, "diamond", 150),
     ]
     return svg(layers, width, height)
 
 
 def by_tenth(report: Report, *, width: float, height: float) -> str:
-    """Accuracy of every exit, from the tenth that the little model is surest of."""
-    found = report.difficulty
+    """Accuracy of every exit by tenth, the little model's most confident samples first."""
+    found = report.result.difficulty
     if found is None:
         return ""
     bins = found.by_confidence
@@ -146,27 +156,67 @@ def by_tenth(report: Report, *, width: float, height: float) -> str:
     return svg([*layers, *texts(labels, x, y, across, up)], inner, height)
 
 
+def speed(bench: Bench, *, width: float) -> str:
+    """Images per second of a cascade and its competitors, one bar each.
+
+    The first stage alone, which does not compete, is left to the table.
+    """
+    inner, height = width - NAMES - 10, ROW * len(SHOWN)
+    rates = {name: bench.rate(name) for name in SHOWN}
+    x = Axis(0.0, 1.1 * max(rates.values()), inner)
+    rows = Axis(-0.5, len(SHOWN) - 0.5, height)
+    names = "[" + ",".join(f"'{name}'" for name in SHOWN) + "]"
+    y = alt.Y(
+        "y:Q",
+        scale=scale(rows, flipped=True),
+        axis=alt.Axis(
+            values=list(range(len(SHOWN))),
+            labelExpr=f"{names}[datum.value]",
+            labelLimit=NAMES,
+            minExtent=NAMES,
+            title=None,
+            grid=False,
+        ),
+    )
+    across = horizontal(x, "images per second", si=True)
+    layers = []
+    for row, (name, rate) in enumerate(rates.items()):
+        bar = chart_of([{"x": 0.0, "x2": rate, "y": row - 0.3, "y2": row + 0.3}])
+        layers.append(
+            bar.mark_rect(color=SHOWN[name], opacity=1).encode(x=across, x2="x2:Q", y=y, y2="y2:Q")
+        )
+        label = chart_of([{"x": rate, "y": row, "t": f"{rate:,.0f}"}])
+        layers.append(
+            label.mark_text(align="left", dx=5, color=INK, fontSize=12).encode(
+                x=across, y=y, text="t:N"
+            )
+        )
+    return svg(layers, inner, height)
+
+
 def _whole(report: Report, width: float, height: float) -> tuple[Axis, Axis]:
-    costs = [c for c, _ in report.frontier] + [s.main.cost for s in report.singles]
-    gains = [-d for _, d in report.frontier] + [-s.main.drop for s in report.singles]
-    gains += [-edge for plan in report.plans for edge in plan.main.interval]
-    return Axis.of_costs(costs, length=width), Axis.around(gains, length=height)
+    costs = [cost for cost, _ in (*report.frontier, *report.singles.values())]
+    drops = [drop for _, drop in (*report.frontier, *report.singles.values())]
+    drops += [edge for plan in report.result.choices for edge in plan.outcome.drop_interval]
+    return Axis.of_costs(costs, length=width), Axis.around([-d for d in drops], length=height)
 
 
 def _near(report: Report, width: float, height: float) -> tuple[Axis, Axis]:
-    drops = [0.0, *(plan.max_drop for plan in report.plans)]
-    drops += [edge for plan in report.plans for edge in plan.main.interval]
+    plans = report.result.choices
+    drops = [0.0, *(plan.max_drop for plan in plans)]
+    drops += [edge for plan in plans for edge in plan.outcome.drop_interval]
     drops.append(min((drop for _, drop in report.frontier), default=0.0))
     y = Axis.around([-drop for drop in drops], length=height, margin=0.12)
-    near = [plan.main.cost for plan in report.plans]
-    near += [cost for cost, drop in report.frontier if y.holds(-drop)]
-    near += [single.main.cost for single in report.singles if y.holds(-single.main.drop)]
+    around = (*report.frontier, *report.singles.values())
+    near = [plan.outcome.cost[report.result.unit] for plan in plans]
+    near += [cost for cost, drop in around if y.holds(-drop)]
     return Axis.of_costs(near, length=width), y
 
 
 def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
-    across = horizontal(x, f"mean {report.unit} per sample", si=report.unit == "MACs")
-    title = f"points of {report.measure} above {report.reference}"
+    unit, choices = report.result.unit, report.result.choices
+    across = horizontal(x, f"mean {unit} per sample", si=unit == "MACs")
+    title = f"points of {report.measure} above {report.result.reference}"
     if report.measure != "accuracy":
         title = f"{report.measure}, points from 100 %"
     up = alt.Y(
@@ -174,24 +224,21 @@ def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
         scale=scale(y),
         axis=alt.Axis(title=title, format="+~r", labelExpr=ZERO, **ABOVE),
     )
-    line = _line(report, x, y)
-    singles = [s for s in report.singles if x.holds(s.main.cost) and y.holds(-s.main.drop)]
-    dots = [{"x": s.main.cost, "y": -s.main.drop} for s in singles]
-    plans = [
-        {
-            "x": p.main.cost,
-            "y": -p.main.drop,
-            "low": -p.main.interval[1],
-            "high": -p.main.interval[0],
-        }
-        for p in report.plans
+    dots = [
+        {"x": cost, "y": -drop}
+        for cost, drop in report.singles.values()
+        if x.holds(cost) and y.holds(-drop)
     ]
+    plans = []
+    for outcome in (choice.outcome for choice in choices):
+        low, high = outcome.drop_interval
+        plans.append({"x": outcome.cost[unit], "y": -outcome.drop, "low": -high, "high": -low})
     layers = [chart_of([{"y": 0}]).mark_rule(color=INK, size=1).encode(y=up)]
     if budgets:
-        levels = [{"y": -plan.max_drop} for plan in report.plans]
+        levels = [{"y": -choice.max_drop} for choice in choices]
         layers.append(chart_of(levels).mark_rule(color=BUDGET, strokeDash=[4, 3]).encode(y=up))
     layers += [
-        chart_of(line)
+        chart_of(_line(report, x, y))
         .mark_line(color=LINE, interpolate="step-after", strokeWidth=2)
         .encode(x=across, y=up, order="n:Q"),
         chart_of(dots)
@@ -205,10 +252,10 @@ def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
         .encode(x=across, y=up),
     ]
     labels = place(
-        [*_plan_marks(report.plans, x, y, named=budgets), *_single_marks(report, singles, x, y)],
+        [*_plan_marks(report, x, y, named=budgets), *_single_marks(report, x, y)],
         width=x.length,
         height=y.length,
-        avoid=[] if budgets else _plan_marks(report.plans, x, y, named=False),
+        avoid=[] if budgets else _plan_marks(report, x, y, named=False),
     )
     return svg([*layers, *texts(labels, x, y, across, up)], x.length, y.length)
 
@@ -224,31 +271,37 @@ def _line(report: Report, x: Axis, y: Axis) -> list[dict[str, float]]:
     return [{"x": cost, "y": gain, "n": number} for number, (cost, gain) in enumerate(held)]
 
 
-def _plan_marks(plans: Sequence[ReportedPlan], x: Axis, y: Axis, *, named: bool) -> list[Mark]:
+def _mark(text: str, cost: float, drop: float, x: Axis, y: Axis) -> Mark:
+    return Mark(text, x.pixel(cost), y.length - y.pixel(-drop))
+
+
+def _plan_marks(report: Report, x: Axis, y: Axis, *, named: bool) -> list[Mark]:
     return [
-        Mark(
-            f"≤ {plan.max_drop:g}" if named else "",
-            x.pixel(plan.main.cost),
-            y.length - y.pixel(-plan.main.drop),
+        _mark(
+            f"≤ {choice.max_drop:g}" if named else "",
+            choice.outcome.cost[report.result.unit],
+            choice.outcome.drop,
+            x,
+            y,
         )
-        for plan in plans
+        for choice in report.result.choices
     ]
 
 
-def _single_marks(report: Report, singles: Iterable[Any], x: Axis, y: Axis) -> list[Mark]:
+def _single_marks(report: Report, x: Axis, y: Axis) -> list[Mark]:
     """Marks of single exits; where they are many, only those in plans or on the frontier."""
-    known = {s.name: s for s in singles}
+    important = report.on_frontier | report.planned | {report.result.reference}
     many = len(report.singles) > ALL_NAMED
     return [
-        Mark(name, x.pixel(found.main.cost), y.length - y.pixel(-found.main.drop))
-        for name in report.shown
-        if (found := known.get(name)) is not None
-        and (not many or found.on_frontier or found.planned or name == report.reference)
+        _mark(name, cost, drop, x, y)
+        for name, (cost, drop) in ((name, report.singles[name]) for name in report.by_importance)
+        if x.holds(cost) and y.holds(-drop) and (not many or name in important)
     ]
 
 
 def _named(report: Report, order: Sequence[str]) -> list[str]:
     """The exits whose lines have names: all if few, else the important ones, cheapest first."""
     cheapest = order[:1]
-    first = [*cheapest, *(name for name in report.shown if name in order and name not in cheapest)]
-    return [name for name in order if name in first[:MOST_NAMED]]
+    rest = (name for name in report.by_importance if name in order and name not in cheapest)
+    first = [*cheapest, *rest][:MOST_NAMED]
+    return [name for name in order if name in first]

@@ -1,4 +1,4 @@
-"""From the record to the page: the template, what it may call, and the file."""
+"""The report as a page: the template, its filters, and the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from understudy.app.bench.result import Bench
-from understudy.app.report import palette
 from understudy.app.report.record import Report
 from understudy.display import cost_text, interval_text, percent
 from understudy.files import replacing
@@ -24,13 +23,20 @@ def render(result: Result, bench: Bench | None = None) -> str:
     """The page as HTML: whole in itself, the same text for the same result.
 
     Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
-    escaped. With a benchmark of the cascade it also says how fast that ran.
+    escaped. With a benchmark of the cascade it also shows how fast that ran.
     """
-    report = Report.of(result)
+    from understudy.app.report import drawing
+
+    report = Report(result)
     template = _environment(report).get_template("page.html.j2")
-    shades = palette.colours([single.name for single in report.singles])
     page = template.render(
-        report=report, bench=bench, charts=_charts(report, bench), colours=shades, palette=palette
+        report=report,
+        result=result,
+        unit=result.unit,
+        bench=bench,
+        charts=_charts(report, bench),
+        colours=drawing.colours(list(report.singles)),
+        palette=drawing,
     )
     return page + "\n"
 
@@ -49,21 +55,17 @@ def write_report(result: Result, path: str | Path, *, bench: Bench | None = None
 
 def _charts(report: Report, bench: Bench | None) -> dict[str, list[tuple[str, Markup]]]:
     """Every chart twice, drawn for wide and for narrow screens."""
-    from understudy.app.report.charts import against, by_tenth, closeup, needs_closeup, tradeoff
+    from understudy.app.report import charts
 
-    draws = {
-        "tradeoff": partial(tradeoff, report, height=340),
-    }
+    draws = {"tradeoff": partial(charts.tradeoff, report, height=340)}
     if report.saves:
-        draws["against"] = partial(against, report)
-    if needs_closeup(report):
-        draws["closeup"] = partial(closeup, report, height=340)
-    if report.difficulty is not None:
-        draws["by_tenth"] = partial(by_tenth, report, height=320)
+        draws["against"] = partial(charts.against, report)
+    if charts.needs_closeup(report):
+        draws["closeup"] = partial(charts.closeup, report, height=340)
+    if report.result.difficulty is not None:
+        draws["by_tenth"] = partial(charts.by_tenth, report, height=320)
     if bench is not None:
-        from understudy.app.report.speed import speed
-
-        draws["speed"] = partial(speed, bench)
+        draws["speed"] = partial(charts.speed, bench)
     return {
         name: [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
         for name, draw in draws.items()
@@ -79,7 +81,7 @@ def _environment(report: Report) -> Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {
-        "cost": partial(cost_text, unit=report.unit),
+        "cost": partial(cost_text, unit=report.result.unit),
         "percent": percent,
         "interval": _interval,
         "points": lambda drop: _minus(f"{drop:+.2f}"),

@@ -18,7 +18,7 @@ from understudy.files import check_own_folder, replacing_folder, write_json
 from understudy.nn.cascade import Cascade
 from understudy.onnx.bundle import IMAGES, NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.export.proof import distance, random_rows, run_module
+from understudy.onnx.export.parity import distance, random_rows, run_module
 from understudy.onnx.export.source import PartSource
 from understudy.onnx.export.sources import averages_of, exported_exits, image_of, sources_of
 from understudy.onnx.session import Session, first_line, onnx_runtime
@@ -84,7 +84,7 @@ def export_onnx(
             policy=cascade.policy,
             pieces=tuple(work.pieces),
             averages=averages_of(cascade, next_stage),
-            frontier=cascade.frontier,
+            frontier=cascade.operating_points,
             scores={name: s for name, s in cascade.scores.items() if name in next_stage},
             tolerance=tolerance,
             files=hashes_of(folder, sorted((folder / PIECES).iterdir())),
@@ -131,7 +131,7 @@ class _Work:
     def _session(self, source: PartSource, file: str) -> Session:
         path, takes, gives = self.folder / file, source.takes, source.gives
         try:
-            return Session(path, source.part, takes=takes, gives=gives, threads=1)
+            return Session(path, source.part, inputs=takes, outputs=gives, threads=1)
         except ModelError as error:
             raise ModelError(
                 f"the stage {source.part!r} was exported, but ONNX Runtime does not take it "

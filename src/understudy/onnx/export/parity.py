@@ -1,32 +1,36 @@
-"""Whether an exported cascade decides like the one it was made from, sample by sample."""
+"""How far ONNX models and exported cascades are from the PyTorch modules they were made from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from understudy.errors import DataError, PolicyError
 from understudy.nn.cascade import Cascade
-from understudy.nn.images import Images
-from understudy.onnx.cascade import OnnxCascade
-from understudy.onnx.runner import taken
-from understudy.runtime.buffer import RowBatch
-from understudy.runtime.protocol import Array, Runnable
+from understudy.nn.device import Images
+from understudy.onnx.cascade import OnnxCascade, as_batch
+from understudy.runtime.pipeline import Pipeline
+from understudy.runtime.protocol import Runnable, RunnerOutput, StageRunner
+
+Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-4
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What came of asking two cascades the same.
+    """The result of comparing two cascades on the same images.
 
     Attributes:
-        samples: how many were asked.
+        samples: how many were compared.
         differing: for how many the prediction or the exit differs.
         unexplained: how many of these lie away from every threshold that they met, and from a tie
             of the two best classes, by more than the tolerance; there should be none.
@@ -52,11 +56,11 @@ def agreement(
     *,
     tolerance: float = TOLERANCE,
 ) -> Agreement:
-    """Ask both cascades the same images and count where they differ.
+    """Run both cascades on the same images and count where they differ.
 
     Args:
         cascade: the PyTorch cascade, set to the policy of the other.
-        exported: what was made of it.
+        exported: the exported cascade.
         batches: images as both take them.
         tolerance: how near to a threshold or a tie rounding may decide.
 
@@ -67,7 +71,7 @@ def agreement(
     if cascade.policy != exported.policy:
         raise PolicyError(
             f"cascades that are compared have one policy, found {cascade.policy.describe()!r} and "
-            f"{exported.policy.describe()!r}: dial both alike"
+            f"{exported.policy.describe()!r}: set both to the same policy"
         )
     blocks = [_compared(cascade, exported, images, tolerance) for images in batches]
     if not blocks:
@@ -82,11 +86,40 @@ def agreement(
     )
 
 
+def random_rows(image: Tensor, rows: int) -> Tensor:
+    """Random images like one: pixels for uint8, normal numbers for floats."""
+    generator = torch.Generator().manual_seed(rows)
+    shape = (rows, *image.shape)
+    if image.is_floating_point():
+        return torch.randn(shape, generator=generator, dtype=image.dtype)
+    return torch.randint(256, shape, generator=generator).to(image.dtype)
+
+
+@torch.no_grad()
+def run_module(module: nn.Module, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The outputs of a module, on the CPU; the values are moved to where its parameters are."""
+    first = next(module.parameters(), torch.empty(0))
+    outputs: tuple[Tensor, ...] = module(*(value.to(first.device) for value in values))
+    return tuple(value.cpu() for value in outputs)
+
+
+def distance(found: Array, truth: Array) -> float:
+    """The largest difference, as a share of the largest value; infinite where shapes differ.
+
+    >>> distance(np.array([2.0, 4.0]), np.array([2.0, 5.0])), distance(np.zeros(2), np.zeros(2))
+    (0.2, 0.0)
+    """
+    if found.shape != truth.shape or not np.isfinite(found).all():
+        return math.inf
+    off = float(np.abs(found - truth).max(initial=0))
+    return off / max(float(np.abs(truth).max(initial=0)), _TINY) if off else 0.0
+
+
 def _compared(
     cascade: Cascade, exported: OnnxCascade, images: Images, tolerance: float
 ) -> tuple[Array, Array, Array]:
     """Per sample: whether the answers differ, whether rounding may decide, how far confidences."""
-    array = taken(images, exported.images)
+    array = as_batch(images, exported.images)
     batch = torch.from_numpy(array)
     ours, theirs = _Trace.of(cascade, batch), _Trace.of(exported, array)
     names = np.array([*cascade.exits]), np.array([*exported.exits])
@@ -98,39 +131,33 @@ def _compared(
     return differs, near, off
 
 
-@dataclass(frozen=True, eq=False)
 class _Trace:
-    """How samples went through a cascade: answers, and how near to a threshold any came."""
+    """The way of a batch through a cascade: answers, and the distance to the nearest threshold."""
 
-    prediction: Array
-    confidence: Array
-    exit: Array
-    gap: Array
+    def __init__(self, cascade: Runnable, count: int) -> None:
+        self._thresholds = {stage.exit: stage.threshold for stage in cascade.policy.stages}
+        self.prediction: Array = np.empty(count, np.int64)
+        self.confidence: Array = np.empty(count, np.float32)
+        self.exit: Array = np.empty(count, np.int64)
+        self.gap: Array = np.full(count, np.inf)
 
     @staticmethod
     def of(cascade: Runnable, images: Any) -> _Trace:
-        count = len(images)
-        rows: npt.NDArray[np.int64] = np.arange(count)
-        walk = _Trace(
-            np.empty(count, np.int64),
-            np.empty(count, np.float32),
-            np.empty(count, np.int64),
-            np.full(count, np.inf),
-        )
-        load = RowBatch(images, {}, rows)
-        for runner, rule in zip(cascade.runners, cascade.policy.stages, strict=True):
-            rows = load.ids
-            said = runner.run_stage(load.images, load.state)
-            walk.prediction[rows] = said.prediction
-            walk.confidence[rows] = said.confidence
-            walk.exit[rows] = runner.number
-            if rule.threshold is not None:
-                gap = np.abs(said.confidence.astype(np.float64) - rule.threshold)
-                walk.gap[rows] = np.fmin(walk.gap[rows], gap / max(1.0, abs(rule.threshold)))
-            if not len(said.left):
-                break
-            load = RowBatch(said.images, said.state, rows).select(said.left, runner)
-        return walk
+        trace = _Trace(cascade, len(images))
+        Pipeline(cascade.runners, trace).run_batch(images)
+        return trace
+
+    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
+        self.prediction[ids] = output.prediction
+        self.confidence[ids] = output.confidence
+        self.exit[ids] = runner.number
+        threshold = self._thresholds[runner.name]
+        if threshold is not None:
+            gap = np.abs(output.confidence.astype(np.float64) - threshold)
+            self.gap[ids] = np.fmin(self.gap[ids], gap / max(1.0, abs(threshold)))
+
+    def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
+        """Rows of NaN keep the output of the last stage."""
 
 
 def _lead(logits: Array) -> Array:

@@ -25,7 +25,7 @@ def exported_exits(cascade: Cascade, exits: Iterable[str] | None = None) -> tupl
     Raises:
         PolicyError: no such exit.
     """
-    policies = (cascade.policy, *(setting.policy for setting in cascade.frontier))
+    policies = (cascade.policy, *(setting.policy for setting in cascade.operating_points))
     wanted = {name for policy in policies for name in policy.exits}
     for name in exits or ():
         if name not in cascade.exits:
@@ -37,7 +37,7 @@ def exported_exits(cascade: Cascade, exits: Iterable[str] | None = None) -> tupl
 def averages_of(cascade: Cascade, exits: Iterable[str]) -> dict[str, Ensemble]:
     """Those of the exits that are averages, with their recipes."""
     stages = {name: cascade.stages[name] for name in exits}
-    return {n: stage.recipe for n, stage in stages.items() if isinstance(stage, EnsembleStage)}
+    return {n: stage.ensemble for n, stage in stages.items() if isinstance(stage, EnsembleStage)}
 
 
 def sources_of(cascade: Cascade, exits: Sequence[str], image: Tensor) -> list[PartSource]:

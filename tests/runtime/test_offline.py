@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lookups import Lookups, cascades, chain, images_of, said, table_of, truth_of
 
+from batching import in_batches
+from lookup_cascade import (
+    Array,
+    LookupCascade,
+    Row,
+    answered_rows,
+    cascades,
+    chain,
+    expected_rows,
+    images_of,
+    random_table,
+)
 from understudy import Executor, Policy, UnderstudyError
 from understudy.errors import DataError, PolicyError
-from understudy.runtime.errors import ExecutorClosed
-
-
-def cut(images, sizes):
-    """The images in batches of these sizes, over and over."""
-    start, turn = 0, 0
-    while start < len(images):
-        yield images[start : start + sizes[turn % len(sizes)]]
-        start += sizes[turn % len(sizes)]
-        turn += 1
+from understudy.runtime.answers import ExecutorClosed
 
 
 @given(cascades(), st.lists(st.integers(0, 17), min_size=1, max_size=3), st.data(), st.booleans())
-def test_running_equals_the_table(cascade, sizes, data, listed):
+def test_running_equals_the_table(
+    cascade: LookupCascade, sizes: list[int], data: st.DataObject, listed: bool
+) -> None:
     """The chief test: answers and exits are those of the table, however the rows are batched."""
     sizes = [*sizes, 5]
     limits = {name: data.draw(st.integers(1, 20)) for name in cascade.exits}
     images = images_of(range(len(cascade.table)))
-    batches = [list(part) if listed else part for part in cut(images, sizes)]
+    batches = [list(part) if listed else part for part in in_batches(images, sizes)]
     executor = Executor(cascade, max_batch=limits)
     streamed = list(executor.map(batches))
     assert [len(answers) for answers in streamed] == [len(part) for part in batches]
-    truth = truth_of(cascade.table, cascade.policy)
-    assert [row for answers in streamed for row in said(answers)] == truth
+    truth = expected_rows(cascade.table, cascade.policy)
+    assert [row for answers in streamed for row in answered_rows(answers)] == truth
     assert not any(answers.failed for answers in streamed)
     stats = executor.stats
     for name, limit in limits.items():
@@ -46,45 +52,45 @@ def test_running_equals_the_table(cascade, sizes, data, listed):
     assert stats.peak <= sum(limits.values())
 
 
-def test_every_stage_works_on_full_batches():
-    cascade = Lookups(table_of(2000), chain())
+def test_every_stage_works_on_full_batches() -> None:
+    cascade = LookupCascade(random_table(2000), chain())
     limits = {"tiny": 32, "middle": 50, "big": 7}
-    list(Executor(cascade, max_batch=limits).map(cut(images_of(range(2000)), [48, 3])))
+    list(Executor(cascade, max_batch=limits).map(in_batches(images_of(range(2000)), [48, 3])))
     for name, limit in limits.items():
         *full, last = cascade.sizes(name)
         assert set(full) == {limit}
         assert 1 <= last <= limit
 
 
-def test_sizes_that_are_not_named_are_the_usual_ones():
-    executor = Executor(Lookups(table_of(10), chain()), max_batch={"big": 7})
+def test_stages_without_a_size_get_the_default() -> None:
+    executor = Executor(LookupCascade(random_table(10), chain()), max_batch={"big": 7})
     assert executor.stats.max_batch == {"tiny": 256, "middle": 256, "big": 7}
 
 
-def test_a_stage_is_not_run_on_nothing():
-    cascade = Lookups(table_of(100), chain(first=-np.inf))
+def test_a_stage_is_not_run_on_nothing() -> None:
+    cascade = LookupCascade(random_table(100), chain(first=-np.inf))
     list(Executor(cascade, max_batch=8).map([images_of(range(100))]))
     assert {name for name, _ in cascade.ran} == {"tiny"}
 
 
-def test_an_empty_loader_and_empty_batches():
-    executor = Executor(Lookups(table_of(10), chain()))
+def test_an_empty_loader_and_empty_batches() -> None:
+    executor = Executor(LookupCascade(random_table(10), chain()))
     assert list(executor.map([])) == []
     assert [len(answers) for answers in executor.map([images_of([]), images_of([1])])] == [0, 1]
 
 
-def test_images_of_mixed_sizes():
-    table = table_of(40)
+def test_images_of_mixed_sizes() -> None:
+    table = random_table(40)
     shapes = [(1, 1, 1), (1, 2, 3), (1, 4, 4)]
     images = [np.full(shapes[row % 3], row) for row in range(40)]
-    cascade = Lookups(table, chain())
+    cascade = LookupCascade(table, chain())
     answers = list(Executor(cascade, max_batch=16).map([images[:25], images[25:]]))
-    assert [row for one in answers for row in said(one)] == truth_of(table, chain())
+    assert [row for one in answers for row in answered_rows(one)] == expected_rows(table, chain())
 
 
-def test_lists_and_arrays_of_changing_shape():
-    table = table_of(40)
-    cascade = Lookups(table, chain())
+def test_lists_and_arrays_of_changing_shape() -> None:
+    table = random_table(40)
+    cascade = LookupCascade(table, chain())
     batches = [
         images_of(range(9)),
         list(images_of(range(9, 14))),
@@ -92,20 +98,20 @@ def test_lists_and_arrays_of_changing_shape():
         images_of(range(30, 40)).astype(np.int32),
     ]
     answers = list(Executor(cascade, max_batch=6).map(batches))
-    assert [row for one in answers for row in said(one)] == truth_of(table, chain())
+    assert [row for one in answers for row in answered_rows(one)] == expected_rows(table, chain())
 
 
-def test_rows_held_are_bounded():
+def test_rows_held_are_bounded() -> None:
     """One row in two hundred goes on: neither rows nor answers behind them pile up for ever."""
     sure = np.ones(60_000)
     sure[::200] = 0
-    cascade = Lookups(table_of(60_000, tiny=sure), Policy.pair("tiny", "middle", 0.5))
+    cascade = LookupCascade(random_table(60_000, tiny=sure), Policy.pair("tiny", "middle", 0.5))
     executor = Executor(cascade, max_batch=16)
     taken, given_out, most = 0, 0, 0
 
-    def batches():
+    def batches() -> Iterator[Any]:
         nonlocal taken
-        for images in cut(images_of(range(60_000)), [16]):
+        for images in in_batches(images_of(range(60_000)), [16]):
             taken += len(images)
             yield images
 
@@ -118,59 +124,59 @@ def test_rows_held_are_bounded():
     assert set(cascade.sizes("middle")[:-1]) == {16}
 
 
-def test_a_loader_that_raises_loses_nothing_that_was_complete():
-    table = table_of(100)
+def test_a_loader_that_raises_loses_nothing_that_was_complete() -> None:
+    table = random_table(100)
 
-    def batches():
-        yield from cut(images_of(range(90)), [9])
+    def batches() -> Iterator[Any]:
+        yield from in_batches(images_of(range(90)), [9])
         raise OSError("the disk is gone")
 
-    stream = Executor(Lookups(table, chain()), max_batch=64).map(batches())
-    found = []
+    stream = Executor(LookupCascade(table, chain()), max_batch=64).map(batches())
+    found: list[Row] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        found.extend(row for answers in stream for row in said(answers))
-    assert found == truth_of(table, chain())[:90]
+        found.extend(row for answers in stream for row in answered_rows(answers))
+    assert found == expected_rows(table, chain())[:90]
 
 
-def test_an_interrupt_passes():
-    def hook(name, rows):
+def test_an_interrupt_is_raised() -> None:
+    def hook(name: str, rows: Array) -> None:
         raise KeyboardInterrupt
 
-    def loader():
+    def loader() -> Iterator[Any]:
         yield images_of(range(5))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(Executor(Lookups(table_of(5), chain(), hook)).map([images_of(range(5))]))
+        list(Executor(LookupCascade(random_table(5), chain(), hook)).map([images_of(range(5))]))
     with pytest.raises(KeyboardInterrupt):
-        list(Executor(Lookups(table_of(5), chain())).map(loader()))
+        list(Executor(LookupCascade(random_table(5), chain())).map(loader()))
 
 
-def test_a_policy_that_is_switched_holds_from_the_next_batch():
-    table = table_of(300)
+def test_a_policy_that_is_switched_holds_from_the_next_batch() -> None:
+    table = random_table(300)
     plans = [chain(), Policy.single("middle"), Policy.pair("tiny", "big", 0.75)]
-    cascade = Lookups(table, plans[0])
+    cascade = LookupCascade(table, plans[0])
 
-    def batches():
-        for number, images in enumerate(cut(images_of(range(300)), [20])):
+    def batches() -> Iterator[Any]:
+        for number, images in enumerate(in_batches(images_of(range(300)), [20])):
             cascade.policy = plans[number % 3]
             yield images
 
-    found = [said(answers) for answers in Executor(cascade, max_batch=64).map(batches())]
-    truths = [truth_of(table, plan) for plan in plans]
+    found = [answered_rows(answers) for answers in Executor(cascade, max_batch=64).map(batches())]
+    truths = [expected_rows(table, plan) for plan in plans]
     for number, rows in enumerate(found):
         assert rows == truths[number % 3][20 * number : 20 * number + 20]
 
 
-def test_two_streams_at_once():
-    table = table_of(200)
-    executor = Executor(Lookups(table, chain()), max_batch=16)
-    one, two = (executor.map(cut(images_of(range(200)), [size])) for size in (7, 11))
+def test_two_streams_at_once() -> None:
+    table = random_table(200)
+    executor = Executor(LookupCascade(table, chain()), max_batch=16)
+    one, two = (executor.map(in_batches(images_of(range(200)), [size])) for size in (7, 11))
     found: tuple[list[object], list[object]] = [], []
     for pair in zip_longest(one, two):
         for rows, answers in zip(found, pair, strict=True):
-            rows.extend([] if answers is None else said(answers))
-    assert found[0] == found[1] == truth_of(table, chain())
+            rows.extend([] if answers is None else answered_rows(answers))
+    assert found[0] == found[1] == expected_rows(table, chain())
 
 
 @pytest.mark.parametrize(
@@ -186,39 +192,39 @@ def test_two_streams_at_once():
         ({"max_waiting": 1e3}, DataError, "found max_waiting=1000.0"),
     ],
 )
-def test_settings_that_make_no_sense(setting, error, message):
+def test_invalid_settings(setting: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Executor(Lookups(table_of(3), chain()), **setting)
+        Executor(LookupCascade(random_table(3), chain()), **setting)
 
 
-def test_a_batch_is_images_alone():
+def test_a_batch_is_images_alone() -> None:
     """What a loader of images and labels yields is refused as a whole."""
-    executor = Executor(Lookups(table_of(5), chain()))
+    executor = Executor(LookupCascade(random_table(5), chain()))
     for batch in ([images_of(range(5)), np.arange(5)], ["cat.png"], [np.zeros((1, 1, 1)), None]):
         with pytest.raises(DataError, match="a batch is images alone"):
             list(executor.map([batch]))
 
 
-def test_answers_before_a_bad_batch_come_first():
-    table = table_of(60)
-    executor = Executor(Lookups(table, chain()), max_batch=16)
-    stream, found = executor.map([*cut(images_of(range(60)), [20]), [None]]), []
+def test_answers_before_a_bad_batch_come_first() -> None:
+    table = random_table(60)
+    executor = Executor(LookupCascade(table, chain()), max_batch=16)
+    stream, found = executor.map([*in_batches(images_of(range(60)), [20]), [None]]), []
     with pytest.raises(DataError, match="images alone"):
-        found.extend(row for answers in stream for row in said(answers))
-    assert found == truth_of(table, chain())
+        found.extend(row for answers in stream for row in answered_rows(answers))
+    assert found == expected_rows(table, chain())
 
 
-def test_nothing_waits_where_nobody_asks_on():
-    executor = Executor(Lookups(table_of(500), chain()), max_batch=16)
-    stream = executor.map(cut(images_of(range(500)), [20]))
+def test_rows_of_an_abandoned_stream_are_dropped() -> None:
+    executor = Executor(LookupCascade(random_table(500), chain()), max_batch=16)
+    stream = executor.map(in_batches(images_of(range(500)), [20]))
     next(stream)
     assert executor.stats.waiting
     stream.close()
     assert executor.stats.waiting == 0
 
 
-def test_a_closed_executor_says_so():
-    executor = Executor(Lookups(table_of(5), chain()))
+def test_a_closed_executor_refuses() -> None:
+    executor = Executor(LookupCascade(random_table(5), chain()))
     with executor:
         stream = executor.map([images_of(range(5))])
     assert len(next(stream)) == 5
@@ -229,14 +235,14 @@ def test_a_closed_executor_says_so():
 
 
 @pytest.mark.slow
-def test_a_million_samples_in_flat_memory():
+def test_a_million_samples_in_flat_memory() -> None:
     import tracemalloc
 
     count, size = 1_000_000, 256
-    cascade = Lookups(table_of(count), chain(), keep=False)
-    peaks = []
+    cascade = LookupCascade(random_table(count), chain(), keep=False)
+    peaks: list[int] = []
 
-    def batches():
+    def batches() -> Iterator[Any]:
         for start in range(0, count, size):
             if start % (1000 * size) == 0:
                 tracemalloc.reset_peak()
@@ -244,12 +250,12 @@ def test_a_million_samples_in_flat_memory():
             peaks.append(tracemalloc.get_traced_memory()[1])
 
     executor = Executor(cascade, max_batch=size)
-    right, done = truth_of(cascade.table, chain()), 0
+    right, done = expected_rows(cascade.table, chain()), 0
     tracemalloc.start()
     try:
         start = tracemalloc.get_traced_memory()[0]
         for answers in executor.map(batches()):
-            assert said(answers) == right[done : done + len(answers)]
+            assert answered_rows(answers) == right[done : done + len(answers)]
             done += len(answers)
     finally:
         tracemalloc.stop()

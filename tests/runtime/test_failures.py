@@ -1,53 +1,68 @@
-"""What goes wrong: only those at fault fail, with their cause, and the rest is answered."""
+"""Failures: only the rows at fault fail, with their cause; all others are answered."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lookups import Lookups, cascades, chain, images_of, said, table_of, truth_of
 
+from lookup_cascade import (
+    Array,
+    Hook,
+    LookupCascade,
+    LookupRunner,
+    Row,
+    answered_rows,
+    cascades,
+    chain,
+    expected_rows,
+    images_of,
+    random_table,
+)
 from understudy import Executor, Policy
 from understudy.errors import ModelError
+from understudy.runtime.answers import RequestFailed, cause_of
 from understudy.runtime.buffer import RowBatch, StageBuffer
-from understudy.runtime.errors import RequestFailed, cause_of
 from understudy.runtime.metrics import Metrics
+from understudy.runtime.protocol import is_out_of_memory
 
 
-def offline(executor, rows, size):
-    """What became of rows: the answers as tuples, and the causes by row."""
-    found, failed = [], {}
+def offline(executor: Executor, rows: int, size: int) -> tuple[list[Row], dict[int, str]]:
+    """The answers as tuples, and the causes of missing ones by row."""
+    found, failed = list[Row](), dict[int, str]()
     for start, answers in zip(
         range(0, rows, size),
         executor.map(images_of(range(k, min(k + size, rows))) for k in range(0, rows, size)),
         strict=True,
     ):
-        found += said(answers)
+        found += answered_rows(answers)
         failed |= {start + row: cause for row, cause in answers.failed.items()}
     return found, failed
 
 
-def online(executor, rows):
-    """The same, asked one by one; errors instead of causes."""
+def online(executor: Executor, rows: int) -> tuple[list[Any], dict[int, Exception]]:
+    """The same for single requests; errors instead of causes."""
 
-    async def work():
+    async def work() -> list[Any]:
         async with executor:
-            asked = (executor.answer(image) for image in images_of(range(rows)))
-            return await asyncio.gather(*asked, return_exceptions=True)
+            requests = (executor.answer(image) for image in images_of(range(rows)))
+            return await asyncio.gather(*requests, return_exceptions=True)
 
     answers = asyncio.run(asyncio.wait_for(work(), timeout=60))
     failed = {row: one for row, one in enumerate(answers) if isinstance(one, Exception)}
     return answers, failed
 
 
-def poison(bad):
+def poison(bad: Mapping[str, set[int]]) -> Hook:
     """A hook that raises on some rows at some stages: {name: rows}."""
 
-    def hook(name, rows):
+    def hook(name: str, rows: Array) -> None:
         if found := set(rows.tolist()) & bad.get(name, set()):
             raise RuntimeError(f"{name} chokes on {min(found)}")
 
@@ -55,13 +70,13 @@ def poison(bad):
 
 
 @given(cascades(), st.data())
-def test_poison_harms_nobody_else(cascade, data):
+def test_only_rows_at_fault_fail(cascade: LookupCascade, data: st.DataObject) -> None:
     table, policy = cascade.table, cascade.policy
     rows = st.sets(st.integers(0, len(table) - 1), max_size=8)
     bad = {name: data.draw(rows) for name in cascade.exits}
     cascade.hook = poison(bad)
     limit = data.draw(st.integers(1, 30))
-    truth, at_fault = truth_of(table, policy), {}
+    truth, at_fault = expected_rows(table, policy), {}
     for row, (_, _, exit) in enumerate(truth):
         visited = policy.exits[: policy.exits.index(exit) + 1]
         culprit = next((name for name in visited if row in bad[name]), None)
@@ -92,23 +107,23 @@ def test_poison_harms_nobody_else(cascade, data):
         assert row in at_fault or tuple(answer) == truth[row]
 
 
-def test_a_poisoned_batch_is_halved_no_more_than_needed():
-    calls = []
+def test_a_failing_batch_is_halved_no_more_than_needed() -> None:
+    calls: list[Any] = []
 
-    def hook(name, rows):
+    def hook(name: str, rows: Array) -> None:
         calls.append(len(rows))
         poison({"tiny": {100}})(name, rows)
 
-    cascade = Lookups(table_of(256), Policy.single("tiny"), hook)
+    cascade = LookupCascade(random_table(256), Policy.single("tiny"), hook)
     offline(Executor(cascade, max_batch=256), 256, 256)
     assert len(calls) == 17  # 256, and then two halves for each of eight levels
     assert sum(calls) == 256 + 2 * 255
 
 
-def memory_for(most):
+def memory_for(most: Mapping[str, int]) -> Hook:
     """A hook for which a batch of a stage may have so many rows: {name: rows}."""
 
-    def hook(name, rows):
+    def hook(name: str, rows: Array) -> None:
         if len(rows) > most.get(name, 10**9):
             raise MemoryError(f"no room for {len(rows)}")
 
@@ -116,16 +131,18 @@ def memory_for(most):
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
-def test_out_of_memory_halves_the_batches_for_good(mode, caplog):
-    table = table_of(500)
-    cascade = Lookups(table, chain(), memory_for({"tiny": 20, "big": 5}))
+def test_out_of_memory_halves_the_batches_for_good(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = random_table(500)
+    cascade = LookupCascade(table, chain(), memory_for({"tiny": 20, "big": 5}))
     executor = Executor(cascade, max_batch=64, max_wait_ms=5000)  # for rows to come together
     with caplog.at_level(logging.WARNING, logger="understudy"):
         if mode == "offline":
             found, failed = offline(executor, 500, 100)
         else:
             found, failed = online(executor, 500)
-    assert [tuple(answer) for answer in found] == truth_of(table, chain())
+    assert [tuple(answer) for answer in found] == expected_rows(table, chain())
     assert not failed
     stats = executor.stats
     assert stats.max_batch["tiny"] in range(10, 21)
@@ -138,18 +155,34 @@ def test_out_of_memory_halves_the_batches_for_good(mode, caplog):
     assert max(cascade.sizes("tiny")) <= 20
 
 
-def test_a_limit_that_falls_while_rows_come_in():
-    """Another stream runs out of memory between the look at the room and the copying."""
-    runner, tally = Lookups(table_of(20), chain()).runners[0], Metrics({"tiny": 8})
-    room = StageBuffer(runner, tally)
-    rows = np.arange(room.free)
-    tally.ran_out("tiny", 8)
-    room.add(RowBatch(images_of(range(20)), {}, np.arange(20)), rows)
-    assert room.take().ids.tolist() == list(range(8))
+def test_a_limit_that_falls_while_rows_are_added() -> None:
+    """Another stream runs out of memory between the check for room and the copying."""
+    runner, metrics = LookupCascade(random_table(20), chain()).runners[0], Metrics({"tiny": 8})
+    buffer = StageBuffer(runner, metrics)
+    rows = np.arange(buffer.free)
+    metrics.halve_limit("tiny", 8)
+    buffer.add(RowBatch(images_of(range(20)), {}, np.arange(20)), rows)
+    assert buffer.take().ids.tolist() == list(range(8))
 
 
-def test_one_row_that_is_too_large_fails():
-    cascade = Lookups(table_of(20), Policy.single("tiny"), memory_for({"tiny": 0}))
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("Failed to allocate memory for requested buffer"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("shapes differ"), False),
+    ],
+)
+def test_errors_that_mean_that_memory_ran_out(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_one_row_that_is_too_large_fails() -> None:
+    cascade = LookupCascade(random_table(20), Policy.single("tiny"), memory_for({"tiny": 0}))
     executor = Executor(cascade, max_batch=8)
     _, failed = offline(executor, 20, 20)
     assert set(failed) == set(range(20))
@@ -158,45 +191,45 @@ def test_one_row_that_is_too_large_fails():
     assert executor.stats.out_of_memory["tiny"] == 3
 
 
-def test_no_memory_for_rows_that_wait(monkeypatch):
-    """The room of the second stage is made smaller, and nobody is lost."""
-    table = table_of(200)
-    cascade = Lookups(table, chain())
-    whole = type(cascade.runners[0]).buffer
+def test_no_memory_for_rows_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buffer of the second stage is made smaller, and no row is lost."""
+    table = random_table(200)
+    cascade = LookupCascade(table, chain())
+    whole = LookupRunner.buffer
 
-    def buffer(self, size, like):
+    def buffer(self: LookupRunner, size: int, like: Array) -> Array:
         if self.name == "middle" and size > 10:
             raise MemoryError
         return whole(self, size, like)
 
-    monkeypatch.setattr(type(cascade.runners[0]), "buffer", buffer)
+    monkeypatch.setattr(LookupRunner, "buffer", buffer)
     executor = Executor(cascade, max_batch=32)
     found, failed = offline(executor, 200, 50)
-    assert found == truth_of(table, chain())
+    assert found == expected_rows(table, chain())
     assert not failed
     assert executor.stats.max_batch == {"tiny": 32, "middle": 8, "big": 32}
 
 
-def test_rows_that_cannot_be_handed_on_fail_alone(monkeypatch):
-    table = table_of(200)
-    cascade = Lookups(table, chain())
+def test_rows_that_cannot_be_copied_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = random_table(200)
+    cascade = LookupCascade(table, chain())
 
-    def gather(self, source, rows, target):
+    def gather(self: LookupRunner, source: Array, rows: Array, target: Array) -> None:
         raise RuntimeError("the bus is full")
 
-    monkeypatch.setattr(type(cascade.runners[0]), "gather", gather)
+    monkeypatch.setattr(LookupRunner, "gather", gather)
     found, failed = offline(Executor(cascade, max_batch=20), 200, 20)
-    truth = truth_of(table, chain())
+    truth = expected_rows(table, chain())
     assert set(failed.values()) == {"RuntimeError: the bus is full"}
     assert set(failed) == {row for row, (_, _, exit) in enumerate(truth) if exit != "tiny"}
     assert all(found[row] == truth[row] for row in range(200) if row not in failed)
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
-def test_nan_goes_on_and_fails_at_the_end(mode):
-    table = table_of(60)
+def test_nan_is_deferred_and_fails_at_the_last_stage(mode: str) -> None:
+    table = random_table(60)
     nan = {"tiny": {1, 2, 3}, "middle": {2, 3}, "big": {3, 4}}
-    cascade = Lookups(table, chain(first=-np.inf, second=-np.inf), nan=nan)
+    cascade = LookupCascade(table, chain(first=-np.inf, second=-np.inf), nan=nan)
     executor = Executor(cascade, max_batch=16, max_wait_ms=0)
     found, failed = offline(executor, 60, 60) if mode == "offline" else online(executor, 60)
     assert set(failed) == {3}
@@ -209,14 +242,14 @@ def test_nan_goes_on_and_fails_at_the_end(mode):
     assert stats.failed == {"tiny": 0, "middle": 0, "big": 1}
 
 
-def test_a_model_that_breaks_its_contract_ends_the_run():
-    calls = []
+def test_a_model_that_violates_its_contract_ends_the_run() -> None:
+    calls: list[Any] = []
 
-    def hook(name, rows):
+    def hook(name: str, rows: Array) -> None:
         calls.append(name)
         raise ModelError("a model returns logits (N, C), found tuple: wrap it")
 
-    cascade = Lookups(table_of(20), chain(), hook)
+    cascade = LookupCascade(random_table(20), chain(), hook)
     with pytest.raises(ModelError, match="found tuple"):
         offline(Executor(cascade), 20, 20)
     assert calls == ["tiny"]
@@ -226,30 +259,30 @@ def test_a_model_that_breaks_its_contract_ends_the_run():
     assert calls == ["tiny", "tiny"]
 
 
-def test_stages_that_differ_in_their_classes():
-    cascade = Lookups(table_of(20), chain(first=np.inf), classes={"middle": 3})
+def test_stages_that_differ_in_their_classes() -> None:
+    cascade = LookupCascade(random_table(20), chain(first=np.inf), classes={"middle": 3})
     with pytest.raises(ModelError, match="'tiny' has 10 and 'middle' has 3"):
         offline(Executor(cascade), 20, 20)
     _, failed = online(Executor(cascade), 20)
     assert all("'middle' has 3" in str(error) for error in failed.values())
 
 
-def test_images_that_cannot_be_put_together():
+def test_images_that_cannot_be_stacked() -> None:
     """One of another kind, which fails alone."""
-    cascade = Lookups(table_of(4), Policy.single("tiny"))
+    cascade = LookupCascade(random_table(4), Policy.single("tiny"))
 
-    async def work():
+    async def work() -> list[Any]:
         images = [*images_of(range(3)), np.zeros(3)]
         async with Executor(cascade, max_wait_ms=20) as executor:
-            asked = (executor.answer(image) for image in images)
-            return await asyncio.gather(*asked, return_exceptions=True)
+            requests = (executor.answer(image) for image in images)
+            return await asyncio.gather(*requests, return_exceptions=True)
 
     answers = asyncio.run(work())
-    assert [tuple(one) for one in answers[:3]] == truth_of(cascade.table, cascade.policy)[:3]
+    assert [tuple(one) for one in answers[:3]] == expected_rows(cascade.table, cascade.policy)[:3]
     assert isinstance(answers[3].__cause__, IndexError)
 
 
-def test_a_cause_is_one_line():
+def test_a_cause_is_one_line() -> None:
     assert cause_of(RuntimeError("mat1 and mat2\ncannot be multiplied")) == (
         "RuntimeError: mat1 and mat2"
     )

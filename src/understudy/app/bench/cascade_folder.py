@@ -1,4 +1,4 @@
-"""Benchmarks of cascades on disk."""
+"""Benchmarks of a cascade on disk, with the peak memory of processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEASURED = (LARGE, EXECUTOR)
 
 
 class BenchJob(NamedTuple):
-    """What is measured: a cascade, set to a plan, on the first images of a data set."""
+    """A cascade, set to an operating point, on the first images of a data set."""
 
     cascade: Path
     data: str
@@ -46,10 +46,10 @@ def bench_cascade(
     Raises:
         DataError: no image that can be decoded, or data of other classes.
         ModelError: the folder is no cascade, or there is no such device.
-        PolicyError: no plan within `max_drop`.
+        PolicyError: no operating point within `max_drop`.
     """
     found = _timed(job, rounds=rounds, clients=clients, on_progress=on_progress)
-    torch.cuda.empty_cache()  # what the models took is there for the processes
+    torch.cuda.empty_cache()  # so that the processes find the memory free
     return replace(found, memory=_memory(job, on_progress))
 
 
@@ -69,22 +69,22 @@ def _timed(job: BenchJob, *, rounds: int, clients: int, on_progress: Progress) -
 
 
 def peak_memory(job: BenchJob, contestant: str) -> int:
-    """The most bytes that this process used while it ran a contestant.
+    """Peak memory in bytes of this process while it runs a contestant.
 
-    On an accelerator those of its tensors there; else all the memory of the process.
+    On an accelerator that of its tensors there; otherwise all memory of the process.
     """
     cascade, (images, _) = _loaded(job), _decoded(open_data(job.data), job.images)
     if contestant == LARGE:
-        cascade = LastStage(cascade)  # the other models go
+        cascade = LastStage(cascade)  # releases the other models
     gc.collect()
-    _forget_peak()
+    _reset_peak()
     run_alone(cascade, images, contestant=contestant, batch=job.batch)
     devices = range(torch.cuda.device_count())
     return max(map(torch.cuda.max_memory_allocated, devices), default=0) or _resident()
 
 
-def _forget_peak() -> None:
-    """Let the peaks of memory begin anew, after models and images have been loaded."""
+def _reset_peak() -> None:
+    """Reset the peaks of memory, after models and images have been loaded."""
     torch.cuda.empty_cache()
     for device in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(device)
@@ -93,14 +93,14 @@ def _forget_peak() -> None:
 
 
 def _resident() -> int:
-    """The most bytes of memory that this process had.
+    """Peak resident memory of this process in bytes.
 
-    From Linux where it is: what `getrusage` tells there starts with the parent's.
+    From /proc on Linux, where `getrusage` starts with the parent's peak.
     """
     status = Path("/proc/self/status")
     if status.exists():
-        told = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(told["VmHWM"].split()[0]) * 1024
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024
     from resource import RUSAGE_SELF, getrusage
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -118,7 +118,7 @@ def _memory(job: BenchJob, on_progress: Progress) -> dict[str, int]:
                 1,
                 mp_context=get_context("spawn"),
                 initializer=signal,
-                initargs=(SIGINT, SIG_DFL),  # an interrupt ends it without a word
+                initargs=(SIGINT, SIG_DFL),  # an interrupt ends it silently
             ) as process,
         ):
             found[name] = process.submit(peak_memory, job, name).result()
@@ -134,7 +134,7 @@ def _loaded(job: BenchJob) -> Any:
 
 
 def _decoded(data: DataSet, count: int) -> tuple[Any, np.ndarray | None]:
-    """So many images, or all there are: uint8 (N, C, H, W), or a list where sizes differ; labels.
+    """The first images, or all there are: uint8 (N, C, H, W), or a list where sizes differ; labels.
 
     Raises:
         DataError: none can be decoded.

@@ -1,0 +1,114 @@
+"""Which stage is run next, and when: pure functions of times."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from threading import Lock
+
+import numpy as np
+import pytest
+
+from lookup_cascade import LookupCascade, chain, images_of, random_table
+from understudy.runtime.buffer import RowBatch
+from understudy.runtime.metrics import Metrics
+from understudy.runtime.offline import OfflineRun
+from understudy.runtime.pipeline import BufferedPipeline
+from understudy.runtime.scheduler import (
+    FIRST_MAX_WAIT,
+    IDLE_SHARE,
+    RETURN_TIME,
+    PolicyLane,
+    ReadyStage,
+    Request,
+    ready_stages,
+)
+
+SIZES = {"tiny": 8, "middle": 8, "big": 8}
+
+
+def lane_of(metrics: Metrics, arrivals: list[float], deferred: int = 0) -> PolicyLane:
+    """Requests that arrived at these times, and rows that wait for the second stage."""
+    cascade = LookupCascade(random_table(20), chain())
+    sink = OfflineRun(cascade, metrics=metrics, device=Lock())
+    lane = PolicyLane(BufferedPipeline(cascade.runners, sink, metrics=metrics, device=Lock()))
+    loop = asyncio.new_event_loop()
+    for number, since in enumerate(arrivals):
+        lane.pending[number] = Request(number, None, loop.create_future(), lane, since)
+    loop.close()
+    if deferred:
+        rows = np.arange(deferred)
+        lane.pipeline.buffers[1].add(RowBatch(images_of(rows), {}, rows), rows)
+    return lane
+
+
+def stages_of(
+    lane: PolicyLane,
+    metrics: Metrics,
+    max_wait: float | None,
+    *,
+    delivered: float = 0.0,
+    at_once: bool = False,
+) -> list[ReadyStage]:
+    return ready_stages(
+        [lane],
+        metrics=metrics,
+        max_wait=lambda name: max_wait,
+        delivered=delivered,
+        at_once=at_once,
+    )
+
+
+def test_the_first_stage_is_due_after_its_max_wait_and_runs_earlier_when_idle() -> None:
+    metrics = Metrics(SIZES)
+    (stage,) = stages_of(lane_of(metrics, [10.0, 10.5]), metrics, 8.0)
+    assert (stage.position, stage.rows, stage.since) == (0, 2, 10.0)
+    assert stage.due == 18.0
+    assert stage.idle == 10.5 + IDLE_SHARE * 8.0
+
+
+def test_the_default_max_wait_of_the_first_stage() -> None:
+    metrics = Metrics(SIZES)
+    metrics.add_seconds("tiny", 5.0)
+    metrics.add_seconds("tiny", 5.0)
+    (stage,) = stages_of(lane_of(metrics, [10.0]), metrics, None)
+    assert stage.due == 10.0 + FIRST_MAX_WAIT
+
+
+def test_later_stages_wait_for_the_time_of_a_batch_while_requests_arrive() -> None:
+    """The smaller of the last two times; nothing before the second batch."""
+    metrics = Metrics(SIZES)
+    lane = lane_of(metrics, [0.0], deferred=3)
+    since = lane.pipeline.buffers[1].since
+    expected = {None: 0.0, 0.7: 0.0, 0.5: 0.5, 0.6: 0.5, 0.9: 0.6}
+    for seconds, wait in expected.items():
+        if seconds is not None:
+            metrics.add_seconds("middle", seconds)
+        stage = stages_of(lane, metrics, None)[1]
+        assert (stage.position, stage.rows) == (1, 3)
+        assert stage.due == stage.idle == pytest.approx(since + wait)
+
+
+def test_deferred_rows_wait_shortly_when_no_request_is_pending() -> None:
+    metrics = Metrics(SIZES)
+    lane = lane_of(metrics, [], deferred=3)
+    since = lane.pipeline.buffers[1].since
+    (stage,) = stages_of(lane, metrics, 9.0)
+    assert stage.due == since + 9.0
+    assert stage.idle == since + RETURN_TIME
+    (stage,) = stages_of(lane, metrics, 9.0, delivered=since + 1.0)
+    assert stage.idle == since + 1.0 + RETURN_TIME
+
+
+def test_nothing_waits_when_no_further_request_can_arrive() -> None:
+    metrics = Metrics(SIZES)
+    lane = lane_of(metrics, [4.0, 5.0], deferred=3)
+    first, second = stages_of(lane, metrics, math.inf, at_once=True)
+    assert first.due == 4.0
+    assert second.due == second.since
+
+
+def test_an_infinite_max_wait_is_never_due() -> None:
+    metrics = Metrics(SIZES)
+    (stage,) = stages_of(lane_of(metrics, [4.0]), metrics, math.inf)
+    assert stage.due == stage.idle == math.inf

@@ -1,0 +1,144 @@
+"""The codec: exact round trips, and a wrong field is named with its path."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.codec import Stored, StoredFile, decode, encode, stored
+from understudy.errors import DataError, PolicyError, UnderstudyError
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A plain dataclass: its fields are its keys."""
+
+    value: float | None
+    count: int = 3
+
+    def __post_init__(self) -> None:
+        if self.count == 9:
+            raise PolicyError("a count is not 9, found 9")
+
+
+@dataclass(frozen=True)
+class Tree(
+    StoredFile,
+    what="a tree",
+    error=DataError,
+    remedy="plant it again",
+    keys=("all", "name", "size", "named"),
+    ignored=("height",),
+    format="understudy.tree",
+):
+    """Every way in which a form in JSON may differ from the fields."""
+
+    name: str
+    leaves: tuple[Leaf, ...] = field(metadata=stored(key="all"))
+    named: Mapping[str, Leaf] = field(
+        default_factory=dict,
+        metadata=stored(
+            shape=tuple[str, ...],
+            pack=tuple,
+            unpack=lambda names: {name: Leaf(None) for name in names},
+        ),
+    )
+    extra: Mapping[str, Any] = field(default_factory=dict, metadata=stored(optional=True))
+
+    @property
+    def size(self) -> int:
+        return len(self.leaves)
+
+
+TREE = Tree("oak", (Leaf(1.0), Leaf(math.inf, 4), Leaf(None)), {"left": Leaf(None)})
+JSON = {
+    "format": "understudy.tree",
+    "version": 1,
+    "all": [
+        {"value": 1.0, "count": 3},
+        {"value": "inf", "count": 4},
+        {"value": None, "count": 3},
+    ],
+    "name": "oak",
+    "size": 3,
+    "named": ["left"],
+}
+
+
+def test_keys_stand_in_order_and_come_back(tmp_path: Path) -> None:
+    assert json.dumps(TREE.to_dict()) == json.dumps(JSON)
+    assert Tree.from_dict(JSON) == TREE
+    assert Tree.from_dict(JSON | {"height": 7, "extra": {"any": ["thing"]}}).extra["any"]
+    TREE.save(tmp_path / "tree.json")
+    assert Tree.load(tmp_path / "tree.json") == TREE
+    assert decode(encode((TREE,)), tuple[Tree, ...], what="trees", error=DataError) == (TREE,)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("all", 1, "value"), "abc", r"a tree has a number at $.all[1].value, found 'abc'"),
+        (("all", 1, "value"), True, r"a number at $.all[1].value, found True"),
+        (("all", 1, "value"), 10**400, r"a number at $.all[1].value, found 1000"),
+        (("all", 1, "count"), 1.0, r"a whole number at $.all[1].count, found 1.0"),
+        (("all", 1, "count"), False, r"a whole number at $.all[1].count, found False"),
+        (
+            ("all", 0, "count"),
+            9,
+            r"a tree is damaged at $.all[0] (a count is not 9, found 9): plant it",
+        ),
+        (("all", 0, "more"), 1, r"the fields value, count at $.all[0], found 'more'"),
+        (("all", 2), [], r"an object at $.all[2], found []"),
+        (("all",), "abc", r"a list at $.all, found 'abc'"),
+        (("name",), 3, r"a text at $.name, found 3"),
+        (("named",), [1], r"a text at $.named[0], found 1"),
+        (("extra",), [1], r"an object at $.extra, found [1]"),
+        (("format",), "understudy.bush", None),
+    ],
+)
+def test_a_wrong_field_is_named(
+    path: tuple[str | int, ...], value: object, words: str | None
+) -> None:
+    data: Any = deepcopy(JSON)
+    place = data
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    if words is None:
+        assert Tree.from_dict(data) == TREE
+        return
+    with pytest.raises(DataError) as raised:
+        Tree.from_dict(data)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["name", "all", "named"])
+def test_a_missing_field_is_named(key: str) -> None:
+    data = {name: value for name, value in JSON.items() if name != key}
+    with pytest.raises(DataError, match=rf"the field '{key}' at \$, found none: plant it again"):
+        Tree.from_dict(data)
+
+
+def test_something_else_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a tree has an object at \$, found \[1\]"):
+        Tree.from_dict([1])
+    (tmp_path / "tree.json").write_text(json.dumps(JSON | {"version": 2}))
+    with pytest.raises(DataError, match="reads up to 1: upgrade"):
+        Tree.load(tmp_path / "tree.json")
+
+
+def test_a_class_without_a_layout_raises_the_root_error() -> None:
+    @dataclass(frozen=True)
+    class Bare(Stored):
+        pass
+
+    with pytest.raises(UnderstudyError, match="a record has an object"):
+        Bare.from_dict(3)
