@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.codec import Stored, stored
 from understudy.early_exit.network import ExitNetwork, attach, example_image
 from understudy.early_exit.serialization import check_replaceable, save_exits
 from understudy.early_exit.taps import Tap, even_taps, list_taps, tap_at
@@ -173,7 +174,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class TrainingSummary:
+class TrainingSummary(Stored):
     """The outcome of a training.
 
     Attributes:
@@ -188,7 +189,7 @@ class TrainingSummary:
         seconds: how long it took, since it was last resumed.
     """
 
-    config: TrainingConfig
+    config: TrainingConfig = field(metadata=stored(key="recipe"))
     data: str
     samples: int
     held_out: int
@@ -197,12 +198,6 @@ class TrainingSummary:
     classifier: str | None
     exits: Mapping[str, HeldOutMetrics]
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        more = {key: value for key, value in vars(self).items() if key not in {"config", "exits"}}
-        exits = {name: asdict(metrics) for name, metrics in self.exits.items()}
-        seconds = more.pop("seconds")
-        return {"recipe": self.config.to_dict(), **more, "exits": exits, "seconds": seconds}
 
 
 def fit_exits(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
+from understudy.codec import Stored
 from understudy.errors import ModelError, unknown
 
 TARGETS = ("labels", "backbone", "both")
@@ -13,7 +13,9 @@ WEIGHTS = ("even", "dyce", "tinysaver")
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(
+    Stored, what="a training configuration", error=ModelError, remedy="correct it"
+):
     """How exits are trained.
 
     Labels are not smoothed by default: smoothing spoils the ranking of right before wrong answers
@@ -76,22 +78,6 @@ class TrainingConfig:
                 raise ModelError(
                     f"{name} lies between {low:g} and {high:g}, found {value!r}: correct it"
                 )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> TrainingConfig:
-        """The config that `to_dict` wrote; settings that are left out have their defaults.
-
-        Raises:
-            ModelError: an unknown setting, or one out of its range.
-        """
-        names = [field.name for field in fields(TrainingConfig)]
-        foreign = [name for name in data if name not in names]
-        if foreign:
-            raise ModelError(unknown("setting", foreign[0], names, where="a training config"))
-        return TrainingConfig(**data)
 
 
 _BELOW_ONE = 1 - 1e-9
