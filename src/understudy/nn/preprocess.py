@@ -126,8 +126,8 @@ class Preprocess(Stored, what="preprocessing", error=ModelError):
         channels = len(self.mean)
         if images.dtype != torch.uint8:
             raise DataError(
-                f"images are uint8 pixels without normalisation, found {images.dtype}: give raw pixels, "
-                "or wrap the model as Stage(model) if it takes ready tensors"
+                f"images are uint8 pixels without normalisation, found {images.dtype}: give "
+                "raw pixels, or wrap the model as Stage(model) if it takes ready tensors"
             )
         if images.ndim != dims or images.shape[-3] != channels:
             shape = "(N, C, H, W)" if dims == 4 else "(C, H, W)"
