@@ -1,4 +1,4 @@
-"""Tiny fakes, each built for one trap. They make the runtime testable exactly, without weights."""
+"""Small fakes that make the runtime testable exactly, without weights."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def rows_of(images: Tensor) -> Tensor:
 
 
 class TableModel(nn.Module):
-    """Looks up the logits that a table keeps for one exit, by the row number in the image.
+    """Looks up the logits of one exit in a table, by the row number in the image.
 
-    It notes the sizes of the batches that it was run on.
+    Records the sizes of the batches that it was run on.
     """
 
     logits: Tensor
 
     def __init__(self, table: ScoreTable, exit: str) -> None:
         super().__init__()
-        kept = table.details[exit].logits
-        assert kept is not None, "the table keeps no logits"
-        self.register_buffer("logits", torch.from_numpy(kept.astype(np.float32)))
+        logits = table.details[exit].logits
+        assert logits is not None, "the table has no logits"
+        self.register_buffer("logits", torch.from_numpy(logits.astype(np.float32)))
         self.batches: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ class TableModel(nn.Module):
 
 def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> ScoreTable:
     """The table that scoring these logits gives: exit -> (N, C), exact in float16."""
-    kept = {name: np.asarray(rows, np.float16) for name, rows in logits.items()}
-    tensors = {name: torch.from_numpy(rows.astype(np.float32)) for name, rows in kept.items()}
+    halves = {name: np.asarray(rows, np.float16) for name, rows in logits.items()}
+    tensors = {name: torch.from_numpy(rows.astype(np.float32)) for name, rows in halves.items()}
     table = ScoreTable.from_predictions(
         {
             name: (
@@ -66,11 +66,11 @@ def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> 
             for name, rows in tensors.items()
         },
         labels,
-        costs={name: 10.0**number for number, name in enumerate(kept)},
+        costs={name: 10.0**number for number, name in enumerate(halves)},
     )
     nothing = np.empty((len(table), 0))
     return replace(
-        table, details={name: Detail(nothing, nothing, rows) for name, rows in kept.items()}
+        table, details={name: Detail(nothing, nothing, rows) for name, rows in halves.items()}
     )
 
 
@@ -83,6 +83,7 @@ def result_of(table: ScoreTable, *policies: Policy) -> Any:
     ]
     return SimpleNamespace(
         unit="MACs",
+        measured_on="test",
         reference=table.names[-1],
         choices=plans,
         choice=lambda drop=None: plans[0 if drop is None else int(drop) - 1],

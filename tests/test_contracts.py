@@ -57,7 +57,7 @@ LAYERS = {
     "searching": set(CORE),
     "runtime": set(CORE),
     "graph": {"errors"},
-    "nn": {*CORE, "runtime", "graph", "early_exit"},
+    "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},

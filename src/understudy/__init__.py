@@ -28,7 +28,7 @@ _MODULES = {
     "evaluate": "understudy.outcome",
     "load_cascade": "understudy.zoo.cascades",
     "load_table": "understudy.store",
-    "save_cascade": "understudy.nn.serialization",
+    "save_cascade": "understudy.zoo.cascades",
     "save_table": "understudy.store",
     "score": "understudy.scoring.in_memory",
     "search": "understudy.searching.search",

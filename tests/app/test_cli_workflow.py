@@ -157,7 +157,7 @@ def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
     image = here / "images" / "dark" / "000.jpg"
     (here / "images" / "black" / "000.jpg").write_bytes(image.read_bytes())
     command = run("run", "cascade", "--data", "folder:images", "--out", "a.csv")
-    refused(command, "has 4 names where the models tell 3 classes")
+    refused(command, "has 4 names where the models have 3 classes")
     refused(run("bench", "cascade", "--data", "folder:images"), "has 4 names where the models")
     refused(run("run", "cascade", "--data", "folder:nowhere"), "'nowhere' is none")
     head = json.loads((here / "cascade" / "cascade.json").read_text())

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from understudy.early_exit.esn import ExitSequence
+from macs import macs_of
+from understudy.early_exit.esn import ExitSequence, SequenceSpec
 from understudy.errors import ModelError
-from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
 
 WIDTHS = (6, 3, 10, 5)
@@ -170,18 +170,18 @@ def test_initial_values_are_the_callers():
 
 def test_round_trip_through_json():
     sequence = made(layers=3, heads=8)
-    again = ExitSequence.from_dict(json.loads(json.dumps(sequence.to_dict())))
-    assert again.to_dict() == sequence.to_dict()
+    again = SequenceSpec.from_dict(json.loads(json.dumps(sequence.spec.to_dict()))).build()
+    assert again.spec == sequence.spec
     again.load_state_dict(sequence.state_dict())
     pooled, saver_logits = inputs()
     assert torch.equal(again.eval()(pooled, saver_logits), sequence(pooled, saver_logits))
 
 
 def test_damaged_descriptions():
-    with pytest.raises(ModelError, match=r"\{widths, classes, dim, layers, heads\}"):
-        ExitSequence.from_dict({"widths": [1, 2]})
+    with pytest.raises(ModelError, match=r"a sequence has the field 'classes' at \$"):
+        SequenceSpec.from_dict({"widths": [1, 2]})
     with pytest.raises(ModelError, match="heads divide dim"):
-        ExitSequence.from_dict({**made().to_dict(), "heads": 5})
+        SequenceSpec.from_dict({**made().spec.to_dict(), "heads": 5}).build()
 
 
 def test_sizes_are_checked():
@@ -241,7 +241,7 @@ class Token(nn.Module):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_macs_are_counted_completely(number):
     width, dim = WIDTHS[number], 16
-    found = count_macs(Stage(Token(made(), number)), torch.zeros(width))
+    found = macs_of(Stage(Token(made(), number)), torch.zeros(width))
     attention = 4 * dim**2 + 2 * dim * (number + 1)
     assert found.total == width * dim + 2 * attention + 8 * dim**2 + dim * CLASSES
     assert found.uncounted == ()
@@ -260,7 +260,7 @@ class Whole(nn.Module):
 
 
 def test_macs_of_the_whole_sequence_are_counted_completely():
-    found = count_macs(Stage(Whole(made())), torch.zeros(sum(WIDTHS)))
+    found = macs_of(Stage(Whole(made())), torch.zeros(sum(WIDTHS)))
     tokens, dim = len(WIDTHS), 16
     attention = 4 * tokens * dim**2 + 2 * dim * tokens**2
     layers = 2 * attention + tokens * 8 * dim**2

@@ -14,9 +14,15 @@ from understudy.early_exit.serialization import NAME, WEIGHTS, ExitFolder, load_
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, UnderstudyError
 from understudy.nn.cascade import Cascade
-from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy, PolicyStage
+from understudy.zoo.cascades import load_cascade, save_cascade
+
+
+@pytest.fixture(autouse=True)
+def builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds the stages of saved cascades from the specs of these tests."""
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
 
 
 def origin_of(origin):
@@ -37,8 +43,8 @@ def test_what_is_saved_loads_to_the_same_outputs(make, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert loaded.weights_hash == net.weights_hash
     assert loaded.taps == net.taps
-    told = ExitFolder.read(tmp_path / "exits")
-    assert (told.name, told.training, told.classifier) == ("net", {"epochs": 3}, None)
+    saved = ExitFolder.read(tmp_path / "exits")
+    assert (saved.name, saved.training, saved.classifier) == ("net", {"epochs": 3}, None)
 
 
 def test_the_backbone_stays_out_but_for_a_classifier_trained_anew(tmp_path):
@@ -75,9 +81,11 @@ def test_another_architecture(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda data: data.pop("name"), "is damaged \\(no 'name'\\)"),
+        (lambda data: data.pop("name"), r"has the field 'name' at \$, found none: train the"),
         (lambda data: data.update(version=99), "version 99"),
-        (lambda data: data["network"].pop("taps"), "damaged \\(KeyError\\('taps'\\)\\)"),
+        (lambda data: data["network"].pop("taps"), r"has the field 'taps' at \$\.network"),
+        (lambda data: data["network"]["taps"][1].update(macs="x"), r"\$\.network\.taps\[1\]\.macs"),
+        (lambda data: data["network"]["image"].update(dtype="save"), "images have a dtype"),
         (lambda data: data["network"]["heads"].pop(), "do not fit the heads"),
         (lambda data: data["network"]["heads"][0]["made"].update(kind="mlp"), "mlp"),
     ],
@@ -141,7 +149,7 @@ def test_a_cascade_of_exits_on_disk(make, tmp_path):
     save_cascade(cascade, tmp_path / "cascade")
     files = sorted(file.name for file in (tmp_path / "cascade" / "weights").iterdir())
     assert files == ["net.safetensors", "tiny.safetensors"]
-    loaded = load_cascade(tmp_path / "cascade", build_stage=stage_of)
+    loaded = load_cascade(tmp_path / "cascade")
     assert (loaded.exits, loaded.policy) == (cascade.exits, cascade.policy)
     assert loaded.operating_points == cascade.operating_points
     assert torch.equal(loaded(pictures), cascade(pictures))
@@ -158,4 +166,13 @@ def test_weights_of_a_network_that_were_changed(tmp_path):
     key = next(key for key in saved if key.startswith("heads.") and saved[key].is_floating_point())
     save_file({**saved, key: saved[key] + 1}, file)
     with pytest.raises(ModelError, match="are not those that were saved"):
-        load_cascade(tmp_path / "cascade", build_stage=stage_of)
+        load_cascade(tmp_path / "cascade")
+
+
+def test_names_of_saved_weights_stay(tmp_path):
+    """Cascades of earlier versions load by these names, and the hash of weights goes over them."""
+    save_cascade(Cascade({"net": refined()}, Policy.single("net")), tmp_path / "cascade")
+    names = load_file(tmp_path / "cascade" / "weights" / "net.safetensors")
+    parts = {".".join(name.split(".")[:2]) for name in names}
+    assert parts == {"stage.model", "heads.0", "heads.1", "heads.2", "heads.3",
+                     "companion.saver", "companion.sequence"}  # fmt: skip

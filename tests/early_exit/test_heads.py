@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from macs import macs_of
 from understudy.early_exit.heads import (
     LAYOUTS,
     PRESETS,
     ConvHead,
-    Head,
+    HeadSpec,
     PlainHead,
     PooledHead,
     make_head,
     pool,
 )
 from understudy.errors import ModelError
-from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
 
 SHAPES = {"NCHW": (6, 9, 12), "NHWC": (9, 12, 6), "NTC": (5, 6), "NC": (6,)}
@@ -151,20 +151,20 @@ def test_what_does_not_fit_is_an_error():
 @pytest.mark.parametrize("kind", ["linear", "mlp3x5", "conv8"])
 def test_round_trip_through_json(kind):
     head = made(kind, "NHWC")
-    again = Head.from_dict(json.loads(json.dumps(head.to_dict())))
-    assert again.to_dict() == head.to_dict()
+    again = HeadSpec.from_dict(json.loads(json.dumps(head.to_dict()))).build()
+    assert again.spec == head.spec
     again.load_state_dict(head.state_dict())
     x = feature("NHWC")
     assert torch.equal(again.eval()(again.reduce(x)), head.eval()(head.reduce(x)))
 
 
 def test_a_damaged_description_is_an_error():
-    with pytest.raises(ModelError, match=r"\{kind, shape, layout, classes\}"):
-        Head.from_dict({"kind": "linear"})
-    with pytest.raises(ModelError, match=r"\{kind, shape, layout, classes\}"):
-        Head.from_dict({"kind": "linear", "shape": ["x"], "layout": "NC", "classes": 2})
+    with pytest.raises(ModelError, match=r"a head has the field 'shape' at \$, found none"):
+        HeadSpec.from_dict({"kind": "linear"})
+    with pytest.raises(ModelError, match=r"a whole number at \$\.shape\[0\], found 'x'"):
+        HeadSpec.from_dict({"kind": "linear", "shape": ["x"], "layout": "NC", "classes": 2})
     with pytest.raises(ModelError, match="no kind of head"):
-        Head.from_dict({"kind": "liner", "shape": [3], "layout": "NC", "classes": 2})
+        HeadSpec.from_dict({"kind": "liner", "shape": [3], "layout": "NC", "classes": 2}).build()
 
 
 def test_a_module_of_ones_own():
@@ -173,9 +173,9 @@ def test_a_module_of_ones_own():
     assert head.reduce(x) is x
     assert torch.equal(head(x), module(x))
     assert head.reduction == "whole"
-    assert head.to_dict() == {"kind": "plain"}
-    with pytest.raises(ModelError, match=r"wrap it as PlainHead\(module\)"):
-        Head.from_dict(head.to_dict())
+    assert (head.spec, head.to_dict()) == (None, {"kind": "plain"})
+    with pytest.raises(ModelError, match="a head has the field 'shape'"):
+        HeadSpec.from_dict(head.to_dict())
 
 
 def test_equal_reductions_have_one_name_and_one_result():
@@ -232,7 +232,7 @@ MACS = {
 @pytest.mark.parametrize("kind", MACS)
 def test_macs_are_counted_completely(kind, layout):
     head = made(kind, layout)
-    found = count_macs(Stage(Whole(head)), torch.zeros(SHAPES[layout]))
+    found = macs_of(Stage(Whole(head)), torch.zeros(SHAPES[layout]))
     assert (found.total, found.uncounted) == (MACS[kind], ())
 
 
@@ -247,25 +247,25 @@ def test_parameters():
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp1x5", "conv8"])
-def test_a_head_that_a_saver_helps(kind):
+def test_a_conditioned_head(kind):
     torch.manual_seed(0)
     given = {"shape": SHAPES["NCHW"], "layout": "NCHW", "classes": 4}
-    head = make_head(f"{kind}+saver", **given, told=7).eval()
-    assert (head.kind, head.told) == (f"{kind}+saver", 7)
+    head = make_head(f"{kind}+saver", **given, saver_width=7).eval()
+    assert (head.kind, head.saver_width) == (f"{kind}+saver", 7)
     assert head.reduction == head.base.reduction
-    reduced, told = head.reduce(feature("NCHW")), torch.randn(3, 7)
+    reduced, saver = head.reduce(feature("NCHW")), torch.randn(3, 7)
     alone = head.base(reduced)
     with torch.no_grad():
-        expected = alone + (told / (1 + 1e-5) ** 0.5) @ head.side[1].weight.T
-    torch.testing.assert_close(head(reduced, told), expected)
-    again = Head.from_dict(json.loads(json.dumps(head.to_dict())))
+        expected = alone + (saver / (1 + 1e-5) ** 0.5) @ head.side[1].weight.T
+    torch.testing.assert_close(head(reduced, saver), expected)
+    again = HeadSpec.from_dict(json.loads(json.dumps(head.to_dict()))).build()
     again.load_state_dict(head.state_dict())
-    assert torch.equal(again.eval()(reduced, told), head(reduced, told))
+    assert torch.equal(again.eval()(reduced, saver), head(reduced, saver))
 
 
-def test_a_head_that_is_told_nothing():
+def test_a_conditioned_head_without_a_saver():
     with pytest.raises(ModelError, match="found no saver: name one, or use 'conv8'"):
         made("conv8+saver", "NCHW")
-    head = make_head("linear+saver", shape=(4,), layout="NC", classes=3, told=2)
-    with pytest.raises(ModelError, match="is told what a saver says: found none"):
+    head = make_head("linear+saver", shape=(4,), layout="NC", classes=3, saver_width=2)
+    with pytest.raises(ModelError, match="takes saver features, found none"):
         head(torch.zeros(2, 4))

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from exit_nets import Net, images, network, refined, stage_of
+from macs import macs_of
 from understudy.early_exit.network import ExitNetwork, attach
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.graph.partition import Trunk
 from understudy.nn.cascade import Cascade, build
-from understudy.nn.cost import count_macs, count_parts, measure_parts
+from understudy.nn.cost import count_parts, measure_parts
 from understudy.nn.stage import EMPTY, Stage, stages_of
 from understudy.operating_point import OperatingPoint
 from understudy.outcome import decide, evaluate
@@ -78,7 +79,7 @@ def test_an_exit_is_its_head_on_the_feature_there(plain):
     hook = net.blocks[1].register_forward_hook(lambda _m, _a, out: taken.update(feature=out))
     plain(images(5))
     hook.remove()
-    for point in plain.points[1:]:
+    for point in plain.locations[1:]:
         head = plain.head(point)
         with torch.inference_mode():
             expected = head(head.reduce(taken["feature"]))
@@ -120,7 +121,7 @@ def test_rows_that_are_answered_pay_for_no_later_segment(plain, monkeypatch):
 
 
 def test_parts_are_paid_once_and_add_up_to_the_model(plain, full):
-    backbone = count_macs(stage_of("net:8"), images(1)[0]).total
+    backbone = macs_of(stage_of("net:8"), images(1)[0]).total
     counts = count_parts(plain.stages("net"), images(1)[0])
     trunk = {part: count.total for part, count in counts.items() if part.count("/") < 2}
     assert trunk.keys() == {"net/blocks.0", "net/blocks.1", "net/(rest)"}

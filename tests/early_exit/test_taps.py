@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifar_nets import resnet20
+from macs import macs_of
 from understudy.early_exit.taps import Tap, even_taps, layout_of, list_taps, tap_at
 from understudy.errors import DataError, ModelError
-from understudy.graph.partition import split
-from understudy.nn.cost import count_macs
+from understudy.graph.partition import partition
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 
@@ -70,8 +70,8 @@ def test_blocks_are_listed_with_their_costs():
         ),
         Tap("neck.0.0", (5,), "NC", 64.0 * done[-1] + 30, (total - 15) / total),
     )
-    assert total == count_macs(stage, pixels(3, 16, 16)).total
-    split(stage.model, torch.zeros(1, 3, 8, 8), [tap.path for tap in taps])
+    assert total == macs_of(stage, pixels(3, 16, 16)).total
+    partition(stage.model, torch.zeros(1, 3, 8, 8), [tap.path for tap in taps])
 
 
 def test_a_cifar_resnet_passes_through_its_blocks_alone():
@@ -146,7 +146,7 @@ def test_attention_is_counted_as_in_the_whole_model():
     one, two = list_taps(stage, sample)
     assert (one.path, two.path) == ("encoder.layers.0", "encoder.layers.1")
     assert (one.shape, one.layout) == ((5, 8), "NTC")
-    total = count_macs(stage, sample).total
+    total = macs_of(stage, sample).total
     assert (one.macs, two.macs) == ((total - 24) / 2, total - 24)
 
 
@@ -199,7 +199,7 @@ def test_round_trip():
     tap = Tap("a.b", (3, 4, 4), "NCHW", 1e9, 0.1)
     assert Tap.from_dict(tap.to_dict()) == tap
     for broken in [{}, {**tap.to_dict(), "shape": 3}, {**tap.to_dict(), "macs": "many"}]:
-        with pytest.raises(ModelError, match="a tap is"):
+        with pytest.raises(ModelError, match="a tap has"):
             Tap.from_dict(broken)
     with pytest.raises(ModelError, match="no layout 'NHCW'"):
         Tap.from_dict({**tap.to_dict(), "layout": "NHCW"})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from split_models import ARCHITECTURES, untrained
 from understudy.early_exit.taps import even_taps, list_taps
 from understudy.errors import ModelError
-from understudy.graph.partition import Trunk, split
+from understudy.graph.partition import Trunk, partition
 from understudy.nn.stage import Stage
 
 
@@ -72,7 +72,7 @@ def run(trunk: Trunk, x: Tensor, leaving: dict[int, int] | None = None):
 
 def held(model: nn.Module, x: Tensor, paths: list[str]) -> list[tuple[Tensor, ...]]:
     """Split, compare with the whole network in many ways, and say what crossed with all rows."""
-    trunk = split(model, x[:1], paths)
+    trunk = partition(model, x[:1], paths)
     with torch.no_grad():
         whole = model(x.clone())
         single = model(x[1:2].clone())
@@ -89,7 +89,7 @@ def held(model: nn.Module, x: Tensor, paths: list[str]) -> list[tuple[Tensor, ..
 
 def refused(model: nn.Module, x: Tensor, paths: list[str], words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        split(model, x, paths)
+        partition(model, x, paths)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -100,7 +100,9 @@ def test_between_and_inside_residual_blocks():
 
 
 def test_paths_are_in_the_order_in_which_the_modules_end():
-    trunk = split(residual_net(), torch.zeros(1, 3, 8, 8), ["1.2", "1", "0", "1.0.conv1", "1.0"])
+    trunk = partition(
+        residual_net(), torch.zeros(1, 3, 8, 8), ["1.2", "1", "0", "1.0.conv1", "1.0"]
+    )
     assert trunk.paths == ("0", "1.0.conv1", "1.0", "1.2", "1")
     assert len(trunk.segments) == 6
     assert not [node for node in trunk.segments[4].graph.nodes if node.op == "call_function"]
@@ -119,7 +121,7 @@ def test_the_first_value_is_the_feature_even_where_nothing_needs_it():
 
 def test_without_taps_there_is_one_segment():
     model, x = residual_net(), noise(2, 3, 8, 8)
-    trunk = split(model, x, [])
+    trunk = partition(model, x, [])
     assert (trunk.paths, len(trunk.segments)) == ((), 1)
     torch.testing.assert_close(trunk.run(0, (x,))[0], model(x).detach())
 
@@ -194,7 +196,7 @@ class Table(nn.Module):
 def test_constants_are_made_anew_and_follow_the_parameters():
     model, x = Table().eval(), noise(5, 4)
     ((feature,),) = held(model, x, ["first"])
-    trunk = split(model, x, ["first"])
+    trunk = partition(model, x, ["first"])
     with torch.no_grad():
         model.table += 1
         model.table *= 2
@@ -205,7 +207,7 @@ def test_constants_are_made_anew_and_follow_the_parameters():
 
 def test_parameters_are_the_network_s_own():
     model = residual_net()
-    trunk = split(model, torch.zeros(1, 3, 8, 8), ["1.1"])
+    trunk = partition(model, torch.zeros(1, 3, 8, 8), ["1.1"])
     assert not isinstance(trunk, nn.Module)
     own = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     for segment in trunk.segments:
@@ -261,14 +263,14 @@ def test_numbers_may_be_the_input():
 def test_other_dtypes():
     model = residual_net().to(torch.bfloat16)
     x = noise(5, 3, 8, 8).to(torch.bfloat16)
-    trunk = split(model, x, ["1.0"])
+    trunk = partition(model, x, ["1.0"])
     torch.testing.assert_close(run(trunk, x)[0], model(x).detach())
 
 
 def test_training_mode_is_left_and_randomness_untouched():
     model = residual_net().train()
     before = torch.random.get_rng_state()
-    split(model, torch.zeros(1, 3, 8, 8), ["1.0"])
+    partition(model, torch.zeros(1, 3, 8, 8), ["1.0"])
     assert not model.training
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -277,7 +279,7 @@ def test_it_works_in_inference_mode():
     model = residual_net()
     with torch.inference_mode():
         x = noise(2, 3, 8, 8)
-        trunk = split(model, x, ["1.0"])
+        trunk = partition(model, x, ["1.0"])
         torch.testing.assert_close(run(trunk, x)[0], model(x))
 
 
@@ -293,7 +295,7 @@ def test_a_branch_that_is_no_tap():
 @lru_cache
 def trunk_of_residuals():
     model = residual_net()
-    return model, split(model, torch.zeros(1, 3, 8, 8), ["0", "1.0.bn", "1.1", "1.2.conv1"])
+    return model, partition(model, torch.zeros(1, 3, 8, 8), ["0", "1.0.bn", "1.1", "1.2.conv1"])
 
 
 @settings(max_examples=40)
@@ -362,7 +364,7 @@ def test_control_flow_on_data_names_the_line():
         return net.head(x)
 
     line = run.__code__.co_firstlineno + 1
-    refused(Net(run, head=nn.Linear(4, 3)), noise(2, 4), ["head"], rf"test_trunk.py:{line}\)")
+    refused(Net(run, head=nn.Linear(4, 3)), noise(2, 4), ["head"], rf"test_partition.py:{line}\)")
 
 
 def test_a_fixed_batch_is_refused():
@@ -415,7 +417,7 @@ def test_architectures(name):
     largest = whole.abs().max()
     assert (whole - whole.mean(0)).abs().max() > 1e-2 * largest  # rows differ
     taps = even_taps(list_taps(Stage(model), x[0]), 3)
-    trunk = split(model, x[:1], [tap.path for tap in taps])
+    trunk = partition(model, x[:1], [tap.path for tap in taps])
     for batch, leaving in [(2, {}), (1, {}), (5, {0: 1, 1: 3, 2: 0}), (2, {1: 0})]:
         logits, rows, crossed = run(trunk, x[:batch], leaving)
         assert (logits - whole[:batch][rows]).abs().max() < 1e-4 * largest

@@ -10,10 +10,10 @@ from torch import nn
 from understudy.errors import ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade
 from understudy.nn.preprocess import Preprocess
-from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.nn.stage import Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
+from understudy.zoo.cascades import load_cascade, save_cascade
 
 PREPROCESS = Preprocess(size=(4, 4), mean=(0.5,), std=(0.25,), crop=0.9)
 
@@ -40,9 +40,14 @@ def small():
 MAKERS = {"py:nets:small": small, "py:nets:tied": Tied}
 
 
-def build_stage(spec):
-    """Other weights and no preprocessing: both come from the folder."""
-    return Stage(MAKERS[spec](), origin={"spec": spec})
+@pytest.fixture(autouse=True)
+def builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds stages with other weights and no preprocessing: both come from the folder."""
+
+    def build_stage(spec: str) -> Stage:
+        return Stage(MAKERS[spec](), origin={"spec": spec})
+
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", build_stage)
 
 
 def stage(spec, **origin):
@@ -64,7 +69,7 @@ def images(count=20):
 
 def test_round_trip(cascade, tmp_path):
     save_cascade(cascade, tmp_path / "c", provenance={"table": "abc"})
-    loaded = load_cascade(tmp_path / "c", build_stage=build_stage)
+    loaded = load_cascade(tmp_path / "c")
     assert loaded.policy == cascade.policy
     assert loaded.exits == cascade.exits
     assert loaded.operating_points == cascade.operating_points
@@ -101,7 +106,7 @@ def test_reduced_and_mixed_precision_come_back(cascade, tmp_path):
     cascade.stages["A/b.c"].model.first.to(torch.float16)
     cascade.stages["A/b.c"].model.second.to(torch.float16)
     save_cascade(cascade, tmp_path / "c")
-    loaded = load_cascade(tmp_path / "c", build_stage=build_stage)
+    loaded = load_cascade(tmp_path / "c")
     assert loaded.stages["a/b.c"].dtype == torch.bfloat16
     assert loaded.stages["A/b.c"].model.second.weight.dtype == torch.float16
     assert loaded.stages["A/b.c"].model.last.weight.dtype == torch.float32
@@ -122,7 +127,7 @@ def test_an_older_cascade_is_replaced_and_nothing_else(cascade, tmp_path):
 
 
 def test_nothing_half_written(cascade, tmp_path, monkeypatch):
-    monkeypatch.setattr("understudy.nn.serialization.save_model", lambda *_: 1 / 0)
+    monkeypatch.setattr("understudy.zoo.cascades.save_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_cascade(cascade, tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
@@ -130,7 +135,7 @@ def test_nothing_half_written(cascade, tmp_path, monkeypatch):
 
 def test_a_stage_without_a_spec_cannot_be_saved(tmp_path):
     cascade = Cascade({"tiny": small()}, Policy.single("tiny"))
-    with pytest.raises(ModelError, match="'tiny' exists in memory alone: build it from a spec"):
+    with pytest.raises(ModelError, match="'tiny' has none: build it from a spec"):
         save_cascade(cascade, tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
@@ -149,7 +154,7 @@ def change(folder, edit):
 
 def fails(folder, message, error=ModelError):
     with pytest.raises(error, match=message):
-        load_cascade(folder, build_stage=build_stage)
+        load_cascade(folder)
 
 
 def test_damaged_weights(saved):
@@ -185,7 +190,7 @@ def test_cascades_of_version_1(saved):
     point = {"cost": 1.0, "accuracy": 0.5, "drop": 0.0, "policy": {}}
     change(saved, lambda d: d.update(version=1, frontier=[point]))
     change(saved, lambda d: d.pop("networks"))
-    assert load_cascade(saved, build_stage=build_stage).operating_points == ()
+    assert load_cascade(saved).operating_points == ()
 
 
 def test_damaged_json(saved, tmp_path):

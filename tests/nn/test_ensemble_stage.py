@@ -15,12 +15,12 @@ from understudy.ensemble import Ensemble, ensemble_of, with_ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.ensemble import EnsembleStage, build_stages
-from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy, PolicyStage
 from understudy.runtime.executor import Executor
 from understudy.runtime.state import StateKey
+from understudy.zoo.cascades import load_cascade, save_cascade
 
 TEMPERATURES = st.floats(0.2, 5)
 
@@ -214,7 +214,9 @@ class Looked(nn.Module):
         return self.weight[rows_of(images)]
 
 
-def test_saved_and_loaded(table, tmp_path):
+def test_saved_and_loaded(table, tmp_path, monkeypatch):
+    built = lambda spec: Stage(Looked(), origin={"spec": spec})  # noqa: E731
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", built)
     stages = {}
     for name in ("tiny", "big"):
         stages[name] = Stage(Looked(), origin={"spec": f"py:nets:{name}"})
@@ -226,12 +228,10 @@ def test_saved_and_loaded(table, tmp_path):
     assert files == ["big.safetensors", "tiny.safetensors"]
     data = json.loads((tmp_path / "c" / "cascade.json").read_text())
     assert data["stages"]["tiny+big"] == dict(table.exits[2].origin)
-    loaded = load_cascade(
-        tmp_path / "c", build_stage=lambda spec: Stage(Looked(), origin={"spec": spec})
-    )
+    loaded = load_cascade(tmp_path / "c")
     assert loaded.exits == table.names
     assert said(loaded.answer(images_of(range(60)))) == expected(table, policy)
     data["stages"]["tiny+big"]["recipe"]["temperatures"] = [1.0]
     (tmp_path / "c" / "cascade.json").write_text(json.dumps(data))
     with pytest.raises(PolicyError, match="one temperature above 0 for each"):
-        load_cascade(tmp_path / "c", build_stage=lambda spec: Stage(Looked()))
+        load_cascade(tmp_path / "c")

@@ -15,12 +15,12 @@ from understudy.ensemble import ensemble_of, ensemble_pairs
 from understudy.errors import PolicyError
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.confidence import deferral_score
-from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.runtime.executor import Executor
 from understudy.scores import Detail
+from understudy.zoo.cascades import load_cascade, save_cascade
 
 WEIGHTS = st.lists(st.floats(-3, 3), max_size=5).map(tuple)
 
@@ -151,7 +151,9 @@ class Weighted(nn.Module):
         return images @ self.weight
 
 
-def test_saved_and_loaded(table, tmp_path):
+def test_saved_and_loaded(table, tmp_path, monkeypatch):
+    built = lambda spec: Stage(Weighted(), origin={"spec": spec})  # noqa: E731
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", built)
     torch.manual_seed(0)
     stages = {n: Stage(Weighted(), origin={"spec": f"py:nets:{n}"}) for n in ("tiny", "big")}
     for stage in stages.values():
@@ -160,9 +162,7 @@ def test_saved_and_loaded(table, tmp_path):
     scores = scores_of(table.provenance)
     cascade = Cascade(stages, policy_of(table, "tiny+big"), scores=scores)
     save_cascade(cascade, tmp_path / "c")
-    loaded = load_cascade(
-        tmp_path / "c", build_stage=lambda spec: Stage(Weighted(), origin={"spec": spec})
-    )
+    loaded = load_cascade(tmp_path / "c")
     assert loaded.scores == scores
     rows = torch.randn(50, 5)
     assert torch.equal(loaded(rows), cascade(rows))

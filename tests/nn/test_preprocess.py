@@ -133,8 +133,11 @@ def test_settings_out_of_range(settings, message):
 
 
 def test_damaged_json():
-    with pytest.raises(ModelError, match="preprocessing is"):
+    with pytest.raises(ModelError, match=r"preprocessing has the field 'mean' at \$, found none"):
         Preprocess.from_dict({"size": [1, 2]})
+    broken = {**Preprocess(size=None, **RGB).to_dict(), "std": [1, "x", 1]}
+    with pytest.raises(ModelError, match=r"a number at \$\.std\[1\], found 'x'"):
+        Preprocess.from_dict(broken)
     with pytest.raises(ModelError, match="crop in"):
         Preprocess.from_dict({**Preprocess(size=None, **RGB).to_dict(), "crop": 2})
 

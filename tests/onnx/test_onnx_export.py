@@ -15,8 +15,7 @@ from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import OnnxBundle, Value, read_bundle
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.export.export import OPSET, export_onnx
-from understudy.onnx.export.sources import exported_exits, image_of
+from understudy.onnx.export.export import OPSET, export_onnx, exported_exits, image_of
 from understudy.policy import Policy
 
 

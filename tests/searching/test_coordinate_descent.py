@@ -177,7 +177,7 @@ def test_fill_is_the_frontier_of_all_neighbours(problem: ExitProblem, seed: int)
     assert (np.diff(points.cost) > 0).all()
     assert (np.diff(points.wrong) < 0).all()
     for index in range(len(points)):
-        cost, wrong = evaluate_configuration(problem, points.thresholds(index, problem, bases))
+        cost, wrong = evaluate_configuration(problem, points.thresholds[index])
         assert (pytest.approx(cost), wrong) == (points.cost[index], points.wrong[index])
 
 

@@ -10,9 +10,9 @@ import typer
 
 from command_line import Run, refused
 from understudy.app.cli.main import app
-from understudy.training import trainer
+from understudy.training import api
 from understudy.training.config import TrainingConfig
-from understudy.zoo.networks import load_network
+from understudy.zoo.models import load_network
 
 FAST = "epochs = 2\nviews = 1\nbatch = 64\nheld_out = 0.2\n"
 TRAIN = ("train-exits", "net=py:exit_digits:big?weights=random", "--data", "digits:train")
@@ -101,7 +101,7 @@ def test_ctrl_c_keeps_finished_work(run: Run, monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "fit", interrupted)
+        patch.setattr(api, "fit", interrupted)
         command = run(*TRAIN_FAST)
     assert command.exit_code == 130
     assert "interrupted; finished work is kept" in command.stderr

@@ -10,10 +10,10 @@ from typing import Any
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError, TableError, unknown
 from understudy.nn.cascade import Cascade, cascade_of
-from understudy.nn.serialization import save_cascade
 from understudy.nn.stage import Stage
 from understudy.result import Choice, Result
-from understudy.zoo.networks import load_stages
+from understudy.zoo.cascades import save_cascade
+from understudy.zoo.models import load_stages
 
 
 def build_cascade(

@@ -13,18 +13,14 @@ import numpy as np
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.nn.cascade import Cascade
 from understudy.nn.device import Images, usable_device
-from understudy.nn.serialization import provenance_of
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.runtime.answers import FAILED, Answers
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import Runnable
-from understudy.scoring.job import Progress
 from understudy.store import save_answers
-from understudy.zoo.batches import batches
-from understudy.zoo.cascades import load_cascade
-from understudy.zoo.classes import check_classes, check_labels
-from understudy.zoo.data import DataSet
+from understudy.zoo.cascades import load_cascade, provenance_of
+from understudy.zoo.data import DataSet, Progress, batches
 
 PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
 """Device, as torch names it -> execution providers of ONNX Runtime."""
@@ -170,8 +166,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
             raise
         except Exception:  # noqa: BLE001
             continue  # the executor reports what is wrong with it
-        check_classes(data.classes, classes, data=repr(data.spec))
-        check_labels(data.labels, classes, data=repr(data.spec))
+        data.check_classes(classes)
         return True
     return False
 

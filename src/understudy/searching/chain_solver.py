@@ -116,8 +116,13 @@ class ChainProblem:
             edge=self.edge[rows],
         )
 
-    def after(self, stages: Sequence[tuple[str, float]], threads: int | None) -> _Remainder:
-        """What is left when these stages have answered; models cheaper than theirs are left out."""
+    def after(
+        self, stages: Sequence[tuple[str, float]], threads: int | None
+    ) -> tuple[ChainProblem | None, float, int]:
+        """The models and samples left behind some stages, and the cost and loss until there.
+
+        Models cheaper than those of the stages are left out.
+        """
         left, cost, loss = np.ones(self.samples, bool), 0.0, 0
         used = [self.names.index(name) for name, _ in stages]
         for row, (_, limit) in zip(used, stages, strict=True):
@@ -127,8 +132,8 @@ class ChainProblem:
             left &= ~accepted
         rows = np.setdiff1d(np.flatnonzero(self.price >= self.price[used].max()), used)
         if not len(rows) or not left.any():
-            return _Remainder(None, cost, loss)
-        return _Remainder(self._only(rows, np.flatnonzero(left), threads), cost, loss)
+            return None, cost, loss
+        return self._only(rows, np.flatnonzero(left), threads), cost, loss
 
     def thinned(self, stride: int, threads: int | None) -> ChainProblem:
         """The same models on every `stride`-th sample."""
@@ -145,15 +150,6 @@ class ChainProblem:
             loss=self.loss[np.ix_(rows, samples)],
             threads=threads,
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Remainder:
-    """The models and samples left after some stages, and the cost and loss until then."""
-
-    problem: ChainProblem | None
-    cost: float
-    loss: int
 
 
 @dataclass(frozen=True)
@@ -383,12 +379,12 @@ def _grown(
     for budget, chains in zip(budgets, found, strict=True):
         longer: list[Chain] = []
         for prefix in list(dict.fromkeys(chain.stages[:-1] for chain in chains))[:_PREFIXES]:
-            rest = problem.after(prefix, options.threads)
-            if rest.problem is not None:
-                allowed = np.array([budget - rest.loss])
-                pairs = _best_pairs(rest.problem, allowed, options)
-                (ends,) = _best_three(rest.problem, allowed, pairs, options)
-                longer += [Chain(rest.cost + e.cost, prefix + e.stages, e.last) for e in ends]
+            rest, cost, loss = problem.after(prefix, options.threads)
+            if rest is not None:
+                allowed = np.array([budget - loss])
+                pairs = _best_pairs(rest, allowed, options)
+                (ends,) = _best_three(rest, allowed, pairs, options)
+                longer += [Chain(cost + e.cost, prefix + e.stages, e.last) for e in ends]
         grown.append(sorted(longer, key=lambda chain: chain.cost))
     return grown
 

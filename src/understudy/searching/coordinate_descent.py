@@ -60,29 +60,15 @@ class Neighbours:
     Attributes:
         cost: (F,) mean cost per sample.
         wrong: (F,) number of wrong answers, strictly falling.
-        configuration: (F,) position of the configuration it starts from.
-        exit: (F,) the exit whose group is set anew.
-        threshold: (F,) its threshold; NaN turns the group off.
+        thresholds: (F, K) float64; NaN is off, -inf answers everything.
     """
 
     cost: Array
     wrong: Array
-    configuration: Array
-    exit: Array
-    threshold: Array
+    thresholds: Array
 
     def __len__(self) -> int:
         return len(self.cost)
-
-    def thresholds(
-        self, index: int, problem: ExitProblem, configurations: Sequence[Configuration]
-    ) -> Array:
-        """All thresholds (K,) of one point."""
-        exit = self.exit[index]
-        thresholds: Array = configurations[self.configuration[index]].thresholds.copy()
-        thresholds[problem.group == problem.group[exit]] = np.nan
-        thresholds[exit] = self.threshold[index]
-        return thresholds
 
 
 def evaluate_configuration(problem: ExitProblem, thresholds: Array) -> tuple[float, int]:
@@ -243,8 +229,10 @@ def fill(problem: ExitProblem, configurations: Sequence[Configuration]) -> Neigh
     least = np.minimum.accumulate(points[:, 0])
     wrong = np.flatnonzero(points[:, 0] < np.append(_UNREACHED, least[:-1]))[::-1]
     cost, index, exit, accepted = points[wrong].T
-    threshold = _thresholds(problem, exit, accepted)
-    return Neighbours(cost * (quantum / problem.samples), wrong, index, exit, threshold)
+    thresholds = np.stack([configurations[row].thresholds for row in index])
+    thresholds[problem.group == problem.group[exit][:, None]] = np.nan
+    thresholds[np.arange(len(exit)), exit] = _thresholds(problem, exit, accepted)
+    return Neighbours(cost * (quantum / problem.samples), wrong, thresholds)
 
 
 def _arrays(problem: ExitProblem) -> ProblemArrays:

@@ -75,9 +75,8 @@ def search_exits(
     weights = even_weights(problem, TRADE_OFFS)
     found = [off, *trade_offs(problem, weights, starts=starts, seed=seed)]
     filled = fill(problem, found)
-    thresholds = np.stack([filled.thresholds(i, problem, found) for i in range(len(filled))])
-    policies = [_policy(row, names, reference, confidence) for row in thresholds]
-    answered = _count_answers(problem, thresholds)
+    policies = [_policy(row, names, reference, confidence) for row in filled.thresholds]
+    answered = _count_answers(problem, filled.thresholds)
     points = _points(table, policies, answered, filled.wrong, order=[*names, reference], unit=unit)
     return Frontier.of(points, unit=unit, reference=reference)
 

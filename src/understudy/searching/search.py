@@ -101,7 +101,7 @@ def search(
         "stages": stages,
         "class_drops": dict(class_drops),
     }
-    choices = [data.certified(certificate, max_cost) for certificate in certificates]
+    choices = [data.choice(one.policy, one.budget, max_cost, one) for one in certificates]
     return data.result(choices, frontier, requested, delta)
 
 
@@ -161,7 +161,8 @@ def search_within_cost(
         "confidence": confidence,
         "stages": stages,
     }
-    return data.result([data.certified(certificate, max_cost)], frontier, requested, delta)
+    choice = data.choice(certificate.policy, certificate.budget, max_cost, certificate)
+    return data.result([choice], frontier, requested, delta)
 
 
 def search_in_sample(
@@ -262,9 +263,6 @@ class _SearchData:
     def test(self) -> ScoreTable:
         """Where the headline figures are measured."""
         return self.splits.get("test", self.table)
-
-    def certified(self, certificate: Certificate, max_cost: float | None) -> Choice:
-        return self.choice(certificate.policy, certificate.budget, max_cost, certificate)
 
     def choice(
         self,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.certificate import Certificate
 from understudy.errors import PolicyError
 from understudy.outcome import evaluate
-from understudy.policy import Policy
-from understudy.result import Result
+from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value
 from understudy.searching.search import search, search_within_cost, with_learned_score
@@ -55,13 +53,8 @@ def verify(result: Result, table: ScoreTable) -> tuple[Check, ...]:
         table, result.reference, confidence=result.arguments["confidence"], unit=result.unit
     )
     certify = table.on("certify")
-    checks: list[Check] = []
-    for choice, second in zip(result.choices, again.choices, strict=True):
-        certificate = choice.certificate
-        if certificate is None:
-            raise PolicyError(f"the choice for {choice.max_drop:g} points has no certificate")
-        checks += _checks(certificate, certify, second.policy, found=choice.policy)
-    return tuple(checks)
+    pairs = zip(result.choices, again.choices, strict=True)
+    return tuple(check for one, second in pairs for check in _checks(one, second, certify))
 
 
 def _searched_again(result: Result, table: ScoreTable) -> Result:
@@ -74,45 +67,45 @@ def _searched_again(result: Result, table: ScoreTable) -> Result:
     raise PolicyError(f"a certified result names its search function, found {name!r}: search again")
 
 
-def _checks(
-    certificate: Certificate, certify: ScoreTable, again: Policy, *, found: Policy
-) -> list[Check]:
+def _checks(choice: Choice, again: Choice, certify: ScoreTable) -> list[Check]:
+    """The checks of one choice, given what was chosen `again` and the certify samples."""
+    certificate, policy = choice.certificate, choice.policy
+    if certificate is None:
+        raise PolicyError(f"the choice for {choice.max_drop:g} points has no certificate")
+    path, reference = certificate.path, certificate.reference
     budget, delta = certificate.budget, certificate.delta
-    counted, worst = _counted_again(certificate, certify, budget)
-    losses, gains = counted[-1] if counted else (0, 0)
+
+    def counted(table: ScoreTable, budget: float) -> tuple[list[tuple[int, int]], float]:
+        """Losses and gains of every proved policy, and the largest p-value; 0 for none."""
+        outcomes = [evaluate(table, policy, reference=reference) for policy in path]
+        counts = [(outcome.losses, outcome.gains) for outcome in outcomes]
+        p_values = [drop_p_value(*one, len(table), budget, delta) for one in counts]
+        return counts, max(p_values, default=0.0)
+
+    counts, worst = counted(certify, budget)
+    losses, gains = counts[-1] if counts else (0, 0)
+    same_samples = certificate.table == certify.hash
+    same_counts = (losses, gains) == (certificate.losses, certificate.gains)
+    steps = f"each of {len(counts)} steps proved at {delta:g}"
     checks = [
-        Check(budget, "same certify samples", certificate.table == certify.hash, certify.hash[:16]),
-        Check(budget, "same policy when searched again", again == found, again.describe()),
+        Check(budget, "same certify samples", same_samples, certify.hash[:16]),
         Check(
-            budget, "the policy is the certified one", certificate.policy == found, found.describe()
+            budget,
+            "same policy when searched again",
+            again.policy == policy,
+            again.policy.describe(),
         ),
         Check(
             budget,
-            "same losses and gains",
-            (losses, gains) == (certificate.losses, certificate.gains),
-            f"{losses:,} and {gains:,}",
+            "the policy is the certified one",
+            certificate.policy == policy,
+            policy.describe(),
         ),
-        Check(
-            budget,
-            f"each of {len(counted)} steps proved at {delta:g}",
-            worst <= delta,
-            f"largest p = {worst:.4g}",
-        ),
+        Check(budget, "same losses and gains", same_counts, f"{losses:,} and {gains:,}"),
+        Check(budget, steps, worst <= delta, f"largest p = {worst:.4g}"),
     ]
     for name, bound in certificate.classes.items():
-        _, worst = _counted_again(certificate, certify.of_class(name), bound.budget)
+        _, worst = counted(certify.of_class(name), bound.budget)
         claim = f"class {name} within {bound.budget:g} points"
         checks.append(Check(budget, claim, worst <= delta, f"largest p = {worst:.4g}"))
     return checks
-
-
-def _counted_again(
-    certificate: Certificate, table: ScoreTable, budget: float
-) -> tuple[list[tuple[int, int]], float]:
-    """Losses and gains of every proved policy, and the largest p-value; 0 where there is none."""
-    outcomes = [
-        evaluate(table, policy, reference=certificate.reference) for policy in certificate.path
-    ]
-    counts = [(outcome.losses, outcome.gains) for outcome in outcomes]
-    p_values = [drop_p_value(*one, len(table), budget, certificate.delta) for one in counts]
-    return counts, max(p_values, default=0.0)

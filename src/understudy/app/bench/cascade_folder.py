@@ -20,8 +20,7 @@ from understudy.app.bench.benchmark import LastStage, Progress, bench, run_alone
 from understudy.app.bench.result import EXECUTOR, LARGE, Bench
 from understudy.app.run import check_data, load_runnable
 from understudy.errors import DataError
-from understudy.zoo.batches import batches
-from understudy.zoo.data import DataSet, open_data
+from understudy.zoo.data import DataSet, batches, open_data
 
 MEASURED = (LARGE, EXECUTOR)
 

@@ -85,7 +85,7 @@ def _checked(
 ) -> Agreement:
     from understudy.onnx.cascade import load_onnx
     from understudy.onnx.export.parity import agreement
-    from understudy.zoo.batches import batches
+    from understudy.zoo.data import batches
 
     def images() -> Iterator[Images]:
         for number, block in enumerate(batches(data, size=batch), start=1):

@@ -100,7 +100,7 @@ def train_exits(
             heads=listed_values(heads),
             saver=saver,
             classifier=classifier,
-            recipe=_training_config(config, options),
+            config=_training_config(config, options),
             cache_gb=cache_gb,
             workers=workers,
             device=device,

@@ -20,13 +20,12 @@ from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
-from understudy.scoring.job import Progress
 from understudy.scoring.on_disk import score_into
 from understudy.searching.baselines import best_single
 from understudy.searching.search import search
 from understudy.store import log_look, read_answers
 from understudy.zoo.cascades import load_cascade
-from understudy.zoo.data import open_data
+from understudy.zoo.data import Progress, open_data
 
 DATA = "digits:heldout"
 DROPS = (2.0, 3.0, 5.0)

@@ -255,7 +255,10 @@ def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
         [*_plan_marks(report, x, y, named=budgets), *_single_marks(report, x, y)],
         width=x.length,
         height=y.length,
-        avoid=[] if budgets else _plan_marks(report, x, y, named=False),
+        avoid=[
+            *([] if budgets else _plan_marks(report, x, y, named=False)),
+            *(_mark("", dot["x"], -dot["y"], x, y) for dot in dots),
+        ],
     )
     return svg([*layers, *texts(labels, x, y, across, up)], x.length, y.length)
 
