@@ -16,7 +16,7 @@ def test_difficulty(run: Run, table: Path) -> None:
     assert (data["little"], data["reference"], len(data["by_confidence"])) == ("net0", "net2", 10)
     command = run("difficulty", table, "--little", "net1")
     assert command.exit_code == 0
-    assert "net1 surest of 1" in command.stdout
+    assert "by tenths of net1's confidence" in command.stdout
     refused(run("difficulty", table, "--little", "net7"), "no exit 'net7'", table.parent, {"table"})
 
 

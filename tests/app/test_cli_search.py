@@ -105,7 +105,9 @@ WRONG = {
     "no budget": ([], "--max-drop"),
     "delta": (["--max-drop", "1", "--delta", "2"], "found 2"),
     "class": (["--max-drop", "1", "--class-drop", "cat=1"], "no class 'cat'"),
-    "class without budget": (["--max-drop", "1", "--class-drop", "0"], "NAME=VALUE"),
+    "class without points": (["--max-drop", "1", "--class-drop", "0"], "NAME=VALUE"),
+    "jointly in-sample": (["--max-drop", "1", "--jointly", "--in-sample"], "found --in-sample"),
+    "class without a budget": (["--max-cost", "9", "--class-drop", "0=1"], "found no budget"),
     "cost": (["--max-cost", "0.0001"], "the cheapest costs"),
     "all": (["--max-drop", "1", "--all"], "understudy savers TABLE"),
 }

@@ -50,7 +50,10 @@ def difficulty_view(found: Difficulty) -> Group:
     """Accuracy of every exit by difficulty, what each further unit of cost buys, and a summary."""
     return group_of(
         _bins_table(
-            found, found.by_confidence, title=f"by tenths, {found.little} surest of 1", head="tenth"
+            found,
+            found.by_confidence,
+            title=f"by tenths of {found.little}'s confidence",
+            head="tenth",
         ),
         _bins_table(found, found.by_agreement, title="by how many exits are right", head="samples"),
         _gains_table(found),

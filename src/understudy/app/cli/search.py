@@ -94,6 +94,13 @@ def search(
     from understudy.store import count_looks, load_table, log_look
 
     drops = numbers(max_drop or (), "--max-drop")
+    if (jointly or class_drop) and (in_sample or not drops):
+        option = "--jointly" if jointly else "--class-drop"
+        found = "--in-sample" if in_sample else "no budget"
+        raise UsageError(
+            f"certified budgets take {option}, found {found}: "
+            f"add --max-drop POINTS without --in-sample, or drop {option}"
+        )
     scores = load_table(table)
     spec: dict[str, Any] = {
         "reference": reference,
