@@ -127,7 +127,7 @@ def test_the_second_class_counts_where_it_is_known():
     known = replace(table, details=tops)
     score = fit_deferral(known, "tiny", "big")
     assert score.second[2] < min(score.second[:2]) - 1
-    with pytest.raises(TableError, match="looks at the two top classes"):
+    with pytest.raises(TableError, match="needs the two top classes"):
         score.apply(table)
 
 

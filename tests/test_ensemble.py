@@ -15,7 +15,7 @@ from understudy.ensemble import (
     ensemble_of,
     ensemble_pairs,
     fit_temperature,
-    kept_logits,
+    logits_of,
     with_ensemble,
 )
 from understudy.errors import PolicyError, TableError
@@ -99,7 +99,7 @@ def test_an_average_on_disk(tmp_path):
     rng = np.random.default_rng(2)
     table = scored({"tiny": rng.normal(size=(20, 3)), "big": rng.normal(size=(20, 3))}, [0] * 20)
     table = ScoreTable.from_probabilities(
-        {n: softmax(kept_logits(table, n).astype(float), axis=1) for n in table.names},
+        {n: softmax(logits_of(table, n).astype(float), axis=1) for n in table.names},
         table.label,
         costs={"tiny": 1, "big": 10},
     )
@@ -144,8 +144,8 @@ def test_average_pairs_is_fitted_on_tune_alone():
     part = table.on("tune")
     recipe = ensemble_of(wider.exits[3].origin)
     assert recipe.temperatures == (
-        fit_temperature(kept_logits(part, "a"), part.label),
-        fit_temperature(kept_logits(part, "c"), part.label),
+        fit_temperature(logits_of(part, "a"), part.label),
+        fit_temperature(logits_of(part, "c"), part.label),
     )
     assert ensemble_pairs(table, "c", littles=["b"]).names == ("a", "b", "c", "b+c")
     assert ensemble_pairs(table, "a").names == table.names
@@ -160,7 +160,7 @@ def test_what_cannot_be_averaged():
     with pytest.raises(TableError, match="did you mean 'tiny'"):
         with_ensemble(table, ["tinny", "big"], [1.0, 1.0])
     wider = with_ensemble(table, ["tiny", "big"], [1.0, 1.0])
-    with pytest.raises(TableError, match="'tiny\\+big' is an average itself"):
+    with pytest.raises(TableError, match="'tiny\\+big' is an ensemble itself"):
         with_ensemble(wider, ["tiny", "tiny+big"], [1.0, 1.0])
     with pytest.raises(TableError, match="unique"):
         with_ensemble(wider, ["tiny", "big"], [1.0, 1.0])

@@ -320,7 +320,7 @@ def test_a_result_without_difficulty_has_no_such_section(result: Result, sketche
 
 def test_the_verb_writes_the_page(result: Result, page: str, tmp_path: Path) -> None:
     app = typer.Typer()
-    report_verb.register(app)
+    app.command()(report_verb.report)
     result.save(tmp_path / "result.json")
     out = tmp_path / "new" / "report.html"
     called = CliRunner().invoke(app, [str(tmp_path / "result.json"), "--out", str(out), "--json"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy import Cascade, Policy
-from understudy.app.running import run_cascade
+from understudy.app.run import run_cascade
 from understudy.errors import DataError
 from understudy.zoo.data import open_data
 

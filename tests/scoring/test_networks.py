@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import Run
+from command_line import Run, refused
 from understudy.early_exit.network import Heads, attach
 from understudy.early_exit.serialization import save_exits
 from understudy.errors import ModelError, TableError
@@ -103,17 +103,17 @@ def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     """Scored, searched, built and run: every answer is the one that `evaluate` predicts."""
     table, result, cascade = (tmp_path / name for name in ("table", "result.json", "cascade"))
     data = ("--data", "digits:heldout")
-    assert run("score", f"exits:{folder}", *data, "--into", table).code == 0
-    searched = run(
+    assert run("score", f"exits:{folder}", *data, "--into", table).exit_code == 0
+    said = run(
         "search", table, "--max-drop", "20,40", "--reference", "net", "--jointly", "--out", result
     )
-    assert searched.code == 0, searched.err
+    assert said.exit_code == 0, said.stderr
     built = run("build", result, "--into", cascade, "--json")
-    assert built.code == 0, built.err
-    settings = json.loads(built.out)["frontier"]
-    policy = Policy.from_dict(json.loads(built.out)["policy"])
+    assert built.exit_code == 0, built.stderr
+    settings = json.loads(built.stdout)["frontier"]
+    policy = Policy.from_dict(json.loads(built.stdout)["policy"])
     again = run("run", cascade, *data, "--out", tmp_path / "answers.csv")
-    assert again.code == 0, again.err
+    assert again.exit_code == 0, again.stderr
     scored = load_table(table)
     decided = decide(scored, policy)
     rows = [line.split(",") for line in (tmp_path / "answers.csv").read_text().splitlines()]
@@ -122,31 +122,24 @@ def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     exits = np.array(policy.exits)[decided.stage]
     assert [row[place[1]] for row in rows[1:]] == exits.tolist()
     assert settings[-1]["max_drop"] == 0.0
-    select_operating_point = run(
-        "run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json"
-    )
-    assert json.loads(select_operating_point.out)["shares"] == {"net": 1.0}
-    refused = run("run", cascade, *data, "--max-drop=-1", "--out", tmp_path / "b.csv")
-    assert (refused.code, "no certified setting lies within a drop of -1" in refused.err) == (
-        2,
-        True,
-    )
+    set_to_zero = run("run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json")
+    assert json.loads(set_to_zero.stdout)["shares"] == {"net": 1.0}
+    wrong = run("run", cascade, *data, "--max-drop=-1", "--out", tmp_path / "b.csv")
+    refused(wrong, "no certified operating point lies within a drop of -1")
 
 
 def test_a_folder_that_was_trained_again(run: Run, folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "exits"
     shutil.copytree(folder, copy)
-    assert (
-        run("score", f"exits:{copy}", "--data", "digits:heldout", "--into", tmp_path / "t").code
-        == 0
-    )
+    words = ("score", f"exits:{copy}", "--data", "digits:heldout", "--into", tmp_path / "t")
+    assert run(*words).exit_code == 0
     out = ("--max-drop", 0, "--reference", "net", "--out", tmp_path / "r.json")
-    assert run("search", tmp_path / "t", *out).code == 0
+    assert run("search", tmp_path / "t", *out).exit_code == 0
     network = load_network(f"exits:{copy}")
     with torch.no_grad():
         next(network.heads.parameters()).add_(1)
     save_exits(network, copy, name="net")
-    refused = run("build", tmp_path / "r.json", "--into", tmp_path / "c")
-    assert refused.code == 2
-    assert "has other weights than the model that was scored" in refused.err
+    said = run("build", tmp_path / "r.json", "--into", tmp_path / "c")
+    assert said.exit_code == 2
+    assert "has other weights than the model that was scored" in said.stderr
     assert PolicyStage("net").threshold is None

@@ -195,20 +195,24 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
         ModelError: a model that the policy names is missing.
         PolicyError: no choice for that budget.
     """
-    points: Sequence[OperatingPoint] = ()
-    if isinstance(plan, Policy):
-        policy, scores = plan, {}
-    else:
-        policy, scores = plan.choice(max_drop).policy, scores_of(plan.table.get("provenance", {}))
-        points = operating_points_of(plan)
-        models = {**models, **_ensembles(plan, tuple(build_stages(models)))}
     stages = build_stages(models)
-    missing = [name for name in policy.exits if name not in stages]
-    if missing:
-        raise ModelError(
-            f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
-            f"given were {listed(map(repr, stages)) or 'none'}: add it under the name of the exit"
-        )
+    if isinstance(plan, Policy):
+        _check_complete(plan, stages)
+        return Cascade(stages, plan)
+    stages = build_stages({**models, **_ensembles(plan, tuple(stages))})
+    return cascade_of(plan, plan.choice(max_drop).policy, stages)
+
+
+def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
+    """A cascade of these models, with the learned scores and operating points that fit them.
+
+    Raises:
+        ModelError: a model that the policy names is missing.
+    """
+    stages = build_stages(models)
+    _check_complete(policy, stages)
+    scores = scores_of(result.table.get("provenance", {}))
+    points = operating_points_of(result)
     return Cascade(
         stages,
         policy,
@@ -235,6 +239,15 @@ class _LogitsSink:
 
     def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
         """Rows of NaN keep their logits."""
+
+
+def _check_complete(policy: Policy, stages: Mapping[str, Stage]) -> None:
+    missing = [name for name in policy.exits if name not in stages]
+    if missing:
+        raise ModelError(
+            f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
+            f"given were {listed(map(repr, stages)) or 'none'}: add it under the name of the exit"
+        )
 
 
 def _ensembles(result: Result, names: Sequence[str]) -> dict[str, Ensemble]:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from understudy.ensemble import RECIPE, Ensemble
+from understudy.ensemble import ORIGIN_KEY, Ensemble
 from understudy.errors import ModelError, listed
 from understudy.nn.device import Images
 from understudy.nn.stage import Stage, stages_of
@@ -36,7 +36,7 @@ class EnsembleStage(Stage):
 
     def __init__(self, ensemble: Ensemble, members: Mapping[str, Stage]) -> None:
         stages = nn.ModuleList(members[name] for name in ensemble.exits)
-        super().__init__(stages, origin={RECIPE: ensemble.to_dict()})
+        super().__init__(stages, origin={ORIGIN_KEY: ensemble.to_dict()})
         self.ensemble = ensemble
 
     @property

@@ -1,8 +1,8 @@
-"""The compiled half of `chains`: two thresholds before a last exit, on a grid and exactly.
+"""Compiled half of `chain_solver`: two thresholds before a last exit, on a grid and exactly.
 
-A threshold is a prefix: how many of its surest samples a model accepts. Every prefix has a net
-loss, the sum of (last exit right) - (model right), which must stay within a budget. Imported on
-first use, because importing Numba is slow.
+A threshold is a prefix: how many of its most confident samples a model accepts. Every prefix has a
+net loss, the sum of (last exit correct) - (model correct), which must stay within a budget.
+Imported on first use, because importing Numba is slow.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _CODES_PER_ROW = _WIDTH // _ROWS
 _NEVER = np.int32(2**30)
 
 
-class Model(NamedTuple):
+class RankedModel(NamedTuple):
     """One model on N samples.
 
     Attributes:
         order: (N,) the samples by falling confidence.
         edge: (N,) whether the prefix that ends here splits no tie.
-        loss: (N,) by sample: (last exit right) - (model right).
-        price: what one sample pays.
+        loss: (N,) by sample: (last exit correct) - (model correct).
+        price: the cost per sample.
     """
 
     order: Array
@@ -39,16 +39,16 @@ class Model(NamedTuple):
     price: float
 
 
-class Field(NamedTuple):
-    """All models before a last exit: codes (K, N), see `encode`; prices (K,), and the last one's
-    price."""
+class CodedModels(NamedTuple):
+    """All models before a last exit: codes (K, N), see `encode`, and costs per sample, (K,) and of
+    the last exit."""
 
     codes: Array
     price: Array
     full: float
 
 
-class _Tree(NamedTuple):
+class _PrefixTree(NamedTuple):
     """Prefix losses of a model over its runs: a run starts where the loss changes.
 
     Node k has the children 2 k and 2 k + 1; the leaves are the second half.
@@ -67,10 +67,10 @@ class _Tree(NamedTuple):
 
 
 @compiled
-def encode(model: Model, out: Array) -> None:
+def encode(model: RankedModel, out: Array) -> None:
     """The code of each sample, (N,): four times its level of confidence + its loss + 1.
 
-    Level 0 is the surest of `LEVELS`; ties share one.
+    Level 0 is the most confident of `LEVELS`; ties share one.
     """
     samples, level = model.order.shape[0], 0
     for at in range(samples):
@@ -81,7 +81,7 @@ def encode(model: Model, out: Array) -> None:
 
 
 @compiled
-def _tally(first: Array, second: Array, counts: Array) -> None:
+def _histogram(first: Array, second: Array, counts: Array) -> None:
     """The number of samples by row of the first model (four levels) and code of the second."""
     counts[:] = 0
     for sample in range(first.shape[0]):
@@ -90,7 +90,7 @@ def _tally(first: Array, second: Array, counts: Array) -> None:
 
 
 @compiled
-def _answered(code: Array) -> tuple[Array, Array]:
+def _accepted(code: Array) -> tuple[Array, Array]:
     """How many samples lie above each row of levels, and what they lose: (_ROWS,) each."""
     count, loss = np.zeros(_ROWS, np.int64), np.zeros(_ROWS, np.int64)
     for sample in range(code.shape[0]):
@@ -102,11 +102,11 @@ def _answered(code: Array) -> tuple[Array, Array]:
 
 
 @compiled
-def longest_prefixes(model: Model, last: Array, budgets: Array) -> Array:
+def longest_prefixes(model: RankedModel, last: Array, budgets: Array) -> Array:
     """How many samples a model may answer before a last exit within each budget: (D,).
 
     Args:
-        last: (N,) by sample: (reference right) - (last exit right).
+        last: (N,) by sample: (reference correct) - (last exit correct).
         budgets: (D,) the greatest net loss of both exits together.
     """
     out, gap = np.zeros(budgets.shape[0], np.int64), np.int64(0)
@@ -130,7 +130,7 @@ def longest_prefixes(model: Model, last: Array, budgets: Array) -> Array:
 
 
 @compiled
-def screen(field: Field, first: int, seconds: Array, budgets: Array, out: Array) -> None:
+def screen(coded: CodedModels, first: int, seconds: Array, budgets: Array, out: Array) -> None:
     """The least summed cost of first -> second -> last on a grid of 16 x 64 levels.
 
     Args:
@@ -139,32 +139,32 @@ def screen(field: Field, first: int, seconds: Array, budgets: Array, out: Array)
         budgets: (D,) the greatest net loss.
         out: (K, D), by second model; a cost that is found replaces a higher one.
     """
-    models, samples = field.codes.shape
-    price, code = field.price, field.codes[first]
-    count, loss = _answered(code)
+    models, samples = coded.codes.shape
+    price, code = coded.price, coded.codes[first]
+    count, loss = _accepted(code)
     counts = np.empty(_ROWS * _WIDTH, np.int32)
-    seen, gap = np.empty(LEVELS + 1, np.int32), np.empty(LEVELS + 1, np.int32)
+    answered, gap = np.empty(LEVELS + 1, np.int32), np.empty(LEVELS + 1, np.int32)
     for second in range(models):
         if not seconds[second]:
             continue
-        _tally(code, field.codes[second], counts)
+        _histogram(code, coded.codes[second], counts)
         for row in range(_ROWS - 2, 0, -1):
-            _collect(counts, row)
+            _add_later_rows(counts, row)
         for row in range(1, _ROWS):
             left = samples - count[row]
             paid = samples * price[first] + left * price[second]
-            _accumulate(counts, row, seen, gap)
+            _accumulate(counts, row, answered, gap)
             for drop in range(budgets.shape[0]):
                 at, allowed = LEVELS, budgets[drop] - loss[row]
                 while at and gap[at] > allowed:
                     at -= 1
                 if at:
-                    cost = paid + (left - seen[at]) * field.full
+                    cost = paid + (left - answered[at]) * coded.full
                     out[second, drop] = min(out[second, drop], cost)
 
 
 @compiled
-def _collect(counts: Array, row: int) -> None:
+def _add_later_rows(counts: Array, row: int) -> None:
     """Add to the samples of one row of levels of the first model those of all later rows."""
     start = row * _WIDTH
     for cell in range(start, start + _WIDTH):
@@ -172,19 +172,19 @@ def _collect(counts: Array, row: int) -> None:
 
 
 @compiled
-def _accumulate(counts: Array, row: int, seen: Array, gap: Array) -> None:
+def _accumulate(counts: Array, row: int, answered: Array, gap: Array) -> None:
     """What the second model's first levels answer and lose, (LEVELS + 1,) each."""
-    seen[0], gap[0] = 0, 0
+    answered[0], gap[0] = 0, 0
     for at in range(LEVELS):
         cell = row * _WIDTH + KINDS * at
         low, same, high = counts[cell], counts[cell + 1], counts[cell + 2]
-        seen[at + 1] = seen[at] + low + same + high
+        answered[at + 1] = answered[at] + low + same + high
         gap[at + 1] = gap[at] + high - low
 
 
 @compiled
-def _grow(model: Model) -> _Tree:
-    """The tree of a model that is asked about all samples."""
+def _build_tree(model: RankedModel) -> _PrefixTree:
+    """The tree of a model that is run on all samples."""
     samples, runs = model.order.shape[0], 1
     for at in range(samples):
         runs += model.loss[at] != 0
@@ -207,11 +207,11 @@ def _grow(model: Model) -> _Tree:
     for node in range(leaves - 1, 0, -1):
         total[node] = total[2 * node] + total[2 * node + 1]
         least[node] = min(least[2 * node], total[2 * node] + least[2 * node + 1])
-    return _Tree(total, least, end, run)
+    return _PrefixTree(total, least, end, run)
 
 
 @compiled
-def _forget(tree: _Tree, sample: int) -> None:
+def _remove(tree: _PrefixTree, sample: int) -> None:
     """Take one sample's loss out of the tree."""
     total, least, node = tree.total, tree.least, tree.run[sample]
     if not node:
@@ -228,7 +228,7 @@ def _forget(tree: _Tree, sample: int) -> None:
 
 
 @compiled
-def _longest(tree: _Tree, allowed: int) -> Any:
+def _longest_prefix(tree: _PrefixTree, allowed: int) -> Any:
     """The longest prefix that ends on an edge and loses at most `allowed`; 0 where there is
     none."""
     total, least = tree.total, tree.least
@@ -246,7 +246,7 @@ def _longest(tree: _Tree, allowed: int) -> Any:
 
 
 @compiled
-def _mark(marks: Array, position: int) -> None:
+def _insert(marks: Array, position: int) -> None:
     """Enter a position into a Fenwick tree (N + 1,)."""
     at = position + 1
     while at < marks.shape[0]:
@@ -255,7 +255,7 @@ def _mark(marks: Array, position: int) -> None:
 
 
 @compiled
-def _marked(marks: Array, length: int) -> Any:
+def _count_inserted(marks: Array, length: int) -> Any:
     """How many of the first positions were entered."""
     out = 0
     while length:
@@ -265,7 +265,9 @@ def _marked(marks: Array, length: int) -> Any:
 
 
 @compiled
-def refine(first: Model, second: Model, full: float, budgets: Array, best: Array) -> Array:
+def refine(
+    first: RankedModel, second: RankedModel, full: float, budgets: Array, best: Array
+) -> Array:
     """The cheapest two thresholds of first -> second -> last within each budget, exactly.
 
     Every prefix of the first model is tried. The samples it accepts are taken out of a tree over
@@ -273,7 +275,7 @@ def refine(first: Model, second: Model, full: float, budgets: Array, best: Array
     O(log N) steps.
 
     Args:
-        full: what one sample pays for the last exit.
+        full: the cost per sample of the last exit.
         budgets: (D,) the greatest net loss.
         best: (D,) summed costs to beat; those that are beaten are replaced.
 
@@ -285,21 +287,21 @@ def refine(first: Model, second: Model, full: float, budgets: Array, best: Array
     place = np.empty(samples, np.int32)
     for at in range(samples):
         place[second.order[at]] = at
-    tree, marks, gap = _grow(second), np.zeros(samples + 1, np.int32), np.int64(0)
+    tree, marks, gap = _build_tree(second), np.zeros(samples + 1, np.int32), np.int64(0)
     for at in range(samples - 1):
         sample, left = first.order[at], samples - at - 1
         gap += first.loss[sample]
-        _forget(tree, sample)
-        _mark(marks, place[sample])
+        _remove(tree, sample)
+        _insert(marks, place[sample])
         if not first.edge[at]:
             continue
         paid = samples * first.price + left * second.price
         for drop in range(drops):
             if paid >= best[drop]:
                 continue
-            longest = _longest(tree, budgets[drop] - gap)
+            longest = _longest_prefix(tree, budgets[drop] - gap)
             if longest and paid + max(left - longest, 0) * full < best[drop]:
-                cost = paid + (left - longest + _marked(marks, longest)) * full
+                cost = paid + (left - longest + _count_inserted(marks, longest)) * full
                 if cost < best[drop]:
                     best[drop] = cost
                     found[drop] = at + 1, longest

@@ -1,10 +1,11 @@
-"""The compiled half of `line`: walk samples in order of confidence, in whole numbers.
+"""Compiled half of `coordinate_descent` and `exits`: exact line search in whole numbers.
 
-The fate of a sample is one small code, ``2 * group + right``: the group whose exit answers it (the
-number of groups for the full model) and whether that answer is right. Costs and the weight of a
-mistake are counted in a quantum, a power of two so small that sums over all samples are exact in
-int64: no result depends on the order of summation. Imported on first use, because importing Numba
-is slow. Numba's cache on disk refers to the tuples here by name: renaming one breaks caches in use.
+What happens to a sample is one small code, ``2 * group + correct``: the group whose exit answers it
+(the number of groups for the full model) and whether that answer is correct. Costs and the weight
+of a mistake are counted in a quantum, a power of two so small that sums over all samples are exact
+in int64: no result depends on the order of summation. Imported on first use, because importing
+Numba is slow. Numba's cache on disk refers to the tuples here by name: renaming one breaks caches
+in use.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.searching._compiled import compiled
-from understudy.searching.exit_problem import LAST, LOW_BITS, OFF, RIGHT
+from understudy.searching.exit_problem import CORRECT, LAST, LOW_BITS, OFF
 
 Array = npt.NDArray[Any]
 
 
-class Record(NamedTuple):
+class ProblemArrays(NamedTuple):
     """An `ExitProblem` of K exits in J groups on N samples, as plain arrays.
 
     The exits of group j are `first[j]` to `first[j + 1]`. Exit k has the shared parts
@@ -47,7 +48,7 @@ class ThresholdState(NamedTuple):
     threshold: Array
 
 
-class Aim(NamedTuple):
+class Objective(NamedTuple):
     """What a mistake costs in quanta, and how large a quantum is."""
 
     weight: int
@@ -55,64 +56,64 @@ class Aim(NamedTuple):
 
 
 @compiled
-def leave_costs(record: Record, choice: Array) -> Array:
+def leave_costs(problem: ProblemArrays, choice: Array) -> Array:
     """What a sample has paid when it leaves at each group, and at the full model: (J + 1,)."""
     groups = choice.shape[0]
     out = np.zeros(groups + 1)
-    paid = np.zeros(record.part_price.shape[0], np.bool_)
+    paid = np.zeros(problem.part_price.shape[0], np.bool_)
     running = 0.0
     for group in range(groups + 1):
-        exit = choice[group] if group < groups else record.head.shape[0]
+        exit = choice[group] if group < groups else problem.head.shape[0]
         if exit == OFF:
             continue
         if group < groups:
-            running += record.head[exit]
-        for at in range(record.part_first[exit], record.part_first[exit + 1]):
-            part = record.part[at]
+            running += problem.head[exit]
+        for at in range(problem.part_first[exit], problem.part_first[exit + 1]):
+            part = problem.part[at]
             if not paid[part]:
                 paid[part] = True
-                running += record.part_price[part]
-        out[group] = record.trunk[exit] + running
+                running += problem.part_price[part]
+        out[group] = problem.trunk[exit] + running
     return out
 
 
 @compiled
-def _quanta(record: Record, choice: Array, quantum: float) -> Any:
-    return np.rint(leave_costs(record, choice) / quantum).astype(np.int64)
+def _quanta(problem: ProblemArrays, choice: Array, quantum: float) -> Any:
+    return np.rint(leave_costs(problem, choice) / quantum).astype(np.int64)
 
 
 @compiled
-def _stop(record: Record, group: int, exit: int, threshold: float, fate: Array) -> None:
-    """Let an exit answer what it is sure of, before all that `fate` (N,) knows of."""
-    own, confidence, correct = 2 * group, record.confidence[exit], record.correct[exit]
-    for sample in range(fate.shape[0]):
-        sure = np.float64(confidence[sample]) >= threshold
-        fate[sample] = own + correct[sample] if sure else fate[sample]
+def _answer(problem: ProblemArrays, group: int, exit: int, threshold: float, codes: Array) -> None:
+    """Let an exit answer what it accepts, before the exits that `codes` (N,) already covers."""
+    own, confidence, correct = 2 * group, problem.confidence[exit], problem.correct[exit]
+    for sample in range(codes.shape[0]):
+        accepted = np.float64(confidence[sample]) >= threshold
+        codes[sample] = own + correct[sample] if accepted else codes[sample]
 
 
 @compiled
-def _last(record: Record, fate: Array) -> None:
-    """The fate of samples that no exit answers."""
-    own = 2 * (record.first.shape[0] - 1)
-    for sample in range(fate.shape[0]):
-        fate[sample] = own + record.final[sample]
+def _answer_last(problem: ProblemArrays, codes: Array) -> None:
+    """Let the full model answer all samples: (N,) codes."""
+    own = 2 * (problem.first.shape[0] - 1)
+    for sample in range(codes.shape[0]):
+        codes[sample] = own + problem.final[sample]
 
 
 @compiled
-def _settle(record: Record, setting: ThresholdState, fate: Array) -> None:
-    """Fill `fate` (N,) with the codes of a whole configuration."""
-    _last(record, fate)
+def _all_codes(problem: ProblemArrays, setting: ThresholdState, codes: Array) -> None:
+    """Fill `codes` (N,) with those of a whole configuration."""
+    _answer_last(problem, codes)
     for group in range(setting.choice.shape[0] - 1, -1, -1):
         if setting.choice[group] != OFF:
-            _stop(record, group, setting.choice[group], setting.threshold[group], fate)
+            _answer(problem, group, setting.choice[group], setting.threshold[group], codes)
 
 
 @compiled
-def _without(state: Array, fate: Array, group: int, out: Array) -> None:
-    """The codes with a group off: `state` where a sample leaves before it, `fate` elsewhere."""
+def _codes_without(current: Array, later: Array, group: int, out: Array) -> None:
+    """The codes with a group off: `current` where a sample leaves before it, `later` elsewhere."""
     for sample in range(out.shape[0]):
-        early = state[sample] < 2 * group
-        out[sample] = state[sample] if early else fate[sample]
+        early = current[sample] < 2 * group
+        out[sample] = current[sample] if early else later[sample]
 
 
 @compiled
@@ -139,25 +140,25 @@ def _totals(leave: Array, counts: Array) -> tuple[Any, Any]:
 def _changes(leave: Array, group: int) -> Array:
     """What changes in cost and in mistakes when `group` answers a sample itself: (2, 4 J + 4).
 
-    Column ``2 * code + right`` is for a sample of that code that the group is right about or not;
+    Column ``2 * code + correct`` is for a sample of that code that the group has correct or not;
     samples that leave earlier change nothing.
     """
     out = np.zeros((2, 4 * leave.shape[0]), np.int64)
     for code in range(2 * group, 2 * leave.shape[0]):
-        for right in range(2):
-            out[0, 2 * code + right] = leave[group] - leave[code >> 1]
-            out[1, 2 * code + right] = (code & 1) - right
+        for correct in range(2):
+            out[0, 2 * code + correct] = leave[group] - leave[code >> 1]
+            out[1, 2 * code + correct] = (code & 1) - correct
     return out
 
 
 @compiled
-def _walk(order: Array, codes: Array, change: Array, total: int) -> tuple[int, int]:
+def _best_threshold(order: Array, codes: Array, change: Array, total: int) -> tuple[int, int]:
     """The least total below the given one over all thresholds, and how many are accepted there."""
     best, accepted = total, 0
     for at in range(order.shape[0]):
         entry = order[at]
         code = np.int64(codes[entry >> LOW_BITS])
-        total += change[(code << 1) | np.int64(entry & RIGHT)]
+        total += change[(code << 1) | np.int64(entry & CORRECT)]
         if total < best and entry & LAST:
             best = total
             accepted = at + 1
@@ -165,35 +166,35 @@ def _walk(order: Array, codes: Array, change: Array, total: int) -> tuple[int, i
 
 
 @compiled
-def _between(record: Record, exit: int, accepted: int) -> float:
+def _threshold(problem: ProblemArrays, exit: int, accepted: int) -> float:
     """The threshold that accepts the first so many samples: `policy.midpoint`, or -inf for all."""
-    order = record.order[exit]
+    order = problem.order[exit]
     if accepted == order.shape[0]:
         return -np.inf
-    below = np.float64(record.confidence[exit, order[accepted] >> LOW_BITS])
-    above = np.float64(record.confidence[exit, order[accepted - 1] >> LOW_BITS])
+    below = np.float64(problem.confidence[exit, order[accepted] >> LOW_BITS])
+    above = np.float64(problem.confidence[exit, order[accepted - 1] >> LOW_BITS])
     middle = below + (above - below) / 2
     return float(middle if below < middle < above else above)
 
 
 @compiled
-def _best(
-    record: Record, choice: Array, group: int, aim: Aim, codes: Array
+def _best_choice(
+    problem: ProblemArrays, choice: Array, group: int, objective: Objective, codes: Array
 ) -> tuple[int, int, int]:
     """The best setting of a group, given the `codes` with it off: total, exit, number accepted."""
     counts = np.empty(2 * choice.shape[0] + 2, np.int64)
     _count(codes, counts)
     choice[group] = OFF
-    cost, wrong = _totals(_quanta(record, choice, aim.quantum), counts)
-    best, best_exit, most = cost + aim.weight * wrong, OFF, 0
-    for exit in range(record.first[group], record.first[group + 1]):
+    cost, wrong = _totals(_quanta(problem, choice, objective.quantum), counts)
+    best, best_exit, most = cost + objective.weight * wrong, OFF, 0
+    for exit in range(problem.first[group], problem.first[group + 1]):
         choice[group] = exit
-        leave = _quanta(record, choice, aim.quantum)
+        leave = _quanta(problem, choice, objective.quantum)
         change = _changes(leave, group)
         cost, wrong = _totals(leave, counts)
-        total = cost + aim.weight * wrong
-        least, accepted = _walk(
-            record.order[exit], codes, change[0] + aim.weight * change[1], total
+        total = cost + objective.weight * wrong
+        least, accepted = _best_threshold(
+            problem.order[exit], codes, change[0] + objective.weight * change[1], total
         )
         if accepted and least < best:
             best, best_exit, most = least, exit, accepted
@@ -201,50 +202,50 @@ def _best(
 
 
 @compiled
-def descend(record: Record, setting: ThresholdState, aim: Aim) -> Array:
+def descend(problem: ProblemArrays, setting: ThresholdState, objective: Objective) -> Array:
     """Improve group after group, in place, until none can be; the counts (2 J + 2,) at the end.
 
-    Groups are visited from the last to the first, so that the fate of what a group lets pass grows
+    Groups are visited from the last to the first, so that the codes behind a group are extended
     by one group at a time.
     """
     choice, threshold = setting
-    groups, samples = choice.shape[0], record.final.shape[0]
+    groups, samples = choice.shape[0], problem.final.shape[0]
     counts = np.empty(2 * groups + 2, np.int64)
-    state, fate, codes = np.empty((3, samples), record.code.dtype)
-    _settle(record, setting, state)
-    _count(state, counts)
-    cost, wrong = _totals(_quanta(record, choice, aim.quantum), counts)
-    value, settled = cost + aim.weight * wrong, 0
+    current, later, codes = np.empty((3, samples), problem.code.dtype)
+    _all_codes(problem, setting, current)
+    _count(current, counts)
+    cost, wrong = _totals(_quanta(problem, choice, objective.quantum), counts)
+    value, settled = cost + objective.weight * wrong, 0
     while settled < groups:
-        _last(record, fate)
+        _answer_last(problem, later)
         for group in range(groups - 1, -1, -1):
             if settled < groups:
                 before = choice[group]
-                _without(state, fate, group, codes)
-                best, exit, accepted = _best(record, choice, group, aim, codes)
+                _codes_without(current, later, group, codes)
+                best, exit, accepted = _best_choice(problem, choice, group, objective, codes)
                 better = best < value
                 settled = 1 if better else settled + 1
                 choice[group] = exit if better else before
                 if better:
                     value = best
                     if accepted:
-                        threshold[group] = _between(record, exit, accepted)
+                        threshold[group] = _threshold(problem, exit, accepted)
             if choice[group] != OFF:
-                _stop(record, group, choice[group], threshold[group], fate)
-        state, fate = fate, state
-    _count(state, counts)
+                _answer(problem, group, choice[group], threshold[group], later)
+        current, later = later, current
+    _count(current, counts)
     return counts
 
 
 @compiled
-def _offer(
+def _enter_thresholds(
     order: Array, codes: Array, change: Array, start: tuple[int, int, int, int], points: Array
 ) -> None:
     """Enter every threshold of one exit; `start` is cost, mistakes, configuration and exit."""
     cost, wrong, configuration, exit = start
     for at in range(order.shape[0]):
         entry = order[at]
-        kind = (np.int64(codes[entry >> LOW_BITS]) << 1) | np.int64(entry & RIGHT)
+        kind = (np.int64(codes[entry >> LOW_BITS]) << 1) | np.int64(entry & CORRECT)
         cost += change[0, kind]
         wrong += change[1, kind]
         if entry & LAST and cost < points[wrong, 0]:
@@ -253,33 +254,56 @@ def _offer(
 
 @compiled
 def fill(
-    record: Record, setting: ThresholdState, quantum: float, configuration: int, points: Array
+    problem: ProblemArrays,
+    setting: ThresholdState,
+    quantum: float,
+    configuration: int,
+    points: Array,
 ) -> None:
     """Enter every neighbour of a configuration that differs in one group.
 
-    `points` (N + 1, 4) holds by number of mistakes the least cost and whence it comes: the
+    `points` (N + 1, 4) holds by number of mistakes the least cost and its origin: the
     configuration, the exit, and how many it accepts; 0 stands for off.
     """
     choice, threshold = setting
-    groups, samples = choice.shape[0], record.final.shape[0]
+    groups, samples = choice.shape[0], problem.final.shape[0]
     counts = np.empty(2 * groups + 2, np.int64)
-    state, fate, codes = np.empty((3, samples), record.code.dtype)
-    _settle(record, setting, state)
-    _last(record, fate)
+    current, later, codes = np.empty((3, samples), problem.code.dtype)
+    _all_codes(problem, setting, current)
+    _answer_last(problem, later)
     for group in range(groups - 1, -1, -1):
         before = choice[group]
-        _without(state, fate, group, codes)
+        _codes_without(current, later, group, codes)
         _count(codes, counts)
         choice[group] = OFF
-        cost, wrong = _totals(_quanta(record, choice, quantum), counts)
+        cost, wrong = _totals(_quanta(problem, choice, quantum), counts)
         if cost < points[wrong, 0]:
-            points[wrong] = cost, configuration, record.first[group], 0
-        for exit in range(record.first[group], record.first[group + 1]):
+            points[wrong] = cost, configuration, problem.first[group], 0
+        for exit in range(problem.first[group], problem.first[group + 1]):
             choice[group] = exit
-            leave = _quanta(record, choice, quantum)
+            leave = _quanta(problem, choice, quantum)
             cost, wrong = _totals(leave, counts)
             start = (cost, wrong, configuration, exit)
-            _offer(record.order[exit], codes, _changes(leave, group), start, points)
+            _enter_thresholds(problem.order[exit], codes, _changes(leave, group), start, points)
         choice[group] = before
         if before != OFF:
-            _stop(record, group, before, threshold[group], fate)
+            _answer(problem, group, before, threshold[group], later)
+
+
+@compiled
+def count_answers(confidence: Array, thresholds: Array, out: Array) -> None:
+    """Add to `out` (P, K + 1) the samples answered by each exit: the first that is
+    on and accepts it, else the full model.
+
+    `confidence` is (N, K) float64, `thresholds` (P, K) float64 with NaN for off.
+    """
+    samples, exits = confidence.shape
+    for policy in range(thresholds.shape[0]):
+        on = np.flatnonzero(~np.isnan(thresholds[policy]))
+        for sample in range(samples):
+            answered = exits
+            for exit in on:
+                if confidence[sample, exit] >= thresholds[policy, exit]:
+                    answered = exit
+                    break
+            out[policy, answered] += 1

@@ -18,7 +18,7 @@ import torch
 
 from understudy.app.bench.benchmark import LastStage, Progress, bench, run_alone
 from understudy.app.bench.result import EXECUTOR, LARGE, Bench
-from understudy.app.running import check_data, load_runnable
+from understudy.app.run import check_data, load_runnable
 from understudy.errors import DataError
 from understudy.zoo.data import DataSet, batches, open_data
 

@@ -1,36 +1,29 @@
-"""What all verbs share: how options are read, how answers and mistakes are printed."""
+"""How a verb prints: its answer on stdout; notes, progress and errors on stderr.
+
+Rich is imported when something is printed, so that help and shell completion start fast.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, NoReturn
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console, RenderableType
+from understudy.display import cost_text, group_of, note_of, percent, table_of
 
-from understudy.errors import UnderstudyError
-from understudy.split import check_shares
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
-WIDTH = 120  # where the output is no terminal
+    from understudy.scores import ScoreTable
 
-
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
-
-
-out = _console(stderr=False)
-err = _console(stderr=True)
-
+WIDTH = 120  # columns, where the output is no terminal
 
 Advance = Callable[[str, int, int], None]
-"""Called as work proceeds: what is being done, how much of it is done, how much there is."""
-
-
-class UsageError(UnderstudyError):
-    """An option that cannot be read."""
+"""Called as work proceeds: with a description, the units that are done, and all units."""
 
 
 def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
@@ -38,30 +31,66 @@ def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(data, allow_nan=False, ensure_ascii=False) + "\n")
     else:
-        out.print(view)
+        whole_lines = isinstance(view, str)  # a path that is broken cannot be copied
+        _console(stderr=False).print(view, highlight=False, markup=False, soft_wrap=whole_lines)
 
 
-def note(text: str) -> None:
-    """A remark beside the answer, on stderr."""
-    err.print(text, highlight=False)
+def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
+    """Print what a table that was written holds: its exits with accuracy and costs."""
+    from understudy.split import SPLITS
+
+    splits = ", ".join(
+        f"{name} {int((scores.split == code).sum()):,}" for code, name in enumerate(SPLITS)
+    )
+    head = ["exit", *([] if scores.label is None else ["accuracy"]), *scores.units]
+    rows = []
+    for row, name in enumerate(scores.names):
+        right = scores.prediction[row] == scores.label
+        accuracy = [] if scores.label is None else [percent(float(right.mean()))]
+        costs = [cost_text(scores.cost_of([name], unit), unit) for unit in scores.units]
+        rows.append([name, *accuracy, *costs])
+    view = group_of(
+        table_of(f"{len(scores):,} samples ({splits})", head, rows),
+        note_of(f"written to {path}"),
+    )
+    data = {
+        "table": str(path),
+        "samples": len(scores),
+        "exits": list(scores.names),
+        "units": list(scores.units),
+        "confidences": list(scores.confidence),
+        "hash": scores.hash,
+    }
+    answer(view, data, as_json=as_json)
+
+
+def note(text: str, *, style: str | None = None) -> None:
+    """Print a remark on stderr."""
+    _console(stderr=True).print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def fail(message: str, *, code: int = 2) -> NoReturn:
-    """One sentence on stderr, and the exit code."""
-    err.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    """Print one sentence on stderr and exit with a code."""
+    from rich.text import Text
+
+    text = Text.assemble(("error:", "bold red"), f" {message}")
+    _console(stderr=True).print(text, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
 @contextmanager
-def answer_alone() -> Iterator[None]:
-    """What models and libraries print meanwhile goes to stderr: stdout is for the answer alone."""
+def stdout_to_stderr() -> Iterator[None]:
+    """Send what models and libraries print to stderr: stdout is for the answer alone."""
     with redirect_stdout(sys.stderr):
         yield
 
 
 @contextmanager
 def progress(unit: str) -> Iterator[Advance]:
-    """A bar per piece of work on stderr, with rate and time left; silent where nobody looks."""
+    """A progress bar per description on stderr, with rate and time left; none without a terminal.
+
+    What is printed to stdout meanwhile goes to stderr.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -78,108 +107,34 @@ def progress(unit: str) -> Iterator[Advance]:
         TextColumn(f"{{task.fields[rate]}} {unit}/s"),
         TimeRemainingColumn(),
     )
+    console = _console(stderr=True)
     tasks: dict[str, TaskID] = {}
     with (
-        answer_alone(),
-        Progress(*columns, console=err, disable=not err.is_terminal) as bars,
+        stdout_to_stderr(),
+        Progress(*columns, console=console, disable=not console.is_terminal) as bars,
     ):
 
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, rate="…", completed=done)
-            task = tasks[what]
+        def advance(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bars.add_task(
+                    description, total=total, rate="…", completed=done
+                )
+            task = tasks[description]
             speed = bars.tasks[bars.task_ids.index(task)].speed
             bars.update(task, completed=done, rate=_rate(speed))
 
         yield advance
 
 
-def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
-    """Repeated NAME=VALUE options, in order.
+@cache
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
 
-    >>> pairs(["tiny=a.csv", "big=b.csv"], "--exit")
-    {'tiny': 'a.csv', 'big': 'b.csv'}
-
-    Raises:
-        UsageError: no '=', an empty name, or a name given twice.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign or not name or not value:
-            raise UsageError(
-                f"{option} reads NAME=VALUE, found {text!r}: put a name and '=' before the value"
-            )
-        if name in found:
-            raise UsageError(f"{option} names {name!r} once, found it twice: drop one")
-        found[name] = value
-    return found
-
-
-def number(text: str, option: str) -> float:
-    """A number in an option.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5") from None
-
-
-def numbers(texts: Iterable[str], option: str) -> list[float]:
-    """Numbers that are repeated or joined by commas.
-
-    >>> numbers(["0.5,1", "2"], "--max-drop")
-    [0.5, 1.0, 2.0]
-    """
-    return [number(part, option) for text in texts for part in text.split(",") if part.strip()]
-
-
-def counts(texts: Iterable[str], option: str) -> tuple[int, ...]:
-    """Whole numbers from 1 up that are repeated or joined by commas.
-
-    >>> counts(["1,16", "64"], "--measure")
-    (1, 16, 64)
-
-    Raises:
-        UsageError: anything else.
-    """
-    parts = [part.strip() for text in texts for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(
-            f"{option} takes whole numbers from 1 up, found {','.join(parts)!r}: write them like "
-            "1,16,64"
-        )
-    return tuple(map(int, parts))
-
-
-def shares(text: str) -> dict[str, float]:
-    """Shares of splits.
-
-    >>> shares("tune=.2,certify=.6,test=.2")
-    {'tune': 0.2, 'certify': 0.6, 'test': 0.2}
-
-    Raises:
-        TableError: an unknown split, a share outside 0 to 1, or a sum that is not 1.
-        UsageError: no NAME=NUMBER.
-    """
-    return check_shares(
-        {
-            name: number(share, "--split")
-            for name, share in pairs(text.split(","), "--split").items()
-        }
-    )
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
 def _rate(speed: float | None) -> str:
     if not speed:
         return "…"
     return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -1,21 +1,18 @@
-"""The whole way as typed: a folder of images is scored, searched, built, run and reported."""
+"""Verbs in sequence: a folder of images is scored, searched, built, run, benchmarked, reported."""
 
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 
-from command_line import Run, Said
+from command_line import Run, refused
 from understudy.store import load_table
 
 CLASSES = ("dark", "grey", "light")
@@ -24,7 +21,7 @@ import torch
 from torch import nn
 
 class Shades(nn.Module):
-    '''Tells dark from light by the mean of the first rows: few of them, or all.'''
+    '''Classifies by the mean of the first rows: few of them, or all.'''
     input_size, mean, std, scale = (8, 8), (0.0,) * 3, (1.0,) * 3, 255.0
 
     def __init__(self, rows):
@@ -39,7 +36,7 @@ class Shades(nn.Module):
         return -40 * (shade - self.centres).abs()
 
 def tiny():
-    print("a factory may talk")
+    print("printed by a factory")
     return Shades(1)
 
 def big():
@@ -68,38 +65,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def answered(said: Said) -> Any:
-    """What stdout has under `--json`: one JSON text, and nothing else."""
-    assert said.code == 0, said.err
-    return json.loads(said.out)
-
-
-def refused(said: Said, words: str) -> None:
-    assert said.code == 2, said
-    assert said.out == ""
-    *before, last = said.err.splitlines()
-    assert set(before) <= {"a factory may talk"}
-    assert last.startswith("error: ")
-    assert words in last
-    assert not [path.name for path in Path().iterdir() if path.name.startswith(".")]
-
-
 SCORE = ("score", "py:shade_nets:tiny", "py:shade_nets:big", "--data", "folder:images")
 SCORED = (*SCORE, "--into", "table", "--batch", 32, "--measure", 1)
 
 
 def test_from_images_to_a_report(here: Path, run: Run) -> None:
     scored = run(*SCORED, "--json")
-    assert answered(scored)["samples"] == 600
-    assert "1 corrupt image was left out: grey/broken.png" in scored.err
-    assert "a factory may talk" in scored.err
+    assert scored.json["samples"] == 600
+    assert "1 corrupt image was left out: grey/broken.png" in scored.stderr
+    assert "printed by a factory" in scored.stderr
 
-    (found,) = answered(run("search", "table", "--max-drop", 8, "--out", "r.json", "--json"))[
-        "results"
-    ]
+    words = ("search", "table", "--max-drop", 8, "--out", "r.json", "--json")
+    (found,) = run(*words).json["results"]
     assert [stage["exit"] for stage in found["policy"]["stages"]] == ["tiny", "big"]
 
-    built = answered(run("build", "r.json", "--max-drop", 8, "--into", "cascade", "--json"))
+    built = run("build", "r.json", "--max-drop", 8, "--into", "cascade", "--json").json
     assert built["policy"] == found["policy"]
     refused(run("build", "r.json", "--max-drop", 7, "--into", "c2"), "no choice for a drop of 7")
     refused(run("build", "r.json", "--into", "c2", "--model", "bug=py:a:b"), "did you mean 'big'")
@@ -109,8 +89,8 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
         "other weights than the model that was scored as 'big'",
     )
 
-    ran = run("run", "cascade", "--data", "folder:images", "--out", "a.parquet", "--json")
-    summary = answered(ran)
+    words = ("run", "cascade", "--data", "folder:images", "--out", "a.parquet")
+    summary = run(*words, "--json").json
     assert (summary["samples"], summary["corrupt"]) == (600, 1)
     answers = pl.read_parquet("a.parquet")
     test = load_table("table").on("test")
@@ -119,34 +99,32 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
     assert (rows["prediction"] == rows["label"]).mean() == pytest.approx(
         found["on"]["test"]["accuracy"]
     )
-    answered(run("run", "cascade", "--data", "folder:images", "--out", "a.csv", "--json"))
+    assert run("run", "cascade", "--data", "folder:images", "--out", "a.csv").exit_code == 0
     assert pl.read_csv("a.csv")["class"].to_list() == answers["class"].to_list()
 
-    report = answered(run("report", "r.json", "--out", "r.html", "--json"))
+    report = run("report", "r.json", "--out", "r.html", "--json").json
     assert report["bytes"] == Path("r.html").stat().st_size
     assert not list(here.glob(".*"))
 
 
 def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
-    run(
-        "score", "py:shade_nets:tiny", "py:shade_nets:big", "--data", "folder:images", "--into", "t"
-    )
+    run(*SCORE, "--into", "t")
     run("search", "t", "--max-drop", 8, "--out", "r.json")
     run("build", "r.json", "--into", "cascade")
-    asked = ("bench", "cascade", "--data", "folder:images", "--rounds", 1, "--batch", 16)
-    told = answered(run(*asked, "--images", 60, "--clients", 3, "--out", "b.json", "--json"))
-    assert told["measured"]["reached"]["tiny"] == 60
-    assert told == json.loads(Path("b.json").read_text())
-    assert told["accuracy"]["large model alone"] > 0.5
-    assert set(told["peak_memory_bytes"]) == {"large model alone", "executor"}
-    assert min(told["peak_memory_bytes"].values()) > 2**20
-    shown = run(*asked, "--clients", 0)
-    assert "of the executor" in shown.out
-    assert "peak memory" in shown.out
-    assert "600 images, batches of 16" in shown.out
-    answered(run("report", "r.json", "--bench", "b.json", "--json"))
+    words = ("bench", "cascade", "--data", "folder:images", "--rounds", 1, "--batch", 16)
+    figures = run(*words, "--images", 60, "--clients", 3, "--out", "b.json", "--json").json
+    assert figures["measured"]["reached"]["tiny"] == 60
+    assert figures == json.loads(Path("b.json").read_text())
+    assert figures["accuracy"]["large model alone"] > 0.5
+    assert set(figures["peak_memory_bytes"]) == {"large model alone", "executor"}
+    assert min(figures["peak_memory_bytes"].values()) > 2**20
+    shown = run(*words, "--clients", 0)
+    assert "of the executor" in shown.stdout
+    assert "peak memory" in shown.stdout
+    assert "600 images, batches of 16" in shown.stdout
+    assert run("report", "r.json", "--bench", "b.json").exit_code == 0
     assert "How fast it runs" in Path("report.html").read_text()
-    refused(run(*asked, "--max-drop=-50"), "-50")
+    refused(run(*words, "--max-drop=-50"), "-50")
     refused(run("bench", "images", "--data", "folder:images"), "does not exist")
     refused(run("report", "r.json", "--bench", "r.json"), "is no understudy.bench file")
 
@@ -154,20 +132,21 @@ def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
 def test_where_to_compute(here: Path, run: Run) -> None:
     refused(run(*SCORE, "--into", "t", "--device", "abacus"), "device 'abacus' cannot be used")
     refused(run(*SCORE, "--into", "t", "--measure", "16,0"), "whole numbers from 1 up")
-    answered(run(*SCORE, "--into", "t", "--device", "cpu", "--measure", "1,16", "--json"))
+    assert run(*SCORE, "--into", "t", "--device", "cpu", "--measure", "1,16").exit_code == 0
     assert load_table("t").units == ("MACs", "ms@1", "ms@16")
-    answered(run("search", "t", "--max-drop", 8, "--cost", "ms@16", "--out", "r.json", "--json"))
+    words = ("search", "t", "--max-drop", 8, "--cost", "ms@16", "--out", "r.json")
+    assert run(*words).exit_code == 0
     run("build", "r.json", "--into", "cascade")
     for verb in ("run", "bench"):
         refused(run(verb, "cascade", "--data", "folder:images", "--device", "abacus"), "'abacus'")
-    asked = ("run", "cascade", "--data", "folder:images", "--device", "cpu", "--json")
-    assert "certified on" not in run(*asked).err
+    words = ("run", "cascade", "--data", "folder:images", "--device", "cpu", "--json")
+    assert "certified on" not in run(*words).stderr
     record = json.loads(Path("cascade/cascade.json").read_text())
     record["provenance"]["table"]["provenance"]["runs"][0]["device"] = "cuda"
     Path("cascade/cascade.json").write_text(json.dumps(record))
-    elsewhere = run(*asked)
-    assert answered(elsewhere)["samples"] == 600
-    assert "certified on cuda and runs on cpu" in elsewhere.err
+    elsewhere = run(*words)
+    assert elsewhere.json["samples"] == 600
+    assert "certified on cuda and runs on cpu" in elsewhere.stderr
 
 
 def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
@@ -177,8 +156,8 @@ def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
     (here / "images" / "black").mkdir()
     image = here / "images" / "dark" / "000.jpg"
     (here / "images" / "black" / "000.jpg").write_bytes(image.read_bytes())
-    said = run("run", "cascade", "--data", "folder:images", "--out", "a.csv")
-    refused(said, "has 4 names where the models have 3 classes")
+    command = run("run", "cascade", "--data", "folder:images", "--out", "a.csv")
+    refused(command, "has 4 names where the models have 3 classes")
     refused(run("bench", "cascade", "--data", "folder:images"), "has 4 names where the models")
     refused(run("run", "cascade", "--data", "folder:nowhere"), "'nowhere' is none")
     head = json.loads((here / "cascade" / "cascade.json").read_text())
@@ -190,9 +169,9 @@ def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
     refused(run("run", "table", "--data", "folder:images"), "a cascade is read from a file")
 
 
-def test_a_corrupt_image_is_an_error_where_it_is_asked_to_be(here: Path, run: Run) -> None:
-    said = run(*SCORED, "--strict")
-    refused(said, "'grey/broken.png' of 'folder:images' cannot (its 16 bytes are no known kind")
+def test_a_corrupt_image_is_an_error_under_strict(here: Path, run: Run) -> None:
+    command = run(*SCORED, "--strict")
+    refused(command, "'grey/broken.png' of 'folder:images' cannot (its 16 bytes are no known kind")
     assert not (here / "table").exists()
 
 
@@ -213,33 +192,37 @@ def test_a_wrong_score_is_one_sentence(here: Path, run: Run, case: str) -> None:
     assert {path.name for path in here.iterdir()} - {"__pycache__"} == left
 
 
-INTERRUPTIBLE = """
-import signal
+INTERRUPTED = """
+import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-from understudy.app.cli import main
+renamed = []
+
+def interrupt_after_two_shards(event, details):
+    if event == "os.rename" and str(details[1]).endswith(".parquet"):
+        renamed.append(details)
+        if len(renamed) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt_after_two_shards)
+from understudy.app.cli.main import main
 main()
 """
 
 
 @pytest.mark.slow
-def test_an_interrupted_score_goes_on(here: Path, run: Run) -> None:
+def test_an_interrupted_score_resumes(here: Path, run: Run) -> None:
     words = [*map(str, SCORED)]
     words[words.index("--batch") + 1] = "1"
-    job = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *words], stderr=subprocess.PIPE, text=True
+    interrupted = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *words], capture_output=True, text=True, check=False
     )
-    deadline = time.monotonic() + 120
-    while not list(here.glob("table.partial/000/*.parquet")) and job.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    job.send_signal(signal.SIGINT)
-    err = job.communicate(timeout=60)[1]
-    assert job.returncode == 130, err
-    assert "error: interrupted; what was finished is kept" in err
-    assert "Traceback" not in err
+    assert interrupted.returncode == 130, interrupted.stderr
+    assert "error: interrupted; finished work is kept" in interrupted.stderr
+    assert "Traceback" not in interrupted.stderr
+    assert list(here.glob("table.partial/000/*.parquet"))
     assert not (here / "table").exists()
-    assert run(*words).code == 0
-    assert run(*(word.replace("table", "undisturbed") for word in words)).code == 0
+    assert run(*words).exit_code == 0
+    assert run(*(word.replace("table", "undisturbed") for word in words)).exit_code == 0
     for file in sorted((here / "undisturbed").rglob("*.parquet")):
         twin = here / "table" / file.relative_to(here / "undisturbed")
         assert twin.read_bytes() == file.read_bytes(), file.name
