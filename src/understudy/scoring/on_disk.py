@@ -55,7 +55,7 @@ def score_into(
 ) -> ScoreTable:
     """Score models one after another into the table at `path`, and read it back.
 
-    Unfinished work lies in ``PATH.partial``: the same call goes on where it was interrupted, and
+    Unfinished work lies in ``PATH.partial``: the same call resumes where it was interrupted, and
     ends with the bytes of an undisturbed run (`times.json` apart). Where `path` is a table of the
     same data already, the models become further exits of it, and its split stays.
 

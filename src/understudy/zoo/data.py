@@ -352,7 +352,7 @@ def decode_image(encoded: bytes) -> Tensor:
     Pillow's errors about damaged images are not caught.
 
     Raises:
-        ValueError: no kind of image that Pillow knows.
+        ValueError: a format that Pillow does not support.
         MissingExtra: Pillow is not installed.
     """
     try:

@@ -108,7 +108,7 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
     """Exit name -> spec, from texts ``SPEC`` or ``NAME=SPEC``.
 
     An exit is named after the model or the factory unless a name stands before the spec; a network
-    of ``exits:DIR`` as its folder says.
+    of ``exits:DIR`` has the name recorded in its folder.
 
     >>> named_models(["timm:resnet18", "big=py:nets:large?checkpoint=a=b.pt"])
     {'resnet18': 'timm:resnet18', 'big': 'py:nets:large?checkpoint=a=b.pt'}
