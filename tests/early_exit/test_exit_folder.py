@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from exit_nets import images, network, refined, stage_of
-from understudy.early_exit.network import attach
+from understudy.early_exit.network import ExitNetwork, attach
 from understudy.early_exit.serialization import NAME, WEIGHTS, ExitFolder, load_exits, save_exits
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, UnderstudyError
 from understudy.nn.cascade import Cascade
+from understudy.nn.stage import Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy, PolicyStage
 from understudy.zoo.cascades import load_cascade, save_cascade
@@ -25,16 +29,18 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
 
 
-def origin_of(origin):
+def origin_of(origin: Mapping[str, Any]) -> Stage:
     return stage_of(origin["spec"])
 
 
-def outputs(net):
+def outputs(net: ExitNetwork) -> dict[str, Tensor]:
     return {name: stage(images(6)) for name, stage in net.stages("net").items()}
 
 
 @pytest.mark.parametrize("make", [network, refined])
-def test_what_is_saved_loads_to_the_same_outputs(make, tmp_path):
+def test_what_is_saved_loads_to_the_same_outputs(
+    make: Callable[[], ExitNetwork], tmp_path: Path
+) -> None:
     net = make()
     save_exits(net, tmp_path / "exits", name="net", training={"epochs": 3})
     loaded = load_exits(tmp_path / "exits", stage_of=origin_of)
@@ -47,7 +53,7 @@ def test_what_is_saved_loads_to_the_same_outputs(make, tmp_path):
     assert (saved.name, saved.training, saved.classifier) == ("net", {"epochs": 3}, None)
 
 
-def test_the_backbone_stays_out_but_for_a_classifier_trained_anew(tmp_path):
+def test_the_backbone_stays_out_but_for_a_classifier_trained_anew(tmp_path: Path) -> None:
     net = network()
     save_exits(net, tmp_path / "plain", name="net")
     assert all(key.startswith("heads.") for key in load_file(tmp_path / "plain" / WEIGHTS))
@@ -59,10 +65,10 @@ def test_the_backbone_stays_out_but_for_a_classifier_trained_anew(tmp_path):
     assert not torch.equal(loaded(images(5)), stage_of("net:8")(images(5)))
 
 
-def test_other_weights_of_the_backbone(tmp_path):
+def test_other_weights_of_the_backbone(tmp_path: Path) -> None:
     save_exits(network(), tmp_path / "exits", name="net")
 
-    def other(origin):
+    def other(origin: Mapping[str, Any]) -> Stage:
         stage = stage_of(origin["spec"])
         with torch.no_grad():
             stage.model.stem.bias.add_(1)
@@ -72,7 +78,7 @@ def test_other_weights_of_the_backbone(tmp_path):
         load_exits(tmp_path / "exits", stage_of=other)
 
 
-def test_another_architecture(tmp_path):
+def test_another_architecture(tmp_path: Path) -> None:
     save_exits(network(), tmp_path / "exits", name="net")
     with pytest.raises(ModelError, match="trained on other weights of 'net:6'"):
         load_exits(tmp_path / "exits", stage_of=lambda _: stage_of("net:6"))
@@ -90,7 +96,9 @@ def test_another_architecture(tmp_path):
         (lambda data: data["network"]["heads"][0]["made"].update(kind="mlp"), "mlp"),
     ],
 )
-def test_a_damaged_folder(tmp_path, edit, message):
+def test_a_damaged_folder(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
     save_exits(network(), tmp_path / "exits", name="net")
     file = tmp_path / "exits" / NAME
     data = json.loads(file.read_text())
@@ -100,7 +108,7 @@ def test_a_damaged_folder(tmp_path, edit, message):
         load_exits(tmp_path / "exits", stage_of=origin_of)
 
 
-def test_damaged_weights(tmp_path):
+def test_damaged_weights(tmp_path: Path) -> None:
     save_exits(network(), tmp_path / "exits", name="net")
     file = tmp_path / "exits" / WEIGHTS
     saved = load_file(file)
@@ -113,7 +121,7 @@ def test_damaged_weights(tmp_path):
         load_exits(tmp_path / "exits", stage_of=origin_of)
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         load_exits(tmp_path, stage_of=origin_of)
     (tmp_path / "mine.txt").write_text("years of work")
@@ -122,7 +130,7 @@ def test_a_folder_that_is_none(tmp_path):
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_what_cannot_be_made_again_cannot_be_saved(tmp_path):
+def test_what_cannot_be_made_again_cannot_be_saved(tmp_path: Path) -> None:
     own = attach(stage_of("net:8"), {"blocks.0": nn.Sequential(nn.Flatten(), nn.Linear(128, 5))})
     with pytest.raises(ModelError, match=r"'blocks\.0/head' is a module of your own"):
         save_exits(own, tmp_path / "exits", name="net")
@@ -133,13 +141,13 @@ def test_what_cannot_be_made_again_cannot_be_saved(tmp_path):
 
 
 @pytest.mark.parametrize("make", [network, refined])
-def test_a_cascade_of_exits_on_disk(make, tmp_path):
+def test_a_cascade_of_exits_on_disk(make: Callable[[], ExitNetwork], tmp_path: Path) -> None:
     """One file of weights for the network, whatever the number of its exits."""
     net = make()
     pictures, first, last = images(50), list(net.stages("net"))[-4], "net"
     sure = net.stages("net")[first].run(pictures).confidence.median().item()
     policy = Policy((PolicyStage(first, sure), PolicyStage("mean")))
-    models = {
+    models: dict[str, nn.Module | Ensemble] = {
         "tiny": stage_of("net:2"),
         "net": net,
         "mean": Ensemble((first, last), (1.0, 1.0)),
@@ -159,7 +167,7 @@ def test_a_cascade_of_exits_on_disk(make, tmp_path):
     assert len(nets) == (1 if make is network else 2)
 
 
-def test_weights_of_a_network_that_were_changed(tmp_path):
+def test_weights_of_a_network_that_were_changed(tmp_path: Path) -> None:
     save_cascade(Cascade({"net": network()}, Policy.single("net")), tmp_path / "cascade")
     file = tmp_path / "cascade" / "weights" / "net.safetensors"
     saved = load_file(file)
@@ -169,7 +177,7 @@ def test_weights_of_a_network_that_were_changed(tmp_path):
         load_cascade(tmp_path / "cascade")
 
 
-def test_names_of_saved_weights_stay(tmp_path):
+def test_names_of_saved_weights_stay(tmp_path: Path) -> None:
     """Cascades of earlier versions load by these names, and the hash of weights goes over them."""
     save_cascade(Cascade({"net": refined()}, Policy.single("net")), tmp_path / "cascade")
     names = load_file(tmp_path / "cascade" / "weights" / "net.safetensors")

@@ -1,10 +1,10 @@
-"""Other ways to run a model: the same answers up to rounding, and a hash of their own."""
+"""Execution modes: the same results up to rounding, and a hash of their own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from macs import macs_of
 from understudy import attach
@@ -13,7 +13,8 @@ from understudy.errors import ModelError
 from understudy.graph.folding import fold
 from understudy.graph.partition import partition
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
-from understudy.nn.stage import Preprocess, Stage
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Stage
 
 PIXELS = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -53,7 +54,7 @@ def pictures(count: int) -> torch.Tensor:
     ("name", "tolerance"),
     [("folded", 1e-4), ("channels_last", 1e-4), ("folded+channels_last", 1e-4), ("bfloat16", 0.1)],
 )
-def test_a_variant_gives_the_same_up_to_rounding(name, tolerance):
+def test_a_mode_has_the_same_results_up_to_rounding(name: str, tolerance: float) -> None:
     stage = Stage(trained(), preprocess=PIXELS, origin={"spec": "py:nets:net"})
     truth, before = stage(pictures(5)), stage.weights_hash
     fast = with_mode(stage, ExecutionMode.parse(name))
@@ -66,13 +67,13 @@ def test_a_variant_gives_the_same_up_to_rounding(name, tolerance):
     assert macs_of(fast, pictures(1)[0]).total == macs_of(stage, pictures(1)[0]).total
 
 
-def test_nothing_else_is_no_variant():
+def test_the_default_mode_is_the_stage_itself() -> None:
     stage = Stage(trained(), preprocess=PIXELS)
     assert with_mode(stage, PLAIN) is stage
     assert ExecutionMode.parse("channels_last+folded").name == "folded+channels_last"
 
 
-def test_new_weights_are_folded_anew():
+def test_new_weights_are_folded_anew() -> None:
     fast, other = with_mode(Stage(trained()), ExecutionMode(folded=True)), trained()
     x = torch.rand(2, 3, 8, 8)
     fast(x)
@@ -81,13 +82,13 @@ def test_new_weights_are_folded_anew():
     assert torch.allclose(fast(x), Stage(other)(x), atol=1e-4)
 
 
-def test_values_with_other_readers_are_kept():
+def test_values_with_other_readers_are_kept() -> None:
     class Net(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             seen = self.conv(x)
             both = x + seen
             return (self.norm(seen) + both.relu() + both + seen.relu()).flatten(1)
@@ -100,7 +101,7 @@ def test_values_with_other_readers_are_kept():
     assert any(node.target is torch.ops.aten.batch_norm.default for node in segment.graph.nodes)
 
 
-def test_exits_of_a_network_that_is_run_another_way():
+def test_exits_of_a_network_in_another_mode() -> None:
     stage = Stage(trained(), preprocess=PIXELS, origin={"spec": "py:nets:net"})
     network = attach(stage, {"3": "conv8", "4": "linear"})
     fast = network.with_mode(ExecutionMode.parse("folded+channels_last"))
@@ -114,19 +115,19 @@ def test_exits_of_a_network_that_is_run_another_way():
 
 
 @pytest.mark.parametrize("name", ["fold", "folded+folded", "bfloat16+float16", ""])
-def test_ways_that_there_are_not(name):
+def test_modes_that_do_not_exist(name: str) -> None:
     with pytest.raises(ModelError, match="execution mode"):
         ExecutionMode.parse(name)
 
 
-def test_segments_have_one_precision():
+def test_segments_have_one_precision() -> None:
     network = attach(Stage(trained(), preprocess=PIXELS), {"3": "linear"})
     with pytest.raises(ModelError, match="run the model whole"):
         network.with_mode(ExecutionMode.parse("bfloat16"))
 
 
 @pytest.mark.slow
-def test_a_compiled_model():
+def test_a_compiled_model() -> None:
     stage = Stage(trained(), preprocess=PIXELS)
     truth, fast = stage(pictures(5)), with_mode(stage, ExecutionMode.parse("folded+compiled"))
     for count in (5, 3, 1):

@@ -8,13 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from onnx_nets import plain, saved
+from onnx_nets import Exported, plain, saved
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from understudy.nn.cascade import Cascade
 from understudy.onnx.export.export import export_onnx
-
-Exported = tuple[Cascade, Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
