@@ -2,7 +2,7 @@
 
     python benchmarks/execution.py [--only NAME] [--json]
 
-Every setting is one interleaved run of `understudy.app.bench.benchmark`: the large model alone, the
+Every setting is one interleaved run of `understudy.app.bench`: the large model alone, the
 first stage alone, batch by batch, the executor, and the ideal. Clients are 64, with the executor's
 own patience and with more of it at the second stage ("patient"). The exits are those that
 cifar_exits.py trains. Networks of timm have random weights; their threshold is the quantile that
@@ -29,8 +29,8 @@ import cifar_exits
 import exit_speed
 import harness
 from understudy import Cascade, Policy, build
-from understudy.app.bench.benchmark import bench, run_alone
-from understudy.app.bench.result import EXECUTOR, LARGE, Bench
+from understudy.app.bench import bench, run_alone
+from understudy.app.bench_result import EXECUTOR, LARGE, Bench
 from understudy.early_exit.network import ExitNetwork
 from understudy.malloc import keep_freed_memory
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode

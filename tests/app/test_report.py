@@ -19,10 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from understudy.app.bench.result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
+from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
 from understudy.app.cli import report as report_verb
-from understudy.app.report.drawing import Axis
-from understudy.app.report.labels import Mark, place, spread
+from understudy.app.report.drawing import Axis, Mark, place, spread
 from understudy.app.report.page import render, write_report
 from understudy.app.report.record import DRAWN_POINTS, Report
 from understudy.errors import UnderstudyError

@@ -23,7 +23,7 @@ from understudy.outcome import decide, evaluate
 from understudy.policy import Policy, PolicyStage, midpoint
 from understudy.runtime.answers import Answers
 from understudy.runtime.executor import Executor
-from understudy.runtime.state import StateKey
+from understudy.runtime.protocol import StateKey
 from understudy.scores import ScoreTable
 from understudy.scoring.in_memory import score
 

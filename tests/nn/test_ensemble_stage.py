@@ -13,13 +13,12 @@ from torch import nn
 from fakes import StatefulStage, TableModel, images_of, result_of, rows_of, scored
 from understudy.ensemble import Ensemble, ensemble_of, with_ensemble
 from understudy.errors import ModelError, PolicyError
-from understudy.nn.cascade import Cascade, build
-from understudy.nn.ensemble import EnsembleStage, build_stages
+from understudy.nn.cascade import Cascade, EnsembleStage, build, build_stages
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy, PolicyStage
 from understudy.runtime.executor import Executor
-from understudy.runtime.state import StateKey
+from understudy.runtime.protocol import StateKey
 from understudy.zoo.cascades import load_cascade, save_cascade
 
 TEMPERATURES = st.floats(0.2, 5)

@@ -21,7 +21,7 @@ from understudy.graph.partition import Trunk, partition
 from understudy.nn.device import Images
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.stage import Stage, StageGroup, StagePart, hash_of
-from understudy.runtime.state import StageState, StateKey
+from understudy.runtime.protocol import StageState, StateKey
 
 REST = "(rest)"
 """The last segment in names of parts: it has no tap."""

@@ -15,7 +15,7 @@ from understudy.early_exit.esn import ExitSequence
 from understudy.early_exit.heads import Head
 from understudy.nn.device import Images
 from understudy.nn.stage import Stage, StagePart
-from understudy.runtime.state import StageState, StateKey
+from understudy.runtime.protocol import StageState, StateKey
 
 ESN = "esn"
 """The name of the exits of an Exit Sequence Network."""

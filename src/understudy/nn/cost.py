@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from understudy.nn.device import Images
 from understudy.nn.stage import EMPTY, Stage
-from understudy.runtime.state import StageState
+from understudy.runtime.protocol import StageState
 
 
 @dataclass(frozen=True)

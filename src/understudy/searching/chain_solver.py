@@ -20,7 +20,7 @@ import numpy.typing as npt
 from understudy.policy import accepts, midpoint
 
 if TYPE_CHECKING:
-    from understudy.searching._chain_kernels import CodedModels, RankedModel
+    from understudy.searching._chain_solver_kernels import CodedModels, RankedModel
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
@@ -81,13 +81,13 @@ class ChainProblem:
         return ChainProblem(tuple(names), last, price, full, confidence, loss, order, edge)
 
     def model(self, row: int) -> RankedModel:
-        from understudy.searching._chain_kernels import RankedModel
+        from understudy.searching._chain_solver_kernels import RankedModel
 
         return RankedModel(self.order[row], self.edge[row], self.loss[row], float(self.price[row]))
 
     def coded(self, threads: int | None) -> CodedModels:
         """All models in codes, for the grid."""
-        from understudy.searching._chain_kernels import CodedModels, encode
+        from understudy.searching._chain_solver_kernels import CodedModels, encode
 
         codes = np.empty(self.loss.shape, np.uint8)
         rows = range(len(self.names))
@@ -211,7 +211,7 @@ def best_chains(
 
 
 def _best_pairs(problem: ChainProblem, budgets: Array, options: SolverOptions) -> _BestPairs:
-    from understudy.searching._chain_kernels import longest_prefixes
+    from understudy.searching._chain_solver_kernels import longest_prefixes
 
     models, drops = len(problem.names), np.arange(len(budgets))
     losses = [*problem.loss, np.zeros(problem.samples, np.int8)]
@@ -318,7 +318,7 @@ def _best_two(
 
     Those of the likely ones are solved exactly that are cheapest on the grid at any budget.
     """
-    from understudy.searching._chain_kernels import refine
+    from understudy.searching._chain_solver_kernels import refine
 
     pairs = likely & _by_cost(problem, bound)
     chosen = _cheapest(_on_grid(problem, budgets, pairs, options), pairs, options.keep)
@@ -341,7 +341,7 @@ def _best_two(
 
 def _on_grid(problem: ChainProblem, budgets: Array, pairs: Array, options: SolverOptions) -> Array:
     """The least cost of the given pairs of models before the last exit, on the grid, (K, K, D)."""
-    from understudy.searching._chain_kernels import screen
+    from understudy.searching._chain_solver_kernels import screen
 
     models = len(problem.names)
     cost = np.full((models, models, len(budgets)), np.inf)

@@ -26,7 +26,7 @@ from understudy.policy import accepts, midpoint
 from understudy.searching.exit_problem import LOW_BITS, OFF, ExitProblem
 
 if TYPE_CHECKING:
-    from understudy.searching._exit_kernels import ProblemArrays, ThresholdState
+    from understudy.searching._coordinate_descent_kernels import ProblemArrays, ThresholdState
 
 Array = npt.NDArray[Any]
 _SUM_BITS = 61  # bits of an int64 that a sum over all samples may use
@@ -126,7 +126,7 @@ def descend(problem: ExitProblem, weight: float, *, start: Array | None = None) 
     Raises:
         PolicyError: a weight that is negative or not a number, or a start that does not fit.
     """
-    from understudy.searching import _exit_kernels as kernels
+    from understudy.searching import _coordinate_descent_kernels as kernels
 
     setting = _setting(problem, np.full(problem.exits, np.nan) if start is None else start)
     weight = _check_weight(problem, weight)
@@ -215,7 +215,7 @@ def fill(problem: ExitProblem, configurations: Sequence[Configuration]) -> Neigh
     Raises:
         PolicyError: no configuration, or one that does not fit.
     """
-    from understudy.searching import _exit_kernels as kernels
+    from understudy.searching import _coordinate_descent_kernels as kernels
 
     if not configurations:
         raise PolicyError("a frontier is filled from at least one configuration, found none")
@@ -237,7 +237,7 @@ def fill(problem: ExitProblem, configurations: Sequence[Configuration]) -> Neigh
 
 def _arrays(problem: ExitProblem) -> ProblemArrays:
     """The problem as the kernels read it."""
-    from understudy.searching._exit_kernels import ProblemArrays
+    from understudy.searching._coordinate_descent_kernels import ProblemArrays
 
     exit, part = np.nonzero(problem.shared)
     return ProblemArrays(
@@ -257,7 +257,7 @@ def _arrays(problem: ExitProblem) -> ProblemArrays:
 
 def _setting(problem: ExitProblem, thresholds: Array) -> ThresholdState:
     """Checked thresholds (K,) by group, as the kernels work on them."""
-    from understudy.searching._exit_kernels import ThresholdState
+    from understudy.searching._coordinate_descent_kernels import ThresholdState
 
     thresholds = _check_thresholds(problem, thresholds)
     groups = len(problem.first) - 1

@@ -198,7 +198,7 @@ def _points(
 
 def _count_answers(problem: ExitProblem, thresholds: Array) -> Array:
     """How many samples the exits and, in the last column, the reference answer, (P, K + 1)."""
-    from understudy.searching._exit_kernels import count_answers
+    from understudy.searching._coordinate_descent_kernels import count_answers
 
     confidence = np.ascontiguousarray(problem.confidence.T, np.float64)
     counts = np.zeros((len(thresholds), problem.exits + 1), np.int64)

@@ -24,8 +24,7 @@ from understudy.files import (
     replacing_folder,
     write_json,
 )
-from understudy.nn.cascade import Cascade
-from understudy.nn.ensemble import EnsembleStage
+from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 from understudy.operating_point import OperatingPoint

@@ -13,7 +13,7 @@ from understudy.app.cli.terminal import answer, progress
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from understudy.app.bench.result import Bench
+    from understudy.app.bench_result import Bench
 
 WIDTH = 20
 
@@ -35,7 +35,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time a cascade against its large model, its first stage and its ideal, in turns."""
-    from understudy.app.bench.cascade_folder import BenchJob, bench_cascade
+    from understudy.app.bench import BenchJob, bench_cascade
     from understudy.files import write_json
 
     with progress("turns") as advance:
@@ -56,7 +56,7 @@ def _view(found: Bench) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    from understudy.app.bench.result import EXECUTOR, LITTLE
+    from understudy.app.bench_result import EXECUTOR, LITTLE
     from understudy.display import percent
 
     table = Table(box=SIMPLE_HEAD)

@@ -26,7 +26,7 @@ def report(
 
     The page is self-contained: it loads nothing from the network and needs no script.
     """
-    from understudy.app.bench.result import Bench
+    from understudy.app.bench_result import Bench
     from understudy.app.report.page import write_report
     from understudy.result import Result
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from understudy.app.bench.result import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
+from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
 from understudy.app.report.drawing import (
     ABOVE,
     BUDGET,
@@ -20,16 +20,21 @@ from understudy.app.report.drawing import (
     PLAN,
     RANDOM,
     SINGLE,
+    SIZE,
     ZERO,
     Axis,
+    Label,
+    Mark,
     chart_of,
     colours,
     horizontal,
+    place,
     scale,
+    short,
+    spread,
     svg,
     texts,
 )
-from understudy.app.report.labels import SIZE, Label, Mark, place, short, spread
 from understudy.app.report.record import Report
 
 MOST_NAMED, ALL_NAMED = 8, 12

@@ -20,8 +20,7 @@ from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import Ensemble
 from understudy.errors import MissingExtra, ModelError, PolicyError, unknown
 from understudy.files import check_own_folder, replacing_folder, write_json
-from understudy.nn.cascade import Cascade
-from understudy.nn.ensemble import EnsembleStage
+from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import IMAGES, NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
 from understudy.onnx.cascade import load_onnx

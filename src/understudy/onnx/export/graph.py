@@ -17,7 +17,7 @@ from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import IMAGES
 from understudy.onnx.export.preprocess import pixels_of
-from understudy.runtime.state import StateKey
+from understudy.runtime.protocol import StateKey
 
 Keys = Sequence[StateKey | str]
 """Values of the stage state, or the images."""
