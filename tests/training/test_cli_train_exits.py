@@ -32,7 +32,7 @@ def test_from_a_model_to_a_score(run: Run) -> None:
     assert command.exit_code == 0, command.stderr
     assert "score it as exits:exits" in command.stdout
     assert "exits, epoch 2:" in command.stderr
-    assert len(load_network("exits:exits").points) == 4
+    assert len(load_network("exits:exits").locations) == 4
     scored = run("score", "exits:exits", "--data", "digits:heldout", "--into", "table", "--json")
     assert scored.json["exits"][-1] == "net"
 
