@@ -1,4 +1,4 @@
-"""Tiny fakes, each built for one trap. They make the runtime testable exactly, without weights."""
+"""Small fakes that make the runtime testable exactly, without weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from rows import Array, images_of, rows_of
+from understudy.ensemble import Ensemble, ensemble_of
+from understudy.nn.cascade import Cascade
 from understudy.nn.confidence import confidence_functions
 from understudy.nn.device import Images
 from understudy.nn.stage import EMPTY, Stage
@@ -19,33 +22,25 @@ from understudy.policy import Policy
 from understudy.runtime.state import StageState, StateKey
 from understudy.scores import Detail, ScoreTable
 
-Array = npt.NDArray[Any]
 
-
-def images_of(rows: npt.ArrayLike) -> Tensor:
-    """One "image" per row number: its four bytes as channels, uint8 (N, 4, 1, 1)."""
-    numbers = np.atleast_1d(np.asarray(rows, dtype="<u4"))
-    return torch.from_numpy(numbers.view(np.uint8).reshape(-1, 4, 1, 1).copy())
-
-
-def rows_of(images: Tensor) -> Tensor:
-    """The row numbers that `images_of` wrote, (N,) int64."""
-    return (images.flatten(1).long() << torch.tensor([0, 8, 16, 24])).sum(1)
+def tensors_of(rows: npt.ArrayLike) -> Tensor:
+    """The images of row numbers as a tensor, int64 (N, 1, 1, 1)."""
+    return torch.from_numpy(images_of(rows))
 
 
 class TableModel(nn.Module):
-    """Looks up the logits that a table keeps for one exit, by the row number in the image.
+    """Looks up the logits of one exit in a table, by the row number in the image.
 
-    It notes the sizes of the batches that it was run on.
+    Records the sizes of the batches that it was run on.
     """
 
     logits: Tensor
 
     def __init__(self, table: ScoreTable, exit: str) -> None:
         super().__init__()
-        kept = table.details[exit].logits
-        assert kept is not None, "the table keeps no logits"
-        self.register_buffer("logits", torch.from_numpy(kept.astype(np.float32)))
+        logits = table.details[exit].logits
+        assert logits is not None, "the table has no logits"
+        self.register_buffer("logits", torch.from_numpy(logits.astype(np.float32)))
         self.batches: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,10 +48,28 @@ class TableModel(nn.Module):
         return self.logits[rows_of(images)]
 
 
+def table_models(table: ScoreTable) -> dict[str, TableModel]:
+    """The model of every exit of a table that is no ensemble."""
+    names = [exit.name for exit in table.exits if ensemble_of(exit.origin) is None]
+    return {name: TableModel(table, name) for name in names}
+
+
+def ensembles_of(table: ScoreTable) -> dict[str, Ensemble]:
+    """The ensembles among the exits of a table."""
+    found = {exit.name: ensemble_of(exit.origin) for exit in table.exits}
+    return {name: ensemble for name, ensemble in found.items() if ensemble is not None}
+
+
+def batch_sizes(cascade: Cascade) -> dict[str, list[int]]:
+    """The sizes of the batches that each `TableModel` of a cascade was run on, by stage."""
+    models = {name: stage.model for name, stage in cascade.stages.items()}
+    return {name: model.batches for name, model in models.items() if isinstance(model, TableModel)}
+
+
 def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> ScoreTable:
     """The table that scoring these logits gives: exit -> (N, C), exact in float16."""
-    kept = {name: np.asarray(rows, np.float16) for name, rows in logits.items()}
-    tensors = {name: torch.from_numpy(rows.astype(np.float32)) for name, rows in kept.items()}
+    halves = {name: np.asarray(rows, np.float16) for name, rows in logits.items()}
+    tensors = {name: torch.from_numpy(rows.astype(np.float32)) for name, rows in halves.items()}
     table = ScoreTable.from_predictions(
         {
             name: (
@@ -66,26 +79,27 @@ def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> 
             for name, rows in tensors.items()
         },
         labels,
-        costs={name: 10.0**number for number, name in enumerate(kept)},
+        costs={name: 10.0**number for number, name in enumerate(halves)},
     )
     nothing = np.empty((len(table), 0))
     return replace(
-        table, details={name: Detail(nothing, nothing, rows) for name, rows in kept.items()}
+        table, details={name: Detail(nothing, nothing, rows) for name, rows in halves.items()}
     )
 
 
 def result_of(table: ScoreTable, *policies: Policy) -> Any:
-    """Stands for a search result with these plans, for drops of 1, 2, 3... points; unproved."""
+    """A stand-in for a search result with these choices, for drops of 1, 2, 3... points."""
     cost = {"MACs": 1.0}
-    plans = [
+    choices = [
         SimpleNamespace(max_drop=float(drop), policy=policy, certificate=None)
         for drop, policy in enumerate(policies, 1)
     ]
     return SimpleNamespace(
         unit="MACs",
+        measured_on="test",
         reference=table.names[-1],
-        choices=plans,
-        choice=lambda drop=None: plans[0 if drop is None else int(drop) - 1],
+        choices=choices,
+        choice=lambda drop=None: choices[0 if drop is None else int(drop) - 1],
         singles=[
             SimpleNamespace(
                 name=exit.name, origin=exit.origin, on={"test": SimpleNamespace(cost=cost)}
