@@ -12,6 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from rows import Array, images_of, rows_of
+from understudy.ensemble import Ensemble, ensemble_of
+from understudy.nn.cascade import Cascade
 from understudy.nn.confidence import confidence_functions
 from understudy.nn.device import Images
 from understudy.nn.stage import EMPTY, Stage
@@ -19,18 +22,10 @@ from understudy.policy import Policy
 from understudy.runtime.protocol import StageState, StateKey
 from understudy.scores import Detail, ScoreTable
 
-Array = npt.NDArray[Any]
 
-
-def images_of(rows: npt.ArrayLike) -> Tensor:
-    """One "image" per row number: its four bytes as channels, uint8 (N, 4, 1, 1)."""
-    numbers = np.atleast_1d(np.asarray(rows, dtype="<u4"))
-    return torch.from_numpy(numbers.view(np.uint8).reshape(-1, 4, 1, 1).copy())
-
-
-def rows_of(images: Tensor) -> Tensor:
-    """The row numbers that `images_of` wrote, (N,) int64."""
-    return (images.flatten(1).long() << torch.tensor([0, 8, 16, 24])).sum(1)
+def tensors_of(rows: npt.ArrayLike) -> Tensor:
+    """The images of row numbers as a tensor, int64 (N, 1, 1, 1)."""
+    return torch.from_numpy(images_of(rows))
 
 
 class TableModel(nn.Module):
@@ -51,6 +46,24 @@ class TableModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.batches.append(len(images))
         return self.logits[rows_of(images)]
+
+
+def table_models(table: ScoreTable) -> dict[str, TableModel]:
+    """The model of every exit of a table that is no ensemble."""
+    names = [exit.name for exit in table.exits if ensemble_of(exit.origin) is None]
+    return {name: TableModel(table, name) for name in names}
+
+
+def ensembles_of(table: ScoreTable) -> dict[str, Ensemble]:
+    """The ensembles among the exits of a table."""
+    found = {exit.name: ensemble_of(exit.origin) for exit in table.exits}
+    return {name: ensemble for name, ensemble in found.items() if ensemble is not None}
+
+
+def batch_sizes(cascade: Cascade) -> dict[str, list[int]]:
+    """The sizes of the batches that each `TableModel` of a cascade was run on, by stage."""
+    models = {name: stage.model for name, stage in cascade.stages.items()}
+    return {name: model.batches for name, model in models.items() if isinstance(model, TableModel)}
 
 
 def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> ScoreTable:
@@ -75,9 +88,9 @@ def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> 
 
 
 def result_of(table: ScoreTable, *policies: Policy) -> Any:
-    """Stands for a search result with these plans, for drops of 1, 2, 3... points; unproved."""
+    """A stand-in for a search result with these choices, for drops of 1, 2, 3... points."""
     cost = {"MACs": 1.0}
-    plans = [
+    choices = [
         SimpleNamespace(max_drop=float(drop), policy=policy, certificate=None)
         for drop, policy in enumerate(policies, 1)
     ]
@@ -85,8 +98,8 @@ def result_of(table: ScoreTable, *policies: Policy) -> Any:
         unit="MACs",
         measured_on="test",
         reference=table.names[-1],
-        choices=plans,
-        choice=lambda drop=None: plans[0 if drop is None else int(drop) - 1],
+        choices=choices,
+        choice=lambda drop=None: choices[0 if drop is None else int(drop) - 1],
         singles=[
             SimpleNamespace(
                 name=exit.name, origin=exit.origin, on={"test": SimpleNamespace(cost=cost)}

@@ -7,34 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from hypothesis import strategies as st
 
-from understudy.outcome import decide
+from rows import Array, rows_of
 from understudy.policy import Policy, PolicyStage
-from understudy.runtime.answers import Answers
 from understudy.runtime.protocol import RunnerOutput, deferred_rows
 from understudy.scores import ScoreTable
 
-Array = npt.NDArray[Any]
 Hook = Callable[[str, Array], None]
-Row = tuple[int, float, str]
+"""Takes the name of a stage and the row numbers of a batch."""
 
 
 def no_fault(name: str, rows: Array) -> None:
     """A hook that does nothing."""
-
-
-def images_of(rows: npt.ArrayLike) -> Array:
-    """One "image" per row number, int64 (N, 1, 1, 1)."""
-    return np.asarray(rows, np.int64).reshape(-1, 1, 1, 1)
-
-
-def rows_of(images: Any) -> Array:
-    """The row numbers of images: one array, or a list of any sizes."""
-    if isinstance(images, np.ndarray):
-        return images[:, 0, 0, 0]
-    return np.array([image[0, 0, 0] for image in images])
 
 
 @dataclass(frozen=True)
@@ -53,7 +38,7 @@ class LookupRunner:
         for value in state.values():
             assert np.array_equal(value[:, 0], rows), "the state belongs to other rows"
         self.owner.hook(self.name, rows)
-        if self.owner.keep:
+        if self.owner.record:
             self.owner.ran.append((self.name, rows.tolist()))
         lost = np.isin(rows, list(self.owner.nan.get(self.name, ())))
         confidence = np.where(lost, np.nan, self.confidence[rows]).astype(np.float32)
@@ -78,14 +63,18 @@ class LookupRunner:
 
 @dataclass
 class LookupCascade:
-    """A cascade over a table; `hook` is called with every batch before it runs, `ran` notes it."""
+    """A cascade over a table; `hook` is called with every batch before it runs.
+
+    `nan` names the rows whose confidence is NaN, by stage; `classes` a number of classes other than
+    10. `ran` holds the stage and the rows of every batch, unless `record` is off.
+    """
 
     table: ScoreTable
     first: Policy
     hook: Hook = no_fault
     classes: Mapping[str, int] = field(default_factory=dict)
     nan: Mapping[str, set[int]] = field(default_factory=dict)
-    keep: bool = True
+    record: bool = True
     ran: list[tuple[str, list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,20 +105,6 @@ class LookupCascade:
         return [len(rows) for one, rows in self.ran if one == name]
 
 
-def expected_rows(table: ScoreTable, policy: Policy) -> list[Row]:
-    """Prediction, confidence and exit of every row, as `evaluate` has them."""
-    decisions = decide(table, policy)
-    names = [policy.exits[number] for number in decisions.stage]
-    columns = decisions.prediction.tolist(), decisions.confidence.tolist(), names
-    return list(zip(*columns, strict=True))
-
-
-def answered_rows(answers: Answers) -> list[Row]:
-    """Prediction, confidence and exit of every answer."""
-    prediction, confidence = answers.prediction.tolist(), answers.confidence.tolist()
-    return list(zip(prediction, confidence, answers.exit_names(), strict=True))
-
-
 def random_table(
     samples: int, seed: int = 0, *, exits: int = 3, levels: int = 8, **confidence: Array
 ) -> ScoreTable:
@@ -146,11 +121,6 @@ def random_table(
     predictions |= {name: (predictions[name][0], values) for name, values in confidence.items()}
     costs = {name: 10.0**number for number, name in enumerate(names)}
     return ScoreTable.from_predictions(predictions, random.integers(0, 10, samples), costs=costs)
-
-
-def chain(first: float = 0.5, second: float = 0.5) -> Policy:
-    """Three stages; half of the rows are deferred at each."""
-    return Policy((PolicyStage("tiny", first), PolicyStage("middle", second), PolicyStage("big")))
 
 
 @st.composite

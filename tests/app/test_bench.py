@@ -1,8 +1,9 @@
-"""Benchmarks of cascades: who runs on what, ratios of turns, and the verdict. Nothing is timed."""
+"""Benchmarks of cascades: contestants and their rows, ratios of rounds, verdicts; not the times."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from understudy.files import write_json
 
 
 def pair() -> tuple[Cascade, torch.Tensor]:
+    """A cascade of two random models, and rows for it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tiny, big = nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -32,25 +34,26 @@ def pair() -> tuple[Cascade, torch.Tensor]:
 
 
 def seconds(**by_name: float) -> dict[str, tuple[float, ...]]:
+    """Two rounds per contestant: these seconds, and three times as many."""
     names = {"large": LARGE, "little": LITTLE, "naive": NAIVE, "executor": EXECUTOR, "ideal": IDEAL}
     return {full: (by_name[short], 3 * by_name[short]) for short, full in names.items()}
 
 
-def test_all_that_competes_is_measured_on_the_same_images(tmp_path: Path) -> None:
+def test_all_contestants_run_on_the_same_images(tmp_path: Path) -> None:
     cascade, rows = pair()
     deferred = cascade.answer(rows).exit_names().count("big")
     assert 0 < deferred < 300
-    told: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     found = bench(
-        cascade, rows, batch=32, rounds=2, clients=5, on_progress=lambda *step: told.append(step)
+        cascade, rows, batch=32, rounds=2, clients=5, on_progress=lambda *now: progress.append(now)
     )
     assert found.reached == {"tiny": 300, "big": deferred}
     assert {len(times) for times in found.seconds.values()} == {2}
     assert set(found.seconds) == {LARGE, LITTLE, NAIVE, EXECUTOR, IDEAL}
     assert set(found.online) == {LARGE, EXECUTOR}
-    assert all(load.requests == 300 for load in found.online.values())
-    assert all(list(load.ms) == ["p50", "p95", "p99"] for load in found.online.values())
-    assert told[-1][1:] == (24, 24)
+    assert all(clients.requests == 300 for clients in found.online.values())
+    assert all(list(clients.ms) == ["p50", "p95", "p99"] for clients in found.online.values())
+    assert progress[-1][1:] == (24, 24)
     assert found.accuracy == {}
     write_json(tmp_path / "bench.json", found.to_dict())
     assert Bench.load(tmp_path / "bench.json") == found
@@ -74,7 +77,7 @@ def test_ratios_are_medians_over_rounds() -> None:
     )
 
 
-def test_a_cascade_that_is_slower_than_its_large_model_is_told() -> None:
+def test_a_cascade_that_is_slower_than_its_large_model() -> None:
     found = Bench(100, 10, seconds(large=2, little=1, naive=3, executor=2.5, ideal=2.4), {}, "big")
     assert found.verdict.startswith("The cascade does not pay in time: use big alone")
     assert "Search with --unit ms@10" in found.verdict
@@ -85,13 +88,15 @@ def test_a_cascade_that_is_slower_than_its_large_model_is_told() -> None:
 
 def test_accuracies_of_the_same_images() -> None:
     cascade, rows = pair()
-    truth = cascade.answer(rows).prediction
+    labels = cascade.answer(rows).prediction
     with torch.inference_mode():
-        tops = {name: stage(rows).argmax(1).numpy() for name, stage in cascade.stages.items()}
-    found = bench(cascade, rows, batch=32, rounds=1, labels=truth)
+        predictions = {
+            name: stage(rows).argmax(1).numpy() for name, stage in cascade.stages.items()
+        }
+    found = bench(cascade, rows, batch=32, rounds=1, labels=labels)
     assert found.accuracy == {
-        LARGE: (tops["big"] == truth).mean(),
-        LITTLE: (tops["tiny"] == truth).mean(),
+        LARGE: (predictions["big"] == labels).mean(),
+        LITTLE: (predictions["tiny"] == labels).mean(),
         EXECUTOR: 1.0,
     }
     assert 0 < found.accuracy[LITTLE] < 1
@@ -99,43 +104,44 @@ def test_accuracies_of_the_same_images() -> None:
 
 def test_a_first_stage_that_is_as_good_is_named() -> None:
     times = seconds(large=4, little=1, naive=3, executor=2.5, ideal=2)
-    right = {LARGE: 0.9, LITTLE: 0.875, EXECUTOR: 0.875}
-    found = Bench(8, 4, times, {"tiny": 8, "big": 2}, "big", accuracy=right)
+    accuracy = {LARGE: 0.9, LITTLE: 0.875, EXECUTOR: 0.875}
+    found = Bench(8, 4, times, {"tiny": 8, "big": 2}, "big", accuracy=accuracy)
     assert found.verdict.endswith(
         "On these images tiny alone is as accurate (87.50 %, the cascade 87.50 %) and answers "
         "2.50 x as many: use it."
     )
-    better = Bench(8, 4, times, {"tiny": 8}, "big", accuracy={**right, EXECUTOR: 0.88})
+    better = Bench(8, 4, times, {"tiny": 8}, "big", accuracy={**accuracy, EXECUTOR: 0.88})
     assert "use it" not in better.verdict
 
 
-def test_a_plan_of_one_stage_is_not_told_to_use_itself() -> None:
+def test_a_policy_of_one_stage_is_not_compared_with_itself() -> None:
     times = seconds(large=2, little=2, naive=3, executor=2.5, ideal=2)
-    right = dict.fromkeys((LARGE, LITTLE, EXECUTOR), 0.9)
-    found = Bench(8, 4, times, {"big": 8}, "big", accuracy=right)
+    accuracy = dict.fromkeys((LARGE, LITTLE, EXECUTOR), 0.9)
+    found = Bench(8, 4, times, {"big": 8}, "big", accuracy=accuracy)
     assert "On these images" not in found.verdict
 
 
-def test_clients() -> None:
+def test_the_rate_of_clients() -> None:
     assert ClientLoad(4, 100, (2.0, 1.0, 4.0), {}).rate == 50
 
 
 def test_a_file_that_is_no_benchmark(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    for data, words in (
+    for data, message in (
         ({"format": "understudy.policy"}, "is no understudy.bench file"),
         ({"format": "understudy.bench", "version": 9}, "upgrade understudy"),
         ({"format": "understudy.bench", "version": 1}, "is damaged"),
     ):
         write_json(file, data)
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(DataError, match=message):
             Bench.load(file)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"rounds": 0}, {"batch": 0}, {"clients": -1}, {"images": torch.zeros(0, 4)}]
 )
-def test_nothing_to_measure(wrong: dict[str, int]) -> None:
+def test_invalid_options(wrong: dict[str, Any]) -> None:
     cascade, rows = pair()
+    options: dict[str, Any] = {"images": rows, **wrong}
     with pytest.raises(DataError, match="a benchmark has images"):
-        bench(cascade, **{"images": rows, **wrong})  # type: ignore[arg-type]
+        bench(cascade, **options)

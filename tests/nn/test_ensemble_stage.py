@@ -1,55 +1,49 @@
+"""Ensembles as stages: they use the logits of their members, and run those that are missing."""
+
 from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from fakes import StatefulStage, TableModel, images_of, result_of, rows_of, scored
-from understudy.ensemble import Ensemble, ensemble_of, with_ensemble
+from fakes import (
+    StatefulStage,
+    batch_sizes,
+    ensembles_of,
+    result_of,
+    scored,
+    table_models,
+    tensors_of,
+)
+from rows import answered_rows, expected_rows, in_batches, rows_of, without_confidence
+from understudy.ensemble import Ensemble, with_ensemble
 from understudy.errors import ModelError, PolicyError
-from understudy.nn.cascade import Cascade, EnsembleStage, build, build_stages
+from understudy.nn.cascade import Cascade, Models, build, build_stages
 from understudy.nn.stage import Stage
-from understudy.outcome import decide
 from understudy.policy import Policy, PolicyStage
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import StateKey
+from understudy.scores import ScoreTable
 from understudy.zoo.cascades import load_cascade, save_cascade
 
 TEMPERATURES = st.floats(0.2, 5)
 
 
-def models_of(table):
-    """What runs at each exit: a fake that looks its logits up, or the recipe of an average."""
-    return {
-        exit.name: ensemble_of(exit.origin) or TableModel(table, exit.name) for exit in table.exits
-    }
-
-
-def said(answers):
-    return list(zip(answers.prediction.tolist(), answers.exit_names(), strict=True))
-
-
-def expected(table, policy):
-    decided = decide(table, policy)
-    names = [policy.exits[stage] for stage in decided.stage]
-    return list(zip(decided.prediction.tolist(), names, strict=True))
-
-
-def runs(cascade):
-    return {
-        n: s.model.batches for n, s in cascade.stages.items() if not isinstance(s, EnsembleStage)
-    }
+def models_of(table: ScoreTable) -> Models:
+    """The model of each exit: one that looks its logits up, or an ensemble of them."""
+    return {**table_models(table), **ensembles_of(table)}
 
 
 @st.composite
-def tables(draw):
-    """Three models full of ties, and two averages of them."""
+def tables(draw: st.DrawFn) -> ScoreTable:
+    """Three models full of ties, and two ensembles of them."""
     classes = draw(st.integers(1, 4))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     samples, levels = draw(st.integers(1, 30)), draw(st.integers(1, 5))
@@ -62,90 +56,93 @@ def tables(draw):
 
 
 @st.composite
-def policies(draw, table):
+def policies(draw: st.DrawFn, table: ScoreTable) -> Policy:
+    """Thresholds that are not within rounding of a confidence."""
     order = draw(st.permutations(table.names))[: draw(st.integers(1, len(table.names)))]
     thresholds = st.sampled_from([0.3, 0.4, 0.55, 0.7, 0.9, np.inf, -np.inf])
-    steps = [PolicyStage(name, draw(thresholds)) for name in order[:-1]]
-    sure = table.scores("max_softmax")
-    for step in steps:
-        gaps = np.abs(sure[table.index(step.exit)] - step.threshold)
-        assume((gaps > 1e-5).all())
-    return Policy((*steps, PolicyStage(order[-1])))
+    stages = []
+    for name in order[:-1]:
+        threshold = draw(thresholds)
+        assume((np.abs(table.scores("max_softmax")[table.index(name)] - threshold) > 1e-5).all())
+        stages.append(PolicyStage(name, threshold))
+    return Policy((*stages, PolicyStage(order[-1])))
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(1, 12), st.integers(1, 9))
-def test_running_equals_the_table(data, size, batch):
-    """The chief test: averages too answer what `evaluate` says, each model run once a sample."""
+def test_running_equals_the_table(data: st.DataObject, size: int, batch: int) -> None:
+    """The chief test: ensembles too answer like `evaluate`, each model run once a sample."""
     table = data.draw(tables())
     policy = data.draw(policies(table))
-    truth = expected(table, policy)
-    images = images_of(range(len(table)))
+    expected = without_confidence(expected_rows(table, policy))
+    images = tensors_of(range(len(table)))
 
     cascade = Cascade(models_of(table), policy)
-    assert said(cascade.answer(images)) == truth
-    visited = [set() for _ in truth]
+    assert without_confidence(answered_rows(cascade.answer(images))) == expected
+    visited: list[set[str]] = [set() for _ in expected]
     for position, name in enumerate(policy.exits):
-        for sample, (_, exit) in enumerate(truth):
+        for sample, (_, exit) in enumerate(expected):
             if policy.exits.index(exit) >= position:
                 visited[sample] |= set(table.exits[table.index(name)].parts)
-    for name, batches in runs(cascade).items():
-        assert sum(batches) == sum(name in models for models in visited)
+    for name, sizes in batch_sizes(cascade).items():
+        assert sum(sizes) == sum(name in models for models in visited)
 
     cascade = Cascade(models_of(table), policy)
-    streamed = list(Executor(cascade, max_batch=batch).map(images.split(size)))
-    assert [row for answers in streamed for row in said(answers)] == truth
-    for name, batches in runs(cascade).items():
-        assert sum(batches) == sum(name in models for models in visited)
+    streamed = Executor(cascade, max_batch=batch).map(in_batches(images, [size]))
+    assert without_confidence(answered_rows(*streamed)) == expected
+    for name, sizes in batch_sizes(cascade).items():
+        assert sum(sizes) == sum(name in models for models in visited)
 
     logits = cascade(images)
-    assert logits.argmax(1).tolist() == [row[0] for row in truth]
+    assert logits.argmax(1).tolist() == [prediction for prediction, _ in expected]
 
 
 @pytest.fixture
-def table():
+def table() -> ScoreTable:
     random = np.random.default_rng(5)
-    wide = scored({"tiny": random.normal(size=(60, 4)), "big": random.normal(size=(60, 4))})
-    return with_ensemble(wide, ["tiny", "big"], [1.3, 0.8])
+    models = scored({"tiny": random.normal(size=(60, 4)), "big": random.normal(size=(60, 4))})
+    return with_ensemble(models, ["tiny", "big"], [1.3, 0.8])
 
 
-def test_the_little_model_is_not_run_again(table):
+def test_the_little_model_is_not_run_again(table: ScoreTable) -> None:
     cascade = Cascade(models_of(table), Policy.pair("tiny", "tiny+big", 0.5))
-    deferred = cascade.answer(images_of(range(60))).exit_names().count("tiny+big")
+    deferred = cascade.answer(tensors_of(range(60))).exit_names().count("tiny+big")
     assert 0 < deferred < 60
-    assert runs(cascade) == {"tiny": [60], "big": [deferred]}
+    assert batch_sizes(cascade) == {"tiny": [60], "big": [deferred]}
 
 
-def test_an_average_alone_runs_all_its_members(table):
-    cascade = Cascade(models_of(table), Policy.single("tiny+big"))
-    logits = cascade(images_of(range(60)))
-    assert runs(cascade) == {"tiny": [60], "big": [60]}
-    first, second = (cascade.stages[n].model.logits for n in ("tiny", "big"))
-    torch.testing.assert_close(logits, (first / 1.3 + second / 0.8) / 2)
+def test_an_ensemble_alone_runs_all_its_members(table: ScoreTable) -> None:
+    models = table_models(table)
+    cascade = Cascade({**models, **ensembles_of(table)}, Policy.single("tiny+big"))
+    logits = cascade(tensors_of(range(60)))
+    assert batch_sizes(cascade) == {"tiny": [60], "big": [60]}
+    mean = (models["tiny"].logits / 1.3 + models["big"].logits / 0.8) / 2
+    torch.testing.assert_close(logits, mean)
 
 
-def test_without_an_average_behind_it_nothing_is_handed_on(table):
+def test_without_an_ensemble_behind_it_nothing_is_handed_on(table: ScoreTable) -> None:
     cascade = Cascade(models_of(table), Policy.pair("tiny", "big", np.inf))
-    output = cascade.runners[0].run(images_of(range(60)), {})
+    output = cascade.runners[0].run(tensors_of(range(60)), {})
     assert len(output.deferred) == 60
     assert output.state == {}
     cascade.policy = Policy.pair("tiny", "tiny+big", np.inf)
-    output = cascade.runners[0].run(images_of(range(60)), {})
+    output = cascade.runners[0].run(tensors_of(range(60)), {})
     assert set(output.state) == {StateKey.logits("tiny")}
 
 
-def test_the_state_of_members_is_shared(table):
+def test_the_state_of_members_is_shared(table: ScoreTable) -> None:
     """Members hand on to each other, and to later stages, as stages of a cascade do."""
-    models = {n: StatefulStage(TableModel(table, n)) for n in ("tiny", "big")}
-    models["both"] = ensemble_of(table.exits[2].origin)
-    cascade = Cascade(models, Policy((PolicyStage("tiny", np.inf), PolicyStage("both"))))
-    renamed = Policy.pair("tiny", "tiny+big", np.inf)
-    truth = [prediction for prediction, _ in expected(table, renamed)]
-    for answers in Executor(cascade, max_batch=7).map([images_of(range(60))]):
-        assert answers.prediction.tolist() == truth
+    models = {name: StatefulStage(model) for name, model in table_models(table).items()}
+    both = ensembles_of(table)["tiny+big"]
+    policy = Policy((PolicyStage("tiny", np.inf), PolicyStage("both")))
+    cascade = Cascade({**models, "both": both}, policy)
+    same = Policy.pair("tiny", "tiny+big", np.inf)
+    expected = [prediction for prediction, _, _ in expected_rows(table, same)]
+    for answers in Executor(cascade, max_batch=7).map([tensors_of(range(60))]):
+        assert answers.prediction.tolist() == expected
 
 
-def test_members_are_the_stages_beside_them(table):
+def test_members_are_the_stages_of_the_cascade(table: ScoreTable) -> None:
     cascade = Cascade(models_of(table), Policy.single("tiny"))
     members = cascade.stages["tiny+big"].members
     assert members["big"] is cascade.stages["big"]
@@ -154,23 +151,23 @@ def test_members_are_the_stages_beside_them(table):
     assert copied.stages["tiny+big"].members["big"] is copied.stages["big"]
 
 
-def test_confidences_of_an_average(table):
+def test_confidences_of_an_ensemble(table: ScoreTable) -> None:
     stage = Cascade(models_of(table), Policy.single("tiny")).stages["tiny+big"]
     for name, rows in table.confidence.items():
-        output = stage.run(images_of(range(60)), confidence=name)
+        output = stage.run(tensors_of(range(60)), confidence=name)
         np.testing.assert_allclose(output.confidence, rows[2], rtol=1e-5, atol=1e-6, err_msg=name)
     with pytest.raises(PolicyError, match="no confidence 'entropy'"):
-        stage.run(images_of([0]), confidence="entropy")
+        stage.run(tensors_of([0]), confidence="entropy")
 
 
-def test_averages_that_cannot_be_made():
+def test_invalid_ensembles() -> None:
     tiny = nn.Linear(2, 3)
     both = Ensemble(("tiny", "big"), (1.0, 1.0))
     with pytest.raises(
         ModelError, match="models as members, 'big' of 'both' are none; given are 'tiny'"
     ):
         build_stages({"tiny": tiny, "both": both})
-    nested = {
+    nested: Models = {
         "tiny": tiny,
         "big": tiny,
         "both": both,
@@ -183,7 +180,7 @@ def test_averages_that_cannot_be_made():
         cascade(torch.zeros(1, 2))
 
 
-def test_one_model_twice():
+def test_one_model_twice() -> None:
     model = nn.Linear(2, 3)
     both = Ensemble(("a", "b"), (1.0, 1.0))
     cascade = Cascade({"a": model, "b": model, "both": both}, Policy.single("both"))
@@ -191,45 +188,49 @@ def test_one_model_twice():
     torch.testing.assert_close(cascade(rows), model(rows).detach())
 
 
-def test_build_takes_averages_from_the_result(table):
+def test_build_takes_ensembles_from_the_result(table: ScoreTable) -> None:
     policy = Policy.pair("tiny", "tiny+big", 0.5)
-    result = result_of(table, policy)
-    models = {name: TableModel(table, name) for name in ("tiny", "big")}
+    result, models = result_of(table, policy), table_models(table)
     cascade = build(result, models)
     assert cascade.exits == table.names
-    assert said(cascade.answer(images_of(range(60)))) == expected(table, policy)
+    found = answered_rows(cascade.answer(tensors_of(range(60))))
+    assert without_confidence(found) == without_confidence(expected_rows(table, policy))
     with pytest.raises(ModelError, match="'tiny\\+big' has none; given were 'tiny'"):
         build(result, {"tiny": models["tiny"]})
 
 
-class Looked(nn.Module):
+class SavedLogits(nn.Module):
     """Logits by row number from a weight, so that they are saved."""
 
-    def __init__(self):
+    def __init__(self, logits: Tensor | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(60, 4))
+        self.weight = nn.Parameter(torch.zeros(60, 4) if logits is None else logits)
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         return self.weight[rows_of(images)]
 
 
-def test_saved_and_loaded(table, tmp_path, monkeypatch):
-    built = lambda spec: Stage(Looked(), origin={"spec": spec})  # noqa: E731
-    monkeypatch.setattr("understudy.zoo.cascades.build_stage", built)
-    stages = {}
-    for name in ("tiny", "big"):
-        stages[name] = Stage(Looked(), origin={"spec": f"py:nets:{name}"})
-        stages[name].model.weight.data = TableModel(table, name).logits
-    stages["tiny+big"] = ensemble_of(table.exits[2].origin)
+def test_saved_and_loaded(
+    table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage_of(spec: str) -> Stage:
+        return Stage(SavedLogits(), origin={"spec": spec})
+
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
+    stages = {
+        name: Stage(SavedLogits(model.logits), origin={"spec": f"py:nets:{name}"})
+        for name, model in table_models(table).items()
+    }
     policy = Policy.pair("tiny", "tiny+big", 0.5)
-    save_cascade(Cascade(stages, policy), tmp_path / "c")
+    save_cascade(Cascade({**stages, **ensembles_of(table)}, policy), tmp_path / "c")
     files = sorted(path.name for path in (tmp_path / "c" / "weights").iterdir())
     assert files == ["big.safetensors", "tiny.safetensors"]
     data = json.loads((tmp_path / "c" / "cascade.json").read_text())
     assert data["stages"]["tiny+big"] == dict(table.exits[2].origin)
     loaded = load_cascade(tmp_path / "c")
     assert loaded.exits == table.names
-    assert said(loaded.answer(images_of(range(60)))) == expected(table, policy)
+    found = answered_rows(loaded.answer(tensors_of(range(60))))
+    assert without_confidence(found) == without_confidence(expected_rows(table, policy))
     data["stages"]["tiny+big"]["recipe"]["temperatures"] = [1.0]
     (tmp_path / "c" / "cascade.json").write_text(json.dumps(data))
     with pytest.raises(PolicyError, match="one temperature above 0 for each"):

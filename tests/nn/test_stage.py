@@ -1,10 +1,14 @@
+"""Stages: what a model receives and returns, its dtype and device, and where it comes from."""
+
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from understudy.runtime.state import StageState, StateKey
 
 from understudy.errors import DataError, ModelError, PolicyError
 from understudy.nn.confidence import confidence_functions
@@ -15,59 +19,66 @@ from understudy.nn.stage import Stage, as_stage
 class Fixed(nn.Module):
     """Returns what it was made with."""
 
-    def __init__(self, answer):
+    def __init__(self, output: Any) -> None:
         super().__init__()
-        self.answer = answer
+        self.output = output
 
-    def forward(self, images):
-        return self.answer
-
-
-def small(**settings):
-    torch.manual_seed(0)
-    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), pooled, nn.Linear(4, 5))
-    return nn.Sequential(*layers).to(**settings)
+    def forward(self, images: Tensor) -> Any:
+        return self.output
 
 
-def test_a_plain_stage_passes_tensors_through():
-    seen = []
+class Small(nn.Sequential):
+    """A convolution, a batch norm and a linear layer of 5 classes; the same weights every time."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), pooled, nn.Linear(4, 5))
+
+    @property
+    def mean(self) -> Tensor:
+        """The running mean of the batch norm."""
+        return self.get_buffer("1.running_mean")
+
+
+def test_a_plain_stage_passes_tensors_through() -> None:
+    inputs: list[Tensor] = []
     model = nn.Identity()
-    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     batch = torch.randn(2, 3)
     assert torch.equal(Stage(model)(batch), batch)
-    assert seen[0] is batch
+    assert inputs[0] is batch
     assert torch.equal(Stage(model)(list(batch)), batch)
 
 
-def test_stays_in_eval_mode():
-    model = small().train()
-    before = model[1].running_mean.clone()
+def test_stays_in_eval_mode() -> None:
+    model = Small().train()
+    before = model.mean.clone()
     stage = Stage(model)
     assert not model.training
     stage.train()
     stage(torch.randn(4, 3, 8, 8))
-    assert not model.training
-    assert not model[1].training
-    assert torch.equal(model[1].running_mean, before)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(model.mean, before)
 
 
-def test_runs_without_gradients():
-    assert not Stage(small())(torch.randn(2, 3, 8, 8)).requires_grad
+def test_runs_without_gradients() -> None:
+    assert not Stage(Small())(torch.randn(2, 3, 8, 8)).requires_grad
 
 
 @pytest.mark.parametrize("name", confidence_functions)
-def test_run_gives_logits_the_named_confidence_and_the_state(name):
-    stage, batch, state = Stage(small()), torch.randn(6, 3, 8, 8), {"kept": torch.ones(6)}
+def test_run_gives_logits_the_named_confidence_and_the_state(name: str) -> None:
+    stage, batch = Stage(Small()), torch.randn(6, 3, 8, 8)
+    state: StageState = {StateKey.logits("other"): torch.ones(6, 5)}
     logits, confidence, after = stage.run(batch, state, confidence=name)
     assert torch.equal(logits, stage(batch))
     assert torch.equal(confidence, confidence_functions[name](logits))
     assert after is state
 
 
-def test_preprocesses_into_the_models_dtype():
+def test_preprocesses_into_the_models_dtype() -> None:
     preprocess = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
-    stage = Stage(small(dtype=torch.bfloat16), preprocess=preprocess)
+    stage = Stage(Small().to(torch.bfloat16), preprocess=preprocess)
     assert stage.dtype == torch.bfloat16
     assert stage.device == torch.device("cpu")
     images = [torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8)]
@@ -76,7 +87,7 @@ def test_preprocesses_into_the_models_dtype():
     assert (logits.dtype, confidence.dtype) == (torch.bfloat16, torch.float32)
 
 
-def test_the_dtype_is_that_of_the_first_floating_tensor():
+def test_the_dtype_is_that_of_the_first_floating_tensor() -> None:
     model = nn.Module()
     model.register_buffer("counts", torch.zeros(1, dtype=torch.int64))
     assert Stage(model).dtype == torch.float32
@@ -84,20 +95,21 @@ def test_the_dtype_is_that_of_the_first_floating_tensor():
     assert Stage(model).dtype == torch.float64
 
 
-def test_the_weights_hash_is_over_the_state():
-    assert Stage(small()).weights_hash == Stage(small()).weights_hash
-    other = Stage(small())
-    before = other.weights_hash
-    other.model[1].running_mean[0] += 1
-    assert other.weights_hash != before
-    other.model[1].running_mean[0] -= 1
-    assert other.weights_hash == before
-    assert Stage(small(dtype=torch.bfloat16)).weights_hash != before
+def test_the_weights_hash_is_over_the_state() -> None:
+    assert Stage(Small()).weights_hash == Stage(Small()).weights_hash
+    model = Small()
+    stage = Stage(model)
+    before = stage.weights_hash
+    model.mean[0] += 1
+    assert stage.weights_hash != before
+    model.mean[0] -= 1
+    assert stage.weights_hash == before
+    assert Stage(Small().to(torch.bfloat16)).weights_hash != before
 
 
-def test_origin_is_plain_json():
+def test_origin_is_plain_json() -> None:
     preprocess = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
-    stage = Stage(small(), preprocess=preprocess, origin={"spec": "py:nets:small", "note": 1})
+    stage = Stage(Small(), preprocess=preprocess, origin={"spec": "py:nets:small", "note": 1})
     assert stage.spec == "py:nets:small"
     assert json.loads(json.dumps(stage.to_origin())) == {
         "spec": "py:nets:small",
@@ -106,12 +118,12 @@ def test_origin_is_plain_json():
         "preprocess": preprocess.to_dict(),
         "dtype": "float32",
     }
-    assert Stage(small()).spec is None
-    assert Stage(small()).to_origin()["preprocess"] is None
+    assert Stage(Small()).spec is None
+    assert Stage(Small()).to_origin()["preprocess"] is None
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("output", "message"),
     [
         (torch.zeros(2), r"found the shape \(2,\) of torch.float32"),
         (torch.zeros(2, 3, 4), r"\(2, 3, 4\)"),
@@ -121,24 +133,24 @@ def test_origin_is_plain_json():
         ((torch.zeros(2, 4),), "found tuple"),
     ],
 )
-def test_what_is_no_logits(answer, message):
+def test_outputs_that_are_no_logits(output: object, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        Stage(Fixed(answer))(torch.zeros(2, 1))
+        Stage(Fixed(output))(torch.zeros(2, 1))
 
 
-def test_unknown_confidence():
+def test_unknown_confidence() -> None:
     with pytest.raises(PolicyError, match="did you mean 'margin'"):
         Stage(nn.Identity()).run(torch.zeros(1, 2), confidence="margins")
 
 
-def test_lists_a_plain_stage_cannot_stack():
+def test_lists_that_a_plain_stage_cannot_stack() -> None:
     with pytest.raises(DataError, match=r"found \(2,\), \(3,\)"):
         Stage(nn.Identity())([torch.zeros(2), torch.zeros(3)])
     with pytest.raises(DataError, match="at least one sample"):
         Stage(nn.Identity())([])
 
 
-def test_as_stage():
+def test_as_stage() -> None:
     stage = Stage(nn.Identity())
     assert as_stage(stage) is stage
     assert as_stage(stage.model).model is stage.model

@@ -1,4 +1,4 @@
-"""Cascades that were exported, once per session: PyTorch, folder."""
+"""Exported cascades, made once per session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from onnx_nets import Exported, plain, saved
+from exported import Exported
+from onnx_nets import plain, saved
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from understudy.nn.cascade import Cascade
@@ -16,9 +17,12 @@ from understudy.onnx.export.export import export_onnx
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick() -> Iterator[None]:
-    """Without what makes exports of tiny models slow: the list of all operators, which is read anew
-    for each, and thousands of records of what is traced, which pytest would keep."""
+def fast_exports() -> Iterator[None]:
+    """Make exports of small models faster.
+
+    The list of all operators is read once and not for each export, and the thousands of log records
+    of a trace, which pytest would keep, are left out.
+    """
     logging.getLogger("torch.__trace").disabled = True
     with pytest.MonkeyPatch.context() as patch:
         once = staticmethod(cache(ONNXRegistry.from_torchlib))
@@ -40,4 +44,4 @@ def saved_export(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def _exported(make: Callable[[], Cascade], folder: Path) -> Exported:
     cascade = make()
     export_onnx(cascade, folder / "onnx")
-    return cascade, folder / "onnx"
+    return Exported(cascade, folder / "onnx")

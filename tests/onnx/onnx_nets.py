@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from exit_nets import network, refined, stage_of
@@ -14,7 +12,6 @@ from understudy.nn.cascade import Cascade
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy, PolicyStage
 
-Exported = tuple[Cascade, Path]
 LEARNED = DeferralScore("tiny", "net", 0.2, 0.8, 0.5, first=(0.1, -0.4), second=(0.0, 0.3, -0.2))
 
 

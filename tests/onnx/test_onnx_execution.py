@@ -1,44 +1,43 @@
+"""The executor on exported cascades: offline, with tensors, and for single requests."""
+
 from __future__ import annotations
 
-import asyncio
-
 import numpy as np
+from exported import Exported
 
 from exit_nets import images
-from understudy.onnx.cascade import load_onnx
+from online import answer_each
+from rows import in_batches
 from understudy.runtime.executor import Executor
 
 
-def test_offline(saved_export) -> None:
-    """The executor gives what the cascade gives, whatever the batches."""
-    other, pixels = load_onnx(saved_export[1], threads=1), images(90, seed=5).numpy()
-    truth = other.answer(pixels)
-    with Executor(other, max_batch=16) as executor:
+def test_offline(saved_export: Exported) -> None:
+    """The executor answers like the cascade, whatever the batches."""
+    loaded, pixels = saved_export.load(), images(90, seed=5).numpy()
+    expected = loaded.answer(pixels)
+    with Executor(loaded, max_batch=16) as executor:
         blocks = list(executor.map(np.split(pixels, [1, 40, 47])))
-    assert np.concatenate([one.exit for one in blocks]).tolist() == truth.exit.tolist()
-    assert np.concatenate([one.prediction for one in blocks]).tolist() == truth.prediction.tolist()
-    sure = np.concatenate([one.confidence for one in blocks])
-    np.testing.assert_allclose(sure, truth.confidence, atol=1e-6)
+    exits = np.concatenate([answers.exit for answers in blocks])
+    predictions = np.concatenate([answers.prediction for answers in blocks])
+    confidence = np.concatenate([answers.confidence for answers in blocks])
+    assert exits.tolist() == expected.exit.tolist()
+    assert predictions.tolist() == expected.prediction.tolist()
+    np.testing.assert_allclose(confidence, expected.confidence, atol=1e-6)
 
 
-def test_batches_of_tensors_fill_up(saved_export) -> None:
-    """Loaders give tensors, rooms are arrays."""
-    other, pixels = load_onnx(saved_export[1], threads=1), images(90, seed=5)
-    with Executor(other, max_batch=32) as executor:
-        blocks = list(executor.map(pixels.split(9)))
-    assert executor.stats.batches[other.policy.exits[0]] == 3
-    truth = other.answer(pixels.numpy()).prediction
-    assert np.concatenate([one.prediction for one in blocks]).tolist() == truth.tolist()
+def test_batches_of_tensors_fill_up(saved_export: Exported) -> None:
+    """Loaders give tensors, buffers are arrays."""
+    loaded, pixels = saved_export.load(), images(90, seed=5)
+    with Executor(loaded, max_batch=32) as executor:
+        blocks = list(executor.map(in_batches(pixels, [9])))
+    assert executor.stats.batches[loaded.policy.exits[0]] == 3
+    predictions = np.concatenate([answers.prediction for answers in blocks])
+    assert predictions.tolist() == loaded.answer(pixels.numpy()).prediction.tolist()
 
 
-def test_online(saved_export) -> None:
-    other, pixels = load_onnx(saved_export[1], threads=1), images(40, seed=5).numpy()
-    truth = other.answer(pixels)
-
-    async def asked():
-        async with Executor(other, max_batch=8, max_wait_ms=1.0) as executor:
-            return await asyncio.gather(*(executor.answer(image) for image in pixels))
-
-    answers = asyncio.run(asked())
-    assert [one.prediction for one in answers] == truth.prediction.tolist()
-    assert [one.exit for one in answers] == truth.exit_names()
+def test_online(saved_export: Exported) -> None:
+    loaded, pixels = saved_export.load(), images(40, seed=5).numpy()
+    expected = loaded.answer(pixels)
+    answers = answer_each(Executor(loaded, max_batch=8, max_wait_ms=1.0), pixels)
+    assert [answer.prediction for answer in answers] == expected.prediction.tolist()
+    assert [answer.exit for answer in answers] == expected.exit_names()

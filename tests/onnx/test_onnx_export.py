@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx_nets import Exported, plain
+from exported import Exported
+from onnx_nets import plain
 from torch import nn
 
 from exit_nets import network, stage_of

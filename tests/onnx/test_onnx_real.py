@@ -21,11 +21,11 @@ from understudy.zoo.models import load_stage
 pytestmark = pytest.mark.slow
 
 
-def halved(cascade: Cascade, exit: str, pixels: torch.Tensor) -> float:
-    """A threshold that half of the images reach, in the middle between two of them."""
-    sure = cascade.stages[exit].run(pixels).confidence.double().sort().values
-    middle = len(sure) // 2
-    return float(sure[middle - 1 : middle + 1].mean())
+def median_threshold(cascade: Cascade, exit: str, pixels: torch.Tensor) -> float:
+    """A threshold that half of the images reach, halfway between two confidences."""
+    confidence = cascade.stages[exit].run(pixels).confidence.double().sort().values
+    middle = len(confidence) // 2
+    return float(confidence[middle - 1 : middle + 1].mean())
 
 
 def test_all_exits_of_two_networks(tmp_path: Path) -> None:
@@ -33,12 +33,12 @@ def test_all_exits_of_two_networks(tmp_path: Path) -> None:
     bundle = export_onnx(cascade, tmp_path / "onnx", exits=cascade.exits)
     assert bundle.exits == cascade.exits
     assert bundle.difference < 1e-5
-    other = load_onnx(tmp_path / "onnx", threads=1)
-    told = [name for name in cascade.exits if name not in {"net", "other"}]
+    loaded = load_onnx(tmp_path / "onnx", threads=1)
+    inner = [name for name in cascade.exits if name not in {"net", "other"}]
     pixels = images(50, seed=3)
-    steps = [PolicyStage(name, halved(cascade, name, pixels)) for name in told]
-    cascade.policy = other.policy = Policy((*steps, PolicyStage("net")))
-    found = agreement(cascade, other, [pixels, images(1), images(33)])
+    stages = [PolicyStage(name, median_threshold(cascade, name, pixels)) for name in inner]
+    cascade.policy = loaded.policy = Policy((*stages, PolicyStage("net")))
+    found = agreement(cascade, loaded, [pixels, images(1), images(33)])
     assert (found.differing, found.unexplained) == (0, 0)
 
 
@@ -58,12 +58,12 @@ def test_timm_models_of_different_sizes(little: str, big: str, tmp_path: Path) -
     cascade = Cascade({"little": timm(little), "big": timm(big)}, Policy.pair("little", "big", 0.5))
     bundle = export_onnx(cascade, tmp_path / "onnx")
     assert bundle.difference < 1e-4
-    other = load_onnx(tmp_path / "onnx", threads=1)
+    loaded = load_onnx(tmp_path / "onnx", threads=1)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (6, *bundle.images.shape), dtype=torch.uint8, generator=generator)
-    policy = Policy.pair("little", "big", halved(cascade, "little", pixels))
-    cascade.policy = other.policy = policy
-    found = agreement(cascade, other, [pixels[:1], pixels[1:]])
+    policy = Policy.pair("little", "big", median_threshold(cascade, "little", pixels))
+    cascade.policy = loaded.policy = policy
+    found = agreement(cascade, loaded, [pixels[:1], pixels[1:]])
     assert (found.differing, found.unexplained) == (0, 0)
 
 
@@ -77,9 +77,9 @@ def test_exits_inside_a_vision_transformer(tmp_path: Path) -> None:
     bundle = export_onnx(cascade, tmp_path / "onnx")
     assert bundle.exits == (*exits, "vit")
     assert bundle.difference < 1e-4
-    other = load_onnx(tmp_path / "onnx", threads=1)
+    loaded = load_onnx(tmp_path / "onnx", threads=1)
     pixels = torch.randint(256, (5, *bundle.images.shape), dtype=torch.uint8)
-    found = agreement(cascade, other, [pixels[:2], pixels[2:]])
+    found = agreement(cascade, loaded, [pixels[:2], pixels[2:]])
     assert (found.differing, found.unexplained) == (0, 0)
 
 
@@ -92,10 +92,10 @@ def test_decisions_on_cifar10(shared: Path, tmp_path: Path) -> None:
     cascade = Cascade(stages, Policy.pair("resnet20", "resnet56", 0.7))
     bundle = export_onnx(cascade, tmp_path / "onnx")
     assert bundle.difference < 1e-5
-    other = load_onnx(tmp_path / "onnx", threads=1)
+    loaded = load_onnx(tmp_path / "onnx", threads=1)
     data = open_data(f"parquet:{folder}/test.parquet")
     blocks = (block.images for block in batches(data, range(1000), size=200, workers=0))
-    found = agreement(cascade, other, blocks)
+    found = agreement(cascade, loaded, blocks)
     assert (found.samples, found.unexplained) == (1000, 0)
     assert found.differing <= 1
     assert found.difference < 1e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,51 +12,54 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookup_cascade import (
-    Array,
-    Hook,
-    LookupCascade,
-    LookupRunner,
-    Row,
-    answered_rows,
-    cascades,
-    chain,
-    expected_rows,
-    images_of,
-    random_table,
-)
+from lookup_cascade import Hook, LookupCascade, LookupRunner, cascades, random_table
+from online import run_async, send
+from rows import Array, Row, answered_rows, chain, expected_rows, images_of, in_batches
 from understudy import Executor, Policy
 from understudy.errors import ModelError
-from understudy.runtime.answers import RequestFailed, cause_of
+from understudy.runtime.answers import Answer, RequestFailed, cause_of
 from understudy.runtime.buffer import RowBatch, StageBuffer
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.protocol import is_out_of_memory
 
+Causes = dict[int, str]
+"""Row -> the reason why it has no answer."""
 
-def offline(executor: Executor, rows: int, size: int) -> tuple[list[Row], dict[int, str]]:
-    """The answers as tuples, and the causes of missing ones by row."""
-    found, failed = list[Row](), dict[int, str]()
-    for start, answers in zip(
-        range(0, rows, size),
-        executor.map(images_of(range(k, min(k + size, rows))) for k in range(0, rows, size)),
-        strict=True,
-    ):
+
+def offline(executor: Executor, rows: int, size: int) -> tuple[list[Row], Causes]:
+    """The answers in batches of a size, and the causes of missing ones."""
+    found, failed = list[Row](), Causes()
+    for answers in executor.map(in_batches(images_of(range(rows)), [size])):
+        failed |= {len(found) + row: cause for row, cause in answers.failed.items()}
         found += answered_rows(answers)
-        failed |= {start + row: cause for row, cause in answers.failed.items()}
+    assert len(found) == rows
     return found, failed
 
 
-def online(executor: Executor, rows: int) -> tuple[list[Any], dict[int, Exception]]:
-    """The same for single requests; errors instead of causes."""
+def online(
+    executor: Executor, images: Iterable[Any]
+) -> tuple[list[Answer | None], dict[int, Exception]]:
+    """The answers to single requests, and the errors of missing ones."""
 
-    async def work() -> list[Any]:
+    async def work() -> list[Answer | BaseException]:
         async with executor:
-            requests = (executor.answer(image) for image in images_of(range(rows)))
-            return await asyncio.gather(*requests, return_exceptions=True)
+            return await asyncio.gather(*send(executor, images), return_exceptions=True)
 
-    answers = asyncio.run(asyncio.wait_for(work(), timeout=60))
-    failed = {row: one for row, one in enumerate(answers) if isinstance(one, Exception)}
-    return answers, failed
+    results = run_async(work())
+    failed = {row: one for row, one in enumerate(results) if isinstance(one, Exception)}
+    return [one if isinstance(one, Answer) else None for one in results], failed
+
+
+def answers_in(mode: str, executor: Executor, rows: int) -> tuple[list[Row | None], Causes]:
+    """The answers offline or online, and the causes of missing ones."""
+    if mode == "offline":
+        found, failed = offline(executor, rows, 100)
+        return [None if row in failed else one for row, one in enumerate(found)], failed
+    answers, errors = online(executor, images_of(range(rows)))
+    tuples = [
+        None if one is None else (one.prediction, one.confidence, one.exit) for one in answers
+    ]
+    return tuples, {row: str(error) for row, error in errors.items()}
 
 
 def poison(bad: Mapping[str, set[int]]) -> Hook:
@@ -64,7 +67,7 @@ def poison(bad: Mapping[str, set[int]]) -> Hook:
 
     def hook(name: str, rows: Array) -> None:
         if found := set(rows.tolist()) & bad.get(name, set()):
-            raise RuntimeError(f"{name} chokes on {min(found)}")
+            raise RuntimeError(f"{name} fails on {min(found)}")
 
     return hook
 
@@ -76,39 +79,39 @@ def test_only_rows_at_fault_fail(cascade: LookupCascade, data: st.DataObject) ->
     bad = {name: data.draw(rows) for name in cascade.exits}
     cascade.hook = poison(bad)
     limit = data.draw(st.integers(1, 30))
-    truth, at_fault = expected_rows(table, policy), {}
-    for row, (_, _, exit) in enumerate(truth):
+    expected, at_fault = expected_rows(table, policy), {}
+    for row, (_, _, exit) in enumerate(expected):
         visited = policy.exits[: policy.exits.index(exit) + 1]
-        culprit = next((name for name in visited if row in bad[name]), None)
-        if culprit is not None:
-            at_fault[row] = culprit
+        failing = next((name for name in visited if row in bad[name]), None)
+        if failing is not None:
+            at_fault[row] = failing
 
     executor = Executor(cascade, max_batch=limit)
     found, failed = offline(executor, len(table), 7)
-    expected = {row: f"RuntimeError: {name} chokes on {row}" for row, name in at_fault.items()}
-    assert failed == expected
+    causes = {row: f"RuntimeError: {name} fails on {row}" for row, name in at_fault.items()}
+    assert failed == causes
     for row, answer in enumerate(found):
         if row in at_fault:
             assert (answer[0], answer[2]) == (-1, "")
             assert np.isnan(answer[1])
         else:
-            assert answer == truth[row]
+            assert answer == expected[row]
     stats = executor.stats
     assert sum(stats.failed.values()) == len(at_fault)
 
-    answers, errors = online(Executor(cascade, max_batch=limit, max_wait_ms=0), len(table))
+    executor = Executor(cascade, max_batch=limit, max_wait_ms=0)
+    answers, errors = online(executor, images_of(range(len(table))))
     assert errors.keys() == at_fault.keys()
     for row, error in errors.items():
         assert isinstance(error, RequestFailed)
         assert isinstance(error.__cause__, RuntimeError)
         assert f"the stage {at_fault[row]!r} raised on this one" in str(error)
-        assert expected[row] in str(error)
-    for row, answer in enumerate(answers):
-        assert row in at_fault or tuple(answer) == truth[row]
+        assert causes[row] in str(error)
+    assert all(answers[row] == right for row, right in enumerate(expected) if row not in at_fault)
 
 
 def test_a_failing_batch_is_halved_no_more_than_needed() -> None:
-    calls: list[Any] = []
+    calls: list[int] = []
 
     def hook(name: str, rows: Array) -> None:
         calls.append(len(rows))
@@ -125,7 +128,7 @@ def memory_for(most: Mapping[str, int]) -> Hook:
 
     def hook(name: str, rows: Array) -> None:
         if len(rows) > most.get(name, 10**9):
-            raise MemoryError(f"no room for {len(rows)}")
+            raise MemoryError(f"cannot allocate {len(rows)} rows")
 
     return hook
 
@@ -138,11 +141,8 @@ def test_out_of_memory_halves_the_batches_for_good(
     cascade = LookupCascade(table, chain(), memory_for({"tiny": 20, "big": 5}))
     executor = Executor(cascade, max_batch=64, max_wait_ms=5000)  # for rows to come together
     with caplog.at_level(logging.WARNING, logger="understudy"):
-        if mode == "offline":
-            found, failed = offline(executor, 500, 100)
-        else:
-            found, failed = online(executor, 500)
-    assert [tuple(answer) for answer in found] == expected_rows(table, chain())
+        found, failed = answers_in(mode, executor, 500)
+    assert found == expected_rows(table, chain())
     assert not failed
     stats = executor.stats
     assert stats.max_batch["tiny"] in range(10, 21)
@@ -156,7 +156,7 @@ def test_out_of_memory_halves_the_batches_for_good(
 
 
 def test_a_limit_that_falls_while_rows_are_added() -> None:
-    """Another stream runs out of memory between the check for room and the copying."""
+    """Another stream runs out of memory between the check of the limit and the copying."""
     runner, metrics = LookupCascade(random_table(20), chain()).runners[0], Metrics({"tiny": 8})
     buffer = StageBuffer(runner, metrics)
     rows = np.arange(buffer.free)
@@ -186,7 +186,7 @@ def test_one_row_that_is_too_large_fails() -> None:
     executor = Executor(cascade, max_batch=8)
     _, failed = offline(executor, 20, 20)
     assert set(failed) == set(range(20))
-    assert failed[3] == "MemoryError: no room for 1"
+    assert failed[3] == "MemoryError: cannot allocate 1 rows"
     assert executor.stats.max_batch["tiny"] == 1
     assert executor.stats.out_of_memory["tiny"] == 3
 
@@ -215,14 +215,14 @@ def test_rows_that_cannot_be_copied_fail_alone(monkeypatch: pytest.MonkeyPatch) 
     cascade = LookupCascade(table, chain())
 
     def gather(self: LookupRunner, source: Array, rows: Array, target: Array) -> None:
-        raise RuntimeError("the bus is full")
+        raise RuntimeError("cannot copy")
 
     monkeypatch.setattr(LookupRunner, "gather", gather)
     found, failed = offline(Executor(cascade, max_batch=20), 200, 20)
-    truth = expected_rows(table, chain())
-    assert set(failed.values()) == {"RuntimeError: the bus is full"}
-    assert set(failed) == {row for row, (_, _, exit) in enumerate(truth) if exit != "tiny"}
-    assert all(found[row] == truth[row] for row in range(200) if row not in failed)
+    expected = expected_rows(table, chain())
+    assert set(failed.values()) == {"RuntimeError: cannot copy"}
+    assert set(failed) == {row for row, (_, _, exit) in enumerate(expected) if exit != "tiny"}
+    assert all(found[row] == expected[row] for row in range(200) if row not in failed)
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
@@ -231,19 +231,18 @@ def test_nan_is_deferred_and_fails_at_the_last_stage(mode: str) -> None:
     nan = {"tiny": {1, 2, 3}, "middle": {2, 3}, "big": {3, 4}}
     cascade = LookupCascade(table, chain(first=-np.inf, second=-np.inf), nan=nan)
     executor = Executor(cascade, max_batch=16, max_wait_ms=0)
-    found, failed = offline(executor, 60, 60) if mode == "offline" else online(executor, 60)
+    found, failed = answers_in(mode, executor, 60)
     assert set(failed) == {3}
-    assert "found NaN in the logits of 'big'" in str(failed[3])
-    assert found[1][2] == "middle"
-    assert found[2][2] == "big"
-    assert all(found[row][2] == "tiny" for row in (0, *range(4, 60)))
+    assert "found NaN in the logits of 'big'" in failed[3]
+    exits = [None if one is None else one[2] for one in found]
+    assert exits == ["tiny", "middle", "big", None, *["tiny"] * 56]
     stats = executor.stats
     assert stats.nan == {"tiny": 3, "middle": 2, "big": 1}
     assert stats.failed == {"tiny": 0, "middle": 0, "big": 1}
 
 
 def test_a_model_that_violates_its_contract_ends_the_run() -> None:
-    calls: list[Any] = []
+    calls: list[str] = []
 
     def hook(name: str, rows: Array) -> None:
         calls.append(name)
@@ -253,9 +252,10 @@ def test_a_model_that_violates_its_contract_ends_the_run() -> None:
     with pytest.raises(ModelError, match="found tuple"):
         offline(Executor(cascade), 20, 20)
     assert calls == ["tiny"]
-    _, failed = online(Executor(cascade, max_batch=20, max_wait_ms=1e5), 20)
-    assert len(failed) == 20
-    assert {type(error.__cause__) for error in failed.values()} == {ModelError}
+    executor = Executor(cascade, max_batch=20, max_wait_ms=1e5)
+    _, errors = online(executor, images_of(range(20)))
+    assert len(errors) == 20
+    assert {type(error.__cause__) for error in errors.values()} == {ModelError}
     assert calls == ["tiny", "tiny"]
 
 
@@ -263,23 +263,17 @@ def test_stages_that_differ_in_their_classes() -> None:
     cascade = LookupCascade(random_table(20), chain(first=np.inf), classes={"middle": 3})
     with pytest.raises(ModelError, match="'tiny' has 10 and 'middle' has 3"):
         offline(Executor(cascade), 20, 20)
-    _, failed = online(Executor(cascade), 20)
-    assert all("'middle' has 3" in str(error) for error in failed.values())
+    _, errors = online(Executor(cascade), images_of(range(20)))
+    assert len(errors) == 20
+    assert all("'middle' has 3" in str(error) for error in errors.values())
 
 
-def test_images_that_cannot_be_stacked() -> None:
-    """One of another kind, which fails alone."""
+def test_an_image_of_other_dimensions_fails_alone() -> None:
     cascade = LookupCascade(random_table(4), Policy.single("tiny"))
-
-    async def work() -> list[Any]:
-        images = [*images_of(range(3)), np.zeros(3)]
-        async with Executor(cascade, max_wait_ms=20) as executor:
-            requests = (executor.answer(image) for image in images)
-            return await asyncio.gather(*requests, return_exceptions=True)
-
-    answers = asyncio.run(work())
-    assert [tuple(one) for one in answers[:3]] == expected_rows(cascade.table, cascade.policy)[:3]
-    assert isinstance(answers[3].__cause__, IndexError)
+    images = [*images_of(range(3)), np.zeros(3)]
+    answers, errors = online(Executor(cascade, max_batch=4, max_wait_ms=1e5), images)
+    assert answers == [*expected_rows(cascade.table, cascade.policy)[:3], None]
+    assert isinstance(errors[3].__cause__, IndexError)
 
 
 def test_a_cause_is_one_line() -> None:

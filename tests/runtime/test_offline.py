@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching import in_batches
-from lookup_cascade import (
-    Array,
-    LookupCascade,
-    Row,
-    answered_rows,
-    cascades,
-    chain,
-    expected_rows,
-    images_of,
-    random_table,
-)
+from lookup_cascade import LookupCascade, cascades, random_table
+from rows import Array, Row, answered_rows, chain, expected_rows, images_of, in_batches
 from understudy import Executor, Policy, UnderstudyError
 from understudy.errors import DataError, PolicyError
-from understudy.runtime.answers import ExecutorClosed
+from understudy.runtime.answers import Answers, ExecutorClosed
 
 
 @given(cascades(), st.lists(st.integers(0, 17), min_size=1, max_size=3), st.data(), st.booleans())
@@ -40,8 +30,7 @@ def test_running_equals_the_table(
     executor = Executor(cascade, max_batch=limits)
     streamed = list(executor.map(batches))
     assert [len(answers) for answers in streamed] == [len(part) for part in batches]
-    truth = expected_rows(cascade.table, cascade.policy)
-    assert [row for answers in streamed for row in answered_rows(answers)] == truth
+    assert answered_rows(*streamed) == expected_rows(cascade.table, cascade.policy)
     assert not any(answers.failed for answers in streamed)
     stats = executor.stats
     for name, limit in limits.items():
@@ -85,7 +74,7 @@ def test_images_of_mixed_sizes() -> None:
     images = [np.full(shapes[row % 3], row) for row in range(40)]
     cascade = LookupCascade(table, chain())
     answers = list(Executor(cascade, max_batch=16).map([images[:25], images[25:]]))
-    assert [row for one in answers for row in answered_rows(one)] == expected_rows(table, chain())
+    assert answered_rows(*answers) == expected_rows(table, chain())
 
 
 def test_lists_and_arrays_of_changing_shape() -> None:
@@ -98,16 +87,17 @@ def test_lists_and_arrays_of_changing_shape() -> None:
         images_of(range(30, 40)).astype(np.int32),
     ]
     answers = list(Executor(cascade, max_batch=6).map(batches))
-    assert [row for one in answers for row in answered_rows(one)] == expected_rows(table, chain())
+    assert answered_rows(*answers) == expected_rows(table, chain())
 
 
-def test_rows_held_are_bounded() -> None:
-    """One row in two hundred goes on: neither rows nor answers behind them pile up for ever."""
-    sure = np.ones(60_000)
-    sure[::200] = 0
-    cascade = LookupCascade(random_table(60_000, tiny=sure), Policy.pair("tiny", "middle", 0.5))
+def test_rows_that_wait_are_bounded() -> None:
+    """One row in two hundred goes on: the rows and answers that wait for others stay few."""
+    confidence = np.ones(60_000)
+    confidence[::200] = 0
+    table = random_table(60_000, tiny=confidence)
+    cascade = LookupCascade(table, Policy.pair("tiny", "middle", 0.5))
     executor = Executor(cascade, max_batch=16)
-    taken, given_out, most = 0, 0, 0
+    taken, answered, most = 0, 0, 0
 
     def batches() -> Iterator[Any]:
         nonlocal taken
@@ -116,9 +106,9 @@ def test_rows_held_are_bounded() -> None:
             yield images
 
     for answers in executor.map(batches()):
-        given_out += len(answers)
-        most = max(most, taken - given_out)
-    assert given_out == 60_000
+        answered += len(answers)
+        most = max(most, taken - answered)
+    assert answered == 60_000
     assert most <= 257 * 16
     assert executor.stats.peak <= 2 * 16
     assert set(cascade.sizes("middle")[:-1]) == {16}
@@ -129,11 +119,11 @@ def test_a_loader_that_raises_loses_nothing_that_was_complete() -> None:
 
     def batches() -> Iterator[Any]:
         yield from in_batches(images_of(range(90)), [9])
-        raise OSError("the disk is gone")
+        raise OSError("the disk failed")
 
     stream = Executor(LookupCascade(table, chain()), max_batch=64).map(batches())
     found: list[Row] = []
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(OSError, match="the disk failed"):
         found.extend(row for answers in stream for row in answered_rows(answers))
     assert found == expected_rows(table, chain())[:90]
 
@@ -152,27 +142,27 @@ def test_an_interrupt_is_raised() -> None:
         list(Executor(LookupCascade(random_table(5), chain())).map(loader()))
 
 
-def test_a_policy_that_is_switched_holds_from_the_next_batch() -> None:
+def test_a_switched_policy_holds_from_the_next_batch() -> None:
     table = random_table(300)
-    plans = [chain(), Policy.single("middle"), Policy.pair("tiny", "big", 0.75)]
-    cascade = LookupCascade(table, plans[0])
+    switched = [chain(), Policy.single("middle"), Policy.pair("tiny", "big", 0.75)]
+    cascade = LookupCascade(table, switched[0])
 
     def batches() -> Iterator[Any]:
         for number, images in enumerate(in_batches(images_of(range(300)), [20])):
-            cascade.policy = plans[number % 3]
+            cascade.policy = switched[number % 3]
             yield images
 
     found = [answered_rows(answers) for answers in Executor(cascade, max_batch=64).map(batches())]
-    truths = [expected_rows(table, plan) for plan in plans]
+    expected = [expected_rows(table, policy) for policy in switched]
     for number, rows in enumerate(found):
-        assert rows == truths[number % 3][20 * number : 20 * number + 20]
+        assert rows == expected[number % 3][20 * number : 20 * number + 20]
 
 
 def test_two_streams_at_once() -> None:
     table = random_table(200)
     executor = Executor(LookupCascade(table, chain()), max_batch=16)
     one, two = (executor.map(in_batches(images_of(range(200)), [size])) for size in (7, 11))
-    found: tuple[list[object], list[object]] = [], []
+    found: tuple[list[Row], list[Row]] = [], []
     for pair in zip_longest(one, two):
         for rows, answers in zip(found, pair, strict=True):
             rows.extend([] if answers is None else answered_rows(answers))
@@ -208,7 +198,8 @@ def test_a_batch_is_images_alone() -> None:
 def test_answers_before_a_bad_batch_come_first() -> None:
     table = random_table(60)
     executor = Executor(LookupCascade(table, chain()), max_batch=16)
-    stream, found = executor.map([*in_batches(images_of(range(60)), [20]), [None]]), []
+    stream = executor.map([*in_batches(images_of(range(60)), [20]), [None]])
+    found: list[Row] = []
     with pytest.raises(DataError, match="images alone"):
         found.extend(row for answers in stream for row in answered_rows(answers))
     assert found == expected_rows(table, chain())
@@ -216,7 +207,7 @@ def test_answers_before_a_bad_batch_come_first() -> None:
 
 def test_rows_of_an_abandoned_stream_are_dropped() -> None:
     executor = Executor(LookupCascade(random_table(500), chain()), max_batch=16)
-    stream = executor.map(in_batches(images_of(range(500)), [20]))
+    stream = cast("Generator[Answers]", executor.map(in_batches(images_of(range(500)), [20])))
     next(stream)
     assert executor.stats.waiting
     stream.close()
@@ -239,7 +230,7 @@ def test_a_million_samples_in_flat_memory() -> None:
     import tracemalloc
 
     count, size = 1_000_000, 256
-    cascade = LookupCascade(random_table(count), chain(), keep=False)
+    cascade = LookupCascade(random_table(count), chain(), record=False)
     peaks: list[int] = []
 
     def batches() -> Iterator[Any]:
@@ -250,12 +241,12 @@ def test_a_million_samples_in_flat_memory() -> None:
             peaks.append(tracemalloc.get_traced_memory()[1])
 
     executor = Executor(cascade, max_batch=size)
-    right, done = expected_rows(cascade.table, chain()), 0
+    expected, done = expected_rows(cascade.table, chain()), 0
     tracemalloc.start()
     try:
         start = tracemalloc.get_traced_memory()[0]
         for answers in executor.map(batches()):
-            assert answered_rows(answers) == right[done : done + len(answers)]
+            assert answered_rows(answers) == expected[done : done + len(answers)]
             done += len(answers)
     finally:
         tracemalloc.stop()

@@ -5,53 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookup_cascade import (
-    Array,
-    LookupCascade,
-    LookupRunner,
-    cascades,
-    chain,
-    expected_rows,
-    images_of,
-    random_table,
-)
+from lookup_cascade import LookupCascade, LookupRunner, cascades, random_table
+from online import Requests, answer_each, run_async, run_callbacks, send, until
+from rows import Array, chain, expected_rows, images_of
 from understudy import Executor, Policy
 from understudy.errors import DataError
-from understudy.runtime.answers import Answer, ExecutionError, ExecutorClosed
-
-T = TypeVar("T")
-Requests = list[asyncio.Future[Answer]]
-
-
-def run(work: Awaitable[T]) -> T:
-    async def limited() -> T:
-        return await asyncio.wait_for(work, timeout=60)
-
-    return asyncio.run(limited())
-
-
-def send(executor: Executor, rows: Iterable[int]) -> Requests:
-    """All rows at once, one request each."""
-    return [asyncio.ensure_future(executor.answer(image)) for image in images_of(list(rows))]
-
-
-async def run_callbacks(count: int = 5) -> None:
-    """Let the event loop run what is scheduled."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
+from understudy.runtime.answers import ExecutionError, ExecutorClosed
 
 
 class Block:
@@ -66,9 +33,9 @@ class Block:
             self.reached.set()
             assert self.release.wait(30)
 
-    async def send(self, executor: Executor, rows: Iterable[int]) -> Requests:
-        """Send rows, the first of which are blocked until all are in flight."""
-        requests = send(executor, rows)
+    async def send(self, executor: Executor, images: Iterable[Any]) -> Requests:
+        """Send images, the first of which are blocked until all are in flight."""
+        requests = send(executor, images)
         await until(self.reached.is_set)
         await run_callbacks()
         self.release.set()
@@ -78,22 +45,16 @@ class Block:
 @settings(max_examples=40)
 @given(cascades(), st.data(), st.sampled_from([0.0, 0.2, 2.0]), st.integers(1, 70))
 def test_running_equals_the_table(
-    cascade: LookupCascade, data: st.DataObject, wait: float, places: int
+    cascade: LookupCascade, data: st.DataObject, wait: float, max_waiting: int
 ) -> None:
     """The chief test: answers and exits are those of the table, however requests are batched."""
     limits = {name: data.draw(st.integers(1, 20)) for name in cascade.exits}
-
-    async def work() -> Any:
-        async with Executor(
-            cascade, max_batch=limits, max_wait_ms=wait, max_waiting=places
-        ) as executor:
-            answers = await asyncio.gather(*send(executor, range(len(cascade.table))))
-        return answers, executor.stats
-
-    answers, stats = run(work())
+    executor = Executor(cascade, max_batch=limits, max_wait_ms=wait, max_waiting=max_waiting)
+    answers = answer_each(executor, images_of(range(len(cascade.table))))
+    stats = executor.stats
     assert [tuple(answer) for answer in answers] == expected_rows(cascade.table, cascade.policy)
     assert stats.waiting == 0
-    assert stats.peak <= places
+    assert stats.peak <= max_waiting
     for name, limit in limits.items():
         assert all(1 <= size <= limit for size in cascade.sizes(name))
         assert stats.rows[name] == sum(cascade.sizes(name))
@@ -106,9 +67,9 @@ def test_deferred_rows_of_two_batches_form_one_batch() -> None:
 
     async def work() -> Any:
         async with Executor(cascade, max_batch=32, max_wait_ms=1e5) as executor:
-            await asyncio.gather(*await block.send(executor, range(64)))
+            await asyncio.gather(*await block.send(executor, images_of(range(64))))
 
-    run(work())
+    run_async(work())
     assert cascade.sizes("tiny") == [32, 32]
     assert cascade.ran[-1] == ("big", list(range(0, 64, 2)))
 
@@ -116,44 +77,27 @@ def test_deferred_rows_of_two_batches_form_one_batch() -> None:
 def test_full_batches_of_the_first_stage_are_run_at_once() -> None:
     cascade = LookupCascade(random_table(8), Policy.single("tiny"))
 
-    async def work() -> None:
-        async with Executor(cascade, max_batch=4, max_wait_ms=1e8) as executor:
-            await asyncio.gather(*send(executor, range(8)))
-
-    run(work())
+    answer_each(Executor(cascade, max_batch=4, max_wait_ms=1e8), images_of(range(8)))
     assert cascade.sizes("tiny") == [4, 4]
 
 
 def test_one_request_is_run_without_others() -> None:
     cascade = LookupCascade(random_table(1), Policy.single("tiny"))
-
-    async def work() -> None:
-        async with Executor(cascade, max_batch=4, max_wait_ms=8) as executor:
-            await executor.answer(images_of(0)[0])
-
-    run(work())
+    answer_each(Executor(cascade, max_batch=4, max_wait_ms=8), images_of(0))
     assert cascade.sizes("tiny") == [1]
 
 
 def test_deferred_rows_do_not_wait_where_nothing_can_join_them() -> None:
     cascade = LookupCascade(random_table(4), Policy.pair("tiny", "big", np.inf))
 
-    async def work() -> Any:
-        async with Executor(cascade, max_batch={"tiny": 4}, max_wait_ms=1e5) as executor:
-            await asyncio.gather(*send(executor, range(4)))
-
-    run(work())
+    answer_each(Executor(cascade, max_batch={"tiny": 4}, max_wait_ms=1e5), images_of(range(4)))
     assert cascade.sizes("big") == [4]
 
 
 def test_requests_run_at_once_when_no_further_request_is_admitted() -> None:
     cascade = LookupCascade(random_table(5), chain(first=-np.inf))
 
-    async def work() -> Any:
-        async with Executor(cascade, max_wait_ms=1e5, max_waiting=5) as executor:
-            await asyncio.gather(*send(executor, range(5)))
-
-    run(work())
+    answer_each(Executor(cascade, max_wait_ms=1e5, max_waiting=5), images_of(range(5)))
     assert cascade.sizes("tiny") == [5]
 
 
@@ -163,9 +107,9 @@ def test_due_rows_of_later_stages_are_run_first() -> None:
 
     async def work() -> Any:
         async with Executor(cascade, max_batch={"tiny": 4}, max_wait_ms=0) as executor:
-            await asyncio.gather(*await block.send(executor, range(40)))
+            await asyncio.gather(*await block.send(executor, images_of(range(40))))
 
-    run(work())
+    run_async(work())
     names = [name for name, _ in cascade.ran]
     assert names == ["tiny", "big"] * (len(names) // 2)
 
@@ -177,30 +121,23 @@ def test_a_longer_max_wait_of_a_later_stage_fills_its_batches() -> None:
 
     async def work() -> Any:
         async with Executor(cascade, max_batch={"tiny": 4}, max_wait_ms=wait) as executor:
-            await asyncio.gather(*await block.send(executor, range(40)))
+            await asyncio.gather(*await block.send(executor, images_of(range(40))))
 
-    run(work())
+    run_async(work())
     assert len(cascade.sizes("big")) <= 2
 
 
 def test_images_of_mixed_sizes() -> None:
     table = random_table(30)
     images = [np.full((1, 1 + row % 3, 1), row) for row in range(30)]
-
-    async def work() -> Any:
-        async with Executor(LookupCascade(table, chain())) as executor:
-            return await asyncio.gather(*map(executor.answer, images))
-
-    assert [tuple(answer) for answer in run(work())] == expected_rows(table, chain())
+    answers = answer_each(Executor(LookupCascade(table, chain())), images)
+    assert [tuple(answer) for answer in answers] == expected_rows(table, chain())
 
 
 def test_something_else_than_an_image_is_refused() -> None:
-    async def work() -> Any:
-        async with Executor(LookupCascade(random_table(3), chain())) as executor:
-            await executor.answer("a.png")
-
+    executor = Executor(LookupCascade(random_table(3), chain()))
     with pytest.raises(DataError, match=r"one image \(C, H, W\), found str"):
-        run(work())
+        answer_each(executor, ["a.png"])
 
 
 # Cancelled requests.
@@ -212,9 +149,9 @@ def test_cancelled_requests_are_dropped_before_they_are_run() -> None:
 
     async def work() -> Any:
         async with Executor(cascade, max_wait_ms=0) as executor:
-            first = send(executor, [0])
+            first = send(executor, images_of([0]))
             await until(block.reached.is_set)
-            others = send(executor, range(1, 10))
+            others = send(executor, images_of(range(1, 10)))
             await run_callbacks()
             for request in others[::2]:
                 request.cancel()
@@ -223,7 +160,7 @@ def test_cancelled_requests_are_dropped_before_they_are_run() -> None:
             block.release.set()
             return await asyncio.gather(*first, *others, return_exceptions=True)
 
-    answers = run(work())
+    answers = run_async(work())
     assert cascade.ran == [("tiny", [0]), ("tiny", [2, 4, 6, 8])]
     cancelled = [isinstance(answer, asyncio.CancelledError) for answer in answers]
     assert cancelled == [False, *[True, False] * 4, True]
@@ -231,22 +168,22 @@ def test_cancelled_requests_are_dropped_before_they_are_run() -> None:
 
 def test_cancelled_requests_do_not_disturb_others() -> None:
     """Requests that are cancelled while they run fail no others."""
-    blocker = Block("big")
-    cascade = LookupCascade(random_table(20), Policy.pair("tiny", "big", np.inf), blocker)
+    block = Block("big")
+    cascade = LookupCascade(random_table(20), Policy.pair("tiny", "big", np.inf), block)
 
     async def work() -> Any:
         async with Executor(cascade, max_batch={"tiny": 10}, max_wait_ms=0) as executor:
-            first = send(executor, range(10))
-            await until(blocker.reached.is_set)  # these are being run
-            second = send(executor, range(10, 20))
+            first = send(executor, images_of(range(10)))
+            await until(block.reached.is_set)  # these are being run
+            second = send(executor, images_of(range(10, 20)))
             await run_callbacks()
             for request in (*first, *second[:5]):
                 request.cancel()
             await run_callbacks()
-            blocker.release.set()
+            block.release.set()
             return await asyncio.gather(*first, *second, return_exceptions=True)
 
-    answers = run(work())
+    answers = run_async(work())
     assert sum(isinstance(answer, asyncio.CancelledError) for answer in answers) == 15
     assert cascade.ran[-2:] == [
         ("tiny", list(range(15, 20))),
@@ -266,7 +203,7 @@ def test_rows_of_cancelled_requests_are_dropped_from_buffers() -> None:
 
     async def work() -> Any:
         async with Executor(cascade, max_batch={"tiny": 10}, max_wait_ms=1e5) as executor:
-            requests = await first.send(executor, range(20))
+            requests = await first.send(executor, images_of(range(20)))
             await until(second.reached.is_set)  # rows 0 to 9 wait for `big`
             for request in requests[:10:3]:
                 request.cancel()
@@ -275,7 +212,7 @@ def test_rows_of_cancelled_requests_are_dropped_from_buffers() -> None:
             await asyncio.gather(*requests, return_exceptions=True)
             return executor.stats
 
-    stats = run(work())
+    stats = run_async(work())
     assert cascade.ran[-1] == ("big", [1, 2, 4, 5, 7, 8, *range(10, 20)])
     assert stats.waiting == 0
 
@@ -300,7 +237,7 @@ def test_cancelled_requests_without_memory_to_drop_their_rows(
 
     async def work() -> Any:
         async with Executor(cascade, max_batch=10, max_wait_ms={"tiny": 1000}) as executor:
-            requests = send(executor, range(10))
+            requests = send(executor, images_of(range(10)))
             await until(block.reached.is_set)
             requests[3].cancel()
             await run_callbacks()
@@ -308,7 +245,7 @@ def test_cancelled_requests_without_memory_to_drop_their_rows(
             first = await asyncio.gather(*requests, return_exceptions=True)
             return first, await executor.answer(images_of([11])[0])
 
-    first, later = run(work())
+    first, later = run_async(work())
     assert len(tried) == 1
     truth = expected_rows(cascade.table, cascade.policy)
     assert [tuple(one) for k, one in enumerate(first) if k != 3] == truth[:3] + truth[4:10]
@@ -322,13 +259,13 @@ def test_deferred_rows_do_not_wait_for_a_cancelled_request() -> None:
     async def work() -> Any:
         max_wait = {"tiny": np.inf, "big": np.inf}
         async with Executor(cascade, max_batch={"tiny": 2}, max_wait_ms=max_wait) as executor:
-            *pair, third = send(executor, range(3))
+            *pair, third = send(executor, images_of(range(3)))
             await until(lambda: executor.stats.rows["tiny"] == 2)
             third.cancel()
             return await asyncio.gather(*pair)
 
     truth = expected_rows(cascade.table, cascade.policy)
-    assert [tuple(one) for one in run(work())] == truth[:2]
+    assert [tuple(one) for one in run_async(work())] == truth[:2]
 
 
 def test_an_infinite_max_wait() -> None:
@@ -336,9 +273,9 @@ def test_an_infinite_max_wait() -> None:
 
     async def work() -> Any:
         executor = Executor(cascade, max_batch=4, max_wait_ms=np.inf)
-        return await asyncio.gather(*send(executor, range(4)))
+        return await asyncio.gather(*send(executor, images_of(range(4))))
 
-    assert [tuple(one) for one in run(work())] == expected_rows(cascade.table, cascade.policy)
+    assert [tuple(one) for one in run_async(work())] == expected_rows(cascade.table, cascade.policy)
 
 
 def test_the_thread_of_an_unreferenced_executor_ends() -> None:
@@ -349,7 +286,7 @@ def test_the_thread_of_an_unreferenced_executor_ends() -> None:
         await executor.answer(images_of([0])[0])
 
     before = set(threading.enumerate())
-    run(work())
+    run_async(work())
     gc.collect()
     assert set(threading.enumerate()) <= before
 
@@ -363,7 +300,7 @@ def test_further_requests_are_admitted_in_order() -> None:
 
     async def work() -> Any:
         async with Executor(cascade, max_batch=4, max_wait_ms=0, max_waiting=8) as executor:
-            requests = send(executor, range(50))
+            requests = send(executor, images_of(range(50)))
             await until(block.reached.is_set)
             await run_callbacks()
             assert executor.stats.waiting <= 8
@@ -372,7 +309,7 @@ def test_further_requests_are_admitted_in_order() -> None:
             await asyncio.gather(*requests, return_exceptions=True)
             return executor.stats
 
-    stats = run(work())
+    stats = run_async(work())
     assert stats.peak <= 8
     order = [row for _, rows in cascade.ran for row in rows]
     assert order == [row for row in range(50) if row != 20]
@@ -384,20 +321,25 @@ def test_further_requests_are_admitted_in_order() -> None:
 def test_a_policy_switched_under_load() -> None:
     """Every answer is that of one of the policies, and none is lost."""
     table = random_table(400)
-    plans = [chain(), Policy.single("middle"), chain(0.75, 0.25), Policy.pair("big", "tiny", 0.5)]
-    truths = [expected_rows(table, plan) for plan in plans]
-    cascade, stop = LookupCascade(table, plans[0]), threading.Event()
+    switched = [
+        chain(),
+        Policy.single("middle"),
+        chain(0.75, 0.25),
+        Policy.pair("big", "tiny", 0.5),
+    ]
+    expected = [expected_rows(table, policy) for policy in switched]
+    cascade, stop = LookupCascade(table, switched[0]), threading.Event()
 
     def switch() -> None:
         while not stop.is_set():
-            for plan in plans:
-                cascade.policy = plan
+            for policy in switched:
+                cascade.policy = policy
                 stop.wait(1e-4)
 
-    async def client(executor: Executor, rows: Iterable[int]) -> Any:
-        for row in rows:
+    async def client(executor: Executor, numbers: Iterable[int]) -> None:
+        for row in numbers:
             answer = await executor.answer(images_of(row)[0])
-            assert any(tuple(answer) == truth[row] for truth in truths)
+            assert any(tuple(answer) == rows[row] for rows in expected)
 
     async def work() -> Any:
         async with Executor(cascade, max_batch=16, max_wait_ms=0.5, max_waiting=48) as executor:
@@ -408,7 +350,7 @@ def test_a_policy_switched_under_load() -> None:
     thread = threading.Thread(target=switch)
     thread.start()
     try:
-        executor = run(work())
+        executor = run_async(work())
     finally:
         stop.set()
         thread.join()
@@ -424,16 +366,16 @@ def test_a_request_keeps_the_policy_at_its_arrival() -> None:
 
     async def work() -> Any:
         async with Executor(cascade, max_batch=8, max_wait_ms=0) as executor:
-            early = send(executor, range(20))
+            early = send(executor, images_of(range(20)))
             await until(block.reached.is_set)
             await run_callbacks()
             cascade.policy = after
-            late = send(executor, range(20, 40))
+            late = send(executor, images_of(range(20, 40)))
             await run_callbacks()
             block.release.set()
             return await asyncio.gather(*early, *late)
 
-    answers = [tuple(answer) for answer in run(work())]
+    answers = [tuple(answer) for answer in run_async(work())]
     assert answers[:20] == expected_rows(table, before)[:20]
     assert answers[20:] == expected_rows(table, after)[20:]
     mixed = [rows for _, rows in cascade.ran if min(rows) < 20 <= max(rows)]
@@ -451,7 +393,7 @@ def test_a_closed_executor_refuses() -> None:
         await executor.answer(images_of(0)[0])
 
     with pytest.raises(ExecutorClosed, match="takes no requests, found it closed"):
-        run(work())
+        run_async(work())
 
 
 @pytest.mark.parametrize("cancel", [False, True])
@@ -461,7 +403,7 @@ def test_closing_answers_requests_in_flight_or_cancels_them(cancel: bool) -> Non
 
     async def work() -> Any:
         executor = Executor(cascade, max_batch=4, max_wait_ms=1e5, max_waiting=20)
-        requests = send(executor, range(30))
+        requests = send(executor, images_of(range(30)))
         await until(block.reached.is_set)
         await run_callbacks()
         closing = asyncio.ensure_future(asyncio.to_thread(executor.close, cancel=cancel))
@@ -470,7 +412,7 @@ def test_closing_answers_requests_in_flight_or_cancels_them(cancel: bool) -> Non
         await closing
         return await asyncio.gather(*requests, return_exceptions=True)
 
-    answers = run(work())
+    answers = run_async(work())
     closed = [isinstance(answer, ExecutorClosed) for answer in answers]
     assert closed == [cancel] * 20 + [True] * 10  # ten were never admitted
     truth = expected_rows(cascade.table, chain())
@@ -484,12 +426,14 @@ def test_closing_answers_requests_in_flight_or_cancels_them(cancel: bool) -> Non
 def test_closing_within_the_event_loop() -> None:
     async def work() -> Any:
         executor = Executor(LookupCascade(random_table(30), chain()), max_wait_ms=1e5)
-        requests = send(executor, range(30))
+        requests = send(executor, images_of(range(30)))
         await run_callbacks()
         executor.close()
         return await asyncio.gather(*requests)
 
-    assert [tuple(answer) for answer in run(work())] == expected_rows(random_table(30), chain())
+    assert [tuple(answer) for answer in run_async(work())] == expected_rows(
+        random_table(30), chain()
+    )
 
 
 def test_leaving_the_context_by_an_error_cancels() -> None:
@@ -497,7 +441,7 @@ def test_leaving_the_context_by_an_error_cancels() -> None:
 
     async def work() -> Any:
         async with Executor(LookupCascade(random_table(30), chain()), max_wait_ms=1e5) as executor:
-            found.extend(send(executor, range(30)))
+            found.extend(send(executor, images_of(range(30))))
             await run_callbacks()
             raise ZeroDivisionError
 
@@ -506,7 +450,7 @@ def test_leaving_the_context_by_an_error_cancels() -> None:
             await work()
         return await asyncio.gather(*found, return_exceptions=True)
 
-    assert {type(answer) for answer in run(both())} == {ExecutorClosed}
+    assert {type(answer) for answer in run_async(both())} == {ExecutorClosed}
 
 
 def test_one_event_loop_after_another_but_not_two_at_once() -> None:
@@ -517,16 +461,16 @@ def test_one_event_loop_after_another_but_not_two_at_once() -> None:
     async def one() -> Any:
         return await executor.answer(images_of(1)[0])
 
-    assert run(one()) == run(one())
+    assert run_async(one()) == run_async(one())
     cascade.hook = block
-    thread = threading.Thread(target=run, args=(one(),))
+    thread = threading.Thread(target=run_async, args=(one(),))
     thread.start()
     assert block.reached.wait(30)
     with pytest.raises(ExecutionError, match="a second while 1 requests of the first"):
-        run(one())
+        run_async(one())
     block.release.set()
     thread.join()
-    assert run(one()).exit == "tiny"
+    assert run_async(one()).exit == "tiny"
     executor.close()
 
 
@@ -535,16 +479,16 @@ def test_an_event_loop_that_ends_early() -> None:
     cascade = LookupCascade(random_table(3), Policy.single("tiny"), block)
     executor = Executor(cascade, max_wait_ms=0)
 
-    async def gone() -> Any:
-        send(executor, [0, 1])
+    async def abandoned() -> None:
+        send(executor, images_of([0, 1]))
         await until(block.reached.is_set)
 
     async def later() -> Any:
         return await executor.answer(images_of(2)[0])
 
-    run(gone())
+    run_async(abandoned())
     block.release.set()
-    assert tuple(run(later())) == expected_rows(cascade.table, cascade.policy)[2]
+    assert tuple(run_async(later())) == expected_rows(cascade.table, cascade.policy)[2]
     executor.close()
 
 
@@ -563,9 +507,9 @@ def test_an_event_loop_that_ends_without_ending_its_requests() -> None:
 
     loop.set_exception_handler(lambda *_: None)  # asyncio reports tasks that are never finished
     del requests
-    assert tuple(run(later())) == expected_rows(cascade.table, cascade.policy)[2]
+    assert tuple(run_async(later())) == expected_rows(cascade.table, cascade.policy)[2]
     gc.collect()
-    assert tuple(run(later())) == expected_rows(cascade.table, cascade.policy)[2]
+    assert tuple(run_async(later())) == expected_rows(cascade.table, cascade.policy)[2]
     executor.close()
 
 
@@ -576,13 +520,13 @@ def test_a_thread_that_dies_fails_all_requests() -> None:
 
     async def work() -> Any:
         executor = Executor(LookupCascade(random_table(30), chain(), hook), max_wait_ms=0)
-        answers = await asyncio.gather(*send(executor, range(5)), return_exceptions=True)
+        answers = await asyncio.gather(*send(executor, images_of(range(5))), return_exceptions=True)
         with pytest.raises(ExecutorClosed):
             await executor.answer(images_of(6)[0])
         executor.close()
         return answers
 
-    answers = run(work())
+    answers = run_async(work())
     assert {type(answer) for answer in answers} == {ExecutorClosed}
     assert "SystemExit: the model wants to quit" in str(answers[0])
 
@@ -599,10 +543,10 @@ def test_offline_and_online_at_once() -> None:
                 return [a for answers in executor.map(parts) for a in answers.prediction.tolist()]
 
             other = asyncio.ensure_future(asyncio.to_thread(offline))
-            online = await asyncio.gather(*send(executor, range(600)))
+            online = await asyncio.gather(*send(executor, images_of(range(600))))
             return online, await other
 
-    online, offline = run(work())
+    online, offline = run_async(work())
     truth = expected_rows(table, chain())
     assert [tuple(answer) for answer in online] == truth
     assert offline == [prediction for prediction, _, _ in truth]
@@ -615,15 +559,15 @@ def test_a_million_requests_in_flat_memory() -> None:
     count, clients = 1_000_000, 256
     table = random_table(1000)
     truth = expected_rows(table, chain())
-    cascade = LookupCascade(table, chain(), keep=False)
+    cascade = LookupCascade(table, chain(), record=False)
     images = images_of(range(1000))
 
-    async def client(executor: Executor, numbers: Iterable[int]) -> Any:
+    async def client(executor: Executor, numbers: Iterable[int]) -> None:
         for number in numbers:
             row = number % 1000
             assert tuple(await executor.answer(images[row])) == truth[row]
 
-    async def requests(executor: Executor, count: int) -> Any:
+    async def requests(executor: Executor, count: int) -> None:
         await asyncio.gather(*(client(executor, range(k, count, clients)) for k in range(clients)))
 
     async def work() -> Any:
@@ -636,7 +580,7 @@ def test_a_million_requests_in_flat_memory() -> None:
             tracemalloc.stop()
             return executor.stats, grown
 
-    stats, grown = run(work())
+    stats, grown = run_async(work())
     assert stats.rows["tiny"] == count + count // 10
     assert stats.waiting == 0
     assert stats.peak <= clients

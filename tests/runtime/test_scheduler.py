@@ -1,4 +1,4 @@
-"""Which stage is run next, and when: pure functions of times."""
+"""Which stage is run next, and when: functions of times alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from threading import Lock
 import numpy as np
 import pytest
 
-from lookup_cascade import LookupCascade, chain, images_of, random_table
+from lookup_cascade import LookupCascade, random_table
+from rows import chain, images_of
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.offline import OfflineRun
@@ -42,7 +43,7 @@ def lane_of(metrics: Metrics, arrivals: list[float], deferred: int = 0) -> Polic
     return lane
 
 
-def stages_of(
+def ready(
     lane: PolicyLane,
     metrics: Metrics,
     max_wait: float | None,
@@ -61,7 +62,7 @@ def stages_of(
 
 def test_the_first_stage_is_due_after_its_max_wait_and_runs_earlier_when_idle() -> None:
     metrics = Metrics(SIZES)
-    (stage,) = stages_of(lane_of(metrics, [10.0, 10.5]), metrics, 8.0)
+    (stage,) = ready(lane_of(metrics, [10.0, 10.5]), metrics, 8.0)
     assert (stage.position, stage.rows, stage.since) == (0, 2, 10.0)
     assert stage.due == 18.0
     assert stage.idle == 10.5 + IDLE_SHARE * 8.0
@@ -71,7 +72,7 @@ def test_the_default_max_wait_of_the_first_stage() -> None:
     metrics = Metrics(SIZES)
     metrics.add_seconds("tiny", 5.0)
     metrics.add_seconds("tiny", 5.0)
-    (stage,) = stages_of(lane_of(metrics, [10.0]), metrics, None)
+    (stage,) = ready(lane_of(metrics, [10.0]), metrics, None)
     assert stage.due == 10.0 + FIRST_MAX_WAIT
 
 
@@ -84,7 +85,7 @@ def test_later_stages_wait_for_the_time_of_a_batch_while_requests_arrive() -> No
     for seconds, wait in expected.items():
         if seconds is not None:
             metrics.add_seconds("middle", seconds)
-        stage = stages_of(lane, metrics, None)[1]
+        stage = ready(lane, metrics, None)[1]
         assert (stage.position, stage.rows) == (1, 3)
         assert stage.due == stage.idle == pytest.approx(since + wait)
 
@@ -93,22 +94,22 @@ def test_deferred_rows_wait_shortly_when_no_request_is_pending() -> None:
     metrics = Metrics(SIZES)
     lane = lane_of(metrics, [], deferred=3)
     since = lane.pipeline.buffers[1].since
-    (stage,) = stages_of(lane, metrics, 9.0)
+    (stage,) = ready(lane, metrics, 9.0)
     assert stage.due == since + 9.0
     assert stage.idle == since + RETURN_TIME
-    (stage,) = stages_of(lane, metrics, 9.0, delivered=since + 1.0)
+    (stage,) = ready(lane, metrics, 9.0, delivered=since + 1.0)
     assert stage.idle == since + 1.0 + RETURN_TIME
 
 
 def test_nothing_waits_when_no_further_request_can_arrive() -> None:
     metrics = Metrics(SIZES)
     lane = lane_of(metrics, [4.0, 5.0], deferred=3)
-    first, second = stages_of(lane, metrics, math.inf, at_once=True)
+    first, second = ready(lane, metrics, math.inf, at_once=True)
     assert first.due == 4.0
     assert second.due == second.since
 
 
 def test_an_infinite_max_wait_is_never_due() -> None:
     metrics = Metrics(SIZES)
-    (stage,) = stages_of(lane_of(metrics, [4.0]), metrics, math.inf)
+    (stage,) = ready(lane_of(metrics, [4.0]), metrics, math.inf)
     assert stage.due == stage.idle == math.inf

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.app.cli.options import CascadePath, Data, Device, Json, StageBatch, WithinDrop
-from understudy.app.cli.terminal import answer, progress
+from understudy.app.cli.terminal import (
+    CascadePath,
+    Data,
+    Device,
+    Json,
+    StageBatch,
+    WithinDrop,
+    answer,
+    progress,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli.options import Json, ResultPath, named_values
-from understudy.app.cli.terminal import answer, stdout_to_stderr
+from understudy.app.cli.terminal import Json, ResultPath, answer, named_values, stdout_to_stderr
 from understudy.display import cost_text
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.options import Json
-from understudy.app.cli.terminal import answer, note, progress
+from understudy.app.cli.terminal import Json, answer, note, progress
 from understudy.display import group_of, note_of, percent, shares_text
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.options import Confidence, Json, Reference, TablePath, Unit
-from understudy.app.cli.terminal import answer
+from understudy.app.cli.terminal import Confidence, Json, Reference, TablePath, Unit, answer
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:

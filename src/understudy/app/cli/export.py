@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.options import Json, image_size
-from understudy.app.cli.terminal import answer, progress
+from understudy.app.cli.terminal import Json, answer, image_size, progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

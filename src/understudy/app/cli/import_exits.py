@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli.options import Json, SplitShares, split_shares
-from understudy.app.cli.terminal import answer_table
+from understudy.app.cli.terminal import Json, SplitShares, answer_table, split_shares
 
 
 def import_exits(

@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli.options import (
+from understudy.app.cli.terminal import (
     Json,
     SplitShares,
     UsageError,
+    answer_table,
     moved,
     named_numbers,
     named_values,
     split_shares,
 )
-from understudy.app.cli.terminal import answer_table
 
 _RECORD = typer.Option(
     "--dyce-record",

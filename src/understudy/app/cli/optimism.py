@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.options import (
+from understudy.app.cli.terminal import (
     Budgets,
     Confidence,
     Json,
     Reference,
     TablePath,
     Unit,
+    answer,
     numbers,
+    progress,
 )
-from understudy.app.cli.terminal import answer, progress
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:

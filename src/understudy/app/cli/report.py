@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli.options import Json, ResultPath
-from understudy.app.cli.terminal import answer
+from understudy.app.cli.terminal import Json, ResultPath, answer
 
 
 def report(

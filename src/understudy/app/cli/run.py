@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli.options import (
+from understudy.app.cli.terminal import (
     CascadePath,
     Data,
     Device,
@@ -16,8 +16,10 @@ from understudy.app.cli.options import (
     StageBatch,
     WithinDrop,
     Workers,
+    answer,
+    note,
+    progress,
 )
-from understudy.app.cli.terminal import answer, note, progress
 from understudy.display import percent, shares_text
 
 SHOWN = 5  # corrupt and failed images that are named

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from understudy.app.cli.options import Budgets, Confidence, Json, TablePath, Unit, numbers
-from understudy.app.cli.terminal import answer
+from understudy.app.cli.terminal import Budgets, Confidence, Json, TablePath, Unit, answer, numbers
 from understudy.display import group_of, interval_text, note_of, percent, table_of
 
 if TYPE_CHECKING:

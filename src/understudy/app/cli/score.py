@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.options import Device, Json, SplitShares, batch_sizes, split_shares
-from understudy.app.cli.terminal import answer_table, note, progress
+from understudy.app.cli.terminal import (
+    Device,
+    Json,
+    SplitShares,
+    answer_table,
+    batch_sizes,
+    note,
+    progress,
+    split_shares,
+)
 
 if TYPE_CHECKING:
     from understudy.scores import ScoreTable

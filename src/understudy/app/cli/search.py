@@ -7,18 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.app.cli.options import (
+from understudy.app.cli.terminal import (
     Confidence,
     Json,
     Reference,
     TablePath,
     Unit,
     UsageError,
+    answer,
     moved,
     named_numbers,
+    note,
     numbers,
 )
-from understudy.app.cli.terminal import answer, note
 
 JSON_KEYS = ("unit", "reference", "delta", "searched_on", "results", "singles")
 

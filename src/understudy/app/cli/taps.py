@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.options import Json, UsageError, image_size
-from understudy.app.cli.terminal import answer, stdout_to_stderr
+from understudy.app.cli.terminal import Json, UsageError, answer, image_size, stdout_to_stderr
 from understudy.display import cost_text, group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from understudy.scores import ScoreTable
+import re
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from understudy.errors import UnderstudyError
 
 WIDTH = 120  # columns, where the output is no terminal
 
@@ -138,3 +145,200 @@ def _rate(speed: float | None) -> str:
     if not speed:
         return "…"
     return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+TablePath = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="A score table.", show_default=False)
+]
+ResultPath = Annotated[
+    Path,
+    typer.Argument(metavar="RESULT", help="What `search --out` wrote.", show_default=False),
+]
+CascadePath = Annotated[
+    Path,
+    typer.Argument(metavar="CASCADE", help="What `build` or `export` wrote.", show_default=False),
+]
+Data = Annotated[str, typer.Option(metavar="DATA", help="folder:DIR, parquet:FILE or digits:")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where to compute, as torch names it: cpu, cuda, cuda:1. "
+        "[dim]Default: an NVIDIA GPU if there is one, else the CPU; the CPU for what `export` "
+        "wrote.[/]",
+    ),
+]
+StageBatch = Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")]
+WithinDrop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        help="Set the cascade to its cheapest certified policy within this drop. "
+        "[dim]Default: as it was built.[/]",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Threads that decode images; 0 decodes without threads.")
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXIT",
+        help="The exit that accuracy is compared with. [dim]Default: the costliest.[/]",
+    ),
+]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        "--unit",
+        "--cost",
+        metavar="UNIT",
+        help="The unit of cost to minimise, such as ms@64. [dim]Default: the table's first.[/]",
+    ),
+]
+Confidence = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The stored confidence that thresholds apply to; `deferral` learns one on tune.",
+    ),
+]
+Budgets = Annotated[
+    list[str],
+    typer.Option(metavar="POINTS", help="Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1."),
+]
+SplitShares = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARES", help="Shares of the splits. [dim]Default: tune=.2,certify=.6,test=.2[/]"
+    ),
+]
+
+
+class UsageError(UnderstudyError):
+    """An option that cannot be read."""
+
+
+def named_values(texts: Iterable[str], option: str) -> dict[str, str]:
+    """Repeated NAME=VALUE options, in order.
+
+    >>> named_values(["tiny=a.csv", "big=b.csv"], "--exit")
+    {'tiny': 'a.csv', 'big': 'b.csv'}
+
+    Raises:
+        UsageError: no '=', an empty name, or a name given twice.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise UsageError(
+                f"{option} reads NAME=VALUE, found {text!r}: put a name and '=' before the value"
+            )
+        if name in values:
+            raise UsageError(f"{option} names {name!r} once, found it twice: drop one")
+        values[name] = value
+    return values
+
+
+def named_numbers(texts: Iterable[str], option: str) -> dict[str, float]:
+    """Repeated NAME=NUMBER options, in order.
+
+    >>> named_numbers(["tiny=1", "big=.5e3"], "--cost")
+    {'tiny': 1.0, 'big': 500.0}
+
+    Raises:
+        UsageError: what `named_values` and `number` raise.
+    """
+    return {name: number(value, option) for name, value in named_values(texts, option).items()}
+
+
+def number(text: str, option: str) -> float:
+    """A number.
+
+    Raises:
+        UsageError: the text is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5") from None
+
+
+def numbers(texts: Iterable[str], option: str) -> list[float]:
+    """Numbers that are repeated or joined by commas.
+
+    >>> numbers(["0.5,1", "2"], "--max-drop")
+    [0.5, 1.0, 2.0]
+    """
+    return [number(part, option) for text in texts for part in listed_values(text)]
+
+
+def listed_values(text: str) -> list[str]:
+    """Values that are joined by commas.
+
+    >>> listed_values("blocks.1, blocks.4")
+    ['blocks.1', 'blocks.4']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def batch_sizes(texts: Iterable[str], option: str) -> tuple[int, ...]:
+    """Whole numbers from 1 up that are repeated or joined by commas.
+
+    >>> batch_sizes(["1,16", "64"], "--measure")
+    (1, 16, 64)
+
+    Raises:
+        UsageError: anything else.
+    """
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(
+            f"{option} takes whole numbers from 1 up, found {','.join(parts)!r}: write them like "
+            "1,16,64"
+        )
+    return tuple(map(int, parts))
+
+
+def split_shares(text: str | None) -> dict[str, float]:
+    """Shares of splits; the default shares where no text is given.
+
+    >>> split_shares("tune=.2,certify=.6,test=.2")
+    {'tune': 0.2, 'certify': 0.6, 'test': 0.2}
+
+    Raises:
+        TableError: an unknown split, a share outside 0 to 1, or a sum that is not 1.
+        UsageError: no NAME=NUMBER.
+    """
+    from understudy.split import DEFAULT_SHARES, check_shares
+
+    if text is None:
+        return dict(DEFAULT_SHARES)
+    return check_shares(named_numbers(text.split(","), "--split"))
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels.
+
+    >>> image_size("224x320")
+    (224, 320)
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise UsageError(f"--size reads HxW in pixels, found {text!r}: write it like 224x224")
+    return int(match[1]), int(match[2])
+
+
+def moved(command: str) -> Callable[[object], None]:
+    """A callback that refuses an option that became a verb of its own, and names that verb."""
+
+    def refuse(value: object) -> None:
+        if value:
+            raise UsageError(f"this option is a verb of its own now: use `{command}`")
+
+    return refuse

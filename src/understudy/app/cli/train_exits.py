@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.app.cli.options import Device, Json, UsageError, Workers, listed_values
-from understudy.app.cli.terminal import answer, note, progress
+from understudy.app.cli.terminal import (
+    Device,
+    Json,
+    UsageError,
+    Workers,
+    answer,
+    listed_values,
+    note,
+    progress,
+)
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from understudy.app.cli.options import Json, ResultPath, TablePath
-from understudy.app.cli.terminal import answer
+from understudy.app.cli.terminal import Json, ResultPath, TablePath, answer
 from understudy.display import table_of
 
 if TYPE_CHECKING:
