@@ -81,37 +81,92 @@ def layer(module: str) -> str:
     return "onnx.export" if parts[1:3] == ["onnx", "export"] else [*parts, ""][1]
 
 
+# Inside a folder each file imports only files that stand before it.
+ORDER = {
+    "runtime": "answers protocol metrics buffer pipeline cascade scheduler offline online executor",
+    "graph": "capture liveness cut_points partition folding",
+    "nn": "device confidence preprocess stage execution_mode cost cascade",
+    "early_exit": "taps heads esn backbone stages network serialization",
+    "onnx": "bundle session cascade",
+    "onnx.export": "preprocess graph parity export",
+    "zoo": "spec hubs weights parquet data models cascades",
+    "scoring": "outputs shards in_memory on_disk",
+    "training": "config targets sampling feature_cache features checkpoint loop api",
+    "searching": (
+        "_compiled _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
+        "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test sequences "
+        "certify chain_solver chains coordinate_descent exits published savers strategies "
+        "optimism search verify"
+    ),
+    "app": "bench_result run bench build report demo cli",
+}
+
+
 def trees() -> Iterator[tuple[str, ast.Module]]:
     for name, path in MODULES.items():
         yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def typing_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-
-
-def imports(tree: ast.AST, *, late: bool) -> Iterator[str]:
-    """The modules that are imported: at once, or (`late`) wherever the import stands."""
-    for node in ast.iter_child_nodes(tree):
-        if typing_only(node):
-            continue
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The modules that are imported, wherever the import stands: for types and late ones too."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute"
             full = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from (name if name in MODULES else str(node.module) for name in full)
-        elif late or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from imports(node, late=late)
+
+
+def own_imports(name: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = imports(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+    return {one for one in found if one in MODULES and one != name}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if layer(name)])
 def test_imports_point_one_way(name: str) -> None:
     own = layer(name)
     allowed = {own, *(CORE | LAYERS)[own]}
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    used = {layer(one) for one in imports(tree, late=True) if one.split(".")[0] == "understudy"}
+    used = {layer(one) for one in own_imports(name)} - {""}
     assert used <= allowed, f"{name} imports {sorted(used - allowed)}"
+
+
+def test_imports_have_no_cycle() -> None:
+    """Removing modules that import none of the rest, again and again, removes all."""
+    rest = {name: own_imports(name) for name in MODULES}
+    while rest:
+        free = {name for name, used in rest.items() if not used & rest.keys()}
+        assert free, f"these import one another: {sorted(rest)}"
+        rest = {name: used for name, used in rest.items() if name not in free}
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_files_of_a_folder_have_an_order(folder: str) -> None:
+    order = ORDER[folder].split()
+    files = {
+        path.parent.name if path.name == "__init__.py" else path.stem: name
+        for name, path in MODULES.items()
+        if name.rpartition(".")[0] == f"understudy.{folder}"
+    }
+    assert set(order) == set(files), "the order names every file, and no other"
+    for position, file in enumerate(order):
+        used = {
+            one.split(".")[len(folder.split(".")) + 1]
+            for one in own_imports(files[file])
+            if one.startswith(f"understudy.{folder}.")
+        }
+        assert used <= {*order[:position], file}, f"{folder}/{file} imports {used}"
+
+
+def test_a_class_name_is_used_once() -> None:
+    names = [
+        node.name
+        for _, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(names) == sorted(set(names))
 
 
 def test_every_module_has_its_place() -> None:
@@ -122,7 +177,7 @@ def test_every_module_has_its_place() -> None:
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:
-            found = {one.split(".")[0] for one in imports(ast.parse(path.read_text()), late=True)}
+            found = {one.split(".")[0] for one in imports(ast.parse(path.read_text()))}
             assert not found & TORCH, f"{name} imports {found & TORCH}"
 
 
