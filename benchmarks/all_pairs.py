@@ -87,7 +87,7 @@ def check(zoo: Zoo, found: AllPairs, *, pairs: int, seed: int = 1) -> tuple[int,
 
 
 def measure(models: int, samples: int, *, threads: int, checked: int) -> dict[str, Any]:
-    """Everything this benchmark says, in plain JSON."""
+    """All figures of this benchmark, in plain JSON."""
     small = make_zoo(3, 70)
     search_all_pairs(small.correct, small.confidence, small.cost, DROPS, threads=threads)
     zoo = make_zoo(models, samples)
@@ -123,8 +123,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     harness.main(
-        lambda asked: measure(
-            asked.models, asked.samples, threads=asked.threads, checked=asked.check
+        lambda arguments: measure(
+            arguments.models,
+            arguments.samples,
+            threads=arguments.threads,
+            checked=arguments.check,
         ),
         options=options,
         claim=f"1,500 models x 50,000 samples x {len(DROPS)} drops, 2 threads, sorting included: "

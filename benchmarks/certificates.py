@@ -1,11 +1,11 @@
-"""Certificates on real tables taken as populations: is the promise kept, and how sharp is it?
+"""Certificates on real tables taken as populations: is the guarantee kept, and how sharp is it?
 
     python benchmarks/certificates.py --cache FOLDER [--draws 2000 --json]
 
 Validity: `tune` (10 %) and `certify` (90 %) are drawn from the table independently and with
 replacement; the search runs as it does in the library; the true gap of what it certifies is read
 off the whole table. Sharpness: the share of samples that the little model of one pair answers.
-Level: the exact chance that the test proves a gap that lies on the budget, beside the rule "mean +
+Level: the exact chance that the test proves a gap that lies on the budget, and of the rule "mean +
 1.645 standard errors". CIFAR-10 is scored once into the folder given by --cache (a minute or more).
 """
 
@@ -26,11 +26,10 @@ import harness
 from understudy import Policy, ScoreTable, load_table, search
 from understudy.import_predictions import LabelFile, import_predictions
 from understudy.policy import DEFAULT_CONFIDENCE
-from understudy.searching.certify import Path as WalkPath
-from understudy.searching.certify import count_path
 from understudy.searching.exact_test import critical_totals
 from understudy.searching.pairs import PairCurve, pair_curves
-from understudy.searching.strategies import SearchSpec, find_pairs, most_promising
+from understudy.searching.sequences import PolicySequence, losses_and_gains
+from understudy.searching.strategies import SearchSpec, cheapest_expected, find_pairs
 
 DELTA = 0.05
 DROPS = (0.25, 0.5, 1.0)
@@ -154,22 +153,26 @@ def certified(
     """What the search certifies within each budget: its own steps, with tabled critical counts."""
     table, reference = population.table, population.reference
     tune, certify = (drawn(table, part) for part in rows)
-    question = SearchSpec(
+    spec = SearchSpec(
         reference, table.unit(), DEFAULT_CONFIDENCE, tuple(criticals), DELTA, len(certify)
     )
-    paths = find_pairs(tune, question).paths
+    sequences = find_pairs(tune, spec).sequences
     return [
-        last_proved(most_promising(paths, question, drop), certify, critical, reference=reference)
+        last_proved(
+            cheapest_expected(sequences, spec, drop), certify, critical, reference=reference
+        )
         for drop, critical in criticals.items()
     ]
 
 
-def last_proved(path: WalkPath, certify: ScoreTable, critical: Counts, *, reference: str) -> Policy:
+def last_proved(
+    sequence: PolicySequence, certify: ScoreTable, critical: Counts, *, reference: str
+) -> Policy:
     """The policy that `certify` would certify, by a table of critical counts."""
-    losses, gains = count_path(certify, path.policies, reference=reference)
+    losses, gains = losses_and_gains(certify, sequence.policies, reference=reference)
     proved = losses - gains <= critical[losses + gains]
     steps = len(proved) if proved.all() else int(np.argmin(proved))
-    return path.policies[steps - 1] if steps else Policy.single(reference)
+    return sequence.policies[steps - 1] if steps else Policy.single(reference)
 
 
 def criticals_of(
@@ -241,7 +244,7 @@ def shares_of(
 def searched(population: Population, shares: tuple[float, float]) -> float:
     """The share that the library's own search finds on the table with its keyed split.
 
-    It wants a test split: one sample in a hundred where `shares` leave none.
+    It needs a test split: one sample in a hundred where `shares` leave none.
     """
     table, tune, certify = population.table, shares[0], min(shares[1], 0.99 - shares[0])
     cut = ScoreTable.from_predictions(
@@ -251,7 +254,7 @@ def searched(population: Population, shares: tuple[float, float]) -> float:
         },
         table.label,
         costs={name: table.cost_of([name], table.unit()) for name in table.names},
-        ids=table.ids,
+        ids=table.ids.tolist(),
         split={"tune": tune, "certify": certify, "test": 1 - tune - certify},
     )
     policy = search(cut, max_drop=0.5, reference=population.reference).choices[0].policy

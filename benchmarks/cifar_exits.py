@@ -27,11 +27,11 @@ from understudy.scoring.on_disk import score_into
 from understudy.searching.exits import search_exits
 from understudy.training.api import train_exits
 from understudy.training.config import TrainingConfig
-from understudy.zoo.networks import load_network
+from understudy.zoo.models import load_network
 
 WORK = harness.ROOT / "benchmarks" / "work"
 TAPS = ("layer1.4", "layer1.8", "layer2.3", "layer2.8", "layer3.1", "layer3.3", "layer3.5")
-RECIPE = TrainingConfig(epochs=10, batch=256, views=2, flip=False, targets="both", temperature=2.0)
+CONFIG = TrainingConfig(epochs=10, batch=256, views=2, flip=False, targets="both", temperature=2.0)
 BUDGETS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 CUTS = 10
 BIG, REFERENCE = "resnet56", "resnet56"
@@ -75,7 +75,7 @@ def trained(
             heads=heads,
             saver=saver,
             classifier=True,
-            recipe=RECIPE,
+            config=CONFIG,
             cache_gb=20,
             on_note=console.print,
             on_progress=lambda what, done, total: (

@@ -2,7 +2,7 @@
 
     python benchmarks/execution.py [--only NAME] [--json]
 
-Every setting is one interleaved run of `understudy.app.bench.benchmark`: the large model alone, the
+Every setting is one interleaved run of `understudy.app.bench`: the large model alone, the
 first stage alone, batch by batch, the executor, and the ideal. Clients are 64, with the executor's
 own patience and with more of it at the second stage ("patient"). The exits are those that
 cifar_exits.py trains. Networks of timm have random weights; their threshold is the quantile that
@@ -29,21 +29,19 @@ import cifar_exits
 import exit_speed
 import harness
 from understudy import Cascade, Policy, build
-from understudy.app.bench.benchmark import bench, run_alone
-from understudy.app.bench.result import EXECUTOR, LARGE, Bench
+from understudy.app.bench import bench, run_alone
+from understudy.app.bench_result import EXECUTOR, LARGE, Bench
 from understudy.early_exit.network import ExitNetwork
 from understudy.malloc import keep_freed_memory
-from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
+from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.stage import Stage
 from understudy.onnx.cascade import load_onnx
 from understudy.onnx.export.export import export_onnx
 from understudy.runtime.protocol import Runnable
 from understudy.searching.exits import search_exits
 from understudy.searching.search import search_in_sample
-from understudy.zoo.batches import batches
-from understudy.zoo.data import open_data
-from understudy.zoo.models import load_stage
-from understudy.zoo.networks import load_network
+from understudy.zoo.data import batches, open_data
+from understudy.zoo.models import load_network, load_stage
 
 BATCH, ROUNDS, CLIENTS, THREADS = 256, 5, 64, 2
 PATIENT = 40
@@ -82,7 +80,7 @@ def pair(variant: ExecutionMode = PLAIN) -> Cascade:
     (choice,) = search_in_sample(table, max_drop=0.5).choices
     spec = cifar_exits.spec_of("resnet20", cifar_exits.WORK / "resnet20.safetensors")
     little, big = load_stage(spec.partition("=")[2]), retrained().stage
-    stages = {"resnet20": varied(little, variant), "resnet56": varied(big, variant)}
+    stages = {"resnet20": with_mode(little, variant), "resnet56": with_mode(big, variant)}
     return build(choice.policy, stages)
 
 
@@ -92,7 +90,7 @@ def exits(variant: ExecutionMode = PLAIN) -> Cascade:
     plain = [n for n in table.names if n.startswith(big + "/") and n.endswith("/conv64")]
     points = search_exits(table.only([*plain, big]), reference=big)
     policy = min((p for p in points if p.drop <= 0.5), key=lambda p: p.cost).policy
-    stages = retrained().run_as(variant).stages(big)
+    stages = retrained().with_mode(variant).stages(big)
     return Cascade({name: stages[name] for name in policy.exits}, policy)
 
 

@@ -35,9 +35,8 @@ from understudy.nn.cost import measure_parts
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.stage import Stage
 from understudy.searching.exits import search_exits
-from understudy.zoo.batches import batches
-from understudy.zoo.data import open_data
-from understudy.zoo.networks import load_network
+from understudy.zoo.data import batches, open_data
+from understudy.zoo.models import load_network
 
 BIG = cifar_exits.BIG
 SIZES = {1: 100, 16: 640, 64: 1280, 256: 2560}
@@ -57,12 +56,12 @@ def loaded() -> ExitNetwork:
 
 
 def without_saver(network: ExitNetwork) -> ExitNetwork:
-    heads = {point: network.head(point) for point in network.points if point.head == "conv64"}
+    heads = {at: network.head(at) for at in network.locations if at.head == "conv64"}
     return ExitNetwork(network.stage, network.taps, heads, image=network.image)
 
 
 def in_segments(stage: Stage, images: Tensor, size: int) -> Callable[[], None]:
-    """The whole network segment by segment, though nobody leaves in between."""
+    """The whole network segment by segment, with no row leaving in between."""
 
     def run() -> None:
         for batch in images.split(size):
@@ -105,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         {
             size: _measured(
                 loaded(),
-                variant,
+                mode,
                 table=table,
                 policy=policy,
                 reached=reached,
@@ -114,7 +113,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             for size in SIZES
         }
-        for variant in (PLAIN, FAST)
+        for mode in (PLAIN, FAST)
     )
     answers = Cascade(_some(loaded().stages(BIG), policy), policy).answer(images)
     return {
@@ -139,7 +138,7 @@ def _some(stages: Mapping[str, Stage], policy: Policy) -> dict[str, Stage]:
 
 def _measured(
     network: ExitNetwork,
-    variant: ExecutionMode,
+    mode: ExecutionMode,
     *,
     table: ScoreTable,
     policy: Policy,
@@ -149,7 +148,7 @@ def _measured(
 ) -> dict[str, float]:
     """Ratios to the time of the plain network, at a batch size."""
     plain = loaded().stage  # its weights keep their layout
-    stages = network.run_as(variant).stages(BIG)
+    stages = network.with_mode(mode).stages(BIG)
     cascade = Cascade(_some(stages, policy), policy)
     some, trunk = images[: SIZES[size]], _trunk_share(table, policy, reached)
     names = ("whole, this way", "split, exits off", "cascade", "ideal", "ideal by time")
@@ -186,7 +185,7 @@ def _measured(
 
 
 def _reached(shares: Mapping[str, float], policy: Policy) -> dict[str, float]:
-    """The share of the samples that each stage is asked about."""
+    """The share of the samples that reaches each stage."""
     left, found = 1.0, {}
     for name in policy.exits:
         found[name] = left

@@ -6,10 +6,10 @@ And: many starts and fill in at most 20 s, within 0.1 points of the full model's
 200 random starts at an equal gap; 1.28 million samples, one warm start, sorting included, in at
 most 90 s and 4 GB (--samples 1280000 --starts 1).
 
-The record is made up: every sample has a difficulty, exits grow more accurate with depth, their
+The problem is made up: every sample has a difficulty, exits grow more accurate with depth, their
 errors are correlated, and the second type of a position costs more and is right more often. Times
-leave out compiling. DyCE's `onepass`, written anew from its paper, runs beside it on a smaller
-record, and the times per trade-off are compared.
+leave out compiling. DyCE's `onepass`, written anew from its paper, runs on a smaller problem, and
+the times per trade-off are compared.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TRADE_OFFS = 51
 
 
 def synthetic(samples: int, positions: int, types: int, *, seed: int = 0) -> ExitProblem:
-    """A record of `positions` x `types` exits that looks like one of a real network."""
+    """A problem of `positions` x `types` exits that looks like that of a real network."""
     generator = np.random.default_rng(seed)
     ease = generator.normal(size=samples) + 0.3 * generator.logistic(size=samples)
     depth = np.linspace(0.15, 1.0, positions + 1)
@@ -73,7 +73,7 @@ def synthetic(samples: int, positions: int, types: int, *, seed: int = 0) -> Exi
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what the work gave."""
+    """Seconds, and the result of the work."""
     start = perf_counter()
     result = work()
     return perf_counter() - start, result
@@ -88,7 +88,8 @@ def costs_within(problem: ExitProblem, frontier: Neighbours) -> Array:
     """The least cost in percent of the full model at each of `DROPS` points."""
     allowed = (~problem.final).sum() + np.array(DROPS) / 100 * problem.samples
     first = np.searchsorted(-frontier.wrong, -allowed)
-    return 100 * frontier.cost[first] / problem.trunk[-1]
+    cost: Array = 100 * frontier.cost[first] / problem.trunk[-1]
+    return cost
 
 
 def many_random(problem: ExitProblem, weights: Array, starts: int) -> list[Configuration]:
@@ -127,8 +128,10 @@ def onepass(problem: ExitProblem, weight: float) -> Configuration:
     return configuration(problem, chosen)
 
 
-def beside_onepass(positions: int, types: int, *, samples: int, weights: int) -> dict[str, Any]:
-    """Both on the same record: times, and what `onepass` pays more at the gap it ends at."""
+def compared_with_onepass(
+    positions: int, types: int, *, samples: int, weights: int
+) -> dict[str, Any]:
+    """Both on the same problem: times, and the extra cost of `onepass` at the gap it reaches."""
     problem = synthetic(samples, positions, types, seed=2)
     problem.order  # noqa: B018 - sorts
     few = even_weights(problem, weights)
@@ -151,7 +154,7 @@ def beside_onepass(positions: int, types: int, *, samples: int, weights: int) ->
 def measure(
     samples: int, positions: int, types: int, *, starts: int, random_starts: int, threads: int
 ) -> dict[str, Any]:
-    """Everything this benchmark says, in plain JSON."""
+    """All figures of this benchmark, in plain JSON."""
     small = synthetic(100, positions, types)
     compiling, _ = timed(lambda: filled(small, trade_offs(small, even_weights(small, 2))))
     problem = synthetic(samples, positions, types)
@@ -206,26 +209,28 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--onepass-weights", type=int, default=5)
 
 
-def measure_all(asked: argparse.Namespace) -> dict[str, Any]:
-    shape = (asked.positions, asked.types)
+def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
+    shape = (arguments.positions, arguments.types)
     found = measure(
-        asked.samples,
+        arguments.samples,
         *shape,
-        starts=asked.starts,
-        random_starts=asked.random_starts,
-        threads=asked.threads,
+        starts=arguments.starts,
+        random_starts=arguments.random_starts,
+        threads=arguments.threads,
     )
-    if asked.onepass_samples:
-        found["onepass"] = beside_onepass(
-            *shape, samples=asked.onepass_samples, weights=asked.onepass_weights
+    if arguments.onepass_samples:
+        found["onepass"] = compared_with_onepass(
+            *shape, samples=arguments.onepass_samples, weights=arguments.onepass_weights
         )
     met = found["one_start_seconds"] <= 1.0
     if "many_starts_seconds" in found:
         met &= found["many_starts_seconds"] + found["fill_seconds"] <= 20
     if "points_above_random_starts" in found:
         met &= max(found["points_above_random_starts"]) <= 0.1
-    if asked.large:
-        large = measure(asked.large, *shape, starts=1, random_starts=0, threads=asked.threads)
+    if arguments.large:
+        large = measure(
+            arguments.large, *shape, starts=1, random_starts=0, threads=arguments.threads
+        )
         found["large"] = large
         met &= large["sort_seconds"] + large["one_start_seconds"] <= 90
         met &= large["one_start_peak_rss_gb"] <= 4

@@ -36,7 +36,7 @@ from understudy.zoo.data import open_data
 WORK = harness.ROOT / "benchmarks" / "work"
 BIG, LITTLE = "large", ("small", "medium")
 TAPS = ("group1", "group2.bn1", "group2", "group3.bn1")
-RECIPE = TrainingConfig(epochs=10, batch=256, views=2, flip=True, targets="both", temperature=2.0)
+CONFIG = TrainingConfig(epochs=10, batch=256, views=2, flip=True, targets="both", temperature=2.0)
 BUDGETS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 ASKED = (0.5, 1.0, 2.0)
 LEAST_ACCURACY, TUNED = 0.91, 0.25
@@ -71,7 +71,7 @@ def trained(seen: Path) -> Path:
             taps=TAPS,
             heads=["conv64", "conv64+saver"],
             saver=f"small={spec_of('small')}",
-            recipe=RECIPE,
+            config=CONFIG,
             cache_gb=16,
             on_note=console.print,
             on_progress=lambda what, done, total: (

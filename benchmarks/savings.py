@@ -28,16 +28,17 @@ from understudy.confidence import CONFIDENCES
 from understudy.deferral import LEARNED, scores_of, with_deferral, with_scores
 from understudy.ensemble import ensemble_of, ensemble_pairs, with_ensemble
 from understudy.exit import LazyDetails
-from understudy.searching.certify import count_path
-from understudy.searching.ensembles import find_averages
 from understudy.searching.exact_test import critical_totals
+from understudy.searching.sequences import losses_and_gains
 from understudy.searching.strategies import (
     Candidates,
-    Family,
     SearchSpec,
-    chains_of,
-    choose_paths,
+    Strategy,
+    chains_up_to,
+    choose_sequences,
+    find_ensembles,
     find_pairs,
+    on_models,
 )
 
 REFERENCE, UNIT = "resnet56", "MACs"
@@ -48,48 +49,38 @@ BEST, WORTH = "learned, chains of three", 0.15
 Rows = npt.NDArray[np.intp]
 
 
-def judged_by(confidence: str, family: Family) -> Family:
-    """The family, its little models being judged by a confidence."""
+def using(confidence: str, strategy: Strategy) -> Strategy:
+    """The strategy with thresholds on another confidence."""
 
-    def find(table: ScoreTable, question: SearchSpec) -> Candidates:
-        return family(table, replace(question, confidence=confidence))
-
-    return find
-
-
-def models_alone(family: Family) -> Family:
-    """The family, not being shown the averaged exits."""
-
-    def find(table: ScoreTable, question: SearchSpec) -> Candidates:
-        plain = [exit.name for exit in table.exits if ensemble_of(exit.origin) is None]
-        return family(table.only(plain), question)
+    def find(table: ScoreTable, spec: SearchSpec) -> Candidates:
+        return strategy(table, replace(spec, confidence=confidence))
 
     return find
 
 
-pairs = models_alone(find_pairs)
-chains = models_alone(chains_of(3))
-VARIANTS: Mapping[str, Sequence[Family]] = {
+pairs = on_models(find_pairs)
+chains = on_models(chains_up_to(3))
+VARIANTS: Mapping[str, Sequence[Strategy]] = {
     "plain": [pairs],
-    "best stored confidence": [judged_by(name, pairs) for name in CONFIDENCES],
-    "margin": [judged_by("margin", pairs)],
-    "averaging": [find_averages],
-    "plain or averaging": [pairs, find_averages],
+    "best stored confidence": [using(name, pairs) for name in CONFIDENCES],
+    "margin": [using("margin", pairs)],
+    "averaging": [find_ensembles],
+    "plain or averaging": [pairs, find_ensembles],
     "chains of three": [pairs, chains],
-    "learned": [judged_by(LEARNED, pairs)],
-    "learned, averaging": [judged_by(LEARNED, find_averages)],
-    "learned, chains of three": [judged_by(LEARNED, pairs), judged_by(LEARNED, chains)],
-    "plain or learned": [pairs, judged_by(LEARNED, pairs)],
+    "learned": [using(LEARNED, pairs)],
+    "learned, averaging": [using(LEARNED, find_ensembles)],
+    "learned, chains of three": [using(LEARNED, pairs), using(LEARNED, chains)],
+    "plain or learned": [pairs, using(LEARNED, pairs)],
     "learned, with or without averaging": [
-        judged_by(LEARNED, pairs),
-        judged_by(LEARNED, find_averages),
+        using(LEARNED, pairs),
+        using(LEARNED, find_ensembles),
     ],
     "all": [
         pairs,
-        judged_by(LEARNED, pairs),
-        find_averages,
-        judged_by(LEARNED, find_averages),
-        judged_by(LEARNED, chains),
+        using(LEARNED, pairs),
+        find_ensembles,
+        using(LEARNED, find_ensembles),
+        using(LEARNED, chains),
     ],
 }
 
@@ -146,16 +137,16 @@ def widened_like(table: ScoreTable, other: ScoreTable) -> ScoreTable:
 
 
 def certified(
-    table: ScoreTable, families: Sequence[Family], critical: npt.NDArray[np.int64]
+    table: ScoreTable, strategies: Sequence[Strategy], critical: npt.NDArray[np.int64]
 ) -> Policy:
-    """What a search among these families would certify, by a table of critical counts."""
+    """What a search among these strategies would certify, by a table of critical counts."""
     tune, certify = table.on("tune"), table.on("certify")
-    question = SearchSpec(REFERENCE, UNIT, "max_softmax", (DROP,), DELTA, len(certify))
-    (path,), _ = choose_paths(tune, question, families)
-    losses, gains = count_path(certify, path.policies, reference=REFERENCE)
+    spec = SearchSpec(REFERENCE, UNIT, "max_softmax", (DROP,), DELTA, len(certify))
+    (sequence,), _ = choose_sequences(tune, spec, strategies)
+    losses, gains = losses_and_gains(certify, sequence.policies, reference=REFERENCE)
     proved = losses - gains <= critical[losses + gains]
     steps = len(proved) if proved.all() else int(np.argmin(proved))
-    return path.policies[steps - 1] if steps else Policy.single(REFERENCE)
+    return sequence.policies[steps - 1] if steps else Policy.single(REFERENCE)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -184,8 +175,8 @@ def all_draws(table: ScoreTable, count: int) -> dict[str, list[tuple[float, floa
     for one in draws(table, count=count):
         sample = widened(one)
         whole = widened_like(table, sample)
-        for name, families in VARIANTS.items():
-            policy = certified(sample, families, critical)
+        for name, strategies in VARIANTS.items():
+            policy = certified(sample, strategies, critical)
             outcome = evaluate(whole, policy, reference=REFERENCE)
             plan = " -> ".join(policy.exits)
             found[name].append((outcome.saving[UNIT], outcome.drop, plan))

@@ -45,7 +45,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         load_table(wide)
         load = perf_counter() - start
         program = (
-            "import sys; from understudy.app.cli import app; "
+            "import sys; from understudy.app.cli.main import app; "
             "table = sys.argv[1]; "
             "sys.argv = ['understudy', 'search', table, '--max-drop', '0.25,0.5,1', '--json']; "
             "app(standalone_mode=False); "

@@ -24,7 +24,7 @@ from torch.export import Dim, export
 import cifar_nets
 import harness
 from understudy.early_exit.taps import even_taps, list_taps
-from understudy.graph.partition import Trunk, split
+from understudy.graph.partition import Trunk, partition
 from understudy.nn.stage import Stage
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -159,7 +159,7 @@ def _times(model: nn.Module, size: int, *, batch: int) -> dict[str, Any]:
     """Median ms of the network and of its trunk, in turns; how many percent the trunk is slower."""
     x = torch.randn(batch, 3, size, size)
     taps = even_taps(list_taps(Stage(model), x[0]), 3)
-    trunk = split(model, x[:1], [tap.path for tap in taps])
+    trunk = partition(model, x[:1], [tap.path for tap in taps])
     runs: dict[str, list[float]] = {"whole": [], "split": []}
     ways = {"whole": lambda: model(x), "split": lambda: _through(trunk, x)}
     for round_number in range(24):

@@ -1,6 +1,6 @@
-"""Which ways to run a model are faster here, in turns: ``python benchmarks/variants.py [--json]``.
+"""Which execution modes are faster here, in turns: ``python benchmarks/variants.py [--json]``.
 
-Weights are random. A way is worth keeping in the library where it is at least 5 % faster than the
+Weights are random. A mode is kept in the library if it is at least 5 % faster than the
 plain model for one of the networks. Freed memory is kept by the process.
 """
 
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 import cifar_nets
 import harness
 from understudy.malloc import keep_freed_memory
-from understudy.nn.execution_mode import ExecutionMode, varied
+from understudy.nn.execution_mode import ExecutionMode, with_mode
 from understudy.nn.stage import Stage
 
-WAYS = ("", "folded", "channels_last", "folded+channels_last", "bfloat16", "compiled")
+MODES = ("", "folded", "channels_last", "folded+channels_last", "bfloat16", "compiled")
 ROUNDS, LEAST = 7, 1.05
 
 
@@ -43,7 +43,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
     torch.set_num_threads(2)
     found = {name: _ratios(*made) for name, made in networks().items()}
-    best = {way: max(ratios["times"][way] for ratios in found.values()) for way in WAYS if way}
+    best = {mode: max(ratios["times"][mode] for ratios in found.values()) for mode in MODES if mode}
     return {
         "times_as_fast_as_plain": {name: one["times"] for name, one in found.items()},
         "ms_plain": {name: one["ms"] for name, one in found.items()},
@@ -55,21 +55,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _ratios(model: nn.Module, images: Tensor) -> dict[str, Any]:
     model.eval()
     stages = {
-        way: varied(Stage(copy.deepcopy(model)), ExecutionMode.parse(way)) if way else Stage(model)
-        for way in WAYS
+        mode: with_mode(Stage(copy.deepcopy(model)), ExecutionMode.parse(mode))
+        if mode
+        else Stage(model)
+        for mode in MODES
     }
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
     for number in range(ROUNDS + 1):
-        for way, stage in stages.items():
+        for mode, stage in stages.items():
             start = perf_counter()
             stage(images)
-            seconds[way] += [perf_counter() - start] if number else []
+            seconds[mode] += [perf_counter() - start] if number else []
     times = {
-        way: round(
-            statistics.median(a / b for a, b in zip(seconds[""], seconds[way], strict=True)), 3
+        mode: round(
+            statistics.median(a / b for a, b in zip(seconds[""], seconds[mode], strict=True)), 3
         )
-        for way in WAYS
-        if way
+        for mode in MODES
+        if mode
     }
     return {"times": times, "ms": round(1000 * statistics.median(seconds[""]), 2)}
 
@@ -77,6 +79,6 @@ def _ratios(model: nn.Module, images: Tensor) -> dict[str, Any]:
 if __name__ == "__main__":
     harness.main(
         measure,
-        claim="every way to run a model that the library keeps is at least 5 % faster than the "
+        claim="every execution mode that the library keeps is at least 5 % faster than the "
         "plain one for some network",
     )

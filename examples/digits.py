@@ -1,4 +1,4 @@
-"""Scikit-learn's 8 x 8 digits and small networks for them, which the three examples share."""
+"""Data and networks of the examples: scikit-learn's 8 x 8 digits, and small residual networks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from understudy import Preprocess, Stage
 from understudy.zoo.data import open_data
 
-SEEN, UNSEEN = open_data("digits:train"), open_data("digits:heldout")
-READY = Preprocess(size=(8, 8), mean=(0.3,), std=(0.37,))
+TRAINING, HELD_OUT = open_data("digits:train"), open_data("digits:heldout")
+PREPROCESS = Preprocess(size=(8, 8), mean=(0.3,), std=(0.37,))
 
 
 class Block(nn.Module):
@@ -25,7 +25,7 @@ class Block(nn.Module):
 
 
 def network(width: int, blocks: int) -> nn.Module:
-    """A residual network; `blocks.0`, `blocks.1`... are good places for exits."""
+    """A residual network; exits can be attached at `blocks.0`, `blocks.1`, ..."""
     torch.manual_seed(0)
     layers = {
         "stem": nn.Conv2d(1, width, 3, padding=1),
@@ -41,10 +41,10 @@ def network(width: int, blocks: int) -> nn.Module:
 
 
 def trained(model: nn.Module, epochs: int = 15) -> Stage:
-    """The model trained on the digits that no search sees, as a stage for raw images."""
+    """The model trained on the training digits, as a stage that takes raw images."""
     torch.manual_seed(0)
-    images = READY(torch.stack([SEEN.image(i) for i in range(len(SEEN))]))
-    labels = torch.from_numpy(SEEN.labels)
+    images = PREPROCESS(torch.stack([TRAINING.image(i) for i in range(len(TRAINING))]))
+    labels = torch.from_numpy(TRAINING.labels)
     steps = epochs * -(-len(images) // 64)
     optimizer = torch.optim.AdamW(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=steps)
@@ -55,10 +55,10 @@ def trained(model: nn.Module, epochs: int = 15) -> Stage:
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-    return Stage(model, preprocess=READY)
+    return Stage(model, preprocess=PREPROCESS)
 
 
-def unseen() -> list[tuple[Tensor, Tensor]]:
-    """The digits that nothing was trained on, in batches of raw images and labels."""
-    images = torch.stack([UNSEEN.image(i) for i in range(len(UNSEEN))])
-    return list(zip(images.split(256), torch.from_numpy(UNSEEN.labels).split(256), strict=True))
+def held_out() -> list[tuple[Tensor, Tensor]]:
+    """The digits that are not used for training, in batches of raw images and labels."""
+    images = torch.stack([HELD_OUT.image(i) for i in range(len(HELD_OUT))])
+    return list(zip(images.split(256), torch.from_numpy(HELD_OUT.labels).split(256), strict=True))

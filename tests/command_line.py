@@ -1,17 +1,43 @@
-"""What the tests of the command line share: how a command is typed, and what it said."""
+"""What tests of the command line share: the result of a command, and checks of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NamedTuple
 
 
-class Said(NamedTuple):
-    """Exit code, stdout, stderr."""
+class Completed(NamedTuple):
+    """A command that ended."""
 
-    code: int
-    out: str
-    err: str
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """The answer under `--json`: one JSON text, and nothing else on stdout."""
+        assert self.exit_code == 0, self.stderr
+        return json.loads(self.stdout)
 
 
-Run = Callable[..., Said]
+Run = Callable[..., Completed]
+"""Runs `understudy` with the given words in this process."""
+
+
+def refused(
+    command: Completed, message: str, folder: Path | None = None, left: Collection[str] = ()
+) -> None:
+    """Check for exit code 2, nothing on stdout and one sentence on stderr that has `message`.
+
+    Where a folder is given, nothing but `left` may lie in it.
+    """
+    assert command.exit_code == 2, command
+    assert command.stdout == ""
+    *earlier, last = command.stderr.splitlines()
+    assert set(earlier) <= {"printed by a factory"}
+    assert last.startswith("error: ")
+    assert message in last
+    if folder is not None:
+        assert {path.name for path in folder.iterdir()} == set(left)

@@ -1,4 +1,4 @@
-"""Shared fixtures: where the real data lies, the command line, and the switch for slow tests."""
+"""Shared fixtures: the folder of real data, the command line, and the switch for slow tests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from command_line import Run, Said
-from understudy.app.cli import main
+from command_line import Completed, Run
+from understudy.app.cli.main import main
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data, or a skip that says where it was looked for."""
+    """The folder of real data; skips the test where there is none."""
     folder = Path(os.environ.get("UNDERSTUDY_SHARED", ROOT.parent / "shared")) / "data"
     if not folder.is_dir():
         pytest.skip(f"real data are absent: no folder {folder} (set UNDERSTUDY_SHARED)")
@@ -38,15 +38,15 @@ def shared() -> Path:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Types a command in this process: exit code, stdout, stderr."""
+    """Runs a command in this process."""
 
-    def typed(*words: object) -> Said:
+    def completed(*words: object) -> Completed:
         monkeypatch.setattr(sys, "argv", ["understudy", *map(str, words)])
         code = 0
         try:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
-        return Said(code, *capsys.readouterr())
+        return Completed(code, *capsys.readouterr())
 
-    return typed
+    return completed

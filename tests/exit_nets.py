@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from understudy.early_exit.network import ExitNetwork, attach
+from understudy.early_exit.network import ExitNetwork, Heads, attach
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 
 GREY = Preprocess(size=(8, 8), mean=(0.5,), std=(0.25,))
 RAW = Preprocess(size=(8, 8), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-HEADS = {"blocks.0": "linear", "blocks.1": {"linear": "linear", "mlp1x16": "mlp1x16"}}
+HEADS: Heads = {"blocks.0": "linear", "blocks.1": {"linear": "linear", "mlp1x16": "mlp1x16"}}
 
 
 class Block(nn.Module):
@@ -40,7 +40,7 @@ class Net(nn.Module):
 
 
 def stage_of(spec: str) -> Stage:
-    """The stage that a spec names: ``net:PLANES``, the same weights whenever it is asked."""
+    """The stage of a spec ``net:PLANES``, always with the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return Stage(Net(int(spec.split(":")[1])), preprocess=RAW, origin={"spec": spec})
@@ -54,15 +54,15 @@ def network(spec: str = "net:8") -> ExitNetwork:
 
 
 def refined() -> ExitNetwork:
-    """The same with a saver, a head that it helps, and an Exit Sequence Network; all random."""
+    """The same with a saver, a conditioned head, and an Exit Sequence Network; all random."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        heads = {**HEADS, "blocks.0": {"linear": "linear", "told": "linear+saver"}}
+        heads: Heads = {**HEADS, "blocks.0": {"linear": "linear", "told": "linear+saver"}}
         return _sharpened(attach(stage_of("net:8"), heads, saver={"saver": stage_of("net:4")}))
 
 
 def _sharpened(made: ExitNetwork) -> ExitNetwork:
-    """Exits as sure of themselves as trained ones."""
+    """The network with exits as confident as trained ones."""
     with torch.no_grad():
         for weights in made.heads.parameters():
             weights.mul_(4)

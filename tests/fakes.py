@@ -19,7 +19,7 @@ from understudy.nn.confidence import confidence_functions
 from understudy.nn.device import Images
 from understudy.nn.stage import EMPTY, Stage
 from understudy.policy import Policy
-from understudy.runtime.state import StageState, StateKey
+from understudy.runtime.protocol import StageState, StateKey
 from understudy.scores import Detail, ScoreTable
 
 

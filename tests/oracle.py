@@ -1,4 +1,4 @@
-"""Slow truths: what the library promises, sample by sample and by trying everything."""
+"""Slow reference implementations: sample by sample, and by trying everything."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from understudy.scores import ScoreTable
 
 
 class Fate(NamedTuple):
-    """What happens to one sample."""
+    """The outcome of one sample."""
 
     stage: int
-    answer: int
+    prediction: int
     visited: tuple[str, ...]
 
 
 class Totals(NamedTuple):
-    """What a policy does on a table, summed sample by sample."""
+    """The figures of a policy on a table, summed sample by sample."""
 
     right: int
     losses: int
@@ -32,11 +32,11 @@ class Totals(NamedTuple):
 
 
 def fate(table: ScoreTable, policy: Policy, sample: int) -> Fate:
-    """Walk the stages with one sample."""
-    for number, step in enumerate(policy.stages):
-        row = table.names.index(step.exit)
-        sure = float(table.confidence[step.confidence][row, sample])
-        if step.threshold is None or sure >= step.threshold:
+    """Run the stages on one sample."""
+    for number, rule in enumerate(policy.stages):
+        row = table.names.index(rule.exit)
+        confidence = float(table.confidence[rule.confidence][row, sample])
+        if rule.threshold is None or confidence >= rule.threshold:
             return Fate(number, int(table.prediction[row, sample]), policy.exits[: number + 1])
     raise AssertionError("the last stage answers")
 
@@ -63,7 +63,7 @@ def totals(table: ScoreTable, policy: Policy, *, reference: str, unit: str) -> T
     for sample in range(len(table)):
         one = fate(table, policy, sample)
         true = truth(table, reference, sample)
-        ours, theirs = one.answer == true, int(table.prediction[row, sample]) == true
+        ours, theirs = one.prediction == true, int(table.prediction[row, sample]) == true
         right += ours
         losses += theirs and not ours
         gains += ours and not theirs
@@ -84,12 +84,12 @@ def pairs(
     table: ScoreTable, *, reference: str, confidence: str, unit: str
 ) -> Iterator[tuple[Policy, Totals]]:
     """Every two-stage cascade and exit that is cheaper than the reference, and the reference."""
-    alone = Policy.single(reference)
-    yield alone, totals(table, alone, reference=reference, unit=unit)
+    single = Policy.single(reference)
+    yield single, totals(table, single, reference=reference, unit=unit)
     for little in table.names:
         if price(table, [little], unit) < price(table, [reference], unit):
-            alone = Policy.single(little)
-            yield alone, totals(table, alone, reference=reference, unit=unit)
+            single = Policy.single(little)
+            yield single, totals(table, single, reference=reference, unit=unit)
             for threshold in thresholds(table, little, confidence):
                 if math.isfinite(threshold):
                     policy = Policy.pair(little, reference, threshold, confidence=confidence)

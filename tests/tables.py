@@ -1,4 +1,4 @@
-"""Random score tables, small and full of ties, for tests against slow truths."""
+"""Random score tables, small and full of ties, for tests against the oracle."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def score_tables(
     if shared and exits > 2:
         parts[names[-1]] = [*parts[names[-1]], names[0]]
     priced = sorted({"trunk", *names})
-    wanted = draw(st.booleans()) if labelled is None else labelled
+    with_labels = draw(st.booleans()) if labelled is None else labelled
     return ScoreTable(
         exits=tuple(Exit(n, tuple(parts[n])) for n in names),
         prediction=rng.integers(0, classes, (exits, count)),
         confidence={c: rng.choice(LEVELS, (exits, count)).astype(dtype) for c in CONFIDENCES},
-        label=rng.integers(0, classes, count) if wanted else None,
+        label=rng.integers(0, classes, count) if with_labels else None,
         ids=np.array([f"s{i}" for i in range(count)], dtype=object),
         split=rng.integers(0, 3, count),
         costs={unit: {p: float(rng.choice(COSTS)) for p in priced} for unit in ("MACs", "joules")},
@@ -74,7 +74,7 @@ def pair_table(
 
 
 def synthetic(count: int, *, seed: int = 0, exits: int = 3, **rest: Any) -> ScoreTable:
-    """A plausible pool: later exits are better and dearer, confidence tells who is right."""
+    """A plausible pool: later exits are better and dearer, confidence informs."""
     rng = np.random.default_rng(seed)
     hard = rng.random(count)
     names = [f"net{number}" for number in range(exits)]

@@ -57,7 +57,7 @@ LAYERS = {
     "searching": set(CORE),
     "runtime": set(CORE),
     "graph": {"errors"},
-    "nn": {*CORE, "runtime", "graph", "early_exit"},
+    "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
@@ -68,6 +68,7 @@ LAYERS = {
         *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
         "training",
     },
+    "__main__": {"app"},
 }  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def test_loading_and_searching_leave_the_heavy_alone(tmp_path: Path) -> None:
 def test_the_command_line_leaves_torch_alone(tmp_path: Path) -> None:
     fresh(
         TABLE
-        + "from understudy.app.cli import app\n"
+        + "from understudy.app.cli.main import app\n"
         + "path = sys.argv[0] + '.table'\n"
         + "app(['search', path, '--max-drop', '1', '--json'], standalone_mode=False)\n"
         + "app(['difficulty', path], standalone_mode=False)\n"

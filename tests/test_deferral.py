@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,16 +29,16 @@ from understudy.searching.pairs import pair_curve
 FLOATS = st.floats(-10, 10)
 
 
-def specialist(count=1500, *, seed=0):
-    """The little model is as sure of class 0, where it is mostly wrong, as of the others."""
+def specialist(count: int = 1500, *, seed: int = 0) -> ScoreTable:
+    """The little model is as confident of class 0, where it is mostly wrong, as of the others."""
     rng = np.random.default_rng(seed)
-    said = rng.integers(0, 4, count)
+    predicted = rng.integers(0, 4, count)
     sure = rng.uniform(0.4, 1, count).astype(np.float32)
-    right = rng.random(count) < np.where(said == 0, 0.3, 0.97)
-    label = np.where(right, said, (said + 1) % 4)
+    right = rng.random(count) < np.where(predicted == 0, 0.3, 0.97)
+    label = np.where(right, predicted, (predicted + 1) % 4)
     return ScoreTable.from_predictions(
         {
-            "tiny": (said, {"max_softmax": sure, "margin": 2 * sure - 1}),
+            "tiny": (predicted, {"max_softmax": sure, "margin": 2 * sure - 1}),
             "big": (label, {"max_softmax": np.ones(count), "margin": np.ones(count)}),
         },
         label,
@@ -45,7 +46,7 @@ def specialist(count=1500, *, seed=0):
     )
 
 
-def test_it_learns_which_class_to_defer():
+def test_it_learns_which_class_to_defer() -> None:
     table = with_deferral(specialist(), "big")
     score = scores_of(table.provenance)["tiny"]
     assert score.first[0] < min(score.first[1:]) - 1
@@ -58,7 +59,7 @@ def test_it_learns_which_class_to_defer():
         assert shares[LEARNED] > shares["max_softmax"] + 0.1
 
 
-def test_tune_is_cross_fitted_and_the_rest_is_not():
+def test_tune_is_cross_fitted_and_the_rest_is_not() -> None:
     table = specialist()
     wider = with_deferral(table, "big")
     tune = table.on("tune")
@@ -81,28 +82,28 @@ def test_tune_is_cross_fitted_and_the_rest_is_not():
     assert again.on("certify").hash == wider.on("certify").hash
 
 
-def test_a_sample_does_not_judge_itself():
-    """On labels that are pure noise, cross-fitted scores tell nothing; a whole fit seems to."""
+def test_a_sample_is_not_scored_by_a_fit_to_itself() -> None:
+    """On labels that are noise, cross-fitted scores are uninformative, unlike a whole fit's."""
     rng = np.random.default_rng(1)
-    said = rng.integers(0, 40, 800)
+    predicted = rng.integers(0, 40, 800)
     sure = np.full(800, 0.5)
     wrong = rng.random(800) < 0.5
     table = ScoreTable.from_predictions(
-        {"tiny": (said, sure), "big": (np.where(wrong, said + 1, said), np.ones(800))},
-        np.where(wrong, said + 1, said),
+        {"tiny": (predicted, sure), "big": (predicted + wrong, np.ones(800))},
+        predicted + wrong,
         costs={"tiny": 1, "big": 9},
         split={"tune": 1.0, "certify": 0.0, "test": 0.0},
     )
 
-    def ranked(scores):
-        return np.corrcoef(scores, ~wrong)[0, 1]
+    def ranked(scores: npt.NDArray[np.float32]) -> float:
+        return float(np.corrcoef(scores, ~wrong)[0, 1])
 
     assert ranked(fit_deferral(table, "tiny", "big").apply(table)) > 0.15
     assert ranked(cross_fitted(table, "tiny", "big")) < 0.1
 
 
 @given(score_tables(least_exits=2))
-def test_few_samples_order_like_max_softmax(table):
+def test_few_samples_order_like_max_softmax(table: ScoreTable) -> None:
     table = replace(table, split=np.zeros(len(table)))
     wider = with_deferral(table, "e0", littles=["e1"])
     learned, sure = wider.scores(LEARNED), table.scores("max_softmax")
@@ -112,7 +113,7 @@ def test_few_samples_order_like_max_softmax(table):
     assert set(wider.provenance[LEARNED]) == {"e1"}
 
 
-def test_the_second_class_counts_where_it_is_known():
+def test_the_second_class_counts_where_it_is_known() -> None:
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(600, 4))
     logits[:, 0] += 1
@@ -127,7 +128,7 @@ def test_the_second_class_counts_where_it_is_known():
     known = replace(table, details=tops)
     score = fit_deferral(known, "tiny", "big")
     assert score.second[2] < min(score.second[:2]) - 1
-    with pytest.raises(TableError, match="looks at the two top classes"):
+    with pytest.raises(TableError, match="needs the two top classes"):
         score.apply(table)
 
 
@@ -145,19 +146,21 @@ def test_the_second_class_counts_where_it_is_known():
     hnp.arrays(np.float32, 9, elements=st.floats(0, 1, width=32)),
     hnp.arrays(np.int32, 9, elements=st.integers(0, 6)),
 )
-def test_round_trip_and_formula(score, top, classes):
+def test_round_trip_and_formula(
+    score: DeferralScore, top: npt.NDArray[np.float32], classes: npt.NDArray[np.int32]
+) -> None:
     again = DeferralScore.from_dict(json.loads(json.dumps(score.to_dict())))
     assert again == score
     second = classes[::-1]
     for row, value in enumerate(again.of(top, top / 2, classes, second)):
         p = min(max(float(top[row]), CLIP), 1 - CLIP)
-        wanted = score.bias + score.log_odds * np.log(p / (1 - p)) + score.margin * top[row] / 2
+        expected = score.bias + score.log_odds * np.log(p / (1 - p)) + score.margin * top[row] / 2
         for weights, one in ((score.first, classes[row]), (score.second, second[row])):
-            wanted += weights[one] if one < len(weights) else 0
-        assert value == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+            expected += weights[one] if one < len(weights) else 0
+        assert value == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_many_classes_that_were_seldom_seen():
+def test_many_classes_of_few_samples() -> None:
     rng = np.random.default_rng(3)
     table = synthetic(400)
     many = replace(table, prediction=rng.integers(0, 1000, table.prediction.shape))
@@ -166,7 +169,7 @@ def test_many_classes_that_were_seldom_seen():
     assert score.apply(many).shape == (400,)
 
 
-def test_what_cannot_be_learned_from():
+def test_what_cannot_be_learned_from() -> None:
     table = synthetic(50)
     percent = replace(table, confidence={"max_softmax": 100 * table.scores("max_softmax")})
     with pytest.raises(TableError, match="max_softmax of 'net0' lies between"):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +18,7 @@ from understudy.ensemble import (
     ensemble_of,
     ensemble_pairs,
     fit_temperature,
-    kept_logits,
+    logits_of,
     with_ensemble,
 )
 from understudy.errors import PolicyError, TableError
@@ -24,9 +27,11 @@ from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.store import load_table, save_table
 
+Logits = dict[str, npt.NDArray[np.float64]]
+
 
 @st.composite
-def logits(draw, *, exits=("tiny", "big")):
+def logits(draw: st.DrawFn, *, exits: tuple[str, ...] = ("tiny", "big")) -> Logits:
     samples, classes = draw(st.integers(1, 20)), draw(st.integers(1, 5))
     values = st.integers(-6, 6).map(lambda number: number / 2)
     shape = (samples, classes)
@@ -34,7 +39,7 @@ def logits(draw, *, exits=("tiny", "big")):
 
 
 @given(logits(exits=("a", "b", "c")), st.tuples(*[st.floats(0.1, 10)] * 3))
-def test_the_average_is_the_log_mean(rows, temperatures):
+def test_the_ensemble_is_the_log_mean(rows: Logits, temperatures: tuple[float, ...]) -> None:
     table = with_ensemble(scored(rows), ["a", "c", "b"], temperatures)
     mean = np.mean(
         [log_softmax(rows[n] / t, axis=1) for n, t in zip("acb", temperatures, strict=True)], axis=0
@@ -42,15 +47,15 @@ def test_the_average_is_the_log_mean(rows, temperatures):
     probability = softmax(mean, axis=1)
     row = table.index("a+c+b")
     np.testing.assert_allclose(table.confidence["max_softmax"][row], probability.max(1), rtol=1e-5)
-    said = probability[np.arange(len(mean)), table.prediction[row]]
-    np.testing.assert_allclose(said, probability.max(1), rtol=1e-5)
+    predicted = probability[np.arange(len(mean)), table.prediction[row]]
+    np.testing.assert_allclose(predicted, probability.max(1), rtol=1e-5)
     top = table.details["a+c+b"]
     np.testing.assert_array_equal(top.top_classes[:, 0], table.prediction[row])
     np.testing.assert_allclose(top.top_probabilities[:, 0], probability.max(1), rtol=1e-5)
 
 
 @given(logits())
-def test_an_average_of_equals_says_what_they_say(rows):
+def test_an_ensemble_of_equals_predicts_the_same(rows: Logits) -> None:
     table = scored({"a": rows["tiny"], "b": rows["tiny"]})
     wider = with_ensemble(table, ["a", "b"], [1.0, 1.0])
     assert set(wider.confidence) == set(CONFIDENCES)
@@ -59,7 +64,7 @@ def test_an_average_of_equals_says_what_they_say(rows):
         np.testing.assert_allclose(values[2], values[0], rtol=2e-5, atol=2e-6, err_msg=name)
 
 
-def test_rows_parts_and_recipe():
+def test_rows_parts_and_recipe() -> None:
     rng = np.random.default_rng(0)
     table = scored({"tiny": rng.normal(size=(9, 3)), "big": rng.normal(size=(9, 3))})
     wider = with_ensemble(table, ["tiny", "big"], [2.0, 0.5], name="both")
@@ -77,7 +82,7 @@ def test_rows_parts_and_recipe():
     assert len(wider.details) == 3
 
 
-def test_blocks_change_nothing(monkeypatch):
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     table = scored({"tiny": rng.normal(size=(50, 4)), "big": rng.normal(size=(50, 4))})
     whole = with_ensemble(table, ["tiny", "big"], [1.5, 0.7])
@@ -86,7 +91,7 @@ def test_blocks_change_nothing(monkeypatch):
     assert cut.hash == whole.hash
 
 
-def test_confidences_that_are_no_function_of_logits():
+def test_confidences_that_are_no_function_of_logits() -> None:
     table = scored({"tiny": np.eye(3), "big": np.eye(3)})
     own = {"max_softmax": table.scores("max_softmax"), "mine": np.full((2, 3), 0.25)}
     wider = with_ensemble(
@@ -95,11 +100,11 @@ def test_confidences_that_are_no_function_of_logits():
     np.testing.assert_array_equal(wider.scores("mine")[2], wider.scores("max_softmax")[2])
 
 
-def test_an_average_on_disk(tmp_path):
+def test_an_ensemble_on_disk(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     table = scored({"tiny": rng.normal(size=(20, 3)), "big": rng.normal(size=(20, 3))}, [0] * 20)
     table = ScoreTable.from_probabilities(
-        {n: softmax(kept_logits(table, n).astype(float), axis=1) for n in table.names},
+        {n: softmax(logits_of(table, n).astype(float), axis=1) for n in table.names},
         table.label,
         costs={"tiny": 1, "big": 10},
     )
@@ -112,18 +117,18 @@ def test_an_average_on_disk(tmp_path):
 
 
 @given(hnp.arrays(np.float64, (30, 3), elements=st.floats(-5, 5)), st.integers(0, 2**31))
-def test_the_temperature_is_the_best(rows, seed):
+def test_the_temperature_is_the_best(rows: npt.NDArray[np.float64], seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 3, 30)
 
-    def loss(log_t):
-        return -log_softmax(rows / np.exp(log_t), axis=1)[np.arange(30), labels].mean()
+    def loss(log_t: float) -> float:
+        return float(-log_softmax(rows / np.exp(log_t), axis=1)[np.arange(30), labels].mean())
 
-    found = np.log(fit_temperature(rows, labels))
+    found = float(np.log(fit_temperature(rows, labels)))
     grid = np.linspace(-3, 3, 61)
     assert loss(found) <= min(map(loss, grid)) + 1e-4
 
 
-def test_the_temperature_of_logits_that_were_scaled():
+def test_the_temperature_of_logits_that_were_scaled() -> None:
     rng = np.random.default_rng(3)
     rows = 2 * rng.normal(size=(20_000, 5))
     labels = (rows + rng.gumbel(size=rows.shape)).argmax(1)
@@ -131,7 +136,7 @@ def test_the_temperature_of_logits_that_were_scaled():
     assert fit_temperature(3 * rows, labels) == pytest.approx(3, abs=0.15)
 
 
-def test_average_pairs_is_fitted_on_tune_alone():
+def test_ensemble_pairs_are_fitted_on_tune_alone() -> None:
     rng = np.random.default_rng(4)
     label = rng.integers(0, 3, 400)
     rows = {
@@ -142,16 +147,18 @@ def test_average_pairs_is_fitted_on_tune_alone():
     wider = ensemble_pairs(table, "c")
     assert wider.names == ("a", "b", "c", "a+c", "b+c")
     part = table.on("tune")
-    recipe = ensemble_of(wider.exits[3].origin)
-    assert recipe.temperatures == (
-        fit_temperature(kept_logits(part, "a"), part.label),
-        fit_temperature(kept_logits(part, "c"), part.label),
+    found = ensemble_of(wider.exits[3].origin)
+    assert found is not None
+    assert part.label is not None
+    assert found.temperatures == (
+        fit_temperature(logits_of(part, "a"), part.label),
+        fit_temperature(logits_of(part, "c"), part.label),
     )
     assert ensemble_pairs(table, "c", littles=["b"]).names == ("a", "b", "c", "b+c")
     assert ensemble_pairs(table, "a").names == table.names
 
 
-def test_what_cannot_be_averaged():
+def test_what_is_no_ensemble() -> None:
     table = scored({"tiny": np.eye(3), "big": np.eye(3)})
     with pytest.raises(PolicyError, match="two exits or more, found \\['tiny'\\]"):
         with_ensemble(table, ["tiny"], [1.0])
@@ -160,7 +167,7 @@ def test_what_cannot_be_averaged():
     with pytest.raises(TableError, match="did you mean 'tiny'"):
         with_ensemble(table, ["tinny", "big"], [1.0, 1.0])
     wider = with_ensemble(table, ["tiny", "big"], [1.0, 1.0])
-    with pytest.raises(TableError, match="'tiny\\+big' is an average itself"):
+    with pytest.raises(TableError, match="'tiny\\+big' is an ensemble itself"):
         with_ensemble(wider, ["tiny", "tiny+big"], [1.0, 1.0])
     with pytest.raises(TableError, match="unique"):
         with_ensemble(wider, ["tiny", "big"], [1.0, 1.0])

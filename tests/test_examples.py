@@ -1,4 +1,4 @@
-"""The examples run as they stand, in a folder of their own."""
+"""The examples run unchanged, and write no files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "expected"),
     [
         ("littlebig", "the little model answers"),
         ("dyce", "at most 4 points"),
         ("tinysaver", "answers"),
     ],
 )
-def test_an_example_of_each_paper(script: str, said: str, tmp_path: Path) -> None:
+def test_the_example_of_each_paper(script: str, expected: str, tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", EXAMPLES / f"{script}.py"],
         capture_output=True,
@@ -31,5 +31,5 @@ def test_an_example_of_each_paper(script: str, said: str, tmp_path: Path) -> Non
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert said in ran.stdout
+    assert expected in ran.stdout
     assert list(tmp_path.iterdir()) == []

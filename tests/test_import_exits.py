@@ -159,7 +159,7 @@ def changed(**parts: Any) -> dict[str, Any]:
     return MACS | {"backbone": MACS["backbone"] | parts}
 
 
-WRONG_MACS = {
+WRONG_MACS: dict[str, tuple[Any, str]] = {
     "rows": (MACS | {"head": [*MACS["head"], {"macs": [0] * 4}, {"macs": [0] * 4}]}, "7 rows"),
     "short": (changed(macs=[100, 250]), "backbone in .* has 2"),
     "long head": (MACS | {"head": [{"macs": [1] * 9}, {"macs": [1] * 3}]}, "'type0' in .* has 9"),

@@ -16,7 +16,11 @@ from understudy.scores import ScoreTable
 
 Columns = Mapping[str, Any]
 LABELS = {"id": ["a", "b", "c"], "label": [0, 1, 2]}
-TINY = {"id": ["c", "a", "b"], "prediction": [2, 0, 0], "confidence": [0.5, 0.9, 0.7]}
+TINY: dict[str, list[Any]] = {
+    "id": ["c", "a", "b"],
+    "prediction": [2, 0, 0],
+    "confidence": [0.5, 0.9, 0.7],
+}
 
 
 class Files:

@@ -24,7 +24,7 @@ def test_decide_is_the_walk_of_every_sample(data: st.DataObject) -> None:
     found = decide(table, policy)
     for sample in range(len(table)):
         fate = oracle.fate(table, policy, sample)
-        assert (found.stage[sample], found.prediction[sample]) == (fate.stage, fate.answer)
+        assert (found.stage[sample], found.prediction[sample]) == (fate.stage, fate.prediction)
         step = policy.stages[fate.stage]
         sure = table.confidence[step.confidence][table.names.index(step.exit), sample]
         assert found.confidence[sample] == sure
@@ -65,11 +65,11 @@ def test_one_exit_costs_exactly_its_price(table: ScoreTable) -> None:
 def test_shared_parts_are_paid_once_and_passed_exits_are_paid() -> None:
     table = ScoreTable(
         exits=(Exit("early", ("trunk1", "head1")), Exit("late", ("trunk1", "trunk2", "head2"))),
-        prediction=[[0, 0], [0, 0]],
-        confidence={"max_softmax": [[0.9, 0.1], [1.0, 1.0]]},
-        label=[0, 0],
-        ids=["a", "b"],
-        split=[0, 0],
+        prediction=np.zeros((2, 2), int),
+        confidence={"max_softmax": np.array([[0.9, 0.1], [1.0, 1.0]])},
+        label=np.zeros(2, int),
+        ids=np.array(["a", "b"], object),
+        split=np.zeros(2, int),
         costs={"MACs": {"trunk1": 10, "head1": 1, "trunk2": 20, "head2": 2}},
     )
     found = evaluate(table, Policy.pair("early", "late", 0.5))

@@ -97,7 +97,7 @@ def test_exits_and_shapes_are_checked_in_the_constructor() -> None:
     with pytest.raises(TableError, match="at least one confidence"):
         replace(table, confidence={})
     with pytest.raises(TableError, match="split has one entry"):
-        replace(table, split=[0, 1])
+        replace(table, split=np.array([0, 1]))
 
 
 def test_probabilities_become_answers_confidences_and_details() -> None:
@@ -153,7 +153,7 @@ def test_parts_of_a_table_are_parts(data: st.DataObject) -> None:
     part = table.only(names).rows(rows)
     index = [table.names.index(name) for name in names]
     assert part.names == tuple(names)
-    assert part.prediction.tolist() == table.prediction[np.ix_(index, rows)].tolist()
+    assert part.prediction.tolist() == table.prediction[np.ix_(np.array(index), rows)].tolist()
     assert part.ids.tolist() == table.ids[rows].tolist()
     for name in names:
         assert part.cost_of([name], "MACs") == table.cost_of([name], "MACs")

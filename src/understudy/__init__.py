@@ -5,10 +5,7 @@ the rest. Every name is imported on first use, so that `import understudy` is li
 runs models loads PyTorch.
 """
 
-from importlib import import_module
-from typing import Any
-
-from understudy.errors import MissingExtra
+from understudy.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -31,7 +28,7 @@ _MODULES = {
     "evaluate": "understudy.outcome",
     "load_cascade": "understudy.zoo.cascades",
     "load_table": "understudy.store",
-    "save_cascade": "understudy.nn.serialization",
+    "save_cascade": "understudy.zoo.cascades",
     "save_table": "understudy.store",
     "score": "understudy.scoring.in_memory",
     "search": "understudy.searching.search",
@@ -41,17 +38,7 @@ _MODULES = {
 __all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'understudy' has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_MODULES[name]), name)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] == "understudy":
-            raise
-        raise MissingExtra(f"`understudy.{name}`", "torch") from error
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _MODULES, extra="torch")
 
 
 def __dir__() -> list[str]:

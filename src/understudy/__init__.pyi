@@ -8,7 +8,6 @@ from understudy.frontier import Frontier as Frontier
 from understudy.nn.cascade import Cascade as Cascade
 from understudy.nn.cascade import build as build
 from understudy.nn.preprocess import Preprocess as Preprocess
-from understudy.nn.serialization import save_cascade as save_cascade
 from understudy.nn.stage import Stage as Stage
 from understudy.outcome import Outcome as Outcome
 from understudy.outcome import evaluate as evaluate
@@ -23,6 +22,7 @@ from understudy.searching.verify import verify as verify
 from understudy.store import load_table as load_table
 from understudy.store import save_table as save_table
 from understudy.zoo.cascades import load_cascade as load_cascade
+from understudy.zoo.cascades import save_cascade as save_cascade
 
 __all__: list[str]
 __version__: str

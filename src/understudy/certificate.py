@@ -1,5 +1,4 @@
-"""A certificate: a policy with a finite-sample bound on its gap, and all it takes to check it
-again."""
+"""A certificate: a policy with a finite-sample bound on its gap, and all that a check needs."""
 
 from __future__ import annotations
 
@@ -101,7 +100,7 @@ class Certificate(
     2110.01052, section 3).
 
     Attributes:
-        policy: what is certified; the reference itself where nothing cheaper could be proved.
+        policy: the certified policy; the reference itself where nothing cheaper could be proved.
         reference: the exit that the gap is measured against.
         kind: "gap" (of accuracy) or "disagreement" (with the reference, without labels).
         budget: the bound on the gap, in points.
@@ -109,7 +108,7 @@ class Certificate(
         samples, losses, gains: what was counted on certify for `policy`.
         p_value: of the hypothesis that the gap exceeds the budget; None for the reference itself.
         path: the policies that were proved, in order; ends with `policy`, empty for the reference.
-        steps: how many policies stood in the whole frozen path.
+        steps: the number of policies in the whole frozen path.
         samples_needed: about how many certify samples would prove the tuned optimum; None where the
             path was proved to its end or no number would do.
         classes: the classes with budgets of their own, by name.
@@ -140,7 +139,7 @@ class Certificate(
         return not self.path
 
     def words(self) -> str:
-        """What the certificate promises, and when the promise ends."""
+        """The guarantee in words, and when it ends."""
         again = (
             "" if self.looks <= 1 else f" The certify samples have been read {self.looks} times."
         )
@@ -161,13 +160,13 @@ class Certificate(
                 f"{self.samples:,} certify samples.{more}{again}"
             )
         return (
-            f"With probability {1 - self.delta:g} the cascade {self._promise()} on new samples "
+            f"With probability {1 - self.delta:g} the cascade {self._guarantee()} on new samples "
             f"like the {self.samples:,} certify samples ({self.losses:,} losses, {self.gains:,} "
             f"gains, p = {self.p_value:.3g}). "
-            f"The promise ends when the data change.{again}"
+            f"The guarantee ends when the data change.{again}"
         )
 
-    def _promise(self) -> str:
+    def _guarantee(self) -> str:
         if self.kind == "disagreement":
             bound = f"disagrees with {self.reference} on at most {points(self.budget)}"
         elif self.budget < 0:

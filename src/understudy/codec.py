@@ -52,7 +52,7 @@ class Stored:
         format, version: of the file, where it has such a head.
     """
 
-    layout: ClassVar[_Layout] = _Layout()
+    json_layout: ClassVar[_Layout] = _Layout()
 
     def __init_subclass__(
         cls,
@@ -62,7 +62,7 @@ class Stored:
         **layout: Any,
     ) -> None:
         head: dict[str, str | int] = {"format": format, "version": version} if format else {}
-        cls.layout = cls.layout._replace(head=head, **layout)
+        cls.json_layout = cls.json_layout._replace(head=head, **layout)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -76,7 +76,7 @@ class Stored:
         Raises:
             UnderstudyError: a field is missing, unknown or of another type.
         """
-        what, error, remedy = cls.layout[:3]
+        what, error, remedy = cls.json_layout[:3]
         return decode(data, cls, what=what, error=error, remedy=remedy)
 
 
@@ -94,7 +94,7 @@ class StoredFile(Stored):
         Raises:
             UnderstudyError: the file is something else, or a newer version wrote it.
         """
-        layout = cls.layout
+        layout = cls.json_layout
         data = read_json(path, layout.error, layout.what)
         if layout.head:
             kind, newest = str(layout.head["format"]), int(layout.head["version"])
@@ -118,7 +118,7 @@ def stored(
         optional: whether older files may lack it; the field has a default then.
         shape, pack, unpack: the type in JSON, and the functions to it and from it.
     """
-    return {"json": _Form(key, optional, shape, pack, unpack)}
+    return {"json": _FieldForm(key, optional, shape, pack, unpack)}
 
 
 def encode(value: Any) -> Any:
@@ -178,7 +178,7 @@ def decode(
     raise error(f"{what} is damaged at {path} ({found}): {remedy}") from cause
 
 
-class _Form(NamedTuple):
+class _FieldForm(NamedTuple):
     """How a field is stored."""
 
     key: str = ""
@@ -197,23 +197,23 @@ class _Mismatch(ValueError):
 
 
 @cache
-def _fields(kind: Any) -> dict[str, tuple[str, _Form]]:
+def _fields(kind: Any) -> dict[str, tuple[str, _FieldForm]]:
     """The fields of a class by their key: name and form."""
-    forms = {one.name: one.metadata.get("json", _Form()) for one in fields(kind)}
+    forms = {one.name: one.metadata.get("json", _FieldForm()) for one in fields(kind)}
     return {form.key or name: (name, form) for name, form in forms.items()}
 
 
 @cache
 def _keys(kind: Any) -> tuple[str, ...]:
     """The keys of a class in the order in which they are written."""
-    layout = kind.layout if issubclass(kind, Stored) else _Layout()
+    layout = kind.json_layout if issubclass(kind, Stored) else _Layout()
     return (*layout.head, *(layout.keys or _fields(kind)))
 
 
 def _entry(value: Any, key: str) -> Any:
-    if isinstance(value, Stored) and key in value.layout.head:
-        return value.layout.head[key]
-    name, form = _fields(value.__class__).get(key, (key, _Form()))
+    if isinstance(value, Stored) and key in value.json_layout.head:
+        return value.json_layout.head[key]
+    name, form = _fields(value.__class__).get(key, (key, _FieldForm()))
     entry = getattr(value, name)
     if form.pack is not None:
         return form.pack(entry)
@@ -256,10 +256,10 @@ def _dataclass_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any
 
     known = _fields(kind)
     required = [key for key, (_, form) in known.items() if not form.optional]
-    derived = {*_keys(kind), *(kind.layout.ignored if issubclass(kind, Stored) else ())}
+    derived = {*_keys(kind), *(kind.json_layout.ignored if issubclass(kind, Stored) else ())}
     ignored = derived - set(known)
 
-    def unpacked(form: _Form) -> Callable[[Any, Any], Any] | None:
+    def unpacked(form: _FieldForm) -> Callable[[Any, Any], Any] | None:
         if form.unpack is None:
             return None
         return lambda data, _: form.unpack(converter.structure(data, form.shape))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Difficulty made visible: who is right where, and what each further unit of cost buys there.
+"""Accuracy of every exit by difficulty, and the gain of each further unit of cost there.
 
 Little-Big's finding (arXiv 2406.17117): most samples are easy, on those a little model is as good
 as a large one, and the large one's advantage lies in a hard tail.
@@ -47,7 +47,7 @@ class Difficulty(
         reference: the exit that others are compared with.
         unit: the unit of `costs`; `gain_per_cost` is points of accuracy per further unit of cost
             over the next cheaper exit.
-        by_confidence: tenths, from the samples that `little` is surest of to the least sure.
+        by_confidence: tenths of the samples, by falling confidence of `little`.
         by_agreement: by how many exits are right, from all to none.
         helps: for every cheaper exit, in how many of the easiest tenths (by its own confidence) it
             is at most 0.5 points behind the reference, counted from the easiest on.
@@ -68,15 +68,15 @@ class Difficulty(
         best = max(self.helps, key=lambda name: (self.helps[name], -self.costs[name]))
         if not self.helps[best]:
             return (
-                f"No little model can help here: even on the tenth of the samples that each is "
-                f"surest of, none comes within {EQUAL_WITHIN:g} points of {self.reference}."
+                f"No little model can help here: even on the tenth of the samples where each is "
+                f"most confident, none comes within {EQUAL_WITHIN:g} points of {self.reference}."
             )
         hardest = self.by_confidence[-1].accuracy
         return (
             f"{best} is as good as {self.reference} (within {EQUAL_WITHIN:g} points) on the "
-            f"{10 * self.helps[best]} % of the samples that it is surest of. On the hardest tenth "
-            f"{self.little} has {100 * hardest[self.little]:.1f} % right, {self.reference} "
-            f"{100 * hardest[self.reference]:.1f} %."
+            f"{10 * self.helps[best]} % of the samples where it is most confident. On the "
+            f"hardest tenth {self.little} has {100 * hardest[self.little]:.1f} % right, "
+            f"{self.reference} {100 * hardest[self.reference]:.1f} %."
         )
 
 
@@ -112,7 +112,7 @@ def difficulty(
     small = table.names[int(costs.argmin())] if little is None else table.names[table.index(little)]
     right = table.prediction == table.truth(big)
     order = np.argsort(costs, kind="stable")
-    sure = table.scores(confidence)
+    values = table.scores(confidence)
     return Difficulty(
         little=small,
         reference=big,
@@ -120,27 +120,27 @@ def difficulty(
         costs={name: float(cost) for name, cost in zip(table.names, costs, strict=True)},
         by_confidence=tuple(
             _bin(table, right[:, rows], f"{number + 1}", costs, order)
-            for number, rows in enumerate(_tenths(sure[table.index(small)]))
+            for number, rows in enumerate(_tenths(values[table.index(small)]))
         ),
         by_agreement=_agreement(table, right, costs, order),
         helps={
-            name: _easy_tenths(right, sure, table.index(name), table.index(big))
+            name: _easy_tenths(right, values, table.index(name), table.index(big))
             for name in (table.names[i] for i in order)
             if costs[table.index(name)] < costs[table.index(big)]
         },
     )
 
 
-def _tenths(sure: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:
-    parts = np.array_split(np.argsort(-sure, kind="stable"), 10)
+def _tenths(confidence: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:
+    parts = np.array_split(np.argsort(-confidence, kind="stable"), 10)
     return [rows for rows in parts if len(rows)]
 
 
 def _easy_tenths(
-    right: npt.NDArray[np.bool_], sure: npt.NDArray[Any], little: int, big: int
+    right: npt.NDArray[np.bool_], confidence: npt.NDArray[Any], little: int, big: int
 ) -> int:
     tenths = 0
-    for rows in _tenths(sure[little]):
+    for rows in _tenths(confidence[little]):
         if 100 * (right[big, rows].mean() - right[little, rows].mean()) > EQUAL_WITHIN:
             break
         tenths += 1

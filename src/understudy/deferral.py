@@ -1,4 +1,4 @@
-"""A learned deferral score: how safe it is that the little model answers, as JSON coefficients.
+"""A learned deferral score: the confidence that a little model may answer, as JSON coefficients.
 
 Confidence alone ignores which class was predicted and whether the reference would do better
 (Jitkrittum et al. 2023, arXiv 2307.02764). A logistic regression on the log-odds of the top class,
@@ -26,12 +26,12 @@ from understudy.split import uniform
 Array = npt.NDArray[Any]
 LEARNED = "deferral"
 MARGIN = "margin"
-CLIP = 1e-4  # probabilities are kept this far from 0 and 1; beyond, float32 has no log-odds to give
+CLIP = 1e-4  # clip of probabilities; closer to 0 and 1 float32 has no log-odds
 FOLDS = 5
 _PENALTY = 0.1  # scikit-learn's C: scaled weights are expected to be about its root in size
 _LEAST_SD = 0.05
 _OF_CLASS = 0.6  # a class is expected to shift the log-odds by about 0.5, however rare it is
-_SEEN = 10  # samples that a class, and each kind of answer, needs to be learned from
+_LEAST = 10  # samples of a class, or of either target, that are needed to learn from it
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class DeferralScore(Stored, what="a learned score", error=PolicyError, remedy="s
         Raises:
             TableError: the table lacks the exit, a confidence, or its top classes.
         """
-        said = _Said.by(table, self.exit)
-        if said.margin is None and self.margin:
+        features = _Features.of(table, self.exit)
+        if features.margin is None and self.margin:
             table.scores(MARGIN)
-        if said.second is None and any(self.second):
+        if features.second is None and any(self.second):
             raise TableError(
-                f"this learned score looks at the two top classes, the table has not kept those of "
+                f"this learned score needs the two top classes, the table has none of "
                 f"{self.exit!r}: score that model again"
             )
-        return said.judged_by(self)
+        return features.score(self)
 
 
 def deferral_score(score: DeferralScore, logits: Array) -> Array:
@@ -99,28 +99,28 @@ def deferral_score(score: DeferralScore, logits: Array) -> Array:
 def fit_deferral(table: ScoreTable, little: str, reference: str) -> DeferralScore:
     """The score that is learned from all samples of a table, which should be the tune split.
 
-    What is learned is 1 where the little model is right, 0 where only the reference is, and 1/2
+    The target is 1 where the little model is right, 0 where only the reference is, and 1/2
     where both are wrong: nothing is lost there, but rare losses alone are too few to learn from.
     With few samples of either kind the score is the log-odds, which orders like max softmax.
 
     Raises:
         TableError: unknown exits, or top probabilities outside 0 to 1.
     """
-    said = _Said.by(table, little)
-    return _fitted(said, _targets(table, little, reference), little, reference)
+    features = _Features.of(table, little)
+    return _fitted(features, _targets(table, little, reference), little, reference)
 
 
 def cross_fitted(
     table: ScoreTable, little: str, reference: str, *, folds: int = FOLDS
 ) -> npt.NDArray[np.float32]:
     """The score (N,) of every sample by a fit to the other folds, for choosing thresholds there."""
-    said, targets = _Said.by(table, little), _targets(table, little, reference)
+    features, targets = _Features.of(table, little), _targets(table, little, reference)
     fold = np.argsort(np.argsort(uniform(table.ids, salt=b"-folds"), kind="stable")) % folds
     scores = np.empty(len(table), np.float32)
     for number in range(min(folds, len(table))):
         inside = fold == number
-        part = _fitted(said.rows(~inside), targets[~inside], little, reference)
-        scores[inside] = said.rows(inside).judged_by(part)
+        part = _fitted(features.rows(~inside), targets[~inside], little, reference)
+        scores[inside] = features.rows(inside).score(part)
     return scores
 
 
@@ -166,23 +166,23 @@ def with_scores(table: ScoreTable, scores: Mapping[str, DeferralScore]) -> Score
     rows = table.scores(DEFAULT_CONFIDENCE).astype(np.float32)
     for name, score in scores.items():
         rows[table.index(name)] = score.apply(table)
-    kept = {name: score.to_dict() for name, score in scores.items()}
+    coefficients = {name: score.to_dict() for name, score in scores.items()}
     return replace(
         table,
         confidence={**table.confidence, LEARNED: rows},
-        provenance={**table.provenance, LEARNED: kept},
+        provenance={**table.provenance, LEARNED: coefficients},
     )
 
 
 def scores_of(provenance: Mapping[str, Any]) -> dict[str, DeferralScore]:
     """The scores that `with_deferral` left in a table's provenance, by exit."""
-    kept = provenance.get(LEARNED, {})
-    return {name: DeferralScore.from_dict(data) for name, data in kept.items()}
+    scores = provenance.get(LEARNED, {})
+    return {name: DeferralScore.from_dict(data) for name, data in scores.items()}
 
 
 @dataclass(frozen=True, eq=False)
-class _Said:
-    """What the score looks at, each (N,); None for what the table did not keep."""
+class _Features:
+    """The inputs of the score, each (N,); None for what the table lacks."""
 
     top: Array
     margin: Array | None
@@ -190,7 +190,7 @@ class _Said:
     second: Array | None
 
     @staticmethod
-    def by(table: ScoreTable, exit: str) -> _Said:
+    def of(table: ScoreTable, exit: str) -> _Features:
         row = table.index(exit)
         top = table.scores(DEFAULT_CONFIDENCE)[row]
         low, high = float(top.min()), float(top.max())
@@ -202,21 +202,21 @@ class _Said:
         margin = table.confidence.get(MARGIN)
         detail = table.details.get(exit)
         known = detail is not None and detail.top_classes.shape[1] > 1
-        return _Said(
+        return _Features(
             top,
             None if margin is None else margin[row],
             table.prediction[row],
             detail.top_classes[:, 1] if detail is not None and known else None,
         )
 
-    def judged_by(self, score: DeferralScore) -> Array:
+    def score(self, score: DeferralScore) -> Array:
         margin = np.zeros(len(self.top)) if self.margin is None else self.margin
         return score.of(self.top, margin, self.first, self.second)
 
-    def rows(self, index: Array) -> _Said:
+    def rows(self, index: Array) -> _Features:
         margin = None if self.margin is None else self.margin[index]
         second = None if self.second is None else self.second[index]
-        return _Said(self.top[index], margin, self.first[index], second)
+        return _Features(self.top[index], margin, self.first[index], second)
 
 
 def _targets(table: ScoreTable, little: str, reference: str) -> Array:
@@ -225,22 +225,22 @@ def _targets(table: ScoreTable, little: str, reference: str) -> Array:
     return np.where(first, 1.0, np.where(big, 0.0, 0.5))
 
 
-def _fitted(said: _Said, targets: Array, little: str, reference: str) -> DeferralScore:
+def _fitted(inputs: _Features, targets: Array, little: str, reference: str) -> DeferralScore:
     from scipy import sparse
 
-    if min((targets == 1).sum(), (targets < 1).sum()) < _SEEN:
+    if min((targets == 1).sum(), (targets < 1).sum()) < _LEAST:
         return DeferralScore(little, reference, 0.0, 1.0, 0.0)
-    inside = np.clip(said.top.astype(np.float64), CLIP, 1 - CLIP)
-    margin = np.zeros(len(inside)) if said.margin is None else said.margin.astype(np.float64)
-    first = _seen(said.first)
-    second = _seen(said.second) if said.second is not None else np.empty(0, np.intp)
-    sure = np.stack([np.log(inside / (1 - inside)), margin], 1)
-    blocks = [sure, _marks(said.first, first)]
-    if said.second is not None:
-        blocks.append(_marks(said.second, second))
+    inside = np.clip(inputs.top.astype(np.float64), CLIP, 1 - CLIP)
+    margin = np.zeros(len(inside)) if inputs.margin is None else inputs.margin.astype(np.float64)
+    first = _frequent(inputs.first)
+    second = _frequent(inputs.second) if inputs.second is not None else np.empty(0, np.intp)
+    numbers = np.stack([np.log(inside / (1 - inside)), margin], 1)
+    blocks = [numbers, _marks(inputs.first, first)]
+    if inputs.second is not None:
+        blocks.append(_marks(inputs.second, second))
     features = sparse.csr_array(sparse.hstack(blocks))
     scale = np.full(features.shape[1], _OF_CLASS)
-    scale[:2] = np.maximum(sure.std(0), _LEAST_SD)
+    scale[:2] = np.maximum(numbers.std(0), _LEAST_SD)
     bias, weights = _regressed(features, scale, targets)
     start = 2 + len(first)
     return DeferralScore(
@@ -272,7 +272,7 @@ def _regressed(features: Any, scale: Array, targets: Array) -> tuple[float, Arra
 
 
 def _marks(classes: Array, seen: Array) -> Any:
-    """Which of the seen classes each sample has, (N, S) sparse."""
+    """One-hot columns of the frequent classes, (N, S) sparse."""
     from scipy import sparse
 
     column = np.full(int(classes.max()) + 1, -1)
@@ -282,8 +282,8 @@ def _marks(classes: Array, seen: Array) -> Any:
     return sparse.csr_array((np.ones(len(rows)), places), shape=(len(classes), len(seen)))
 
 
-def _seen(classes: Array) -> npt.NDArray[np.intp]:
-    return np.flatnonzero(np.bincount(classes) >= _SEEN)
+def _frequent(classes: Array) -> npt.NDArray[np.intp]:
+    return np.flatnonzero(np.bincount(classes) >= _LEAST)
 
 
 def _by_class(classes: Array, weights: Array) -> tuple[float, ...]:

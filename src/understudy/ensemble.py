@@ -1,8 +1,8 @@
-"""Averaging on deferral: a derived exit whose answer is the average of what several exits say.
+"""Ensembles on deferral: a derived exit whose logits are the average of those of several exits.
 
-A sample that was deferred has paid for the little model already, so the average of both answers
-costs nothing more than the large model's alone. Averages are exits like any other, with rows,
-parts and a recipe: a policy little -> little+big defers to the average.
+A sample that was deferred has paid for the little model already, so the average of both costs
+no more than the large model alone. An ensemble is an exit like any other, with rows and parts; its
+origin has its members and temperatures. A policy little -> little+big defers to the ensemble.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from understudy.exit import Detail, Exit, LazyDetails
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
-RECIPE = "recipe"
+ORIGIN_KEY = "recipe"
 TOP = 5
-_ROWS = 4096  # samples that are averaged at a time, which bounds the memory for many classes
+_ROWS = 4096  # samples in one block, which bounds the memory for many classes
 _LOG_T = (-3.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Ensemble(Stored, what="an ensemble", error=PolicyError, remedy="search again"):
-    """The recipe of an averaged exit: the mean of the members' logits, each over its temperature.
+    """The mean of the members' logits, each divided by its temperature.
 
     That is the log-mean, the average of log-probabilities after temperature scaling, up to a
-    constant per sample, which no softmax sees.
+    constant per sample, which no softmax depends on.
 
     >>> Ensemble(("tiny", "big"), (2.0, 1.0)).weights
     (0.25, 0.5)
@@ -49,12 +49,12 @@ class Ensemble(Stored, what="an ensemble", error=PolicyError, remedy="search aga
         object.__setattr__(self, "exits", tuple(self.exits))
         object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
         if len(self.exits) < 2 or len(set(self.exits)) < len(self.exits):
-            raise PolicyError(f"an average is of two exits or more, found {list(self.exits)}")
+            raise PolicyError(f"an ensemble is of two exits or more, found {list(self.exits)}")
         if len(self.exits) != len(self.temperatures) or not all(
             0 < t < math.inf for t in self.temperatures
         ):
             raise PolicyError(
-                f"an average has one temperature above 0 for each of {list(self.exits)}, found "
+                f"an ensemble has one temperature above 0 for each of {list(self.exits)}, found "
                 f"{list(self.temperatures)}: fit them on tune"
             )
 
@@ -68,25 +68,25 @@ class Ensemble(Stored, what="an ensemble", error=PolicyError, remedy="search aga
         """What each exit's logits are multiplied by: 1 / (exits x temperature), in float32.
 
         One product and one sum in float32 round alike everywhere, so that a running cascade and a
-        table agree to the last bit on the average of the same logits.
+        table agree to the last bit on the ensemble of the same logits.
         """
         count = len(self.exits)
         return tuple(float(np.float32(1 / (count * t))) for t in self.temperatures)
 
 
 def ensemble_of(origin: Mapping[str, Any]) -> Ensemble | None:
-    """The recipe in an exit's origin, or None for an exit that is a model of its own."""
-    return Ensemble.from_dict(origin[RECIPE]) if RECIPE in origin else None
+    """The ensemble in an exit's origin, or None for an exit that is a model of its own."""
+    return Ensemble.from_dict(origin[ORIGIN_KEY]) if ORIGIN_KEY in origin else None
 
 
 def models_of(table: ScoreTable) -> ScoreTable:
-    """The table without its averaged exits."""
+    """The table without its ensembles."""
     names = [exit.name for exit in table.exits if ensemble_of(exit.origin) is None]
     return table if len(names) == len(table.exits) else table.only(names)
 
 
 def cheaper_models(table: ScoreTable, reference: str, *, unit: str | None = None) -> list[str]:
-    """The models that cost less than the reference, averaged exits left out."""
+    """The models that cost less than the reference, ensembles left out."""
     unit = table.unit(unit)
     full = table.cost_of([reference], unit)
     return [n for n in models_of(table).names if table.cost_of([n], unit) < full]
@@ -99,52 +99,52 @@ def with_ensemble(
     *,
     name: str | None = None,
 ) -> ScoreTable:
-    """The table with one further exit, the average of some: rows, parts and recipe.
+    """The table with one further exit, the ensemble of some.
 
     It runs the union of their parts. Its rows come from the logits that the table keeps (float16):
     a running cascade, which averages logits at full precision, may answer otherwise where the two
-    best classes of the average are nearly tied. Confidences that are no function of logits, such
+    best classes of the ensemble are nearly tied. Confidences that are no function of logits, such
     as learned scores, hold its max softmax.
 
-    >>> sure, torn = [[.9, .1]], [[.4, .6]]
-    >>> table = ScoreTable.from_probabilities({"tiny": sure, "big": torn}, [0], costs={"tiny": 1})
+    >>> clear, tied = [[.9, .1]], [[.4, .6]]
+    >>> table = ScoreTable.from_probabilities({"tiny": clear, "big": tied}, [0], costs={"tiny": 1})
     >>> wider = with_ensemble(table, ["tiny", "big"], [1.0, 1.0])
     >>> wider.names, wider.prediction[:, 0].tolist(), wider.exits[2].parts
     (('tiny', 'big', 'tiny+big'), [0, 1, 0], ('tiny', 'big'))
 
     Raises:
-        TableError: an unknown exit, one that is an average itself, one whose logits were not kept,
+        TableError: an unknown exit, one that is an ensemble itself, one whose logits were not kept,
             or a name that is taken.
         PolicyError: fewer than two exits, or temperatures that are not positive.
     """
-    recipe = Ensemble(tuple(exits), tuple(temperatures))
-    members = [table.exits[table.index(one)] for one in recipe.exits]
-    nested = [one.name for one in members if RECIPE in one.origin]
+    ensemble = Ensemble(tuple(exits), tuple(temperatures))
+    members = [table.exits[table.index(one)] for one in ensemble.exits]
+    nested = [one.name for one in members if ORIGIN_KEY in one.origin]
     if nested:
         raise TableError(
-            f"an average is of models, {listed(map(repr, nested))} is an average itself: name its "
-            "members"
+            f"an ensemble is of models, {listed(map(repr, nested))} is an ensemble itself: name "
+            "its members"
         )
     new = Exit(
-        recipe.name if name is None else name,
+        ensemble.name if name is None else name,
         tuple(dict.fromkeys(part for one in members for part in one.parts)),
-        {RECIPE: recipe.to_dict()},
+        {ORIGIN_KEY: ensemble.to_dict()},
     )
-    kept = [kept_logits(table, one) for one in recipe.exits]
+    logits = [logits_of(table, one) for one in ensemble.exits]
     rows = _Rows.joined(
         [
-            _Rows.of(_mean([logits[block] for logits in kept], recipe.weights))
+            _Rows.of(_mean([rows[block] for rows in logits], ensemble.weights))
             for block in _blocks(len(table))
         ]
     )
-    sure = {
+    values = {
         key: rows.confidence.get(key, rows.confidence[CONFIDENCES[0]]) for key in table.confidence
     }
     return replace(
         table,
         exits=(*table.exits, new),
         prediction=np.vstack([table.prediction, rows.prediction]),
-        confidence={key: np.vstack([old, sure[key]]) for key, old in table.confidence.items()},
+        confidence={key: np.vstack([old, values[key]]) for key, old in table.confidence.items()},
         details=LazyDetails.of(table.details).plus(new.name, rows.detail),
     )
 
@@ -183,10 +183,10 @@ def ensemble_pairs(
     fit_on: str = "tune",
     unit: str | None = None,
 ) -> ScoreTable:
-    """The table with an averaged last stage little+reference for each cheaper exit.
+    """The table with an ensemble little+reference for each cheaper exit.
 
     Args:
-        littles: the exits to average with the reference; all that are cheaper if None.
+        littles: the exits to combine with the reference; all that are cheaper if None.
         fit_on: the split that the temperatures are fitted on.
 
     Raises:
@@ -194,22 +194,22 @@ def ensemble_pairs(
     """
     if table.label is None:
         raise TableError(
-            "averaging is fitted to labels, this table has none: without them the reference's own "
-            "answers are the truth, which no average improves on"
+            "an ensemble is fitted to labels, this table has none: without them the reference's "
+            "own predictions are the truth, which no ensemble improves on"
         )
     if littles is None:
         littles = cheaper_models(table, reference, unit=unit)
     part = table.on(fit_on)
     assert part.label is not None
     fitted = {
-        one: fit_temperature(kept_logits(part, one), part.label) for one in (*littles, reference)
+        one: fit_temperature(logits_of(part, one), part.label) for one in (*littles, reference)
     }
     for little in littles:
         table = with_ensemble(table, [little, reference], [fitted[little], fitted[reference]])
     return table
 
 
-def kept_logits(table: ScoreTable, exit: str) -> Array:
+def logits_of(table: ScoreTable, exit: str) -> Array:
     """The logits of one exit, (N, C) float16.
 
     Raises:
@@ -219,7 +219,7 @@ def kept_logits(table: ScoreTable, exit: str) -> Array:
     detail = table.details.get(exit)
     if detail is None or detail.logits is None:
         raise TableError(
-            f"an average is made from logits, this table keeps none of {exit!r}: score again with "
+            f"an ensemble is made from logits, this table keeps none of {exit!r}: score again with "
             "--keep-logits"
         )
     return detail.logits
@@ -227,7 +227,7 @@ def kept_logits(table: ScoreTable, exit: str) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """What an exit says, from its logits: answers (n,), confidences by name (n,), top classes."""
+    """The outputs of an exit from its logits: predictions (n,), confidences (n,), top classes."""
 
     prediction: Array
     confidence: Mapping[str, Array]

@@ -1,4 +1,4 @@
-"""What can go wrong, by cause. Every message says the rule, what was found, and the way out."""
+"""Errors, by cause. Every message has the rule, what was found, and the way out."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ class LazyDetails(Mapping[str, Detail]):
     def of(source: Mapping[str, Detail], names: Iterable[str] | None = None) -> LazyDetails:
         """Details that stay where they are, of all exits or of those named that have some."""
         known = set(source)
-        kept = source if names is None else [name for name in names if name in known]
-        return LazyDetails({name: partial(source.__getitem__, name) for name in kept})
+        chosen = source if names is None else [name for name in names if name in known]
+        return LazyDetails({name: partial(source.__getitem__, name) for name in chosen})
 
     def rows(self, index: Array) -> LazyDetails:
         """The same for some of the samples."""

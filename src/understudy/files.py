@@ -1,5 +1,4 @@
-"""Files are written whole or not at all, and read with a sentence when they are not what they
-claim."""
+"""Files and folders that are written whole or not at all; JSON with its format and version."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from understudy.errors import DataError, UnderstudyError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well.
+    """A temporary file next to `path` that takes its place when the block ends well.
 
     Raises:
         UnderstudyError: the folder cannot be written.
@@ -42,7 +41,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well.
+    """A temporary folder next to `path` that takes its place when the block ends well.
 
     An older folder stays whole until the new one is complete.
     """
@@ -87,7 +86,7 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
-    """Read JSON, or say in one sentence why `path` is not `what`.
+    """Read JSON.
 
     Raises:
         UnderstudyError: of the type given: the file is missing or is no JSON.
@@ -120,16 +119,16 @@ def check_version(
 
 
 def keep_plan(folder: Path, plan: Mapping[str, Any], *, kind: str, newest: int, what: str) -> None:
-    """Note in a folder of unfinished work what is being done there, or check that it is the same.
+    """Write the arguments of unfinished work into its folder, or check that they are the same.
 
     Args:
         folder: made where it is missing.
-        plan: plain JSON, all that decides the outcome; older work goes on under the same one.
-        kind, newest: the format of the note.
+        plan: the arguments that decide the outcome, as plain JSON.
+        kind, newest: the format and version of the file.
         what: what is unfinished, for the message.
 
     Raises:
-        DataError: work of another plan, or something else, is in the way.
+        DataError: work with other arguments, or something else, is in the way.
         UnderstudyError: the place cannot be written.
     """
     manifest = folder / "manifest.json"
@@ -142,10 +141,10 @@ def keep_plan(folder: Path, plan: Mapping[str, Any], *, kind: str, newest: int, 
         return
     data = read_json(manifest, DataError, what)
     check_version(data, kind=kind, newest=newest, path=manifest, error=DataError)
-    now, kept = json.loads(json.dumps(plan)), data.get("plan")
-    if kept == now:
+    now, found = json.loads(json.dumps(plan)), data.get("plan")
+    if found == now:
         return
-    older = kept if isinstance(kept, dict) else {}
+    older = found if isinstance(found, dict) else {}
     key = next((key for key in now if older.get(key) != now[key]), "plan")
     raise DataError(
         f"{what} goes on under the same plan, {str(folder)!r} has another for {key} "

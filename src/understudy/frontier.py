@@ -106,7 +106,7 @@ class Frontier(
             best = max((point.accuracy for point in self.points), default=float("nan"))
             raise PolicyError(
                 f"no point of this frontier reaches the accuracy {accuracy:g}, the best has "
-                f"{best:g}: ask for less, or score a larger model"
+                f"{best:g}: accept less, or score a larger model"
             )
         return min(fitting, key=lambda point: point.cost)
 

@@ -46,7 +46,7 @@ def import_record(
 
     Exits are named `pos{j}/{type}` by the names in the JSON, or `pos{j}/type{i}`; the last one is
     `base`. Trunk, shared parts and heads become parts, so that a sample pays each once; the base
-    alone needs no shared part. Where k > 1, margins and top classes are kept too.
+    alone needs no shared part. Where k > 1, margins and top classes are stored too.
 
     Args:
         names: (E + 1,) names of the exits instead, the full model's last.
@@ -56,8 +56,8 @@ def import_record(
         DataError: a file that is missing, pickled or incomplete, or shapes that do not agree.
         TableError: NaN confidences, labels that are no class numbers, an unknown split.
     """
-    said, prices = _read_record(record), _read_macs(macs)
-    rows, types = len(said.prediction), len(prices.heads)
+    outputs, prices = _read_record(record), _read_macs(macs)
+    rows, types = len(outputs.prediction), len(prices.heads)
     positions = (rows - 1) // types
     if rows < 2 or (rows - 1) % types:
         raise DataError(
@@ -69,8 +69,11 @@ def import_record(
     parts, costs = prices.parts(positions)
     exits = _checked_names(list(parts) if names is None else list(names), rows)
     table = ScoreTable.from_predictions(
-        {name: (said.prediction[row, :, 0], said.surety(row)) for row, name in enumerate(exits)},
-        said.label,
+        {
+            name: (outputs.prediction[row, :, 0], outputs.confidences(row))
+            for row, name in enumerate(exits)
+        },
+        outputs.label,
         costs={"MACs": costs},
         ids=ids,
         groups=groups,
@@ -78,13 +81,14 @@ def import_record(
         parts=dict(zip(exits, parts.values(), strict=True)),
         provenance={"record": str(record), "macs": str(macs), "backbone": prices.backbone},
     )
-    details = {name: said.detail(row) for row, name in enumerate(exits)} if said.kept > 1 else {}
-    return replace(table, details=details)
+    if outputs.top == 1:
+        return table
+    return replace(table, details={n: outputs.detail(row) for row, n in enumerate(exits)})
 
 
 def from_strict(threshold: float, observed: npt.ArrayLike) -> float:
     """The threshold t' for which `>= t'` accepts those of the observed confidences that are above
-    `threshold`, as others' rules do.
+    `threshold`, as the rules of other projects do.
 
     It is the same number unless a confidence was observed at it: then it lies between that one and
     the next above, or is `inf` where nothing is above.
@@ -108,18 +112,18 @@ class _Record:
     confidence: Array
 
     @property
-    def kept(self) -> int:
-        """k, how many top classes were kept."""
+    def top(self) -> int:
+        """k, the number of top classes."""
         return int(self.prediction.shape[2])
 
-    def surety(self, row: int) -> dict[str, Array]:
+    def confidences(self, row: int) -> dict[str, Array]:
         top = self.confidence[row]
-        margin = {"margin": top[:, 0] - top[:, 1]} if self.kept > 1 else {}
+        margin = {"margin": top[:, 0] - top[:, 1]} if self.top > 1 else {}
         return {"max_softmax": top[:, 0], **margin}
 
     def detail(self, row: int) -> Detail:
-        classes, sure = self.prediction[row], self.confidence[row]
-        return Detail(classes.astype(np.int32), sure.astype(np.float32))
+        classes, values = self.prediction[row], self.confidence[row]
+        return Detail(classes.astype(np.int32), values.astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Predictions made elsewhere, as a score table: CSV or Parquet files joined by a key."""
+"""Predictions of other programs as a score table: CSV or Parquet files joined by a key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from understudy.split import DEFAULT_SHARES
 
 @dataclass(frozen=True)
 class LabelFile:
-    """The file that says which samples there are, in which order, and what is true of them.
+    """The file of the samples: their keys in order, and their labels.
 
     `label` is None where there are no labels; `group` and `split` name columns that may bring
     groups (a patient, a video) or a split of the user's own.
@@ -152,10 +152,10 @@ def _exit_rows(
                 f"every file has the keys of the labels, {str(file)!r} {what} {len(wrong)} "
                 f"{'key' if len(wrong) == 1 else 'keys'}: {listed(wrong.to_list())}"
             )
-    answer, sure = _column(frame, columns[0], file), _confidence(frame, columns[1], file)
-    joined = pl.DataFrame({"key": own, "answer": answer, "sure": sure})
+    answer, confidence = _column(frame, columns[0], file), _confidence(frame, columns[1], file)
+    joined = pl.DataFrame({"key": own, "answer": answer, "confidence": confidence})
     rows = pl.DataFrame({"key": keys}).join(joined, on="key", how="left", maintain_order="left")
-    return rows["answer"], rows["sure"].to_numpy()
+    return rows["answer"], rows["confidence"].to_numpy()
 
 
 def _confidence(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:

@@ -1,15 +1,15 @@
-"""What the C library does with memory that is given back to it."""
+"""A setting of the C library's allocator."""
 
 from __future__ import annotations
 
 import ctypes
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-KEPT, PAD = 2**31 - 1, 2**26
+KEEP, PAD = 2**31 - 1, 2**26
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library to keep freed memory for this process, and say whether it does.
+    """Let the C library keep freed memory for this process; whether it does.
 
     The GNU C library hands large blocks back to the system when they are freed and takes them anew
     for the next layer's output; the page faults of that take about a third of the time of a small
@@ -24,6 +24,6 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: KEPT, M_TOP_PAD: PAD}
+    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: KEEP, M_TOP_PAD: PAD}
     done = [mallopt(option, value) for option, value in settings.items()]
     return all(done)

@@ -1,4 +1,4 @@
-"""What a running cascade may be set to: certified points, each a policy with what it was proved."""
+"""Operating points of a running cascade: certified policies, each with its bound and its cost."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from understudy.result import Result
 
 @dataclass(frozen=True)
 class OperatingPoint(Stored, what="an operating point", error=PolicyError):
-    """A point that a cascade can be dialled to.
+    """A policy that a cascade can be switched to while it runs.
 
     Attributes:
-        policy: what is executed there.
+        policy: the policy that is executed.
         max_drop: the drop in points that was proved; 0 for the reference itself.
         delta: the chance that this proof is wrong; 0 for the reference itself.
         cost: mean cost per sample, measured on the test split.
@@ -36,21 +36,21 @@ def operating_points_of(result: Result) -> tuple[OperatingPoint, ...]:
     Certificates of several budgets hold all at once where the search was `search_jointly`.
     """
     unit, reference = result.unit, result.reference
-    alone = next(single for single in result.singles if single.name == reference)
-    outcome = alone.on.get("test") or alone.on["all"]
-    settings = [OperatingPoint(Policy.single(reference), 0.0, 0.0, outcome.cost[unit], unit)]
+    single = next(single for single in result.singles if single.name == reference)
+    outcome = single.on[result.measured_on]
+    points = [OperatingPoint(Policy.single(reference), 0.0, 0.0, outcome.cost[unit], unit)]
     for choice in result.choices:
         proof = choice.certificate
         if proof is not None and not proof.falls_back:
             cost = choice.outcome.cost[unit]
-            settings.append(OperatingPoint(choice.policy, proof.budget, proof.delta, cost, unit))
-    return tuple(sorted(settings, key=lambda setting: (setting.cost, setting.max_drop)))
+            points.append(OperatingPoint(choice.policy, proof.budget, proof.delta, cost, unit))
+    return tuple(sorted(points, key=lambda point: (point.cost, point.max_drop)))
 
 
 def select_operating_point(
-    settings: Sequence[OperatingPoint], *, max_drop: float | None = None, cost: float | None = None
+    points: Sequence[OperatingPoint], *, max_drop: float | None = None, cost: float | None = None
 ) -> OperatingPoint:
-    """The cheapest setting within a drop, or the one with the least drop within a cost.
+    """The cheapest operating point within a drop, or the one with the least drop within a cost.
 
     >>> small = OperatingPoint(Policy.pair("tiny", "big", 0.9), 0.5, 0.05, 2.0, "MACs")
     >>> whole = OperatingPoint(Policy.single("big"), 0.0, 0.0, 9.0, "MACs")
@@ -61,24 +61,24 @@ def select_operating_point(
     9.0
 
     Raises:
-        PolicyError: no setting fits, or not exactly one of the two is given.
+        PolicyError: no point fits, or not exactly one of the two is given.
     """
     if (max_drop is None) == (cost is None):
         raise PolicyError(
-            f"a cascade is dialled by one of max_drop and cost, found max_drop={max_drop} and "
-            f"cost={cost}: give one"
+            f"an operating point is selected by one of max_drop and cost, found "
+            f"max_drop={max_drop} and cost={cost}: give one"
         )
     if max_drop is not None:
-        fitting = [one for one in settings if one.max_drop <= max_drop + 1e-9]
+        fitting = [one for one in points if one.max_drop <= max_drop + 1e-9]
         if fitting:
             return min(fitting, key=lambda one: (one.cost, one.max_drop))
     elif cost is not None:
-        fitting = [one for one in settings if one.cost <= cost]
+        fitting = [one for one in points if one.cost <= cost]
         if fitting:
             return min(fitting, key=lambda one: (one.max_drop, one.cost))
-    offers = [f"{one.max_drop:g} points at {one.cost:.4g} {one.unit}" for one in settings]
-    asked = f"a drop of {max_drop:g} points" if cost is None else f"a cost of {cost:g}"
+    offers = [f"{one.max_drop:g} points at {one.cost:.4g} {one.unit}" for one in points]
+    requested = f"a drop of {max_drop:g} points" if cost is None else f"a cost of {cost:g}"
     raise PolicyError(
-        f"no certified setting lies within {asked}, this cascade has "
+        f"no certified operating point lies within {requested}, this cascade has "
         f"{listed(offers, 12) or 'none'}: build it from a search for that budget (--max-drop)"
     )

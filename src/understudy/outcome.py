@@ -1,4 +1,4 @@
-"""What a policy does on a table. `evaluate` is the specification; every fast path is held to it."""
+"""The outcome of a policy on a table: `evaluate` is the specification of every faster way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Decisions:
-    """What happens to every sample: which stage answers, what, and how sure it was. Each is (N,).
+    """Per sample (N,): the stage that answers, its prediction and its confidence.
 
     The confidence is NaN where the last stage, which needs none, names one that the table lacks.
     """
@@ -38,10 +38,10 @@ class Outcome(
         *("drop", "drop_interval", "losses", "gains", "cost", "saving", "shares"),
     ),
 ):
-    """What a policy does on a table.
+    """The figures of a policy on a table.
 
     Attributes:
-        samples: how many samples there were.
+        samples: the number of samples.
         reference: the exit it is compared with.
         accuracy, reference_accuracy: fractions of right answers.
         drop: the paired gap in points: 100 x mean of (reference right) - (cascade right).
@@ -74,7 +74,7 @@ class Outcome(
     def drop_interval(self) -> Interval:
         """95 % interval of the drop in points (Agresti & Min 2005: Wald, half a sample per cell).
 
-        For one policy fixed beforehand; the promise after a search is the certificate's. The
+        For one policy fixed beforehand; after a search the certificate's bound holds. The
         reference's own drop is 0 by definition.
         """
         if set(self.shares) == {self.reference}:
@@ -83,7 +83,7 @@ class Outcome(
 
 
 def decide(table: ScoreTable, policy: Policy) -> Decisions:
-    """Which stage answers each sample, and what it says.
+    """The stage that answers each sample, and its prediction.
 
     Raises:
         TableError: the policy names an exit or a confidence that the table lacks.
@@ -93,26 +93,27 @@ def decide(table: ScoreTable, policy: Policy) -> Decisions:
     prediction = np.zeros(count, np.int32)
     confidence = np.zeros(count)
     left = np.arange(count)
-    for number, step in enumerate(policy.stages):
-        row = table.index(step.exit)
-        if step.threshold is None and step.confidence not in table.confidence:
-            sure = np.full(len(left), np.nan)
+    for number, rule in enumerate(policy.stages):
+        row = table.index(rule.exit)
+        if rule.threshold is None and rule.confidence not in table.confidence:
+            values = np.full(len(left), np.nan)
         else:
-            sure = table.scores(step.confidence)[row, left]
-        answered = accepts(sure, step.threshold)
+            values = table.scores(rule.confidence)[row, left]
+        answered = accepts(values, rule.threshold)
         rows = left[answered]
         stage[rows] = number
         prediction[rows] = table.prediction[row, rows]
-        confidence[rows] = sure[answered]
+        confidence[rows] = values[answered]
         left = left[~answered]
     return Decisions(stage, prediction, confidence)
 
 
 def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None) -> Outcome:
-    """What the policy does on the table, compared with the reference (the costliest exit if None).
+    """The outcome of the policy on the table, compared with the reference.
 
-    A sample pays, in every unit, the sum over the union of the parts of the exits it visited.
-    Without labels the reference's answers are the labels, and the drop is disagreement.
+    The reference is the costliest exit if None. A sample pays, in every unit, the sum over the
+    union of the parts of the exits it visited. Without labels the reference's predictions are the
+    labels, and the drop is disagreement.
 
     >>> import numpy as np
     >>> table = ScoreTable.from_predictions(
@@ -126,23 +127,23 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
         TableError: the policy names an exit or a confidence that the table lacks, or a part has no
             cost.
     """
-    judge = table.reference(reference)
+    reference = table.reference(reference)
     decisions = decide(table, policy)
-    truth = table.truth(judge)
+    truth = table.truth(reference)
     right = decisions.prediction == truth
-    reference_right = table.prediction[table.index(judge)] == truth
+    reference_right = table.prediction[table.index(reference)] == truth
     answered = np.bincount(decisions.stage, minlength=len(policy.stages))
     visits = [policy.exits[: stage + 1] for stage in range(len(policy.stages))]
     count = len(table)
     cost, saving = {}, {}
-    for unit in units_of(table, {judge, *policy.exits}):
+    for unit in units_of(table, {reference, *policy.exits}):
         paid = [table.cost_of(exits, unit) for exits in visits]
-        full = table.cost_of([judge], unit)
+        full = table.cost_of([reference], unit)
         cost[unit] = float(sum(k / count * price for k, price in zip(answered, paid, strict=True)))
         saving[unit] = 1 - cost[unit] / full if full else 0.0
     return Outcome(
         samples=count,
-        reference=judge,
+        reference=reference,
         accuracy=float(right.mean()),
         reference_accuracy=float(reference_right.mean()),
         losses=int((reference_right & ~right).sum()),
@@ -209,7 +210,7 @@ def drop_interval(losses: int, gains: int, samples: int) -> Interval:
 
 
 def points(drop: float) -> str:
-    """A number of points in words.
+    """A number of points as text.
 
     >>> points(1.0), points(0.5)
     ('1 point', '0.5 points')

@@ -1,4 +1,4 @@
-"""A policy: which exits are asked, in which order, and how sure each must be to answer."""
+"""A policy: the exits that run, their order, and the confidence at which each answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DEFAULT_CONFIDENCE = "max_softmax"
 class PolicyStage(
     Stored, what="a stage", error=PolicyError, keys=("exit", "confidence", "threshold")
 ):
-    """One stage of a policy: an exit, the confidence it is judged by, and its threshold.
+    """One stage of a policy: an exit, the confidence that decides, and its threshold.
 
     The stage answers a sample when ``confidence >= threshold``; ``None`` answers whatever is left.
-    ``inf`` accepts nobody, ``-inf`` everybody.
+    ``inf`` accepts no sample, ``-inf`` all.
     """
 
     exit: str
@@ -36,7 +36,7 @@ class PolicyStage(
 
 @dataclass(frozen=True)
 class Policy(StoredFile, what="a policy", error=PolicyError):
-    """Stages asked in order; the last one has no threshold and answers whatever is left.
+    """Stages that run in order; the last one has no threshold and answers whatever is left.
 
     Ties are settled once for the whole library: a stage answers when ``confidence >= threshold``,
     compared in float64. Saved thresholds make an exact round trip.
@@ -56,16 +56,16 @@ class Policy(StoredFile, what="a policy", error=PolicyError):
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
         if not self.stages:
-            raise PolicyError("a policy has at least one stage, found none: name the exits to ask")
-        names = [step.exit for step in self.stages]
+            raise PolicyError("a policy has at least one stage, found none: name its exits")
+        names = [stage.exit for stage in self.stages]
         if len(set(names)) < len(names):
             raise PolicyError(
                 f"each exit appears once in a policy, found {names}: drop the repeats"
             )
-        for step in self.stages[:-1]:
-            if step.threshold is None:
+        for stage in self.stages[:-1]:
+            if stage.threshold is None:
                 raise PolicyError(
-                    f"only the last stage has no threshold, {step.exit!r} has none before "
+                    f"only the last stage has no threshold, {stage.exit!r} has none before "
                     f"{names[-1]!r}: give it a number, or end the policy there"
                 )
         if self.stages[-1].threshold is not None:
@@ -76,7 +76,7 @@ class Policy(StoredFile, what="a policy", error=PolicyError):
 
     @staticmethod
     def single(exit: str) -> Policy:
-        """The policy that asks one exit only."""
+        """The policy of one exit that answers every sample."""
         return Policy((PolicyStage(exit),))
 
     @staticmethod
@@ -88,8 +88,8 @@ class Policy(StoredFile, what="a policy", error=PolicyError):
 
     @property
     def exits(self) -> tuple[str, ...]:
-        """The exits in the order they are asked."""
-        return tuple(step.exit for step in self.stages)
+        """The exits in the order in which they run."""
+        return tuple(stage.exit for stage in self.stages)
 
     def describe(self) -> str:
         """The policy in words."""

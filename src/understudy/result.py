@@ -1,4 +1,4 @@
-"""All that one search found, as one JSON file."""
+"""The result of a search: one JSON file, one table in a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Baselines(Stored):
-    """What a choice is measured against, on the split that its headline figures come from.
+    """What a choice is compared with, on the split of its headline figures.
 
     Attributes:
         single: the best single exit (by tune accuracy) that costs no more; None if all cost more.
@@ -55,14 +55,14 @@ class Choice(
     keys=("max_drop", "policy", "on", "baselines", "certificate", "classes", "verdict"),
     ignored=("cost", "saving", "drop", "shares"),
 ):
-    """The plan for one budget.
+    """The policy chosen for one budget.
 
     Attributes:
         max_drop: the budget in points.
-        policy: the plan.
-        on: what it does, by split: tune, certify and test, or all where it was searched in-sample.
+        policy: the policy.
+        on: its outcome by split: tune, certify and test, or all where it was searched in-sample.
         certificate: the proof; None in-sample, where nothing is proved.
-        baselines: what it is measured against, on test (or all).
+        baselines: what it is compared with, on test (or all).
         verdict: in words; may be "a cascade does not pay here".
         classes: the classes that lose most on test (or all): estimates, not proved.
     """
@@ -99,8 +99,7 @@ class Choice(
 
 @dataclass(frozen=True)
 class Published(Stored):
-    """What a published rule chose for one budget (points), and what it does where it is
-    measured."""
+    """The policy that a published rule chose for one budget (points), and its outcome."""
 
     rule: str
     max_drop: float
@@ -110,7 +109,7 @@ class Published(Stored):
 
 @dataclass(frozen=True)
 class Single(Stored):
-    """One exit by itself: its origin (plain JSON), its costs by unit, what it does by split."""
+    """One exit by itself: its origin (plain JSON) and its outcome by split."""
 
     name: str
     origin: Mapping[str, Any]
@@ -129,17 +128,18 @@ class Result(
     ),
     format="understudy.result",
 ):
-    """All that one search found; `print(result)` shows it as a table.
+    """All that one search found; `print(result)` prints it as a table.
 
     Attributes:
-        unit, reference, delta: what was minimised, against whom, at which level.
+        unit, reference, delta: the cost that was minimised, the exit that drops are measured
+            against, and the level.
         choices: one per budget.
         singles: every exit by itself, cheapest first.
         frontier: all non-dominated policies found, as measured on `searched_on`.
         searched_on: "tune", or "all" for a search in-sample, whose figures are too good.
         difficulty: accuracy by difficulty over all samples; None for a table of one exit.
         table: hash, samples per split, provenance.
-        asked: the arguments of the search, so that it can be done again.
+        arguments: the arguments of the search, so that it can be repeated.
         published: what the papers' own rules choose on the same samples, for comparison.
     """
 
@@ -152,7 +152,7 @@ class Result(
     searched_on: str
     difficulty: Difficulty | None
     table: Mapping[str, Any]
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict, metadata=stored(key="asked"))
     published: tuple[Published, ...] = ()
 
     @property
@@ -168,7 +168,7 @@ class Result(
         """The choice for a budget; the only one, or the first, where none is named.
 
         Raises:
-            PolicyError: the search was not asked for that budget.
+            PolicyError: the search had no such budget.
         """
         if max_drop is None:
             return self.choices[0]
@@ -187,8 +187,8 @@ class Result(
     def view(self) -> Group:
         """The result for a terminal: single exits, the choice per budget, baselines, verdicts."""
         warning = warning_of(
-            "IN-SAMPLE: chosen and measured on the same samples. These figures promise too "
-            "much; nothing is certified."
+            "IN-SAMPLE: chosen and measured on the same samples. These figures are too "
+            "good; nothing is certified."
         )
         return group_of(
             *([warning] if self.in_sample else []),
@@ -242,7 +242,7 @@ def _choices_table(result: Result) -> Table:
     costs = [set(choice.outcome.cost) for choice in result.choices]
     others = sorted(set.intersection(*costs) - {result.unit})
     proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
-    head = ("max drop", "plan, and who answers", result.unit, "saving")
+    head = ("max drop", "plan, share per stage", result.unit, "saving")
     return table_of(
         f"the cheapest plan per budget, measured on {result.measured_on}",
         (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
@@ -289,7 +289,7 @@ def _baselines_table(result: Result) -> Table:
 def _published_table(result: Result) -> Table:
     return table_of(
         f"what published rules choose, measured on {result.measured_on}; nothing is proved",
-        ("max drop", "plan, and who answers", "rule", result.unit, "saving", "drop"),
+        ("max drop", "plan, share per stage", "rule", result.unit, "saving", "drop"),
         (
             (
                 f"{one.max_drop:g}",

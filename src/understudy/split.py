@@ -1,4 +1,4 @@
-"""Splits: `tune` chooses, `certify` proves, `test` is looked at once."""
+"""Data splits: `tune` to choose on, `certify` to prove on, `test` to measure on once."""
 
 from __future__ import annotations
 

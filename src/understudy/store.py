@@ -4,7 +4,7 @@ TABLE/table.json        format, version, exits, costs, provenance
 TABLE/samples.parquet   id, label, split
 TABLE/exits/000.parquet prediction, the confidences, top_class, top_probability
 TABLE/logits/000.parquet logits (float16), where they were kept
-TABLE/times.json        measured times: kept apart, since no two runs measure the same
+TABLE/times.json        measured times: apart, since they differ from run to run
 TABLE/looks.jsonl       how often the certify split has been read
 """
 
@@ -60,7 +60,7 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
 
 
 def load_table(path: str | Path) -> ScoreTable:
-    """Read a table; top classes and logits are read when they are asked for.
+    """Read a table; top classes and logits are read on first use.
 
     Raises:
         TableError: no table there, a broken one, or one that a newer version wrote.
@@ -85,7 +85,7 @@ def load_table(path: str | Path) -> ScoreTable:
 
 
 def save_times(path: str | Path, times: Costs) -> None:
-    """Write measured times (unit -> part -> ms per sample) beside the scores."""
+    """Write measured times (unit -> part -> ms per sample) next to the scores."""
     write_json(
         Path(path) / _TIMES,
         {
@@ -205,7 +205,7 @@ def _details(folder: Path, exits: tuple[Exit, ...]) -> LazyDetails:
 def _read_detail(file: Path, logits: Path) -> Detail:
     try:
         frame = pl.read_parquet(file, columns=["top_class", "top_probability"])
-        kept = pl.read_parquet(logits)["logits"].to_numpy() if logits.exists() else None
+        stored = pl.read_parquet(logits)["logits"].to_numpy() if logits.exists() else None
     except _PARQUET_ERRORS as error:
         raise TableError(
             f"{str(file)!r} cannot be read ({error}): score that model again"
@@ -213,7 +213,7 @@ def _read_detail(file: Path, logits: Path) -> Detail:
     return Detail(
         frame["top_class"].to_numpy(),
         frame["top_probability"].to_numpy(),
-        None if kept is None else kept.view(np.float16),
+        None if stored is None else stored.view(np.float16),
     )
 
 
@@ -253,6 +253,6 @@ def save_answers(path: str | Path, columns: Mapping[str, Any]) -> None:
 
 
 def read_answers(path: str | Path) -> dict[str, tuple[int, str]]:
-    """What `save_answers` wrote as Parquet: sample id -> (prediction, exit)."""
+    """Read the Parquet file of `save_answers`: sample id -> (prediction, exit)."""
     frame = pl.read_parquet(path, columns=["id", "prediction", "exit"])
-    return {key: (said, by) for key, said, by in frame.iter_rows()}
+    return {key: (prediction, exit) for key, prediction, exit in frame.iter_rows()}

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from understudy import Cascade, Policy
-from understudy.app.bench.benchmark import bench
-from understudy.app.bench.result import (
+from understudy.app.bench import bench
+from understudy.app.bench_result import (
     EXECUTOR,
     IDEAL,
     LARGE,

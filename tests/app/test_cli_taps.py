@@ -1,14 +1,13 @@
-"""taps, as typed."""
+"""The verb `taps`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from command_line import Run, Said
+from command_line import Run, refused
 
 NETS = """
 import torch
@@ -17,14 +16,14 @@ from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 
 def net():
-    print("a factory may talk")
+    print("printed by a factory")
     blocks = [nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()) for _ in range(4)]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
 
 def sized():
     return Stage(net(), preprocess=Preprocess((4, 6), (0.5,) * 2, (0.5,) * 2))
 
-def open_to_all():
+def any_size():
     return Stage(net(), preprocess=Preprocess(None, (0.5,) * 2, (0.5,) * 2))
 
 def bare():
@@ -39,16 +38,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tapped_nets.py").write_text(NETS)
 
 
-def refused(said: Said, words: str) -> None:
-    *_, last = said.err.splitlines()
-    assert (said.code, said.out) == (2, "")
-    assert last.startswith("error: ")
-    assert words in last
-
-
 def test_places_as_json(run: Run) -> None:
-    said = run("taps", "py:tapped_nets:sized", "--count", 2, "--json")
-    found = json.loads(said.out)
+    command = run("taps", "py:tapped_nets:sized", "--count", 2, "--json")
+    found = command.json
     assert found["image"] == [2, 4, 6]
     assert [tap["path"] for tap in found["taps"]] == ["0.1", "1.1", "2.1", "3.1"]
     assert [tap["even"] for tap in found["taps"]] == [True, False, True, False]
@@ -60,22 +52,25 @@ def test_places_as_json(run: Run) -> None:
         "share": 96 / 390,
         "even": True,
     }
-    assert "a factory may talk" in said.err
+    assert "printed by a factory" in command.stderr
 
 
 def test_places_for_people(run: Run) -> None:
-    said = run("taps", "py:tapped_nets:open_to_all", "--size", "4x6", "--count", 2)
-    assert said.code == 0
-    assert "images of 4x6: 4 places" in said.out
-    assert [line.split()[1] for line in said.out.splitlines() if "●" in line] == ["0.1", "2.1"]
-    assert "--taps 0.1,2.1" in said.out
-    assert "--taps" not in run("taps", "py:tapped_nets:sized").out
+    command = run("taps", "py:tapped_nets:any_size", "--size", "4x6", "--count", 2)
+    assert command.exit_code == 0
+    assert "images of 4x6: 4 places" in command.stdout
+    assert [line.split()[1] for line in command.stdout.splitlines() if "●" in line] == [
+        "0.1",
+        "2.1",
+    ]
+    assert "--taps 0.1,2.1" in command.stdout
+    assert "--taps" not in run("taps", "py:tapped_nets:sized").stdout
 
 
 def test_what_is_refused(run: Run) -> None:
-    refused(run("taps", "py:tapped_nets:open_to_all"), "found none: add the option")
-    refused(run("taps", "py:tapped_nets:open_to_all", "--size", "4"), "reads HxW")
-    refused(run("taps", "py:tapped_nets:open_to_all", "--size", "0x4"), "reads HxW")
+    refused(run("taps", "py:tapped_nets:any_size"), "found none: add the option")
+    refused(run("taps", "py:tapped_nets:any_size", "--size", "4"), "reads HxW")
+    refused(run("taps", "py:tapped_nets:any_size", "--size", "0x4"), "reads HxW")
     refused(run("taps", "py:tapped_nets:sized", "--size", "4x4"), "drop the option")
     refused(run("taps", "py:tapped_nets:bare"), "has no preprocessing")
     refused(run("taps", "py:tapped_nets:sized", "--count", 5), "the 3 places")

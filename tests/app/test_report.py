@@ -19,10 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from understudy.app.bench.result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
+from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
 from understudy.app.cli import report as report_verb
-from understudy.app.report.drawing import Axis
-from understudy.app.report.labels import Mark, place, spread
+from understudy.app.report.drawing import Axis, Mark, place, spread
 from understudy.app.report.page import render, write_report
 from understudy.app.report.record import DRAWN_POINTS, Report
 from understudy.errors import UnderstudyError
@@ -320,7 +319,7 @@ def test_a_result_without_difficulty_has_no_such_section(result: Result, sketche
 
 def test_the_verb_writes_the_page(result: Result, page: str, tmp_path: Path) -> None:
     app = typer.Typer()
-    report_verb.register(app)
+    app.command()(report_verb.report)
     result.save(tmp_path / "result.json")
     out = tmp_path / "new" / "report.html"
     called = CliRunner().invoke(app, [str(tmp_path / "result.json"), "--out", str(out), "--json"])

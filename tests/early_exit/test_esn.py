@@ -1,23 +1,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from understudy.early_exit.esn import ExitSequence
+from macs import macs_of
+from understudy.early_exit.esn import ExitSequence, SequenceSpec
 from understudy.errors import ModelError
-from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
 
 WIDTHS = (6, 3, 10, 5)
 CLASSES = 7
 
 
-def made(widths=WIDTHS, *, seed=0, trained=True, dim=16, layers=2, heads=4):
+def made(
+    widths: Sequence[int] = WIDTHS,
+    *,
+    seed: int = 0,
+    trained: bool = True,
+    dim: int = 16,
+    layers: int = 2,
+    heads: int = 4,
+) -> ExitSequence:
     """A sequence whose exits have random weights, as if it were trained."""
     torch.manual_seed(seed)
     sequence = ExitSequence(widths, classes=CLASSES, dim=dim, layers=layers, heads=heads)
@@ -27,13 +36,20 @@ def made(widths=WIDTHS, *, seed=0, trained=True, dim=16, layers=2, heads=4):
     return sequence.eval()
 
 
-def inputs(samples=4, widths=WIDTHS, seed=1):
+def inputs(
+    samples: int = 4, widths: Sequence[int] = WIDTHS, seed: int = 1
+) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     pooled = [3 * torch.randn(samples, width, generator=generator) for width in widths]
     return pooled, torch.randn(samples, CLASSES, generator=generator)
 
 
-def one_by_one(sequence, pooled, saver_logits, rows=None):
+def one_by_one(
+    sequence: ExitSequence,
+    pooled: Sequence[Tensor],
+    saver_logits: Tensor,
+    rows: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Logits (N, T - 1, C) of the rows, token by token; `rows[i]` are kept after token i."""
     keep = torch.arange(len(saver_logits))
     cache, found = sequence.empty_cache(len(keep), pooled[0]), []
@@ -47,11 +63,11 @@ def one_by_one(sequence, pooled, saver_logits, rows=None):
     return torch.stack(found, 1)
 
 
-def close(a, b):
+def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_shapes():
+def test_shapes() -> None:
     sequence = made()
     pooled, saver_logits = inputs()
     assert sequence(pooled, saver_logits).shape == (4, 3, CLASSES)
@@ -71,14 +87,16 @@ def test_shapes():
     heads=st.sampled_from([1, 2, 8]),
     samples=st.integers(0, 4),
 )
-def test_tokens_one_by_one_are_the_whole_sequence(widths, layers, heads, samples):
+def test_tokens_one_by_one_are_the_whole_sequence(
+    widths: Sequence[int], layers: int, heads: int, samples: int
+) -> None:
     sequence = made(widths, layers=layers, heads=heads)
     pooled, saver_logits = inputs(samples, widths)
     with torch.no_grad():
         close(one_by_one(sequence, pooled, saver_logits), sequence(pooled, saver_logits))
 
 
-def test_rows_may_be_dropped_between_tokens():
+def test_rows_may_be_dropped_between_tokens() -> None:
     sequence = made()
     pooled, saver_logits = inputs(samples=6)
     rows = [torch.tensor(kept) for kept in ([0, 1, 3, 5], [3, 0, 2], [0, 2], [1])]
@@ -90,7 +108,7 @@ def test_rows_may_be_dropped_between_tokens():
     close(found, sequence(pooled, saver_logits)[left])
 
 
-def test_a_later_token_never_changes_an_earlier_exit():
+def test_a_later_token_never_changes_an_earlier_exit() -> None:
     sequence = made()
     pooled, saver_logits = inputs()
     before = sequence(pooled, saver_logits)
@@ -103,7 +121,7 @@ def test_a_later_token_never_changes_an_earlier_exit():
             assert not torch.allclose(after[:, exit], before[:, exit])
 
 
-def test_gradients_go_back_in_the_sequence_alone():
+def test_gradients_go_back_in_the_sequence_alone() -> None:
     sequence = made()
     pooled, saver_logits = inputs()
     pooled = [x.requires_grad_() for x in pooled]
@@ -111,14 +129,14 @@ def test_gradients_go_back_in_the_sequence_alone():
     assert [bool(x.grad is not None and x.grad.any()) for x in pooled] == [True, True, True, False]
 
 
-def test_at_first_every_exit_answers_like_the_saver():
+def test_at_first_every_exit_answers_like_the_saver() -> None:
     sequence = made(trained=False)
     pooled, saver_logits = inputs()
     found = sequence(pooled, saver_logits)
     assert torch.equal(found, saver_logits[:, None].expand_as(found))
 
 
-def test_training_departs_from_the_saver():
+def test_training_departs_from_the_saver() -> None:
     sequence = made(trained=False).train()
     pooled, saver_logits = inputs(samples=16)
     labels = torch.arange(16) % CLASSES
@@ -134,7 +152,7 @@ def test_training_departs_from_the_saver():
     assert losses[-1] < losses[0] / 2
 
 
-def test_the_saver_is_added():
+def test_the_saver_is_added() -> None:
     sequence = made()
     pooled, saver_logits = inputs()
     apart = sequence(pooled, torch.zeros_like(saver_logits)) + saver_logits[:, None]
@@ -142,12 +160,12 @@ def test_the_saver_is_added():
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_last_block_has_no_feed_forward_part(layers):
+def test_the_last_block_has_no_feed_forward_part(layers: int) -> None:
     found = [block.feed_forward is not None for block in made(layers=layers).blocks]
     assert found == [True] * (layers - 1) + [False]
 
 
-def test_parameters():
+def test_parameters() -> None:
     tokens = sum(2 * width + (width + 1) * 16 for width in WIDTHS)
     attention = 2 * 16 + 4 * 17 * 16
     feed_forward = 2 * 16 + 17 * 64 + 65 * 16
@@ -156,7 +174,7 @@ def test_parameters():
     assert found == tokens + 2 * attention + feed_forward + exits
 
 
-def test_initial_values_are_the_callers():
+def test_initial_values_are_the_callers() -> None:
     first, same, other = (made(trained=False, seed=seed) for seed in (0, 0, 1))
     pairs = [
         (torch.equal(a, b), torch.equal(a, c))
@@ -168,23 +186,23 @@ def test_initial_values_are_the_callers():
     assert pairs == [(True, False)] * len(WIDTHS)
 
 
-def test_round_trip_through_json():
+def test_round_trip_through_json() -> None:
     sequence = made(layers=3, heads=8)
-    again = ExitSequence.from_dict(json.loads(json.dumps(sequence.to_dict())))
-    assert again.to_dict() == sequence.to_dict()
+    again = SequenceSpec.from_dict(json.loads(json.dumps(sequence.spec.to_dict()))).build()
+    assert again.spec == sequence.spec
     again.load_state_dict(sequence.state_dict())
     pooled, saver_logits = inputs()
     assert torch.equal(again.eval()(pooled, saver_logits), sequence(pooled, saver_logits))
 
 
-def test_damaged_descriptions():
-    with pytest.raises(ModelError, match=r"\{widths, classes, dim, layers, heads\}"):
-        ExitSequence.from_dict({"widths": [1, 2]})
+def test_damaged_descriptions() -> None:
+    with pytest.raises(ModelError, match=r"a sequence has the field 'classes' at \$"):
+        SequenceSpec.from_dict({"widths": [1, 2]})
     with pytest.raises(ModelError, match="heads divide dim"):
-        ExitSequence.from_dict({**made().to_dict(), "heads": 5})
+        SequenceSpec.from_dict({**made().spec.to_dict(), "heads": 5}).build()
 
 
-def test_sizes_are_checked():
+def test_sizes_are_checked() -> None:
     with pytest.raises(ModelError, match="found 8 heads and dim 20: take dim 24, or fewer heads"):
         ExitSequence(WIDTHS, classes=2, dim=20)
     with pytest.raises(ModelError, match=r"at least two, found \[6\]: tap the network"):
@@ -196,7 +214,7 @@ def test_sizes_are_checked():
         ExitSequence([6, 0], classes=2)
 
 
-def test_order_is_checked():
+def test_order_is_checked() -> None:
     sequence = made()
     pooled, saver_logits = inputs()
     cache = sequence.empty_cache(4, pooled[0])
@@ -211,7 +229,7 @@ def test_order_is_checked():
         sequence(pooled[1:], saver_logits)
 
 
-def test_precision():
+def test_precision() -> None:
     sequence = made()
     pooled, saver_logits = inputs()
     half = [x.half() for x in pooled]
@@ -228,20 +246,20 @@ def test_precision():
 class Token(nn.Module):
     """One token and its exit, as a model."""
 
-    def __init__(self, sequence, number):
+    def __init__(self, sequence: ExitSequence, number: int) -> None:
         super().__init__()
         self.sequence, self.number = sequence, number
 
-    def forward(self, pooled):
+    def forward(self, pooled: Tensor) -> Tensor:
         cache = pooled.new_zeros(len(pooled), self.number, 2, 2, 16)
         out, _ = self.sequence.token(self.number, pooled, cache)
         return self.sequence.exit(self.number, out, pooled.new_zeros(len(pooled), CLASSES))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_macs_are_counted_completely(number):
+def test_macs_are_counted_completely(number: int) -> None:
     width, dim = WIDTHS[number], 16
-    found = count_macs(Stage(Token(made(), number)), torch.zeros(width))
+    found = macs_of(Stage(Token(made(), number)), torch.zeros(width))
     attention = 4 * dim**2 + 2 * dim * (number + 1)
     assert found.total == width * dim + 2 * attention + 8 * dim**2 + dim * CLASSES
     assert found.uncounted == ()
@@ -250,17 +268,17 @@ def test_macs_are_counted_completely(number):
 class Whole(nn.Module):
     """All exits, as a model."""
 
-    def __init__(self, sequence):
+    def __init__(self, sequence: ExitSequence) -> None:
         super().__init__()
         self.sequence = sequence
 
-    def forward(self, row):
+    def forward(self, row: Tensor) -> Tensor:
         pooled = row.split(WIDTHS, 1)
         return self.sequence(pooled, row.new_zeros(len(row), CLASSES))[:, -1]
 
 
-def test_macs_of_the_whole_sequence_are_counted_completely():
-    found = count_macs(Stage(Whole(made())), torch.zeros(sum(WIDTHS)))
+def test_macs_of_the_whole_sequence_are_counted_completely() -> None:
+    found = macs_of(Stage(Whole(made())), torch.zeros(sum(WIDTHS)))
     tokens, dim = len(WIDTHS), 16
     attention = 4 * tokens * dim**2 + 2 * dim * tokens**2
     layers = 2 * attention + tokens * 8 * dim**2

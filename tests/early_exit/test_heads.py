@@ -1,40 +1,49 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from macs import macs_of
 from understudy.early_exit.heads import (
     LAYOUTS,
     PRESETS,
     ConvHead,
     Head,
+    HeadSpec,
+    Layout,
     PlainHead,
     PooledHead,
     make_head,
     pool,
 )
 from understudy.errors import ModelError
-from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
 
 SHAPES = {"NCHW": (6, 9, 12), "NHWC": (9, 12, 6), "NTC": (5, 6), "NC": (6,)}
 MAPS = ("NCHW", "NHWC")
 
 
-def made(kind, layout="NC", shape=None, seed=0, classes=4):
+def made(
+    kind: str,
+    layout: Layout = "NC",
+    shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    classes: int = 4,
+) -> Head:
     torch.manual_seed(seed)
     return make_head(kind, shape=shape or SHAPES[layout], layout=layout, classes=classes)
 
 
-def feature(layout, samples=3, seed=1):
+def feature(layout: Layout, samples: int = 3, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(samples, *SHAPES[layout], generator=generator)
 
 
-def settled(head, x):
+def settled(head: Head, x: Tensor) -> Head:
     """The head in eval mode after a few steps of statistics."""
     head.train()
     for _ in range(3):
@@ -45,11 +54,11 @@ def settled(head, x):
 class Whole(nn.Module):
     """A head as a model: both halves."""
 
-    def __init__(self, head):
+    def __init__(self, head: Head) -> None:
         super().__init__()
         self.head = head
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.head.reduce(x))
 
 
@@ -61,7 +70,7 @@ class Whole(nn.Module):
     ],
 )
 @pytest.mark.parametrize("training", [False, True])
-def test_shapes(kind, layout, training):
+def test_shapes(kind: str, layout: Layout, training: bool) -> None:
     head = made(kind, layout).train(training)
     reduced = head.reduce(feature(layout))
     assert reduced.shape == ((3, 6, 8, 8) if kind == "conv8" else (3, 6))
@@ -70,7 +79,7 @@ def test_shapes(kind, layout, training):
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp2x5"])
-def test_the_same_values_in_any_layout_give_the_same_logits(kind):
+def test_the_same_values_in_any_layout_give_the_same_logits(kind: str) -> None:
     nchw = feature("NCHW")
     alike = {
         "NCHW": nchw,
@@ -84,7 +93,7 @@ def test_the_same_values_in_any_layout_give_the_same_logits(kind):
         torch.testing.assert_close(other, logits[0])
 
 
-def test_a_convolutional_head_sees_the_same_map_in_both_layouts():
+def test_a_convolutional_head_sees_the_same_map_in_both_layouts() -> None:
     x = feature("NCHW")
     nchw, nhwc = made("conv8", "NCHW"), made("conv8", "NHWC")
     y = x.permute(0, 2, 3, 1)
@@ -92,7 +101,7 @@ def test_a_convolutional_head_sees_the_same_map_in_both_layouts():
 
 
 @pytest.mark.parametrize("side", [(1, 1), (2, 3), (8, 8), (7, 40)])
-def test_a_convolutional_head_takes_maps_of_any_size(side):
+def test_a_convolutional_head_takes_maps_of_any_size(side: tuple[int, int]) -> None:
     head = made("conv8", "NCHW", (6, *side)).eval()
     reduced = head.reduce(torch.randn(1, 6, *side))
     assert reduced.shape == (1, 6, min(side[0], 8), min(side[1], 8))
@@ -100,7 +109,7 @@ def test_a_convolutional_head_takes_maps_of_any_size(side):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PRESETS if not kind.endswith("+saver")])
-def test_presets_are_made_with_depth_and_width(kind):
+def test_presets_are_made_with_depth_and_width(kind: str) -> None:
     head = made(kind, "NCHW", (3, 4, 4))
     linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     if kind.startswith("mlp"):
@@ -122,18 +131,18 @@ def test_presets_are_made_with_depth_and_width(kind):
         ("", "no kind of head ''"),
     ],
 )
-def test_an_unknown_kind_is_an_error_with_the_nearest_names(kind, hint):
+def test_an_unknown_kind_is_an_error_with_the_nearest_names(kind: str, hint: str) -> None:
     with pytest.raises(ModelError, match=hint):
         made(kind)
 
 
 @pytest.mark.parametrize("layout", ["NTC", "NC"])
-def test_convolutions_are_for_maps(layout):
+def test_convolutions_are_for_maps(layout: Layout) -> None:
     with pytest.raises(ModelError, match=f"'conv8' on the layout {layout}.*use 'linear'"):
         made("conv8", layout)
 
 
-def test_what_does_not_fit_is_an_error():
+def test_what_does_not_fit_is_an_error() -> None:
     with pytest.raises(ModelError, match="no layout 'NWHC'; did you mean"):
         make_head("linear", shape=(3, 4, 4), layout="NWHC", classes=4)
     with pytest.raises(ModelError, match=r"2 sides .* found the shape \(3, 4, 4\)"):
@@ -149,36 +158,36 @@ def test_what_does_not_fit_is_an_error():
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp3x5", "conv8"])
-def test_round_trip_through_json(kind):
+def test_round_trip_through_json(kind: str) -> None:
     head = made(kind, "NHWC")
-    again = Head.from_dict(json.loads(json.dumps(head.to_dict())))
-    assert again.to_dict() == head.to_dict()
+    again = HeadSpec.from_dict(json.loads(json.dumps(head.to_dict()))).build()
+    assert again.spec == head.spec
     again.load_state_dict(head.state_dict())
     x = feature("NHWC")
     assert torch.equal(again.eval()(again.reduce(x)), head.eval()(head.reduce(x)))
 
 
-def test_a_damaged_description_is_an_error():
-    with pytest.raises(ModelError, match=r"\{kind, shape, layout, classes\}"):
-        Head.from_dict({"kind": "linear"})
-    with pytest.raises(ModelError, match=r"\{kind, shape, layout, classes\}"):
-        Head.from_dict({"kind": "linear", "shape": ["x"], "layout": "NC", "classes": 2})
+def test_a_damaged_description_is_an_error() -> None:
+    with pytest.raises(ModelError, match=r"a head has the field 'shape' at \$, found none"):
+        HeadSpec.from_dict({"kind": "linear"})
+    with pytest.raises(ModelError, match=r"a whole number at \$\.shape\[0\], found 'x'"):
+        HeadSpec.from_dict({"kind": "linear", "shape": ["x"], "layout": "NC", "classes": 2})
     with pytest.raises(ModelError, match="no kind of head"):
-        Head.from_dict({"kind": "liner", "shape": [3], "layout": "NC", "classes": 2})
+        HeadSpec.from_dict({"kind": "liner", "shape": [3], "layout": "NC", "classes": 2}).build()
 
 
-def test_a_module_of_ones_own():
+def test_an_own_module() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(6 * 9 * 12, 4))
     head, x = PlainHead(module), feature("NCHW")
     assert head.reduce(x) is x
     assert torch.equal(head(x), module(x))
     assert head.reduction == "whole"
-    assert head.to_dict() == {"kind": "plain"}
-    with pytest.raises(ModelError, match=r"wrap it as PlainHead\(module\)"):
-        Head.from_dict(head.to_dict())
+    assert (head.spec, head.to_dict()) == (None, {"kind": "plain"})
+    with pytest.raises(ModelError, match="a head has the field 'shape'"):
+        HeadSpec.from_dict(head.to_dict())
 
 
-def test_equal_reductions_have_one_name_and_one_result():
+def test_equal_reductions_have_one_name_and_one_result() -> None:
     linear, deep, conv = (made(kind, "NCHW") for kind in ("linear", "mlp3x5", "conv8"))
     x = feature("NCHW")
     assert linear.reduction == deep.reduction != conv.reduction
@@ -187,7 +196,7 @@ def test_equal_reductions_have_one_name_and_one_result():
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp1x5", "conv8"])
-def test_initial_values_are_the_callers(kind):
+def test_initial_values_are_the_callers(kind: str) -> None:
     same, other = made(kind, "NCHW", seed=0), made(kind, "NCHW", seed=7)
     x = feature("NCHW")
     first = made(kind, "NCHW", seed=0)
@@ -196,7 +205,7 @@ def test_initial_values_are_the_callers(kind):
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp1x5", "conv8"])
-def test_in_eval_mode_a_row_is_treated_alike_whatever_its_neighbours(kind):
+def test_in_eval_mode_a_row_is_treated_alike_whatever_its_neighbours(kind: str) -> None:
     x = feature("NCHW", samples=5)
     head = settled(made(kind, "NCHW"), x)
     whole = head(head.reduce(x))
@@ -205,7 +214,7 @@ def test_in_eval_mode_a_row_is_treated_alike_whatever_its_neighbours(kind):
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp1x5", "conv8"])
-def test_the_scale_of_a_channel_does_not_matter(kind):
+def test_the_scale_of_a_channel_does_not_matter(kind: str) -> None:
     x = feature("NCHW", samples=16)
     gain, offset = torch.logspace(-1, 3, 6).view(-1, 1, 1), 100.0
     plain, scaled = made(kind, "NCHW").train(), made(kind, "NCHW").train()
@@ -213,7 +222,7 @@ def test_the_scale_of_a_channel_does_not_matter(kind):
     torch.testing.assert_close(found, plain(plain.reduce(x)), rtol=0, atol=0.05)
 
 
-def test_a_stored_feature_may_be_of_half_precision():
+def test_a_stored_feature_may_be_of_half_precision() -> None:
     head = made("mlp1x5", "NCHW").eval()
     reduced = head.reduce(feature("NCHW").half())
     assert reduced.dtype == torch.float16
@@ -230,42 +239,42 @@ MACS = {
 
 @pytest.mark.parametrize("layout", MAPS)
 @pytest.mark.parametrize("kind", MACS)
-def test_macs_are_counted_completely(kind, layout):
+def test_macs_are_counted_completely(kind: str, layout: Layout) -> None:
     head = made(kind, layout)
-    found = count_macs(Stage(Whole(head)), torch.zeros(SHAPES[layout]))
+    found = macs_of(Stage(Whole(head)), torch.zeros(SHAPES[layout]))
     assert (found.total, found.uncounted) == (MACS[kind], ())
 
 
-def parameters(head):
+def parameters(head: Head) -> int:
     return sum(p.numel() for p in head.parameters())
 
 
-def test_parameters():
+def test_parameters() -> None:
     assert parameters(made("linear")) == 7 * 4
     assert parameters(made("mlp2x5")) == 7 * 5 + 6 * 5 + 6 * 4
     assert parameters(made("conv8", "NCHW")) == 6 * 8 * 9 + 16 + 8 * 16 * 9 + 32 + 33 * 4
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp1x5", "conv8"])
-def test_a_head_that_a_saver_helps(kind):
+def test_a_conditioned_head(kind: str) -> None:
     torch.manual_seed(0)
-    given = {"shape": SHAPES["NCHW"], "layout": "NCHW", "classes": 4}
-    head = make_head(f"{kind}+saver", **given, told=7).eval()
-    assert (head.kind, head.told) == (f"{kind}+saver", 7)
+    given: dict[str, Any] = {"shape": SHAPES["NCHW"], "layout": "NCHW", "classes": 4}
+    head = make_head(f"{kind}+saver", **given, saver_width=7).eval()
+    assert (head.kind, head.saver_width) == (f"{kind}+saver", 7)
     assert head.reduction == head.base.reduction
-    reduced, told = head.reduce(feature("NCHW")), torch.randn(3, 7)
+    reduced, saver = head.reduce(feature("NCHW")), torch.randn(3, 7)
     alone = head.base(reduced)
     with torch.no_grad():
-        expected = alone + (told / (1 + 1e-5) ** 0.5) @ head.side[1].weight.T
-    torch.testing.assert_close(head(reduced, told), expected)
-    again = Head.from_dict(json.loads(json.dumps(head.to_dict())))
+        expected = alone + (saver / (1 + 1e-5) ** 0.5) @ head.side[1].weight.T
+    torch.testing.assert_close(head(reduced, saver), expected)
+    again = HeadSpec.from_dict(json.loads(json.dumps(head.to_dict()))).build()
     again.load_state_dict(head.state_dict())
-    assert torch.equal(again.eval()(reduced, told), head(reduced, told))
+    assert torch.equal(again.eval()(reduced, saver), head(reduced, saver))
 
 
-def test_a_head_that_is_told_nothing():
+def test_a_conditioned_head_without_a_saver() -> None:
     with pytest.raises(ModelError, match="found no saver: name one, or use 'conv8'"):
         made("conv8+saver", "NCHW")
-    head = make_head("linear+saver", shape=(4,), layout="NC", classes=3, told=2)
-    with pytest.raises(ModelError, match="is told what a saver says: found none"):
+    head = make_head("linear+saver", shape=(4,), layout="NC", classes=3, saver_width=2)
+    with pytest.raises(ModelError, match="takes saver features, found none"):
         head(torch.zeros(2, 4))

@@ -1,25 +1,30 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exit_nets import Net, images, network, refined, stage_of
-from understudy.early_exit.network import ExitNetwork, attach
+from macs import macs_of
+from understudy.early_exit.network import ExitNetwork, Heads, attach
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.graph.partition import Trunk
 from understudy.nn.cascade import Cascade, build
-from understudy.nn.cost import count_macs, count_parts, measure_parts
+from understudy.nn.cost import count_parts, measure_parts
 from understudy.nn.stage import EMPTY, Stage, stages_of
 from understudy.operating_point import OperatingPoint
 from understudy.outcome import decide, evaluate
 from understudy.policy import Policy, PolicyStage, midpoint
+from understudy.runtime.answers import Answers
 from understudy.runtime.executor import Executor
-from understudy.runtime.state import StateKey
+from understudy.runtime.protocol import StateKey
+from understudy.scores import ScoreTable
 from understudy.scoring.in_memory import score
 
 PLAIN = ("net/blocks.0/linear", "net/blocks.1/linear", "net/blocks.1/mlp1x16", "net")
@@ -36,49 +41,53 @@ def full() -> ExitNetwork:
     return refined()
 
 
-def random_policy(table, random) -> Policy:
-    """Some exits in the order of the table, each at a threshold that somebody reaches."""
+def random_policy(table: ScoreTable, random: np.random.Generator) -> Policy:
+    """Some exits in the order of the table, each with a threshold that some samples reach."""
     count = len(table.names)
     chosen = np.flatnonzero(random.random(count - 1) < 0.6)
     steps = []
     for row in chosen:
         seen = np.unique(table.confidence["max_softmax"][row].astype(float))
         place = random.choice(np.argsort(np.diff(seen))[-30:])  # a wide gap, as in a trained net
-        steps.append(PolicyStage(table.names[row], midpoint(seen[place], seen[place + 1])))
+        steps.append(
+            PolicyStage(table.names[row], midpoint(float(seen[place]), float(seen[place + 1])))
+        )
     return Policy((*steps, PolicyStage(table.names[-1])))
 
 
-def agree(table, policy, answers) -> None:
+def agree(table: ScoreTable, policy: Policy, answers: Answers) -> None:
     """Answers and exits are those of `evaluate`, but for samples that touch a threshold."""
-    told = decide(table, policy)
+    decisions = decide(table, policy)
     near = np.zeros(len(table), bool)
-    for step in policy.stages[:-1]:
-        sure = table.confidence[step.confidence][table.index(step.exit)]
-        near |= np.abs(sure - step.threshold) <= 1e-5 * abs(step.threshold)
-    names = np.array([policy.exits[number] for number in told.stage])
+    for stage in policy.stages[:-1]:
+        assert stage.threshold is not None
+        sure = table.confidence[stage.confidence][table.index(stage.exit)]
+        near |= np.abs(sure - stage.threshold) <= 1e-5 * abs(stage.threshold)
+    names = np.array([policy.exits[number] for number in decisions.stage])
     assert near.mean() < 0.05
     assert (np.array(answers.exit_names())[~near] == names[~near]).all()
-    assert (answers.prediction[~near] == told.prediction[~near]).all()
+    assert (answers.prediction[~near] == decisions.prediction[~near]).all()
 
 
-def test_exits_in_the_order_of_execution(plain, full):
+def test_exits_in_the_order_of_execution(plain: ExitNetwork, full: ExitNetwork) -> None:
     assert tuple(plain.stages("net")) == PLAIN
     assert set(full.stages("net")) == {*PLAIN, *REFINED}
     assert next(iter(full.stages("net"))) == "saver"
 
 
-def test_the_network_is_a_drop_in_for_its_backbone(plain):
+def test_the_network_is_a_drop_in_for_its_backbone(plain: ExitNetwork) -> None:
     expected = stage_of("net:8")(images(5))
     assert torch.equal(plain(images(5)), expected)
     torch.testing.assert_close(plain.stages("net")["net"](images(5)), expected)
 
 
-def test_an_exit_is_its_head_on_the_feature_there(plain):
-    net, taken = plain.stage.model, {}
+def test_an_exit_is_its_head_on_the_feature_there(plain: ExitNetwork) -> None:
+    net: Any = plain.stage.model
+    taken: dict[str, Tensor] = {}
     hook = net.blocks[1].register_forward_hook(lambda _m, _a, out: taken.update(feature=out))
     plain(images(5))
     hook.remove()
-    for point in plain.points[1:]:
+    for point in plain.locations[1:]:
         head = plain.head(point)
         with torch.inference_mode():
             expected = head(head.reduce(taken["feature"]))
@@ -88,7 +97,7 @@ def test_an_exit_is_its_head_on_the_feature_there(plain):
 
 @pytest.mark.parametrize("make", [network, refined])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_running_cascade_is_evaluate(make, seed):
+def test_the_running_cascade_is_evaluate(make: Callable[[], ExitNetwork], seed: int) -> None:
     net, random = make(), np.random.default_rng(seed)
     pictures = images(300, seed)
     table = score({"net": net}, [(pictures, [0] * 300)])
@@ -101,16 +110,20 @@ def test_the_running_cascade_is_evaluate(make, seed):
         assert np.array_equal(joined, cascade.answer(pictures).prediction)
 
 
-def test_rows_that_are_answered_pay_for_no_later_segment(plain, monkeypatch):
+def test_rows_that_are_answered_pay_for_no_later_segment(
+    plain: ExitNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures = images(200)
     table = score({"net": plain}, [(pictures, [0] * 200)])
     sure = np.sort(table.confidence["max_softmax"][0].astype(float))
-    policy = Policy((PolicyStage(PLAIN[0], midpoint(sure[99], sure[100])), PolicyStage("net")))
+    policy = Policy(
+        (PolicyStage(PLAIN[0], midpoint(float(sure[99]), float(sure[100]))), PolicyStage("net"))
+    )
     cascade = Cascade({"net": plain}, policy)
     ran = []
     whole = Trunk.run
 
-    def noted(self, segment, values):
+    def noted(self: Any, segment: int, values: tuple[Tensor, ...]) -> Any:
         ran.append((segment, len(values[0])))
         return whole(self, segment, values)
 
@@ -119,8 +132,8 @@ def test_rows_that_are_answered_pay_for_no_later_segment(plain, monkeypatch):
     assert ran == [(0, 200), (1, 100), (2, 100)]
 
 
-def test_parts_are_paid_once_and_add_up_to_the_model(plain, full):
-    backbone = count_macs(stage_of("net:8"), images(1)[0]).total
+def test_parts_are_paid_once_and_add_up_to_the_model(plain: ExitNetwork, full: ExitNetwork) -> None:
+    backbone = macs_of(stage_of("net:8"), images(1)[0]).total
     counts = count_parts(plain.stages("net"), images(1)[0])
     trunk = {part: count.total for part, count in counts.items() if part.count("/") < 2}
     assert trunk.keys() == {"net/blocks.0", "net/blocks.1", "net/(rest)"}
@@ -147,13 +160,17 @@ def test_parts_are_paid_once_and_add_up_to_the_model(plain, full):
     assert set(measure_parts(full.stages("net"), images(4), repeats=1)) == set(table.costs["MACs"])
 
 
-def test_the_saver_and_its_tokens_run_once(full, monkeypatch):
-    pictures, asked = images(40), []
+def test_the_saver_and_its_tokens_run_once(
+    full: ExitNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = images(40)
+    tokens: list[tuple[int, int]] = []
+    assert full.saver_branch is not None
     table = score({"net": full}, [(pictures, [0] * 40)])
     token = type(full.saver_branch.sequence).token
 
-    def noted(self, number, pooled, cache):
-        asked.append((number, len(pooled)))
+    def noted(self: Any, number: int, pooled: Tensor, cache: Tensor) -> Any:
+        tokens.append((number, len(pooled)))
         return token(self, number, pooled, cache)
 
     monkeypatch.setattr(type(full.saver_branch.sequence), "token", noted)
@@ -162,12 +179,12 @@ def test_the_saver_and_its_tokens_run_once(full, monkeypatch):
     ]
     policy = Policy((*steps, PolicyStage("net/blocks.1/esn")))
     answers = Cascade({"net": full}, policy).answer(pictures)
-    assert asked == [(0, 40), (1, 40), (2, 40)]
+    assert tokens == [(0, 40), (1, 40), (2, 40)]
     row = table.index("net/blocks.1/esn")
     assert answers.prediction.tolist() == table.prediction[row].tolist()
 
 
-def test_an_exit_behind_a_deeper_one_starts_again(full):
+def test_an_exit_after_a_deeper_one_starts_again(full: ExitNetwork) -> None:
     pictures = images(30)
     stages = full.stages("net")
     for deep, shallow in [(PLAIN[1], PLAIN[0]), ("net/blocks.1/esn", "net/blocks.0/esn")]:
@@ -176,7 +193,7 @@ def test_an_exit_behind_a_deeper_one_starts_again(full):
         torch.testing.assert_close(found, stages[shallow](pictures))
 
 
-def test_two_heads_of_one_tap_share_its_feature(plain):
+def test_two_heads_of_one_tap_share_its_feature(plain: ExitNetwork) -> None:
     stages = plain.stages("net")
     state = stages[PLAIN[1]].run(images(9)).state
     torch.testing.assert_close(
@@ -184,7 +201,7 @@ def test_two_heads_of_one_tap_share_its_feature(plain):
     )
 
 
-def test_an_average_of_exits(plain):
+def test_an_average_of_exits(plain: ExitNetwork) -> None:
     pictures = images(50)
     mean = Ensemble((PLAIN[0], PLAIN[1]), (1.0, 0.5))
     policy = Policy((PolicyStage(PLAIN[0], np.inf), PolicyStage("mean")))
@@ -197,7 +214,7 @@ def test_an_average_of_exits(plain):
     )
 
 
-def test_savers_and_exits_in_one_table_and_one_cascade(plain):
+def test_savers_and_exits_in_one_table_and_one_cascade(plain: ExitNetwork) -> None:
     pictures = images(200)
     models = {"tiny": stage_of("net:2"), "net": plain}
     table = score(models, [(pictures, np.random.default_rng(0).integers(0, 5, 200))])
@@ -209,19 +226,19 @@ def test_savers_and_exits_in_one_table_and_one_cascade(plain):
         assert evaluate(table, policy, reference="net").cost["MACs"] > 0
 
 
-def test_names_are_used_once(full):
+def test_names_are_used_once(full: ExitNetwork) -> None:
     with pytest.raises(ModelError, match="'saver', which is there already"):
         stages_of({"saver": stage_of("net:2"), "net": full})
     with pytest.raises(ModelError, match="both are 'saver'"):
         full.stages("saver")
 
 
-def test_a_policy_needs_exits_that_there_are(plain):
+def test_a_policy_needs_exits_that_there_are(plain: ExitNetwork) -> None:
     with pytest.raises(ModelError, match=r"'net/blocks\.2/linear' has none"):
         build(Policy.pair("net/blocks.2/linear", "net", 0.5), {"net": plain})
 
 
-def test_another_shape_of_input_is_refused():
+def test_another_shape_of_input_is_refused() -> None:
     plain = attach(Stage(Net()), {"blocks.0": "linear"}, image=torch.zeros(3, 8, 8))
     assert plain.stages("net")["net"](torch.zeros(2, 3, 8, 8)).shape == (2, 5)
     with pytest.raises(ModelError, match=r"\(3, 8, 8\), found \(3, 9, 9\)"):
@@ -233,11 +250,11 @@ class Flat(nn.Module):
         super().__init__()
         self.linear = nn.Linear(8, classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.linear(x.mean((2, 3)))
 
 
-def test_modules_of_ones_own_as_heads():
+def test_own_modules_as_heads() -> None:
     own = attach(stage_of("net:8"), {"blocks.0": Flat(5), "blocks.1": {"mine": Flat(5)}})
     assert list(own.stages("n")) == ["n/blocks.0/head", "n/blocks.1/mine", "n"]
     assert own.stages("n")["n/blocks.0/head"](images(2)).shape == (2, 5)
@@ -253,17 +270,17 @@ def test_modules_of_ones_own_as_heads():
         ({"blocks.0": "liner"}, "linear"),
     ],
 )
-def test_heads_that_do_not_fit(heads, message):
+def test_heads_that_do_not_fit(heads: Heads, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         attach(stage_of("net:8"), heads)
 
 
-def test_a_stage_that_sets_no_shape_needs_an_image():
+def test_a_stage_that_sets_no_shape_needs_an_image() -> None:
     with pytest.raises(ModelError, match="give `image`"):
         attach(Stage(Net()), {"blocks.0": "linear"})
 
 
-def test_segments_are_captured_again_in_another_dtype():
+def test_segments_are_captured_again_in_another_dtype() -> None:
     net = network()
     before = net.stages("net")["net"](images(3))
     trunk = net.trunk
@@ -275,7 +292,7 @@ def test_segments_are_captured_again_in_another_dtype():
     torch.testing.assert_close(after.float(), before, atol=1e-4, rtol=1e-4)
 
 
-def test_the_hash_is_kept_until_a_weight_changes():
+def test_the_hash_is_kept_until_a_weight_changes() -> None:
     net = network()
     first = net.weights_hash
     assert net.weights_hash is first
@@ -285,7 +302,7 @@ def test_the_hash_is_kept_until_a_weight_changes():
     assert net.weights_hash != first
 
 
-def test_state_is_empty_behind_the_last_stage(plain):
+def test_state_is_empty_after_the_last_stage(plain: ExitNetwork) -> None:
     output = plain.stages("net")["net"].run(images(2), EMPTY)
     assert not output.state
 
@@ -294,8 +311,8 @@ def setting(policy: Policy, max_drop: float, cost: float) -> OperatingPoint:
     return OperatingPoint(policy, max_drop, 0.05, cost, "MACs")
 
 
-def test_dialling_while_it_runs(plain):
-    """Every batch is answered by one whole policy, whichever thread turns the dial."""
+def test_changing_the_operating_point_while_it_runs(plain: ExitNetwork) -> None:
+    """Every batch is answered by one policy, even if another thread changes it meanwhile."""
     settings = [
         setting(Policy((PolicyStage(PLAIN[0]),)), 2.0, 1.0),
         setting(Policy((PolicyStage(PLAIN[1]),)), 1.0, 2.0),
@@ -323,7 +340,7 @@ def test_dialling_while_it_runs(plain):
     assert cascade.set_operating_point(max_drop=5).cost == 1.0
 
 
-def test_a_dial_that_cannot_be_turned(plain):
+def test_operating_points_that_do_not_exist(plain: ExitNetwork) -> None:
     settings = [setting(Policy((PolicyStage("net"),)), 0.5, 3.0)]
     cascade = Cascade({"net": plain}, settings[0].policy, operating_points=settings)
     with pytest.raises(PolicyError, match=r"0\.5 points at 3 MACs"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy.graph.partition import split
+from understudy.graph.partition import partition
 
 
 class Behind(nn.Module):
@@ -48,7 +48,7 @@ def test_what_a_segment_is_given_stays(write: nn.Module) -> None:
     torch.manual_seed(0)
     net = Behind(write).eval()
     x = torch.randn(5, 4)
-    trunk = split(net, x, ["first"])
+    trunk = partition(net, x, ["first"])
     (feature,) = trunk.run(0, (x,))
     before = feature.clone()
     truth = net(x.clone())
@@ -72,7 +72,7 @@ class Masked(nn.Module):
 
 def test_values_of_any_dtype_cross_a_cut() -> None:
     net, x = Masked().eval(), torch.randn(5, 4)
-    trunk = split(net, x, ["first"])
+    trunk = partition(net, x, ["first"])
     handed = trunk.run(0, (x,))
     assert torch.bool in {value.dtype for value in handed}
     torch.testing.assert_close(trunk.run(1, handed)[0], net(x))
@@ -81,12 +81,12 @@ def test_values_of_any_dtype_cross_a_cut() -> None:
 def test_the_batch_itself_stays() -> None:
     net = nn.Sequential(nn.Hardswish(inplace=True), nn.Linear(4, 3)).eval()
     x = torch.randn(5, 4)
-    trunk, before = split(net, x.clone(), ["1"]), x.clone()
+    trunk, before = partition(net, x.clone(), ["1"]), x.clone()
     trunk.run(0, (x,))
     assert torch.equal(x, before)
 
 
 def test_nothing_is_copied_where_nothing_is_written() -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(inplace=True)).eval()
-    trunk = split(net, torch.randn(5, 4), ["0", "1"])
+    trunk = partition(net, torch.randn(5, 4), ["0", "1"])
     assert not [n for s in trunk.segments for n in s.graph.nodes if n.target == "clone"]

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.errors import ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade
 from understudy.nn.preprocess import Preprocess
-from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.nn.stage import Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
+from understudy.zoo.cascades import load_cascade, save_cascade
 
 PREPROCESS = Preprocess(size=(4, 4), mean=(0.5,), std=(0.25,), crop=0.9)
 
@@ -21,36 +24,41 @@ PREPROCESS = Preprocess(size=(4, 4), mean=(0.5,), std=(0.25,), crop=0.9)
 class Tied(nn.Module):
     """Two layers that share a weight, and one of another dtype."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(16, 16)
         self.second = nn.Linear(16, 16)
         self.second.weight = self.first.weight
         self.last = nn.Linear(16, 3)
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         hidden = self.second(self.first(images.flatten(1)))
         return self.last(hidden.to(self.last.weight.dtype))
 
 
-def small():
+def small() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
 
 
 MAKERS = {"py:nets:small": small, "py:nets:tied": Tied}
 
 
-def build_stage(spec):
-    """Other weights and no preprocessing: both come from the folder."""
-    return Stage(MAKERS[spec](), origin={"spec": spec})
+@pytest.fixture(autouse=True)
+def builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds stages with other weights and no preprocessing: both come from the folder."""
+
+    def build_stage(spec: str) -> Stage:
+        return Stage(MAKERS[spec](), origin={"spec": spec})
+
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", build_stage)
 
 
-def stage(spec, **origin):
+def stage(spec: str, **origin: str) -> Stage:
     return Stage(MAKERS[spec](), preprocess=PREPROCESS, origin={"spec": spec, **origin})
 
 
 @pytest.fixture
-def cascade():
+def cascade() -> Cascade:
     torch.manual_seed(3)
     stages = {"a/b.c": stage("py:nets:small", note="x"), "A/b.c": stage("py:nets:tied")}
     policy = Policy.pair("a/b.c", "A/b.c", 0.1 + 0.2, confidence="margin")
@@ -58,13 +66,13 @@ def cascade():
     return Cascade(stages, policy, operating_points=[point])
 
 
-def images(count=20):
+def images(count: int = 20) -> Tensor:
     return torch.randint(0, 256, (count, 1, 6, 5), dtype=torch.uint8)
 
 
-def test_round_trip(cascade, tmp_path):
+def test_round_trip(cascade: Cascade, tmp_path: Path) -> None:
     save_cascade(cascade, tmp_path / "c", provenance={"table": "abc"})
-    loaded = load_cascade(tmp_path / "c", build_stage=build_stage)
+    loaded = load_cascade(tmp_path / "c")
     assert loaded.policy == cascade.policy
     assert loaded.exits == cascade.exits
     assert loaded.operating_points == cascade.operating_points
@@ -77,7 +85,7 @@ def test_round_trip(cascade, tmp_path):
     assert tied.first.weight is tied.second.weight
 
 
-def test_what_the_folder_holds(cascade, tmp_path):
+def test_what_the_folder_holds(cascade: Cascade, tmp_path: Path) -> None:
     save_cascade(cascade, tmp_path / "c", provenance={"table": "abc"})
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     weights = ["A_b.c-2.safetensors", "a_b.c.safetensors"]
@@ -96,12 +104,12 @@ def test_what_the_folder_holds(cascade, tmp_path):
     }
 
 
-def test_reduced_and_mixed_precision_come_back(cascade, tmp_path):
+def test_reduced_and_mixed_precision_come_back(cascade: Cascade, tmp_path: Path) -> None:
     cascade.stages["a/b.c"].model.to(torch.bfloat16)
     cascade.stages["A/b.c"].model.first.to(torch.float16)
     cascade.stages["A/b.c"].model.second.to(torch.float16)
     save_cascade(cascade, tmp_path / "c")
-    loaded = load_cascade(tmp_path / "c", build_stage=build_stage)
+    loaded = load_cascade(tmp_path / "c")
     assert loaded.stages["a/b.c"].dtype == torch.bfloat16
     assert loaded.stages["A/b.c"].model.second.weight.dtype == torch.float16
     assert loaded.stages["A/b.c"].model.last.weight.dtype == torch.float32
@@ -109,7 +117,7 @@ def test_reduced_and_mixed_precision_come_back(cascade, tmp_path):
     assert torch.equal(loaded(batch), cascade(batch))
 
 
-def test_an_older_cascade_is_replaced_and_nothing_else(cascade, tmp_path):
+def test_an_older_cascade_is_replaced_and_nothing_else(cascade: Cascade, tmp_path: Path) -> None:
     for _ in range(2):
         save_cascade(cascade, tmp_path / "c")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
@@ -121,38 +129,40 @@ def test_an_older_cascade_is_replaced_and_nothing_else(cascade, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_nothing_half_written(cascade, tmp_path, monkeypatch):
-    monkeypatch.setattr("understudy.nn.serialization.save_model", lambda *_: 1 / 0)
+def test_nothing_half_written(
+    cascade: Cascade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.zoo.cascades.save_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_cascade(cascade, tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stage_without_a_spec_cannot_be_saved(tmp_path):
+def test_a_stage_without_a_spec_cannot_be_saved(tmp_path: Path) -> None:
     cascade = Cascade({"tiny": small()}, Policy.single("tiny"))
-    with pytest.raises(ModelError, match="'tiny' exists in memory alone: build it from a spec"):
+    with pytest.raises(ModelError, match="'tiny' has none: build it from a spec"):
         save_cascade(cascade, tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
 @pytest.fixture
-def saved(cascade, tmp_path):
+def saved(cascade: Cascade, tmp_path: Path) -> Path:
     save_cascade(cascade, tmp_path / "c")
     return tmp_path / "c"
 
 
-def change(folder, edit):
+def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     data = json.loads((folder / "cascade.json").read_text())
     edit(data)
     (folder / "cascade.json").write_text(json.dumps(data))
 
 
-def fails(folder, message, error=ModelError):
+def fails(folder: Path, message: str, error: type[UnderstudyError] = ModelError) -> None:
     with pytest.raises(error, match=message):
-        load_cascade(folder, build_stage=build_stage)
+        load_cascade(folder)
 
 
-def test_damaged_weights(saved):
+def test_damaged_weights(saved: Path) -> None:
     file = saved / "weights" / "a_b.c.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-8])
@@ -165,7 +175,7 @@ def test_damaged_weights(saved):
     fails(saved, "weights of 'a/b.c' cannot be read")
 
 
-def test_weights_that_do_not_fit(saved):
+def test_weights_that_do_not_fit(saved: Path) -> None:
     file = saved / "weights" / "a_b.c.safetensors"
     state = load_file(file)
     save_file({name: value for name, value in state.items() if name != "1.bias"}, file)
@@ -174,21 +184,21 @@ def test_weights_that_do_not_fit(saved):
     fails(saved, "do not fit .*1.weight")
 
 
-def test_weights_are_read_from_the_folder_alone(saved):
+def test_weights_are_read_from_the_folder_alone(saved: Path) -> None:
     (saved / "weights" / "a_b.c.safetensors").rename(saved.parent / "a_b.c.safetensors")
     change(saved, lambda d: d["stages"]["a/b.c"].update(weights="../a_b.c.safetensors"))
     fails(saved, "cannot be read")
 
 
-def test_cascades_of_version_1(saved):
+def test_cascades_of_version_1(saved: Path) -> None:
     """They knew no networks, and the points of their frontier were not certified."""
     point = {"cost": 1.0, "accuracy": 0.5, "drop": 0.0, "policy": {}}
     change(saved, lambda d: d.update(version=1, frontier=[point]))
     change(saved, lambda d: d.pop("networks"))
-    assert load_cascade(saved, build_stage=build_stage).operating_points == ()
+    assert load_cascade(saved).operating_points == ()
 
 
-def test_damaged_json(saved, tmp_path):
+def test_damaged_json(saved: Path, tmp_path: Path) -> None:
     fails(tmp_path / "nowhere", "does not exist")
     change(saved, lambda d: d["policy"]["stages"][0].update(exit="tiny"))
     fails(saved, "no stage 'tiny'", PolicyError)

@@ -25,14 +25,13 @@ from fakes import (
 from rows import answered_rows, expected_rows, in_batches, rows_of, without_confidence
 from understudy.ensemble import Ensemble, with_ensemble
 from understudy.errors import ModelError, PolicyError
-from understudy.nn.cascade import Cascade, build
-from understudy.nn.ensemble import Models, build_stages
-from understudy.nn.serialization import load_cascade, save_cascade
+from understudy.nn.cascade import Cascade, Models, build, build_stages
 from understudy.nn.stage import Stage
 from understudy.policy import Policy, PolicyStage
 from understudy.runtime.executor import Executor
-from understudy.runtime.state import StateKey
+from understudy.runtime.protocol import StateKey
 from understudy.scores import ScoreTable
+from understudy.zoo.cascades import load_cascade, save_cascade
 
 TEMPERATURES = st.floats(0.2, 5)
 
@@ -211,7 +210,13 @@ class SavedLogits(nn.Module):
         return self.weight[rows_of(images)]
 
 
-def test_saved_and_loaded(table: ScoreTable, tmp_path: Path) -> None:
+def test_saved_and_loaded(
+    table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage_of(spec: str) -> Stage:
+        return Stage(SavedLogits(), origin={"spec": spec})
+
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
     stages = {
         name: Stage(SavedLogits(model.logits), origin={"spec": f"py:nets:{name}"})
         for name, model in table_models(table).items()
@@ -222,13 +227,11 @@ def test_saved_and_loaded(table: ScoreTable, tmp_path: Path) -> None:
     assert files == ["big.safetensors", "tiny.safetensors"]
     data = json.loads((tmp_path / "c" / "cascade.json").read_text())
     assert data["stages"]["tiny+big"] == dict(table.exits[2].origin)
-    loaded = load_cascade(
-        tmp_path / "c", build_stage=lambda spec: Stage(SavedLogits(), origin={"spec": spec})
-    )
+    loaded = load_cascade(tmp_path / "c")
     assert loaded.exits == table.names
     found = answered_rows(loaded.answer(tensors_of(range(60))))
     assert without_confidence(found) == without_confidence(expected_rows(table, policy))
     data["stages"]["tiny+big"]["recipe"]["temperatures"] = [1.0]
     (tmp_path / "c" / "cascade.json").write_text(json.dumps(data))
     with pytest.raises(PolicyError, match="one temperature above 0 for each"):
-        load_cascade(tmp_path / "c", build_stage=lambda spec: Stage(SavedLogits()))
+        load_cascade(tmp_path / "c")

@@ -1,19 +1,20 @@
-"""Other ways to run a model: the same answers up to rounding, and a hash of their own."""
+"""Execution modes: the same results up to rounding, and a hash of their own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from macs import macs_of
 from understudy import attach
-from understudy.early_exit.serialization import network_from_dict, network_to_dict
+from understudy.early_exit.serialization import Architecture
 from understudy.errors import ModelError
-from understudy.graph.folding import folded
-from understudy.graph.partition import split
-from understudy.nn.cost import count_macs
-from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
-from understudy.nn.stage import Preprocess, Stage
+from understudy.graph.folding import fold
+from understudy.graph.partition import partition
+from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Stage
 
 PIXELS = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -53,27 +54,27 @@ def pictures(count: int) -> torch.Tensor:
     ("name", "tolerance"),
     [("folded", 1e-4), ("channels_last", 1e-4), ("folded+channels_last", 1e-4), ("bfloat16", 0.1)],
 )
-def test_a_variant_gives_the_same_up_to_rounding(name, tolerance):
+def test_a_mode_has_the_same_results_up_to_rounding(name: str, tolerance: float) -> None:
     stage = Stage(trained(), preprocess=PIXELS, origin={"spec": "py:nets:net"})
     truth, before = stage(pictures(5)), stage.weights_hash
-    fast = varied(stage, ExecutionMode.parse(name))
+    fast = with_mode(stage, ExecutionMode.parse(name))
     for count in (5, 1, 3):
         logits = fast(pictures(5)[:count])
         assert logits.dtype == torch.float32
         assert (logits - truth[:count]).abs().max() < tolerance * truth.abs().max()
     assert fast.weights_hash != before
     assert fast.spec == stage.spec
-    assert count_macs(fast, pictures(1)[0]).total == count_macs(stage, pictures(1)[0]).total
+    assert macs_of(fast, pictures(1)[0]).total == macs_of(stage, pictures(1)[0]).total
 
 
-def test_nothing_else_is_no_variant():
+def test_the_default_mode_is_the_stage_itself() -> None:
     stage = Stage(trained(), preprocess=PIXELS)
-    assert varied(stage, PLAIN) is stage
+    assert with_mode(stage, PLAIN) is stage
     assert ExecutionMode.parse("channels_last+folded").name == "folded+channels_last"
 
 
-def test_new_weights_are_folded_anew():
-    fast, other = varied(Stage(trained()), ExecutionMode(folded=True)), trained()
+def test_new_weights_are_folded_anew() -> None:
+    fast, other = with_mode(Stage(trained()), ExecutionMode(folded=True)), trained()
     x = torch.rand(2, 3, 8, 8)
     fast(x)
     named = {f"run folded.{key}": value for key, value in other.state_dict().items()}
@@ -81,53 +82,54 @@ def test_new_weights_are_folded_anew():
     assert torch.allclose(fast(x), Stage(other)(x), atol=1e-4)
 
 
-def test_values_with_other_readers_are_kept():
+def test_values_with_other_readers_are_kept() -> None:
     class Net(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             seen = self.conv(x)
             both = x + seen
             return (self.norm(seen) + both.relu() + both + seen.relu()).flatten(1)
 
     net, x = Net().eval(), torch.randn(2, 3, 4, 4)
     kept = x.clone()
-    segment = folded(split(net, x, []).segments[0])
+    segment = fold(partition(net, x, []).segments[0])
     assert torch.allclose(segment(x)[0], net(x), atol=1e-5)
     assert torch.equal(x, kept)
     assert any(node.target is torch.ops.aten.batch_norm.default for node in segment.graph.nodes)
 
 
-def test_exits_of_a_network_that_is_run_another_way():
+def test_exits_of_a_network_in_another_mode() -> None:
     stage = Stage(trained(), preprocess=PIXELS, origin={"spec": "py:nets:net"})
     network = attach(stage, {"3": "conv8", "4": "linear"})
-    fast = network.run_as(ExecutionMode.parse("folded+channels_last"))
+    fast = network.with_mode(ExecutionMode.parse("folded+channels_last"))
     slow, quick = network.stages("net"), fast.stages("net")
     for name, exit in slow.items():
         truth = exit(pictures(5))
         assert torch.allclose(quick[name](pictures(5)), truth, atol=1e-3 * truth.abs().max().item())
     assert fast.weights_hash != network.weights_hash
-    assert network_from_dict(network_to_dict(fast), lambda _: stage).variant == fast.variant
+    saved = Architecture.from_dict(Architecture.of(fast).to_dict())
+    assert saved.build(lambda _: stage).mode == fast.mode
 
 
 @pytest.mark.parametrize("name", ["fold", "folded+folded", "bfloat16+float16", ""])
-def test_ways_that_there_are_not(name):
-    with pytest.raises(ModelError, match=r"way to run|each way"):
+def test_modes_that_do_not_exist(name: str) -> None:
+    with pytest.raises(ModelError, match="execution mode"):
         ExecutionMode.parse(name)
 
 
-def test_segments_have_one_precision():
+def test_segments_have_one_precision() -> None:
     network = attach(Stage(trained(), preprocess=PIXELS), {"3": "linear"})
     with pytest.raises(ModelError, match="run the model whole"):
-        network.run_as(ExecutionMode.parse("bfloat16"))
+        network.with_mode(ExecutionMode.parse("bfloat16"))
 
 
 @pytest.mark.slow
-def test_a_compiled_model():
+def test_a_compiled_model() -> None:
     stage = Stage(trained(), preprocess=PIXELS)
-    truth, fast = stage(pictures(5)), varied(stage, ExecutionMode.parse("folded+compiled"))
+    truth, fast = stage(pictures(5)), with_mode(stage, ExecutionMode.parse("folded+compiled"))
     for count in (5, 3, 1):
         assert torch.allclose(fast(pictures(5)[:count]), truth[:count], atol=1e-3)
-    assert count_macs(fast, pictures(1)[0]).total == count_macs(stage, pictures(1)[0]).total
+    assert macs_of(fast, pictures(1)[0]).total == macs_of(stage, pictures(1)[0]).total

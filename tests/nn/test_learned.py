@@ -17,15 +17,14 @@ from rows import answered_rows, expected_rows, in_batches, without_confidence
 from understudy.deferral import LEARNED, DeferralScore, scores_of, with_deferral, with_scores
 from understudy.ensemble import ensemble_pairs
 from understudy.errors import PolicyError
-from understudy.nn.cascade import Cascade, build
+from understudy.nn.cascade import Cascade, Models, build
 from understudy.nn.confidence import deferral_score
-from understudy.nn.ensemble import Models
-from understudy.nn.serialization import load_cascade, save_cascade
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.runtime.executor import Executor
 from understudy.scores import Detail, ScoreTable
+from understudy.zoo.cascades import load_cascade, save_cascade
 
 WEIGHTS = st.lists(st.floats(-3, 3), max_size=5).map(tuple)
 
@@ -146,7 +145,13 @@ class Weighted(nn.Module):
         return images @ self.weight
 
 
-def test_saved_and_loaded(table: ScoreTable, tmp_path: Path) -> None:
+def test_saved_and_loaded(
+    table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage_of(spec: str) -> Stage:
+        return Stage(Weighted(torch.zeros(5, 5)), origin={"spec": spec})
+
+    monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
     torch.manual_seed(0)
     stages = {
         name: Stage(Weighted(torch.randn(5, 5)), origin={"spec": f"py:nets:{name}"})
@@ -156,9 +161,7 @@ def test_saved_and_loaded(table: ScoreTable, tmp_path: Path) -> None:
     models: Models = {**stages, **ensembles_of(table)}
     cascade = Cascade(models, policy_of(table, "tiny+big"), scores=scores)
     save_cascade(cascade, tmp_path / "c")
-    loaded = load_cascade(
-        tmp_path / "c", build_stage=lambda spec: Stage(Weighted(), origin={"spec": spec})
-    )
+    loaded = load_cascade(tmp_path / "c")
     assert loaded.scores == scores
     rows = torch.randn(50, 5)
     assert torch.equal(loaded(rows), cascade(rows))

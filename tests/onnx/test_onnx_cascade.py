@@ -269,7 +269,7 @@ def edit_bundle(folder: Path, edit: Callable[[Any], object]) -> None:
         (lambda data: data.update(version=99), "version 99"),
         (lambda data: data.update(format="understudy.cascade"), "is no understudy.onnx file"),
         (lambda data: data.pop("pieces"), "has the field 'pieces' at"),
-        (lambda data: data["pieces"].pop(), "is damaged at .* \\(every exit has work"),
+        (lambda data: data["pieces"].pop(), "is damaged at .* \\(every exit has a part"),
         (lambda data: data["pieces"].pop(0), "is damaged at .* \\(no value 'net@0.0'"),
         (lambda data: data["pieces"][1]["takes"][0].update(name="x"),
          "is damaged at .* \\(no value 'x'"),

@@ -1,20 +1,21 @@
+"""The verb `export`."""
+
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from command_line import Run
-from understudy.app.cli.export import told
+from command_line import Run, refused
+from understudy.app.cli.export import parity_text
 from understudy.nn.cascade import Cascade
-from understudy.nn.serialization import save_cascade
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import load_onnx
 from understudy.onnx.export.parity import Agreement
 from understudy.policy import Policy
+from understudy.zoo.cascades import save_cascade
 from understudy.zoo.models import load_stage
 
 NETS = """
@@ -52,9 +53,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_export_and_check(here: Path, run: Run) -> None:
-    said = run("export", "cascade", "--onnx", "out", "--check", "digits:heldout", "--json")
-    assert said.code == 0, said.err
-    data = json.loads(said.out)
+    data = run("export", "cascade", "--onnx", "out", "--check", "digits:heldout", "--json").json
     assert data["images"] == {"name": "images", "dtype": "uint8", "shape": [1, 8, 8]}
     assert data["exits"] == ["tiny", "big"]
     assert data["check"]["samples"] > 300
@@ -64,16 +63,16 @@ def test_export_and_check(here: Path, run: Run) -> None:
     assert len(answers) == 3
 
 
-def test_export_in_words(here: Path, run: Run) -> None:
+def test_export_for_people(here: Path, run: Run) -> None:
     save_cascade(
         Cascade({"tiny": load_stage("py:onnx_digit_nets:tiny")}, Policy.single("tiny")), "cascade"
     )
-    said = run("export", "cascade", "--onnx", "out", "--size", "10x9", "--check", "digits:heldout")
-    assert said.code == 2
-    assert r"found uint8 (1, 8, 8): resize or convert them" in said.err
-    said = run("export", "cascade", "--onnx", "out")
-    assert said.code == 0, said.err
-    assert "1 ONNX model for images uint8 1x8x8" in said.out
+    words = ("export", "cascade", "--onnx", "out")
+    wrong_size = run(*words, "--size", "10x9", "--check", "digits:heldout")
+    refused(wrong_size, "found uint8 (1, 8, 8): resize or convert them")
+    command = run(*words)
+    assert command.exit_code == 0, command.stderr
+    assert "1 ONNX model for images uint8 1x8x8" in command.stdout
 
 
 @pytest.mark.parametrize(
@@ -84,11 +83,10 @@ def test_export_in_words(here: Path, run: Run) -> None:
         (3, 2, "alike; 3 differ, 2 of them away from any threshold or tie"),
     ],
 )
-def test_agreement_in_words(differing: int, unexplained: int, words: str) -> None:
-    assert words in told(Agreement(1000, differing, unexplained, 1e-6, 1e-3))
+def test_the_text_of_a_comparison(differing: int, unexplained: int, words: str) -> None:
+    assert words in parity_text(Agreement(1000, differing, unexplained, 1e-6, 1e-3))
 
 
 def test_a_size_that_cannot_be_read(here: Path, run: Run) -> None:
-    said = run("export", "cascade", "--onnx", "out", "--size", "big")
-    assert said.code == 2
-    assert "--size reads HxW in pixels, found 'big'" in said.err
+    command = run("export", "cascade", "--onnx", "out", "--size", "big")
+    refused(command, "--size reads HxW in pixels, found 'big'")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from exported import Exported
 from onnx_nets import plain
 from torch import nn
 
@@ -15,16 +18,15 @@ from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import OnnxBundle, Value, read_bundle
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.export.export import OPSET, export_onnx
-from understudy.onnx.export.sources import exported_exits, image_of
+from understudy.onnx.export.export import OPSET, export_onnx, exported_exits, image_of
 from understudy.policy import Policy
 
 
-def single(model: nn.Module, **options) -> Cascade:
+def single(model: nn.Module, **options: Any) -> Cascade:
     return Cascade({"net": Stage(model, **options)}, Policy.single("net"))
 
 
-def test_a_bundle_says_what_was_measured(plain_export) -> None:
+def test_a_bundle_records_what_was_measured(plain_export: Exported) -> None:
     bundle = read_bundle(plain_export[1])
     assert OnnxBundle.from_dict(bundle.to_dict()) == bundle
     assert bundle.images == Value("images", "uint8", (3, 8, 8))
@@ -39,7 +41,7 @@ def test_a_bundle_says_what_was_measured(plain_export) -> None:
     assert set(bundle.made_with) == {"torch", "onnx", "onnxruntime"}
 
 
-def test_pieces_hold_their_own_weights_alone(plain_export) -> None:
+def test_pieces_hold_their_own_weights_alone(plain_export: Exported) -> None:
     import onnx
 
     folder = plain_export[1]
@@ -54,26 +56,26 @@ def test_pieces_hold_their_own_weights_alone(plain_export) -> None:
     assert len(convolutions) == 4  # of the network once, of the small model once
 
 
-def test_ready_tensors_and_a_batch_that_is_never_fixed(tmp_path) -> None:
+def test_ready_tensors_and_a_batch_that_is_never_fixed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     cascade = single(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3)))
     with pytest.raises(ModelError, match="give `image`"):
         export_onnx(cascade, tmp_path / "onnx")
     with pytest.raises(ModelError, match=r"found `image` \(4,\) and size \(2, 2\): give one"):
         export_onnx(cascade, tmp_path / "onnx", image=torch.zeros(4), size=(2, 2))
-    told: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     export_onnx(
         cascade,
         tmp_path / "onnx",
         image=torch.zeros(4),
-        on_progress=lambda *step: told.append(step),
+        on_progress=lambda *step: progress.append(step),
     )
-    assert told == [("export", 0, 1), ("export", 1, 1)]
+    assert progress == [("export", 0, 1), ("export", 1, 1)]
     other, rows = load_onnx(tmp_path / "onnx", threads=1), torch.randn(17, 4)
     np.testing.assert_allclose(other.logits("net", rows), cascade(rows), atol=1e-6)
 
 
-def test_images_of_another_size_are_resized_in_the_graph(tmp_path) -> None:
+def test_images_of_another_size_are_resized_in_the_graph(tmp_path: Path) -> None:
     torch.manual_seed(0)
     preprocess = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.25,) * 3, crop=0.875)
     cascade = single(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), preprocess=preprocess)
@@ -96,21 +98,21 @@ def test_exits_that_are_exported() -> None:
 
 
 class Bessel(nn.Module):
-    """What ONNX has no word for."""
+    """An operator that ONNX lacks."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(x.flatten(1))
 
 
-class Deciding(nn.Module):
-    """Asks what the images show, which no graph can."""
+class Branching(nn.Module):
+    """Branches on the values of the images, which no graph can."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
 
 
 class Mixing(nn.Module):
-    """Does otherwise with one row than with many."""
+    """Has other results for other batch sizes."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1) - x.flatten(1).mean(0, keepdim=True) * (1 if len(x) == 3 else 2)
@@ -120,11 +122,13 @@ class Mixing(nn.Module):
     ("model", "message"),
     [
         (Bessel(), "the stage 'net' cannot be exported to ONNX"),
-        (Deciding(), "the stage 'net' cannot be exported to ONNX"),
+        (Branching(), "the stage 'net' cannot be exported to ONNX"),
         (Mixing(), "fails to run 'net' on 5 images, it was exported with 3"),
     ],
 )
-def test_what_cannot_be_exported_is_one_sentence(model, message, tmp_path) -> None:
+def test_what_cannot_be_exported_is_one_sentence(
+    model: nn.Module, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=message) as error:
         export_onnx(single(model), tmp_path / "onnx", image=torch.zeros(3))
     assert "\n" not in str(error.value)
@@ -132,7 +136,7 @@ def test_what_cannot_be_exported_is_one_sentence(model, message, tmp_path) -> No
     assert not list(tmp_path.iterdir())
 
 
-def test_precisions_that_the_cpu_lacks(tmp_path) -> None:
+def test_precisions_that_the_cpu_lacks(tmp_path: Path) -> None:
     cascade = single(nn.Sequential(nn.Linear(4, 3), nn.GELU()).to(torch.bfloat16))
     message = r"'net' was exported, but ONNX Runtime does not take it .*: export it in float32"
     with pytest.raises(ModelError, match=message):
@@ -140,14 +144,14 @@ def test_precisions_that_the_cpu_lacks(tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_off_is_refused(tmp_path) -> None:
+def test_differences_above_the_tolerance_are_refused(tmp_path: Path) -> None:
     cascade = single(nn.Linear(4, 3))
     with pytest.raises(ModelError, match=r"PyTorch up to -1 .*'net' is off by \d"):
         export_onnx(cascade, tmp_path / "onnx", image=torch.zeros(4), tolerance=-1)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_folder_holds_something_else(tmp_path) -> None:
+def test_the_folder_holds_something_else(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("years of work")
     with pytest.raises(UnderstudyError, match="something else"):
         export_onnx(single(nn.Linear(4, 3)), tmp_path, image=torch.zeros(4))
@@ -155,7 +159,9 @@ def test_the_folder_holds_something_else(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("package", "extra"), [("onnxscript", "export"), ("onnxruntime", "onnx")])
-def test_what_exporting_needs(package, extra, tmp_path, monkeypatch) -> None:
+def test_what_exporting_needs(
+    package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=rf"pip install 'understudy\[{extra}\]'"):
         export_onnx(plain(), tmp_path / "onnx")

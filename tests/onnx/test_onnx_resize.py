@@ -23,7 +23,9 @@ sides = st.tuples(st.integers(4, 60), st.integers(4, 60))
     interpolation=st.sampled_from(INTERPOLATIONS),
     squash=st.booleans(),
 )
-def test_resizing_is_exact_to_the_last_bit(size, before, crop, interpolation, squash) -> None:
+def test_resizing_is_exact_to_the_last_bit(
+    size: tuple[int, int], before: tuple[int, int], crop: float, interpolation: str, squash: bool
+) -> None:
     preprocess = Preprocess(
         size=size,
         mean=(0.5, 0.4),

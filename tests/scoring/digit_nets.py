@@ -12,7 +12,7 @@ PIXEL = Preprocess(size=(4, 4), mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 class Poisoned(nn.Module):
-    """Says NaN for images whose first pixels are dark."""
+    """Gives NaN for images whose first pixels are dark."""
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
@@ -39,7 +39,7 @@ def seven() -> Stage:
 def restless() -> Stage:
     model = _linear()
     with torch.no_grad():
-        model[1].bias.copy_(torch.rand(10, generator=_RESTLESS))
+        model.get_parameter("1.bias").copy_(torch.rand(10, generator=_RESTLESS))
     return Stage(model, preprocess=DIGIT)
 
 

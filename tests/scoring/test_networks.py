@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from command_line import Run
-from understudy.early_exit.network import attach
+from command_line import Run, refused
+from understudy.early_exit.network import Heads, attach
 from understudy.early_exit.serialization import save_exits
 from understudy.errors import ModelError, TableError
 from understudy.outcome import decide
 from understudy.policy import Policy, PolicyStage
+from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
 from understudy.store import load_table
-from understudy.zoo.models import load_stage, named_models
-from understudy.zoo.networks import load_network, load_stages
+from understudy.zoo.data import open_data
+from understudy.zoo.models import load_network, load_stage, load_stages, named_models
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exits with random weights in ``py:exit_nets:eight``, a saver beside it."""
+    """Exits with random weights in ``py:exit_nets:eight``, and a saver."""
     place = tmp_path_factory.mktemp("networks") / "exits"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone, saver = load_stage("py:exit_nets:eight"), load_stage("py:exit_nets:four")
-        heads = {"blocks.0": "linear", "blocks.1": {"linear": "linear", "told": "linear+saver"}}
+        heads: Heads = {
+            "blocks.0": "linear",
+            "blocks.1": {"linear": "linear", "told": "linear+saver"},
+        }
         save_exits(attach(backbone, heads, saver={"four": saver}), place, name="net")
     return place
 
 
-def score(target: Path, folder: Path, **options):
+def score(target: Path, folder: Path, **options: Any) -> ScoreTable:
     models = {"net": f"exits:{folder}", "other": "py:exit_nets:four"}
     return score_into(target, models, "digits:heldout", measure_batches=(4,), **options)
 
@@ -51,17 +57,12 @@ def test_a_folder_is_scored_at_all_its_exits(folder: Path, tmp_path: Path) -> No
         "net",
         "py:exit_nets:eight",
     )
-    images = torch.stack([load_digits(i) for i in range(64)])
+    data = open_data("digits:heldout")
+    images = torch.stack([data.image(index) for index in range(64)])
     stages = load_network(f"exits:{folder}").stages("net")
     for name in table.names[:-1]:
-        said = stages[name](images).argmax(1).tolist()
-        assert said == table.prediction[table.index(name)][:64].tolist()
-
-
-def load_digits(index: int) -> torch.Tensor:
-    from understudy.zoo.data import open_data
-
-    return open_data("digits:heldout").image(index)
+        predicted = stages[name](images).argmax(1).tolist()
+        assert predicted == table.prediction[table.index(name)][:64].tolist()
 
 
 def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_names_and_specs(folder: Path) -> None:
     assert named_models([f"exits:{folder}"]) == {"net": f"exits:{folder}"}
     assert named_models([f"mine=exits:{folder}"]) == {"mine": f"exits:{folder}"}
     assert list(load_stages(f"exits:{folder}", "mine"))[1] == "mine/blocks.0/linear"
-    with pytest.raises(ModelError, match="one model is asked for here"):
+    with pytest.raises(ModelError, match="one model is needed here"):
         load_stage(f"exits:{folder}")
     with pytest.raises(ModelError, match="does not exist"):
         named_models(["exits:nowhere"])
@@ -102,52 +103,43 @@ def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     """Scored, searched, built and run: every answer is the one that `evaluate` predicts."""
     table, result, cascade = (tmp_path / name for name in ("table", "result.json", "cascade"))
     data = ("--data", "digits:heldout")
-    assert run("score", f"exits:{folder}", *data, "--into", table).code == 0
+    assert run("score", f"exits:{folder}", *data, "--into", table).exit_code == 0
     said = run(
         "search", table, "--max-drop", "20,40", "--reference", "net", "--jointly", "--out", result
     )
-    assert said.code == 0, said.err
+    assert said.exit_code == 0, said.stderr
     built = run("build", result, "--into", cascade, "--json")
-    assert built.code == 0, built.err
-    settings = json.loads(built.out)["frontier"]
-    policy = Policy.from_dict(json.loads(built.out)["policy"])
+    assert built.exit_code == 0, built.stderr
+    settings = json.loads(built.stdout)["frontier"]
+    policy = Policy.from_dict(json.loads(built.stdout)["policy"])
     again = run("run", cascade, *data, "--out", tmp_path / "answers.csv")
-    assert again.code == 0, again.err
+    assert again.exit_code == 0, again.stderr
     scored = load_table(table)
-    told = decide(scored, policy)
+    decided = decide(scored, policy)
     rows = [line.split(",") for line in (tmp_path / "answers.csv").read_text().splitlines()]
     place = rows[0].index("prediction"), rows[0].index("exit")
-    assert [int(row[place[0]]) for row in rows[1:]] == told.prediction.tolist()
-    exits = np.array(policy.exits)[told.stage]
+    assert [int(row[place[0]]) for row in rows[1:]] == decided.prediction.tolist()
+    exits = np.array(policy.exits)[decided.stage]
     assert [row[place[1]] for row in rows[1:]] == exits.tolist()
     assert settings[-1]["max_drop"] == 0.0
-    select_operating_point = run(
-        "run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json"
-    )
-    assert json.loads(select_operating_point.out)["shares"] == {"net": 1.0}
-    refused = run("run", cascade, *data, "--max-drop=-1", "--out", tmp_path / "b.csv")
-    assert (refused.code, "no certified setting lies within a drop of -1" in refused.err) == (
-        2,
-        True,
-    )
+    set_to_zero = run("run", cascade, *data, "--max-drop", 0, "--out", tmp_path / "a.csv", "--json")
+    assert json.loads(set_to_zero.stdout)["shares"] == {"net": 1.0}
+    wrong = run("run", cascade, *data, "--max-drop=-1", "--out", tmp_path / "b.csv")
+    refused(wrong, "no certified operating point lies within a drop of -1")
 
 
 def test_a_folder_that_was_trained_again(run: Run, folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "exits"
     shutil.copytree(folder, copy)
-    assert (
-        run("score", f"exits:{copy}", "--data", "digits:heldout", "--into", tmp_path / "t").code
-        == 0
-    )
+    words = ("score", f"exits:{copy}", "--data", "digits:heldout", "--into", tmp_path / "t")
+    assert run(*words).exit_code == 0
     out = ("--max-drop", 0, "--reference", "net", "--out", tmp_path / "r.json")
-    assert run("search", tmp_path / "t", *out).code == 0
+    assert run("search", tmp_path / "t", *out).exit_code == 0
     network = load_network(f"exits:{copy}")
     with torch.no_grad():
-        network.heads[0].layers[-1].bias.add_(1)
+        next(network.heads.parameters()).add_(1)
     save_exits(network, copy, name="net")
     said = run("build", tmp_path / "r.json", "--into", tmp_path / "c")
-    assert said.code == 2
-    assert "has other weights than the model that was scored" in said.err
+    assert said.exit_code == 2
+    assert "has other weights than the model that was scored" in said.stderr
     assert PolicyStage("net").threshold is None

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +12,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from understudy.confidence import CONFIDENCES
 from understudy.errors import ModelError
-from understudy.scoring.outputs import ExitOutputs, check_finite, said_by
+from understudy.scoring.outputs import ExitOutputs, check_finite, outputs_of
 
+Array = npt.NDArray[Any]
 LOGITS = arrays(
     np.float32,
     array_shapes(min_dims=2, max_dims=2, max_side=8),
@@ -20,22 +24,23 @@ LOGITS = arrays(
 
 @settings(deadline=None, max_examples=40)
 @given(LOGITS)
-def test_the_top_class_is_the_prediction(values: np.ndarray) -> None:
-    said = said_by(torch.from_numpy(values), keep_logits=True)
-    assert tuple(said.confidence) == CONFIDENCES
-    assert said.prediction.tolist() == values.argmax(1).tolist()
-    assert said.detail.top_classes[:, 0].tolist() == said.prediction.tolist()
-    assert np.array_equal(said.detail.top_probabilities[:, 0], said.confidence["max_softmax"])
-    assert said.detail.top_classes.shape == (len(values), min(5, values.shape[1]))
-    assert np.array_equal(said.detail.logits, values.astype(np.float16))
+def test_the_top_class_is_the_prediction(values: Array) -> None:
+    outputs = outputs_of(torch.from_numpy(values), keep_logits=True)
+    assert tuple(outputs.confidence) == CONFIDENCES
+    assert outputs.prediction.tolist() == values.argmax(1).tolist()
+    assert outputs.detail.top_classes[:, 0].tolist() == outputs.prediction.tolist()
+    assert np.array_equal(outputs.detail.top_probabilities[:, 0], outputs.confidence["max_softmax"])
+    assert outputs.detail.top_classes.shape == (len(values), min(5, values.shape[1]))
+    assert outputs.detail.logits is not None
+    assert np.array_equal(outputs.detail.logits, values.astype(np.float16))
 
 
 @settings(deadline=None, max_examples=20)
 @given(LOGITS, st.booleans())
-def test_pieces_join_to_the_whole(values: np.ndarray, keep: bool) -> None:
-    whole = said_by(torch.from_numpy(values), keep_logits=keep)
+def test_pieces_join_to_the_whole(values: Array, keep: bool) -> None:
+    whole = outputs_of(torch.from_numpy(values), keep_logits=keep)
     pieces = [whole.rows(np.array([row])) for row in range(len(values))]
-    joined = ExitOutputs.joined(pieces)
+    joined = ExitOutputs.concatenate(pieces)
     assert np.array_equal(joined.prediction, whole.prediction)
     assert np.array_equal(joined.detail.top_classes, whole.detail.top_classes)
     assert all(
@@ -45,9 +50,9 @@ def test_pieces_join_to_the_whole(values: np.ndarray, keep: bool) -> None:
 
 
 def test_huge_logits_stay_finite_in_float16() -> None:
-    said = said_by(torch.tensor([[1e9, -1e9]]), keep_logits=True)
-    assert said.detail.logits is not None
-    assert np.isfinite(said.detail.logits).all()
+    outputs = outputs_of(torch.tensor([[1e9, -1e9]]), keep_logits=True)
+    assert outputs.detail.logits is not None
+    assert np.isfinite(outputs.detail.logits).all()
 
 
 def test_logits_that_are_not_finite_are_named() -> None:

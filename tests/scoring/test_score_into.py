@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from progress import InterruptedRunError, RecordedProgress, after
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
@@ -17,23 +18,6 @@ from understudy.store import load_table, log_look
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
 PIXELS = {"pixels": "py:digit_nets:pixels"}
 DIGITS = "digits:heldout"
-
-
-class InterruptedRunError(Exception):
-    """Stands for Ctrl-C, a full disk or a power cut."""
-
-
-class After:
-    """Progress that is interrupted after some batches, and remembers what it was told."""
-
-    def __init__(self, calls: int) -> None:
-        self.left, self.told = calls, list[tuple[str, int, int]]()
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        self.told.append((name, done, total))
-        self.left -= 1
-        if not self.left:
-            raise InterruptedRunError
 
 
 def scored(path: Path, **more: Any) -> ScoreTable:
@@ -67,7 +51,7 @@ def image_folder(root: Path, corrupt: list[str]) -> str:
     return f"folder:{root}"
 
 
-def test_a_table_has_what_was_asked(tmp_path: Path) -> None:
+def test_a_table_has_what_was_requested(tmp_path: Path) -> None:
     table = scored(tmp_path / "table", keep_logits=True, measure_batches=(1, 4))
     assert (table.names, len(table)) == (("tiny", "big"), 900)
     assert table.costs["MACs"] == {"tiny": 640.0, "big": 2368.0}
@@ -76,7 +60,8 @@ def test_a_table_has_what_was_asked(tmp_path: Path) -> None:
     assert table.classes == tuple("0123456789")
     logits = table.details["big"].logits
     assert logits is not None
-    assert (logits.dtype, logits.shape) == (np.float16, (900, 10))
+    assert logits.dtype == np.dtype(np.float16)
+    assert logits.shape == (900, 10)
     origin = table.exits[1].origin
     assert {"spec", "weights_hash", "preprocess", "classes", "parameters", "uncounted"} <= set(
         origin
@@ -93,19 +78,19 @@ def test_a_table_has_what_was_asked(tmp_path: Path) -> None:
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, calls: int) -> None:
     scored(tmp_path / "whole", keep_logits=True)
     with pytest.raises(InterruptedRunError):
-        scored(tmp_path / "table", keep_logits=True, on_progress=After(calls))
+        scored(tmp_path / "table", keep_logits=True, on_progress=after(calls))
     assert not (tmp_path / "table").exists()
-    log = After(0)
+    log = RecordedProgress()
     scored(tmp_path / "table", keep_logits=True, on_progress=log)
     full_shards = {2: 0, 9: 0, 10: 256, 31: 900, 45: 900}[calls]
-    assert log.told[0] == ("tiny", full_shards, 900)
-    assert log.told[-1] == ("big", 900, 900)
+    assert log.calls[0] == ("tiny", full_shards, 900)
+    assert log.calls[-1] == ("big", 900, 900)
     assert content(tmp_path / "table") == content(tmp_path / "whole")
 
 
 def test_measured_times_survive_an_interruption(tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
-        scored(tmp_path / "table", measure_batches=(2,), on_progress=After(35))
+        scored(tmp_path / "table", measure_batches=(2,), on_progress=after(35))
     kept = json.loads((partial(tmp_path / "table") / "000" / "times.json").read_text())
     table = scored(tmp_path / "table", measure_batches=(2,))
     assert table.times["ms@2"]["tiny"] == kept["ms@2"]["tiny"]
@@ -128,7 +113,7 @@ def test_a_run_resumes_under_the_same_plan_alone(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InterruptedRunError):
-        scored(tmp_path / "table", on_progress=After(20))
+        scored(tmp_path / "table", on_progress=after(20))
     with pytest.raises(DataError, match=f"{message}.*or delete that folder"):
         scored(tmp_path / "table", **change)
 
@@ -152,7 +137,7 @@ def test_corrupt_images_are_left_out_and_named(tmp_path: Path, workers: int) -> 
     assert [f"{'abc'[label]}/" for label in table.label] == [name[:2] for name in table.ids]
 
 
-def test_a_corrupt_image_is_an_error_where_asked(tmp_path: Path) -> None:
+def test_a_corrupt_image_is_an_error_with_strict(tmp_path: Path) -> None:
     data = image_folder(tmp_path / "images", ["b/3.png"])
     with pytest.raises(DataError, match=r"'b/3.png' of .* cannot"):
         scored(tmp_path / "table", models=PIXELS, data=data, strict=True)
@@ -172,9 +157,9 @@ def test_a_run_that_dies_while_writing_the_table_has_nothing_to_score_again(
             scored(tmp_path / "table", models=PIXELS, data=data)
     with pytest.raises(DataError, match=r"1 of 15 cannot \('b/3.png'\)"):
         scored(tmp_path / "table", models=PIXELS, data=data, strict=True)
-    log = After(0)
+    log = RecordedProgress()
     assert len(scored(tmp_path / "table", models=PIXELS, data=data, on_progress=log)) == 14
-    assert log.told == [("pixels", 15, 15)]
+    assert log.calls == [("pixels", 15, 15)]
 
 
 def test_data_without_one_whole_image(tmp_path: Path) -> None:
@@ -223,7 +208,7 @@ def test_what_cannot_work_fails_first_and_leaves_nothing(tmp_path: Path) -> None
     seven = {"seven": "py:digit_nets:seven"}
     refused(ModelError, "at least one model", models={})
     refused(ModelError, "same classes", models=MODELS | seven)
-    refused(DataError, "has 10 names where the models tell 7", models=seven)
+    refused(DataError, "has 10 names where the models have 7", models=seven)
     refused(ModelError, "'poisoned' gives NaN", models={"poisoned": "py:digit_nets:poisoned"})
     refused(DataError, "C = 3", models=PIXELS)
     refused(ModelError, "did you mean 'tiny'", models={"tiny": "py:digit_nets:tinny"})

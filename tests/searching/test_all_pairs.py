@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def scan(right: Array, big_right: Array, confidence: Array, budget: int) -> tupl
     levels = np.unique(confidence).tolist()
     best = (float("inf"), 0)
     for number in reversed(range(len(levels))):
-        threshold = midpoint(levels[number - 1], levels[number]) if number else float("-inf")
+        threshold = float(midpoint(levels[number - 1], levels[number])) if number else -math.inf
         answered = accepts(confidence, threshold)
         if (big_right & answered).sum() - (right & answered).sum() <= budget:
             best = (threshold, int(answered.sum()))
@@ -133,7 +134,7 @@ def test_all_confidences_tied_is_all_or_nothing() -> None:
     assert pairs.threshold[0, 1].tolist() == [np.inf, -np.inf]
 
 
-def test_a_gain_can_be_asked_for() -> None:
+def test_a_gain_can_be_required() -> None:
     little = np.arange(100) % 2 == 0
     confidence = np.where(little, 0.9, 0.1).astype(np.float32)
     table = np.stack([little, ~little]), np.stack([confidence] * 2), [1, 2]
@@ -211,7 +212,7 @@ def test_budgets_equal_those_of_exact_decimals(samples: int) -> None:
     assert gap_budgets(thousandths / 1000, samples).tolist() == expected.tolist()
 
 
-RIGHT, SURE = np.ones((2, 3), bool), np.ones((2, 3), np.float32)
+CORRECT, CONFIDENCE = np.ones((2, 3), bool), np.ones((2, 3), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ RIGHT, SURE = np.ones((2, 3), bool), np.ones((2, 3), np.float32)
         ({"correct": np.full((2, 3), 2, np.uint8)}, "values up to 2"),
         ({"confidence": np.ones((2, 4), np.float32)}, r"\(2, 3\), found \(2, 4\)"),
         ({"confidence": np.ones((2, 3), np.int64)}, "found int64"),
-        ({"confidence": SURE * [[1], [np.nan]]}, "model 1 has 3 NaN among 3"),
+        ({"confidence": CONFIDENCE * [[1], [np.nan]]}, "model 1 has 3 NaN among 3"),
         ({"cost": [1.0]}, r"\(2,\), found \(1,\)"),
         ({"cost": [1.0, -2.0]}, "model 1 has -2.0"),
         ({"cost": [np.nan, 2.0]}, "model 0 has nan"),
@@ -237,7 +238,13 @@ RIGHT, SURE = np.ones((2, 3), bool), np.ones((2, 3), np.float32)
     ],
 )
 def test_bad_input_is_one_clear_sentence(changes: dict[str, Any], message: str) -> None:
-    given = {"correct": RIGHT, "confidence": SURE, "cost": [1, 2], "max_drops": [0], **changes}
+    given = {
+        "correct": CORRECT,
+        "confidence": CONFIDENCE,
+        "cost": [1, 2],
+        "max_drops": [0],
+        **changes,
+    }
     with pytest.raises(TableError, match=message):
         search_all_pairs(**given)
 

@@ -1,9 +1,10 @@
-"""The betting bound: level under optional stopping, any cut into batches, power beside the exact
+"""The betting bound: level under optional stopping, any cut into batches, power against the exact
 test."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import PolicyError, TableError
-from understudy.searching.betting import GapMonitor, betting_p_value, betting_upper_bound
+from understudy.searching.betting import GapMonitor, betting_upper_bound
 from understudy.searching.exact_test import gap_p_value
 
 STREAMS = st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.0, 0.3, 1.0]), max_size=60)
@@ -42,7 +43,7 @@ def by_hand(gaps: list[float], budget: float, delta: float, horizon: int | None)
 def test_the_p_value_is_that_of_the_game(
     gaps: list[float], budget: float, horizon: int | None
 ) -> None:
-    found = betting_p_value(gaps, budget, horizon=horizon, delta=0.1)
+    found = GapMonitor(budget, 0.1, horizon).update(gaps).p_value
     assert found == pytest.approx(by_hand(gaps, budget, 0.1, horizon), rel=1e-9)
 
 
@@ -69,14 +70,14 @@ def test_the_bound_is_the_smallest_budget_proved(
 ) -> None:
     bound = betting_upper_bound(gaps, delta, horizon=horizon)
     if bound < 0.999:
-        assert betting_p_value(gaps, bound + 1e-9, horizon=horizon, delta=delta) <= delta + 1e-9
+        assert GapMonitor(bound + 1e-9, delta, horizon).update(gaps).p_value <= delta + 1e-9
     if bound > -0.999:
-        assert betting_p_value(gaps, bound - 2e-6, horizon=horizon, delta=delta) > delta - 1e-9
+        assert GapMonitor(bound - 2e-6, delta, horizon).update(gaps).p_value > delta - 1e-9
 
 
-def test_without_samples_nothing_is_known() -> None:
+def test_without_samples_nothing_is_proved() -> None:
     assert betting_upper_bound([], 0.05) == 1.0
-    assert betting_p_value([], 0.5) == 1.0
+    assert GapMonitor(0.5).update([]).p_value == 1.0
     assert GapMonitor(0.1).update([]) == GapMonitor(0.1)
 
 
@@ -85,7 +86,7 @@ def test_without_samples_nothing_is_known() -> None:
 def test_the_level_holds_whenever_one_stops(
     discordance: float, budget: float, horizon: int | None
 ) -> None:
-    """The gap lies on the budget, and the watcher stops at the best moment."""
+    """The gap lies on the budget, and the observer stops at the best moment."""
     rng = np.random.default_rng(3)
     draws = 600
     proved = [
@@ -148,12 +149,12 @@ def test_an_alarm_is_the_same_test_turned_round() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"budget": 1.0}, {"budget": -1.0}, {"delta": 0.0}, {"delta": 1.0}, {"horizon": 0}]
 )
-def test_a_wrong_plan_is_one_sentence(wrong: dict[str, float]) -> None:
+def test_wrong_arguments_are_one_sentence(wrong: dict[str, Any]) -> None:
     with pytest.raises(PolicyError):
         GapMonitor(**{"budget": 0.01, **wrong})
 
 
 @pytest.mark.parametrize("wrong", [1.5, -2.0, math.nan])
-def test_a_wrong_gap_is_one_sentence(wrong: float) -> None:
+def test_wrong_gaps_are_one_sentence(wrong: float) -> None:
     with pytest.raises(TableError, match="between -1 and 1"):
         GapMonitor(0.01).update([0.0, wrong])

@@ -1,4 +1,4 @@
-"""The walk along a path: counts, the fixed sequence, what falls back, and the promise kept."""
+"""Certifying a policy sequence: counts, the fixed order, fall-backs, and the guarantee kept."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ import oracle
 from tables import pair_table, policies, score_tables, synthetic
 from understudy.certificate import Certificate
 from understudy.outcome import evaluate
-from understudy.policy import Policy
+from understudy.policy import Policy, accepts
 from understudy.scores import ScoreTable
-from understudy.searching.certify import Path, certify, count_path, expected_steps, ladder
+from understudy.searching.certify import certify
 from understudy.searching.exact_test import gap_p_value
 from understudy.searching.pairs import pair_curve
+from understudy.searching.sequences import (
+    EMPTY,
+    PolicySequence,
+    losses_and_gains,
+    pair_sequence,
+)
 
 
 @given(st.data())
-def test_counts_of_a_path_are_those_of_evaluate(data: st.DataObject) -> None:
+def test_counts_of_a_sequence_are_those_of_evaluate(data: st.DataObject) -> None:
     table = data.draw(score_tables(least_exits=2))
     reference = data.draw(st.sampled_from(table.names))
     littles = [name for name in table.names if name != reference]
@@ -32,39 +38,43 @@ def test_counts_of_a_path_are_those_of_evaluate(data: st.DataObject) -> None:
         st.sampled_from([0.0, 0.1, 0.5, 0.6, 1.0, math.inf, -math.inf]),
         confidence=st.sampled_from(["max_softmax", "margin"]),
     )
-    path = data.draw(st.lists(pairs | policies(table), max_size=8))
-    losses, gains = count_path(table, path, reference=reference)
-    outcomes = [evaluate(table, policy, reference=reference) for policy in path]
+    drawn = data.draw(st.lists(pairs | policies(table), max_size=8))
+    losses, gains = losses_and_gains(table, drawn, reference=reference)
+    outcomes = [evaluate(table, policy, reference=reference) for policy in drawn]
     assert losses.tolist() == [one.losses for one in outcomes]
     assert gains.tolist() == [one.gains for one in outcomes]
 
 
 @given(st.data())
-def test_a_ladder_climbs_from_the_dear_to_the_cheap(data: st.DataObject) -> None:
+def test_a_pair_sequence_leads_from_dear_to_cheap(data: st.DataObject) -> None:
     table = data.draw(score_tables(least_exits=2))
     little, big = data.draw(st.permutations(table.names))[:2]
     curve = pair_curve(table, little, big)
-    path = ladder(curve, steps=data.draw(st.sampled_from([1, 3, 200])))
-    assert (np.diff(path.cost) <= 1e-12).all()
-    assert (path.cost < curve.cost[0]).all()
-    for number, policy in enumerate(path.policies):
+    sequence = pair_sequence(curve, steps=data.draw(st.sampled_from([1, 3, 200])))
+    assert (np.diff(sequence.cost) <= 1e-12).all()
+    assert (sequence.cost < curve.cost[0]).all()
+    for number, policy in enumerate(sequence.policies):
         true = oracle.totals(table, policy, reference=big, unit="MACs")
-        assert (path.losses[number], path.gains[number]) == (true.losses, true.gains)
-        assert path.cost[number] == pytest.approx(true.cost)
+        assert (sequence.losses[number], sequence.gains[number]) == (true.losses, true.gains)
+        assert sequence.cost[number] == pytest.approx(true.cost)
     if curve.cost[-1] < curve.cost[0]:
-        assert path.policies[-1] == Policy.single(little)
+        assert sequence.policies[-1] == Policy.single(little)
 
 
-def test_a_ladder_has_steps_of_half_a_percent() -> None:
+def test_a_pair_sequence_has_steps_of_half_a_percent() -> None:
     table = synthetic(4000, exits=2)
-    path = ladder(pair_curve(table, "net0", "net1"))
-    assert 30 < len(path.policies) <= 200  # two decimals of confidence are about 90 levels
+    sequence = pair_sequence(pair_curve(table, "net0", "net1"))
+    assert 30 < len(sequence.policies) <= 200  # two decimals of confidence are about 90 levels
     fine = pair_table(np.ones(1000), np.ones(1000), np.linspace(0, 1, 1000))
-    assert len(ladder(pair_curve(fine, "tiny", "big")).policies) == 180  # a tenth is too dear
+    assert (
+        len(pair_sequence(pair_curve(fine, "tiny", "big")).policies) == 180
+    )  # a tenth is too dear
 
 
-def walk(losses: list[int], samples: int = 1000, **rest: float) -> Certificate:
-    """A path whose policies lose exactly these many on certify (nested acceptance)."""
+def certified(
+    losses: list[int], samples: int = 1000, *, max_drop: float = 2.0, delta: float = 0.05
+) -> Certificate:
+    """From a sequence whose policies lose exactly these many on certify (nested acceptance)."""
     certain = np.full(samples, 0.001)
     little = np.ones(samples)
     thresholds = []
@@ -75,13 +85,14 @@ def walk(losses: list[int], samples: int = 1000, **rest: float) -> Certificate:
         thresholds.append(0.9 - 0.01 * number)
     table = pair_table(little, np.ones(samples), certain, split={"certify": 1.0})
     policies = tuple(Policy.pair("tiny", "big", t) for t in thresholds)
-    seen = np.cumsum(losses)
-    path = Path(policies, seen, np.zeros_like(seen), np.linspace(9, 1, len(seen)), samples)
-    return certify(path, table, reference="big", max_drop=rest.pop("max_drop", 2.0), **rest)
+    total = np.cumsum(losses)
+    cost = np.linspace(9, 1, len(total))
+    sequence = PolicySequence(policies, total, np.zeros_like(total), cost, samples)
+    return certify(sequence, table, reference="big", max_drop=max_drop, delta=delta)
 
 
 def test_the_last_policy_before_the_first_failure_is_certified() -> None:
-    found = walk([1, 2, 3, 50, 1])
+    found = certified([1, 2, 3, 50, 1])
     assert len(found.path) == 3
     assert found.policy == found.path[-1]
     assert (found.losses, found.gains, found.samples, found.steps) == (6, 0, 1000, 5)
@@ -90,19 +101,19 @@ def test_the_last_policy_before_the_first_failure_is_certified() -> None:
     assert found.samples_needed is not None
 
 
-def test_a_path_that_is_proved_to_its_end_needs_nothing_more() -> None:
-    found = walk([0, 1])
+def test_a_sequence_proved_to_its_end_needs_nothing_more() -> None:
+    found = certified([0, 1])
     assert len(found.path) == 2
     assert found.samples_needed is None
 
 
 def test_a_stricter_delta_proves_less() -> None:
     steps = [1] * 20
-    assert len(walk(steps, delta=0.001).path) < len(walk(steps, delta=0.05).path)
+    assert len(certified(steps, delta=0.001).path) < len(certified(steps, delta=0.05).path)
 
 
 def test_nothing_proved_is_the_reference_and_a_number() -> None:
-    found = walk([1], samples=60, max_drop=3.0)
+    found = certified([1], samples=60, max_drop=3.0)
     assert found.falls_back
     assert found.policy == Policy.single("big")
     assert (found.losses, found.gains, found.p_value) == (0, 0, None)
@@ -113,21 +124,19 @@ def test_nothing_proved_is_the_reference_and_a_number() -> None:
 
 @pytest.mark.parametrize("max_drop", [0.0, -1.0])
 def test_a_budget_of_nothing_still_answers(max_drop: float) -> None:
-    found = walk([1], max_drop=max_drop)
+    found = certified([1], max_drop=max_drop)
     assert found.falls_back
     assert found.samples_needed is None
 
 
 def test_a_tiny_budget_answers_at_once() -> None:
-    assert walk([0], samples=50, max_drop=0.0001).falls_back
+    assert certified([0], samples=50, max_drop=0.0001).falls_back
 
 
-def test_an_empty_path_falls_back() -> None:
-    none = np.empty(0, np.int64)
-    path = Path((), none, none, np.empty(0), 10)
-    found = certify(path, pair_table([1], [1], [1.0]), reference="big", max_drop=1.0)
+def test_an_empty_sequence_falls_back() -> None:
+    found = certify(EMPTY, pair_table([1], [1], [1.0]), reference="big", max_drop=1.0)
     assert found.falls_back
-    assert expected_steps(path, budget=0.01, samples=10, delta=0.05) == 0
+    assert EMPTY.expected_proved(budget=0.01, samples=10, delta=0.05) == 0
 
 
 def test_without_labels_disagreement_is_certified() -> None:
@@ -136,25 +145,26 @@ def test_without_labels_disagreement_is_certified() -> None:
         None,
         costs={"tiny": 1, "big": 9},
     )
-    found = certify(ladder(pair_curve(table, "tiny", "big")), table, reference="big", max_drop=1.0)
+    sequence = pair_sequence(pair_curve(table, "tiny", "big"))
+    found = certify(sequence, table, reference="big", max_drop=1.0)
     assert found.kind == "disagreement"
     assert "disagrees with big" in found.words()
 
 
-def test_the_expected_steps_are_about_right() -> None:
+def test_the_expected_number_of_proved_policies_is_about_right() -> None:
     tune, fresh = synthetic(4000, seed=1), synthetic(4000, seed=2)
-    path = ladder(pair_curve(tune, "net0", "net2"))
-    expected = expected_steps(path, budget=0.02, samples=4000, delta=0.05)
-    found = certify(path, fresh, reference="net2", max_drop=2.0)
-    assert 0 < expected < len(path.policies)
-    assert abs(len(found.path) - expected) < 0.2 * len(path.policies)
+    sequence = pair_sequence(pair_curve(tune, "net0", "net2"))
+    expected = sequence.expected_proved(budget=0.02, samples=4000, delta=0.05)
+    found = certify(sequence, fresh, reference="net2", max_drop=2.0)
+    assert 0 < expected < len(sequence.policies)
+    assert abs(len(found.path) - expected) < 0.2 * len(sequence.policies)
 
 
 def population() -> tuple[np.ndarray, np.ndarray]:
     """Levels of confidence 0 to 99: the chance of a loss and of a gain at each.
 
     The surest third is free of loss; then losses set in, so that the true gap crosses the budget
-    in the middle of the ladder, where a broken promise would show.
+    in the middle of the sequence, where a broken guarantee would show.
     """
     level = np.arange(100)
     loss = np.where(level < 33, 0.005, 0.005 + 0.0012 * (level - 33))
@@ -174,29 +184,29 @@ def true_gap(policy: Policy) -> float:
     loss, gain = population()
     if len(policy.stages) == 1:
         return float((loss - gain).mean()) if policy.exits == ("tiny",) else 0.0
-    accepted = 1 - np.arange(100) / 100 >= policy.stages[0].threshold
+    accepted = accepts(1 - np.arange(100) / 100, policy.stages[0].threshold)
     return float(((loss - gain) * accepted).sum() / 100)
 
 
-def broken_promises(draws: int, *, certify_samples: int, budget: float, delta: float) -> float:
+def broken_guarantees(draws: int, *, certify_samples: int, budget: float, delta: float) -> float:
     """The share of draws in which the certified policy's true gap exceeds the budget."""
     rng = np.random.default_rng(7)
     broken = 0
     for _ in range(draws):
-        path = ladder(pair_curve(draw(rng, 400), "tiny", "big"))
+        sequence = pair_sequence(pair_curve(draw(rng, 400), "tiny", "big"))
         fresh = draw(rng, certify_samples)
-        found = certify(path, fresh, reference="big", max_drop=100 * budget, delta=delta)
+        found = certify(sequence, fresh, reference="big", max_drop=100 * budget, delta=delta)
         broken += true_gap(found.policy) > budget
     return broken / draws
 
 
 @pytest.mark.parametrize(("budget", "delta"), [(0.005, 0.05), (0.01, 0.2)])
-def test_the_promise_is_kept(budget: float, delta: float) -> None:
-    share = broken_promises(300, certify_samples=2000, budget=budget, delta=delta)
+def test_the_guarantee_is_kept(budget: float, delta: float) -> None:
+    share = broken_guarantees(300, certify_samples=2000, budget=budget, delta=delta)
     assert share <= delta + 3 * math.sqrt(delta * (1 - delta) / 300)
 
 
-def test_the_population_can_break_a_promise() -> None:
+def test_the_population_can_break_a_guarantee() -> None:
     """Were the test too easy, the one above would prove nothing: the edge itself breaks often."""
     rng = np.random.default_rng(7)
     broken = 0
@@ -208,6 +218,6 @@ def test_the_population_can_break_a_promise() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("certify_samples", [300, 2000])
-def test_the_promise_is_kept_in_many_draws(certify_samples: int) -> None:
-    share = broken_promises(3000, certify_samples=certify_samples, budget=0.01, delta=0.05)
+def test_the_guarantee_is_kept_in_many_draws(certify_samples: int) -> None:
+    share = broken_guarantees(3000, certify_samples=certify_samples, budget=0.01, delta=0.05)
     assert share <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 3000)

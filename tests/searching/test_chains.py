@@ -1,4 +1,4 @@
-"""Chains: against trying every chain at every threshold, and the paths that lead through them."""
+"""Chains: against trying every chain at every threshold, and the sequences through them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from understudy.frontier import Frontier
 from understudy.outcome import evaluate
 from understudy.policy import Policy, PolicyStage
 from understudy.scores import Exit, ScoreTable
-from understudy.searching.chain_path import chain_path
 from understudy.searching.chains import search_chains
 from understudy.searching.pairs import search_pairs
+from understudy.searching.sequences import sequence_through
 
 BUDGETS = (-25.0, 0.0, 13.0, 25.0, 50.0)
 
@@ -130,7 +130,7 @@ def test_a_chain_of_three_beats_the_best_pair_here() -> None:
     assert cheapest(three, 0.5) < cheapest(pairs, 0.5)
 
 
-def test_a_model_whose_surest_confidence_is_infinite_is_searched() -> None:
+def test_a_model_with_infinite_confidences_is_searched() -> None:
     table = ScoreTable.from_predictions(
         {
             "tiny": ([0, 0, 1, 1], [math.inf, math.inf, 0.5, -math.inf]),
@@ -151,7 +151,7 @@ def test_the_reference_alone_is_a_frontier() -> None:
     assert len(search_chains(table, max_drops=[])) == 1
 
 
-def test_exits_that_share_a_part_are_sent_elsewhere() -> None:
+def test_exits_that_share_a_part_are_refused() -> None:
     plain = synthetic(20, exits=3)
     shared = ScoreTable(
         exits=(Exit("net0", ("net0",)), Exit("net1", ("net0", "net1")), Exit("net2")),
@@ -181,7 +181,7 @@ def test_what_makes_no_sense_is_refused(options: dict[str, object], words: str) 
 
 
 @given(st.data())
-def test_a_path_counts_what_its_policies_do(data: st.DataObject) -> None:
+def test_a_sequence_counts_what_its_policies_do(data: st.DataObject) -> None:
     table = data.draw(score_tables(least_exits=2))
     order = data.draw(st.permutations(table.names))[: data.draw(st.integers(1, 4))]
     level = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.8, 2.0, math.inf, -math.inf])
@@ -191,26 +191,26 @@ def test_a_path_counts_what_its_policies_do(data: st.DataObject) -> None:
     big = data.draw(st.sampled_from(table.names))
     assume(big not in order[:-1])
     unit = table.unit()
-    path = chain_path(table, policy, reference=big, steps=data.draw(st.integers(1, 5)))
+    sequence = sequence_through(table, policy, reference=big, steps=data.draw(st.integers(1, 5)))
     last = table.cost_of([big], unit)
-    for index, step in enumerate(path.policies):
+    for index, step in enumerate(sequence.policies):
         true = oracle.totals(table, step, reference=big, unit=unit)
-        assert (path.losses[index], path.gains[index]) == (true.losses, true.gains)
-        assert path.cost[index] == pytest.approx(true.cost, abs=1e-12)
-        assert path.cost[index] < last
-        last = path.cost[index]
+        assert (sequence.losses[index], sequence.gains[index]) == (true.losses, true.gains)
+        assert sequence.cost[index] == pytest.approx(true.cost, abs=1e-12)
+        assert sequence.cost[index] < last
+        last = sequence.cost[index]
 
 
-def test_a_path_leads_through_its_policy_from_safe_to_cheap() -> None:
+def test_a_sequence_leads_through_its_policy_from_safe_to_cheap() -> None:
     table = synthetic(2_000, exits=4)
     found = search_chains(table, max_drops=[0.5])
     point = min(found, key=lambda p: p.cost)
     assert len(point.policy.stages) == 3
-    path = chain_path(table, point.policy, steps=50)
-    assert (np.diff(path.cost) < 0).all()
-    through = np.flatnonzero(np.isclose(path.cost, point.cost, rtol=1e-9))
+    sequence = sequence_through(table, point.policy, steps=50)
+    assert (np.diff(sequence.cost) < 0).all()
+    through = np.flatnonzero(np.isclose(sequence.cost, point.cost, rtol=1e-9))
     assert len(through) == 1
-    drop = 100 * (path.losses - path.gains) / path.samples
+    drop = 100 * (sequence.losses - sequence.gains) / sequence.samples
     assert drop[through[0]] == pytest.approx(point.drop)
     assert abs(drop[0]) < 0.5
-    assert path.policies[-1] == Policy.single(point.policy.exits[0])
+    assert sequence.policies[-1] == Policy.single(point.policy.exits[0])

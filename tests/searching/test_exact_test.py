@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import oracle
 from understudy.searching.exact_test import (
     BETA,
-    _below,
     discordance_limit,
     gap_p_value,
+    lower_tail,
     samples_needed,
 )
 
@@ -30,8 +30,8 @@ def test_the_distribution_is_the_convolution(
     gap = discordance * tilt
     law = oracle.gap_distribution(samples, **rates(discordance, gap))
     true = law[: max(total + samples + 1, 0)].sum()
-    found = _below(total, samples, discordance, gap)
-    assert true - 1e-13 <= found <= true + 1e-11  # never too small: the promise leans on it
+    found = lower_tail(total, samples, discordance, gap)
+    assert true - 1e-13 <= found <= true + 1e-11  # never too small: the guarantee rests on it
 
 
 def test_the_distribution_keeps_its_digits_at_large_numbers() -> None:
@@ -44,7 +44,7 @@ def test_the_distribution_keeps_its_digits_at_large_numbers() -> None:
         exact_z = (total + 0.5 - samples * gap) / spread
         density = math.exp(-(exact_z**2) / 2) / math.sqrt(2 * math.pi)
         normal = 0.5 * math.erfc(-exact_z / math.sqrt(2)) - skew / 6 * (exact_z**2 - 1) * density
-        assert _below(total, samples, discordance, gap) == pytest.approx(normal, abs=1e-6)
+        assert lower_tail(total, samples, discordance, gap) == pytest.approx(normal, abs=1e-6)
 
 
 @pytest.mark.parametrize("budget", [-0.05, 0.0, 0.01, 0.05, 0.2])
@@ -124,21 +124,23 @@ counts = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 400)).
 
 
 @given(counts, st.floats(-0.3, 0.6), st.floats(0, 0.2))
-def test_a_larger_budget_is_easier(seen: tuple[int, int, int], budget: float, more: float) -> None:
-    assert gap_p_value(*seen, budget + more) <= gap_p_value(*seen, budget) + 1e-9
+def test_a_larger_budget_is_easier(
+    counted: tuple[int, int, int], budget: float, more: float
+) -> None:
+    assert gap_p_value(*counted, budget + more) <= gap_p_value(*counted, budget) + 1e-9
 
 
 @given(counts, st.floats(-0.1, 0.3))
-def test_a_loss_for_a_tie_is_harder(seen: tuple[int, int, int], budget: float) -> None:
-    losses, gains, samples = seen
+def test_a_loss_for_a_tie_is_harder(counted: tuple[int, int, int], budget: float) -> None:
+    losses, gains, samples = counted
     if losses + gains < samples:
         worse = gap_p_value(losses + 1, gains, samples, budget)
         assert worse >= gap_p_value(losses, gains, samples, budget) - 1e-9
 
 
 @given(counts, st.floats(-1, 1.5))
-def test_a_p_value_is_a_probability(seen: tuple[int, int, int], budget: float) -> None:
-    assert 0 <= gap_p_value(*seen, budget) <= 1
+def test_a_p_value_is_a_probability(counted: tuple[int, int, int], budget: float) -> None:
+    assert 0 <= gap_p_value(*counted, budget) <= 1
 
 
 def test_extremes() -> None:

@@ -1,4 +1,4 @@
-"""Exits of one network: points are what evaluate says; tiny ones are searched to the optimum."""
+"""Exits of one network: points equal evaluate; tiny networks are searched to the optimum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from understudy.searching.exits import exits_in_order, positions, search_exits
 from understudy.searching.pairs import pair_curve, search_pairs
 
 
-def test_positions_are_told_by_shared_parts() -> None:
+def test_positions_follow_from_shared_parts() -> None:
     table = record(50)
     order = exits_in_order(table, "full", "MACs")
     assert [name.split("/")[0] for name in order] == [f"place{i}" for i in (0, 0, 1, 1, 2, 2)]
@@ -26,7 +26,7 @@ def test_positions_are_told_by_shared_parts() -> None:
 
 @settings(max_examples=30)
 @given(st.data())
-def test_points_are_what_evaluate_says_and_end_no_higher_than_pairs(data: st.DataObject) -> None:
+def test_points_equal_evaluate_and_end_no_higher_than_pairs(data: st.DataObject) -> None:
     table = data.draw(score_tables(least_exits=2))
     big = table.reference(unit="MACs")
     found = search_exits(table, unit="MACs", starts=2)
@@ -86,11 +86,11 @@ def test_a_network_without_a_cheaper_exit_is_its_own_frontier() -> None:
 
 
 def refined(costs: dict[str, float], exits: dict[str, list[str]]) -> ScoreTable:
-    said = {name: ([0, 1], [0.9, 0.8]) for name in exits}
-    return ScoreTable.from_predictions(said, [0, 1], costs={"MACs": costs}, parts=exits)
+    outputs = {name: ([0, 1], [0.9, 0.8]) for name in exits}
+    return ScoreTable.from_predictions(outputs, [0, 1], costs={"MACs": costs}, parts=exits)
 
 
-def test_an_exit_that_refines_a_saver_is_worth_what_it_adds() -> None:
+def test_an_exit_that_refines_a_saver_counts_what_it_adds() -> None:
     """With the saver it costs more than the network alone; behind the saver it costs less."""
     costs = {"saver": 40.0, "one": 30.0, "two": 40.0, "rest": 30.0, "head": 1.0, "end": 1.0}
     parts = {
@@ -104,15 +104,15 @@ def test_an_exit_that_refines_a_saver_is_worth_what_it_adds() -> None:
     assert exits_in_order(table, "full", "MACs") == ["saver", "late"]
 
 
-def test_exits_of_a_trunk_are_asked_from_shallow_to_deep() -> None:
+def test_exits_of_a_trunk_are_visited_from_shallow_to_deep() -> None:
     """Cheapest first, but an exit that pays for a saver stands before those behind it."""
     costs = {"saver": 40.0, "one": 30.0, "two": 15.0, "rest": 60.0, "cheap": 5.0}
     parts = {
         "deep": ["one", "two"],
-        "told": ["saver", "one"],
+        "refined": ["saver", "one"],
         "saver": ["saver"],
         "full": ["one", "two", "rest"],
         "cheap": ["cheap"],
     }
     names = exits_in_order(refined(costs, parts), "full", "MACs")
-    assert names == ["cheap", "saver", "told", "deep"]
+    assert names == ["cheap", "saver", "refined", "deep"]

@@ -1,4 +1,4 @@
-"""Searching with a learned deferral score and with averaged exits: chosen, certified, verified."""
+"""Searching with a learned deferral score and with ensembles: chosen, certified, verified."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from understudy.searching.search import search_in_sample
 
 
 def table(count: int = 6000) -> ScoreTable:
-    """Three models on two classes; the little one is wrong about class 1 whatever it says."""
+    """Three models on two classes; the little one is biased against class 1."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, count)
     probabilities = {}
@@ -40,7 +40,7 @@ def test_a_learned_score_is_certified_and_verified(stages: int) -> None:
     assert saved > plain.on["certify"].saving["MACs"]
 
 
-def test_averaged_exits_compete_and_leave_the_models_alone() -> None:
+def test_ensembles_compete_and_leave_the_models_alone() -> None:
     wide = ensemble_pairs(table(), "big")
     assert models_of(wide).names == ("tiny", "mid", "big")
     result = search(wide, max_drop=[-0.2, 1.0])

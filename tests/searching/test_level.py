@@ -1,4 +1,4 @@
-"""The level of the exact test, computed and not simulated; what the computation leans on."""
+"""The level of the exact test, computed instead of simulated, and the parts of the computation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from scipy.stats import binom
 
 import certificates
 from tables import synthetic
-from understudy.searching.certify import certify, ladder
+from understudy.searching.certify import certify
 from understudy.searching.exact_test import (
     SHARE,
     SLOPE,
-    _below,
     critical_totals,
     discordance_limit,
     gap_p_value,
+    lower_tail,
 )
 from understudy.searching.pairs import pair_curve
+from understudy.searching.sequences import pair_sequence
 
 
 def chance(top: float, samples: int, discordance: float, gap: float, *, slope: float) -> float:
@@ -47,19 +48,19 @@ def test_the_chance_is_the_sum_over_all_counts(
     discordances, (tilt, z) = scale * np.array(shares), where
     gap = float(discordances[0] * tilt)
     top = samples * gap + z * math.sqrt(samples * discordances[-1] + 4)
-    found = _below(top, samples, discordances, gap, slope=slope)
+    found = lower_tail(top, samples, discordances, gap, slope=slope)
     true = [chance(top, samples, d, gap, slope=slope) for d in discordances.tolist()]
     assert found == pytest.approx(np.array(true), abs=1e-10)
 
 
 def test_the_chance_of_what_never_happens_is_no_underflow() -> None:
-    assert 0 <= _below(-3000.0, 10_000, 0.4, 0.3, slope=SLOPE) < 1e-9
-    assert _below(9000.0, 10_000, 0.4, -0.3, slope=SLOPE) == pytest.approx(1.0)
+    assert 0 <= lower_tail(-3000.0, 10_000, 0.4, 0.3, slope=SLOPE) < 1e-9
+    assert lower_tail(9000.0, 10_000, 0.4, -0.3, slope=SLOPE) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("budget", [-0.1, -0.01, 0.0, 0.005, 0.2])
 @pytest.mark.parametrize("samples", [30, 900, 20_000])
-def test_a_grid_is_as_fine_as_it_says(samples: int, budget: float) -> None:
+def test_a_grid_is_as_fine_as_documented(samples: int, budget: float) -> None:
     from understudy.searching._exact_test_kernels import STEP, STRIP, grid
 
     for low, high in ((0.0, 1.0), (0.21, 0.22), (0.3, 1.0)):
@@ -97,7 +98,7 @@ def test_no_discordance_in_the_interval_beats_the_p_value(
         return
     top = total + SLOPE * math.sqrt(discordant + 4)
     fine = np.linspace(max(low, abs(budget)), high, 3000)
-    worst = float(_below(top, samples, fine, budget, slope=SLOPE).max())
+    worst = float(lower_tail(top, samples, fine, budget, slope=SLOPE).max())
     assert gap_p_value(losses, gains, samples, budget, beta=beta) >= min(worst + beta, 1.0)
 
 
@@ -150,7 +151,7 @@ def test_the_level_is_nearly_used_up() -> None:
     assert certificates.level(10_000, 0.05, 0.005)["exact"] > 0.047
 
 
-def test_the_naive_rule_breaks_its_promise_and_the_exact_test_does_not() -> None:
+def test_the_naive_rule_breaks_its_guarantee_and_the_exact_test_does_not() -> None:
     found = certificates.level(500, 0.002, 0.001)
     assert found["naive"] > 0.3
     assert found["exact"] <= 0.05
@@ -184,7 +185,7 @@ def test_the_level_on_the_boundary_in_full(samples: int, drop: float) -> None:
 def test_the_benchmark_decides_as_the_library_does() -> None:
     for seed in range(3):
         tune, fresh = synthetic(800, seed=seed, exits=2), synthetic(3000, seed=seed + 10, exits=2)
-        path = ladder(pair_curve(tune, "net0", "net1"))
+        sequence = pair_sequence(pair_curve(tune, "net0", "net1"))
         critical = critical_totals(len(fresh), 0.02, 0.05, np.arange(600))
-        found = certificates.last_proved(path, fresh, critical, reference="net1")
-        assert found == certify(path, fresh, reference="net1", max_drop=2.0).policy
+        found = certificates.last_proved(sequence, fresh, critical, reference="net1")
+        assert found == certify(sequence, fresh, reference="net1", max_drop=2.0).policy

@@ -1,8 +1,9 @@
-"""The optimism report: what each way of tuning claims, and what it really gives."""
+"""The optimism report: claimed and true drops of each way of tuning."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_tuning_at_the_edge_breaks_the_budget_and_a_certificate_does_not() -> No
 
 
 def test_one_resample_can_be_drawn_by_hand() -> None:
-    """What a choice gives is what its policy does on the whole table; the order is fixed."""
+    """The true drop of a choice is that on the whole table; the order of draws is fixed."""
     table = small()
     found = optimism(table, max_drop=1.0, resamples=1, seed=7)
     rng = np.random.default_rng(7)
@@ -101,7 +102,7 @@ def test_equal_models_give_what_they_claim() -> None:
     assert tuned.saving.mean == pytest.approx(0.9)
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     seen: list[tuple[str, int, int]] = []
     optimism(small(), max_drop=1.0, resamples=3, on_progress=lambda *args: seen.append(args))
     assert seen == [("resamples", 1, 3), ("resamples", 2, 3), ("resamples", 3, 3)]
@@ -118,7 +119,7 @@ def test_it_goes_into_json_and_onto_a_page() -> None:
         assert word in page
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no drop": ({"max_drop": []}, PolicyError, "at least one budget"),
     "nan": ({"max_drop": float("nan")}, PolicyError, "found nan"),
     "delta": ({"max_drop": 1.0, "delta": 0.0}, PolicyError, "found 0"),
@@ -129,7 +130,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_questions_are_one_sentence(case: str) -> None:
+def test_wrong_arguments_are_one_sentence(case: str) -> None:
     options, error, words = WRONG[case]
     with pytest.raises(error, match=words):
         optimism(small(), **options)

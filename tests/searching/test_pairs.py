@@ -88,7 +88,7 @@ def test_the_frontier_is_all_that_nothing_beats(data: st.DataObject) -> None:
 
 
 @given(st.data())
-def test_points_are_what_evaluate_says_to_the_last_bit(data: st.DataObject) -> None:
+def test_points_equal_evaluate_to_the_last_bit(data: st.DataObject) -> None:
     table = data.draw(score_tables())
     unit = data.draw(st.sampled_from(table.units))
     frontier = search_pairs(table, unit=unit)
@@ -161,9 +161,9 @@ def test_free_models_and_free_references() -> None:
     assert [(p.cost, p.drop) for p in half] == [(0.0, 50.0), (0.5, 0.0)]
 
 
-def test_names_that_are_not_there_are_sentences() -> None:
+def test_unknown_names_are_sentences() -> None:
     table = pair_table([1], [1], [1.0])
     for wrong in ({"reference": "bigg"}, {"unit": "MAC"}, {"confidence": "max_sofmax"}):
         (name,) = wrong.values()
         with pytest.raises(TableError, match=f"no .* '{name}' in this table; did you mean"):
-            search_pairs(table, **wrong)  # type: ignore[arg-type]
+            search_pairs(table, **wrong)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tables import score_tables, synthetic
-from understudy.app.cli.choosing import savers_view
+from understudy.app.cli.savers import savers_view
 from understudy.display import plain
 from understudy.errors import PolicyError, TableError
 from understudy.outcome import evaluate
@@ -41,7 +41,7 @@ def test_no_pair_is_cheaper_within_the_budget(table: ScoreTable, drop: float) ->
         assert row.on["test"] == evaluate(table.on("test"), row.policy, reference=row.big)
 
 
-def test_both_ways_to_choose_agree() -> None:
+def test_both_searches_agree() -> None:
     """Pairs all at once, and one by one: a part that costs nothing makes the exits share."""
     table = synthetic(1000, exits=4)
     shared = replace(
@@ -55,7 +55,7 @@ def test_both_ways_to_choose_agree() -> None:
     assert {row.max_drop for row in first} == set(drops)
 
 
-def test_where_nothing_fits_the_model_stands_alone() -> None:
+def test_where_nothing_fits_the_model_is_alone() -> None:
     table = synthetic(600)
     for row in best_savers(table, -50.0):
         assert row.policy == Policy.single(row.big)
@@ -66,7 +66,7 @@ def test_where_nothing_fits_the_model_stands_alone() -> None:
         assert (row.threshold, row.share("test")) == (float("-inf"), 1.0)
 
 
-def test_without_labels_each_model_is_its_own_truth() -> None:
+def test_without_labels_each_model_provides_the_truth() -> None:
     table = replace(synthetic(800), label=None)
     rows = {row.big: row for row in best_savers(table, 2.0)}
     assert rows["net2"].on["tune"].reference_accuracy == 1.0
@@ -88,7 +88,7 @@ def test_it_goes_into_json_and_onto_a_page() -> None:
     assert "none" in page
 
 
-def test_wrong_questions_are_one_sentence() -> None:
+def test_wrong_arguments_are_one_sentence() -> None:
     table = synthetic(300)
     with pytest.raises(PolicyError, match="at least one budget"):
         best_savers(table, [])

@@ -68,6 +68,7 @@ def test_certified_results_are_sound_on_any_table(data: st.DataObject) -> None:
         if certificate.falls_back:
             assert choice.policy == Policy.single(result.reference)
         else:
+            assert certificate.p_value is not None
             assert certificate.p_value <= 0.3
     assert Result.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False))) == result
     assert str(result)
@@ -83,8 +84,8 @@ def test_a_certificate_can_be_checked_again() -> None:
         assert proof is not None
         assert (proof.samples, proof.looks) == (len(certify), 4)
         for policy in proof.path:
-            seen = evaluate(certify, policy, reference="net2")
-            p = gap_p_value(seen.losses, seen.gains, seen.samples, proof.budget / 100)
+            found = evaluate(certify, policy, reference="net2")
+            p = gap_p_value(found.losses, found.gains, found.samples, proof.budget / 100)
             assert p <= proof.delta
     costs = [choice.on["tune"].cost["MACs"] for choice in result.choices]
     assert costs == sorted(costs, reverse=True)
@@ -102,8 +103,8 @@ def test_nothing_is_chosen_on_test() -> None:
     assert before.choices[0].outcome != after.choices[0].outcome
 
 
-def test_the_path_is_frozen_on_tune() -> None:
-    """Other answers on certify may shorten the path, never bend it."""
+def test_the_sequence_is_frozen_on_tune() -> None:
+    """Other answers on certify may shorten what is proved, never change its order."""
     table = synthetic(3000)
     wrong = table.prediction.copy()
     wrong[:2, np.flatnonzero(table.split == 1)[::40]] = 0
@@ -141,6 +142,7 @@ def test_a_budget_that_cannot_be_certified_is_the_reference_and_a_number() -> No
     assert choice.verdict.startswith("A cascade does not pay here: use net2.")
     assert "certify samples would do" in choice.verdict
     assert choice.certificate is not None
+    assert choice.certificate.samples_needed is not None
     assert choice.certificate.samples_needed > choice.certificate.samples
 
 
@@ -179,7 +181,7 @@ def test_one_class_is_always_right() -> None:
     assert choice.outcome.accuracy == 1.0
 
 
-def test_a_reference_that_is_not_the_best_is_still_the_measure() -> None:
+def test_a_reference_that_is_not_the_best_is_still_compared_with() -> None:
     table = synthetic(4000)
     (choice,) = search(table, max_drop=2.0, reference="net1").choices
     assert set(choice.policy.exits) <= {"net0", "net1"}
@@ -196,8 +198,8 @@ def test_the_cheapest_exit_as_reference_has_nothing_below_it() -> None:
     assert "use net0" in choice.verdict
 
 
-def test_a_useless_confidence_is_called_so() -> None:
-    """The surest are the wrong ones: deferring at random would lose less."""
+def test_a_useless_confidence_is_reported() -> None:
+    """The most confident answers are wrong: deferring at random would lose less."""
     sure = np.repeat([0.9, 0.1], 100)
     little = np.r_[np.arange(100) >= 20, np.arange(100) >= 10]
     (choice,) = search_in_sample(pair_table(little, np.ones(200), sure), max_drop=12.0).choices
@@ -223,7 +225,7 @@ def test_a_single_exit_that_does_better_is_named() -> None:
     assert result.choices[0].policy == Policy.single("mid")
 
 
-def test_a_cost_above_the_limit_is_said() -> None:
+def test_a_cost_above_the_limit_is_reported() -> None:
     table = synthetic(4000)
     (dear,) = search(table, max_drop=2.0, max_cost=0.1).choices
     assert "more than the 0.1 allowed" in dear.verdict
@@ -239,7 +241,7 @@ def test_a_table_without_max_softmax_can_be_searched() -> None:
     assert plain.difficulty == renamed.difficulty
 
 
-def test_another_unit_is_another_plan() -> None:
+def test_another_unit_gives_another_policy() -> None:
     table = synthetic(4000)
     timed = replace(table, times={"ms@1": {"net0": 3.0, "net1": 1.0, "net2": 4.0}})
     result = search(timed, max_drop=3.0, unit="ms@1")
@@ -248,9 +250,12 @@ def test_another_unit_is_another_plan() -> None:
     assert [single.name for single in result.singles] == ["net1", "net0", "net2"]
 
 
-def test_a_plan_that_saves_macs_and_loses_time_is_told() -> None:
+def test_a_policy_that_saves_macs_and_loses_time_is_reported() -> None:
     table = synthetic(4000)
-    slow = {"ms@1": {"net0": 3.0, "net1": 3.0, "net2": 4.0}, "ms@64": dict.fromkeys(table.names, 1)}
+    slow = {
+        "ms@1": {"net0": 3.0, "net1": 3.0, "net2": 4.0},
+        "ms@64": dict.fromkeys(table.names, 1.0),
+    }
     (choice,) = search(replace(table, times=slow), max_drop=3.0).choices
     lost = {unit: -saving for unit, saving in choice.outcome.saving.items() if unit != "MACs"}
     assert max(lost.values()) > 0
@@ -288,7 +293,7 @@ def test_without_labels_the_reference_is_the_truth() -> None:
         ({"delta": float("nan")}, "found nan"),
     ],
 )
-def test_a_wrong_wish_is_one_sentence(wrong: dict[str, object], words: str) -> None:
+def test_wrong_arguments_are_one_sentence(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(UnderstudyError, match=words) as raised:
         search(synthetic(60), **{"max_drop": 1.0, **wrong})  # type: ignore[arg-type]
     assert "\n" not in str(raised.value)
@@ -326,13 +331,13 @@ def test_a_missing_cost_is_named() -> None:
         search(replace(table, costs={}), max_drop=1.0)
 
 
-def test_levels_of_promise_are_policy_errors() -> None:
+def test_wrong_levels_are_policy_errors() -> None:
     with pytest.raises(PolicyError):
         search(synthetic(60), max_drop=1.0, delta=2)
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
-def test_a_plan_has_no_more_stages_than_asked_and_more_never_cost_more(stages: int) -> None:
+def test_no_more_stages_than_requested_and_more_never_cost_more(stages: int) -> None:
     table = synthetic(2000, exits=4)
     (choice,) = search(table, max_drop=4.0, stages=stages).choices
     chained = [name for name in choice.policy.exits if name != "net3"]

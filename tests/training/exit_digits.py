@@ -25,7 +25,8 @@ class Block(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        activated: Tensor = self.act(self.norm(self.conv(x)))
+        return activated
 
 
 class DigitNet(nn.Module):
@@ -39,7 +40,8 @@ class DigitNet(nn.Module):
         self.linear = nn.Linear(4 * planes, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.blocks(x).mean((2, 3)))
+        logits: Tensor = self.linear(self.blocks(x).mean((2, 3)))
+        return logits
 
 
 class Centred(DigitNet):
@@ -75,8 +77,8 @@ def train(stage: Stage, file: Path, *, epochs: int) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(epochs):
-        for rows in torch.randperm(len(labels), generator=generator).split(64):
+        for rows in torch.split(torch.randperm(len(labels), generator=generator), 64):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+            torch.autograd.backward(nn.functional.cross_entropy(model(images[rows]), labels[rows]))
             optimizer.step()
     save_file(model.state_dict(), file)

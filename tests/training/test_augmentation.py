@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from understudy.errors import DataError
-from understudy.training.augmentation import Augmentation
+from understudy.training.sampling import Augmentation
 
 IDS = ["a", "b", "c", "d"]
 
@@ -34,7 +34,9 @@ def slow_view(image: Tensor, down: int, right: int, mirrored: bool) -> Tensor:
 @given(st.integers(0, 3), st.floats(0, 0.5), st.booleans())
 def test_a_view_is_a_shifted_and_mirrored_image(seed: int, shift: float, flip: bool) -> None:
     before = images()
-    seen = Augmentation(shift=shift, flip=flip, seed=seed).of(before, IDS, np.array([0, 1, 2, 3]))
+    seen = Augmentation(shift=shift, flip=flip, seed=seed).apply(
+        before, IDS, np.array([0, 1, 2, 3])
+    )
     assert torch.equal(seen[0], before[0])
     down, right = round(shift * 6), round(shift * 9)
     for image, view in zip(before, seen, strict=True):
@@ -49,35 +51,35 @@ def test_a_view_is_a_shifted_and_mirrored_image(seed: int, shift: float, flip: b
 def test_all_moves_are_drawn() -> None:
     image = torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3)
     names = [str(number) for number in range(2000)]
-    views = Augmentation(shift=1 / 3, flip=True, seed=0)
-    seen = views.of(image.expand(2000, -1, -1, -1), names, np.ones(2000, int))
-    _, counts = torch.stack(list(seen)).unique(dim=0, return_counts=True)
+    augmentation = Augmentation(shift=1 / 3, flip=True, seed=0)
+    seen = augmentation.apply(image.expand(2000, -1, -1, -1), names, np.ones(2000, int))
+    _, counts = torch.unique(torch.stack(list(seen)), dim=0, return_counts=True)
     assert len(counts) == 18
     assert counts.min() > 70
 
 
 def test_a_view_depends_on_its_name_alone() -> None:
-    views, numbers = Augmentation(shift=0.4, flip=True, seed=1), np.array([1, 2, 1, 3])
-    whole = views.of(images(), IDS, numbers)
+    augmentation, numbers = Augmentation(shift=0.4, flip=True, seed=1), np.array([1, 2, 1, 3])
+    whole = torch.stack(list(augmentation.apply(images(), IDS, numbers)))
     assert not torch.equal(whole, images())
     for row in range(len(IDS)):
-        alone = views.of(images()[row : row + 1], [IDS[row]], numbers[row : row + 1])
+        alone = augmentation.apply(images()[row : row + 1], [IDS[row]], numbers[row : row + 1])
         assert torch.equal(alone[0], whole[row])
-    listed = views.of(list(images()), IDS, numbers)
+    listed = augmentation.apply(list(images()), IDS, numbers)
     assert torch.equal(torch.stack(list(listed)), whole)
-    other = Augmentation(shift=0.4, flip=True, seed=2).of(images(), IDS, numbers)
-    assert not torch.equal(other, whole)
+    other = Augmentation(shift=0.4, flip=True, seed=2).apply(images(), IDS, numbers)
+    assert not torch.equal(torch.stack(list(other)), whole)
 
 
 def test_images_of_different_sizes() -> None:
     mixed = [images(4, 4)[0], images(8, 5)[1]]
-    seen = Augmentation(shift=0.25, flip=True, seed=0).of(mixed, ["a", "b"], np.array([1, 1]))
+    seen = Augmentation(shift=0.25, flip=True, seed=0).apply(mixed, ["a", "b"], np.array([1, 1]))
     assert [view.shape for view in seen] == [image.shape for image in mixed]
 
 
 def test_only_images_have_views() -> None:
     rows = torch.zeros(2, 5)
-    views = Augmentation(shift=0.1, flip=True, seed=0)
-    assert views.of(rows, ["a", "b"], np.zeros(2, int)) is rows
+    augmentation = Augmentation(shift=0.1, flip=True, seed=0)
+    assert augmentation.apply(rows, ["a", "b"], np.zeros(2, int)) is rows
     with pytest.raises(DataError, match=r"found samples of the shape \(5,\)"):
-        views.of(rows, ["a", "b"], np.array([0, 1]))
+        augmentation.apply(rows, ["a", "b"], np.array([0, 1]))

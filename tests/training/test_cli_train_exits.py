@@ -1,110 +1,123 @@
-"""The verb `train-exits`, as typed."""
+"""The verb `train-exits`."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import typer
 
-from command_line import Run
-from understudy.app.cli import app
-from understudy.training import trainer
+from command_line import Run, refused
+from understudy.app.cli.main import app
+from understudy.training import api
 from understudy.training.config import TrainingConfig
-from understudy.zoo.networks import load_network
+from understudy.zoo.models import load_network
 
-SMALL = ("--epochs", 2, "--views", 1, "--batch", 64, "--held-out", 0.2)
-TRAIN = ("train-exits", "net=py:exit_digits:big?weights=random", "--data", "digits:train", *SMALL)
+FAST = "epochs = 2\nviews = 1\nbatch = 64\nheld_out = 0.2\n"
+TRAIN = ("train-exits", "net=py:exit_digits:big?weights=random", "--data", "digits:train")
+TRAIN_FAST = (*TRAIN, "--config", "fast.toml", "--into", "exits")
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    Path("fast.toml").write_text(FAST)
     return tmp_path
 
 
 def test_from_a_model_to_a_score(run: Run) -> None:
-    said = run(*TRAIN, "--taps", "blocks.0,blocks.1", "--heads", "linear,conv4", "--into", "exits")
-    assert said.code == 0, said.err
-    assert "score it as exits:exits" in said.out
-    assert "exits, epoch 2:" in said.err
-    assert len(load_network("exits:exits").points) == 4
+    command = run(*TRAIN_FAST, "--taps", "blocks.0,blocks.1", "--heads", "linear,conv4")
+    assert command.exit_code == 0, command.stderr
+    assert "score it as exits:exits" in command.stdout
+    assert "exits, epoch 2:" in command.stderr
+    assert len(load_network("exits:exits").locations) == 4
     scored = run("score", "exits:exits", "--data", "digits:heldout", "--into", "table", "--json")
-    assert json.loads(scored.out)["exits"][-1] == "net"
+    assert scored.json["exits"][-1] == "net"
 
 
-def test_json_with_every_option(run: Run) -> None:
-    said = run(
-        *(
-            *TRAIN,
-            "--into",
-            "exits",
-            "--taps",
-            1,
-            "--saver",
-            "py:exit_digits:small",
-            "--classifier",
-        ),
-        *("--targets", "both", "--temperature", 2, "--share", 0.3, "--weights", "tinysaver"),
-        *("--lr", 0.01, "--weight-decay", 0, "--label-smoothing", 0.1, "--shift", 0, "--no-flip"),
-        *("--patience", 5, "--seed", 3, "--cache-gb", 0, "--workers", 0, "--json"),
+def test_every_option_and_setting(run: Run) -> None:
+    Path("config.toml").write_text(
+        'targets = "both"\ntemperature = 2\nshare = 0.3\nweights = "tinysaver"\n'
+        "weight_decay = 0\nlabel_smoothing = 0.1\nviews = 1\nshift = 0\nflip = false\n"
+        "held_out = 0.2\npatience = 5\nepochs = 50\nlr = 0.5\nseed = 8\n"
     )
-    assert said.code == 0, said.err
-    told = json.loads(said.out)
-    assert (told["spec"], told["name"], told["cached"]) == ("exits:exits", "net", False)
-    assert list(told["exits"]) == ["classifier", "blocks.1/linear", "blocks.1/esn"]
-    recipe = told["recipe"]
-    assert (recipe["targets"], recipe["share"], recipe["seed"]) == ("both", 0.3, 3)
-    assert (recipe["flip"], recipe["shift"], recipe["label_smoothing"]) == (False, 0, 0.1)
-    assert "the network runs anew in every epoch" in said.err
+    command = run(
+        *(*TRAIN, "--into", "exits", "--taps", 1, "--saver", "py:exit_digits:small"),
+        *("--classifier", "--config", "config.toml", "--epochs", 2, "--batch", 64, "--lr", 0.01),
+        *("--seed", 3, "--cache-gb", 0, "--workers", 0, "--json"),
+    )
+    found = command.json
+    assert (found["spec"], found["name"], found["cached"]) == ("exits:exits", "net", False)
+    assert list(found["exits"]) == ["classifier", "blocks.1/linear", "blocks.1/esn"]
+    settings = found["recipe"]
+    assert (settings["targets"], settings["share"], settings["temperature"]) == ("both", 0.3, 2)
+    assert (settings["flip"], settings["shift"], settings["label_smoothing"]) == (False, 0, 0.1)
+    assert (settings["epochs"], settings["lr"], settings["seed"]) == (2, 0.01, 3)
+    assert "the network runs anew in every epoch" in command.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "message"),
     [
         (("--heads", "linaer"), "did you mean"),
         (("--taps", "blocks.7"), "blocks.7"),
-        (("--targets", "truth"), "no targets 'truth'"),
-        (("--weights", "tinysaver"), "found no saver"),
         (("--lr", -1), "lr lies between"),
+        (("--config", "nowhere.toml"), "--config cannot be read from 'nowhere.toml'"),
     ],
 )
-def test_mistakes_are_one_sentence(run: Run, words: tuple[object, ...], sentence: str) -> None:
-    said = run(*TRAIN, "--into", "exits", *words)
-    assert said.code == 2
-    assert said.out == ""
-    (line,) = said.err.splitlines()
-    assert line.startswith("error: ")
-    assert sentence in line
-    assert not list(Path().iterdir())
+def test_a_wrong_option_is_one_sentence(
+    run: Run, here: Path, words: tuple[object, ...], message: str
+) -> None:
+    refused(run(*TRAIN_FAST, *words), message, here, {"fast.toml"})
 
 
-def test_ctrl_c_keeps_what_is_finished(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epohcs = 2", "in 'fast.toml' has the fields epochs, batch, lr"),
+        ("epohcs = 2", "found 'epohcs': correct the file"),
+        ("epochs = 2.5", "in 'fast.toml' has a whole number at $.epochs, found 2.5"),
+        ("epochs = true", "a whole number at $.epochs, found True"),
+        ('lr = "fast"', "a number at $.lr, found 'fast'"),
+        ("flip = 1", "true or false at $.flip, found 1"),
+        ("targets = 1", "a text at $.targets, found 1"),
+        ("[training]\nepochs = 2", "found 'training': correct the file"),
+        ("epochs 2", "--config takes a TOML file, 'fast.toml' is not"),
+        ('targets = "truth"', "no targets 'truth'"),
+        ('weights = "tinysaver"', "found no saver"),
+        ("lr = -1", "lr lies between"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(run: Run, here: Path, text: str, message: str) -> None:
+    Path("fast.toml").write_text(text)
+    refused(run(*TRAIN_FAST), message, here, {"fast.toml"})
+
+
+def test_ctrl_c_keeps_finished_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "fit", interrupted)
-        said = run(*TRAIN, "--into", "exits")
-    assert said.code == 130
-    assert "interrupted; what was finished is kept" in said.err
+        patch.setattr(api, "fit", interrupted)
+        command = run(*TRAIN_FAST)
+    assert command.exit_code == 130
+    assert "interrupted; finished work is kept" in command.stderr
     assert (Path("exits.partial") / "features" / "note.json").exists()
-    assert run(*TRAIN, "--into", "exits").code == 0
+    assert run(*TRAIN_FAST).exit_code == 0
 
 
-def test_the_help_names_the_defaults_of_the_recipe() -> None:
+def test_the_help_has_the_defaults_of_the_config() -> None:
     command = typer.main.get_command(app).commands["train-exits"]  # type: ignore[attr-defined]
-    told = {
+    defaults = {
         option.name: re.search(r"Default: ([^\[]+)\[", option.help or "")
         for option in command.params
     }
-    settings = {name: value for name, value in TrainingConfig().to_dict().items() if name in told}
-    assert len(settings) > 12
+    settings = {name: v for name, v in TrainingConfig().to_dict().items() if name in defaults}
+    assert set(settings) == {"epochs", "batch", "lr", "seed"}
     for name, value in settings.items():
-        found = told[name]
+        found = defaults[name]
         assert found is not None, name
-        assert found[1] in (str(value), name) or float(found[1]) == value, name
+        assert float(found[1]) == value, name

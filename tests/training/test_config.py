@@ -10,8 +10,8 @@ from understudy.training.config import TrainingConfig
 
 
 def test_it_goes_through_json() -> None:
-    recipe = TrainingConfig(epochs=3, targets="both", weights="dyce", flip=False)
-    assert TrainingConfig.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    config = TrainingConfig(epochs=3, targets="both", weights="dyce", flip=False)
+    assert TrainingConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 @pytest.mark.parametrize(
@@ -36,5 +36,7 @@ def test_settings_are_checked(wrong: dict[str, Any], words: str) -> None:
 
 
 def test_an_unknown_setting_is_named() -> None:
-    with pytest.raises(ModelError, match="did you mean 'epochs'"):
-        TrainingConfig.from_dict({"epoch": 3})
+    with pytest.raises(ModelError, match=r"has the fields epochs, .*found 'epoch'"):
+        TrainingConfig.from_dict(TrainingConfig().to_dict() | {"epoch": 3})
+    with pytest.raises(ModelError, match=r"a whole number at \$.epochs, found '3'"):
+        TrainingConfig.from_dict(TrainingConfig().to_dict() | {"epochs": "3"})

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from understudy.errors import DataError
-from understudy.training.hold_out import POOL, RUN, HoldOut, part
+from understudy.training.sampling import POOL, RUN, HoldOut, hold_out
 from understudy.zoo.data import DataSet, open_data
 
 
@@ -23,37 +23,39 @@ def dataset(count: int, groups: tuple[str, ...] | None = None) -> DataSet:
 
 def test_a_share_is_held_out_by_name() -> None:
     digits = open_data("digits:train")
-    parts = part(digits, held_out=0.1, seed=0)
+    parts = hold_out(digits, share=0.1, seed=0)
     assert sorted([*parts.train, *parts.held_out]) == list(range(len(digits)))
     assert 60 < len(parts.held_out) < 120
-    again = part(digits, held_out=0.1, seed=1)
+    again = hold_out(digits, share=0.1, seed=1)
     assert again.held_out.tolist() == parts.held_out.tolist()
     assert again.train.tolist() != parts.train.tolist()
 
 
 def test_a_group_is_held_out_together() -> None:
     groups = tuple(str(number // 10) for number in range(500))
-    parts = part(dataset(500, groups), held_out=0.3, seed=0)
+    parts = hold_out(dataset(500, groups), share=0.3, seed=0)
     assert not {groups[n] for n in parts.train} & {groups[n] for n in parts.held_out}
 
 
 @pytest.mark.parametrize("share", [1e-6, 0.999999])
 def test_both_sides_have_images(share: float) -> None:
     with pytest.raises(DataError, match="change the share"):
-        part(dataset(50), held_out=share, seed=0)
+        hold_out(dataset(50), share=share, seed=0)
 
 
 @pytest.mark.parametrize("count", [2, RUN + 1, RUN * POOL + 100])
 def test_an_epoch_sees_every_image_once_and_none_that_is_held_out(count: int) -> None:
     positions = np.random.default_rng(0).permutation(count + 5)
     parts = HoldOut(positions[:count], positions[count:])
-    order = parts.epoch(np.random.default_rng(1), views=3)
+    order = parts.training_order(np.random.default_rng(1), views=3)
     assert sorted(order.positions) == sorted(parts.train)
     assert set(order.views) == {0, 1, 2} or count == 2
-    cut = list(order.cut(7))
-    assert {len(batch) for batch in cut[:-1]} <= {7}
-    assert np.concatenate([batch.positions for batch in cut]).tolist() == order.positions.tolist()
-    again = parts.epoch(np.random.default_rng(2), views=3)
+    batches = list(order.batches(7))
+    assert {len(batch) for batch in batches[:-1]} <= {7}
+    assert (
+        np.concatenate([batch.positions for batch in batches]).tolist() == order.positions.tolist()
+    )
+    again = parts.training_order(np.random.default_rng(2), views=3)
     assert count == 2 or again.positions.tolist() != order.positions.tolist()
 
 

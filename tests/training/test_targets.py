@@ -12,68 +12,70 @@ from understudy.training.targets import Targets, losses, weights
 
 SAVER = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 LABELS = torch.tensor([0, 2])
-TAUGHT = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]])
-LESSON = Targets({SAVER_LOGITS: SAVER}, LABELS, TAUGHT)
+BACKBONE = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]])
+TARGETS = Targets({SAVER_LOGITS: SAVER}, LABELS, BACKBONE)
 
 
-def answers(*exits: int) -> list[Tensor]:
+def random_logits(*exits: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(2, count, 3, generator=generator) for count in exits]
 
 
 def test_labels_are_learnt_by_cross_entropy() -> None:
-    (said,) = answers(4)
-    found = losses(said, LESSON, TrainingConfig())
+    (logits,) = random_logits(4)
+    found = losses(logits, TARGETS, TrainingConfig())
     assert found.shape == (2, 4)
-    expected = -said.log_softmax(2)[torch.arange(2), :, LABELS]
+    expected = -logits.log_softmax(2)[torch.arange(2), :, LABELS]
     torch.testing.assert_close(found, expected)
-    smooth = losses(said, LESSON, TrainingConfig(), smoothing=0.3)
-    torch.testing.assert_close(smooth, 0.7 * expected - 0.3 * said.log_softmax(2).mean(2))
+    smooth = losses(logits, TARGETS, TrainingConfig(), smoothing=0.3)
+    torch.testing.assert_close(smooth, 0.7 * expected - 0.3 * logits.log_softmax(2).mean(2))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_backbone_is_learnt_best_by_its_own_answers(temperature: float) -> None:
-    recipe = TrainingConfig(targets="backbone", temperature=temperature)
-    same = TAUGHT[:, None].clone().requires_grad_()
-    loss = losses(same, LESSON, recipe)
-    loss.sum().backward()
+def test_the_backbone_is_learnt_best_by_its_own_random_logits(temperature: float) -> None:
+    config = TrainingConfig(targets="backbone", temperature=temperature)
+    same = BACKBONE[:, None].clone().requires_grad_()
+    loss = losses(same, TARGETS, config)
+    torch.autograd.backward(loss.sum())
     assert same.grad is not None
     assert same.grad.abs().max() < 1e-6
-    assert (losses(same + torch.tensor([1.0, 0.0, 0.0]), LESSON, recipe) > loss).all()
+    assert (losses(same + torch.tensor([1.0, 0.0, 0.0]), TARGETS, config) > loss).all()
 
 
 def test_both_is_a_mixture() -> None:
-    (said,) = answers(2)
-    hard, soft = (losses(said, LESSON, TrainingConfig(targets=t)) for t in ("labels", "backbone"))
-    mixed = losses(said, LESSON, TrainingConfig(targets="both", share=0.25))
+    (logits,) = random_logits(2)
+    hard, soft = (
+        losses(logits, TARGETS, TrainingConfig(targets=t)) for t in ("labels", "backbone")
+    )
+    mixed = losses(logits, TARGETS, TrainingConfig(targets="both", share=0.25))
     torch.testing.assert_close(mixed, 0.25 * soft + 0.75 * hard)
 
 
 def test_truth_is_the_labels_or_else_the_backbone() -> None:
-    assert LESSON.truth().tolist() == [0, 2]
-    assert Targets({}, None, TAUGHT).truth().tolist() == [0, 1]
+    assert TARGETS.truth().tolist() == [0, 2]
+    assert Targets({}, None, BACKBONE).truth().tolist() == [0, 1]
 
 
 def test_even_weights() -> None:
-    for weight in weights(LESSON, answers(1, 2), TrainingConfig()):
+    for weight in weights(TARGETS, random_logits(1, 2), TrainingConfig()):
         assert (weight == 1).all()
 
 
 def test_tinysaver_weighs_by_the_doubt_of_the_saver() -> None:
     sure = 2 * (1 - math.exp(9) / (math.exp(9) + 2))
-    for weight in weights(LESSON, answers(1, 2), TrainingConfig(weights="tinysaver")):
+    for weight in weights(TARGETS, random_logits(1, 2), TrainingConfig(weights="tinysaver")):
         torch.testing.assert_close(weight, torch.tensor([[sure], [4 / 3]]))
 
 
-def test_dyce_weighs_by_the_doubt_of_the_first_exit_which_itself_learns_alike() -> None:
+def test_dyce_weighs_by_the_doubt_of_the_first_exit_which_itself_has_even_weights() -> None:
     """The released code leaves the first exit out of the loss."""
-    said = answers(1, 2)
-    said[0].requires_grad_()
-    doubt = 2 * (1 - said[0][:, 0].softmax(1).amax(1, keepdim=True))
-    first, others = weights(LESSON, said, TrainingConfig(weights="dyce"))
+    logits = random_logits(1, 2)
+    logits[0].requires_grad_()
+    doubt = 2 * (1 - logits[0][:, 0].softmax(1).amax(1, keepdim=True))
+    first, others = weights(TARGETS, logits, TrainingConfig(weights="dyce"))
     assert (first == 1).all()
     torch.testing.assert_close(others, doubt)
     assert not others.requires_grad
-    (sequence,) = weights(LESSON, answers(3), TrainingConfig(weights="dyce"))
+    (sequence,) = weights(TARGETS, random_logits(3), TrainingConfig(weights="dyce"))
     assert sequence.shape == (2, 3)
     assert (sequence[:, 0] == 1).all()

@@ -9,38 +9,21 @@ import pytest
 import torch
 from exit_digits import big, small, train
 
+from progress import InterruptedRunError, RecordedProgress, at
 from understudy.early_exit.network import ExitNetwork, attach
 from understudy.early_exit.serialization import ExitFolder
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.scoring.on_disk import score_into
-from understudy.training.api import train_exits
+from understudy.training.api import fit_exits, train_exits
 from understudy.training.config import TrainingConfig
-from understudy.training.hold_out import part
-from understudy.training.trainer import fit_exits
-from understudy.zoo.data import DataSet, open_data
-from understudy.zoo.models import load_stage
-from understudy.zoo.networks import load_network
+from understudy.training.sampling import hold_out
+from understudy.zoo.data import Array, DataSet, open_data
+from understudy.zoo.models import load_network, load_stage
 
 QUICK = TrainingConfig(epochs=4, batch=64, lr=1e-2, views=2, flip=False, held_out=0.2, patience=4)
 DIGITS = "digits:train"
 EVERYTHING = {"heads": ("mlp1x16",), "classifier": True}
 Train = Callable[..., ExitNetwork]
-
-
-class InterruptedRunError(Exception):
-    """Stands for Ctrl-C or a power cut."""
-
-
-class At:
-    """Progress that is interrupted at a place."""
-
-    def __init__(self, what: str, done: int) -> None:
-        self.place, self.told = (what, done), list[tuple[str, int]]()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        self.told.append((what, done))
-        if (what, done) == self.place:
-            raise InterruptedRunError
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +41,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained(weights: dict[str, str]) -> Train:
-    """Trains exits of the big network; what is not said is quick."""
+    """Trains exits of the big network; settings that are not given are quick."""
 
     def by(into: Path, **more: Any) -> ExitNetwork:
         model, data = more.pop("model", f"net={weights['big']}"), more.pop("data", DIGITS)
-        settings = {"taps": ["blocks.0", "blocks.1"], "recipe": QUICK, "device": "cpu", **more}
+        settings = {"taps": ["blocks.0", "blocks.1"], "config": QUICK, "device": "cpu", **more}
         return train_exits(model, data, into, **settings)
 
     return by
@@ -79,7 +62,7 @@ def whole(
 
 
 def held_out(network: ExitNetwork) -> dict[str, float]:
-    """The accuracy of every exit on digits that nobody has seen."""
+    """The accuracy of every exit on digits that were not trained on."""
     data = open_data("digits:heldout")
     images = torch.stack([data.image(number) for number in range(len(data))])
     labels = torch.from_numpy(data.labels)
@@ -95,24 +78,24 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "exits.safetensors")
 
 
-def told(folder: Path) -> dict[str, Any]:
+def training_of(folder: Path) -> dict[str, Any]:
     training = dict(ExitFolder.read(folder).training)
     del training["seconds"]
     return training
 
 
-def test_exits_learn_and_deeper_ones_know_more(trained: Train, tmp_path: Path) -> None:
+def test_exits_learn_and_deeper_ones_are_better(trained: Train, tmp_path: Path) -> None:
     network = trained(
         tmp_path / "exits",
         heads=("linear", "conv8"),
-        recipe=TrainingConfig(**{**QUICK.to_dict(), "epochs": 12}),
+        config=TrainingConfig(**{**QUICK.to_dict(), "epochs": 12}),
     )
     right = held_out(network)
     first, second = right["net/blocks.0/linear"], right["net/blocks.1/linear"]
     assert 0.4 < first < second - 0.1
     assert min(second, right["net"]) > 0.75
     assert right["net/blocks.0/conv8"] > first + 0.1
-    training = told(tmp_path / "exits")
+    training = training_of(tmp_path / "exits")
     for name, score in training["exits"].items():
         assert score["accuracy"] == pytest.approx(right[f"net/{name}"], abs=0.1)
     digits = open_data(DIGITS)
@@ -147,10 +130,10 @@ def test_the_folder_gives_the_same_network_again(
 
 def test_the_same_call_gives_the_same_weights(trained: Train, tmp_path: Path) -> None:
     one, two = (trained(tmp_path / name) for name in "ab")
-    other = trained(tmp_path / "c", recipe=TrainingConfig(**{**QUICK.to_dict(), "seed": 1}))
+    other = trained(tmp_path / "c", config=TrainingConfig(**{**QUICK.to_dict(), "seed": 1}))
     assert one.weights_hash == two.weights_hash != other.weights_hash
     trained(tmp_path / "c")  # replaces it
-    assert told(tmp_path / "c") == told(tmp_path / "a")
+    assert training_of(tmp_path / "c") == training_of(tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -165,29 +148,29 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
 ) -> None:
     settings = {**EVERYTHING, "saver": f"tiny={weights['small']}"}
     with pytest.raises(InterruptedRunError):
-        trained(tmp_path / "cut", on_progress=At(*place), **settings)
+        trained(tmp_path / "cut", on_progress=at(*place), **settings)
     assert not (tmp_path / "cut").exists()
-    rest = At("nowhere", 0)
+    rest = RecordedProgress()
     torch.rand(5)  # whatever else draws random numbers meanwhile
     trained(tmp_path / "cut", on_progress=rest, **settings)
-    assert ("features", 897) in rest.told
-    assert ("features", 256) not in rest.told
-    assert (("classifier", 1) in rest.told) == (place[0] == "features")
-    assert (("exits", 1) in rest.told) == (place not in {("exits", 2), ("exits", 4)})
+    assert ("features", 897) in rest.steps
+    assert ("features", 256) not in rest.steps
+    assert (("classifier", 1) in rest.steps) == (place[0] == "features")
+    assert (("exits", 1) in rest.steps) == (place not in {("exits", 2), ("exits", 4)})
     files = [folder / "exits.safetensors" for folder in (whole, tmp_path / "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert told(whole) == told(tmp_path / "cut")
+    assert training_of(whole) == training_of(tmp_path / "cut")
 
 
-def test_an_interrupted_run_goes_on_under_the_same_plan_alone(
+def test_an_interrupted_run_resumes_under_the_same_plan_alone(
     trained: Train, tmp_path: Path
 ) -> None:
     with pytest.raises(InterruptedRunError):
-        trained(tmp_path / "cut", on_progress=At("exits", 2))
+        trained(tmp_path / "cut", on_progress=at("exits", 2))
     for more, key in (
         ({"heads": ("linear", "conv8")}, "heads"),
         ({"taps": ["blocks.0"]}, "taps"),
-        ({"recipe": TrainingConfig(**{**QUICK.to_dict(), "lr": 0.5})}, "lr"),
+        ({"config": TrainingConfig(**{**QUICK.to_dict(), "lr": 0.5})}, "lr"),
         ({"data": "digits:"}, "data"),
         ({"classifier": True}, "classifier"),
         ({"model": "py:exit_digits:big?weights=random"}, "backbone"),
@@ -201,12 +184,12 @@ def test_an_interrupted_run_goes_on_under_the_same_plan_alone(
 
 def test_a_stream_learns_what_a_cache_learns(trained: Train, tmp_path: Path) -> None:
     notes: list[str] = []
-    recipe = TrainingConfig(**{**QUICK.to_dict(), "epochs": 2})
-    cached = trained(tmp_path / "cached", recipe=recipe)
-    streamed = trained(tmp_path / "streamed", recipe=recipe, cache_gb=0.0, on_note=notes.append)
+    config = TrainingConfig(**{**QUICK.to_dict(), "epochs": 2})
+    cached = trained(tmp_path / "cached", config=config)
+    streamed = trained(tmp_path / "streamed", config=config, cache_gb=0.0, on_note=notes.append)
     assert "the network runs anew in every epoch" in notes[0]
-    assert not told(tmp_path / "streamed")["cached"]
-    assert told(tmp_path / "cached")["cached"]
+    assert not training_of(tmp_path / "streamed")["cached"]
+    assert training_of(tmp_path / "cached")["cached"]
     images = torch.stack([open_data(DIGITS).image(number) for number in range(50)])
     for name, stage in cached.stages("net").items():
         torch.testing.assert_close(
@@ -222,7 +205,7 @@ def test_the_classifier_alone_changes_in_the_backbone(
     after = network.stage.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {"linear.weight", "linear.bias"}
-    training = told(tmp_path / "exits")
+    training = training_of(tmp_path / "exits")
     assert training["classifier"] == "linear"
     assert list(training["exits"]) == ["classifier", "blocks.0/linear", "blocks.1/linear"]
     assert training["exits"]["classifier"]["epoch"] > 0
@@ -236,11 +219,11 @@ def test_the_classifier_alone_changes_in_the_backbone(
 
 
 def test_exits_learn_the_answers_of_the_new_classifier(trained: Train, tmp_path: Path) -> None:
-    recipe = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
+    config = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
     spoilt = "py:exit_digits:big?weights=random"
-    old = trained(tmp_path / "old", model=f"net={spoilt}", recipe=recipe, heads=("conv8",))
+    old = trained(tmp_path / "old", model=f"net={spoilt}", config=config, heads=("conv8",))
     new = trained(
-        tmp_path / "new", model=f"net={spoilt}", recipe=recipe, heads=("conv8",), classifier=True
+        tmp_path / "new", model=f"net={spoilt}", config=config, heads=("conv8",), classifier=True
     )
     assert states(tmp_path / "old").keys() < states(tmp_path / "new").keys()
     assert held_out(old)["net/blocks.1/conv8"] < 0.3
@@ -258,7 +241,7 @@ def test_all_targets_and_weights_teach(
         tmp_path / "exits",
         saver=f"tiny={weights['small']}",
         heads=("conv8",),
-        recipe=TrainingConfig(**{**QUICK.to_dict(), **changes}),
+        config=TrainingConfig(**{**QUICK.to_dict(), **changes}),
     )
     right = held_out(network)
     assert right["net/blocks.0/conv8"] > 0.5
@@ -266,20 +249,21 @@ def test_all_targets_and_weights_teach(
     assert right["net/blocks.1/esn"] > right["tiny"]
 
 
-def memory(data: DataSet, labels: np.ndarray | None) -> DataSet:
+def memory(data: DataSet, labels: Array | None) -> DataSet:
     return DataSet("memory", data.ids, labels, data.classes, "mine", data.read)
 
 
-def test_nothing_is_learnt_from_what_is_held_out(weights: dict[str, str], tmp_path: Path) -> None:
+def test_nothing_is_trained_on_what_is_held_out(weights: dict[str, str], tmp_path: Path) -> None:
     digits = open_data(DIGITS)
-    apart = part(digits, held_out=QUICK.held_out, seed=0).held_out
+    apart = hold_out(digits, share=QUICK.held_out, seed=0).held_out
+    assert digits.labels is not None
     spoilt = digits.labels.copy()
     spoilt[apart] = (spoilt[apart] + 1) % 10
     last = []
     for name, labels in (("right", digits.labels), ("spoilt", spoilt)):
         torch.manual_seed(0)
         network = attach(load_stage(weights["big"]), {"blocks.1": "conv8"})
-        fit_exits(network, memory(digits, labels), recipe=QUICK, folder=tmp_path / name)
+        fit_exits(network, memory(digits, labels), config=QUICK, folder=tmp_path / name)
         state = torch.load(tmp_path / name / "exits.pt", weights_only=True)
         assert state["epoch"] == QUICK.epochs
         last.append(state["modules"][0])
@@ -295,7 +279,7 @@ def test_nothing_is_learnt_from_what_is_held_out(weights: dict[str, str], tmp_pa
     torch.manual_seed(0)
     network = attach(load_stage(weights["big"]), {"blocks.1": "conv8"})
     black = DataSet("black", only.ids, only.labels, only.classes, "mine", read)
-    fit_exits(network, black, recipe=QUICK, folder=tmp_path / "black")
+    fit_exits(network, black, config=QUICK, folder=tmp_path / "black")
     state = torch.load(tmp_path / "black" / "exits.pt", weights_only=True)
     assert all(torch.equal(value, state["modules"][0][name]) for name, value in last[0].items())
 
@@ -306,8 +290,8 @@ def test_modules_of_your_own_are_trained_in_memory(weights: dict[str, str]) -> N
     head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16 * 64, 10))
     network = attach(load_stage(weights["big"]), {"blocks.0": head})
     before = network.stage.weights_hash
-    done = fit_exits(network, memory(digits, digits.labels), recipe=QUICK)
-    assert done.exits["blocks.0/head"].accuracy > 0.7
+    summary = fit_exits(network, memory(digits, digits.labels), config=QUICK)
+    assert summary.exits["blocks.0/head"].accuracy > 0.7
     assert network.stage.weights_hash == before
     assert not network.training
     assert all(p.grad is None for p in network.parameters())
@@ -315,33 +299,33 @@ def test_modules_of_your_own_are_trained_in_memory(weights: dict[str, str]) -> N
 
 def test_training_stops_when_nothing_gets_better(weights: dict[str, str]) -> None:
     digits = open_data(DIGITS)
-    told: list[tuple[str, int]] = []
+    progress = RecordedProgress()
     noise = np.random.default_rng(0).integers(10, size=len(digits))
     network = attach(load_stage(weights["big"]), {"blocks.1": "conv32"})
-    recipe = TrainingConfig(
+    config = TrainingConfig(
         epochs=60, batch=32, lr=1e-2, views=1, held_out=0.2, patience=2, warmup=0
     )
-    done = fit_exits(
+    summary = fit_exits(
         network,
         memory(digits, noise),
-        recipe=recipe,
-        on_progress=lambda what, at, total: told.append((what, at)),
+        config=config,
+        on_progress=progress,
     )
-    last = max(at for what, at in told if what == "exits")
+    last = max(done for name, done in progress.steps if name == "exits")
     assert last < 20
-    assert done.exits["blocks.1/conv32"].epoch == last - 2
+    assert summary.exits["blocks.1/conv32"].epoch == last - 2
 
 
 def test_without_labels_exits_learn_from_the_backbone(weights: dict[str, str]) -> None:
     digits = open_data(DIGITS)
     network = attach(load_stage(weights["big"]), {"blocks.1": "conv8"})
-    recipe = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
-    done = fit_exits(network, memory(digits, None), recipe=recipe)
-    assert done.exits["blocks.1/conv8"].accuracy > 0.7
+    config = TrainingConfig(**{**QUICK.to_dict(), "targets": "backbone"})
+    summary = fit_exits(network, memory(digits, None), config=config)
+    assert summary.exits["blocks.1/conv8"].accuracy > 0.7
     with pytest.raises(DataError, match="'memory' has none"):
-        fit_exits(network, memory(digits, None), recipe=QUICK)
+        fit_exits(network, memory(digits, None), config=QUICK)
     with pytest.raises(DataError, match="'memory' has none"):
-        fit_exits(network, memory(digits, None), recipe=recipe, classifier=True)
+        fit_exits(network, memory(digits, None), config=config, classifier=True)
 
 
 @pytest.mark.parametrize(
@@ -352,18 +336,18 @@ def test_without_labels_exits_learn_from_the_backbone(weights: dict[str, str]) -
         (np.arange(897) % 3 - 1, "lie outside \\(found -1 to 1\\)"),
     ],
 )
-def test_labels_are_checked(weights: dict[str, str], labels: np.ndarray, words: str) -> None:
+def test_labels_are_checked(weights: dict[str, str], labels: Array, words: str) -> None:
     network = attach(load_stage(weights["big"]), {"blocks.1": "linear"})
     with pytest.raises(DataError, match=words):
-        fit_exits(network, memory(open_data(DIGITS), labels), recipe=QUICK)
+        fit_exits(network, memory(open_data(DIGITS), labels), config=QUICK)
 
 
-def test_a_learning_rate_that_is_too_high_is_said(weights: dict[str, str]) -> None:
+def test_a_learning_rate_that_is_too_high_is_refused(weights: dict[str, str]) -> None:
     digits = open_data(DIGITS)
     network = attach(load_stage(weights["big"]), {"blocks.1": "mlp3x16"})
-    recipe = TrainingConfig(**{**QUICK.to_dict(), "lr": 1e3, "weight_decay": 1e3})
+    config = TrainingConfig(**{**QUICK.to_dict(), "lr": 1e3, "weight_decay": 1e3})
     with pytest.raises(ModelError, match="with the learning rate 1000: lower it"):
-        fit_exits(network, memory(digits, digits.labels), recipe=recipe)
+        fit_exits(network, memory(digits, digits.labels), config=config)
 
 
 @pytest.mark.parametrize(
@@ -375,15 +359,15 @@ def test_a_learning_rate_that_is_too_high_is_said(weights: dict[str, str]) -> No
         ({"heads": ()}, "found neither heads nor a saver"),
         ({"saver": "py:exit_digits:seven"}, "has 7 where the network has 10"),
         ({"saver": "net=py:exit_digits:small"}, "both are 'net'"),
-        ({"model": "py:exit_digits:seven"}, "10 names where the models tell 7 classes"),
+        ({"model": "py:exit_digits:seven"}, "10 names where the models have 7 classes"),
         ({"model": "py:exit_digits:centred", "classifier": True}, "and none is"),
-        ({"recipe": TrainingConfig(weights="tinysaver")}, "found no saver"),
-        ({"recipe": TrainingConfig(held_out=1e-7)}, "change the share"),
+        ({"config": TrainingConfig(weights="tinysaver")}, "found no saver"),
+        ({"config": TrainingConfig(held_out=1e-7)}, "change the share"),
         ({"data": "digits:trian"}, "did you mean 'train'"),
         ({"device": "tpu9"}, "device 'tpu9' cannot be used"),
     ],
 )
-def test_mistakes_are_said_before_any_work(
+def test_mistakes_are_refused_before_any_work(
     trained: Train, tmp_path: Path, wrong: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UnderstudyError, match=words):

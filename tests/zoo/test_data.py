@@ -14,8 +14,7 @@ from PIL import Image
 from understudy.errors import DataError
 from understudy.split import DEFAULT_SHARES, assign_splits
 from understudy.zoo import parquet
-from understudy.zoo.batches import batches
-from understudy.zoo.data import DataSet, open_data
+from understudy.zoo.data import DataSet, batches, open_data
 
 
 def encoded(
@@ -69,7 +68,7 @@ def test_images_of_every_mode_become_rgb(tmp_path: Path) -> None:
 def test_images_alone_have_no_labels(tmp_path: Path) -> None:
     data = folder(tmp_path, {"a.png": encoded(1), "b.png": encoded(2)})
     assert (data.labels, data.classes, data.ids.tolist()) == (None, None, ["a.png", "b.png"])
-    with pytest.raises(DataError, match=r"1 folders and 2 images beside them \(a.png, b.png\)"):
+    with pytest.raises(DataError, match=r"1 folders and 2 images next to them \(a.png, b.png\)"):
         folder(tmp_path, {"cat/c.png": encoded(3)})
 
 

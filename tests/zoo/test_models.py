@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from understudy.errors import MissingExtra, ModelError
-from understudy.zoo.hubs import _preset
+from understudy.zoo.hubs import preprocess_of
 from understudy.zoo.models import build_stage, load_stage, named_models
 
 FACTORIES = """
@@ -154,11 +154,11 @@ def test_what_a_factory_must_return(factories: str, factory: str, message: str) 
             "no timm model 'resnet18.a1_in2k'; did you mean 'resnet18.a1_in1k'",
         ),
         ("timm:resnet18?classes=ten", "whole number above 0, found 'ten'"),
-        ("timm:resnet18?classes=10", "tell 1000 classes, not 10"),
+        ("timm:resnet18?classes=10", "have 1000 classes, not 10"),
         ("timm:resnet18?weights=best", "weights='best'|weights=best"),
         ("timm:resnet18?weights=random&checkpoint=a.pt", "names two"),
         ("torchvision:resnet81", "no torchvision model 'resnet81'; did you mean 'resnet18'"),
-        ("torchvision:resnet18?classes=10", "tell 1000 classes, not 10"),
+        ("torchvision:resnet18?classes=10", "have 1000 classes, not 10"),
         ("jax:resnet", "no model scheme 'jax'"),
     ],
 )
@@ -205,7 +205,7 @@ def test_torchvision_prepares_images_as_torchvision_does(name: str) -> None:
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     noise = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(0)) * 255
     image = F.interpolate(noise, size=(300, 400), mode="bilinear")[0].to(torch.uint8)
-    theirs, ours = transforms(image), _preset(transforms)([image])
+    theirs, ours = transforms(image), preprocess_of(transforms)([image])
     assert ours.shape == (1, *theirs.shape)
     assert float((ours[0] - theirs).abs().max()) < 0.03  # one shade of 255
 

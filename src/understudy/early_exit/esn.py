@@ -1,37 +1,55 @@
-"""The Exit Sequence Network: exits that see every feature so far and refine a saver's answer."""
+"""The Exit Sequence Network: exits that attend to earlier features and refine a saver's logits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.codec import Stored
 from understudy.errors import ModelError
 
-__all__ = ["ExitSequence"]
+
+@dataclass(frozen=True)
+class SequenceSpec(Stored, what="a sequence", error=ModelError, remedy="train the exits again"):
+    """The architecture of an Exit Sequence Network: the arguments of `ExitSequence`."""
+
+    widths: tuple[int, ...]
+    classes: int
+    dim: int
+    layers: int
+    heads: int
+
+    def build(self) -> ExitSequence:
+        """A sequence of this architecture, with new weights.
+
+        Raises:
+            ModelError: as `ExitSequence`.
+        """
+        return ExitSequence(**vars(self))
 
 
 class ExitSequence(nn.Module):
     """TinySaver's Exit Sequence Network (Wang et al., ECCV 2024, arXiv 2403.17726).
 
-    Token 0 is made of the saver's last feature, token i of the feature at tap i, each by global
-    average, LayerNorm, a linear layer and ReLU. A token attends to itself and to those before it.
-    Exit i adds what it reads off token i to the saver's logits. It starts at zero, so that an
-    untrained sequence answers like the saver, and training can but depart from there.
+    Token 0 is computed from the saver's last feature, token i from the feature at tap i, each by
+    global average, LayerNorm, a linear layer and ReLU. A token attends to itself and to those
+    before it. Exit i adds a linear function of token i to the saver's logits. That function is zero
+    at first, so that an untrained sequence returns the saver's logits.
 
-    Tokens go in one by one as they come up (`token`), against the keys and values of those before
-    them, or all at once (`forward`); both come to the same. Initial weights are drawn from
-    PyTorch's global random numbers.
+    Tokens are processed one by one (`token`), against cached keys and values of those before them,
+    or all at once (`forward`), with the same result. Initial weights are drawn from PyTorch's
+    global generator.
 
     Args:
         widths: of the saver's last feature and of the feature at every tap, pooled.
-        classes: how many logits.
-        dim: of a token.
+        classes: the number of logits.
+        dim: the width of a token.
         layers: transformer blocks; the last is attention alone, without a feed-forward part.
-        heads: of the attention; they divide `dim`.
+        heads: of the attention; a divisor of `dim`.
 
     >>> sequence = ExitSequence([8, 16, 32], classes=3, dim=16, heads=4)
     >>> pooled = [torch.randn(2, width) for width in (8, 16, 32)]
@@ -72,7 +90,7 @@ class ExitSequence(nn.Module):
             nn.init.zeros_(exit)
 
     def token(self, number: int, pooled: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """One more token through all blocks: what comes out (N, dim), and the longer cache.
+        """Run one more token through all blocks: its output (N, dim), and the longer cache.
 
         Rows may be dropped between tokens: `cache.index_select(0, rows)`.
 
@@ -97,7 +115,7 @@ class ExitSequence(nn.Module):
         return like.new_empty((rows, 0, self.layers, 2, self.dim), dtype=self._dtype)
 
     def exit(self, number: int, out: Tensor, saver_logits: Tensor) -> Tensor:
-        """The logits (N, C) of exit `number`, from 1, by its token's output and the saver's logits.
+        """The logits (N, C) of an exit, numbered from 1.
 
         Raises:
             ModelError: no such exit.
@@ -127,45 +145,17 @@ class ExitSequence(nn.Module):
         exits = range(1, len(self.widths))
         return torch.stack([self.exit(i, out[:, i], saver_logits) for i in exits], 1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON that says how the sequence is built, without its weights."""
-        return {
-            "widths": list(self.widths),
-            "classes": self.classes,
-            "dim": self.dim,
-            "layers": self.layers,
-            "heads": self.heads,
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> ExitSequence:
-        """A sequence built the same way, with new weights.
-
-        Raises:
-            ModelError: not the description of a sequence.
-        """
-        try:
-            return ExitSequence(
-                [int(width) for width in data["widths"]],
-                classes=int(data["classes"]),
-                dim=int(data["dim"]),
-                layers=int(data["layers"]),
-                heads=int(data["heads"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                "a sequence is {widths, classes, dim, layers, heads}, "
-                f"found {str(data)[:120]}: mend the file"
-            ) from error
+    @property
+    def spec(self) -> SequenceSpec:
+        """The architecture, without weights."""
+        return SequenceSpec(self.widths, self.classes, self.dim, self.layers, self.heads)
 
     def _tokenise(self, number: int, pooled: Tensor) -> Tensor:
         token: Tensor = self.tokenisers[number](pooled.to(self._dtype))
         return token
 
     def _attend(self, tokens: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """New tokens (N, S, dim) through all blocks, and the cache with theirs added."""
+        """New tokens (N, S, dim) after all blocks, and the cache with theirs appended."""
         seen = []
         for block, past in zip(self.blocks, cache.unbind(2), strict=True):
             tokens, keys_values = block(tokens, past)
@@ -178,7 +168,7 @@ class ExitSequence(nn.Module):
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block: attention to what came before, then perhaps feed-forward."""
+    """A pre-norm transformer block: causal attention, and feed-forward except in the last block."""
 
     def __init__(self, dim: int, heads: int, *, feeds_forward: bool) -> None:
         super().__init__()
@@ -196,7 +186,7 @@ class _Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """New tokens (N, S, dim), seen (N, t + S, 2, dim); S is 1, or t is 0."""
+        """Tokens (N, S, dim), keys and values (N, t + S, 2, dim); S is 1, or t is 0."""
         normed = self.norm(tokens)
         rows, count, dim = tokens.shape
         seen = torch.cat([past, self.key_value(normed).view(rows, count, 2, dim)], 1)

@@ -1,33 +1,23 @@
-"""Heads: from a feature inside a network to logits, in a fixed half and a trained half."""
+"""Heads: from a feature inside a network to logits, in a fixed and a trained half."""
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.codec import Stored, stored
 from understudy.errors import ModelError, unknown
 
-__all__ = [
-    "LAYOUTS",
-    "PRESETS",
-    "ConditionedHead",
-    "ConvHead",
-    "Head",
-    "PlainHead",
-    "PooledHead",
-    "make_head",
-    "pool",
-]
-
-LAYOUTS = ("NCHW", "NHWC", "NTC", "NC")
-"""How a feature may lie: N samples, C channels, H x W places of a map, T tokens."""
+Layout = Literal["NCHW", "NHWC", "NTC", "NC"]
+"""The dimensions of a feature: N samples, C channels, H x W positions of a map, T tokens."""
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 PRESETS = (
     "linear",
@@ -40,75 +30,76 @@ PRESETS = (
     "conv128",
     "conv64+saver",
 )
-"""Kinds of head by name; `mlpDxW` and `convW` go with any depth D and width W."""
+"""Kinds of head by name; `mlpDxW` and `convW` take any depth D and width W."""
 
 SAVER = "+saver"
-"""What stands behind the kind of a head that a saver helps."""
+"""The suffix of kinds that are conditioned on a saver."""
 
 MAP_SIDE = 8
-"""The longest side of the map that a convolutional head looks at."""
+"""The longest side of the map that a convolutional head takes."""
+
+
+@dataclass(frozen=True)
+class HeadSpec(Stored, what="a head", error=ModelError, remedy="train the exits again"):
+    """The architecture of a head: the arguments of `make_head`."""
+
+    kind: str
+    shape: tuple[int, ...]
+    layout: str
+    classes: int
+    saver_width: int = field(default=0, metadata=stored(key="told", optional=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; the width of saver features only where there is a saver."""
+        data = super().to_dict()
+        return data if self.saver_width else {k: v for k, v in data.items() if k != "told"}
+
+    def build(self) -> Head:
+        """A head of this architecture, with new weights.
+
+        Raises:
+            ModelError: as `make_head`.
+        """
+        return make_head(**vars(self))
 
 
 class Head(nn.Module, ABC):
-    """A feature (N, ...) becomes logits (N, C): `head(head.reduce(feature))`.
+    """From a feature (N, ...) to logits (N, C): `head(head.reduce(feature))`.
 
-    `reduce` has no parameters, so that what it gives can be stored once and trained on often.
+    `reduce` has no parameters, so that its output can be cached for training.
 
     Attributes:
-        kind: the name that `make_head` knows it by.
-        reduction: names what `reduce` does; two heads at one tap with the same name share its
-            result.
-        told: how many numbers it is told by a saver; 0 for a head that stands alone.
+        kind: the name that `make_head` takes.
+        reduction: the name of what `reduce` does; heads of one tap with the same name share its
+            output.
+        saver_width: the number of saver features that it takes; 0 without a saver.
     """
 
     kind: str
     reduction: str
-    told: int = 0
+    saver_width: int = 0
 
     @abstractmethod
     def reduce(self, feature: Tensor) -> Tensor:
-        """The fixed half: the feature (N, ...), made small, in the dtype it came in."""
+        """The fixed half: the feature (N, ...), reduced, in the same dtype."""
 
     @abstractmethod
-    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:
-        """The trained half: logits (N, C) from what `reduce` gave and, where it is told, (N, told)
-        from a saver."""
+    def forward(self, reduced: Tensor, saver_features: Tensor | None = None) -> Tensor:
+        """The trained half: logits (N, C) from the reduced feature and, for a conditioned head, the
+        saver features (N, saver_width)."""
+
+    @property
+    def spec(self) -> HeadSpec | None:
+        """The architecture, without weights; None for a module of your own."""
+        return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON that says how the head is built, without its weights."""
-        return {"kind": self.kind}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Head:
-        """A head built the same way, with new weights.
-
-        Raises:
-            ModelError: not the description of a head, or that of a `PlainHead`.
-        """
-        if data.get("kind") == PlainHead.kind:
-            raise ModelError(
-                "a head around a module of your own cannot be built from a file: make the module "
-                "and wrap it as PlainHead(module)"
-            )
-        try:
-            return make_head(
-                str(data["kind"]),
-                shape=tuple(int(side) for side in data["shape"]),
-                layout=str(data["layout"]),
-                classes=int(data["classes"]),
-                told=int(data.get("told", 0)),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                "a head is {kind, shape, layout, classes}, "
-                f"found {str(data)[:120]}: mend the file"
-            ) from error
+        """The architecture as plain JSON; the kind alone for a module of your own."""
+        return {"kind": self.kind} if self.spec is None else self.spec.to_dict()
 
 
 class PlainHead(Head):
-    """A module of your own as a head: it gets the whole feature and returns logits (N, C).
+    """A module of your own as a head: from the whole feature to logits (N, C).
 
     >>> head = PlainHead(nn.Linear(4, 3))
     >>> head(head.reduce(torch.zeros(2, 4))).shape, head.reduction
@@ -123,17 +114,17 @@ class PlainHead(Head):
         self.module = module
 
     def reduce(self, feature: Tensor) -> Tensor:
-        """The feature as it is."""
+        """The feature, unchanged."""
         return feature
 
-    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """What the module makes of it."""
+    def forward(self, reduced: Tensor, saver_features: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Logits (N, C) from the feature."""
         logits: Tensor = self.module(reduced)
         return logits
 
 
 class _BuiltHead(Head):
-    """A head that `make_head` can build again from its description."""
+    """A head that `make_head` builds."""
 
     def __init__(self, kind: str, *, shape: tuple[int, ...], layout: str, classes: int) -> None:
         super().__init__()
@@ -142,23 +133,18 @@ class _BuiltHead(Head):
         self.layout = layout
         self.classes = classes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON: kind, shape, layout, classes."""
-        return {
-            "kind": self.kind,
-            "shape": list(self.shape),
-            "layout": self.layout,
-            "classes": self.classes,
-        }
+    @property
+    def spec(self) -> HeadSpec:
+        return HeadSpec(self.kind, self.shape, self.layout, self.classes)
 
 
 class PooledHead(_BuiltHead):
     """Global average, then `depth` hidden layers of one width and a linear layer.
 
-    No hidden layer makes it a linear classifier; with some it is the exit of DyCE (arXiv
-    2403.01695). The averages are standardised first, each by its own mean and variance over the
-    samples: they are fixed features, so nothing drifts, and how large one is stays visible, which
-    LayerNorm would hide. Training therefore takes at least two samples at a time.
+    Without hidden layers it is a linear classifier, with some the exit of DyCE (arXiv 2403.01695).
+    The averages are standardised first, each by its own mean and variance over the samples: the
+    features are fixed, so these do not drift, and unlike LayerNorm they keep how large a feature
+    is. Training therefore takes at least two samples at a time.
 
     >>> head = PooledHead("mlp2x8", shape=(4,), layout="NC", classes=3, depth=2, width=8)
     >>> head(head.reduce(torch.zeros(2, 4))).shape, head.reduction
@@ -188,7 +174,7 @@ class PooledHead(_BuiltHead):
         """The global average, (N, width)."""
         return pool(feature, self.layout)
 
-    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, reduced: Tensor, saver_features: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Logits (N, C) from the averages."""
         logits: Tensor = self.layers(reduced.to(_dtype(self)))
         return logits
@@ -197,8 +183,8 @@ class PooledHead(_BuiltHead):
 class ConvHead(_BuiltHead):
     """Two 3 x 3 convolutions on a map of at most 8 x 8, global average and maximum, linear.
 
-    For early features with few channels, of which a global average keeps too little: at two thirds
-    of a ResNet-56 it is right about 80 % of CIFAR-10 where a linear layer is about 56 %. The first
+    For early features with few channels, where a global average loses too much: at two thirds of a
+    ResNet-56 its accuracy on CIFAR-10 is about 80 %, that of a linear layer about 56 %. The first
     convolution has a stride of 2, the second twice the width. Channels are standardised first, like
     the averages of a `PooledHead`.
 
@@ -238,7 +224,7 @@ class ConvHead(_BuiltHead):
         planes = feature.movedim(-1, 1) if self.layout == "NHWC" else feature
         return planes if planes.shape[2:] == self.size else F.adaptive_avg_pool2d(planes, self.size)
 
-    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, reduced: Tensor, saver_features: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Logits (N, C) from the small map."""
         found = self.layers(reduced.to(_dtype(self)))
         logits: Tensor = self.linear(torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1))
@@ -246,58 +232,57 @@ class ConvHead(_BuiltHead):
 
 
 class ConditionedHead(Head):
-    """A head that a saver helps: its logits and a linear layer's on what the saver says are added.
+    """A head conditioned on a saver: its logits plus those of a linear layer on saver features.
 
-    The saver's last feature, pooled, and its logits are told, standardised. TinySaver's exits
-    (arXiv 2403.17726) add the saver's logits as they are; here their weight is learnt, and so is
-    what the saver saw. The exit pays for the saver.
+    Saver features are the saver's last feature, pooled, and its logits; both are standardised.
+    TinySaver's exits (arXiv 2403.17726) add the saver's logits unchanged; here weights are learnt
+    for both. The cost of the exit includes the saver.
 
     >>> base = make_head("linear", shape=(4,), layout="NC", classes=3)
-    >>> head = ConditionedHead(base, told=5, classes=3)
+    >>> head = ConditionedHead(base, saver_width=5, classes=3)
     >>> head(torch.zeros(2, 4), torch.zeros(2, 5)).shape, head.kind
     (torch.Size([2, 3]), 'linear+saver')
     """
 
-    def __init__(self, base: Head, *, told: int, classes: int) -> None:
+    def __init__(self, base: Head, *, saver_width: int, classes: int) -> None:
         super().__init__()
         self.base = base
         self.kind = base.kind + SAVER
         self.reduction = base.reduction
-        self.told = told
+        self.saver_width = saver_width
         self.side = nn.Sequential(
-            nn.BatchNorm1d(told, affine=False), nn.Linear(told, classes, bias=False)
+            nn.BatchNorm1d(saver_width, affine=False), nn.Linear(saver_width, classes, bias=False)
         )
 
     def reduce(self, feature: Tensor) -> Tensor:
-        """What the head reduces it to without the saver."""
+        """The feature as the head without the saver reduces it."""
         return self.base.reduce(feature)
 
-    def forward(self, reduced: Tensor, told: Tensor | None = None) -> Tensor:
-        """Logits (N, C) from the reduced feature and what the saver says, (N, told)."""
-        if told is None:
-            raise ModelError(
-                f"a head of the kind {self.kind!r} is told what a saver says: found none"
-            )
-        logits: Tensor = self.base(reduced) + self.side(told.to(_dtype(self)))
+    def forward(self, reduced: Tensor, saver_features: Tensor | None = None) -> Tensor:
+        """Logits (N, C) from the reduced feature and the saver features (N, saver_width)."""
+        if saver_features is None:
+            raise ModelError(f"a head of the kind {self.kind!r} takes saver features, found none")
+        logits: Tensor = self.base(reduced) + self.side(saver_features.to(_dtype(self)))
         return logits
 
-    def to_dict(self) -> dict[str, Any]:
-        """That of the head without the saver, with its own kind, and `told`."""
-        return {**self.base.to_dict(), "kind": self.kind, "told": self.told}
+    @property
+    def spec(self) -> HeadSpec | None:
+        spec = self.base.spec
+        return spec and replace(spec, kind=self.kind, saver_width=self.saver_width)
 
 
 def make_head(
-    kind: str, *, shape: tuple[int, ...], layout: str, classes: int, told: int = 0
+    kind: str, *, shape: tuple[int, ...], layout: str, classes: int, saver_width: int = 0
 ) -> Head:
-    """A new head of the kind, its weights drawn from PyTorch's global random numbers.
+    """A new head of the kind, with weights drawn from PyTorch's global generator.
 
     Args:
         kind: "linear"; "mlpDxW", D hidden layers of width W; "convW", convolutions of widths W and
-            2W, for maps alone. `PRESETS` has the usual ones.
+            2W, for maps only; any of these with the suffix "+saver". See `PRESETS`.
         shape: of one sample's feature, without N.
         layout: one of `LAYOUTS`.
-        classes: how many logits.
-        told: how many numbers a saver tells; a kind with "+saver" behind it is told them.
+        classes: the number of logits.
+        saver_width: the number of saver features, for a kind with the suffix "+saver".
 
     >>> head = make_head("mlp1x32", shape=(16, 8, 8), layout="NCHW", classes=10)
     >>> head(head.reduce(torch.zeros(2, 16, 8, 8))).shape
@@ -307,15 +292,15 @@ def make_head(
         ModelError: no such kind or layout, a shape that does not fit the layout, convolutions on
             what is no map, no classes.
     """
-    _check_place(shape, layout, classes)
+    _check_shape(shape, layout, classes)
     if kind.endswith(SAVER):
-        if not told:
+        if not saver_width:
             raise ModelError(
-                f"a head of the kind {kind!r} is told what a saver says, found no saver: name one, "
+                f"a head of the kind {kind!r} takes saver features, found no saver: name one, "
                 f"or use {kind.removesuffix(SAVER)!r}"
             )
         base = make_head(kind.removesuffix(SAVER), shape=shape, layout=layout, classes=classes)
-        return ConditionedHead(base, told=told, classes=classes)
+        return ConditionedHead(base, saver_width=saver_width, classes=classes)
     if kind == "linear":
         return PooledHead(kind, shape=shape, layout=layout, classes=classes)
     if found := re.fullmatch(r"mlp([1-9]\d*)x([1-9]\d*)", kind):
@@ -326,13 +311,13 @@ def make_head(
     if found := re.fullmatch(r"conv([1-9]\d*)", kind):
         return ConvHead(kind, shape=shape, layout=layout, classes=classes, width=int(found[1]))
     raise ModelError(
-        f"{unknown('kind of head', kind, PRESETS)}; mlpDxW and convW go with any depth D and "
-        "width W, and a saver brings the Exit Sequence Network (esn) of itself"
+        f"{unknown('kind of head', kind, PRESETS)}; mlpDxW and convW take any depth D and width W, "
+        "and the exits of an Exit Sequence Network (esn) come with a saver"
     )
 
 
 def pool(feature: Tensor, layout: str) -> Tensor:
-    """The global average over places or tokens, (N, ...) -> (N, C), in the dtype it came in.
+    """The global average over positions or tokens, (N, ...) -> (N, C), in the same dtype.
 
     >>> pool(torch.ones(2, 5, 5, 3), "NHWC").shape
     torch.Size([2, 3])
@@ -341,8 +326,8 @@ def pool(feature: Tensor, layout: str) -> Tensor:
         ModelError: no such layout, or a feature of other dimensions.
     """
     _check_feature(feature, layout)
-    places = [axis for axis, letter in enumerate(layout) if letter not in "NC"]
-    return feature.mean(places) if places else feature
+    axes = [axis for axis, letter in enumerate(layout) if letter not in "NC"]
+    return feature.mean(axes) if axes else feature
 
 
 def _convolution(channels: int, width: int, *, stride: int) -> tuple[nn.Module, ...]:
@@ -358,9 +343,19 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
 
-def _check_place(shape: tuple[int, ...], layout: str, classes: int) -> None:
-    if layout not in LAYOUTS:
-        raise ModelError(unknown("layout", layout, LAYOUTS))
+def check_layout(text: str) -> Layout:
+    """The layout of that name.
+
+    Raises:
+        ModelError: no such layout.
+    """
+    if text not in LAYOUTS:
+        raise ModelError(unknown("layout", text, LAYOUTS))
+    return text
+
+
+def _check_shape(shape: tuple[int, ...], layout: str, classes: int) -> None:
+    check_layout(layout)
     if len(shape) != len(layout) - 1 or min(shape) < 1:
         raise ModelError(
             f"the feature of one sample in the layout {layout} has {len(layout) - 1} sides of at "
@@ -371,8 +366,7 @@ def _check_place(shape: tuple[int, ...], layout: str, classes: int) -> None:
 
 
 def _check_feature(feature: Tensor, layout: str) -> None:
-    if layout not in LAYOUTS:
-        raise ModelError(unknown("layout", layout, LAYOUTS))
+    check_layout(layout)
     if feature.ndim != len(layout):
         raise ModelError(
             f"a feature in the layout {layout} has {len(layout)} dimensions, found the shape "

@@ -1,31 +1,26 @@
-"""A network with exits inside: a frozen backbone, its taps, and the heads that answer there."""
+"""A network with exits: a frozen backbone, its taps, and the heads that answer there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
+from understudy.early_exit.backbone import Backbone, Segments
 from understudy.early_exit.esn import ExitSequence
 from understudy.early_exit.heads import Head, PlainHead, make_head
-from understudy.early_exit.stages import stages_of_network
+from understudy.early_exit.stages import ESN, ExitStage, Refinement, WholeNetwork, saver_stage
 from understudy.early_exit.taps import Tap, list_taps, tap_at
 from understudy.errors import ModelError, listed
-from understudy.graph.folding import folded
-from understudy.graph.partition import Trunk, split
-from understudy.nn.device import Images
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
-from understudy.nn.stage import Stage, StageGroup, as_stage, hash_of
+from understudy.nn.stage import Stage, as_stage
 from understudy.runtime.pipeline import check_classes
 
 Heads = Mapping[str, str | nn.Module | Mapping[str, str | nn.Module]]
-"""Module path -> the kind of a head, a module (feature -> logits), or several of them by name."""
+"""Module path -> a kind of head, a module (feature -> logits), or several of them by name."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +31,19 @@ class ExitLocation:
     head: str
 
 
-@dataclass(frozen=True, eq=False)
-class _Captured:
-    where: tuple[torch.device, torch.dtype]
-    shape: tuple[int, ...]
-    trunk: Trunk
-
-
-class ExitNetwork(StageGroup):
+class ExitNetwork(Backbone):
     """A model that can answer early: a drop-in for its backbone, and one stage per exit.
 
-    The backbone is never changed. It is cut at its taps into segments which run one after another;
-    rows that are answered leave between two of them. Segments are captured on first use, and again
-    after a move to another device or dtype.
+    The segments between the taps run one after another; rows that are answered leave in between.
 
     Args:
         stage: the backbone with its preprocessing.
-        taps: where it is tapped, in the order of execution.
-        heads: what answers at which tap.
+        taps: the places of the heads, in the order of execution.
+        heads: by location.
         image: one sample as the stage takes it; its shape is the one that the segments take.
-        companion: a saver with its Exit Sequence Network, which answers at every tap.
+        saver_branch: a saver with its Exit Sequence Network, which answers at every tap.
         origin: plain JSON: where the exits come from; `spec` names how to load them again.
-        variant: another way to run the segments; see `run_as`.
+        mode: the execution mode of the segments; see `with_mode`.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU()),
     ...                       nn.Linear(8, 3))
@@ -75,118 +61,91 @@ class ExitNetwork(StageGroup):
         image: Tensor,
         saver_branch: SaverBranch | None = None,
         origin: Mapping[str, Any] | None = None,
-        variant: ExecutionMode = PLAIN,
+        mode: ExecutionMode = PLAIN,
     ) -> None:
-        super().__init__()
-        self.stage = stage
-        self.variant = variant
-        self.origin: Mapping[str, Any] = dict(origin or {})
-        self.taps = tuple(taps)
-        self.points = tuple(sorted(heads, key=lambda point: point.tap))
-        self.heads = nn.ModuleList(heads[point] for point in self.points)
-        self.saver_branch = saver_branch
-        self.image = torch.zeros_like(image)
-        self._captured: _Captured | None = None
-        self._hashed: tuple[Any, str] | None = None
-        if variant.channels_last:
+        super().__init__(stage, taps, image=image, origin=origin, mode=mode)
+        self.locations = tuple(sorted(heads, key=lambda location: location.tap))
+        self.heads = nn.ModuleList(heads[location] for location in self.locations)
+        self.companion = saver_branch  # the name of its weights in saved files
+        if mode.channels_last:
             self.to(memory_format=torch.channels_last)
         self.eval()
 
-    def forward(self, images: Images) -> Tensor:
-        """The backbone's logits (N, C), from what its stage takes."""
-        return cast("Tensor", self.stage(images))
-
-    def prepare(self, images: Images) -> Tensor:
-        """The first segment's input.
-
-        Raises:
-            DataError: images that the preprocessing cannot take.
-            ModelError: another shape than the one that the network is split for.
-        """
-        ready = self.variant.laid_out(self.stage.prepare(images))
-        expected = self._capture().shape
-        if tuple(ready.shape[1:]) != expected:
-            raise ModelError(
-                f"a network is split for one shape of input, {expected}, found "
-                f"{tuple(ready.shape[1:])}: resize the images, or attach exits for that shape"
-            )
-        return ready
-
     @property
-    def trunk(self) -> Trunk:
-        """The backbone in segments, as it is now.
+    def saver_branch(self) -> SaverBranch | None:
+        """The saver and its Exit Sequence Network, if there is one."""
+        return self.companion
+
+    def head(self, location: ExitLocation) -> Head:
+        """The head at a location."""
+        return cast("Head", self.heads[self.locations.index(location)])
+
+    def with_mode(self, mode: ExecutionMode) -> ExitNetwork:
+        """The same network in another execution mode; the modules are shared.
 
         Raises:
-            ModelError: it cannot be split at its taps.
+            ModelError: a precision, or compiled: these are for whole models.
         """
-        return self._capture().trunk
-
-    def _capture(self) -> _Captured:
-        where = (self.stage.device, self.stage.dtype)
-        if self._captured is None or self._captured.where != where:
-            ready = self.stage.prepare([self.image, self.image])
-            with _disable_current_modes():  # whoever counts what runs does not count this
-                trunk = split(self.stage.model, ready, [tap.path for tap in self.taps])
-                if self.variant.folded:
-                    trunk = replace(trunk, segments=tuple(map(folded, trunk.segments)))
-            self._captured = _Captured(where, tuple(ready.shape[1:]), trunk)
-        return self._captured
-
-    def head(self, point: ExitLocation) -> Head:
-        """What answers at a point."""
-        return cast("Head", self.heads[self.points.index(point)])
-
-    @property
-    def weights_hash(self) -> str:
-        """SHA-256 over all weights: the backbone's, the heads', the saver's. Kept until one moves.
-
-        Weights that are changed by hand under `inference_mode` are not noticed.
-        """
-        tensors = chain(self.parameters(), self.buffers())
-        marks = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
-        if self._hashed is None or self._hashed[0] != marks:
-            self._hashed = (marks, hash_of(self))
-        if self.variant == PLAIN:
-            return self._hashed[1]
-        return sha256(f"{self._hashed[1]} {self.variant.name}".encode()).hexdigest()
-
-    def run_as(self, variant: ExecutionMode) -> ExitNetwork:
-        """The same network, run another way; the modules are shared.
-
-        Raises:
-            ModelError: another precision, or compiled: these are for whole models.
-        """
-        if variant.dtype is not None or variant.compiled:
+        if mode.dtype is not None or mode.compiled:
             raise ModelError(
                 "the segments of a network can be folded and channels_last, found "
-                f"{variant.name!r}: leave the rest out, or run the model whole"
+                f"{mode.name!r}: leave the rest out, or run the model whole"
             )
-        saver_branch = self.saver_branch
-        if saver_branch is not None:
-            saver = saver_branch.saver.run_as(variant)
-            saver_branch = SaverBranch(saver_branch.name, saver, saver_branch.sequence)
-        heads = {point: self.head(point) for point in self.points}
+        branch = self.saver_branch
+        if branch is not None:
+            branch = SaverBranch(branch.name, branch.saver.with_mode(mode), branch.sequence)
         return ExitNetwork(
             self.stage,
             self.taps,
-            heads,
+            {location: self.head(location) for location in self.locations},
             image=self.image,
-            saver_branch=saver_branch,
+            saver_branch=branch,
             origin=self.origin,
-            variant=variant,
+            mode=mode,
         )
 
     def stages(self, name: str) -> dict[str, Stage]:
         """A stage for every exit in the order of execution, the whole network last.
 
-        The exits are called NAME/TAP/HEAD, those of the Exit Sequence Network NAME/TAP/esn, the
-        network NAME, and the saver as its companion says.
+        The exits are named NAME/TAP/HEAD, those of the Exit Sequence Network NAME/TAP/esn, the
+        network NAME; the name of the saver is set by its branch.
+
+        Raises:
+            ModelError: the network and its saver have the same name.
         """
-        return stages_of_network(self, name)
+        branch = self.saver_branch
+        segments = Segments(self, name, keeps_pooled=branch is not None)
+        stages: dict[str, Stage] = {}
+        refinement: Refinement | None = None
+        if branch is not None:
+            branch.saver.origin = self.origin
+            stages[branch.name] = saver = saver_stage(branch.saver, branch.name, root=name)
+            refinement = Refinement(segments, saver, branch.name, branch.sequence)
+        members = dict(stages)
+        for number, tap in enumerate(self.taps):
+            for location in self.locations:
+                if location.tap == number:
+                    exit, head = f"{name}/{tap.path}/{location.head}", self.head(location)
+                    if refinement is not None and head.saver_width:
+                        parts = refinement.conditioned(head, number, exit)
+                        stages[exit] = ExitStage(self, name, exit, parts, members=members)
+                    else:
+                        parts = (*segments.until(number), segments.head(head, number, exit))
+                        stages[exit] = ExitStage(self, name, exit, parts)
+            if refinement is not None:
+                exit = f"{name}/{tap.path}/{ESN}"
+                parts = refinement.exit(number, exit)
+                stages[exit] = ExitStage(self, name, exit, parts, members=members)
+        if name in stages:
+            raise ModelError(
+                f"a network and its saver have names of their own, both are {name!r}: rename one"
+            )
+        stages[name] = WholeNetwork(self, name, name, segments.until(len(self.taps)))
+        return stages
 
 
 class SaverBranch(nn.Module):
-    """A saver and the Exit Sequence Network that refines its answer at every tap of another.
+    """A saver and the Exit Sequence Network that refines its logits at every tap of a network.
 
     TinySaver, arXiv 2403.17726, section 3.3. The saver is a network of its own with one tap: its
     last feature map.
@@ -194,7 +153,7 @@ class SaverBranch(nn.Module):
     Args:
         name: the name of the saver's exit.
         saver: the saver, tapped once.
-        sequence: the Exit Sequence Network: as many tokens as taps, and one for the saver.
+        sequence: the Exit Sequence Network: one token for the saver and one per tap.
     """
 
     def __init__(self, name: str, saver: ExitNetwork, sequence: ExitSequence) -> None:
@@ -211,17 +170,17 @@ def attach(
     image: Tensor | None = None,
     saver: Mapping[str, nn.Module] | None = None,
 ) -> ExitNetwork:
-    """Put exits into a model by module path; the model itself stays as it is.
+    """Attach exits to a model by module path; the model itself is not changed.
 
-    With a saver an Exit Sequence Network stands beside the heads: the exit at each tap, called
-    NETWORK/TAP/esn, refines the saver's answer (TinySaver, arXiv 2403.17726, section 3.3);
-    untrained it repeats it.
+    With a saver there is also an Exit Sequence Network: the exit at each tap, named
+    NETWORK/TAP/esn, refines the saver's logits (TinySaver, arXiv 2403.17726, section 3.3);
+    untrained it returns them.
 
     Args:
         model: a `Stage`, or a module that takes ready tensors.
         heads: module path -> a kind of head (`linear`, `mlp1x1000`, `conv64`, `conv64+saver`;
-            untrained), a module that makes logits (N, C) of the feature there, or several by name.
-        image: one sample; needed where the stage does not say what it takes.
+            untrained), a module from the feature there to logits (N, C), or several by name.
+        image: one sample; needed unless the stage's preprocessing sets a size.
         saver: the saver under the name of its exit: a `Stage`, or a module that takes what the
             model takes.
 
@@ -231,23 +190,30 @@ def attach(
     torch.Size([2, 3])
 
     Raises:
-        ModelError: no such path, a model that cannot be split there, a head or a saver of other
-            classes, a saver that passes through no single tensor before its answer.
+        ModelError: no such path, a model that cannot be partitioned there, a head or a saver of
+            other classes, a saver without a tap.
     """
     stage = as_stage(model)
     sample = example_image(stage) if image is None else image
     taps = tap_at(stage, sample, list(heads))
     classes = int(stage([sample]).shape[1])
-    saver_branch = None if saver is None else _saver_branch(saver, taps, sample, classes)
-    told = 0 if saver_branch is None else _width(saver_branch.saver.taps[0]) + classes
-    made = {
-        ExitLocation(number, name): _made(head, tap, classes, told)
-        for number, tap in enumerate(taps)
-        for name, head in _by_name(heads[tap.path]).items()
-    }
-    for point, head in made.items():
-        _check_head(head, taps[point.tap], point, classes)
-    return ExitNetwork(stage, taps, made, image=sample, saver_branch=saver_branch)
+    branch = None if saver is None else _saver_branch(saver, taps, sample, classes)
+    saver_width = 0 if branch is None else branch.saver.taps[0].width + classes
+    made: dict[ExitLocation, Head] = {}
+    for number, tap in enumerate(taps):
+        for name, head in _by_name(heads[tap.path]).items():
+            if isinstance(head, str):
+                head = make_head(  # noqa: PLW2901
+                    head,
+                    shape=tap.shape,
+                    layout=tap.layout,
+                    classes=classes,
+                    saver_width=saver_width,
+                )
+            built = head if isinstance(head, Head) else PlainHead(head)
+            _check_head(built, name, tap, classes)
+            made[ExitLocation(number, name)] = built
+    return ExitNetwork(stage, taps, made, image=sample, saver_branch=branch)
 
 
 def _saver_branch(
@@ -262,33 +228,30 @@ def _saver_branch(
     found = int(stage([sample]).shape[1])
     if found != classes:
         raise ModelError(
-            f"a saver tells the classes of its network, {name!r} has {found} where the network has "
+            f"a saver has the classes of its network, {name!r} has {found} where the network has "
             f"{classes}: load it with ?classes=N and a fitting checkpoint, or choose another"
         )
-    places = list_taps(stage, sample)
-    if not places:
+    possible = list_taps(stage, sample)
+    if not possible:
         raise ModelError(
-            f"a saver hands on its last feature, {name!r} passes through no single tensor before "
-            "its answer: choose another"
+            f"a saver provides its last feature, {name!r} passes through no single tensor before "
+            "its logits: choose another"
         )
-    sequence = ExitSequence([_width(tap) for tap in (places[-1], *taps)], classes=classes)
-    return SaverBranch(name, ExitNetwork(stage, places[-1:], {}, image=sample), sequence)
-
-
-def _width(tap: Tap) -> int:
-    return tap.shape[tap.layout.index("C") - 1]
+    last = possible[-1]
+    sequence = ExitSequence([tap.width for tap in (last, *taps)], classes=classes)
+    return SaverBranch(name, ExitNetwork(stage, [last], {}, image=sample), sequence)
 
 
 def example_image(stage: Stage) -> Tensor:
     """A black image of the size that a stage's preprocessing makes, uint8 (C, H, W).
 
     Raises:
-        ModelError: the stage does not say what it takes.
+        ModelError: the preprocessing sets no size.
     """
     preprocess = stage.preprocess
     if preprocess is None or preprocess.size is None:
         raise ModelError(
-            "a network is split for one shape of input, this stage sets none "
+            "a network is partitioned for one shape of input, this stage sets none "
             f"(its preprocessing is {preprocess}): give `image`, one sample"
         )
     return torch.zeros(len(preprocess.mean), *preprocess.size, dtype=torch.uint8)
@@ -300,28 +263,22 @@ def _by_name(head: str | nn.Module | Mapping[str, str | nn.Module]) -> dict[str,
     return {head if isinstance(head, str) else "head": head}
 
 
-def _made(head: str | nn.Module, tap: Tap, classes: int, told: int) -> Head:
-    if isinstance(head, str):
-        return make_head(head, shape=tap.shape, layout=tap.layout, classes=classes, told=told)
-    return head if isinstance(head, Head) else PlainHead(head)
-
-
 @torch.inference_mode()
-def _check_head(head: Head, tap: Tap, point: ExitLocation, classes: int) -> None:
+def _check_head(head: Head, name: str, tap: Tap, classes: int) -> None:
     first = next(head.parameters(), torch.empty(0))
     feature = torch.zeros(2, *tap.shape, dtype=first.dtype, device=first.device)
-    told = torch.zeros(2, head.told, dtype=feature.dtype, device=feature.device)
+    saver = torch.zeros(2, head.saver_width, dtype=feature.dtype, device=feature.device)
     try:
-        logits = head.eval()(head.reduce(feature), told)
+        logits = head.eval()(head.reduce(feature), saver)
     except (RuntimeError, IndexError, TypeError) as error:
         raise ModelError(
-            f"a head takes the feature of its tap, {point.head!r} cannot take that of "
+            f"a head takes the feature of its tap, {name!r} cannot take that of "
             f"{tap.path!r}, (N, {listed(tap.shape)}) in {tap.layout} "
             f"({' '.join(str(error).split())[:120]}): pool and flatten in the head"
         ) from error
     if logits.ndim != 2 or len(logits) != 2:
         raise ModelError(
-            f"a head returns logits (N, C), {point.head!r} at {tap.path!r} returns the shape "
+            f"a head returns logits (N, C), {name!r} at {tap.path!r} returns the shape "
             f"{tuple(logits.shape)} for N = 2: pool and flatten in the head"
         )
-    check_classes("the backbone", classes, f"{tap.path}/{point.head}", int(logits.shape[1]))
+    check_classes("the backbone", classes, f"{tap.path}/{name}", int(logits.shape[1]))

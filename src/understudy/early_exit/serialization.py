@@ -1,9 +1,9 @@
-"""Trained exits on disk: a folder of one JSON file and the weights that were trained."""
+"""Saved exits: a folder of one JSON file and the weights that were trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +12,149 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from understudy.early_exit.esn import ExitSequence
-from understudy.early_exit.heads import Head, PlainHead
+from understudy.codec import Stored, StoredFile, stored
+from understudy.early_exit.esn import SequenceSpec
+from understudy.early_exit.heads import HeadSpec
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
 from understudy.early_exit.taps import Tap
 from understudy.errors import ModelError
-from understudy.files import (
-    check_own_folder,
-    check_version,
-    read_json,
-    replacing_folder,
-    write_json,
-)
+from understudy.files import check_own_folder, replacing_folder
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.stage import Stage
 
-FORMAT, VERSION = "understudy.exits", 1
 NAME, WEIGHTS = "exits.json", "exits.safetensors"
+REMEDY = "train the exits again"
 StageOf = Callable[[Mapping[str, Any]], Stage]
-"""Makes the stage that an origin (plain JSON, `Stage.to_origin`) speaks of."""
+"""From an origin (plain JSON, `Stage.to_origin`) to its stage."""
 
 
 @dataclass(frozen=True)
-class ExitFolder:
-    """What a folder of trained exits says of itself.
+class _Image(Stored):
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class _SavedHead(Stored):
+    tap: int
+    name: str
+    made: HeadSpec = field(metadata=stored(pack=HeadSpec.to_dict))
+
+
+@dataclass(frozen=True)
+class _SavedBranch(Stored):
+    name: str
+    saver: Architecture
+    sequence: SequenceSpec
+
+    @staticmethod
+    def of(branch: SaverBranch) -> _SavedBranch:
+        saver = Architecture.of(branch.saver)
+        return _SavedBranch(branch.name, saver, branch.sequence.spec)
+
+    def build(self, stage_of: StageOf) -> SaverBranch:
+        return SaverBranch(self.name, self.saver.build(stage_of), self.sequence.build())
+
+
+@dataclass(frozen=True)
+class Architecture(
+    Stored,
+    what="the architecture of a network",
+    error=ModelError,
+    remedy=REMEDY,
+    keys=("backbone", "run", "image", "taps", "heads", "companion"),
+):
+    """A network with exits without weights, and the origins of its backbone and saver.
 
     Attributes:
-        name: what the network is called.
-        network: the architecture, as `network_to_dict` gave it.
-        classifier: the backbone's own last layer, by module path, where it was trained anew.
-        training: plain JSON, how the exits were trained and how well they did.
+        backbone: the origin of its stage.
+        image: shape and dtype of one sample.
+        taps: in the order of execution.
+        heads: by location.
+        saver_branch: the saver and its Exit Sequence Network, or None.
+        run: the name of the execution mode.
+    """
+
+    backbone: Mapping[str, Any]
+    image: _Image
+    taps: tuple[Tap, ...]
+    heads: tuple[_SavedHead, ...]
+    saver_branch: _SavedBranch | None = field(metadata=stored(key="companion"))
+    run: str = field(default="", metadata=stored(optional=True))
+
+    @staticmethod
+    def of(network: ExitNetwork) -> Architecture:
+        """The architecture of a network.
+
+        Raises:
+            ModelError: a backbone without a spec, or a head that is a module of your own.
+        """
+        heads = []
+        for location in network.locations:
+            spec = network.head(location).spec
+            if spec is None:
+                name = f"{network.taps[location.tap].path}/{location.head}"
+                raise ModelError(
+                    f"a saved head is built again from its kind, {name!r} is a module of your own: "
+                    "use one of the kinds (linear, mlp1x1000, conv64), or keep the network in "
+                    "memory"
+                )
+            heads.append(_SavedHead(location.tap, location.head, spec))
+        if network.stage.spec is None:
+            raise ModelError(
+                "a saved backbone is built again from its spec, this one exists in memory alone "
+                f"({type(network.stage.model).__name__}): name one with "
+                'Stage(model, origin={"spec": "py:module:factory"})'
+            )
+        branch, dtype = network.saver_branch, str(network.image.dtype).removeprefix("torch.")
+        return Architecture(
+            backbone=network.stage.to_origin(),
+            run=network.mode.name,
+            image=_Image(tuple(network.image.shape), dtype),
+            taps=network.taps,
+            heads=tuple(heads),
+            saver_branch=None if branch is None else _SavedBranch.of(branch),
+        )
+
+    def build(self, stage_of: StageOf) -> ExitNetwork:
+        """A network of this architecture; its heads are untrained.
+
+        Raises:
+            ModelError: an architecture that this version cannot build.
+        """
+        branch, dtype = self.saver_branch, getattr(torch, self.image.dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ModelError(f"images have a dtype, found {self.image.dtype!r}: {REMEDY}")
+        return ExitNetwork(
+            stage_of(self.backbone),
+            self.taps,
+            {ExitLocation(head.tap, head.name): head.made.build() for head in self.heads},
+            image=torch.zeros(self.image.shape, dtype=dtype),
+            saver_branch=None if branch is None else branch.build(stage_of),
+            mode=ExecutionMode.parse(self.run) if self.run else PLAIN,
+        )
+
+
+@dataclass(frozen=True)
+class ExitFolder(
+    StoredFile,
+    what="a folder of exits",
+    error=ModelError,
+    remedy=REMEDY,
+    format="understudy.exits",
+    version=1,
+):
+    """The JSON file of a folder of trained exits.
+
+    Attributes:
+        name: of the network.
+        network: its architecture.
+        classifier: the backbone's own last layer, by module path, if it was trained anew.
+        training: plain JSON, how the exits were trained, and their accuracy.
     """
 
     name: str
-    network: Mapping[str, Any]
+    network: Architecture
     classifier: str | None
     training: Mapping[str, Any]
 
@@ -56,17 +165,7 @@ class ExitFolder:
         Raises:
             ModelError: no folder of exits, a damaged one, or one that a newer understudy wrote.
         """
-        file = Path(path).expanduser() / NAME
-        data = read_json(file, ModelError, "a folder of exits")
-        check_version(data, kind=FORMAT, newest=VERSION, path=file, error=ModelError)
-        try:
-            return ExitFolder(
-                str(data["name"]), data["network"], data["classifier"], data["training"]
-            )
-        except KeyError as error:
-            raise ModelError(
-                f"{str(file)!r} is damaged (no {error}): train the exits again"
-            ) from error
+        return ExitFolder.load(Path(path).expanduser() / NAME)
 
 
 def save_exits(
@@ -80,11 +179,11 @@ def save_exits(
     """Write the exits of a network into a folder, whole or not at all; the backbone stays out.
 
     Args:
-        network: its backbone (and saver) have specs, because they are made again from them.
+        network: its backbone (and saver) have specs, from which they are built again.
         path: the folder; a folder of exits that is there is replaced.
-        name: what the network is called when it is scored.
-        classifier: the module path of the backbone's last layer, where that was trained anew.
-        training: plain JSON that is kept with it.
+        name: the name of the network in score tables.
+        classifier: the module path of the backbone's last layer, if that was trained anew.
+        training: plain JSON that is stored with it.
 
     Raises:
         ModelError: a backbone without a spec, or a head that is a module of your own.
@@ -92,18 +191,11 @@ def save_exits(
     """
     target = Path(path)
     check_replaceable(target)
-    data = {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": name,
-        "network": network_to_dict(network),
-        "classifier": classifier,
-        "training": dict(training or {}),
-    }
+    record = ExitFolder(name, Architecture.of(network), classifier, dict(training or {}))
     with replacing_folder(target) as folder:
         weights = {key: v.contiguous() for key, v in _trained(network, classifier).items()}
         save_file(weights, folder / WEIGHTS)
-        write_json(folder / NAME, data)
+        record.save(folder / NAME)
 
 
 def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
@@ -111,15 +203,15 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
 
     Args:
         path: the folder.
-        stage_of: makes the backbone and the saver, with the weights that they had.
+        stage_of: builds the backbone and the saver, with their original weights.
 
     Raises:
         ModelError: no folder of exits, a damaged one, or a backbone with other weights than those
             that the exits were trained on.
     """
     folder = Path(path).expanduser()
-    told = ExitFolder.read(folder)
-    network = network_from_dict(told.network, stage_of)
+    record = ExitFolder.read(folder)
+    network = record.network.build(stage_of)
     try:
         saved = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -127,20 +219,20 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
             f"the weights of the exits cannot be read from {str(folder / WEIGHTS)!r} ({error}): "
             "train them again"
         ) from error
-    own = _trained(network, told.classifier)
-    strange = sorted(
+    own = _trained(network, record.classifier)
+    different = sorted(
         set(own.keys() ^ saved.keys())
         | {k for k in own.keys() & saved.keys() if own[k].shape != saved[k].shape}
     )
-    if strange:
+    if different:
         raise ModelError(
             f"the weights in {str(folder / WEIGHTS)!r} do not fit the heads that {NAME} describes "
-            f"({len(strange)} differ, such as {strange[0]!r}): train the exits again"
+            f"({len(different)} differ, such as {different[0]!r}): train the exits again"
         )
     with torch.no_grad():
         for key, value in saved.items():
             own[key].copy_(value)
-    expected, found = told.network["backbone"]["weights_hash"], network.stage.weights_hash
+    expected, found = record.network.backbone["weights_hash"], network.stage.weights_hash
     if found != expected:
         raise ModelError(
             f"the exits in {str(folder)!r} were trained on other weights of "
@@ -150,84 +242,8 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
     return network
 
 
-def network_to_dict(network: ExitNetwork) -> dict[str, Any]:
-    """The architecture of a network as plain JSON, with the origins of its backbone and saver.
-
-    Raises:
-        ModelError: a backbone without a spec, or a head that is a module of your own.
-    """
-    bare = [
-        f"{network.taps[point.tap].path}/{point.head}"
-        for point in network.points
-        if isinstance(network.head(point), PlainHead)
-    ]
-    if bare:
-        raise ModelError(
-            f"a saved head is made again from its kind, {bare[0]!r} is a module of your own: use "
-            "one of the kinds (linear, mlp1x1000, conv64), or keep the network in memory"
-        )
-    if network.stage.spec is None:
-        raise ModelError(
-            "a saved backbone is made again from its spec, this one exists in memory alone "
-            f"({type(network.stage.model).__name__}): name one with "
-            'Stage(model, origin={"spec": "py:module:factory"})'
-        )
-    saver_branch = network.saver_branch
-    return {
-        "backbone": network.stage.to_origin(),
-        "run": network.variant.name,
-        "image": {
-            "shape": list(network.image.shape),
-            "dtype": str(network.image.dtype).removeprefix("torch."),
-        },
-        "taps": [tap.to_dict() for tap in network.taps],
-        "heads": [
-            {"tap": p.tap, "name": p.head, "made": network.head(p).to_dict()}
-            for p in network.points
-        ],
-        "companion": None
-        if saver_branch is None
-        else {
-            "name": saver_branch.name,
-            "saver": network_to_dict(saver_branch.saver),
-            "sequence": saver_branch.sequence.to_dict(),
-        },
-    }
-
-
-def network_from_dict(data: Mapping[str, Any], stage_of: StageOf) -> ExitNetwork:
-    """A network of that architecture; its heads are untrained.
-
-    Raises:
-        ModelError: a damaged description, or one that this version cannot build.
-    """
-    try:
-        saver_branch = data["companion"]
-        return ExitNetwork(
-            stage_of(data["backbone"]),
-            [Tap.from_dict(tap) for tap in data["taps"]],
-            {
-                ExitLocation(int(head["tap"]), str(head["name"])): Head.from_dict(head["made"])
-                for head in data["heads"]
-            },
-            image=torch.zeros(data["image"]["shape"], dtype=getattr(torch, data["image"]["dtype"])),
-            saver_branch=None
-            if saver_branch is None
-            else SaverBranch(
-                str(saver_branch["name"]),
-                network_from_dict(saver_branch["saver"], stage_of),
-                ExitSequence.from_dict(saver_branch["sequence"]),
-            ),
-            variant=ExecutionMode.parse(run) if (run := data.get("run")) else PLAIN,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"the description of a network is damaged ({error!r}): train its exits again"
-        ) from error
-
-
 def _trained(network: ExitNetwork, classifier: str | None) -> dict[str, Tensor]:
-    """What training changes, by name, as views of the network's own tensors."""
+    """The tensors that training changes, by name, sharing the network's memory."""
     parts: dict[str, nn.Module] = {"heads": network.heads}
     if network.saver_branch is not None:
         parts["sequence"] = network.saver_branch.sequence
@@ -241,7 +257,7 @@ def _trained(network: ExitNetwork, classifier: str | None) -> dict[str, Tensor]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse to replace what is no folder of exits: replacing one removes all that is in it.
+    """Check that a path is free or a folder of exits, which is removed when it is replaced.
 
     Raises:
         UnderstudyError: something else is there.

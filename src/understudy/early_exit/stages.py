@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from understudy.early_exit.segments import Refinement, Segments
-from understudy.errors import ModelError
+from understudy.early_exit.backbone import Backbone, Segments
+from understudy.early_exit.esn import ExitSequence
+from understudy.early_exit.heads import Head
 from understudy.nn.device import Images
 from understudy.nn.stage import Stage, StagePart
-from understudy.runtime.state import StageState, StateKey
-
-if TYPE_CHECKING:
-    from understudy.early_exit.network import ExitNetwork, SaverBranch
+from understudy.runtime.protocol import StageState, StateKey
 
 ESN = "esn"
 """The name of the exits of an Exit Sequence Network."""
@@ -28,7 +28,7 @@ class ExitStage(Stage):
     to deep.
 
     Args:
-        network: the network that the exit is in.
+        network: the backbone with the exit.
         name: the name of the network among the exits.
         exit: the name of the exit.
         parts: the work until it can answer, in order.
@@ -38,12 +38,12 @@ class ExitStage(Stage):
 
     def __init__(
         self,
-        network: ExitNetwork,
+        network: Backbone,
         name: str,
         exit: str,
         parts: Sequence[StagePart],
         *,
-        members: Mapping[str, Stage],
+        members: Mapping[str, Stage] = MappingProxyType({}),
         root: str = "",
     ) -> None:
         origin = {"backbone": network.stage.spec, **network.origin, "root": root or name}
@@ -83,59 +83,105 @@ class WholeNetwork(ExitStage):
     def resume(self, images: Images, state: StageState) -> tuple[Tensor, StageState]:
         """Logits (N, C) of the network, and the state without its features."""
         begun = any(key.kind == "feature" and key.owner == self.name for key in state)
-        if begun or self.network.variant.folded:
+        if begun or self.network.mode.folded:
             return super().resume(images, state)
         return self.network.stage.model(self.network.prepare(images)), state
 
 
-def stages_of_network(network: ExitNetwork, name: str) -> dict[str, Stage]:
-    """A stage per exit in the order of execution; the saver first where there is one."""
-    segments = _segments(network, name, keeps_pooled=network.saver_branch is not None)
-    stages: dict[str, Stage] = {}
-    refinement: Refinement | None = None
-    if network.saver_branch is not None:
-        branch = network.saver_branch
-        branch.saver.origin = network.origin
-        stages[branch.name] = _saver(branch, root=name)
-        refinement = Refinement(segments, stages[branch.name], branch.name, branch.sequence)
+def saver_stage(saver: Backbone, name: str, *, root: str) -> Stage:
+    """A saver as a stage that keeps its pooled last feature in the state.
 
-    def refining(exit: str, parts: Sequence[StagePart]) -> Stage:
-        assert refinement is not None
-        members = {refinement.saver_name: refinement.saver}
-        return ExitStage(network, name, exit, parts, members=members)
-
-    for number, tap in enumerate(network.taps):
-        for point in network.points:
-            if point.tap == number:
-                exit, head = f"{name}/{tap.path}/{point.head}", network.head(point)
-                if refinement is not None and head.told:
-                    stages[exit] = refining(exit, refinement.conditioned(head, number, exit))
-                else:
-                    parts = (*segments.until(number), segments.head(head, number, exit))
-                    stages[exit] = ExitStage(network, name, exit, parts, members={})
-        if refinement is not None:
-            exit = f"{name}/{tap.path}/{ESN}"
-            stages[exit] = refining(exit, refinement.exit(number, exit))
-    if name in stages:
-        raise ModelError(
-            f"a network and its saver have names of their own, both are {name!r}: rename one"
-        )
-    stages[name] = WholeNetwork(network, name, name, segments.until(len(network.taps)), members={})
-    return stages
-
-
-def _segments(network: ExitNetwork, name: str, *, keeps_pooled: bool) -> Segments:
-    return Segments(name, network.taps, network.prepare, lambda: network.trunk, keeps_pooled)
-
-
-def _saver(branch: SaverBranch, *, root: str) -> Stage:
-    """The saver as a stage that keeps its pooled last feature."""
-    segments = _segments(branch.saver, branch.name, keeps_pooled=True).until(1)
+    Args:
+        saver: with one tap.
+        name: of its exit.
+        root: the name of the network that contains it.
+    """
+    segments = Segments(saver, name, keeps_pooled=True).until(1)
 
     def whole(images: Images, state: StageState) -> StageState:
         for segment in segments:
             state = segment.run(images, state)
         return state
 
-    part = StagePart(branch.name, whole)
-    return ExitStage(branch.saver, branch.name, branch.name, (part,), members={}, root=root)
+    return ExitStage(saver, name, name, (StagePart(name, whole),), root=root)
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """The parts of exits that use a saver: tokens of an Exit Sequence Network, conditioned heads.
+
+    Attributes:
+        segments: of the network that holds the exits.
+        saver: the saver as a stage; its state keeps its pooled last feature.
+        saver_name: the exit of the saver.
+        sequence: the Exit Sequence Network.
+    """
+
+    segments: Segments
+    saver: Stage
+    saver_name: str
+    sequence: ExitSequence
+
+    def exit(self, tap: int, exit: str) -> tuple[StagePart, ...]:
+        """The saver, the segments up to a tap with a token for each, and the exit there."""
+        name, paths = self.segments.name, [tap.path for tap in self.segments.backbone.taps]
+        parts = [
+            StagePart(self.saver_name, partial(self._run_saver, tap)),
+            StagePart(f"{name}/{self.saver_name}/token", partial(self._token, 0)),
+        ]
+        for number, segment in enumerate(self.segments.until(tap)):
+            token = partial(self._token, number + 1)
+            parts += [segment, StagePart(f"{name}/{paths[number]}/token", token)]
+        return (*parts, StagePart(exit, partial(self._exit, tap, exit)))
+
+    def conditioned(self, head: Head, tap: int, exit: str) -> tuple[StagePart, ...]:
+        """The saver, the segments up to a tap, and a head that also takes the saver's output."""
+
+        def run(_images: Images, state: StageState) -> StageState:
+            features = [state[self._pooled(0)], state[StateKey.logits(self.saver_name)]]
+            logits = head(self.segments.reduced(head, tap, state), torch.cat(features, 1))
+            return {**state, StateKey.logits(exit): logits}
+
+        return (
+            StagePart(self.saver_name, partial(self._run_saver, tap)),
+            *self.segments.until(tap),
+            StagePart(exit, run),
+        )
+
+    def _run_saver(self, tap: int, images: Images, state: StageState) -> StageState:
+        """Run the saver, unless its output is known; tokens behind this exit are dropped."""
+        cache = state.get(self._cache)
+        if cache is not None and cache.shape[1] > tap + 2:
+            state = {key: value for key, value in state.items() if key != self._cache}
+        if StateKey.logits(self.saver_name) in state and self._pooled(0) in state:
+            return state
+        logits, state = self.saver.resume(images, state)
+        return {**state, StateKey.logits(self.saver_name): logits}
+
+    def _token(self, number: int, _images: Images, state: StageState) -> StageState:
+        pooled, cache = state[self._pooled(number)], state.get(self._cache)
+        if cache is None:
+            cache = self.sequence.empty_cache(len(pooled), pooled)
+        if cache.shape[1] > number:
+            return state
+        output, cache = self.sequence.token(number, pooled, cache)
+        return {**state, self._cache: cache, self._output: output}
+
+    def _exit(self, tap: int, exit: str, _images: Images, state: StageState) -> StageState:
+        saver_logits = state[StateKey.logits(self.saver_name)]
+        logits = self.sequence.exit(tap + 1, state[self._output], saver_logits)
+        return {**state, StateKey.logits(exit): logits}
+
+    def _pooled(self, token: int) -> StateKey:
+        """The feature that a token is computed from: the saver's is token 0."""
+        if token == 0:
+            return StateKey.pooled(self.saver_name, 0)
+        return StateKey.pooled(self.segments.name, token - 1)
+
+    @property
+    def _cache(self) -> StateKey:
+        return StateKey.esn_cache(self.segments.name)
+
+    @property
+    def _output(self) -> StateKey:
+        return StateKey.esn_output(self.segments.name)

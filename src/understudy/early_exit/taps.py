@@ -1,80 +1,59 @@
-"""Where a network can be tapped: the ends of its blocks, what they give, what they cost."""
+"""Taps: the ends of modules where exits can be attached, with their features and costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import Any, Literal, cast, get_args
 
-import torch
 from torch import Tensor, nn
 
-from understudy.errors import ModelError, unknown
-from understudy.graph.capture import capture, check_paths, hooked
-from understudy.graph.cut_points import block_paths, has_layout, layer_paths, lone_marks
-from understudy.graph.program import ModuleMark, find_mark
-from understudy.nn.cost import Meter, mha_products_visible
+from understudy.codec import Stored, stored
+from understudy.early_exit.heads import Layout, check_layout
+from understudy.errors import ModelError
+from understudy.graph.capture import ModuleMark, capture, check_paths, hooked
+from understudy.graph.cut_points import block_paths, cut_points, has_layout, layer_paths
+from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
-
-Layout = Literal["NCHW", "NHWC", "NTC", "NC"]
-"""What the dimensions of a feature are: samples, channels, height and width, or tokens."""
 
 
 @dataclass(frozen=True)
-class Tap:
-    """A place inside a network where a feature can be taken.
+class Tap(Stored, what="a tap", error=ModelError, remedy="train the exits again"):
+    """A module inside a network whose output can be taken as a feature.
 
     Attributes:
-        path: the module behind which it lies.
+        path: of the module.
         shape: the feature of one sample.
-        layout: what its dimensions are.
-        macs: MACs of one sample from the input to here.
+        layout: the dimensions of a batch of features.
+        macs: MACs of one sample from the input up to the end of the module.
         share: the same as a share of the whole network's.
     """
 
     path: str
     shape: tuple[int, ...]
-    layout: Layout
+    layout: Layout = field(metadata=stored(shape=str, unpack=check_layout))
     macs: float
     share: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "shape": list(self.shape)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Tap:
-        """The tap that `to_dict` wrote.
-
-        Raises:
-            ModelError: something else.
-        """
-        try:
-            layout = str(data["layout"])
-            shape = tuple(int(size) for size in data["shape"])
-            path, macs, share = str(data["path"]), float(data["macs"]), float(data["share"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"a tap is {{path, shape, layout, macs, share}}, found {str(data)[:120]}: mend the "
-                "file"
-            ) from error
-        if layout not in get_args(Layout):
-            raise ModelError(unknown("layout", layout, get_args(Layout)))
-        return Tap(path, shape, cast("Layout", layout), macs, share)
+    @property
+    def width(self) -> int:
+        """The number of channels."""
+        return self.shape[self.layout.index("C") - 1]
 
 
 def list_taps(stage: Stage, image: Tensor) -> tuple[Tap, ...]:
-    """The places where a network passes through one tensor alone, in the order of execution.
+    """The blocks of a network after which everything depends on one tensor, in execution order.
 
-    These are the ends of blocks: modules that have others with parameters inside, at the top of the
-    network or in a sequence of modules. Rows of plain layers, as in a VGG, have one behind each
-    layer that costs something and what follows it for free. Where several end in the same tensor,
-    it goes by the deepest name. The network's own answer is left out.
+    Blocks are modules that contain others with parameters, at the top of the network or in a
+    sequence of modules. In sequences of plain layers, as in a VGG, there is a tap after each layer
+    with MACs and the layers without that follow it. Of several modules with the same output the
+    deepest is taken. The network's logits are left out.
 
     Args:
         image: one raw image (C, H, W) uint8, or a ready sample for a stage without preprocessing.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> [(tap.path, tap.shape, tap.macs) for tap in list_taps(Stage(net), torch.ones(4))]
     [('1', (8,), 32.0)]
@@ -85,54 +64,54 @@ def list_taps(stage: Stage, image: Tensor) -> tuple[Tap, ...]:
     """
     layers = layer_paths(stage.model)
     ready = stage.prepare([image])
-    program = capture(stage.model, ready, [*block_paths(stage.model), *layers])
-    taps = _taps(stage.model, ready, lone_marks(stage.model, program))
+    graph = capture(stage.model, ready, [*block_paths(stage.model), *layers])
+    taps = _taps(stage.model, ready, cut_points(stage.model, graph))
     return tuple(
         tap
         for tap, after in zip_longest(taps, taps[1:])
-        if tap.path not in layers or after is None or not _adds_nothing(tap, after)
+        if tap.path not in layers or after is None or not _is_free(tap, after)
     )
 
 
 def tap_at(stage: Stage, image: Tensor, paths: Iterable[str]) -> tuple[Tap, ...]:
-    """These places, whatever else is needed behind them, in the order of execution.
+    """Taps at the named modules, in the order of execution.
 
     Raises:
         DataError: an image that the preprocessing cannot take.
-        ModelError: a path that `split` would refuse, or a feature that is neither a map nor tokens
-            nor a vector per sample.
+        ModelError: a path that `partition` would refuse, or a feature that is neither a map nor
+            tokens nor a vector per sample.
     """
     checked = check_paths(stage.model, paths)
     ready = stage.prepare([image])
-    program = capture(stage.model, ready, checked)
-    marks = [find_mark(program, path) for path in checked]
+    graph = capture(stage.model, ready, checked)
+    marks = [graph.find_mark(path) for path in checked]
     for mark in marks:
         if not has_layout(mark.node):
             raise ModelError(
                 "a tap gives a map (N, C, H, W) or (N, H, W, C), tokens (N, T, C) or a vector "
-                f"(N, C), {mark.path!r} gives {program.shape(mark.node)}: tap another module"
+                f"(N, C), {mark.path!r} gives {graph.shape_text(mark.node)}: tap another module"
             )
-    return _taps(stage.model, ready, program.in_order(marks))
+    return _taps(stage.model, ready, graph.in_order(marks))
 
 
 def even_taps(taps: Sequence[Tap], count: int) -> tuple[Tap, ...]:
-    """As many of the places, spread about evenly over the network's cost, in the same order.
+    """The given number of taps, spread about evenly over the network's cost, in the same order.
 
-    Places that cost as much as the last one are left out: nothing is saved by answering there.
+    Taps that cost as much as the last one are left out: an exit there saves nothing.
 
-    >>> places = [Tap(str(n), (8,), "NC", n, n / 8) for n in range(1, 8)]
-    >>> [tap.share for tap in even_taps(places, 3)]
+    >>> taps = [Tap(str(n), (8,), "NC", n, n / 8) for n in range(1, 8)]
+    >>> [tap.share for tap in even_taps(taps, 3)]
     [0.25, 0.5, 0.75]
 
     Raises:
-        ModelError: there are fewer places, or none is asked for.
+        ModelError: a count below 1 or above the number of useful taps.
     """
     end = max((tap.macs for tap in taps), default=0.0)
     useful = [tap for tap in taps if tap.macs < end]
     if not 1 <= count <= len(useful):
         raise ModelError(
             f"taps are chosen among the {len(useful)} places before the end of the network, found "
-            f"the count {count}: ask for at least 1 and no more than there are, or name the modules"
+            f"the count {count}: take at least 1 and no more than there are, or name the modules"
         )
     picked: list[int] = []
     for number in range(count):
@@ -144,13 +123,13 @@ def even_taps(taps: Sequence[Tap], count: int) -> tuple[Tap, ...]:
 
 
 def layout_of(model: nn.Module, shape: Sequence[int]) -> Layout:
-    """What the dimensions of a feature are, the samples left out of its shape.
+    """The layout of a feature, from its shape without the samples.
 
     One dimension is a vector, two are tokens. Of three, the two that are equal are height and
-    width. Where that leaves it open (all equal or none), the map is taken for channels-last if the
-    network has layers for as many channels as its last dimension says that work on the last
-    dimension (`nn.Linear`, `nn.LayerNorm`), and none for its first that work on the first
-    (convolutions, batch and group norms).
+    width. Where all or none are equal, the map is taken for channels-last if the network has layers
+    over the last dimension (`nn.Linear`, `nn.LayerNorm`) with as many channels as the last
+    dimension, and no layers over the first (convolutions, batch and group norms) with as many as
+    the first.
 
     >>> layout_of(nn.Identity(), (64, 7, 7)), layout_of(nn.Identity(), (7, 7, 64))
     ('NCHW', 'NHWC')
@@ -173,7 +152,7 @@ def layout_of(model: nn.Module, shape: Sequence[int]) -> Layout:
 
 
 def _channels(module: nn.Module) -> tuple[str, int]:
-    """Which dimension a layer takes for channels, and how many it takes."""
+    """The dimension that a layer takes for channels, and their number."""
     match module:
         case nn.Conv2d():
             return "first", module.in_channels
@@ -188,8 +167,8 @@ def _channels(module: nn.Module) -> tuple[str, int]:
     return "", 0
 
 
-def _adds_nothing(tap: Tap, after: Tap) -> bool:
-    """Whether the next place is the next layer of the same row, at the same cost."""
+def _is_free(tap: Tap, after: Tap) -> bool:
+    """Whether the next tap is the next layer of the same sequence, at the same cost."""
     siblings = tap.path.rpartition(".")[0] == after.path.rpartition(".")[0]
     return siblings and tap.macs == after.macs
 
@@ -204,14 +183,13 @@ def _taps(model: nn.Module, ready: Tensor, marks: Sequence[ModuleMark]) -> tuple
 
 
 def _cumulative(model: nn.Module, ready: Tensor, paths: Sequence[str]) -> tuple[list[float], float]:
-    """MACs that are done when each of the modules ends, and all of them."""
-    meter = Meter()
+    """The MACs up to the end of each module, and those of the whole network."""
     done: dict[str, float] = {}
+    with count_macs() as meter:
 
-    def note(path: str, _output: object) -> None:
-        done[path] = float(sum(meter.by_operator.values()))
+        def note(path: str, _output: object) -> None:
+            done[path] = float(meter.macs)
 
-    hooks = {path: partial(note, path) for path in paths}
-    with torch.inference_mode(), mha_products_visible(), hooked(model, hooks), meter:
-        model(ready)
-    return [done[path] for path in paths], float(sum(meter.by_operator.values()))
+        with hooked(model, {path: partial(note, path) for path in paths}):
+            model(ready)
+    return [done[path] for path in paths], float(meter.macs)

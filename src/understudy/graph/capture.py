@@ -1,4 +1,4 @@
-"""How a network becomes a program: `torch.export`, with markers at the ends of its modules."""
+"""Captured graphs: a network as `torch.export` sees it, with the ends of its modules marked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind, OutputKind
 
 from understudy.errors import ModelError, unknown
-from understudy.graph.program import BACKBONE, CapturedGraph, ModuleMark, written
 
+BACKBONE = "backbone"
+"""The name under which a segment holds the network whose parameters it reads."""
 DROPOUTS = ("dropout.default", "feature_dropout.default", "alpha_dropout.default")
 EXAMPLE_ROWS = 3  # torch.export takes a batch of 0 or 1 for a constant
 
@@ -24,19 +26,101 @@ _library = torch.library.Library("understudy", "FRAGMENT")  # type: ignore[no-un
 if not hasattr(torch.ops.understudy, "tap"):
     _library.define("tap(Tensor x, int number) -> Tensor")  # type: ignore[no-untyped-call]
     _library.impl("tap", lambda x, _number: x.clone(), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-TAP = torch.ops.understudy.tap.default
-"""What marks the end of a module: a copy, under the number of the module's path."""
-
+MARKER = torch.ops.understudy.tap.default
+"""The operation that marks the end of a module: a copy, with the number of the module's path."""
 
 Hook = Callable[[Any], Any]
-"""Gets what a module gives, and may return something to take its place."""
+"""Takes the output of a module and may return a replacement."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleMark:
+    """The end of a module: `node` is its output, `position` the number of operations until then."""
+
+    path: str
+    node: fx.Node
+    position: int
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedGraph:
+    """The operations of a network on a batch of any size.
+
+    Attributes:
+        input: the batch.
+        nodes: the operations in the order of execution, without markers and assertions.
+        logits: the output of the network.
+        attributes: node of a parameter, buffer, constant or sub-graph -> its path in a module that
+            holds the network as `backbone` and each of `constants` by its name.
+        constants: tensors and sub-graphs outside the network's state.
+        marks: module path -> one mark per call of the module.
+        unmarked: module path -> why its output could not be marked.
+    """
+
+    input: fx.Node
+    nodes: tuple[fx.Node, ...]
+    logits: fx.Node
+    attributes: Mapping[fx.Node, str]
+    constants: Mapping[str, Any]
+    marks: Mapping[str, Sequence[ModuleMark]]
+    unmarked: Mapping[str, str]
+
+    def batch_multiple(self, size: int | torch.SymInt) -> int | None:
+        """The size divided by the batch size: 0 for a constant, None where it is no multiple."""
+        if isinstance(size, int):
+            return 0
+        ratio = size.node.expr / self.input.meta["val"].shape[0].node.expr
+        return int(ratio) if ratio.is_Integer else None
+
+    def is_batch_first(self, node: fx.Node) -> bool:
+        """Whether a tensor's first dimension is the batch."""
+        return self.batch_multiple(node.meta["val"].shape[0]) == 1
+
+    def in_order(self, marks: Iterable[ModuleMark]) -> tuple[ModuleMark, ...]:
+        """Marks of modules that run once, in the order in which these end."""
+        number = {path: number for number, path in enumerate(self.marks)}
+        return tuple(sorted(marks, key=lambda mark: number[mark.path]))
+
+    def shape_text(self, node: fx.Node) -> str:
+        """A tensor's shape for messages, with N for the batch, such as "(N, 64, 7, 7)".
+
+        Sizes that depend on anything but the batch are "?".
+        """
+        sizes = [(str(size), self.batch_multiple(size)) for size in node.meta["val"].shape]
+        formats = {0: "{}", 1: "N", None: "?"}
+        texts = [formats.get(times, f"{times}N").format(size) for size, times in sizes]
+        return f"({', '.join(texts)})"
+
+    def find_mark(self, path: str) -> ModuleMark:
+        """The end of a module that runs once.
+
+        Raises:
+            ModelError: the module never runs, runs more than once, or its output is no float tensor
+                with the batch first.
+        """
+        marks = self.marks.get(path, ())
+        if path in self.unmarked:
+            raise ModelError(
+                "a tap gives one float tensor with the batch first, whatever the images show; "
+                f"{path!r} {self.unmarked[path]}: tap another module"
+            )
+        if len(marks) != 1:
+            times = f"runs {len(marks)} times" if marks else "never runs"
+            raise ModelError(
+                f"a tap is passed once by every image, {path!r} {times}: tap a module around it"
+            )
+        if not self.is_batch_first(marks[0].node):
+            raise ModelError(
+                f"a tap gives one float tensor with the batch first, {path!r} gives the shape "
+                f"{self.shape_text(marks[0].node)}: tap another module"
+            )
+        return marks[0]
 
 
 def capture(model: nn.Module, example: Tensor, paths: Iterable[str]) -> CapturedGraph:
-    """Run the network once on tensors without content, and write down what it does.
+    """Capture a network with `torch.export`, with markers at the ends of the named modules.
 
-    The network is put into eval mode. Of the example only its dtype, device and the shape of a row
-    matter.
+    The network is put into eval mode. Only the example's dtype, device and row shape matter.
 
     Raises:
         ModelError: a network that `torch.export` cannot capture, or that returns no single tensor.
@@ -44,17 +128,17 @@ def capture(model: nn.Module, example: Tensor, paths: Iterable[str]) -> Captured
     names = tuple(paths)
     unmarked: dict[str, str] = {}
     rows = example.detach()[torch.arange(EXAMPLE_ROWS, device=example.device) % len(example)]
-    hooks = {path: _marking(number, path, unmarked) for number, path in enumerate(names)}
+    hooks = {path: _marking_hook(number, path, unmarked) for number, path in enumerate(names)}
     with hooked(model.eval(), hooks):
-        exported = _exported(model, rows)
-    return _program(exported, names, unmarked)
+        exported = _export(model, rows)
+    return _captured_graph(exported, names, unmarked)
 
 
 def check_paths(model: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
-    """The paths, each of which names another module inside the network.
+    """The paths, if each of them names another module inside the network.
 
     Raises:
-        ModelError: no such module, or one path twice.
+        ModelError: no such module, or a duplicate.
     """
     known = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
     checked: dict[str, None] = {}
@@ -62,14 +146,14 @@ def check_paths(model: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
         if path not in known:
             raise ModelError(unknown("module", path, known, where="this network"))
         if path in checked:
-            raise ModelError(f"taps are different places, {path!r} is named twice: name it once")
+            raise ModelError(f"taps are different modules, {path!r} is named twice: name it once")
         checked[path] = None
     return tuple(checked)
 
 
 @contextmanager
 def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Have the outputs of some modules, by path, pass through hooks for the time being."""
+    """Pass the outputs of some modules, by path, through hooks while the context lasts."""
     handles = []
     try:
         for path, hook in hooks.items():
@@ -80,16 +164,31 @@ def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
             handle.remove()
 
 
+def written_inputs(node: fx.Node) -> list[fx.Node]:
+    """The inputs that an operation writes into, as `add_` does."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return []
+    named = zip(schema.arguments, node.args, strict=False)
+    values = [value for argument, value in named if _is_written(argument)]
+    values += [node.kwargs.get(a.name) for a in schema.arguments if _is_written(a)]
+    return [value for value in values if isinstance(value, fx.Node)]
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
 def _of_output(hook: Hook) -> Callable[..., Any]:
     return lambda _module, _args, output: hook(output)
 
 
-def _marking(number: int, path: str, unmarked: dict[str, str]) -> Hook:
-    """A hook that ends its module in a marker, or says why it cannot."""
+def _marking_hook(number: int, path: str, unmarked: dict[str, str]) -> Hook:
+    """A hook that puts a marker behind its module, or notes in `unmarked` why it cannot."""
 
     def mark(output: Any) -> Tensor | None:
         if isinstance(output, Tensor) and output.is_floating_point() and output.ndim:
-            marked: Tensor = TAP(output, number)
+            marked: Tensor = MARKER(output, number)
             return marked
         unmarked[path] = f"gives {_kind_of(output)}"
         return None
@@ -103,7 +202,7 @@ def _kind_of(output: Any) -> str:
     return f"a {type(output).__name__}"
 
 
-def _exported(model: nn.Module, rows: Tensor) -> ExportedProgram:
+def _export(model: nn.Module, rows: Tensor) -> ExportedProgram:
     batch = Dim("batch")
     try:
         with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
@@ -112,15 +211,15 @@ def _exported(model: nn.Module, rows: Tensor) -> ExportedProgram:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(
-            "a network is split where torch.export can capture it for any number of images, here "
-            f"it cannot{_place_of(error)}: {type(error).__name__}: {reason[:300]}; rewrite that "
-            "line so that it asks neither the values of a tensor nor the size of the batch, or "
-            "use the network whole"
+            "a network is partitioned where torch.export can capture it for any number of images, "
+            f"here it cannot{_source_line(error)}: {type(error).__name__}: {reason[:300]}; rewrite "
+            "that line so that it depends neither on the values of a tensor nor on the size of the "
+            "batch, or use the network whole"
         ) from error
 
 
-def _place_of(error: Exception) -> str:
-    """Where in the network it went wrong: the last line that is neither ours nor PyTorch's."""
+def _source_line(error: Exception) -> str:
+    """File and line of the network where capturing failed: the last frame outside PyTorch."""
     ours = (str(Path(torch.__file__).parent), __file__, "<")
     frames = [
         f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)
@@ -128,23 +227,25 @@ def _place_of(error: Exception) -> str:
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
-def _program(
+def _captured_graph(
     exported: ExportedProgram, paths: Sequence[str], unmarked: dict[str, str]
 ) -> CapturedGraph:
     graph, root = exported.graph, exported.graph_module
     for inner in root.modules():
         if isinstance(inner, fx.GraphModule) and inner is not root:
-            hidden = [paths[node.args[1]] for node in inner.graph.nodes if node.target is TAP]
+            hidden = [paths[node.args[1]] for node in inner.graph.nodes if node.target is MARKER]
             unmarked.update(dict.fromkeys(hidden, "runs inside a branch, as of torch.cond"))
     nodes: list[fx.Node] = []
     marks: dict[str, list[ModuleMark]] = {}
     for node in list(graph.nodes):
-        if node.target is TAP:
-            fed, number = node.args
-            marks.setdefault(paths[number], []).append(ModuleMark(paths[number], fed, len(nodes)))
-            node.replace_all_uses_with(fed)
+        if node.target is MARKER:
+            source, number = node.args
+            marks.setdefault(paths[number], []).append(
+                ModuleMark(paths[number], source, len(nodes))
+            )
+            node.replace_all_uses_with(source)
             graph.erase_node(node)
-        elif _does_nothing(node):
+        elif _is_no_op(node):
             if node.users:
                 node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
@@ -152,9 +253,9 @@ def _program(
             nodes.append(node)
     _rename_written(nodes)
     attributes, constants = _attributes(exported)
-    (taken,) = (node for node in graph.nodes if node.op == "placeholder" and node not in attributes)
+    (batch,) = (node for node in graph.nodes if node.op == "placeholder" and node not in attributes)
     return CapturedGraph(
-        input=taken,
+        input=batch,
         nodes=tuple(nodes),
         logits=_logits(exported),
         attributes=attributes,
@@ -164,29 +265,29 @@ def _program(
     )
 
 
-def _does_nothing(node: fx.Node) -> bool:
-    """Whether this is an assertion, or a dropout in a network that is not being trained."""
+def _is_no_op(node: fx.Node) -> bool:
+    """Whether this is an assertion, or a dropout in eval mode."""
     name = str(node.target).removeprefix("aten.")
     return name.startswith("_assert") or (name in DROPOUTS and node.args[2] is False)
 
 
 def _rename_written(nodes: Sequence[fx.Node]) -> None:
-    """What is used after `y = add_(x, 1)` is y: one storage has one name at a time."""
+    """Let users of x after `y = add_(x, 1)` use y, so that memory has one name at a time."""
     position = {node: number for number, node in enumerate(nodes)}
     for number, node in enumerate(nodes):
         later = {
             user
-            for old in written(node)
+            for old in written_inputs(node)
             for user in old.users
             if position.get(user, number + 1) > number
         }
-        for old in written(node):
+        for old in written_inputs(node):
             if old is node.args[0] and isinstance(node.meta.get("val"), Tensor):
                 old.replace_all_uses_with(node, delete_user_cb=later.__contains__)
 
 
 def _attributes(exported: ExportedProgram) -> tuple[dict[fx.Node, str], dict[str, Any]]:
-    """What the nodes that are no operations stand for, and the constants among it."""
+    """`attributes` and `constants` of a `CapturedGraph`."""
     graph, root = exported.graph, exported.graph_module
     inputs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     attributes: dict[fx.Node, str] = {}
@@ -206,23 +307,22 @@ def _attributes(exported: ExportedProgram) -> tuple[dict[fx.Node, str], dict[str
 
 
 def _logits(exported: ExportedProgram) -> fx.Node:
-    """What the network returns.
+    """The output of the network.
 
     Raises:
         ModelError: anything but one tensor.
     """
     (output,) = (node for node in exported.graph.nodes if node.op == "output")
     specs = exported.graph_signature.output_specs
-    kinds = [spec.kind for spec in specs]
-    answers = [
+    outputs = [
         value
-        for value, kind in zip(output.args[0], kinds, strict=True)
-        if kind == OutputKind.USER_OUTPUT
+        for value, spec in zip(output.args[0], specs, strict=True)
+        if spec.kind == OutputKind.USER_OUTPUT
     ]
     spec = exported.call_spec.out_spec
-    if len(answers) != 1 or not isinstance(answers[0], fx.Node) or not spec.is_leaf():
+    if len(outputs) != 1 or not isinstance(outputs[0], fx.Node) or not spec.is_leaf():
         raise ModelError(
-            f"a network that is split returns logits (N, C), found {spec}: wrap it in a module "
-            "that returns the logits alone"
+            f"a network that is partitioned returns logits (N, C), found {spec}: wrap it in a "
+            "module that returns the logits alone"
         )
-    return answers[0]
+    return outputs[0]

@@ -1,4 +1,4 @@
-"""The places where a network passes through one tensor alone."""
+"""Cut points: the ends of modules where everything that follows needs one tensor alone."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx, nn
 
+from understudy.graph.capture import CapturedGraph, ModuleMark
 from understudy.graph.liveness import Liveness
-from understudy.graph.program import CapturedGraph, ModuleMark
 
 SEQUENCES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def block_paths(model: nn.Module) -> list[str]:
-    """The modules that have others with parameters inside and stand where blocks do.
+    """The modules that contain others with parameters and lie where blocks usually do.
 
-    That is in the network itself or one level further in, or in a sequence of modules.
+    That is at the first or second level of the network, or in a sequence of modules.
     """
     modules = dict(model.named_modules())
     return [
@@ -28,39 +28,39 @@ def block_paths(model: nn.Module) -> list[str]:
 
 
 def layer_paths(model: nn.Module) -> list[str]:
-    """The members of those rows of plain layers that are no block: of the network or in a row."""
-    rows = [
+    """The plain layers of sequences at the top of the network or inside another sequence."""
+    sequences = [
         path
         for path, module in model.named_modules()
         if type(module) is nn.Sequential and _inside(module) == list(module.children())
     ]
     return [
         f"{path}.{name}".lstrip(".")
-        for path in rows
+        for path in sequences
         if path.count(".") < 1 or isinstance(model.get_submodule(_parent(path)), SEQUENCES)
         for name, _ in model.get_submodule(path).named_children()
     ]
 
 
-def lone_marks(model: nn.Module, program: CapturedGraph) -> tuple[ModuleMark, ...]:
-    """The marks behind which nothing else is needed, one per tensor, in the order of execution.
+def cut_points(model: nn.Module, graph: CapturedGraph) -> tuple[ModuleMark, ...]:
+    """The marks after which no earlier value is used, one per tensor, in the order of execution.
 
-    A place inside a block is one only if it is in all blocks of that type, so that blocks without
-    a shortcut are not taken apart where others have one. What is left of those in the same tensor
-    is the deepest. The network's answer is none.
+    A mark inside a block counts only if it does in all blocks of that type, so that blocks without
+    a shortcut are not cut where others have one. Of several marks of one tensor the deepest is
+    taken. The network's logits are left out.
     """
-    flow = Liveness(program)
+    liveness = Liveness(graph)
     modules = dict(model.named_modules())
-    once = [marks[0] for marks in program.marks.values() if len(marks) == 1]
-    lone = [mark for mark in once if flow.crossing(mark) == (mark.node,)]
-    spoiled = {role for mark in set(once) - set(lone) for role in _roles(mark.path, modules)}
+    once = [marks[0] for marks in graph.marks.values() if len(marks) == 1]
+    alone = [mark for mark in once if liveness.live_at(mark) == (mark.node,)]
+    excluded = {role for mark in set(once) - set(alone) for role in _roles(mark.path, modules)}
     deepest: dict[fx.Node, ModuleMark] = {}
-    for mark in sorted(lone, key=lambda mark: mark.path.count(".")):
-        usable = program.has_rows(mark.node) and mark.path not in program.unmarked
-        if usable and has_layout(mark.node) and spoiled.isdisjoint(_roles(mark.path, modules)):
+    for mark in sorted(alone, key=lambda mark: mark.path.count(".")):
+        usable = graph.is_batch_first(mark.node) and mark.path not in graph.unmarked
+        if usable and has_layout(mark.node) and excluded.isdisjoint(_roles(mark.path, modules)):
             deepest[mark.node] = mark
-    deepest.pop(program.logits, None)
-    return program.in_order(deepest.values())
+    deepest.pop(graph.logits, None)
+    return graph.in_order(deepest.values())
 
 
 def has_layout(node: fx.Node) -> bool:
@@ -69,12 +69,12 @@ def has_layout(node: fx.Node) -> bool:
 
 
 def _roles(path: str, modules: Mapping[str, nn.Module]) -> Iterator[tuple[type[nn.Module], str]]:
-    """What a module is to those around it: their types, each with the path from there."""
+    """The types of the enclosing modules, each with the module's path inside it."""
     names = path.split(".")
     for depth in range(1, len(names)):
-        around = modules[".".join(names[:depth])]
-        if not isinstance(around, SEQUENCES):
-            yield type(around), ".".join(names[depth:])
+        outer = modules[".".join(names[:depth])]
+        if not isinstance(outer, SEQUENCES):
+            yield type(outer), ".".join(names[depth:])
 
 
 def _inside(module: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""A segment with less to do: batch norms folded into convolutions, values overwritten in place."""
+"""Batch-norm folding in captured segments, and activations computed in place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default)
 FRESH = (*CONVOLUTIONS, torch.ops.aten.linear.default, torch.ops.aten.add.Tensor)
-"""What gives a tensor of its own, which nothing else looks at."""
+"""Operations whose result has memory of its own."""
 IN_PLACE = {
     torch.ops.aten.relu.default: torch.ops.aten.relu_.default,
     torch.ops.aten.hardswish.default: torch.ops.aten.hardswish_.default,
@@ -20,25 +20,25 @@ IN_PLACE = {
 
 
 @torch.no_grad()
-def folded(segment: fx.GraphModule) -> fx.GraphModule:
-    """A copy of an exported segment that gives the same, up to rounding, in fewer passes.
+def fold(segment: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a segment with the same results, up to rounding, in fewer passes over memory.
 
-    A batch norm behind a convolution that nothing else reads becomes part of its weights, which are
-    copies from then on; an activation overwrites a value that nothing else reads.
+    A batch norm after a convolution with no other reader becomes part of the convolution's weights,
+    which are copied; an activation overwrites its input if that has no other reader.
 
-    >>> from understudy.graph.partition import split
+    >>> from understudy.graph.partition import partition
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
     >>> x = torch.rand(2, 3, 8, 8)
-    >>> made = folded(split(model, x, []).segments[0])
+    >>> made = fold(partition(model, x, []).segments[0])
     >>> torch.allclose(made(x)[0], model(x), atol=1e-5)
     True
     """
     made = fx.GraphModule(segment, copy.deepcopy(segment.graph))
     for number, node in enumerate(list(made.graph.nodes)):
-        if node.target is torch.ops.aten.batch_norm.default and _foldable(node):
-            _fold(made, node, f"folded_{number}")
+        if node.target is torch.ops.aten.batch_norm.default and _is_foldable(node):
+            _fold_norm(made, node, f"folded_{number}")
     for node in made.graph.nodes:
-        if node.target in IN_PLACE and _alone(node.args[0]):
+        if node.target in IN_PLACE and _has_one_reader(node.args[0]):
             node.target = IN_PLACE[node.target]
     made.graph.eliminate_dead_code()
     made.delete_all_unused_submodules()
@@ -46,24 +46,26 @@ def folded(segment: fx.GraphModule) -> fx.GraphModule:
     return made
 
 
-def _alone(value: Any) -> TypeGuard[fx.Node]:
-    """Whether a value is a fresh tensor with one reader."""
+def _has_one_reader(value: Any) -> TypeGuard[fx.Node]:
+    """Whether a value has memory of its own and is read once."""
     return isinstance(value, fx.Node) and value.target in FRESH and len(value.users) == 1
 
 
-def _foldable(norm: fx.Node) -> bool:
+def _is_foldable(norm: fx.Node) -> bool:
     conv, weight, bias, mean, variance, training = norm.args[:6]
-    if not (_alone(conv) and conv.target in CONVOLUTIONS) or training:
+    if not (_has_one_reader(conv) and conv.target in CONVOLUTIONS) or training:
         return False
     needed, optional = (conv.args[1], mean, variance), (*conv.args[2:3], weight, bias)
-    return all(map(_stored, needed)) and all(one is None or _stored(one) for one in optional)
+    return all(map(_is_attribute, needed)) and all(
+        one is None or _is_attribute(one) for one in optional
+    )
 
 
-def _stored(value: Any) -> bool:
+def _is_attribute(value: Any) -> bool:
     return isinstance(value, fx.Node) and value.op == "get_attr"
 
 
-def _fold(made: fx.GraphModule, norm: fx.Node, name: str) -> None:
+def _fold_norm(made: fx.GraphModule, norm: fx.Node, name: str) -> None:
     arguments: tuple[Any, ...] = norm.args
     conv, weight, bias, mean, variance, _, _, epsilon = arguments[:8]
     scale = (_tensor(made, variance).double() + epsilon).rsqrt()

@@ -1,4 +1,4 @@
-"""A network cut at the ends of some of its modules, so that rows can leave in between."""
+"""Partition of a network at the ends of modules, so that rows can leave between segments."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, fx, nn
 
 from understudy.errors import ModelError
-from understudy.graph.capture import capture, check_paths, hooked
-from understudy.graph.liveness import Liveness, Values, is_size, origin
-from understudy.graph.program import BACKBONE, CapturedGraph, ModuleMark, find_mark, written
+from understudy.graph.capture import (
+    BACKBONE,
+    CapturedGraph,
+    ModuleMark,
+    capture,
+    check_paths,
+    hooked,
+    written_inputs,
+)
+from understudy.graph.liveness import Liveness, Values, is_size, view_base
 
 Segment = fx.GraphModule
-"""A part of the network: row tensors in, row tensors out."""
+"""A part of the network; inputs and outputs have one row per sample."""
 
 PROBE_ROWS, KEPT_ROWS = 4, (0, 2, 3)
 TOLERANCE, ACCELERATED = 1e-4, 1e-2  # accelerators round products (TF32), by batch size
@@ -24,11 +32,11 @@ TOLERANCE, ACCELERATED = 1e-4, 1e-2  # accelerators round products (TF32), by ba
 
 @dataclass(frozen=True, eq=False)
 class Trunk:
-    """A network in segments, one after each tap; run one after another they are the network.
+    """A network as a sequence of segments, cut at its taps.
 
-    The segments read the network's own parameters and buffers, which they do not copy, so training
-    the network or loading weights into it is felt here. Split it again after moving it to another
-    device or dtype: tables that the network makes while it runs would stay behind.
+    The segments share the network's parameters and buffers, so that they follow its training and
+    loading of weights. Partition it again after a move to another device or dtype: constants that
+    the network creates while it runs would stay behind.
 
     Attributes:
         paths: the tapped modules in the order in which they end.
@@ -40,31 +48,31 @@ class Trunk:
 
     @torch.no_grad()
     def run(self, segment: int, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Run a segment: the first takes the ready input (x,), each other what that before it gave.
+        """Run a segment; the first takes the ready input (x,), each other the output of the last.
 
-        All values have one row per sample, so that some rows can be selected from each in between.
-        What a segment gives is first the tap's feature, then whatever else later segments need; the
-        last one gives (logits,). The values that a segment is given stay as they are.
+        All values have one row per sample, so that rows can be selected from each in between. The
+        output is the tap's feature, followed by the other values that later segments need; that of
+        the last segment is (logits,). Inputs are not modified.
         """
         result: tuple[Tensor, ...] = self.segments[segment](*values)
         return result
 
 
-def split(model: nn.Module, example: Tensor, paths: Sequence[str]) -> Trunk:
-    """Cut a network right behind each of the named modules.
+def partition(model: nn.Module, example: Tensor, paths: Sequence[str]) -> Trunk:
+    """Cut a network after each of the named modules.
 
     The network is captured once, by `torch.export`, and put into eval mode. Cuts may lie anywhere,
-    also inside a residual block: whatever else is needed later is handed on beside the feature.
-    Before it is returned, the trunk is compared with the network on random rows: features and
+    also inside a residual block: other values that are needed later cross the cut with the feature.
+    The trunk is validated against the network on random rows before it is returned: features and
     logits agree when all rows go on, when some leave after the first tap, and for a single row.
 
     Args:
-        model: takes a batch (N, ...), gives logits (N, C).
-        example: a ready input (N, ...); its dtype, device and row shape are those of all input.
+        model: takes a batch (N, ...), returns logits (N, C).
+        example: a ready input (N, ...); all inputs have its dtype, device and row shape.
         paths: module paths, in any order.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
-    >>> trunk = split(net, torch.zeros(1, 4), ["1"])
+    >>> trunk = partition(net, torch.zeros(1, 4), ["1"])
     >>> (feature,) = trunk.run(0, (torch.ones(5, 4),))
     >>> (logits,) = trunk.run(1, (feature[:2],))
     >>> feature.shape, logits.shape
@@ -72,9 +80,9 @@ def split(model: nn.Module, example: Tensor, paths: Sequence[str]) -> Trunk:
 
     Raises:
         ModelError: a path that names no module or one named twice; a module that does not run
-            exactly once or gives no float tensor with the batch first; a network that cannot be
-            captured, returns no single tensor, mixes the rows of a batch, or needs something across
-            a cut that is no row tensor.
+            exactly once or returns no float tensor with the batch first; a network that cannot be
+            captured, returns no single tensor, mixes the rows of a batch, or needs a value across a
+            cut that has no rows.
     """
     if not len(example):
         raise ModelError(
@@ -82,16 +90,16 @@ def split(model: nn.Module, example: Tensor, paths: Sequence[str]) -> Trunk:
             "batch as the network takes it"
         )
     checked = check_paths(model, paths)
-    program = capture(model, example, checked)
-    marks = program.in_order(find_mark(program, path) for path in checked)
-    trunk = Trunk(tuple(mark.path for mark in marks), _segments(model, program, marks))
-    _prove(model, trunk, example)
+    graph = capture(model, example, checked)
+    marks = graph.in_order(map(graph.find_mark, checked))
+    trunk = Trunk(tuple(mark.path for mark in marks), _segments(model, graph, marks))
+    _validate(model, trunk, example)
     return trunk
 
 
 @dataclass(frozen=True)
-class _Form:
-    """How a tensor holds its rows: in which dimension, and how many entries each has there."""
+class _RowLayout:
+    """The dimension in which a tensor holds its rows, and how many entries a row has there."""
 
     dim: int
     each: int
@@ -110,149 +118,148 @@ class _Form:
 
 
 def _segments(
-    model: nn.Module, program: CapturedGraph, marks: Sequence[ModuleMark]
+    model: nn.Module, graph: CapturedGraph, marks: Sequence[ModuleMark]
 ) -> tuple[Segment, ...]:
-    flow = Liveness(program)
-    crossings = [flow.crossing(mark) for mark in marks]
-    forms = [
-        {node: _form(program, node, mark) for node in crossing}
-        for mark, crossing in zip(marks, crossings, strict=True)
+    liveness = Liveness(graph)
+    crossing = [
+        {node: _row_layout(graph, node, mark) for node in liveness.live_at(mark)} for mark in marks
     ]
-    start_form = {program.input: _Form(0, 1)}
-    end_form = {program.logits: _Form(0, 1)}
-    bounds = [0, *(mark.position for mark in marks), len(program.nodes)]
-    given, wanted = [start_form, *forms], [*forms, end_form]
+    starts = [{graph.input: _RowLayout(0, 1)}, *crossing]
+    ends = [*crossing, {graph.logits: _RowLayout(0, 1)}]
+    positions = [0, *(mark.position for mark in marks), len(graph.nodes)]
     return tuple(
         _segment(
             model,
-            program,
-            flow.work(start, stop, given=tuple(taken), wanted=tuple(handed)),
-            taken,
-            handed,
+            graph,
+            liveness.operations(start, stop, inputs=tuple(inputs), outputs=tuple(outputs)),
+            inputs,
+            outputs,
         )
-        for start, stop, taken, handed in zip(bounds, bounds[1:], given, wanted, strict=False)
+        for (start, stop), inputs, outputs in zip(pairwise(positions), starts, ends, strict=True)
     )
 
 
-def _form(program: CapturedGraph, node: fx.Node, mark: ModuleMark) -> _Form:
+def _row_layout(graph: CapturedGraph, node: fx.Node, mark: ModuleMark) -> _RowLayout:
     value = node.meta.get("val")
     found = f"a {type(value).__name__}"
     if isinstance(value, Tensor):
-        factors = {dim: program.factor(size) for dim, size in enumerate(value.shape)}
-        grown = [(dim, factor) for dim, factor in factors.items() if factor != 0]
+        multiples = [(dim, graph.batch_multiple(size)) for dim, size in enumerate(value.shape)]
+        grown = [(dim, multiple) for dim, multiple in multiples if multiple != 0]
         if len(grown) == 1 and grown[0][1] is not None:
-            return _Form(grown[0][0], grown[0][1])
-        found = f"a tensor of the shape {program.shape(node)}"
+            return _RowLayout(grown[0][0], grown[0][1])
+        found = f"a tensor of the shape {graph.shape_text(node)}"
     raise ModelError(
-        "what a network needs behind a tap has one dimension that grows with the batch, so that "
-        f"rows can leave there; behind {mark.path!r} it needs {found} ({node.name}): tap another "
-        "module"
+        "values that a network needs behind a tap have one dimension that grows with the batch, so "
+        f"that rows can leave there; behind {mark.path!r} it needs {found} ({node.name}): tap "
+        "another module"
     )
 
 
 def _segment(
     model: nn.Module,
-    program: CapturedGraph,
-    work: Values,
-    taken: Mapping[fx.Node, _Form],
-    handed: Mapping[fx.Node, _Form],
+    captured: CapturedGraph,
+    operations: Values,
+    inputs: Mapping[fx.Node, _RowLayout],
+    outputs: Mapping[fx.Node, _RowLayout],
 ) -> Segment:
     graph = fx.Graph()
-    inputs = [graph.placeholder(f"value_{number}") for number in range(len(taken))]
-    spoilt = {origin(target, taken) for node in work for target in written(node)}
+    arguments = [graph.placeholder(f"value_{number}") for number in range(len(inputs))]
+    modified = {view_base(target, inputs) for node in operations for target in written_inputs(node)}
     own = [
-        graph.call_method("clone", (value,)) if node in spoilt else value
-        for node, value in zip(taken, inputs, strict=True)
+        graph.call_method("clone", (argument,)) if node in modified else argument
+        for node, argument in zip(inputs, arguments, strict=True)
     ]
-    made = {
-        node: form.restored(graph, value)
-        for (node, form), value in zip(taken.items(), own, strict=True)
+    values = {
+        node: layout.restored(graph, value)
+        for (node, layout), value in zip(inputs.items(), own, strict=True)
     }
 
-    def found(node: fx.Node) -> fx.Node:
-        if node in program.attributes and node not in made:
-            made[node] = graph.get_attr(program.attributes[node])
-        return made[node]
+    def value_of(node: fx.Node) -> fx.Node:
+        if node in captured.attributes and node not in values:
+            values[node] = graph.get_attr(captured.attributes[node])
+        return values[node]
 
-    for node in work:
+    for node in operations:
         if is_size(node):
-            batch = graph.call_method("size", (inputs[0], 0))
-            made[node] = graph.call_function(operator.mul, (batch, _growth(program, node)))
+            batch = graph.call_method("size", (arguments[0], 0))
+            values[node] = graph.call_function(operator.mul, (batch, _multiple(captured, node)))
             continue
-        made[node] = graph.node_copy(node, found)
-        made[node].meta = {}
-        if node.target is torch.ops.aten.view.default:  # rows that were selected lie otherwise
-            made[node].target = torch.ops.aten.reshape.default
-    graph.output(tuple(form.rows_first(graph, found(node)) for node, form in handed.items()))
-    return _module(model, program, graph)
+        values[node] = graph.node_copy(node, value_of)
+        values[node].meta = {}
+        if node.target is torch.ops.aten.view.default:  # selected rows have other strides
+            values[node].target = torch.ops.aten.reshape.default
+    results = [layout.rows_first(graph, value_of(node)) for node, layout in outputs.items()]
+    graph.output(tuple(results))
+    return _module(model, captured, graph)
 
 
-def _growth(program: CapturedGraph, node: fx.Node) -> int:
-    factor = program.factor(node.meta["val"])
-    if factor is None:
+def _multiple(graph: CapturedGraph, node: fx.Node) -> int:
+    multiple = graph.batch_multiple(node.meta["val"])
+    if multiple is None:
         raise ModelError(
-            "the sizes in a network that is split are fixed or a multiple of the batch, found "
+            "sizes in a network that is partitioned are fixed or a multiple of the batch, found "
             f"{node.meta['val']} ({node.name}): use the network whole"
         )
-    return factor
+    return multiple
 
 
-def _module(model: nn.Module, program: CapturedGraph, graph: fx.Graph) -> Segment:
-    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+def _module(model: nn.Module, captured: CapturedGraph, graph: fx.Graph) -> Segment:
+    names = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     owner = nn.Module()
     owner.add_module(BACKBONE, model)
-    for name in read & program.constants.keys():
-        setattr(owner, name, program.constants[name])
+    for name in names & captured.constants.keys():
+        setattr(owner, name, captured.constants[name])
     segment = fx.GraphModule(owner, graph)
-    segment.add_module(BACKBONE, model)  # the network itself, so that all is read where it is now
+    segment.add_module(BACKBONE, model)  # the network itself, so that parameters are read there
     return segment
 
 
 @torch.no_grad()
-def _prove(model: nn.Module, trunk: Trunk, example: Tensor) -> None:
-    """Hold the trunk to the network: all rows, some rows from the first tap on, a single row.
+def _validate(model: nn.Module, trunk: Trunk, example: Tensor) -> None:
+    """Compare trunk and network: all rows, some rows from the first tap on, a single row.
 
     Raises:
         ModelError: a feature or the logits differ, or a segment cannot run.
     """
-    probe = _probe(example)
-    kept = torch.tensor(KEPT_ROWS, device=probe.device)
-    everything = torch.arange(PROBE_ROWS, device=probe.device)
-    for rows, left in ((probe, everything), (probe, kept), (probe[:1], everything[:1])):
+    probe = _random_rows(example)
+    some = torch.tensor(KEPT_ROWS, device=probe.device)
+    every = torch.arange(PROBE_ROWS, device=probe.device)
+    for rows, kept in ((probe, every), (probe, some), (probe[:1], every[:1])):
         values: tuple[Tensor, ...] = (rows.clone(),)
-        for number, expected in enumerate(_whole(model, rows.clone(), trunk.paths)):
-            place = _place(trunk.paths, number)
-            truth = expected.index_select(0, left) if number else expected
+        for number, reference in enumerate(_reference(model, rows.clone(), trunk.paths)):
+            location = _location(trunk.paths, number)
+            expected = reference.index_select(0, kept) if number else reference
             try:
-                given, before = values, [value.clone() for value in values]
-                values = trunk.run(number, given)
-                found = _distance(values[0], truth)
+                inputs, before = values, [value.clone() for value in values]
+                values = trunk.run(number, inputs)
+                off = _distance(values[0], expected)
             except RuntimeError as error:
-                raise _unlike(place, len(left), f"fails ({str(error).splitlines()[0]})") from error
-            if not found <= _tolerance(truth):
-                raise _unlike(place, len(left), f"is off by {found:.1e} of the largest value")
-            if not all(map(_same, given, before)):
-                raise _unlike(place, len(left), "writes into what it was given")
+                found = f"fails ({str(error).splitlines()[0]})"
+                raise _mismatch(location, len(kept), found) from error
+            if not off <= _tolerance(expected):
+                raise _mismatch(location, len(kept), f"is off by {off:.1e} of the largest value")
+            if not all(map(_is_equal, inputs, before)):
+                raise _mismatch(location, len(kept), "modifies its input")
             if not number:
-                values = tuple(value.index_select(0, left) for value in values)
+                values = tuple(value.index_select(0, kept) for value in values)
 
 
-def _unlike(place: str, rows: int, found: str) -> ModelError:
+def _mismatch(location: str, rows: int, found: str) -> ModelError:
     return ModelError(
-        "a network in segments gives what it gives as a whole, whichever rows go on; with "
-        f"{rows} of {PROBE_ROWS} rows it {found} {place}: its rows depend on each other there, or "
-        "on memory that is written to behind a tap; tap another module or use the network whole"
+        "a network in segments gives the results of the whole network, whichever rows go on; with "
+        f"{rows} of {PROBE_ROWS} rows it {found} {location}: its rows depend on each other there, "
+        "or on memory that is written to behind a tap; tap another module or use the network whole"
     )
 
 
-def _place(paths: Sequence[str], number: int) -> str:
+def _location(paths: Sequence[str], number: int) -> str:
     if number < len(paths):
         return f"at {paths[number]!r}"
     return f"behind {paths[-1]!r}" if paths else "at its end"
 
 
-def _probe(example: Tensor) -> Tensor:
-    """Rows that differ: noise for pixels, values of the example for anything else."""
+def _random_rows(example: Tensor) -> Tensor:
+    """Different rows like the example: noise for floats, its own values for anything else."""
     generator = torch.Generator().manual_seed(0)
     shape = (PROBE_ROWS, *example.shape[1:])
     if example.is_floating_point():
@@ -261,29 +268,29 @@ def _probe(example: Tensor) -> Tensor:
     return example.flatten()[picks.to(example.device)]
 
 
-def _whole(model: nn.Module, rows: Tensor, paths: Sequence[str]) -> list[Tensor]:
-    """What the network gives at the taps and at its end."""
+def _reference(model: nn.Module, rows: Tensor, paths: Sequence[str]) -> list[Tensor]:
+    """The features of the whole network at the taps, and its logits."""
     features: dict[str, Tensor] = {}
-    with hooked(model, {path: partial(_keep, features, path) for path in paths}):
+    with hooked(model, {path: partial(_store, features, path) for path in paths}):
         logits = model(rows)
     return [*(features[path] for path in paths), logits]
 
 
-def _keep(features: dict[str, Tensor], path: str, output: Tensor) -> None:
+def _store(features: dict[str, Tensor], path: str, output: Tensor) -> None:
     features[path] = output.clone()
 
 
-def _distance(found: Tensor, truth: Tensor) -> float:
+def _distance(found: Tensor, expected: Tensor) -> float:
     """The largest difference, as a share of the largest value (at least 1); NaN equals NaN."""
-    if found.shape != truth.shape:
+    if found.shape != expected.shape:
         return float("inf")
-    size = truth.nan_to_num(0, 0, 0).abs().max().clamp(min=1)
-    difference = (found.nan_to_num() - truth.nan_to_num()).abs().max()
+    size = expected.nan_to_num(0, 0, 0).abs().max().clamp(min=1)
+    difference = (found.nan_to_num() - expected.nan_to_num()).abs().max()
     return float(difference / size)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether values are equal, of any dtype; NaN equals NaN."""
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all values are equal, of any dtype; NaN equals NaN."""
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 

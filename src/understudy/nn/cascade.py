@@ -1,33 +1,115 @@
-"""Cascades of PyTorch models: executes a policy, each stage on the rows that are deferred to it."""
+"""Cascades of PyTorch models: they execute a policy, each stage on the rows deferred to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from understudy.deferral import DeferralScore, scores_of
-from understudy.ensemble import Ensemble, ensemble_of
+from understudy.ensemble import ORIGIN_KEY, Ensemble, ensemble_of
 from understudy.errors import ModelError, listed
 from understudy.nn.confidence import confidence_functions, deferral_score
 from understudy.nn.device import Images, on_device
-from understudy.nn.ensemble import Models, build_stages
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Stage, stages_of
 from understudy.operating_point import OperatingPoint, operating_points_of
 from understudy.policy import Policy
 from understudy.runtime.answers import Answers
 from understudy.runtime.cascade import AcceptanceRule, BaseCascade
-from understudy.runtime.pipeline import Pipeline
-from understudy.runtime.protocol import Array, RunnerOutput, StageRunner, deferred_rows
-from understudy.runtime.state import StageState, StateKey
+from understudy.runtime.pipeline import Pipeline, check_classes
+from understudy.runtime.protocol import (
+    Array,
+    RunnerOutput,
+    StageRunner,
+    StageState,
+    StateKey,
+    deferred_rows,
+)
 
 if TYPE_CHECKING:
     from understudy.result import Result
+
+Models = Mapping[str, nn.Module | Ensemble]
+"""Exit name -> model; an ensemble names others, a network stands for all its exits."""
+
+
+class EnsembleStage(Stage):
+    """The ensemble of other stages: it runs those that a sample has not visited yet.
+
+    The logits of stages that ran before are taken from the state. Members are shared with the
+    cascade, not copied; images go to each as they came.
+
+    Args:
+        ensemble: the exits of the members, and their temperatures.
+        members: the stage of each of these exits.
+
+    >>> stages = {"tiny": Stage(nn.Identity()), "big": Stage(nn.Identity())}
+    >>> EnsembleStage(Ensemble(("tiny", "big"), (1.0, 0.5)), stages)(torch.ones(1, 2))
+    tensor([[1.5000, 1.5000]])
+    """
+
+    def __init__(self, ensemble: Ensemble, members: Mapping[str, Stage]) -> None:
+        stages = nn.ModuleList(members[name] for name in ensemble.exits)
+        super().__init__(stages, origin={ORIGIN_KEY: ensemble.to_dict()})
+        self.ensemble = ensemble
+
+    @property
+    def members(self) -> dict[str, Stage]:
+        """The member stages by exit."""
+        stages = cast("nn.ModuleList", self.model)
+        return dict(zip(self.ensemble.exits, stages, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the last member runs: the one that in general is left to run."""
+        return self.members[self.ensemble.exits[-1]].device
+
+    @torch.inference_mode()
+    def resume(self, images: Images, state: StageState) -> tuple[Tensor, StageState]:
+        """The weighted mean of logits (N, C) float32, and the state with all members' logits."""
+        for name, member in self.members.items():
+            if StateKey.logits(name) not in state:
+                logits, state = member.resume(images, state)
+                state = {**state, StateKey.logits(name): logits}
+        return self._mean([state[StateKey.logits(name)] for name in self.members]), state
+
+    def _mean(self, logits: Sequence[Tensor]) -> Tensor:
+        """The weighted sum (N, C) float32, in the order of the members, as in `with_ensemble`."""
+        for name, rows in zip(self.members, logits, strict=True):
+            check_classes(self.ensemble.exits[0], logits[0].shape[1], name, rows.shape[1])
+        terms = [
+            rows.to(self.device).float() * weight
+            for rows, weight in zip(logits, self.ensemble.weights, strict=True)
+        ]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+
+def build_stages(models: Models) -> dict[str, Stage]:
+    """The stages by name: models as they are, the exits of networks, and ensembles of them.
+
+    Raises:
+        ModelError: not a module, or an ensemble whose member is missing or an ensemble itself.
+    """
+    plain = stages_of({n: m for n, m in models.items() if not isinstance(m, Ensemble)})
+    stages = dict(plain)
+    for name, model in models.items():
+        if isinstance(model, Ensemble):
+            missing = [one for one in model.exits if one not in plain]
+            if missing:
+                raise ModelError(
+                    f"an ensemble has models as members, {listed(map(repr, missing))} of {name!r} "
+                    f"are none; given are {listed(map(repr, plain)) or 'none'}: add what is missing"
+                )
+            stages[name] = EnsembleStage(model, plain)
+    return stages
 
 
 @dataclass(frozen=True)
@@ -195,20 +277,24 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
         ModelError: a model that the policy names is missing.
         PolicyError: no choice for that budget.
     """
-    points: Sequence[OperatingPoint] = ()
-    if isinstance(plan, Policy):
-        policy, scores = plan, {}
-    else:
-        policy, scores = plan.choice(max_drop).policy, scores_of(plan.table.get("provenance", {}))
-        points = operating_points_of(plan)
-        models = {**models, **_ensembles(plan, tuple(build_stages(models)))}
     stages = build_stages(models)
-    missing = [name for name in policy.exits if name not in stages]
-    if missing:
-        raise ModelError(
-            f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
-            f"given were {listed(map(repr, stages)) or 'none'}: add it under the name of the exit"
-        )
+    if isinstance(plan, Policy):
+        _check_complete(plan, stages)
+        return Cascade(stages, plan)
+    stages = build_stages({**models, **_ensembles(plan, tuple(stages))})
+    return cascade_of(plan, plan.choice(max_drop).policy, stages)
+
+
+def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
+    """A cascade of these models, with the learned scores and operating points that fit them.
+
+    Raises:
+        ModelError: a model that the policy names is missing.
+    """
+    stages = build_stages(models)
+    _check_complete(policy, stages)
+    scores = scores_of(result.table.get("provenance", {}))
+    points = operating_points_of(result)
     return Cascade(
         stages,
         policy,
@@ -235,6 +321,15 @@ class _LogitsSink:
 
     def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
         """Rows of NaN keep their logits."""
+
+
+def _check_complete(policy: Policy, stages: Mapping[str, Stage]) -> None:
+    missing = [name for name in policy.exits if name not in stages]
+    if missing:
+        raise ModelError(
+            f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
+            f"given were {listed(map(repr, stages)) or 'none'}: add it under the name of the exit"
+        )
 
 
 def _ensembles(result: Result, names: Sequence[str]) -> dict[str, Ensemble]:

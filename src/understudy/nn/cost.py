@@ -1,24 +1,23 @@
-"""What a stage costs: MACs counted on the very module that runs, and measured milliseconds."""
+"""The cost of stages: MACs counted on the modules that run, and measured milliseconds."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules import module as hooks
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from understudy.nn.device import Images
-from understudy.nn.operators import Call, formula_of, is_free, name_of
 from understudy.nn.stage import EMPTY, Stage
-from understudy.runtime.state import StageState
+from understudy.runtime.protocol import StageState
 
 
 @dataclass(frozen=True)
@@ -27,55 +26,32 @@ class MacCount:
 
     Attributes:
         total: MACs per sample.
-        by_operator: the same, by operator.
-        by_module: the same, by path of the module inside the model; a module's count includes its
-            children's, "" is the model itself. A module that is known by two paths has the first.
         uncounted: operators that were called and may multiply, but have no formula here.
     """
 
     total: float
-    by_operator: Mapping[str, float]
-    by_module: Mapping[str, float]
     uncounted: tuple[str, ...]
-
-
-def count_macs(stage: Stage, image: Tensor) -> MacCount:
-    """Count the MACs that the stage's model runs for one image, its preprocessing left out.
-
-    MACs are the multiply-adds of matrix products, convolutions, attention and recurrent layers.
-    By convention these are free: views and copies, elementwise work (activations among it), sums,
-    extremes and orderings, normalisation, pooling and resampling, lookups. Every other operator is
-    either counted or named in `uncounted`. Kernels that bypass PyTorch's dispatcher (raw Triton or
-    pybind extensions, graphs that `torch.compile` fused) cannot be seen: count the plain module.
-
-    The fast path of `nn.MultiheadAttention` is off while counting, because it hides its products.
-
-    Args:
-        image: one sample, (C, H, W) for images.
-
-    >>> count = count_macs(Stage(nn.Linear(4, 3)), torch.zeros(4))
-    >>> count.total, dict(count.by_operator), count.uncounted
-    (12.0, {'addmm': 12.0}, ())
-
-    Raises:
-        DataError: an image that the preprocessing cannot take.
-    """
-    ready = stage.prepare([image])
-    meter = Meter()
-    with torch.inference_mode(), mha_products_visible(), _paths(stage.model, meter), meter:
-        stage.model.eval()(ready)
-    return meter.count(stage.model)
 
 
 def count_parts(stages: Mapping[str, Stage], image: Tensor) -> dict[str, MacCount]:
     """The MACs of one sample for every part that some stages run: part -> count.
 
-    The stages are run one after another, each going on from what those before it did, so that
-    what they share (segments of a trunk, tokens, a saver) is one part. Parts of a whole model have
-    its preprocessing left out, as in `count_macs`; otherwise `by_module` is empty.
+    The stages are run one after another, each on the state of those before it, so that work they
+    share (segments of a trunk, tokens, a saver) is one part.
 
-    >>> list(count_parts({"tiny": Stage(nn.Linear(4, 3))}, torch.zeros(4)))
-    ['tiny']
+    MACs are the multiply-adds of matrix products, convolutions, attention and recurrent layers.
+    By convention these are free: views and copies, elementwise work (activations among it), sums,
+    extremes and orderings, normalisation, pooling and resampling (preprocessing among it), lookups.
+    Every other operator is either counted or named in `uncounted`. Kernels that bypass PyTorch's
+    dispatcher (raw Triton or pybind extensions, graphs that `torch.compile` fused) cannot be seen:
+    count the plain module.
+
+    Args:
+        stages: by exit.
+        image: one sample, (C, H, W) for images.
+
+    >>> count_parts({"tiny": Stage(torch.nn.Linear(4, 3))}, torch.zeros(4))
+    {'tiny': MacCount(total=12.0, uncounted=())}
 
     Raises:
         DataError: an image that the preprocessing cannot take.
@@ -83,11 +59,11 @@ def count_parts(stages: Mapping[str, Stage], image: Tensor) -> dict[str, MacCoun
     counts: dict[str, MacCount] = {}
     state: StageState = EMPTY
     for name, stage in stages.items():
-        for piece in stage.parts(name):
-            meter = Meter()
-            with torch.inference_mode(), mha_products_visible(), meter:
-                state = piece.run([image], state)
-            counts.setdefault(piece.part, meter.count(None))
+        for part, run in stage.parts(name):
+            with count_macs() as meter:
+                state = run([image], state)
+            count = MacCount(float(meter.macs), tuple(sorted(meter.uncounted)))
+            counts.setdefault(part, count)
     return counts
 
 
@@ -96,110 +72,195 @@ def measure_parts(
 ) -> dict[str, float]:
     """Milliseconds per sample for every part: the median of some runs after one to warm up.
 
-    Preprocessing belongs to the part that does it, and on an accelerator the wait until the work is
-    done.
+    Preprocessing belongs to the part that does it. On an accelerator the time includes waiting for
+    the work to finish.
 
-    >>> list(measure_parts({"tiny": Stage(nn.Linear(4, 3))}, torch.zeros(2, 4)))
+    >>> list(measure_parts({"tiny": Stage(torch.nn.Linear(4, 3))}, torch.zeros(2, 4)))
     ['tiny']
     """
     times: dict[str, float] = {}
     state: StageState = EMPTY
     for name, stage in stages.items():
-        for piece in stage.parts(name):
-            if piece.part in times:
+        for part, run in stage.parts(name):
+            if part in times:
                 continue
             elapsed = []
             for _ in range(repeats + 1):
                 start = _now(stage.device)
                 with torch.inference_mode():
-                    after = piece.run(images, state)
+                    after = run(images, state)
                 elapsed.append(_now(stage.device) - start)
             state = after
-            times[piece.part] = 1000 * statistics.median(elapsed[1:]) / len(images)
+            times[part] = 1000 * statistics.median(elapsed[1:]) / len(images)
     return times
 
 
-class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what goes through PyTorch's dispatcher while it is on."""
+@contextmanager
+def count_macs() -> Iterator[MacMeter]:
+    """Count the MACs of everything that runs in the context, without gradients.
+
+    The fast path of `nn.MultiheadAttention` is off meanwhile, because it hides its products.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode(), MacMeter() as meter:
+            yield meter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class MacMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that PyTorch dispatches while it is on.
+
+    Attributes:
+        macs: multiply-adds so far.
+        uncounted: names of operators without a formula so far.
+    """
 
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.by_operator: dict[str, int] = defaultdict(int)
-        self.by_module: dict[str, int] = defaultdict(int)
+        self.macs = 0
         self.uncounted: set[str] = set()
-        self.inside: list[str] = []
-
-    def count(self, model: nn.Module | None) -> MacCount:
-        """What was counted; by module where a model is given."""
-        paths = () if model is None else (path for path, _ in model.named_modules())
-        return MacCount(
-            total=float(sum(self.by_operator.values())),
-            by_operator={name: float(macs) for name, macs in self.by_operator.items()},
-            by_module={path: float(self.by_module.get(path, 0)) for path in paths},
-            uncounted=tuple(sorted(self.uncounted)),
-        )
 
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        formula = formula_of(func)
-        if formula is None and not is_free(func):
+        formula = _formula_of(func)
+        if formula is None and not _is_free(func):
             if hasattr(func, "decompose"):
                 with self:
                     result = func.decompose(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-            self.uncounted.add(name_of(func))
+            self.uncounted.add(_name_of(func))
         result = func(*args, **kwargs)
         if formula is not None:
-            self._add(name_of(func), formula(Call(args, kwargs, result)))
+            self.macs += formula(_Call(args, kwargs, result))
         return result
-
-    def _add(self, operator: str, macs: int) -> None:
-        self.by_operator[operator] += macs
-        for path in set(self.inside):
-            self.by_module[path] += macs
-
-
-@contextmanager
-def _paths(model: nn.Module, meter: Meter) -> Iterator[None]:
-    """Keep `meter.inside` at the modules that are running, outermost first."""
-    paths = {module: path for path, module in model.named_modules()}
-
-    def enter(module: nn.Module, _args: Any) -> None:
-        if module in paths:
-            meter.inside.append(paths[module])
-
-    def leave(module: nn.Module, _args: Any, _result: Any) -> None:
-        if module in paths:
-            meter.inside.pop()
-
-    handles = (
-        hooks.register_module_forward_pre_hook(enter),
-        hooks.register_module_forward_hook(leave, always_call=True),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def mha_products_visible() -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _now(device: torch.device) -> float:
-    """The clock in seconds, when all work on the device is done."""
+    """The clock in seconds, after all work on the device has finished."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
+
+
+class _Call(NamedTuple):
+    """A call of an operator."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any
+
+
+_Formula = Callable[[_Call], int]
+
+
+def _formula_of(operator: Any) -> _Formula | None:
+    """The MACs of one call of an operator, or None where no formula is known.
+
+    Matrix products and convolutions are PyTorch's own formulas, FLOPs halved.
+    """
+    name = _name_of(operator)
+    if name in _FORMULAS:
+        return _FORMULAS[name]
+    if name.startswith("_scaled_dot_product"):
+        return _attention
+    flops = flop_registry.get(getattr(operator, "_overloadpacket", operator))
+    if flops is None:
+        return None
+    return lambda call: int(flops(*call.args, **call.kwargs, out_val=call.result)) // 2
+
+
+def _is_free(operator: Any) -> bool:
+    """Whether an operator has no MACs by convention: a view, elementwise, or a free operator."""
+    if getattr(operator, "is_view", False) or torch.Tag.pointwise in getattr(operator, "tags", ()):
+        return True
+    return _name_of(operator).rstrip("_") in _FREE_NAMES
+
+
+def _name_of(operator: Any) -> str:
+    """The operator's name without its overload, `aten` left out."""
+    schema = getattr(operator, "_schema", None)
+    return str(operator) if schema is None else str(schema.name).removeprefix("aten::")
+
+
+def _attention(call: _Call) -> int:
+    """Products of all pairs of queries and keys, and of queries and values, masked or not."""
+    query, key, value = call.args[:3]
+    pairs = math.prod(query.shape[:-1]) * key.shape[-2]
+    return int(pairs * (query.shape[-1] + value.shape[-1]))
+
+
+def _recurrent(call: _Call) -> int:
+    """One product with each weight matrix per step and sequence (LSTM, GRU, plain RNN)."""
+    inputs, first = call.args[:2]
+    weights = first if isinstance(first, list | tuple) else call.args[1:5]
+    steps = inputs.numel() // inputs.shape[-1]
+    return int(steps * sum(weight.numel() for weight in weights if weight.ndim == 2))
+
+
+def _vector_product(call: _Call) -> int:
+    return int(call.args[-2].numel())
+
+
+def _summed_products(call: _Call) -> int:
+    return int(call.args[1].numel() * call.args[2].shape[-1])
+
+
+_FORMULAS: Mapping[str, _Formula] = {
+    "mv": _vector_product,
+    "addmv": _vector_product,
+    "dot": _vector_product,
+    "vdot": _vector_product,
+    "addbmm": _summed_products,
+    "mkldnn_rnn_layer": _recurrent,
+    "_cudnn_rnn": _recurrent,
+    "miopen_rnn": _recurrent,
+}
+
+_FREE_OPERATORS: Mapping[str, str] = {
+    "creation": """
+        empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones
+        ones_like new_ones full full_like new_full arange eye linspace scalar_tensor tril_indices
+        triu_indices rand rand_like randn randn_like bernoulli native_dropout
+    """,
+    "copies": """
+        _to_copy copy detach lift_fresh _unsafe_view as_strided resize cat stack repeat roll flip
+        tril triu constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d
+        replication_pad2d im2col col2im pixel_shuffle pixel_unshuffle channel_shuffle
+        repeat_interleave _local_scalar_dense _pack_padded_sequence _pad_packed_sequence
+    """,
+    "lookups": """
+        index _unsafe_index index_select index_put _unsafe_index_put index_add index_copy index_fill
+        gather scatter scatter_add embedding _embedding_bag nonzero masked_select bucketize
+        searchsorted
+    """,
+    "activations": """
+        hardswish glu _prelu_kernel _softmax _log_softmax logsumexp _thnn_fused_lstm_cell
+        _thnn_fused_gru_cell
+    """,
+    "reductions and orderings": """
+        sum mean prod amax amin max min argmax argmin any all var var_mean std std_mean norm
+        linalg_vector_norm cumsum cumprod sort argsort topk kthvalue median unique_dim _unique2
+    """,
+    "normalisation": """
+        native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
+        cudnn_batch_norm miopen_batch_norm native_layer_norm native_group_norm _fused_rms_norm
+    """,
+    "pooling and resampling": """
+        avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices _adaptive_avg_pool2d
+        _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d
+        upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+        upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d
+        _upsample_bicubic2d_aa upsample_trilinear3d
+    """,
+}
+"""Operators without MACs by convention, in addition to views and elementwise ones."""
+
+_FREE_NAMES = frozenset(name for names in _FREE_OPERATORS.values() for name in names.split())

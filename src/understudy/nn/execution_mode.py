@@ -1,7 +1,7 @@
-"""Ways to run a model: the same weights with another memory layout, precision or program.
+"""Execution modes: the same weights with another memory layout, precision or graph.
 
-A variant is a stage of its own: it rounds otherwise, its weights have another hash, and so it is
-scored by itself. ``?run=folded+channels_last`` behind a model spec asks for one.
+A model in another mode rounds differently, so it is another stage with another hash of its weights,
+and scored separately. ``?run=folded+channels_last`` at the end of a model spec selects a mode.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from torch import Tensor, nn
 from torch.utils import _python_dispatch as dispatch
 
 from understudy.errors import ModelError, unknown
-from understudy.graph.folding import folded
-from understudy.graph.partition import split
+from understudy.graph.folding import fold
+from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-WAYS = ("folded", "channels_last", *DTYPES, "compiled")
+OPTIONS = ("folded", "channels_last", *DTYPES, "compiled")
 
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """What is done otherwise.
+    """How a model is executed.
 
     Attributes:
-        folded: batch norms become part of convolutions, activations are computed in place.
-        channels_last: images and features lie in memory with the channels together.
+        folded: batch norms are folded into convolutions, activations are computed in place.
+        channels_last: the memory format of images and features.
         dtype: the precision of matrix products and convolutions (autocast), or None.
-        compiled: `torch.compile`, on batches filled up to a power of two.
+        compiled: `torch.compile`, on batches padded to a power of two.
     """
 
     folded: bool = False
@@ -42,138 +42,137 @@ class ExecutionMode:
 
     @staticmethod
     def parse(text: str) -> ExecutionMode:
-        """From its name.
+        """The mode of that name.
 
         >>> ExecutionMode.parse("folded+bfloat16").name
         'folded+bfloat16'
 
         Raises:
-            ModelError: something that is no way to run a model, or twice the same kind.
+            ModelError: an unknown option, an option twice, or two precisions.
         """
-        ways = text.split("+")
-        for way in ways:
-            if way not in WAYS:
-                raise ModelError(unknown("way to run a model", way, WAYS, where=repr(text)))
-        precisions = [way for way in ways if way in DTYPES]
-        if len(set(ways)) < len(ways) or len(precisions) > 1:
+        options = text.split("+")
+        for option in options:
+            if option not in OPTIONS:
+                raise ModelError(unknown("execution mode", option, OPTIONS, where=repr(text)))
+        precisions = [option for option in options if option in DTYPES]
+        if len(set(options)) < len(options) or len(precisions) > 1:
             raise ModelError(
-                f"each way to run a model is named once, with one precision, found {text!r}: drop "
-                "one"
+                "each execution mode is named once, with one precision at most, found "
+                f"{text!r}: leave one out"
             )
         return ExecutionMode(
-            folded="folded" in ways,
-            channels_last="channels_last" in ways,
+            folded="folded" in options,
+            channels_last="channels_last" in options,
             dtype=DTYPES[precisions[0]] if precisions else None,
-            compiled="compiled" in ways,
+            compiled="compiled" in options,
         )
 
     @property
     def name(self) -> str:
-        """The ways, joined by `+`; empty where there is none."""
-        asked = {
+        """The options joined by `+`; empty for the default mode."""
+        options = {
             "folded": self.folded,
             "channels_last": self.channels_last,
             **{name: self.dtype is dtype for name, dtype in DTYPES.items()},
             "compiled": self.compiled,
         }
-        return "+".join(way for way, wanted in asked.items() if wanted)
+        return "+".join(option for option, on in options.items() if on)
 
-    def laid_out(self, ready: Tensor) -> Tensor:
-        """A model's input in the layout of the variant; what is no batch of maps stays as it is."""
+    def to_memory_format(self, ready: Tensor) -> Tensor:
+        """A model's input in the memory format of the mode, if it has four dimensions."""
         if self.channels_last and ready.ndim == 4:
             return ready.contiguous(memory_format=torch.channels_last)
         return ready
 
-    def precision(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Where products are computed in the variant's dtype."""
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """A context in which products are computed in the mode's dtype."""
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(device.type, self.dtype)
 
 
 PLAIN = ExecutionMode()
-"""The model as PyTorch runs it by itself."""
+"""The default mode: the model as it is."""
 
 
-def varied(stage: Stage, variant: ExecutionMode) -> Stage:
-    """The stage with its model run another way; logits are float32 whatever the precision.
+def with_mode(stage: Stage, mode: ExecutionMode) -> Stage:
+    """The stage with its model in another execution mode; logits are float32 in any precision.
 
     >>> stage = Stage(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()))
     >>> x = torch.rand(2, 3, 4, 4)
-    >>> fast = varied(stage, ExecutionMode.parse("folded+channels_last"))
+    >>> fast = with_mode(stage, ExecutionMode.parse("folded+channels_last"))
     >>> torch.allclose(fast(x), stage(x), atol=1e-5), fast.weights_hash == stage.weights_hash
     (True, False)
     """
-    if variant == PLAIN:
+    if mode == PLAIN:
         return stage
-    model = Varied(stage.model, variant)
+    model = ModelInMode(stage.model, mode)
     return Stage(model, preprocess=stage.preprocess, origin=stage.origin)
 
 
-class Varied(nn.Module):
-    """A model that is run another way. What is made of its weights is made again when they change
-    by `load_state_dict` or a move.
+class ModelInMode(nn.Module):
+    """A model in an execution mode. Folded weights and compiled graphs are made on the first batch,
+    and again after `load_state_dict` or a move.
 
     Raises:
-        ModelError: on the first batch, a network whose operations cannot be written down, where
-            they are folded.
+        ModelError: on the first batch, a network that cannot be captured for folding.
     """
 
-    def __init__(self, model: nn.Module, variant: ExecutionMode) -> None:
+    def __init__(self, model: nn.Module, mode: ExecutionMode) -> None:
         super().__init__()
-        self.variant = variant
-        if variant.channels_last:
+        self.mode = mode
+        if mode.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        self.add_module(self._held, model)  # its weights have names, and so a hash, of their own
-        self._made: list[Callable[[Tensor], Tensor]] = []  # no module of this one
-        self.register_load_state_dict_post_hook(lambda module, _: module.forget())  # type: ignore[no-untyped-call]
+        self.add_module(self._key, model)  # its weights have names, and so a hash, of their own
+        self._prepared: list[Callable[[Tensor], Tensor]] = []  # a list, to be no submodule
+        self.register_load_state_dict_post_hook(lambda module, _: module.reset())  # type: ignore[no-untyped-call]
 
     @property
     def model(self) -> nn.Module:
-        """The model as it came."""
-        return self.get_submodule(self._held)
+        """The model as it was given."""
+        return self.get_submodule(self._key)
 
     @property
-    def _held(self) -> str:
-        return f"run {self.variant.name}"
+    def _key(self) -> str:
+        return f"run {self.mode.name}"
 
-    def forget(self) -> None:
-        """Drop what was made of the weights."""
-        self._made.clear()
+    def reset(self) -> None:
+        """Drop folded weights and compiled graphs."""
+        self._prepared.clear()
 
     def forward(self, ready: Tensor) -> Tensor:
         """Logits (N, C), float32."""
-        ready = self.variant.laid_out(ready)
-        with self.variant.precision(ready.device):
-            logits: Tensor = self._way(ready)(ready)
+        ready = self.mode.to_memory_format(ready)
+        with self.mode.autocast(ready.device):
+            logits: Tensor = self._function(ready)(ready)
         return logits.float()
 
-    def _way(self, ready: Tensor) -> Callable[[Tensor], Tensor]:
-        if self.variant.compiled and dispatch._len_torch_dispatch_stack():  # type: ignore[attr-defined]
-            return self.model  # a compiled program hides from whoever counts what runs
-        if not self._made:
+    def _function(self, ready: Tensor) -> Callable[[Tensor], Tensor]:
+        if self.mode.compiled and dispatch._len_torch_dispatch_stack():  # type: ignore[attr-defined]
+            return self.model  # operators inside a compiled graph could not be counted
+        if not self._prepared:
             with dispatch._disable_current_modes():
-                self._made.append(self._make(ready))
-        return self._made[0]
+                self._prepared.append(self._prepare(ready))
+        return self._prepared[0]
 
-    def _make(self, ready: Tensor) -> Callable[[Tensor], Tensor]:
+    def _prepare(self, ready: Tensor) -> Callable[[Tensor], Tensor]:
         run: Callable[[Tensor], Tensor] = self.model
-        if self.variant.folded:
-            segment = folded(split(self.model, ready[:1], []).segments[0])
+        if self.mode.folded:
+            segment = fold(partition(self.model, ready[:1], []).segments[0])
             run = lambda ready: cast("Tensor", segment(ready)[0])  # noqa: E731
-        if not self.variant.compiled:
+        if not self.mode.compiled:
             return run
-        mode = "reduce-overhead" if ready.is_cuda else None
-        return _Bucketed(cast("Callable[[Tensor], Tensor]", torch.compile(run, mode=mode)))
+        kind = "reduce-overhead" if ready.is_cuda else None
+        return _Bucketed(cast("Callable[[Tensor], Tensor]", torch.compile(run, mode=kind)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.forget()
+        self.reset()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
 class _Bucketed:
-    """A compiled program on batches filled up to a power of two, so that it sees few sizes."""
+    """A compiled function on batches padded to powers of two, so that few sizes are compiled."""
 
     def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
         self._run = run

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from understudy.codec import Stored, stored
 from understudy.errors import DataError, MissingExtra, ModelError, unknown
 from understudy.nn.device import Images
 
@@ -18,19 +18,19 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
 @dataclass(frozen=True)
-class Preprocess:
-    """What one model does to uint8 images first; the same for scoring and running.
+class Preprocess(Stored, what="preprocessing", error=ModelError):
+    """The preprocessing of one model for uint8 images; the same for scoring and running.
 
-    The image is resized (antialiased, aspect kept) until it just covers `size / crop`, cut to
+    The image is resized (antialiased, aspect kept) until it just covers `size / crop`, cropped to
     `size` around its centre (or resized to `size / crop` exactly where `squash` is set), divided by
-    `scale`, and normalised by `mean` and `std`. An image is treated alike whatever its neighbours
-    in the batch.
+    `scale`, and normalised by `mean` and `std`. The result for an image does not depend on the rest
+    of the batch.
 
     Attributes:
-        size: (height, width) the model takes; None leaves images as they come.
+        size: (height, width) of the model's input; None leaves the size of images unchanged.
         mean: per channel, subtracted after dividing by `scale`.
         std: per channel, divided by last.
-        scale: what pixels are divided by first; 255 brings them to [0, 1].
+        scale: pixels are divided by it first; 255 scales them to [0, 1].
         crop: the share of the resized side that is kept (timm's `crop_pct`).
         interpolation: bilinear, bicubic or nearest.
         squash: resize without keeping the aspect (timm's crop mode "squash").
@@ -41,7 +41,7 @@ class Preprocess:
     (torch.Size([2, 1, 8, 8]), 1.0)
 
     Raises:
-        ModelError: a setting out of its range.
+        ModelError: a value out of its range.
     """
 
     size: tuple[int, int] | None
@@ -50,7 +50,7 @@ class Preprocess:
     scale: float = 255.0
     crop: float = 1.0
     interpolation: str = "bilinear"
-    squash: bool = False
+    squash: bool = field(default=False, metadata=stored(optional=True))
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -73,40 +73,8 @@ class Preprocess:
         gain, offset = _affine(self, pixels.device)
         return pixels.to(torch.float32).mul_(gain).add_(offset)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "size": None if self.size is None else list(self.size),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "scale": self.scale,
-            "crop": self.crop,
-            "interpolation": self.interpolation,
-            "squash": self.squash,
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Preprocess:
-        try:
-            size = data["size"]
-            return Preprocess(
-                size=None if size is None else (int(size[0]), int(size[1])),
-                mean=tuple(data["mean"]),
-                std=tuple(data["std"]),
-                scale=float(data["scale"]),
-                crop=float(data["crop"]),
-                interpolation=str(data["interpolation"]),
-                squash=bool(data.get("squash", False)),
-            )
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                "preprocessing is {size, mean, std, scale, crop, interpolation}, "
-                f"found {str(data)[:120]}: mend the file"
-            ) from error
-
     def covering(self, height: int, width: int) -> tuple[int, int]:
-        """What images of a size are resized to before their centre of `size` is cut out.
+        """The size to which images of a size are resized before they are cropped to `size`.
 
         >>> Preprocess((14, 14), (0.0,), (1.0,), crop=14 / 16).covering(64, 32)
         (32, 16)
@@ -158,7 +126,7 @@ class Preprocess:
         channels = len(self.mean)
         if images.dtype != torch.uint8:
             raise DataError(
-                f"images are uint8 pixels that nobody normalised, found {images.dtype}: give raw "
+                f"images are uint8 pixels without normalisation, found {images.dtype}: give raw "
                 "pixels, or wrap the model as Stage(model) if it takes ready tensors"
             )
         if images.ndim != dims or images.shape[-3] != channels:

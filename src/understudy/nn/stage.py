@@ -17,7 +17,7 @@ from understudy.nn.confidence import confidence_functions
 from understudy.nn.device import Images, on_device
 from understudy.nn.preprocess import Preprocess
 from understudy.policy import DEFAULT_CONFIDENCE
-from understudy.runtime.state import StageState, StateKey
+from understudy.runtime.protocol import StageState, StateKey
 
 EMPTY: StageState = MappingProxyType({})
 

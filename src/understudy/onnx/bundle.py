@@ -1,4 +1,4 @@
-"""An exported cascade on disk: a folder of one JSON file and ONNX models, each a piece of work."""
+"""An exported cascade on disk: a folder of one JSON file and one ONNX model per part."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from understudy.policy import Policy
 NAME = "onnx.json"
 PIECES = "pieces"
 IMAGES = "images"
-"""The value that all work starts from: a batch of images as they come."""
+"""The name of the first value: a batch of images."""
 
 
 @dataclass(frozen=True)
 class Value(Stored):
-    """Rows of one shape that pieces hand to one another under a name; the shape is without N."""
+    """A named tensor between parts: its dtype, and the shape of one row."""
 
     name: str
     dtype: str
@@ -32,14 +32,14 @@ class Value(Stored):
 
 @dataclass(frozen=True)
 class OnnxPart(Stored):
-    """Work that a sample pays for once, as one ONNX model.
+    """A part of the cost as one ONNX model, computed at most once per sample.
 
     Attributes:
-        part: its name as a part of the cost.
-        file: where the model lies in the folder.
-        takes: what it needs; the names are those of the model's inputs.
-        gives: what it makes; the names are those of the model's outputs.
-        difference: how far it was from PyTorch when it was exported, as a share of the largest
+        part: the name of the part.
+        file: the model in the folder.
+        takes: the model's inputs, by their names.
+        gives: the model's outputs, by their names.
+        difference: the largest difference from PyTorch at export, as a share of the largest
             value.
     """
 
@@ -62,18 +62,18 @@ class OnnxBundle(
     ),
     format="understudy.onnx",
 ):
-    """What an exported cascade is made of.
+    """The description of an exported cascade.
 
     Attributes:
-        images: what it takes: the dtype and shape of an image.
+        images: the dtype and shape of an image.
         exits: the names of its exits, in the order of the cascade it was made from.
-        policy: what is executed at first.
-        pieces: the work, in an order in which it can be done.
-        averages: exit -> recipe, for those that are the average of others.
-        frontier: the certified settings that it can be dialled to.
+        policy: the initial policy.
+        pieces: the parts, in an order in which they can be computed.
+        averages: exit -> ensemble, for those that combine others.
+        frontier: its certified operating points.
         scores: exit -> the learned score behind its confidence `deferral`.
-        tolerance: how far a piece may have been from PyTorch.
-        differences: exit -> how far its logits were from PyTorch's, everything being run.
+        tolerance: the largest `difference` that was allowed.
+        differences: exit -> the difference of its logits from PyTorch's.
         files: file in the folder -> its SHA-256.
         made_with: package -> version.
     """
@@ -98,16 +98,18 @@ class OnnxBundle(
                 if value.name not in given:
                     raise ModelError(
                         unknown(
-                            "value", value.name, sorted(given), where=f"what {piece.part} takes"
+                            "value", value.name, sorted(given), where=f"the inputs of {piece.part}"
                         )
                     )
         for name in (*self.exits, *(one for a in self.averages.values() for one in a.exits)):
             if logits_of(name) not in given:
-                raise ModelError(f"every exit has work that answers, found none for {name!r}")
+                raise ModelError(
+                    f"every exit has a part that computes its logits, found none for {name!r}"
+                )
 
     @property
     def difference(self) -> float:
-        """How far the logits of any exit were from PyTorch's."""
+        """The largest difference of any exit's logits from PyTorch's."""
         return max(self.differences.values(), default=0.0)
 
 
@@ -126,7 +128,7 @@ def is_onnx_bundle(path: str | Path) -> bool:
 
 
 def read_bundle(path: str | Path) -> OnnxBundle:
-    """Read what an exported cascade is made of, and check that its files are those written.
+    """Read the description of an exported cascade, and check the hashes of its files.
 
     Raises:
         ModelError: the folder is no exported cascade, a newer understudy wrote it, or a file is
@@ -139,7 +141,7 @@ def read_bundle(path: str | Path) -> OnnxBundle:
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """Where a file of an exported cascade lies: in one folder, whatever its name says.
+    """The path of a file of an exported cascade: always in one folder, whatever its name.
 
     >>> file_of(Path("cascade"), "../../tiny.onnx").as_posix()
     'cascade/pieces/tiny.onnx'

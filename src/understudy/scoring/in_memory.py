@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,16 @@ from understudy.errors import DataError, ModelError
 from understudy.nn.device import Images
 from understudy.nn.stage import Stage, stages_of
 from understudy.scores import ScoreTable
-from understudy.scoring.outputs import Array, ExitOutputs, said_by_all
-from understudy.scoring.probe import Probe, check_together, probe
+from understudy.scoring.outputs import (
+    ExitOutputs,
+    Probe,
+    common_classes,
+    probe,
+    run_stages,
+    table_of,
+)
 from understudy.split import DEFAULT_SHARES
-from understudy.zoo.classes import check_classes, check_labels
+from understudy.zoo.data import Array, check_class_names, check_labels
 
 
 def score(
@@ -30,7 +36,7 @@ def score(
     split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
     keep_logits: bool = True,
 ) -> ScoreTable:
-    """Run every model on every batch, and keep what each said.
+    """Run every model on every batch and keep the outputs.
 
     Args:
         models: exit name -> a `Stage`, a module that takes the loader's images as they are, or an
@@ -68,29 +74,24 @@ def score(
             f"either every batch has labels or none has, found {len(labels)} labels for "
             f"{run.count} images"
         )
-    said = {name: ExitOutputs.joined(pieces) for name, pieces in run.said.items()}
-    macs = {part: cost for exam in run.exams.values() for part, cost in exam.macs.items()}
-    table = ScoreTable.from_predictions(
-        {name: (rows.prediction, rows.confidence) for name, rows in said.items()},
+    return table_of(
+        run.probes,
+        {name: ExitOutputs.concatenate(pieces) for name, pieces in run.outputs.items()},
         labels,
-        costs={"MACs": macs} if costs is None else costs,
+        classes=classes,
+        costs=costs,
         ids=ids,
         groups=groups,
         split=split,
-        parts={exit.name: exit.parts for exam in run.exams.values() for exit in exam.exits},
-    )
-    return replace(
-        table,
-        exits=tuple(exit for exam in run.exams.values() for exit in exam.exits),
-        classes=None if classes is None else tuple(classes),
-        details={name: rows.detail for name, rows in said.items()},
     )
 
 
 @dataclass
 class _Run:
-    exams: dict[str, Probe] = field(default_factory=dict)
-    said: dict[str, list[ExitOutputs]] = field(default_factory=dict)
+    """The outputs of all batches so far, by exit, and their labels."""
+
+    probes: dict[str, Probe] = field(default_factory=dict)
+    outputs: dict[str, list[ExitOutputs]] = field(default_factory=dict)
     labels: list[Array] = field(default_factory=list)
     count: int = 0
 
@@ -102,29 +103,29 @@ def _run(
     classes: Sequence[str] | None,
     keep_logits: bool,
 ) -> _Run:
-    run = _Run(said={exit: [] for stages in sources.values() for exit in stages})
+    run = _Run(outputs={exit: [] for stages in sources.values() for exit in stages})
     for batch in loader:
-        images, labels = _parted(batch)
+        images, labels = _images_and_labels(batch)
         if not len(images):
             continue
-        if not run.exams:
-            run.exams = {name: probe(stages, images[0]) for name, stages in sources.items()}
-            told = check_together({name: exam.classes for name, exam in run.exams.items()})
-            check_classes(classes, told, data="`classes`")
+        if not run.probes:
+            run.probes = {name: probe(stages, images[0]) for name, stages in sources.items()}
+            count = common_classes({name: found.classes for name, found in run.probes.items()})
+            check_class_names(classes, count, data="`classes`")
         if labels is not None:
             run.labels.append(labels)
-            check_labels(labels, told, data="the loader")
-        rows = [str(run.count + row) for row in range(len(images))]
+            check_labels(labels, count, data="the loader")
+        ids = [str(run.count + row) for row in range(len(images))]
         for stages in sources.values():
-            for name, said in said_by_all(stages, images, ids=rows, keep_logits=keep_logits):
-                run.said[name].append(said)
+            for name, outputs in run_stages(stages, images, ids=ids, keep_logits=keep_logits):
+                run.outputs[name].append(outputs)
         run.count += len(images)
     if not run.count:
         raise DataError("scoring needs at least one image, the loader gave none")
     return run
 
 
-def _parted(batch: Any) -> tuple[Images, Array | None]:
+def _images_and_labels(batch: Any) -> tuple[Images, Array | None]:
     """Images and labels of a batch: ``(images, labels)``, ``[images]`` or images alone."""
     if isinstance(batch, Tensor):
         return batch, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 from pathlib import Path
@@ -13,24 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.errors import DataError, ModelError, UnderstudyError, listed
+from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
+from understudy.exit import Exit
+from understudy.nn.cost import measure_parts
 from understudy.nn.device import usable_device
-from understudy.scores import ScoreTable
-from understudy.scoring.append import check_extends, extended
-from understudy.scoring.job import Progress, ScoringJob, examine_all, exits_of
-from understudy.scoring.outputs import Array, ExitOutputs
-from understudy.scoring.probe import Probe
+from understudy.nn.stage import Stage
+from understudy.scores import Costs, ScoreTable
+from understudy.scoring.outputs import (
+    ExitOutputs,
+    Probe,
+    common_classes,
+    exits_of,
+    probe,
+    run_stages,
+    table_of,
+)
 from understudy.scoring.shards import SHARD_BATCHES, Shards
 from understudy.split import DEFAULT_SHARES, assign_splits
 from understudy.store import check_target, load_table, save_table
-from understudy.zoo.data import DataSet, open_data
+from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
+from understudy.zoo.models import load_stages
 
 _LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
 _NAMED = 20  # corrupt images that the provenance names; all are counted
-
-
-def _silent(name: str, done: int, total: int) -> None:
-    """No progress is shown."""
 
 
 def score_into(
@@ -46,11 +51,11 @@ def score_into(
     split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
     groups: Sequence[str] | None = None,
     device: str | None = None,
-    on_progress: Progress = _silent,
+    on_progress: Progress = no_progress,
 ) -> ScoreTable:
     """Score models one after another into the table at `path`, and read it back.
 
-    Unfinished work lies in ``PATH.partial``: the same call goes on where it was interrupted, and
+    Unfinished work lies in ``PATH.partial``: the same call resumes where it was interrupted, and
     ends with the bytes of an undisturbed run (`times.json` apart). Where `path` is a table of the
     same data already, the models become further exits of it, and its split stays.
 
@@ -62,9 +67,9 @@ def score_into(
         models: name -> model spec (`zoo.load_stages`); a network of ``exits:DIR`` brings all its
             exits.
         data: data spec (`zoo.open_data`).
-        batch: samples per batch; part of what decides the last bits of the scores.
+        batch: samples per batch; the last bits of the scores depend on it.
         keep_logits: keep all logits, as float16.
-        strict: take a corrupt image as an error.
+        strict: treat a corrupt image as an error.
         measure_batches: batch sizes at which ms per sample are measured, as the units ``ms@SIZE``.
         workers: threads that decode ahead.
         split: shares of tune, certify and test, or one split name per image.
@@ -88,104 +93,49 @@ def score_into(
     older = load_table(target) if target.is_dir() and any(target.iterdir()) else None
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
-    facts = _run_facts(batch, usable_device(device))
-    exams = examine_all(images, models, device=facts["device"])
+    settings = _settings(batch, usable_device(device))
+    probes = _probe_all(images, models, device=settings["device"])
     if older is not None:
-        names = [exit.name for exit in exits_of(exams)]
-        check_extends(older, target, fingerprint=images.fingerprint, names=names)
+        _check_appendable(older, target, images, exits_of(probes))
     job = ScoringJob(
         images=images,
         sources=models,
-        exams=exams,
-        shards=Shards(target, _plan(images, models, exams, {"logits": keep_logits, **facts})),
+        probes=probes,
+        shards=Shards(target, _plan(images, models, probes, {"logits": keep_logits, **settings})),
         batch=batch,
         workers=workers,
         keep_logits=keep_logits,
         strict=strict,
-        device=facts["device"],
+        device=settings["device"],
         on_progress=on_progress,
     )
     try:
         for source in models:
             job.score(source, measured=measure_batches)
     except UnderstudyError:
-        job.shards.remove_if_bare()
+        job.shards.remove_if_empty()
         raise
-    table = _table(job, facts=facts, split=split, groups=groups, measured=measure_batches)
-    save_table(table if older is None else extended(older, table), target)
-    job.shards.remove()
-    return load_table(target)
-
-
-def _table(
-    job: ScoringJob,
-    *,
-    facts: Mapping[str, Any],
-    split: Mapping[str, float] | Sequence[str],
-    groups: Sequence[str] | None,
-    measured: Sequence[int],
-) -> ScoreTable:
-    images = job.images
-    seen, said = _read(job)
-    corrupt = images.ids[~seen].tolist()
-    table = ScoreTable.from_predictions(
-        {name: (rows.prediction, rows.confidence) for name, rows in said.items()},
-        None if images.labels is None else images.labels[seen],
-        costs={"MACs": {p: macs for exam in job.exams.values() for p, macs in exam.macs.items()}},
-        ids=images.ids[seen].tolist(),
-        groups=None if groups is None else list(compress(groups, seen)),
-        split=split if isinstance(split, Mapping) else list(compress(split, seen)),
+    rows, outputs = job.read()
+    corrupt = images.ids[~rows].tolist()
+    table = table_of(
+        probes,
+        outputs,
+        None if images.labels is None else images.labels[rows],
+        classes=images.classes,
+        ids=images.ids[rows].tolist(),
+        groups=None if groups is None else list(compress(groups, rows)),
+        split=split if isinstance(split, Mapping) else list(compress(split, rows)),
         provenance={
             "data": images.spec,
             "fingerprint": images.fingerprint,
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
-            "runs": [{"exits": [exit.name for exit in job.exits], **facts}],
+            "runs": [{"exits": list(outputs), **settings}],
         },
-        parts={exit.name: exit.parts for exit in job.exits},
     )
-    return replace(
-        table,
-        exits=job.exits,
-        times=job.times(measured),
-        classes=images.classes,
-        details={name: rows.detail for name, rows in said.items()},
-    )
-
-
-def _plan(
-    images: DataSet,
-    models: Mapping[str, str],
-    exams: Mapping[str, Probe],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """All that decides the scores, in plain JSON; what differs first is named first."""
-    return {
-        "data": images.fingerprint,
-        "models": dict(models),
-        "weights": {exit.name: exit.origin["weights_hash"] for exit in exits_of(exams)},
-        "shard": SHARD_BATCHES,
-        **facts,
-        "origin": {exit.name: dict(exit.origin) for exit in exits_of(exams)},
-    }
-
-
-def _read(job: ScoringJob) -> tuple[Array, dict[str, ExitOutputs]]:
-    """Which images every model has seen, (N,), and what each said about those."""
-    kept = {
-        exit.name: job.shards.read(number, len(job.blocks)) for number, exit in enumerate(job.exits)
-    }
-    seen = np.ones(len(job.images), bool)
-    for positions, _ in kept.values():
-        seen &= np.isin(np.arange(len(job.images)), positions)
-    corrupt = job.images.ids[~seen].tolist()
-    if corrupt and job.strict:
-        raise DataError(
-            f"images can be decoded, {len(corrupt)} of {len(seen)} cannot "
-            f"({listed(map(repr, corrupt))}): mend or remove them"
-        )
-    return seen, {
-        name: said.rows(np.flatnonzero(seen[positions])) for name, (positions, said) in kept.items()
-    }
+    table = replace(table, times=job.times(measure_batches))
+    save_table(table if older is None else _append(older, table), target)
+    job.shards.remove()
+    return load_table(target)
 
 
 def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[int]) -> None:
@@ -195,8 +145,8 @@ def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[i
         raise DataError(f"batches have at least 1 sample, found {batch} and {list(measured)}")
 
 
-def _run_facts(batch: int, device: str) -> dict[str, Any]:
-    """What decides the last bits of the scores beside the models and the data."""
+def _settings(batch: int, device: str) -> dict[str, Any]:
+    """What else the last bits of the scores depend on, besides the models and the data."""
     libraries = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -209,3 +159,253 @@ def _run_facts(batch: int, device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "libraries": libraries,
     }
+
+
+def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> dict[str, Probe]:
+    """Run every source on one image, so that what cannot work fails before hours of scoring.
+
+    Raises:
+        ModelError: a model that cannot be loaded or run, other classes than the others', or two
+            exits of one name.
+        DataError: no image that can be decoded, or labels that the models cannot answer.
+    """
+    (image,) = images.first_images(1)
+    probes: dict[str, Probe] = {}
+    for source, spec in sources.items():
+        stages = {name: stage.to(device) for name, stage in load_stages(spec, source).items()}
+        known = {exit.name for exit in exits_of(probes)}
+        repeated = [name for name in stages if name in known]
+        if repeated:
+            raise ModelError(
+                f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
+                "already: leave one out, or name it NAME=SPEC"
+            )
+        probes[source] = probe(stages, image)
+    images.check_classes(common_classes({name: one.classes for name, one in probes.items()}))
+    return probes
+
+
+def _plan(
+    images: DataSet,
+    models: Mapping[str, str],
+    probes: Mapping[str, Probe],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Plain JSON that determines the scores; an error names the first key that differs."""
+    exits = exits_of(probes)
+    return {
+        "data": images.fingerprint,
+        "models": dict(models),
+        "weights": {exit.name: exit.origin["weights_hash"] for exit in exits},
+        "shard": SHARD_BATCHES,
+        **settings,
+        "origin": {exit.name: dict(exit.origin) for exit in exits},
+    }
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """The scoring of all sources, shard by shard; one source is in memory at a time.
+
+    A source is a model, or a network with all its exits.
+
+    Attributes:
+        images: the data.
+        sources: name of a source -> its model spec.
+        probes: what is known of the exits, by source.
+        shards: the unfinished work on disk.
+        batch: samples per batch.
+        workers: threads that decode ahead.
+        keep_logits: whether all logits are kept.
+        strict: whether a corrupt image is an error.
+        device: where to run, as torch names it.
+        on_progress: called after every batch.
+    """
+
+    images: DataSet
+    sources: Mapping[str, str]
+    probes: Mapping[str, Probe]
+    shards: Shards
+    batch: int
+    workers: int
+    keep_logits: bool
+    strict: bool
+    device: str
+    on_progress: Progress
+
+    @property
+    def blocks(self) -> list[range]:
+        """The positions of each shard: a fixed number of whole batches."""
+        total, step = len(self.images), self.batch * SHARD_BATCHES
+        return [range(start, min(start + step, total)) for start in range(0, total, step)]
+
+    def score(self, source: str, *, measured: Sequence[int]) -> None:
+        """Score the missing shards of one source, and measure its missing times.
+
+        Raises:
+            ModelError: logits that are not finite, or other weights at each loading.
+            DataError: a corrupt image with `strict`.
+        """
+        numbers = self._numbers(source)
+        missing = [
+            shard
+            for shard in range(len(self.blocks))
+            if not all(self.shards.has(number, shard) for number in numbers)
+        ]
+        kept = self.shards.times(numbers[0])
+        unmeasured = [size for size in measured if unit_of(size) not in kept]
+        done = len(self.images) - sum(len(self.blocks[shard]) for shard in missing)
+        self.on_progress(source, done, len(self.images))
+        if not (missing or unmeasured):
+            return
+        loaded = load_stages(self.sources[source], source)
+        stages = {name: stage.to(self.device) for name, stage in loaded.items()}
+        _check_weights(stages, self.probes[source], self.sources[source])
+        for shard in missing:
+            self._score_shard(source, shard, stages, done)
+            done += len(self.blocks[shard])
+        times = {
+            unit_of(size): measure_parts(stages, self.images.first_images(size))
+            for size in unmeasured
+        }
+        self.shards.keep_times(numbers[0], times)
+
+    def times(self, measured: Sequence[int]) -> dict[str, dict[str, float]]:
+        """The measured times: unit -> part -> ms per sample."""
+        kept = [self.shards.times(self._numbers(source)[0]) for source in self.sources]
+        return {
+            unit_of(size): {part: ms for one in kept for part, ms in one[unit_of(size)].items()}
+            for size in measured
+        }
+
+    def read(self) -> tuple[Array, dict[str, ExitOutputs]]:
+        """Which images every model could score, (N,) bool, and the outputs for those, by exit.
+
+        Raises:
+            DataError: a corrupt image with `strict`, or a damaged shard.
+        """
+        kept = {
+            exit.name: self.shards.read(number, len(self.blocks))
+            for number, exit in enumerate(exits_of(self.probes))
+        }
+        scored = np.ones(len(self.images), bool)
+        for positions, _ in kept.values():
+            scored &= np.isin(np.arange(len(self.images)), positions)
+        corrupt = self.images.ids[~scored].tolist()
+        if corrupt and self.strict:
+            raise DataError(
+                f"images can be decoded, {len(corrupt)} of {len(scored)} cannot "
+                f"({listed(map(repr, corrupt))}): mend or remove them"
+            )
+        return scored, {
+            name: outputs.rows(np.flatnonzero(scored[positions]))
+            for name, (positions, outputs) in kept.items()
+        }
+
+    def _numbers(self, source: str) -> list[int]:
+        """The numbers of a source's exits among those of all sources."""
+        own = {exit.name for exit in self.probes[source].exits}
+        return [n for n, exit in enumerate(exits_of(self.probes)) if exit.name in own]
+
+    def _score_shard(self, source: str, shard: int, stages: Mapping[str, Stage], done: int) -> None:
+        positions: list[Array] = []
+        pieces: dict[str, list[ExitOutputs]] = {name: [] for name in stages}
+        for batch in batches(
+            self.images, self.blocks[shard], size=self.batch, workers=self.workers
+        ):
+            if batch.corrupt and self.strict:
+                raise DataError(batch.corrupt[0])
+            if len(batch):
+                ids = self.images.ids[batch.positions].tolist()
+                for name, outputs in run_stages(
+                    stages, batch.images, ids=ids, keep_logits=self.keep_logits
+                ):
+                    pieces[name].append(outputs)
+                positions.append(batch.positions)
+            done += len(batch) + len(batch.corrupt)
+            self.on_progress(source, done, len(self.images))
+        decoded = np.concatenate(positions) if positions else np.empty(0, np.int64)
+        for number, name in zip(self._numbers(source), stages, strict=True):
+            whole = ExitOutputs.concatenate(pieces[name]) if pieces[name] else None
+            self.shards.write(number, shard, decoded, whole)
+
+
+def unit_of(size: int) -> str:
+    """The unit of times measured at a batch size.
+
+    >>> unit_of(32)
+    'ms@32'
+    """
+    return f"ms@{size}"
+
+
+def _check_weights(stages: Mapping[str, Stage], probed: Probe, spec: str) -> None:
+    for exit, (name, stage) in zip(probed.exits, stages.items(), strict=True):
+        before, now = str(exit.origin["weights_hash"]), stage.weights_hash
+        if now != before:
+            raise ModelError(
+                f"a model has the same weights whenever it is loaded, {spec!r} has not at {name!r} "
+                f"(hash {now[:12]}, before {before[:12]}): let the factory set a seed, or give "
+                "?checkpoint=FILE"
+            )
+
+
+def _check_appendable(
+    older: ScoreTable, path: Path, images: DataSet, exits: Sequence[Exit]
+) -> None:
+    """Refuse to append exits that were scored on other data, or whose names are taken.
+
+    Raises:
+        TableError: the message has what differs.
+    """
+    found = older.provenance.get("fingerprint")
+    if found != images.fingerprint:
+        raise TableError(
+            f"exits of one table are scored on the same data, {str(path)!r} has those of "
+            f"{older.provenance.get('data', 'an import')!r} (fingerprint {str(found)[:12]}, here "
+            f"{images.fingerprint[:12]}): choose another folder"
+        )
+    repeats = [exit.name for exit in exits if exit.name in older.names]
+    if repeats:
+        raise TableError(
+            f"exit names are unique, {str(path)!r} has {listed(map(repr, repeats))} already: "
+            "leave them out, name them NAME=SPEC, or choose another folder"
+        )
+
+
+def _append(older: ScoreTable, further: ScoreTable) -> ScoreTable:
+    """The older table with the exits of another one of the same samples; its split stays.
+
+    Raises:
+        TableError: the samples or the confidences differ.
+    """
+    if older.ids.tolist() != further.ids.tolist():
+        raise TableError(
+            f"exits of one table are scored on the same samples, found {len(further)} where the "
+            f"table has {len(older)} (images that could not be decoded differ): mend the data, or "
+            "choose another folder"
+        )
+    differing = set(older.confidence) ^ set(further.confidence)
+    if differing:
+        raise TableError(
+            f"exits of one table have the same confidences, {listed(sorted(differing))} differ: "
+            "choose another folder"
+        )
+    runs = [*older.provenance.get("runs", []), *further.provenance["runs"]]
+    return replace(
+        older,
+        exits=(*older.exits, *further.exits),
+        prediction=np.vstack([older.prediction, further.prediction]),
+        confidence={
+            name: np.vstack([rows, further.confidence[name]])
+            for name, rows in older.confidence.items()
+        },
+        costs=_merge(older.costs, further.costs),
+        times=_merge(older.times, further.times),
+        details={**older.details, **further.details},
+        provenance={**older.provenance, "runs": runs},
+    )
+
+
+def _merge(older: Costs, further: Costs) -> dict[str, Mapping[str, float]]:
+    return {unit: {**older.get(unit, {}), **further.get(unit, {})} for unit in {**older, **further}}

@@ -1,30 +1,31 @@
-"""What exits said about some samples, from their logits."""
+"""The outputs of exits on some samples, and what is known of exits before they are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from understudy.errors import ModelError, listed
+from understudy.exit import Detail, Exit
 from understudy.nn.confidence import confidence_functions
+from understudy.nn.cost import count_parts
 from understudy.nn.device import Images
 from understudy.nn.stage import EMPTY, Stage
-from understudy.scores import Detail
+from understudy.scores import ScoreTable
+from understudy.zoo.data import Array
 
-Array = npt.NDArray[Any]
 TOP = 5
 _FLOAT16 = torch.finfo(torch.float16)
 
 
 @dataclass(frozen=True, eq=False)
 class ExitOutputs:
-    """Answers, confidences, top classes and, where they are kept, logits of n samples.
+    """Predictions, confidences, top classes and, where they are kept, logits of n samples.
 
     Shapes: `prediction` (n,) int32, `confidence` by name (n,) float32, `detail` (n, K) and (n, C).
     """
@@ -42,50 +43,35 @@ class ExitOutputs:
         return ExitOutputs(self.prediction[index], confidence, self.detail.rows(index))
 
     @staticmethod
-    def joined(pieces: Sequence[ExitOutputs]) -> ExitOutputs:
+    def concatenate(pieces: Sequence[ExitOutputs]) -> ExitOutputs:
         """Pieces one after another."""
 
-        def join(of: Callable[[ExitOutputs], Array]) -> Array:
-            return np.concatenate([of(piece) for piece in pieces])
+        def join(of: Callable[[ExitOutputs], Array | None]) -> Array:
+            return np.concatenate([np.asarray(of(piece)) for piece in pieces])
 
         kept = all(piece.detail.logits is not None for piece in pieces)
         return ExitOutputs(
-            join(lambda said: said.prediction),
+            join(lambda outputs: outputs.prediction),
             {
-                name: np.concatenate([said.confidence[name] for said in pieces])
+                name: np.concatenate([outputs.confidence[name] for outputs in pieces])
                 for name in pieces[0].confidence
             },
             Detail(
-                join(lambda said: said.detail.top_classes),
-                join(lambda said: said.detail.top_probabilities),
-                join(lambda said: np.asarray(said.detail.logits)) if kept else None,
+                join(lambda outputs: outputs.detail.top_classes),
+                join(lambda outputs: outputs.detail.top_probabilities),
+                join(lambda outputs: outputs.detail.logits) if kept else None,
             ),
         )
 
 
-def said_by_all(
-    stages: Mapping[str, Stage], images: Images, *, ids: Sequence[str], keep_logits: bool
-) -> Iterator[tuple[str, ExitOutputs]]:
-    """What each stage of one source says about a batch, in order; what they share is run once.
-
-    Raises:
-        ModelError: logits that are not finite; the message names the exit and the samples.
-    """
-    state = EMPTY
-    for name, stage in stages.items():
-        logits, _, state = stage.run(images, state)
-        check_finite(logits, model=name, ids=ids)
-        yield name, said_by(logits, keep_logits=keep_logits)
-
-
 @torch.inference_mode()
-def said_by(logits: Tensor, *, keep_logits: bool) -> ExitOutputs:
-    """What finite logits (n, C) say: the top class, every confidence, the top five, the logits.
+def outputs_of(logits: Tensor, *, keep_logits: bool) -> ExitOutputs:
+    """Prediction, all confidences, the top five classes and the logits, of finite logits (n, C).
 
     Logits are kept as float16, limited to its range.
 
-    >>> said = said_by(torch.tensor([[0.0, 2.0, 1.0]]), keep_logits=False)
-    >>> said.prediction.tolist(), said.detail.top_classes.tolist()
+    >>> outputs = outputs_of(torch.tensor([[0.0, 2.0, 1.0]]), keep_logits=False)
+    >>> outputs.prediction.tolist(), outputs.detail.top_classes.tolist()
     ([1], [[1, 2, 0]])
     """
     probability, order = logits.float().softmax(1).sort(dim=1, descending=True, stable=True)
@@ -104,8 +90,23 @@ def said_by(logits: Tensor, *, keep_logits: bool) -> ExitOutputs:
     )
 
 
+def run_stages(
+    stages: Mapping[str, Stage], images: Images, *, ids: Sequence[str], keep_logits: bool
+) -> Iterator[tuple[str, ExitOutputs]]:
+    """The outputs of each stage of one source for a batch, in order; shared work is run once.
+
+    Raises:
+        ModelError: logits that are not finite; the message names the exit and the samples.
+    """
+    state = EMPTY
+    for name, stage in stages.items():
+        logits, _, state = stage.run(images, state)
+        check_finite(logits, model=name, ids=ids)
+        yield name, outputs_of(logits, keep_logits=keep_logits)
+
+
 def check_finite(logits: Tensor, *, model: str, ids: Sequence[str]) -> None:
-    """Refuse NaN and infinite logits, which no confidence can judge.
+    """Refuse NaN and infinite logits, for which no confidence is defined.
 
     Raises:
         ModelError: the message names the model and the samples.
@@ -117,3 +118,96 @@ def check_finite(logits: Tensor, *, model: str, ids: Sequence[str]) -> None:
             f"samples of a batch ({listed([ids[row] for row in wrong])}): check its weights, its "
             "preprocessing, or run it in float32"
         )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One source of exits run on one image: its exits, MACs per sample by part, classes."""
+
+    exits: tuple[Exit, ...]
+    macs: Mapping[str, float]
+    classes: int
+
+
+def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
+    """Run the stages of one source on one image, in order, and count the MACs of each part.
+
+    Raises:
+        ModelError: one returns no logits (N, C), or other classes than the others.
+        DataError: one cannot take such an image.
+    """
+    counts = count_parts(stages, image)
+    exits: list[Exit] = []
+    classes: dict[str, int] = {}
+    state = EMPTY
+    for name, stage in stages.items():
+        logits, _, state = stage.run([image], state)
+        classes[name] = int(logits.shape[1])
+        parts = tuple(dict.fromkeys(part.part for part in stage.parts(name)))
+        origin = {
+            **stage.to_origin(),
+            "classes": classes[name],
+            "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+            "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),
+        }
+        exits.append(Exit(name, parts, origin))
+    macs = {part: count.total for part, count in counts.items()}
+    return Probe(tuple(exits), macs, common_classes(classes))
+
+
+def common_classes(classes: Mapping[str, int]) -> int:
+    """The number of classes that all models have.
+
+    Raises:
+        ModelError: they differ.
+    """
+    if len(set(classes.values())) > 1:
+        raise ModelError(
+            f"all models of a table have the same classes, found {dict(classes)}: "
+            "leave some out, or load them with ?classes=N and a fitting checkpoint"
+        )
+    return next(iter(classes.values()))
+
+
+def exits_of(probes: Mapping[str, Probe]) -> tuple[Exit, ...]:
+    """The exits of all sources, in order."""
+    return tuple(exit for probe in probes.values() for exit in probe.exits)
+
+
+def table_of(
+    probes: Mapping[str, Probe],
+    outputs: Mapping[str, ExitOutputs],
+    labels: Array | None,
+    *,
+    classes: Sequence[str] | None,
+    costs: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> ScoreTable:
+    """The table of all exits' outputs, exit by exit.
+
+    Args:
+        probes: what is known of the exits, by source.
+        outputs: their outputs, by exit.
+        labels: (N,) class numbers, or None.
+        classes: the names of the classes.
+        costs: {unit: {part: cost}}; the MACs of the probes by default.
+        more: ids, groups, split and provenance, as in `ScoreTable.from_predictions`.
+
+    Raises:
+        TableError: ids, groups or splits that do not fit.
+    """
+    exits = exits_of(probes)
+    macs = {part: cost for probe in probes.values() for part, cost in probe.macs.items()}
+    table = ScoreTable.from_predictions(
+        {name: (rows.prediction, rows.confidence) for name, rows in outputs.items()},
+        labels,
+        costs={"MACs": macs} if costs is None else costs,
+        parts={exit.name: exit.parts for exit in exits},
+        **more,
+    )
+    return replace(
+        table,
+        exits=exits,
+        classes=None if classes is None else tuple(classes),
+        details={name: rows.detail for name, rows in outputs.items()},
+    )

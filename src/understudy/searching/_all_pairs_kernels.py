@@ -1,4 +1,4 @@
-"""The compiled half of `allpairs`: one little model against 512 large ones at a time, in bits.
+"""Compiled half of `all_pairs`: one little model against 512 large ones at a time, in bits.
 
 A row of the bit matrix is a sample, a bit of it a model. 64 rows, picked in the little model's
 order, are transposed, which gives one word per large model: its right answers on the next 64
@@ -26,13 +26,13 @@ _DONE = np.int64(2**62)
 _ONE, _LAST = np.uint64(1), np.uint64(BITS - 1)
 
 
-class Scan(NamedTuple):
+class RankedSamples(NamedTuple):
     """One little model's N samples by rising confidence.
 
     Attributes:
         order: (N,) unsigned, their positions.
-        own: (⌈N / 64⌉,) which of them it has right, see `pack_row`.
-        edge: (⌈N / 64⌉,) bit r is set where passing on exactly r samples splits no tie.
+        own: (⌈N / 64⌉,) which of them it has correct, see `pack_row`.
+        edge: (⌈N / 64⌉,) bit r is set where deferring exactly r samples splits no tie.
     """
 
     order: npt.NDArray[np.uint64]
@@ -40,8 +40,9 @@ class Scan(NamedTuple):
     edge: Words
 
 
-class _Goals(NamedTuple):
-    """Up to 512 large models: needs, where they were met, what is left to the next; 1 if near."""
+class _BlockState(NamedTuple):
+    """Up to 512 large models: needs, where they were met, what is missing to the next one, the
+    number of that one, and 1 where it may be met."""
 
     need: Array
     met: Array
@@ -134,7 +135,7 @@ def _advance(block: Words, own: Any, left: Array, near: Array) -> None:
 
 
 @compiled
-def _meet(word: Any, own: Any, edge: Any, rise: int) -> Any:
+def _first_met(word: Any, own: Any, edge: Any, rise: int) -> Any:
     """The first edge in a word up to which the sum has risen by `rise`; 64 where there is none."""
     differ = word ^ own
     total = 0
@@ -151,9 +152,9 @@ def _meet(word: Any, own: Any, edge: Any, rise: int) -> Any:
 
 
 @compiled
-def _settle(block: Words, own: Any, edge: Any, start: int, goals: _Goals) -> Any:
+def _resolve_marked(block: Words, own: Any, edge: Any, start: int, state: _BlockState) -> Any:
     """Look into the words that were marked; returns how many models have met their last need."""
-    need, left, near = goals.need, goals.left, goals.near
+    need, left, near = state.need, state.left, state.near
     own_count, drops, finished = np.int64(_count(own)), need.shape[1], 0
     for eight, marks in enumerate(near.view(np.uint64)):
         if not marks:
@@ -161,43 +162,43 @@ def _settle(block: Words, own: Any, edge: Any, start: int, goals: _Goals) -> Any
         for model in range(eight * LANES, eight * LANES + LANES):
             if not near[model]:
                 continue
-            word, level = block[model], goals.level[model]
+            word, level = block[model], state.level[model]
             after = need[model, level] - left[model]
             before = after - np.int64(_count(word)) + own_count
             while level < drops:
-                met = _meet(word, own, edge, need[model, level] - before)
+                met = _first_met(word, own, edge, need[model, level] - before)
                 if met == BITS:
                     break
-                goals.met[model, level] = start + met
+                state.met[model, level] = start + met
                 level += 1
-            goals.level[model] = level
+            state.level[model] = level
             left[model] = _DONE if level == drops else need[model, level] - after
             finished += level == drops
     return finished
 
 
 @compiled
-def fewest_deferred(rows: Words, line: Scan, need: Array, first: int) -> Any:
-    """How many of its least sure samples a little model must pass on to each larger one.
+def fewest_deferred(rows: Words, ranked: RankedSamples, need: Array, first: int) -> Any:
+    """How many of its least confident samples a little model must defer to each larger one.
 
     Args:
         rows: the bit matrix of `pack`, (N, words).
-        line: the little model's samples.
-        need: (M, D), D >= 1, rising in D: the least sum of (large right) - (little right) over the
-            samples passed on, by position in the matrix.
+        ranked: the little model's samples.
+        need: (M, D), D >= 1, rising in D: the least sum of (large correct) - (little correct)
+            over the deferred samples, by position in the matrix.
         first: the position of the first larger model; those before are left out.
 
     Returns:
         (M, D) the fewest samples, at an edge, that meet each need; N where none do.
     """
     models = need.shape[0]
-    met = np.full(need.shape, line.order.shape[0], np.int32)
+    met = np.full(need.shape, ranked.order.shape[0], np.int32)
     block = np.empty(GROUP, np.uint64)
     for base in range(first // GROUP * GROUP, models, GROUP):
         begin, end = max(first, base), min(base + GROUP, models)
         left = np.full(GROUP, _DONE)
         left[begin - base : end - base] = need[begin:end, 0]
-        goals = _Goals(
+        state = _BlockState(
             need[base:end],
             met[base:end],
             left,
@@ -205,12 +206,12 @@ def fewest_deferred(rows: Words, line: Scan, need: Array, first: int) -> Any:
             np.empty(GROUP, np.uint8),
         )
         unmet = end - begin
-        for piece in range(line.own.shape[0]):
+        for piece in range(ranked.own.shape[0]):
             if not unmet:
                 break
-            own, start = line.own[piece], piece * BITS
-            _gather(rows, line.order, start, base // BITS, block)
+            own, start = ranked.own[piece], piece * BITS
+            _gather(rows, ranked.order, start, base // BITS, block)
             _transpose(block)
-            _advance(block, own, goals.left, goals.near)
-            unmet -= _settle(block, own, line.edge[piece], start, goals)
+            _advance(block, own, state.left, state.near)
+            unmet -= _resolve_marked(block, own, ranked.edge[piece], start, state)
     return met

@@ -1,4 +1,4 @@
-"""The compiled half of `gaptest`: one exact probability, summed over the discordant counts.
+"""Compiled half of `exact_test`: one exact probability, summed over the discordant counts.
 
 Imported on first use, because importing Numba is slow.
 """

@@ -45,14 +45,14 @@ def search_all_pairs(
 ) -> AllPairs:
     """For every ordered pair, the threshold by which the little model answers most within a drop.
 
-    The largest set of surest samples within the budget is found, not the one before the first
-    crossing (TinySaver, arXiv 2403.17726); ties are never split. A drop is paired, in points, and
-    counted in whole samples: 0.1 of 50,000 is 50. A negative one asks for a gain. Where nothing
+    The largest set of most confident samples within the budget is found, not the one before the
+    first crossing (TinySaver, arXiv 2403.17726); ties are never split. A drop is paired, in points,
+    and counted in whole samples: 0.1 of 50,000 is 50. A negative one requires a gain. Where nothing
     fits, the little model answers nothing. The result does not depend on `threads`.
 
     Args:
-        correct: (M, N) bool, or uint8 of 0 and 1: which samples each model has right.
-        confidence: (M, N) float32 or float64; higher is surer, any real number.
+        correct: (M, N) bool, or uint8 of 0 and 1: which samples each model has correct.
+        confidence: (M, N) float32 or float64, any real number.
         cost: (M,) per sample, in one unit. A model is paired with the strictly costlier ones.
         max_drops: (D,) points, in any order.
         threads: how many to use; all cores by default.
@@ -66,7 +66,7 @@ def search_all_pairs(
     Raises:
         TableError: wrong types or shapes, no sample, NaN, a negative cost, or no thread.
     """
-    right, sure, prices = _checked_zoo(correct, confidence, cost)
+    right, scores, prices = _checked_zoo(correct, confidence, cost)
     drops = _checked_drops(max_drops)
     workers = _checked_threads(threads)
     models, samples = right.shape
@@ -74,10 +74,10 @@ def search_all_pairs(
     accepted = np.zeros((models, models, len(drops)), np.int64)
     littles = np.flatnonzero(prices < prices.max())
     if len(drops) and len(littles):
-        zoo = _Zoo.of(right, prices, gap_budgets(drops, samples))
+        packed = _PackedModels.of(right, prices, gap_budgets(drops, samples))
 
         def fill(little: int) -> None:
-            bigs, counts, limits = _search_one(zoo, little, right[little], sure[little])
+            bigs, counts, limits = _search_one(packed, little, right[little], scores[little])
             accepted[little, bigs], threshold[little, bigs] = counts, limits
 
         with ThreadPoolExecutor(workers) as pool:
@@ -99,8 +99,8 @@ def gap_budgets(max_drops: npt.NDArray[np.float64], samples: int) -> npt.NDArray
 
 
 @dataclass(frozen=True, eq=False)
-class _Zoo:
-    """What the threads share: models by rising cost, their right answers in bits, the budgets."""
+class _PackedModels:
+    """What the threads share: models by rising cost, their correct answers in bits, the budgets."""
 
     by_cost: npt.NDArray[np.intp]
     first_dearer: npt.NDArray[np.intp]
@@ -114,11 +114,11 @@ class _Zoo:
         correct: npt.NDArray[np.bool_],
         cost: npt.NDArray[np.float64],
         budgets: npt.NDArray[np.int64],
-    ) -> _Zoo:
+    ) -> _PackedModels:
         from understudy.searching._all_pairs_kernels import pack
 
         by_cost = np.argsort(cost, kind="stable")
-        return _Zoo(
+        return _PackedModels(
             by_cost=by_cost,
             first_dearer=np.searchsorted(cost[by_cost], cost, side="right"),
             bits=pack(correct, by_cost),
@@ -129,28 +129,28 @@ class _Zoo:
 
 
 def _search_one(
-    zoo: _Zoo, little: int, correct: Array, confidence: Array
+    packed: _PackedModels, little: int, correct: Array, confidence: Array
 ) -> tuple[Array, Array, Array]:
     """The costlier models (B,), and for each the accepted count and the threshold, (B, D)."""
-    from understudy.searching._all_pairs_kernels import Scan, fewest_deferred, pack_row
+    from understudy.searching._all_pairs_kernels import RankedSamples, fewest_deferred, pack_row
 
-    first, samples = int(zoo.first_dearer[little]), len(correct)
+    first, samples = int(packed.first_dearer[little]), len(correct)
     order = np.argsort(confidence)
     rising = confidence[order]
     edges = np.append(True, rising[1:] != rising[:-1])
-    gap = zoo.right - np.count_nonzero(correct)
-    need = gap[:, None] - zoo.budgets[zoo.widest_first]
-    line = Scan(order.view(np.uint64), pack_row(correct[order]), pack_row(edges))
-    deferred = fewest_deferred(zoo.bits, line, need, first)[first:]
+    gap = packed.right - np.count_nonzero(correct)
+    need = gap[:, None] - packed.budgets[packed.widest_first]
+    ranked = RankedSamples(order.view(np.uint64), pack_row(correct[order]), pack_row(edges))
+    deferred = fewest_deferred(packed.bits, ranked, need, first)[first:]
     by_drop = np.empty_like(deferred)
-    by_drop[:, zoo.widest_first] = deferred
-    return zoo.by_cost[first:], samples - by_drop, _thresholds(rising)[by_drop]
+    by_drop[:, packed.widest_first] = deferred
+    return packed.by_cost[first:], samples - by_drop, _thresholds(rising)[by_drop]
 
 
 def _thresholds(rising: Array) -> npt.NDArray[np.float64]:
-    """The threshold that passes on the r least sure samples, for r from 0 to N: (N + 1,).
+    """The threshold that defers the r least confident samples, for r from 0 to N: (N + 1,).
 
-    `policy.midpoint` for a whole row; within a tie the value is of no use.
+    `policy.midpoint` for a whole row; within a tie the value is never used.
     """
     below, above = rising[:-1].astype(np.float64), rising[1:].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -162,7 +162,7 @@ def _thresholds(rising: Array) -> npt.NDArray[np.float64]:
 def _checked_zoo(
     correct: Array, confidence: Array, cost: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.bool_], Array, npt.NDArray[np.float64]]:
-    right, sure, prices = np.asarray(correct), np.asarray(confidence), _numbers(cost, "costs")
+    right, scores, prices = np.asarray(correct), np.asarray(confidence), _numbers(cost, "costs")
     if right.ndim != 2 or not right.size:
         raise TableError(
             f"`correct` has the shape (models, samples), at least one of each, found {right.shape}"
@@ -170,16 +170,16 @@ def _checked_zoo(
     if right.dtype != bool and (right.dtype != np.uint8 or right.max() > 1):
         found = f"values up to {right.max()}" if right.dtype == np.uint8 else f"type {right.dtype}"
         raise TableError(
-            f"`correct` says true or false (bool, or uint8 of 0 and 1), found {found}: "
+            f"`correct` holds true or false (bool, or uint8 of 0 and 1), found {found}: "
             "compare predictions with labels first"
         )
-    if sure.shape != right.shape:
+    if scores.shape != right.shape:
         raise TableError(
-            f"`confidence` has the shape of `correct`, {right.shape}, found {sure.shape}"
+            f"`confidence` has the shape of `correct`, {right.shape}, found {scores.shape}"
         )
-    if sure.dtype not in (np.float32, np.float64):
-        raise TableError(f"`confidence` is float32 or float64, found {sure.dtype}: convert it")
-    for model, row in enumerate(sure):
+    if scores.dtype not in (np.float32, np.float64):
+        raise TableError(f"`confidence` is float32 or float64, found {scores.dtype}: convert it")
+    for model, row in enumerate(scores):
         if np.isnan(row).any():
             raise TableError(
                 f"confidences are numbers, model {model} has {int(np.isnan(row).sum())} NaN among "
@@ -194,7 +194,7 @@ def _checked_zoo(
             f"a cost is a number, zero or more, model {model} has {float(prices[model])!r}: "
             "correct it"
         )
-    return right.view(bool), sure, prices
+    return right.view(bool), scores, prices
 
 
 def _checked_drops(max_drops: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What a cascade must beat: a single exit at the same cost, deferral at random, and the oracle."""
+"""What a cascade must beat, and the verdict: a single exit, deferral at random, and the oracle."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.outcome import decide
+from understudy.certificate import Certificate
+from understudy.outcome import Outcome, decide, points
 from understudy.policy import Policy
 from understudy.result import Baselines
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
+TIME = "ms@"  # what the names of measured times begin with
 
 
 def baselines(
@@ -24,7 +26,7 @@ def baselines(
     unit: str,
     cost: float,
 ) -> Baselines:
-    """The baselines of a policy whose mean cost is `cost`: chosen on tune, measured on `measured`.
+    """The baselines of a policy of mean cost `cost`: chosen on `tune`, measured on `measured`.
 
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
@@ -52,7 +54,8 @@ def baselines(
 
 
 def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) -> str | None:
-    """The most accurate exit that costs at most `cost`, of equals the cheapest; or None."""
+    """The most accurate exit that costs at most `cost`, of equals the cheapest; None if all cost
+    more."""
     costs = table.exit_costs(unit)
     right = (table.prediction == table.truth(reference)).sum(1)
     fitting = np.flatnonzero(costs <= cost * (1 + 1e-12))
@@ -63,10 +66,56 @@ def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) ->
 
 
 def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
-    """A single exit that costs less than the reference and is right at least as often; or None."""
+    """A single exit that costs less than the reference and is right at least as often, if any."""
     best = best_single(table, reference=reference, unit=unit, cost=table.cost_of([reference], unit))
     cheaper = best is not None and table.cost_of([best], unit) < table.cost_of([reference], unit)
     return best if cheaper else None
+
+
+def verdict(
+    policy: Policy,
+    outcome: Outcome,
+    baselines: Baselines,
+    *,
+    certificate: Certificate | None,
+    max_drop: float,
+    unit: str,
+    max_cost: float | None,
+    better: str | None,
+) -> str:
+    """The verdict on a policy from its figures on test, or on all samples of a search in-sample.
+
+    Args:
+        certificate: the proof; None for a search in-sample.
+        max_drop: the budget in points.
+        max_cost: a mean cost per sample that the verdict compares with.
+        better: a single exit that makes the reference a poor one; see `dominating`.
+    """
+    reference = outcome.reference
+    if policy == Policy.single(reference):
+        reason = (
+            f"Nothing cheaper drops at most {points(max_drop)}. In-sample: nothing is certified."
+            if certificate is None
+            else certificate.words()
+        )
+        words = f"A cascade does not pay here: use {reference}. {reason}"
+    else:
+        figures = (
+            f"saves {100 * outcome.saving[unit]:.1f} % of {unit} at a drop of "
+            f"{outcome.drop:.2f} points; {_bound(certificate)}."
+        )
+        words = _comparison(policy, outcome, baselines, figures) + _lost_time(outcome, unit)
+        if max_cost is not None and outcome.cost[unit] > max_cost:
+            words += (
+                f" It costs {outcome.cost[unit]:.4g} {unit}, more than the {max_cost:g} allowed: "
+                "allow a larger drop, or score a smaller model."
+            )
+    if better is not None:
+        words += (
+            f" {better} costs less than {reference} and was right at least as often on tune: "
+            f"search with --reference {better}, so that a poor reference flatters nobody."
+        )
+    return words
 
 
 def stage_counts(table: ScoreTable, policy: Policy) -> Array:
@@ -75,7 +124,7 @@ def stage_counts(table: ScoreTable, policy: Policy) -> Array:
 
 
 def _oracle_right(right: Array, counts: Array) -> int:
-    """The most right answers when `counts[s]` samples go to stage s, whoever they are."""
+    """The most right answers when any `counts[s]` samples go to stage s."""
     stages, samples = right.shape
     if stages == 1:
         return int(right.sum())
@@ -88,8 +137,8 @@ def _oracle_right(right: Array, counts: Array) -> int:
 
 
 def _transport(right: Array, counts: Array) -> int:
-    """The same for any number of stages: a transport problem between the patterns of who is right,
-    at most 2^S of them, and the stages."""
+    """The same for any number of stages: a transport problem between the stages and the patterns of
+    which stages are right, at most 2^S of them."""
     from scipy.optimize import linprog
 
     stages = len(counts)
@@ -105,3 +154,44 @@ def _transport(right: Array, counts: Array) -> int:
         method="highs",
     )
     return round(float(-answer.fun))
+
+
+def _bound(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "in-sample, so these figures promise too much and nothing is certified"
+    if certificate.budget >= 0:
+        return f"its drop is certified to be at most {points(certificate.budget)}"
+    return f"its gain is certified to be at least {points(-certificate.budget)}"
+
+
+def _comparison(policy: Policy, outcome: Outcome, baselines: Baselines, figures: str) -> str:
+    """The figures of a policy after a comparison with its baselines."""
+    single, drop = baselines.single, baselines.single_drop
+    if len(policy.stages) == 1:
+        return f"A cascade does not pay here: use {policy.exits[0]}, which alone {figures}"
+    if drop is not None and drop <= outcome.drop:
+        return (
+            f"A cascade hardly pays here: {single} alone costs no more and drops {drop:.2f} "
+            f"points. The cascade {figures}"
+        )
+    if baselines.random_drop <= outcome.drop:
+        return (
+            f"Deferring at random does as well: the confidence tells nothing. The cascade {figures}"
+        )
+    return f"The cascade {' → '.join(policy.exits)} {figures}"
+
+
+def _lost_time(outcome: Outcome, unit: str) -> str:
+    """The measured time that is lost most where another unit is saved."""
+    slower = {
+        name: -100 * saving
+        for name, saving in outcome.saving.items()
+        if name.startswith(TIME) and name != unit and saving < 0
+    }
+    if not slower:
+        return ""
+    name = max(slower, key=lambda found: slower[found])
+    return (
+        f" It takes {slower[name]:.0f} % more {name} than {outcome.reference}: where time is what "
+        f"counts, search with --unit {name}, or use {outcome.reference} alone."
+    )

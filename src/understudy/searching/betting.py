@@ -1,14 +1,14 @@
-"""A bound on the gap of a stream, valid at every moment: look and stop whenever you like.
+"""A bound on the gap of a stream, valid at every moment and under optional stopping.
 
-A gambler bets, sample by sample, that the paired gap x (from -1 to 1) lies below a value m: the
-capital is multiplied by 1 + bet * (m - x). If the mean gap is at least m, no bets that were placed
-beforehand make the capital grow on average, so it ever reaches 1 / delta with probability at most
-delta (Ville's inequality). The bets are the predictable plug-in ones of Waudby-Smith and Ramdas,
+A bet is placed, sample by sample, that the paired gap x (from -1 to 1) lies below a value m: the
+capital is multiplied by 1 + bet * (m - x). If the mean gap is at least m, no bets placed beforehand
+make the capital grow on average, so it ever reaches 1 / delta with probability at most delta
+(Ville's inequality). The bets are the predictable plug-in ones of Waudby-Smith and Ramdas,
 "Estimating means of bounded random variables by betting" (arXiv 2010.09686, sections 3 and 4).
 Independence is not needed, only that the mean gap given the past is at least m. Each bet is at most
-half of 1 / (1 - m), so no sample ruins.
+half of 1 / (1 - m), so that no sample takes all the capital.
 
-Where all samples are at hand the counts in `gaptest` prove more with as many.
+Where all samples are at hand, `exact_test` proves more with as many.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GapMonitor:
         horizon: for how many samples the bets are sized. It is fixed beforehand and changes how
             soon something is proved, never whether the p-value is valid. None: for no number in
             particular, which proves less at each.
-        count, total, squares: the samples seen, their sum, and that of their squared distances
+        count, total, squares: the samples so far, their sum, and that of their squared distances
             from the running means.
         log_capital, peak: the logarithm of the capital, and the highest that it has been.
 
@@ -47,8 +47,8 @@ class GapMonitor:
 
     >>> monitor = GapMonitor(budget=0.01, horizon=5000)
     >>> monitor = monitor.update([1, 0, 0, -1]).update(np.zeros(4996))
-    >>> monitor.count, monitor.proved
-    (5000, True)
+    >>> monitor.count, monitor.proved, monitor.p_value < 0.05
+    (5000, True, True)
 
     Raises:
         PolicyError: a budget outside -1 to 1, a level outside 0 to 1, or a horizon below 1.
@@ -82,14 +82,14 @@ class GapMonitor:
         Raises:
             TableError: gaps outside -1 to 1.
         """
-        seen = _checked(gaps)
-        if not len(seen):
+        values = _checked(gaps)
+        if not len(values):
             return self
-        bets, total, squares = _bets(seen, self)
-        logs = _log_capital(seen, bets, self.budget, start=self.log_capital)
+        bets, total, squares = _bets(values, self)
+        logs = _log_capital(values, bets, self.budget, start=self.log_capital)
         return replace(
             self,
-            count=self.count + len(seen),
+            count=self.count + len(values),
             total=total,
             squares=squares,
             log_capital=float(logs[-1]),
@@ -107,19 +107,6 @@ class GapMonitor:
         return self.p_value <= self.delta
 
 
-def betting_p_value(
-    gaps: npt.ArrayLike, budget: float, *, horizon: int | None = None, delta: float = 0.05
-) -> float:
-    """The p-value of "the gap is at least `budget`" after these samples, valid at every moment.
-
-    The arguments are those of `GapMonitor`; the order of the gaps counts.
-
-    >>> betting_p_value(np.zeros(2000), 0.005, horizon=2000) < 0.05
-    True
-    """
-    return GapMonitor(budget, delta, horizon).update(gaps).p_value
-
-
 def betting_upper_bound(
     gaps: npt.ArrayLike, delta: float = 0.05, *, horizon: int | None = None
 ) -> float:
@@ -130,38 +117,38 @@ def betting_upper_bound(
     >>> betting_upper_bound(np.zeros(2000), 0.05, horizon=2000) < 0.005
     True
     """
-    seen = _checked(gaps)
-    bets = _bets(seen, GapMonitor(0.0, delta, horizon))[0]
+    values = _checked(gaps)
+    bets = _bets(values, GapMonitor(0.0, delta, horizon))[0]
     goal = -math.log(delta)
     low, high = -1_000_000, 1_000_000
     while high - low > 1:
         middle = (low + high) // 2
-        proved = _log_capital(seen, bets, middle / 1e6, start=0.0).max(initial=0.0) >= goal
+        proved = _log_capital(values, bets, middle / 1e6, start=0.0).max(initial=0.0) >= goal
         low, high = (low, middle) if proved else (middle, high)
     return high / 1e6
 
 
 def _checked(gaps: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    seen = np.asarray(gaps, np.float64).ravel()
-    if not (np.abs(seen) <= 1).all():
-        wrong = seen[~(np.abs(seen) <= 1)][0]
+    values = np.asarray(gaps, np.float64).ravel()
+    if not (np.abs(values) <= 1).all():
+        wrong = values[~(np.abs(values) <= 1)][0]
         raise TableError(
             f"paired gaps lie between -1 and 1, found {wrong:g}: 1 is a loss, -1 a gain, 0 neither"
         )
-    return seen
+    return values
 
 
 def _bets(
-    seen: npt.NDArray[np.float64], past: GapMonitor
+    values: npt.NDArray[np.float64], past: GapMonitor
 ) -> tuple[npt.NDArray[np.float64], float, float]:
     """The bet on every sample, from those before it alone; the sum and squares after them all.
 
     sqrt(2 log(1 / delta) / (variance * horizon)), with t log(1 + t) for the horizon where there is
     none.
     """
-    number = past.count + np.arange(1, len(seen) + 1)
-    totals = np.cumsum(np.append(past.total, seen))
-    squares = np.cumsum(np.append(past.squares, (seen - totals[1:] / (number + 1)) ** 2))
+    number = past.count + np.arange(1, len(values) + 1)
+    totals = np.cumsum(np.append(past.total, values))
+    squares = np.cumsum(np.append(past.squares, (values - totals[1:] / (number + 1)) ** 2))
     variance = (_PRIOR + squares[:-1]) / number
     size = number * np.log1p(number) if past.horizon is None else past.horizon
     bets = np.sqrt(-2 * math.log(past.delta) / (variance * size))
@@ -169,8 +156,8 @@ def _bets(
 
 
 def _log_capital(
-    seen: npt.NDArray[np.float64], bets: npt.NDArray[np.float64], bound: float, *, start: float
+    values: npt.NDArray[np.float64], bets: npt.NDArray[np.float64], bound: float, *, start: float
 ) -> Array:
     """The logarithm of the capital after every sample; it never falls as `bound` rises."""
     bold = np.minimum(bets, _BOLDEST / (1 - bound)) if bound < 1 else bets
-    return np.cumsum(np.append(start, np.log1p(bold * (bound - seen))))[1:]
+    return np.cumsum(np.append(start, np.log1p(bold * (bound - values))))[1:]

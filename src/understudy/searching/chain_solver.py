@@ -1,4 +1,4 @@
-"""The search behind chains, on arrays: pairs for every last exit, three exits, then longer ones.
+"""Search for chains of independent models on arrays: pairs, three exits, then longer chains.
 
 Every pair of exits is solved exactly. For three exits every pair of models before every last exit
 is counted on some samples, on a grid of 16 times 64 levels of confidence; then, before the most
@@ -7,23 +7,153 @@ promising last exits, the likely pairs on all samples; the best of these are sol
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.searching.chain_zoo import ChainZoo, each
+from understudy.policy import accepts, midpoint
+
+if TYPE_CHECKING:
+    from understudy.searching._chain_solver_kernels import CodedModels, RankedModel
 
 Array = npt.NDArray[Any]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 _ENDS = 4
 _LIKELY = 512
 _SCREENED = 5_000
 _PREFIXES = 2
 
 
+@dataclass(frozen=True, eq=False)
+class ChainProblem:
+    """K models on N samples, by rising cost, and the last exit of the chains that they may form.
+
+    Attributes:
+        names: the models' names.
+        last: the last exit's name.
+        price: (K,) the cost per sample of each; never more than `full`, that of the last exit.
+        confidence: (K, N).
+        loss: (K, N) int8, (last exit correct) - (model correct).
+        order: (K, N) the samples by falling confidence.
+        edge: (K, N) whether the prefix of `order` that ends here splits no tie.
+    """
+
+    names: tuple[str, ...]
+    last: str
+    price: Array
+    full: float
+    confidence: Array
+    loss: Array
+    order: Array
+    edge: Array
+
+    @property
+    def samples(self) -> int:
+        return int(self.loss.shape[1])
+
+    @staticmethod
+    def of(
+        names: Sequence[str],
+        last: str,
+        price: Array,
+        full: float,
+        *,
+        confidence: Array,
+        loss: Array,
+        threads: int | None,
+    ) -> ChainProblem:
+        """The problem with its samples sorted."""
+        order, edge = np.empty(confidence.shape, np.int32), np.empty(confidence.shape, bool)
+
+        def sort(row: int) -> None:
+            order[row] = np.argsort(confidence[row])[::-1]
+            falling = confidence[row][order[row]]
+            edge[row] = np.append(falling[:-1] != falling[1:], True)
+
+        _in_threads(sort, range(len(confidence)), threads)
+        return ChainProblem(tuple(names), last, price, full, confidence, loss, order, edge)
+
+    def model(self, row: int) -> RankedModel:
+        from understudy.searching._chain_solver_kernels import RankedModel
+
+        return RankedModel(self.order[row], self.edge[row], self.loss[row], float(self.price[row]))
+
+    def coded(self, threads: int | None) -> CodedModels:
+        """All models in codes, for the grid."""
+        from understudy.searching._chain_solver_kernels import CodedModels, encode
+
+        codes = np.empty(self.loss.shape, np.uint8)
+        rows = range(len(self.names))
+        _in_threads(lambda row: encode(self.model(row), codes[row]), rows, threads)
+        return CodedModels(codes, self.price, self.full)
+
+    def stage(self, row: int, length: int) -> tuple[str, float]:
+        """The exit and the threshold that accepts its `length` >= 1 most confident samples."""
+        if length == self.samples:
+            return self.names[row], -math.inf
+        above, below = self.confidence[row, self.order[row, length - 1 : length + 1]]
+        return self.names[row], float(midpoint(below, above))
+
+    def ending_with(self, row: int) -> ChainProblem:
+        """The chains that end with this model, after models that cost no more."""
+        rows = np.flatnonzero(self.price <= self.price[row])
+        rows = rows[rows != row]
+        return ChainProblem(
+            names=tuple(self.names[other] for other in rows),
+            last=self.names[row],
+            price=self.price[rows],
+            full=float(self.price[row]),
+            confidence=self.confidence[rows],
+            loss=self.loss[rows] - self.loss[row],
+            order=self.order[rows],
+            edge=self.edge[rows],
+        )
+
+    def after(
+        self, stages: Sequence[tuple[str, float]], threads: int | None
+    ) -> tuple[ChainProblem | None, float, int]:
+        """The models and samples left behind some stages, and the cost and loss until there.
+
+        Models cheaper than those of the stages are left out.
+        """
+        left, cost, loss = np.ones(self.samples, bool), 0.0, 0
+        used = [self.names.index(name) for name, _ in stages]
+        for row, (_, limit) in zip(used, stages, strict=True):
+            cost += float(self.price[row]) * np.count_nonzero(left)
+            accepted = left & accepts(self.confidence[row], limit)
+            loss += int(self.loss[row][accepted].sum())
+            left &= ~accepted
+        rows = np.setdiff1d(np.flatnonzero(self.price >= self.price[used].max()), used)
+        if not len(rows) or not left.any():
+            return None, cost, loss
+        return self._only(rows, np.flatnonzero(left), threads), cost, loss
+
+    def thinned(self, stride: int, threads: int | None) -> ChainProblem:
+        """The same models on every `stride`-th sample."""
+        samples = np.arange(0, self.samples, stride)
+        return self._only(np.arange(len(self.names)), samples, threads)
+
+    def _only(self, rows: Array, samples: Array, threads: int | None) -> ChainProblem:
+        return ChainProblem.of(
+            [self.names[row] for row in rows],
+            self.last,
+            self.price[rows],
+            self.full,
+            confidence=self.confidence[np.ix_(rows, samples)],
+            loss=self.loss[np.ix_(rows, samples)],
+            threads=threads,
+        )
+
+
 @dataclass(frozen=True)
-class Effort:
+class SolverOptions:
     """How many pairs are solved exactly for each drop, and in how many threads."""
 
     keep: int
@@ -32,19 +162,19 @@ class Effort:
 
 @dataclass(frozen=True)
 class Chain:
-    """Stages with their thresholds, the last exit, and what all samples pay together."""
+    """Exits with their thresholds, the last exit, and the cost summed over all samples."""
 
     cost: float
-    steps: tuple[tuple[str, float], ...]
+    stages: tuple[tuple[str, float], ...]
     last: str
 
 
 @dataclass(frozen=True, eq=False)
-class _Pairs:
+class _BestPairs:
     """The best pair for every last exit (the reference is the last row) and budget, (K + 1, D).
 
     Attributes:
-        cost: what all samples pay together; inf where no pair meets the budget.
+        cost: summed over all samples; inf where no pair meets the budget.
         first: the first model.
         length: how many samples it answers.
     """
@@ -53,80 +183,87 @@ class _Pairs:
     first: Array
     length: Array
 
-    def chain(self, zoo: ChainZoo, end: int, drop: int) -> list[Chain]:
+    def chain(self, problem: ChainProblem, end: int, drop: int) -> list[Chain]:
         """The pair itself, or nothing."""
         cost = float(self.cost[end, drop])
         if cost == np.inf:
             return []
-        step = zoo.step(int(self.first[end, drop]), int(self.length[end, drop]))
-        return [Chain(cost, (step,), [*zoo.names, zoo.last][end])]
+        stage = problem.stage(int(self.first[end, drop]), int(self.length[end, drop]))
+        return [Chain(cost, (stage,), [*problem.names, problem.last][end])]
 
 
-def best_chains(zoo: ChainZoo, budgets: Array, stages: int, effort: Effort) -> list[Chain]:
+def best_chains(
+    problem: ChainProblem, budgets: Array, stages: int, options: SolverOptions
+) -> list[Chain]:
     """For each budget the best pair before the reference, and the best chain of each length."""
-    pairs = _best_pairs(zoo, budgets, effort)
+    pairs = _best_pairs(problem, budgets, options)
     drops, ends = range(len(budgets)), pairs.cost.argmin(0)
-    found = [chain for drop in drops for chain in pairs.chain(zoo, -1, drop)]
-    found += [chain for drop in drops for chain in pairs.chain(zoo, int(ends[drop]), drop)]
+    found = [chain for drop in drops for chain in pairs.chain(problem, -1, drop)]
+    found += [chain for drop in drops for chain in pairs.chain(problem, int(ends[drop]), drop)]
     if stages == 2:
         return found
-    longest = _best_three(zoo, budgets, pairs, effort)
+    longest = _best_three(problem, budgets, pairs, options)
     for longer in range(3, stages + 1):
         if longer > 3:
-            longest = _grown(zoo, budgets, longest, effort)
+            longest = _grown(problem, budgets, longest, options)
         found += [chains[0] for chains in longest if chains]
     return found
 
 
-def _best_pairs(zoo: ChainZoo, budgets: Array, effort: Effort) -> _Pairs:
-    from understudy.searching._chain_kernels import longest_prefixes
+def _best_pairs(problem: ChainProblem, budgets: Array, options: SolverOptions) -> _BestPairs:
+    from understudy.searching._chain_solver_kernels import longest_prefixes
 
-    models, drops = len(zoo.names), np.arange(len(budgets))
-    losses = [*zoo.loss, np.zeros(zoo.samples, np.int8)]
-    prices = np.append(zoo.price, zoo.full)
-    pairs = _Pairs(
+    models, drops = len(problem.names), np.arange(len(budgets))
+    losses = [*problem.loss, np.zeros(problem.samples, np.int8)]
+    prices = np.append(problem.price, problem.full)
+    pairs = _BestPairs(
         np.full((models + 1, len(budgets)), np.inf),
         np.zeros((models + 1, len(budgets)), np.int64),
         np.zeros((models + 1, len(budgets)), np.int64),
     )
 
     def solve(end: int) -> None:
-        firsts = np.flatnonzero(zoo.price <= prices[end])
+        firsts = np.flatnonzero(problem.price <= prices[end])
         firsts = firsts[firsts != end]
         if not len(firsts):
             return
         lengths = np.stack(
-            [longest_prefixes(zoo.model(int(row)), losses[end], budgets) for row in firsts]
+            [longest_prefixes(problem.model(int(row)), losses[end], budgets) for row in firsts]
         )
-        cost = zoo.samples * zoo.price[firsts, None] + (zoo.samples - lengths) * prices[end]
+        cost = (
+            problem.samples * problem.price[firsts, None]
+            + (problem.samples - lengths) * prices[end]
+        )
         cost[lengths == 0] = np.inf
         best = cost.argmin(0)
         pairs.cost[end] = cost[best, drops]
         pairs.first[end], pairs.length[end] = firsts[best], lengths[best, drops]
 
-    each(solve, range(models + 1), threads=effort.threads)
+    _in_threads(solve, range(models + 1), options.threads)
     return pairs
 
 
-def _best_three(zoo: ChainZoo, budgets: Array, pairs: _Pairs, effort: Effort) -> list[list[Chain]]:
+def _best_three(
+    problem: ChainProblem, budgets: Array, pairs: _BestPairs, options: SolverOptions
+) -> list[list[Chain]]:
     """For each budget the chains of three exits that are cheaper than any pair, in order; some of
     those that cost more than the best are left out.
 
     Their last exits are the reference and the most promising others.
     """
     found: list[list[Chain]] = [[] for _ in budgets]
-    bound = _bound(zoo, budgets, pairs)
-    for end in _promising_ends(zoo, budgets, pairs, effort):
-        before, allowed = _ending(zoo, end.row, budgets)
-        for drop, chains in enumerate(_best_two(before, allowed, end.likely, bound, effort)):
+    bound = _bound(problem, budgets, pairs)
+    for end in _screened_ends(problem, budgets, pairs, options):
+        before, allowed = _ending(problem, end.row, budgets)
+        for drop, chains in enumerate(_best_two(before, allowed, end.likely, bound, options)):
             found[drop] += chains
             bound[drop] = min([bound[drop], *(chain.cost for chain in chains)])
     return [sorted(chains, key=lambda chain: chain.cost) for chains in found]
 
 
 @dataclass(frozen=True, eq=False)
-class _End:
-    """A last exit, by row (K for the reference), and what some of the samples say about it.
+class _LastExit:
+    """A last exit, by row (K for the reference), as screened on a subset of the samples.
 
     Attributes:
         cost: (D,) the least mean cost that the grid has found for each budget.
@@ -138,77 +275,83 @@ class _End:
     likely: Array
 
 
-def _ending(zoo: ChainZoo, row: int, budgets: Array) -> tuple[ChainZoo, Array]:
+def _ending(problem: ChainProblem, row: int, budgets: Array) -> tuple[ChainProblem, Array]:
     """The chains that end with a model, or with the reference, and their own budgets."""
-    if row == len(zoo.names):
-        return zoo, budgets
-    return zoo.before(row), budgets - zoo.loss[row].sum(dtype=np.int64)
+    if row == len(problem.names):
+        return problem, budgets
+    return problem.ending_with(row), budgets - problem.loss[row].sum(dtype=np.int64)
 
 
-def _bound(zoo: ChainZoo, budgets: Array, pairs: _Pairs) -> Array:
-    """What a chain must cost less than, for each budget: the best pair and the reference."""
-    full = np.where(budgets >= 0, zoo.samples * zoo.full, np.inf)
+def _bound(problem: ChainProblem, budgets: Array, pairs: _BestPairs) -> Array:
+    """The cost to beat for each budget: that of the best pair and of the reference."""
+    full = np.where(budgets >= 0, problem.samples * problem.full, np.inf)
     return np.asarray(np.minimum(pairs.cost.min(0), full))
 
 
-def _promising_ends(zoo: ChainZoo, budgets: Array, pairs: _Pairs, effort: Effort) -> list[_End]:
+def _screened_ends(
+    problem: ChainProblem, budgets: Array, pairs: _BestPairs, options: SolverOptions
+) -> list[_LastExit]:
     """The last exits of the best pairs and, on some samples, of the best chains; the best first.
 
     The reference is among them.
     """
-    thin = zoo.thinned(max(1, zoo.samples // _SCREENED), threads=effort.threads)
-    share = thin.samples / zoo.samples
+    thin = problem.thinned(max(1, problem.samples // _SCREENED), options.threads)
+    share = thin.samples / problem.samples
     ends = []
-    for row in range(len(zoo.names) + 1):
+    for row in range(len(problem.names) + 1):
         before, _ = _ending(thin, row, budgets)
-        _, allowed = _ending(zoo, row, budgets)
-        pair = _by_cost(before, _bound(zoo, budgets, pairs) * share)
-        cost = _on_grid(before, np.floor(allowed * share), pair, effort)
+        _, allowed = _ending(problem, row, budgets)
+        pair = _by_cost(before, _bound(problem, budgets, pairs) * share)
+        cost = _on_grid(before, np.floor(allowed * share), pair, options)
         likely = _cheapest(cost, pair, _LIKELY)
-        ends.append(_End(row, cost.min((0, 1), initial=np.inf), likely))
+        ends.append(_LastExit(row, cost.min((0, 1), initial=np.inf), likely))
     screened = np.stack([end.cost for end in ends])
     ranked = [np.argsort(cost, axis=0, kind="stable")[:_ENDS] for cost in (pairs.cost, screened)]
-    rows = np.unique(np.append(np.concatenate(ranked), len(zoo.names)))
+    rows = np.unique(np.append(np.concatenate(ranked), len(problem.names)))
     return sorted((ends[row] for row in rows), key=lambda end: float(end.cost.min()))
 
 
 def _best_two(
-    zoo: ChainZoo, budgets: Array, likely: Array, bound: Array, effort: Effort
+    problem: ChainProblem, budgets: Array, likely: Array, bound: Array, options: SolverOptions
 ) -> list[list[Chain]]:
     """For each budget the two models before the last exit that cost less than `bound`.
 
     Those of the likely ones are solved exactly that are cheapest on the grid at any budget.
     """
-    from understudy.searching._chain_kernels import refine
+    from understudy.searching._chain_solver_kernels import refine
 
-    pairs = likely & _by_cost(zoo, bound)
-    chosen = _cheapest(_on_grid(zoo, budgets, pairs, effort), pairs, effort.keep)
+    pairs = likely & _by_cost(problem, bound)
+    chosen = _cheapest(_on_grid(problem, budgets, pairs, options), pairs, options.keep)
 
     def solve(pair: list[int]) -> list[list[Chain]]:
         best = bound.copy()
-        lengths = refine(zoo.model(pair[0]), zoo.model(pair[1]), zoo.full, budgets, best)
+        lengths = refine(
+            problem.model(pair[0]), problem.model(pair[1]), problem.full, budgets, best
+        )
         return [
-            [Chain(cost, tuple(map(zoo.step, pair, length)), zoo.last)] if length[0] else []
+            [Chain(cost, tuple(map(problem.stage, pair, length)), problem.last)]
+            if length[0]
+            else []
             for cost, length in zip(best.tolist(), lengths.tolist(), strict=True)
         ]
 
-    solved = each(solve, np.argwhere(chosen).tolist(), threads=effort.threads)
+    solved = _in_threads(solve, np.argwhere(chosen).tolist(), options.threads)
     return [[chain for one in solved for chain in one[drop]] for drop in range(len(budgets))]
 
 
-def _on_grid(zoo: ChainZoo, budgets: Array, pairs: Array, effort: Effort) -> Array:
+def _on_grid(problem: ChainProblem, budgets: Array, pairs: Array, options: SolverOptions) -> Array:
     """The least cost of the given pairs of models before the last exit, on the grid, (K, K, D)."""
-    from understudy.searching._chain_kernels import screen
+    from understudy.searching._chain_solver_kernels import screen
 
-    models = len(zoo.names)
+    models = len(problem.names)
     cost = np.full((models, models, len(budgets)), np.inf)
-    field = zoo.field(threads=effort.threads)
+    coded = problem.coded(options.threads)
     whole = budgets.astype(np.int64)
 
     def count(first: int) -> None:
-        screen(field, first, pairs[first], whole, cost[first])
+        screen(coded, first, pairs[first], whole, cost[first])
 
-    each(count, np.flatnonzero(pairs.any(1)).tolist(), threads=effort.threads)
+    _in_threads(count, np.flatnonzero(pairs.any(1)).tolist(), options.threads)
     return cost
 
 
@@ -221,26 +364,34 @@ def _cheapest(cost: Array, pairs: Array, most: int) -> Array:
     return out
 
 
-def _by_cost(zoo: ChainZoo, bound: Array) -> Array:
-    """(K, K) which model may come before which: no dearer, and not alone above every bound."""
-    cheap = (zoo.samples * zoo.price < bound.max())[:, None]
-    rising = (zoo.price[:, None] <= zoo.price) & ~np.eye(len(zoo.names), dtype=bool)
+def _by_cost(problem: ChainProblem, bound: Array) -> Array:
+    """(K, K) which model may precede which: it costs no more, and alone less than some bound."""
+    cheap = (problem.samples * problem.price < bound.max())[:, None]
+    rising = (problem.price[:, None] <= problem.price) & ~np.eye(len(problem.names), dtype=bool)
     return np.asarray(cheap & rising)
 
 
 def _grown(
-    zoo: ChainZoo, budgets: Array, found: list[list[Chain]], effort: Effort
+    problem: ChainProblem, budgets: Array, found: list[list[Chain]], options: SolverOptions
 ) -> list[list[Chain]]:
     """For each budget the chains of one exit more, grown from the best ones found so far."""
     grown: list[list[Chain]] = []
     for budget, chains in zip(budgets, found, strict=True):
         longer: list[Chain] = []
-        for prefix in list(dict.fromkeys(chain.steps[:-1] for chain in chains))[:_PREFIXES]:
-            rest = zoo.after(prefix, threads=effort.threads)
-            if rest.zoo is not None:
-                allowed = np.array([budget - rest.loss])
-                pairs = _best_pairs(rest.zoo, allowed, effort)
-                (ends,) = _best_three(rest.zoo, allowed, pairs, effort)
-                longer += [Chain(rest.cost + e.cost, prefix + e.steps, e.last) for e in ends]
+        for prefix in list(dict.fromkeys(chain.stages[:-1] for chain in chains))[:_PREFIXES]:
+            rest, cost, loss = problem.after(prefix, options.threads)
+            if rest is not None:
+                allowed = np.array([budget - loss])
+                pairs = _best_pairs(rest, allowed, options)
+                (ends,) = _best_three(rest, allowed, pairs, options)
+                longer += [Chain(cost + e.cost, prefix + e.stages, e.last) for e in ends]
         grown.append(sorted(longer, key=lambda chain: chain.cost))
     return grown
+
+
+def _in_threads(
+    work: Callable[[Item], Made], items: Iterable[Item], threads: int | None
+) -> list[Made]:
+    """`work(item)` for every item, in order; on all cores by default."""
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return list(pool.map(work, items))

@@ -1,4 +1,4 @@
-"""Chains of independent models: little -> middle -> large, out of a zoo of hundreds.
+"""Search for chains of independent models, little -> middle -> large, in a zoo of hundreds.
 
 Pairs are exact for every last exit. Before the most promising last exits, all pairs of cheaper
 models are screened on a grid of thresholds and the best of them solved exactly: one threshold is
@@ -9,18 +9,17 @@ in O(N log N). Longer chains grow from the best shorter ones, which keep their f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from understudy.errors import PolicyError
+from understudy.errors import PolicyError, TableError
 from understudy.frontier import Frontier, Point
 from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
 from understudy.scores import ScoreTable
 from understudy.searching.all_pairs import gap_budgets
-from understudy.searching.chain_solver import Chain, Effort, best_chains
-from understudy.searching.chain_zoo import chain_zoo
+from understudy.searching.chain_solver import Chain, ChainProblem, SolverOptions, best_chains
 
 DROPS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
 KEEP = 32
@@ -45,12 +44,12 @@ def search_chains(
     most four exits are cheaper than the reference. The result does not depend on `threads`.
 
     Args:
-        reference: the exit that drops are measured against; the costliest one if None. Dearer ones
-            are left out.
-        max_drops: budgets in points; a negative one asks for a gain. One that nothing meets adds
+        reference: the exit that drops are measured against; the costliest one if None. Exits that
+            cost more are left out.
+        max_drops: budgets in points; a negative one requires a gain. One that nothing meets adds
             nothing.
         stages: the most exits in a chain.
-        confidence: the stored confidence that all stages are judged by.
+        confidence: the stored confidence that thresholds apply to.
         keep: for each drop and last exit, how many pairs of models are solved exactly.
         threads: how many to use; all cores by default.
 
@@ -67,25 +66,60 @@ def search_chains(
     """
     _check(max_drops, stages=stages, keep=keep, threads=threads)
     unit = table.unit(unit)
-    big = table.reference(reference, unit=unit)
-    zoo = chain_zoo(table, big, confidence=confidence, unit=unit, threads=threads)
+    reference = table.reference(reference, unit=unit)
+    problem = _problem(table, reference, confidence=confidence, unit=unit, threads=threads)
     budgets = gap_budgets(np.asarray(max_drops, np.float64), len(table))
-    policies = [Policy.single(big)]
-    if zoo is not None and len(budgets):
-        found = best_chains(zoo, budgets, stages, Effort(keep, threads))
+    policies = [Policy.single(reference)]
+    if problem is not None and len(budgets):
+        found = best_chains(problem, budgets, stages, SolverOptions(keep, threads))
         policies += [_policy(chain, confidence) for chain in found]
     points = [
-        Point.of(policy, evaluate(table, policy, reference=big), unit=unit)
+        Point.of(policy, evaluate(table, policy, reference=reference), unit=unit)
         for policy in dict.fromkeys(policies)
     ]
-    return Frontier.of(points, unit=unit, reference=big)
+    return Frontier.of(points, unit=unit, reference=reference)
 
 
 def _policy(chain: Chain, confidence: str) -> Policy:
-    steps = [PolicyStage(name, limit, confidence) for name, limit in chain.steps]
-    if steps[-1].threshold == -math.inf:
-        return Policy((*steps[:-1], PolicyStage(steps[-1].exit)))
-    return Policy((*steps, PolicyStage(chain.last)))
+    stages = [PolicyStage(name, limit, confidence) for name, limit in chain.stages]
+    if stages[-1].threshold == -math.inf:
+        return Policy((*stages[:-1], PolicyStage(stages[-1].exit)))
+    return Policy((*stages, PolicyStage(chain.last)))
+
+
+def _problem(
+    table: ScoreTable, reference: str, *, confidence: str, unit: str, threads: int | None
+) -> ChainProblem | None:
+    """All exits that cost less than the reference, by rising cost; None if there is none."""
+    costs, last, truth = table.exit_costs(unit), table.index(reference), table.truth(reference)
+    rows = [int(row) for row in np.argsort(costs, kind="stable") if costs[row] < costs[last]]
+    names = [table.names[row] for row in rows]
+    _check_independent(table, [*names, reference])
+    scores = table.scores(confidence)
+    if not rows:
+        return None
+    correct = (table.prediction[last] == truth).astype(np.int8)
+    return ChainProblem.of(
+        names,
+        reference,
+        costs[rows],
+        float(costs[last]),
+        confidence=scores[rows],
+        loss=np.stack([correct - (table.prediction[row] == truth) for row in rows]),
+        threads=threads,
+    )
+
+
+def _check_independent(table: ScoreTable, names: Iterable[str]) -> None:
+    owner: dict[str, str] = {}
+    for name in names:
+        for part in set(table.exits[table.index(name)].parts):
+            if part in owner:
+                raise TableError(
+                    f"chains are searched among independent models, {owner[part]!r} and {name!r} "
+                    f"share the part {part!r}: use search_exits, or leave one of them out"
+                )
+            owner[part] = name
 
 
 def _check(drops: Sequence[float], *, stages: int, keep: int, threads: int | None) -> None:

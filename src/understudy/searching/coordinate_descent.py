@@ -1,12 +1,12 @@
-"""Exits of one network, exactly: the thresholds of many exits, chosen together.
+"""Thresholds of many exits of one network by coordinate descent with exact line search.
 
-With all other thresholds fixed, a sample that does not stop at a group of exits has a known fate.
-So one walk along the samples in order of confidence scores every threshold of an exit, exactly; all
-exits of the group and "off" are compared at once. Group after group is set to its best until none
-improves (coordinate descent with exact line search), from random starts and along the trade-off
-between cost and mistakes. The problem is that of DyCE (arXiv 2403.01695), whose `onepass` puts a
-smooth optimiser on each step function and never revisits an exit. Setting two thresholds at once,
-also exactly, gained at most 0.02 points of cost after a few starts, so it is left out.
+With all other thresholds fixed, it is known which later exit answers a sample that passes a group
+of exits. One pass over the samples in order of confidence therefore evaluates every threshold of an
+exit exactly; all exits of the group and "off" are compared at once. Group after group is set to its
+best until none improves, from random starts and along the trade-off between cost and mistakes. The
+problem is that of DyCE (arXiv 2403.01695), whose `onepass` applies a smooth optimiser to each step
+function and never revisits an exit. Optimising two thresholds at once, also exactly, gained at most
+0.02 points of cost after a few starts, so it is left out.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from understudy.policy import accepts, midpoint
 from understudy.searching.exit_problem import LOW_BITS, OFF, ExitProblem
 
 if TYPE_CHECKING:
-    from understudy.searching._exit_kernels import ThresholdState
+    from understudy.searching._coordinate_descent_kernels import ProblemArrays, ThresholdState
 
 Array = npt.NDArray[Any]
-_ROOM = 61  # bits of an int64 that a sum over all samples may use
+_SUM_BITS = 61  # bits of an int64 that a sum over all samples may use
 _LEAST = 1e-200
-_NONE = np.iinfo(np.int64).max
+_UNREACHED = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
-    """One setting of all exits, and what it does.
+    """Which exits are on at which thresholds, with the resulting cost and mistakes.
 
     Attributes:
         thresholds: (K,) float64; NaN is off, -inf answers everything.
@@ -60,29 +60,15 @@ class Neighbours:
     Attributes:
         cost: (F,) mean cost per sample.
         wrong: (F,) number of wrong answers, strictly falling.
-        configuration: (F,) position of the configuration it starts from.
-        exit: (F,) the exit whose group is set anew.
-        threshold: (F,) its threshold; NaN turns the group off.
+        thresholds: (F, K) float64; NaN is off, -inf answers everything.
     """
 
     cost: Array
     wrong: Array
-    configuration: Array
-    exit: Array
-    threshold: Array
+    thresholds: Array
 
     def __len__(self) -> int:
         return len(self.cost)
-
-    def thresholds(
-        self, index: int, problem: ExitProblem, configurations: Sequence[Configuration]
-    ) -> Array:
-        """All thresholds (K,) of one point."""
-        exit = self.exit[index]
-        thresholds: Array = configurations[self.configuration[index]].thresholds.copy()
-        thresholds[problem.group == problem.group[exit]] = np.nan
-        thresholds[exit] = self.threshold[index]
-        return thresholds
 
 
 def evaluate_configuration(problem: ExitProblem, thresholds: Array) -> tuple[float, int]:
@@ -123,7 +109,7 @@ def configuration(problem: ExitProblem, thresholds: Array) -> Configuration:
 
 
 def descend(problem: ExitProblem, weight: float, *, start: Array | None = None) -> Configuration:
-    """A configuration that no change of a single group can better, by cost + weight * mistakes.
+    """A configuration that no change of a single group improves, by cost + weight * mistakes.
 
     Both are means per sample; `weight` is what a mistake may cost, in units of cost. `start` (K,)
     holds thresholds, NaN for off; the result is never worse. Everything is off by default, which is
@@ -140,17 +126,18 @@ def descend(problem: ExitProblem, weight: float, *, start: Array | None = None) 
     Raises:
         PolicyError: a weight that is negative or not a number, or a start that does not fit.
     """
-    from understudy.searching import _exit_kernels as kernels
+    from understudy.searching import _coordinate_descent_kernels as kernels
 
     setting = _setting(problem, np.full(problem.exits, np.nan) if start is None else start)
     weight = _check_weight(problem, weight)
     quantum = _quantum(problem, weight)
-    counts = kernels.descend(problem.record, setting, kernels.Aim(round(weight / quantum), quantum))
+    arrays = _arrays(problem)
+    counts = kernels.descend(arrays, setting, kernels.Objective(round(weight / quantum), quantum))
     on = setting.choice != OFF
     thresholds = np.full(problem.exits, np.nan)
     thresholds[setting.choice[on]] = setting.threshold[on]
     thresholds.flags.writeable = False
-    paid = counts.reshape(-1, 2).sum(1) * kernels.leave_costs(problem.record, setting.choice)
+    paid = counts.reshape(-1, 2).sum(1) * kernels.leave_costs(arrays, setting.choice)
     return Configuration(thresholds, float(paid.sum() / problem.samples), int(counts[::2].sum()))
 
 
@@ -161,7 +148,7 @@ def even_weights(problem: ExitProblem, count: int = 51) -> Array:
 
 
 def random_start(problem: ExitProblem, generator: np.random.Generator) -> Array:
-    """Thresholds (K,): in half of the groups one exit, sure of a random share of all samples."""
+    """Thresholds (K,): in half of the groups one exit, accepting a random share of all samples."""
     thresholds = np.full(problem.exits, np.nan)
     for low, high in zip(problem.first[:-1], problem.first[1:], strict=True):
         exit = int(generator.integers(low, high))
@@ -201,26 +188,26 @@ def trade_offs(
     if starts <= 1:
         return found
 
-    def better(index: int, origins: Iterable[Array]) -> Configuration:
+    def improved(index: int, origins: Iterable[Array]) -> Configuration:
         weight = weights[index]
-        rivals = [descend(problem, weight, start=origin) for origin in origins]
-        return min([found[index], *rivals], key=lambda one: one.objective(weight, problem.samples))
+        others = [descend(problem, weight, start=origin) for origin in origins]
+        return min([found[index], *others], key=lambda one: one.objective(weight, problem.samples))
 
-    def scattered(index: int) -> Configuration:
+    def from_random_starts(index: int) -> Configuration:
         draws = (random_start(problem, generators[index]) for _ in range(starts - 1))
-        return better(index, draws)
+        return improved(index, draws)
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        found = list(pool.map(scattered, range(len(weights))))
+        found = list(pool.map(from_random_starts, range(len(weights))))
     for index in reversed(range(len(weights) - 1)):
-        found[index] = better(index, [found[index + 1].thresholds])
+        found[index] = improved(index, [found[index + 1].thresholds])
     for index in range(1, len(weights)):
-        found[index] = better(index, [found[index - 1].thresholds])
+        found[index] = improved(index, [found[index - 1].thresholds])
     return found
 
 
 def fill(problem: ExitProblem, configurations: Sequence[Configuration]) -> Neighbours:
-    """The frontier of all configurations that differ from a given one in one group at most.
+    """The non-dominated configurations among all that differ from a given one in one group at most.
 
     Every threshold of every exit, others fixed, is counted exactly. Trade-offs alone find only the
     corners of the convex hull; these points lie between them.
@@ -228,27 +215,49 @@ def fill(problem: ExitProblem, configurations: Sequence[Configuration]) -> Neigh
     Raises:
         PolicyError: no configuration, or one that does not fit.
     """
-    from understudy.searching._exit_kernels import fill as enter
+    from understudy.searching import _coordinate_descent_kernels as kernels
 
     if not configurations:
         raise PolicyError("a frontier is filled from at least one configuration, found none")
-    quantum = _quantum(problem, 0.0)
+    arrays, quantum = _arrays(problem), _quantum(problem, 0.0)
     points = np.zeros((problem.samples + 1, 4), np.int64)
-    points[:, 0] = _NONE
+    points[:, 0] = _UNREACHED
     distinct = {one.thresholds.tobytes(): index for index, one in enumerate(configurations)}
     for index in distinct.values():
         setting = _setting(problem, configurations[index].thresholds)
-        enter(problem.record, setting, quantum, index, points)
+        kernels.fill(arrays, setting, quantum, index, points)
     least = np.minimum.accumulate(points[:, 0])
-    wrong = np.flatnonzero(points[:, 0] < np.append(_NONE, least[:-1]))[::-1]
+    wrong = np.flatnonzero(points[:, 0] < np.append(_UNREACHED, least[:-1]))[::-1]
     cost, index, exit, accepted = points[wrong].T
-    threshold = _thresholds(problem, exit, accepted)
-    return Neighbours(cost * (quantum / problem.samples), wrong, index, exit, threshold)
+    thresholds = np.stack([configurations[row].thresholds for row in index])
+    thresholds[problem.group == problem.group[exit][:, None]] = np.nan
+    thresholds[np.arange(len(exit)), exit] = _thresholds(problem, exit, accepted)
+    return Neighbours(cost * (quantum / problem.samples), wrong, thresholds)
+
+
+def _arrays(problem: ExitProblem) -> ProblemArrays:
+    """The problem as the kernels read it."""
+    from understudy.searching._coordinate_descent_kernels import ProblemArrays
+
+    exit, part = np.nonzero(problem.shared)
+    return ProblemArrays(
+        confidence=problem.confidence,
+        correct=problem.correct.view(np.uint8),
+        final=problem.final.view(np.uint8),
+        order=problem.order,
+        first=problem.first,
+        code=np.empty(0, np.min_scalar_type(2 * len(problem.first) - 1)),
+        trunk=problem.trunk,
+        head=problem.head,
+        part_first=np.searchsorted(exit, np.arange(problem.exits + 2)),
+        part=part,
+        part_price=problem.shared_cost,
+    )
 
 
 def _setting(problem: ExitProblem, thresholds: Array) -> ThresholdState:
     """Checked thresholds (K,) by group, as the kernels work on them."""
-    from understudy.searching._exit_kernels import ThresholdState
+    from understudy.searching._coordinate_descent_kernels import ThresholdState
 
     thresholds = _check_thresholds(problem, thresholds)
     groups = len(problem.first) - 1
@@ -271,7 +280,7 @@ def _thresholds(problem: ExitProblem, exit: Array, accepted: Array) -> Array:
 def _quantum(problem: ExitProblem, weight: float) -> float:
     """A power of two, as small as sums over all samples that fit into 64 bits allow."""
     span = (problem.highest_cost + weight) * problem.samples
-    return float(2.0 ** (math.ceil(math.log2(max(span, _LEAST))) - _ROOM))
+    return float(2.0 ** (math.ceil(math.log2(max(span, _LEAST))) - _SUM_BITS))
 
 
 def _check_weight(problem: ExitProblem, weight: float) -> float:

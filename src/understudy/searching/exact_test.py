@@ -14,7 +14,7 @@ test as Lloyd and Moldovan (2008) sharpen it for paired data, with the nuisance 
 as by Berger and Boos (1994). It is valid for every n: with d and D fixed, a larger gap makes S
 stochastically larger, so the boundary g = b is the worst; the true d lies within [L, U] but for a
 probability of beta. The maximum is taken over a grid and raised by a bound of what may lie between.
-The proof is told at length in docs/certificates.md.
+The full proof is in docs/certificates.md.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def critical_totals(
     >>> critical_totals(10_000, 0.005, 0.05, [0, 100, 500]).tolist()
     [0, 32, 12]
     """
-    wanted, back = np.unique(np.asarray(discordant, np.int64), return_inverse=True)
-    found = np.empty(len(wanted), np.int64)
+    distinct, back = np.unique(np.asarray(discordant, np.int64), return_inverse=True)
+    found = np.empty(len(distinct), np.int64)
     near = 0
-    for row, count in enumerate(wanted.tolist()):
+    for row, count in enumerate(distinct.tolist()):
         found[row] = near = _critical(count, near, samples, budget, delta)
     return found[back.reshape(np.shape(discordant))]
 
@@ -115,13 +115,13 @@ def _p_value(total: int, discordant: int, samples: int, budget: float, beta: flo
 
     top = total + SLOPE * math.sqrt(discordant + PAD)
     at = grid(samples, float(budget), low, high)
-    worst = float(_below(top, samples, at, budget, slope=SLOPE).max())
+    worst = float(lower_tail(top, samples, at, budget, slope=SLOPE).max())
     between = STEP**2 * math.sqrt(2) / 8
     p_value = (math.sqrt(worst) + between) ** 2 + STRIP + beta
     return p_value if p_value < 0.5 else 1.0
 
 
-def _below(
+def lower_tail(
     top: float, samples: int, discordance: npt.ArrayLike, gap: float, *, slope: float = 0.0
 ) -> npt.NDArray[np.float64]:
     """P(losses - gains + slope * sqrt(discordant + 4) <= top) for `samples` independent draws.
@@ -150,11 +150,11 @@ def samples_needed(discordance: float, gap: float, budget: float, delta: float) 
     """
     if gap >= budget:
         raise ValueError(f"no number of samples proves a gap of {gap} below {budget}")
-    sure = NormalDist().inv_cdf(1 - delta)
+    quantile = NormalDist().inv_cdf(1 - delta)
 
     def spare(samples: int) -> float:
         discordant = samples * discordance
-        spread = 0.842 * math.sqrt(discordant) + sure * math.sqrt(discordant + 4)
+        spread = 0.842 * math.sqrt(discordant) + quantile * math.sqrt(discordant + 4)
         return samples * (budget - gap) - spread
 
     low, high = 0, 1

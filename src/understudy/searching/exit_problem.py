@@ -1,39 +1,36 @@
-"""The array problem behind many exits: what each exit says about each sample, and what it costs."""
+"""The arrays behind the search over many exits: correctness, confidences and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import TableError, listed
 
-if TYPE_CHECKING:
-    from understudy.searching._exit_kernels import Record
-
 Array = npt.NDArray[Any]
 OFF = -1
-RIGHT, LAST, LOW_BITS = 1, 2, 2
+CORRECT, LAST, LOW_BITS = 1, 2, 2
 MOST_COST = 1e100
 MOST_SAMPLES = 2 ** (32 - LOW_BITS)
 
 
 @dataclass(frozen=True, eq=False)
 class ExitProblem:
-    """K exits in visiting order and the full model behind them: what N samples met, at what cost.
+    """K exits in visiting order and the full model behind them, on N samples.
 
     At most one exit of a group is on. A sample leaves at the first exit that is on and whose
     confidence reaches its threshold, else the full model answers. It pays the trunk up to where it
     leaves, the head of every exit that is on until there, and each shared part once.
 
     Attributes:
-        confidence: (K, N) float32 or float64; higher is surer.
-        correct: (K, N) whether each exit is right.
-        final: (N,) whether the full model is right.
+        confidence: (K, N) float32 or float64.
+        correct: (K, N) whether each exit is correct.
+        final: (N,) whether the full model is correct.
         group: (K,) integers that never fall; equal ones exclude each other (types at one position).
         trunk: (K + 1,) cost of the trunk up to each exit, never falling; the full model's is last.
         head: (K,) cost of what runs for one exit alone.
@@ -94,7 +91,7 @@ class ExitProblem:
         parts: Sequence[Sequence[int]],
         price: Array,
     ) -> ExitProblem:
-        """The problem of exits that run `parts`: a visitor pays the union of what it visited.
+        """The problem of exits that run `parts`: a sample pays the union of the parts it visited.
 
         `parts` has K + 1 lists of indexes into `price` (P,), the full model's last. Parts that one
         exit after another needs, up to the full model, become the trunk; those of a single group
@@ -135,8 +132,8 @@ class ExitProblem:
     def order(self) -> Array:
         """(K, N) uint32: the samples of each exit by falling confidence; sorted once.
 
-        A sample number is shifted by `LOW_BITS`; the bit `RIGHT` says that the exit is right about
-        the sample, `LAST` that it is the last of its ties.
+        A sample number is shifted by `LOW_BITS`; the bit `CORRECT` marks a sample that the exit has
+        correct, `LAST` the last one of a tie.
         """
         order = np.empty(self.confidence.shape, np.uint32)
         for exit, (confidence, correct) in enumerate(
@@ -145,28 +142,8 @@ class ExitProblem:
             falling = np.argsort(confidence)[::-1]
             ranked = confidence[falling]
             last = np.append(ranked[:-1] != ranked[1:], True)
-            order[exit] = (falling << LOW_BITS) | (correct[falling] * RIGHT) | (last * LAST)
+            order[exit] = (falling << LOW_BITS) | (correct[falling] * CORRECT) | (last * LAST)
         return order
-
-    @cached_property
-    def record(self) -> Record:
-        """The problem as the kernels read it."""
-        from understudy.searching._exit_kernels import Record
-
-        exit, part = np.nonzero(self.shared)
-        return Record(
-            confidence=self.confidence,
-            correct=self.correct.view(np.uint8),
-            final=self.final.view(np.uint8),
-            order=self.order,
-            first=self.first,
-            code=np.empty(0, np.min_scalar_type(2 * len(self.first) - 1)),
-            trunk=self.trunk,
-            head=self.head,
-            part_first=np.searchsorted(exit, np.arange(self.exits + 2)),
-            part=part,
-            part_price=self.shared_cost,
-        )
 
 
 def _check_shapes(problem: ExitProblem) -> None:
@@ -207,7 +184,7 @@ def _check_values(problem: ExitProblem) -> None:
         strange = values[~((values >= 0) & (values <= MOST_COST))]
         if len(strange):
             raise TableError(
-                f"a cost lies between 0 and {MOST_COST:g}, `{name}` has {listed(strange)}: mend it"
+                f"a cost lies between 0 and {MOST_COST:g}, `{name}` has {listed(strange)}: fix it"
             )
     for name in ("group", "trunk"):
         steps = np.diff(getattr(problem, name))

@@ -1,12 +1,14 @@
-"""Many exits of one network, or any exits in order of cost: which are on, and at which thresholds.
+"""Search over many exits of one network: which exits are on, and at which thresholds.
 
 DyCE's problem (arXiv 2403.01695): positions along a trunk, several exit types at each, at most one
-of them on. The engine is `line`; this module speaks of tables, policies and frontiers.
+of them on. `coordinate_descent` solves it on arrays; this module translates from tables and to
+policies and frontiers.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +20,6 @@ from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
 from understudy.scores import ScoreTable
 from understudy.searching.coordinate_descent import (
-    Configuration,
     configuration,
     even_weights,
     fill,
@@ -42,13 +43,13 @@ def search_exits(
 ) -> Frontier:
     """Which exits to turn on and at which thresholds, for every trade-off of cost and accuracy.
 
-    The exits are visited in order of cost, those dearer than the reference never. Thresholds are
-    found by exact line search from random starts and along the trade-off; the frontier is then
-    filled with every neighbour that differs in one exit.
+    The exits are visited in order of cost, those that cost more than the reference never.
+    Thresholds are found by exact line search from random starts and along the trade-off; the
+    frontier is then filled with every neighbour that differs in one exit.
 
     Args:
         reference: the exit that answers whatever is left; the costliest if None.
-        confidence: the stored confidence that all exits are judged by.
+        confidence: the stored confidence that thresholds apply to.
         unit: the unit of cost; the table's first if None.
         starts: random starts per trade-off; 1 is quicker and can miss a point or two of cost.
         seed: of the random starts; one seed, one result, whatever the number of threads.
@@ -63,25 +64,29 @@ def search_exits(
     [1.0, 3.25]
     """
     unit = table.unit(unit)
-    big = table.reference(reference, unit=unit)
-    names = exits_in_order(table, big, unit)
+    reference = table.reference(reference, unit=unit)
+    names = exits_in_order(table, reference, unit)
     if not names:
-        alone = Policy.single(big)
-        point = Point.of(alone, evaluate(table, alone, reference=big), unit=unit)
-        return Frontier((point,), unit, big)
-    problem = exit_problem(table, names, big, confidence=confidence, unit=unit)
+        alone = Policy.single(reference)
+        point = Point.of(alone, evaluate(table, alone, reference=reference), unit=unit)
+        return Frontier((point,), unit, reference)
+    problem = exit_problem(table, names, reference, confidence=confidence, unit=unit)
     off = configuration(problem, np.full(problem.exits, np.nan))
     weights = even_weights(problem, TRADE_OFFS)
     found = [off, *trade_offs(problem, weights, starts=starts, seed=seed)]
-    return _frontier(table, problem, found, names=names, big=big, confidence=confidence, unit=unit)
+    filled = fill(problem, found)
+    policies = [_policy(row, names, reference, confidence) for row in filled.thresholds]
+    answered = _count_answers(problem, filled.thresholds)
+    points = _points(table, policies, answered, filled.wrong, order=[*names, reference], unit=unit)
+    return Frontier.of(points, unit=unit, reference=reference)
 
 
 def exits_in_order(table: ScoreTable, reference: str, unit: str) -> list[str]:
-    """The exits that are worth asking before the reference, in the order in which they are asked.
+    """The exits that can save cost before the reference, in visiting order.
 
-    An exit that runs a whole other exit (a saver, which it refines) may be asked when that one is
-    paid: it is worth asking where the rest of it costs less than the reference. Types of one
-    position stand together. The cheapest position comes first, but none before one that lies
+    An exit that contains a whole other exit (such as a saver that it refines) is visited after that
+    one has been paid: it can save cost where its other parts cost less than the reference. Types of
+    one position stand together. The cheapest position comes first, but none before one that lies
     before it on a trunk, or that it contains.
     """
     parts = {exit.name: frozenset(exit.parts) for exit in table.exits}
@@ -95,10 +100,10 @@ def exits_in_order(table: ScoreTable, reference: str, unit: str) -> list[str]:
         name: sum(prices[part] for part in own.difference(*(parts[n] for n in contained[name])))
         for name, own in parts.items()
     }
-    worth = [name for name in table.names if name != reference and added[name] < full]
-    place = positions(table, [*worth, reference])
+    useful = [name for name in table.names if name != reference and added[name] < full]
+    place = positions(table, [*useful, reference])
     groups: dict[frozenset[str], list[str]] = {}
-    for name in sorted(worth, key=lambda name: table.cost_of([name], unit)):
+    for name in sorted(useful, key=lambda name: table.cost_of([name], unit)):
         groups.setdefault(place[name], []).append(name)
 
     def is_behind(later: frozenset[str], earlier: frozenset[str]) -> bool:
@@ -153,68 +158,67 @@ def exit_problem(
     )
 
 
-def _frontier(
+def _points(
     table: ScoreTable,
-    problem: ExitProblem,
-    found: list[Configuration],
+    policies: Sequence[Policy],
+    answered: Array,
+    wrong: Array,
     *,
-    names: list[str],
-    big: str,
-    confidence: str,
+    order: Sequence[str],
     unit: str,
-) -> Frontier:
-    filled = fill(problem, found)
-    thresholds = np.stack([filled.thresholds(i, problem, found) for i in range(len(filled))])
-    counts = _count_answers(problem, thresholds)
+) -> list[Point]:
+    """One point per policy (P,), from the samples that each exit answers, (P, K + 1), and the
+    number of mistakes (P,); `order` names the K exits and the reference, which is last."""
     prices: dict[tuple[str, ...], float] = {}
-    full, samples = table.cost_of([big], unit), len(table)
-    big_wrong = samples - int(problem.final.sum())
+    reference, samples = order[-1], len(table)
+    full = table.cost_of([reference], unit)
+    right = table.prediction[table.index(reference)] == table.truth(reference)
+    reference_wrong = samples - int(right.sum())
     points = []
-    for row, wrong in enumerate(filled.wrong.tolist()):
-        policy = _policy(thresholds[row], names, big, confidence)
-        answered = dict(zip([*names, big], counts[row].tolist(), strict=True))
+    for policy, counts, mistakes in zip(policies, answered.tolist(), wrong.tolist(), strict=True):
+        by_exit = dict(zip(order, counts, strict=True))
         cost = 0.0
         for stage in range(len(policy.stages)):
             visited = policy.exits[: stage + 1]
             if visited not in prices:
                 prices[visited] = table.cost_of(visited, unit)
-            cost += answered[visited[-1]] / samples * prices[visited]
+            cost += by_exit[visited[-1]] / samples * prices[visited]
         points.append(
             Point(
                 policy=policy,
                 cost=cost,
-                accuracy=(samples - wrong) / samples,
-                drop=100.0 * (wrong - big_wrong) / samples,
+                accuracy=(samples - mistakes) / samples,
+                drop=100.0 * (mistakes - reference_wrong) / samples,
                 saving=1 - cost / full if full else 0.0,
-                shares={name: answered[name] / samples for name in policy.exits},
+                shares={name: by_exit[name] / samples for name in policy.exits},
             )
         )
-    return Frontier.of(points, unit=unit, reference=big)
+    return points
 
 
 def _count_answers(problem: ExitProblem, thresholds: Array) -> Array:
-    """Who answers how many samples, (P, K + 1): the exits, and at last the reference."""
-    from understudy.searching._share_kernels import count_answers
+    """How many samples the exits and, in the last column, the reference answer, (P, K + 1)."""
+    from understudy.searching._coordinate_descent_kernels import count_answers
 
     confidence = np.ascontiguousarray(problem.confidence.T, np.float64)
     counts = np.zeros((len(thresholds), problem.exits + 1), np.int64)
-    parts = np.array_split(np.arange(len(thresholds)), min(len(thresholds), os.cpu_count() or 1))
-    with ThreadPoolExecutor(len(parts)) as pool:
+    chunks = np.array_split(np.arange(len(thresholds)), min(len(thresholds), os.cpu_count() or 1))
+    with ThreadPoolExecutor(len(chunks)) as pool:
         jobs = [
             pool.submit(count_answers, confidence, thresholds[rows], counts[rows[0] : rows[-1] + 1])
-            for rows in parts
+            for rows in chunks
         ]
     for job in jobs:
         job.result()
     return counts
 
 
-def _policy(thresholds: Array, names: list[str], big: str, confidence: str) -> Policy:
-    steps: list[PolicyStage] = []
+def _policy(thresholds: Array, names: list[str], reference: str, confidence: str) -> Policy:
+    stages: list[PolicyStage] = []
     for name, threshold in zip(names, thresholds.tolist(), strict=True):
         if np.isnan(threshold):
             continue
         if threshold == -np.inf:
-            return Policy((*steps, PolicyStage(name)))
-        steps.append(PolicyStage(name, threshold, confidence))
-    return Policy((*steps, PolicyStage(big)))
+            return Policy((*stages, PolicyStage(name)))
+        stages.append(PolicyStage(name, threshold, confidence))
+    return Policy((*stages, PolicyStage(reference)))

@@ -1,8 +1,8 @@
-"""How much too good a choice looks, by where its thresholds were tuned.
+"""Optimism of a choice: its claimed against its true drop, by where its thresholds were tuned.
 
-The papers tune and report on one set of samples. The table is taken as the whole world here: each
-resample draws a tune, a certify and a test split from it, with replacement, chooses a pair on them
-in three ways, and looks at what each choice really gives, which is what it does on all samples.
+The papers tune and report on one set of samples. Here the table is taken as the population: each
+resample draws a tune, a certify and a test split from it, with replacement, and chooses a pair on
+them in three ways. The true figures of each choice are those on the whole table.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify
-from understudy.searching.pairs import pair_curves
-from understudy.searching.strategies import SearchSpec, find_pairs, most_promising
+from understudy.searching.pairs import cheapest_pair, checked_drops, pair_curves
+from understudy.searching.strategies import SearchSpec, cheapest_expected, find_pairs
 from understudy.split import SPLITS
 
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
@@ -57,11 +57,11 @@ class Tuning:
     Attributes:
         max_drop: the budget in points.
         way: "in-sample" (the best pair on test itself), "held-out" (the best pair on tune) or
-            "certified" (a ladder frozen on tune, walked on certify).
-        claimed: the drop in points on the samples that had the last word: test, tune or certify.
-        given: the drop in points on the whole world.
-        saving: the share of the reference's cost that is really saved.
-        broken: the share of resamples in which the drop really given exceeds the budget.
+            "certified" (a sequence frozen on tune, tested on certify).
+        claimed: the drop in points on the samples that decided: test, tune or certify.
+        given: the drop in points on the whole table.
+        saving: the share of the reference's cost that is saved on the whole table.
+        broken: the share of resamples in which the drop on the whole table exceeds the budget.
         fell_back: the share of resamples in which the choice is the reference alone.
     """
 
@@ -80,11 +80,11 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Optimism:
-    """What choosing in-sample, held-out and certified promises, and what it really gives.
+    """Claimed and true drops of choosing in-sample, held-out and certified.
 
     Attributes:
-        unit, reference, confidence, delta: what was minimised, against whom, judged by what, and
-            the level of the certificates.
+        unit, reference, confidence, delta: the unit of cost minimised, the exit compared with, the
+            confidence that thresholds apply to, and the level of the certificates.
         resamples, seed: how many, and from which random numbers.
         samples: how many samples each split draws.
         tunings: one per budget and way.
@@ -116,17 +116,17 @@ def optimism(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> Optimism:
-    """Pairs tuned in-sample, held-out and certified, and what each really gives over resamples.
+    """Claimed and true drops of pairs tuned in-sample, held-out and certified, over resamples.
 
     Every resample draws as many tune, certify and test samples as the table has, one by one and
-    with replacement, whatever its groups. What a choice really gives is known exactly, without the
-    noise of a test set: it is what it does on the whole table.
+    with replacement, whatever its groups. The true figures of a choice are known exactly, without
+    the noise of a test set: they are those on the whole table.
 
     Args:
         max_drop: budget(s) in points.
-        reference: the exit to keep up with; the costliest one if None.
+        reference: the exit whose accuracy is to be kept; the costliest one if None.
         unit: the unit of cost to minimise; the table's first if None.
-        confidence: the stored confidence that the little models are judged by.
+        confidence: the stored confidence that the little models' thresholds apply to.
         delta: the level of the certificates; of these at most this share should break its budget.
         resamples: how many; each takes about as long as one search.
         on_progress: called with ("resamples", done, total).
@@ -144,32 +144,33 @@ def optimism(
     >>> [(one.way, one.broken) for one in found.tunings]
     [('in-sample', 0.5), ('held-out', 0.45), ('certified', 0.0)]
     """
-    drops = [float(drop) for drop in (max_drop if isinstance(max_drop, Sequence) else [max_drop])]
-    _check(drops, delta, resamples)
+    drops = checked_drops(max_drop)
+    if resamples < 1:
+        raise PolicyError(f"optimism takes at least one resample, found {resamples}: try 100")
     unit = table.unit(unit)
-    big = table.reference(reference, unit=unit)
-    if not pair_curves(table, big, confidence=confidence, unit=unit):
-        raise TableError(f"a cascade needs an exit that is cheaper than {big!r}, found none")
+    reference = table.reference(reference, unit=unit)
+    if not pair_curves(table, reference, confidence=confidence, unit=unit):
+        raise TableError(f"a cascade needs an exit that is cheaper than {reference!r}, found none")
     samples = {name: len(table.on(name)) for name in SPLITS}
-    question = SearchSpec(big, unit, confidence, tuple(drops), delta, samples["certify"])
+    spec = SearchSpec(reference, unit, confidence, drops, delta, samples["certify"])
     rng = np.random.default_rng(seed)
-    seen: dict[tuple[float, str], list[_Trial]] = {(d, way): [] for d in drops for way in WAYS}
+    trials: dict[tuple[float, str], list[_Trial]] = {(d, way): [] for d in drops for way in WAYS}
     for done in range(resamples):
         drawn = {name: _drawn(table, rng, count) for name, count in samples.items()}
-        for key, policy, claimed in _choices(drawn, question):
-            outcome = evaluate(table, policy, reference=big)
-            seen[key].append(_Trial(policy, claimed, outcome.drop, outcome.saving[unit]))
+        for key, policy, claimed in _choices(drawn, spec):
+            outcome = evaluate(table, policy, reference=reference)
+            trials[key].append(_Trial(policy, claimed, outcome.drop, outcome.saving[unit]))
         if on_progress is not None:
             on_progress("resamples", done + 1, resamples)
     return Optimism(
         unit=unit,
-        reference=big,
+        reference=reference,
         confidence=confidence,
         delta=delta,
         resamples=resamples,
         seed=seed,
         samples=samples,
-        tunings=tuple(_tuning(*key, trials, big) for key, trials in seen.items()),
+        tunings=tuple(_tuning(*key, found, reference) for key, found in trials.items()),
     )
 
 
@@ -182,25 +183,25 @@ class _Trial:
 
 
 def _choices(
-    drawn: Mapping[str, ScoreTable], question: SearchSpec
+    drawn: Mapping[str, ScoreTable], spec: SearchSpec
 ) -> list[tuple[tuple[float, str], Policy, float]]:
-    """For every budget and way the policy that is chosen, and the drop that it claims."""
+    """For every budget and way the chosen policy and its claimed drop."""
     chosen = []
-    paths = find_pairs(drawn["tune"], question).paths
+    sequences = find_pairs(drawn["tune"], spec).sequences
     for way, split in ((IN_SAMPLE, "test"), (HELD_OUT, "tune")):
-        part, big = drawn[split], question.reference
-        curves = pair_curves(part, big, confidence=question.confidence, unit=question.unit)
-        for drop in question.drops:
-            ends = [(curve, curve.cheapest_within(drop)) for curve in curves]
-            curve, position = min(ends, key=lambda end: float(end[0].cost[end[1]]))
+        curves = pair_curves(
+            drawn[split], spec.reference, confidence=spec.confidence, unit=spec.unit
+        )
+        for drop in spec.drops:
+            curve, position = cheapest_pair(curves, drop)
             chosen.append(((drop, way), curve.policy(position), float(curve.drop[position])))
-    for drop in question.drops:
+    for drop in spec.drops:
         proof = certify(
-            most_promising(paths, question, drop),
+            cheapest_expected(sequences, spec, drop),
             drawn["certify"],
-            reference=question.reference,
+            reference=spec.reference,
             max_drop=drop,
-            delta=question.delta,
+            delta=spec.delta,
         )
         claimed = 100 * (proof.losses - proof.gains) / proof.samples
         chosen.append(((drop, CERTIFIED), proof.policy, claimed))
@@ -208,7 +209,7 @@ def _choices(
 
 
 def _drawn(table: ScoreTable, rng: np.random.Generator, count: int) -> ScoreTable:
-    """So many samples of a table, with replacement, under new ids."""
+    """`count` samples of a table, with replacement, under new ids."""
     index = rng.integers(0, len(table), count)
     return replace(
         table,
@@ -232,15 +233,3 @@ def _tuning(max_drop: float, way: str, trials: Sequence[_Trial], reference: str)
         broken=float(np.mean([trial.given > max_drop + 1e-9 for trial in trials])),
         fell_back=float(np.mean([trial.policy == alone for trial in trials])),
     )
-
-
-def _check(drops: Sequence[float], delta: float, resamples: int) -> None:
-    if not drops:
-        raise PolicyError("optimism is shown for at least one budget, found none: --max-drop 0.5")
-    for drop in drops:
-        if not -100 <= drop <= 100:
-            raise PolicyError(f"a drop lies between -100 and 100 points, found {drop:g}")
-    if not 0 < delta < 1:
-        raise PolicyError(f"delta is a probability between 0 and 1, found {delta:g}: try 0.05")
-    if resamples < 1:
-        raise PolicyError(f"optimism takes at least one resample, found {resamples}: try 100")

@@ -1,6 +1,6 @@
-"""Every threshold of a two-stage cascade, exactly.
+"""Exact evaluation of every threshold of a two-stage cascade.
 
-Sort the little model's confidences once; the cumulative sum of (reference right) - (little right)
+Sort the little model's confidences once; the cumulative sum of (large right) - (little right)
 over groups of ties gives the gap at every possible threshold. The largest accepted prefix within a
 budget is optimal; the first crossing, which TinySaver's code takes (arXiv 2403.17726), can accept
 far less.
@@ -8,12 +8,14 @@ far less.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from understudy.errors import PolicyError
 from understudy.frontier import Frontier, Point
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, midpoint
@@ -24,21 +26,24 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class PairCurve:
-    """What the cascade little -> reference does at every possible threshold.
+    """The cascade little -> last at every possible threshold, compared with a reference.
 
-    All arrays are (K + 1,) for K distinct confidences, from nobody accepted to everybody.
+    All arrays are (K + 1,) for K distinct confidences, from no sample accepted to all of them.
 
     Attributes:
+        little, last: the exits of the two stages; `last` is the reference or an ensemble with it.
+        confidence: the stored confidence that the threshold applies to.
+        full: the cost of the reference alone.
         threshold: float64; `inf` first, `-inf` last.
         accepted: how many samples the little model answers.
-        losses, gains: of those, how many only the reference, or only the little model, has right.
-        cost: mean cost per sample; 0 accepted is the reference alone, all accepted the little
-            alone.
+        losses, gains: how many samples only the reference, or only the cascade, has right.
+        cost: mean cost per sample; 0 accepted is `last` alone, all accepted `little` alone.
     """
 
     little: str
-    reference: str
+    last: str
     confidence: str
+    full: float
     threshold: npt.NDArray[np.float64]
     accepted: npt.NDArray[np.int64]
     losses: npt.NDArray[np.int64]
@@ -55,14 +60,13 @@ class PairCurve:
         return 100.0 * (self.losses - self.gains) / self.samples
 
     def policy(self, position: int) -> Policy:
-        """The policy at a position: the reference alone at the start, the little alone at the
-        end."""
+        """The policy at a position: `last` alone at the start, `little` alone at the end."""
         if position == 0:
-            return Policy.single(self.reference)
+            return Policy.single(self.last)
         if self.accepted[position] == self.samples:
             return Policy.single(self.little)
         threshold = float(self.threshold[position])
-        return Policy.pair(self.little, self.reference, threshold, confidence=self.confidence)
+        return Policy.pair(self.little, self.last, threshold, confidence=self.confidence)
 
     def cheapest_within(self, max_drop: float) -> int:
         """The position of least cost with a drop of at most `max_drop` points.
@@ -76,16 +80,27 @@ class PairCurve:
         best = allowed[cost == cost.min()]
         return int(best[np.argmin(self.losses[best] - self.gains[best])])
 
+    def undominated(self) -> list[int]:
+        """The positions that no other one beats in cost and drop, by rising cost."""
+        order = np.lexsort((self.drop, self.cost))
+        drop = self.drop[order]
+        best = np.minimum.accumulate(np.concatenate([[np.inf], drop[:-1]]))
+        return [int(position) for position in order[drop < best]]
+
 
 def pair_curve(
     table: ScoreTable,
     little: str,
-    reference: str,
+    last: str,
     *,
+    reference: str | None = None,
     confidence: str = DEFAULT_CONFIDENCE,
     unit: str | None = None,
 ) -> PairCurve:
     """The exact trade-off of one pair on a table.
+
+    Losses and gains are counted against `reference`, which is `last` unless that is an ensemble:
+    then those of the samples that the ensemble answers count as well.
 
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
@@ -95,38 +110,59 @@ def pair_curve(
     ([0, 1, 2, 3, 4], [0.0, 0.0, 0.0, 0.0, 25.0])
     >>> curve.policy(curve.cheapest_within(0.0)).describe()
     'tiny when max_softmax >= 0.65, else big'
+
+    Raises:
+        TableError: unknown names, or a missing cost.
     """
     unit = table.unit(unit)
-    truth = table.truth(reference)
-    row, big = table.index(little), table.index(reference)
-    sure = table.scores(confidence)[row].astype(np.float64)
-    order = np.argsort(-sure, kind="stable")
-    little_right = (table.prediction[row] == truth)[order]
-    big_right = (table.prediction[big] == truth)[order]
-    sure = sure[order]
-    ends = np.flatnonzero(np.append(sure[:-1] != sure[1:], True)) + 1
+    reference = last if reference is None else reference
+    scores = table.scores(confidence)[table.index(little)].astype(np.float64)
+    order = np.argsort(-scores, kind="stable")
+    truth = table.truth(reference)[order]
+    little_right, last_right, reference_right = (
+        table.prediction[table.index(name)][order] == truth for name in (little, last, reference)
+    )
+    falling, samples = scores[order], len(scores)
+    ends = np.flatnonzero(np.append(falling[:-1] != falling[1:], True)) + 1
     accepted = np.concatenate([[0], ends])
-    first, both = table.cost_of([little], unit), table.cost_of([little, reference], unit)
-    cost = accepted / len(sure) * first + (len(sure) - accepted) / len(sure) * both
-    cost[0] = table.cost_of([reference], unit)
+    first, both = table.cost_of([little], unit), table.cost_of([little, last], unit)
+    cost = accepted / samples * first + (samples - accepted) / samples * both
+    cost[0] = table.cost_of([last], unit)
     return PairCurve(
         little=little,
-        reference=reference,
+        last=last,
         confidence=confidence,
-        threshold=thresholds_between(sure, ends),
+        full=table.cost_of([reference], unit),
+        threshold=thresholds_between(falling, ends),
         accepted=accepted,
-        losses=_counts(big_right & ~little_right, accepted),
-        gains=_counts(little_right & ~big_right, accepted),
+        losses=_counts(reference_right & ~little_right, reference_right & ~last_right, accepted),
+        gains=_counts(little_right & ~reference_right, last_right & ~reference_right, accepted),
         cost=cost,
     )
 
 
-def thresholds_between(sure: Array, ends: Array) -> npt.NDArray[np.float64]:
-    """The threshold that accepts exactly the first `end` of the sorted confidences, for every end.
+def thresholds_between(falling: Array, ends: Array) -> npt.NDArray[np.float64]:
+    """The threshold that accepts exactly the first `end` of falling confidences, for every end.
 
-    `inf` stands before them for "nobody"; the last one, for "everybody", is `-inf`.
+    The first one, `inf`, accepts none; the last one, `-inf`, accepts all.
     """
-    return np.concatenate([[np.inf], midpoint(sure[ends[:-1]], sure[ends[:-1] - 1]), [-np.inf]])
+    between = midpoint(falling[ends[:-1]], falling[ends[:-1] - 1])
+    return np.concatenate([[np.inf], between, [-np.inf]])
+
+
+def checked_drops(max_drop: float | Sequence[float]) -> tuple[float, ...]:
+    """One or several budgets in points as a tuple.
+
+    Raises:
+        PolicyError: no budget, or one beyond 100 points.
+    """
+    drops = max_drop if isinstance(max_drop, Sequence) else [max_drop]
+    if not drops:
+        raise PolicyError("a search has at least one budget, found none: --max-drop 0.5")
+    for drop in drops:
+        if not -100 <= drop <= 100:
+            raise PolicyError(f"a drop lies between -100 and 100 points, found {drop:g}")
+    return tuple(float(drop) for drop in drops)
 
 
 def allowed_gap(max_drop: float, samples: int) -> int:
@@ -150,6 +186,12 @@ def pair_curves(
     ]
 
 
+def cheapest_pair(curves: Sequence[PairCurve], max_drop: float) -> tuple[PairCurve, int]:
+    """The curve and the position of least cost with a drop of at most `max_drop` points."""
+    ends = [(curve, curve.cheapest_within(max_drop)) for curve in curves]
+    return min(ends, key=lambda end: float(end[0].cost[end[1]]))
+
+
 def search_pairs(
     table: ScoreTable,
     *,
@@ -163,9 +205,9 @@ def search_pairs(
         TableError: unknown names, or costs that are missing.
     """
     unit = table.unit(unit)
-    big = table.reference(reference, unit=unit)
-    curves = pair_curves(table, big, confidence=confidence, unit=unit)
-    return pairs_frontier(table, curves, reference=big, unit=unit)
+    reference = table.reference(reference, unit=unit)
+    curves = pair_curves(table, reference, confidence=confidence, unit=unit)
+    return pairs_frontier(table, curves, reference=reference, unit=unit)
 
 
 def pairs_frontier(
@@ -175,22 +217,15 @@ def pairs_frontier(
     outcome = evaluate(table, Policy.single(reference), reference=reference)
     points = [Point.of(Policy.single(reference), outcome, unit=unit)]
     for curve in curves:
-        points += [_point(curve, k, outcome) for k in _undominated(curve)]
+        points += [_point(curve, k, outcome) for k in curve.undominated()]
     return Frontier.of(points, unit=unit, reference=reference)
 
 
-def _undominated(curve: PairCurve) -> list[int]:
-    order = np.lexsort((curve.drop, curve.cost))
-    drop = curve.drop[order]
-    best = np.minimum.accumulate(np.concatenate([[np.inf], drop[:-1]]))
-    return [int(k) for k in order[drop < best]]
-
-
 def _point(curve: PairCurve, position: int, reference: Outcome) -> Point:
-    """The point of one position; its figures are `evaluate`'s, to the last bit."""
+    """The point of one position; its figures equal those of `evaluate` to the last bit."""
     policy, count = curve.policy(position), curve.samples
     accepted = int(curve.accepted[position])
-    shares = {curve.little: accepted / count, curve.reference: (count - accepted) / count}
+    shares = {curve.little: accepted / count, curve.last: (count - accepted) / count}
     reference_right = round(reference.reference_accuracy * count)
     right = reference_right + int(curve.gains[position] - curve.losses[position])
     return Point(
@@ -203,5 +238,8 @@ def _point(curve: PairCurve, position: int, reference: Outcome) -> Point:
     )
 
 
-def _counts(marks: npt.NDArray[np.bool_], accepted: Array) -> npt.NDArray[np.int64]:
-    return np.asarray(np.concatenate([[0], np.cumsum(marks)])[accepted], dtype=np.int64)
+def _counts(by_little: Array, by_last: Array, accepted: Array) -> npt.NDArray[np.int64]:
+    """Marks of `little` among the first `accepted` samples, plus those of `last` among the rest."""
+    change = by_little.astype(np.int64) - by_last
+    total = int(by_last.sum()) + np.concatenate([[0], np.cumsum(change)])
+    return np.asarray(total[accepted], np.int64)

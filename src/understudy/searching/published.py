@@ -1,13 +1,17 @@
-"""What the papers' own rules choose, beside the exact search: own code, faithful to theirs.
+"""The thresholds that the papers' own rules choose, for comparison with the exact search.
 
-TinySaver (arXiv 2403.17726) lowers one threshold in steps of 0.001 and stops at the first crossing.
-DyCE (2403.01695) goes through the positions once (`onepass`). Both answer when `confidence > t`,
-which is converted exactly.
+Written anew, faithful to the papers' code. TinySaver (arXiv 2403.17726) lowers one threshold in
+steps of 0.001 and stops at the first crossing. DyCE's `onepass` (2403.01695) goes through the
+positions once, shallow to deep, applies a smooth scalar optimiser to each step function, and never
+revisits an exit. Both answer when `confidence > t`, which is converted exactly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,10 +20,10 @@ import numpy.typing as npt
 from understudy.errors import PolicyError
 from understudy.import_exits import from_strict
 from understudy.outcome import evaluate
-from understudy.policy import DEFAULT_CONFIDENCE, Policy
+from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
 from understudy.result import Published
 from understudy.scores import ScoreTable
-from understudy.searching.onepass import check_range, in_range, onepasses
+from understudy.searching.exits import exits_in_order, positions
 from understudy.searching.pairs import allowed_gap
 
 ONEPASS, FIRST_CROSSING = "onepass", "first crossing"
@@ -38,11 +42,11 @@ def published_rules(
     max_drop: Sequence[float],
     confidence: str = DEFAULT_CONFIDENCE,
 ) -> tuple[Published, ...]:
-    """What TinySaver's and DyCE's rules choose on `tune` for every budget, on `measured`.
+    """What TinySaver's and DyCE's rules choose on `tune` for every budget, measured on `measured`.
 
-    Both rules take confidences between 0 and 1; where they are others, nothing is returned. DyCE's
-    runs where exits share parts or are few, on at most 2,000 evenly spaced samples of `tune`; its
-    51 trade-offs are compared on all of `tune`.
+    Both rules need confidences between 0 and 1; with others nothing is returned. DyCE's runs where
+    exits share parts or are few, on at most 2,000 evenly spaced samples of `tune`; its 51
+    trade-offs are compared on all of `tune`.
 
     >>> import numpy as np
     >>> right = np.arange(1000) % 10 < 9
@@ -56,10 +60,10 @@ def published_rules(
     if not _fits(tune, reference, unit=unit, confidence=confidence):
         return ()
     candidates = _onepass_policies(tune, reference, unit=unit, confidence=confidence)
-    tried = [(one, evaluate(tune, one, reference=reference)) for one in candidates]
+    measured_on_tune = [(one, evaluate(tune, one, reference=reference)) for one in candidates]
     chosen = []
-    for drop in max_drop if tried else ():
-        within = [pair for pair in tried if pair[1].drop <= drop + 1e-9]
+    for drop in max_drop if measured_on_tune else ():
+        within = [pair for pair in measured_on_tune if pair[1].drop <= drop + 1e-9]
         best = min(within, key=lambda pair: pair[1].cost[unit], default=None)
         chosen.append((ONEPASS, drop, Policy.single(reference) if best is None else best[0]))
     savers = saver_rules(
@@ -77,16 +81,12 @@ def saver_rules(
     max_drop: Sequence[float],
     confidence: str = DEFAULT_CONFIDENCE,
 ) -> tuple[Published, ...]:
-    """What TinySaver's rule alone chooses: the one for models that share no parts."""
+    """The policies of TinySaver's rule only, the one for models that share no parts."""
     if not _fits(tune, reference, unit=unit, confidence=confidence):
         return ()
+    names = {"unit": unit, "confidence": confidence}
     chosen = [
-        (
-            FIRST_CROSSING,
-            drop,
-            _saver(tune, reference, unit=unit, confidence=confidence, max_drop=drop),
-        )
-        for drop in max_drop
+        (FIRST_CROSSING, drop, _saver(tune, reference, max_drop=drop, **names)) for drop in max_drop
     ]
     return _measured(chosen, measured, reference)
 
@@ -113,7 +113,7 @@ def first_crossing(
     """TinySaver's pair: t falls from 1 in steps of 0.001 to the first at which, on the samples that
     the little model answers, it is less accurate than the reference.
 
-    That t is taken, though it has crossed. With `max_drop` (points) the gap over all samples is
+    That t is taken, although it has crossed. With `max_drop` (points) the gap over all samples is
     compared with it instead, and the last t before the crossing is taken. Where this saves nothing
     (delta C >= 0 in the paper), it is the reference alone.
 
@@ -130,7 +130,7 @@ def first_crossing(
     'tiny when max_softmax >= 0.606, else big'
     """
     unit = table.unit(unit)
-    check_range(table.scores(confidence)[table.index(little)])
+    _check_range(table.scores(confidence)[table.index(little)])
     return _crossing(table, little, reference, unit=unit, confidence=confidence, max_drop=max_drop)[
         1
     ]
@@ -160,21 +160,21 @@ def _crossing(
 ) -> tuple[float, Policy]:
     """The mean cost and the policy of a pair at its crossing."""
     row, truth = table.index(little), table.truth(reference)
-    sure = table.scores(confidence)[row].astype(np.float64)
+    scores = table.scores(confidence)[row].astype(np.float64)
     lost = (table.prediction[table.index(reference)] == truth).astype(np.int64)
     lost -= table.prediction[row] == truth
-    order = np.argsort(sure)
+    order = np.argsort(scores)
     grid = np.arange(1, 0, -STEP)
-    accepted = len(sure) - np.searchsorted(sure[order], grid, side="right")
+    accepted = len(scores) - np.searchsorted(scores[order], grid, side="right")
     gap = np.append(0, np.cumsum(lost[order[::-1]]))[accepted]
-    crossed = gap > (0 if max_drop is None else allowed_gap(max_drop, len(sure)))
+    crossed = gap > (0 if max_drop is None else allowed_gap(max_drop, len(scores)))
     last = int(np.argmax(crossed)) - (max_drop is not None) if crossed.any() else len(grid) - 1
     full, both = table.cost_of([reference], unit), table.cost_of([little, reference], unit)
-    share = accepted[max(last, 0)] / len(sure)
+    share = accepted[max(last, 0)] / len(scores)
     cost = share * table.cost_of([little], unit) + (1 - share) * both
     if last < 0 or not cost < full:
         return full, Policy.single(reference)
-    threshold = from_strict(float(grid[last]), sure)
+    threshold = from_strict(float(grid[last]), scores)
     return cost, Policy.pair(little, reference, threshold, confidence=confidence)
 
 
@@ -182,20 +182,217 @@ def _fits(table: ScoreTable, reference: str, *, unit: str, confidence: str) -> b
     full = table.cost_of([reference], unit)
     if confidence not in table.confidence or (table.exit_costs(unit) >= full).all():
         return False
-    return in_range(table.confidence[confidence])
+    return _in_range(table.confidence[confidence])
 
 
 def _onepass_policies(
     tune: ScoreTable, reference: str, *, unit: str, confidence: str
 ) -> list[Policy]:
-    """The policies of all trade-offs; none where the rule is not defined or would take long."""
+    """The policies of all trade-offs; none where the rule is undefined or would take long."""
     if len(tune.exits) > (MOST_SHARED if tune.shares_parts else MOST_EXITS):
         return []
     few = tune
     if len(tune) > MOST_SAMPLES:
         few = tune.rows(np.linspace(0, len(tune) - 1, MOST_SAMPLES).astype(np.intp))
     try:
-        found = onepasses(few, WEIGHTS, reference=reference, unit=unit, confidence=confidence)
+        found = onepass(few, WEIGHTS, reference=reference, unit=unit, confidence=confidence)
     except PolicyError:
         return []
     return list(dict.fromkeys(found))
+
+
+def onepass(
+    table: ScoreTable,
+    weights: Sequence[float],
+    *,
+    reference: str | None = None,
+    unit: str | None = None,
+    confidence: str = DEFAULT_CONFIDENCE,
+) -> list[Policy]:
+    """DyCE's policy for each weight: at one position after another the exit of least J, or none.
+
+    J = weight (1 - a) + (1 - weight) m. There a runs from the accuracy of the first exit (0) to
+    the reference's (1), and m from the cost of the trunk up to the first position (of the first
+    exit where exits are whole models) to the reference's. At each position a bounded scalar search
+    over t in [0, 1] runs once per type, later exits off; of equals the later type wins, and "none"
+    over all. Exits answer when `confidence > t`, which is converted exactly.
+
+    Raises:
+        PolicyError: confidences outside 0 to 1, or a first exit that is as accurate or as costly as
+            the reference, for which J is not defined.
+        TableError: no exit cheaper than the reference, an unknown name, a cost that is missing.
+
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
+    >>> onepass(table, [0.6])[0].exits
+    ('tiny', 'big')
+    """
+    unit = table.unit(unit)
+    reference = table.reference(reference, unit=unit)
+    problem = _problem(table, reference, unit=unit, confidence=confidence)
+    return [_policy(problem, _pass(problem, weight)) for weight in weights]
+
+
+def _in_range(scores: Array) -> bool:
+    """Whether thresholds from 0 to 1 reach all confidences."""
+    return bool(scores.min() >= 0 and scores.max() <= 1 + 1e-6)
+
+
+def _check_range(scores: Array) -> None:
+    if not _in_range(scores):
+        raise PolicyError(
+            "the published rules try thresholds from 0 to 1, found confidences from "
+            f"{scores.min():.4g} to {scores.max():.4g}: use max_softmax"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _OnepassProblem:
+    """K exits in order of position, types of one in the table's order, and the full model.
+
+    `scores` and `right` are (K, N), `order` the samples by rising confidence, `final` (N,) whether
+    the full model is right. `positions` are the rows of each position. `parts` (K + 1, P) marks
+    what runs, at `price` (P,). `least` and `full` are the (cost, accuracy) scaled to 0 and 1.
+    """
+
+    names: tuple[str, ...]
+    reference: str
+    confidence: str
+    scores: Array
+    right: Array
+    order: Array
+    final: Array
+    positions: tuple[range, ...]
+    parts: Array
+    price: Array
+    least: tuple[float, float]
+    full: tuple[float, float]
+
+    def value(self, weight: float, cost: float, right: int) -> float:
+        """J of a total cost and a number of right answers."""
+        samples = len(self.final)
+        m = (cost / samples - self.least[0]) / (self.full[0] - self.least[0])
+        a = (right / samples - self.least[1]) / (self.full[1] - self.least[1])
+        return weight * (1 - a) + (1 - weight) * m
+
+    def cost(self, visited: Array) -> float:
+        """The cost of all parts that were visited, a mask (P,)."""
+        return float(self.price[visited].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _OnepassState:
+    """After some positions: the samples left (N,), the summed cost of the others, the number of
+    right answers if the full model answers the rest, and the parts (P,) of exits that are on."""
+
+    left: Array
+    spent: float
+    right: int
+    paid: Array
+
+
+def _pass(problem: _OnepassProblem, weight: float) -> list[tuple[int, float]]:
+    """The exits that are turned on, each with its t."""
+    state = _OnepassState(
+        left=np.ones(len(problem.final), bool),
+        spent=0.0,
+        right=int(problem.final.sum()),
+        paid=np.zeros(len(problem.price), bool),
+    )
+    chosen = []
+    for position in problem.positions:
+        off = state.spent + int(state.left.sum()) * problem.cost(state.paid | problem.parts[-1])
+        best, found = problem.value(weight, off, state.right), None
+        for exit in reversed(position):
+            threshold, least = _search(problem, state, exit, weight)
+            if least < best:
+                best, found = least, (exit, threshold)
+        if found is not None:
+            chosen.append(found)
+            state = _turned_on(problem, state, *found)
+    return chosen
+
+
+def _search(
+    problem: _OnepassProblem, state: _OnepassState, exit: int, weight: float
+) -> tuple[float, float]:
+    """The t that a bounded scalar search ends at, and J there."""
+    from scipy.optimize import fminbound
+
+    rows = problem.order[exit][state.left[problem.order[exit]]]
+    scores = problem.scores[exit, rows]
+    more = problem.right[exit, rows].astype(np.int64) - problem.final[rows]
+    gained = np.append(0, np.cumsum(more[::-1]))
+    visited = state.paid | problem.parts[exit]
+    leave, stay = problem.cost(visited), problem.cost(visited | problem.parts[-1])
+
+    def value(threshold: float) -> float:
+        accepted = len(scores) - int(np.searchsorted(scores, threshold, side="right"))
+        cost = state.spent + accepted * leave + (len(scores) - accepted) * stay
+        return problem.value(weight, cost, state.right + int(gained[accepted]))
+
+    threshold, least, _, _ = fminbound(value, 0.0, 1.0, full_output=True)
+    return float(threshold), float(least)
+
+
+def _turned_on(
+    problem: _OnepassProblem, state: _OnepassState, exit: int, threshold: float
+) -> _OnepassState:
+    stops = state.left & (problem.scores[exit] > threshold)
+    paid = state.paid | problem.parts[exit]
+    change = int(problem.right[exit, stops].sum()) - int(problem.final[stops].sum())
+    spent = state.spent + int(stops.sum()) * problem.cost(paid)
+    return _OnepassState(state.left & ~stops, spent, state.right + change, paid)
+
+
+def _policy(problem: _OnepassProblem, chosen: Sequence[tuple[int, float]]) -> Policy:
+    stages = (
+        PolicyStage(problem.names[exit], from_strict(t, problem.scores[exit]), problem.confidence)
+        for exit, t in chosen
+    )
+    return Policy((*stages, PolicyStage(problem.reference)))
+
+
+def _problem(table: ScoreTable, reference: str, *, unit: str, confidence: str) -> _OnepassProblem:
+    found = exits_in_order(table, reference, unit)
+    place = positions(table, [*found, reference])
+    groups: dict[frozenset[str], list[str]] = {}
+    for name in sorted(found, key=table.index):
+        groups.setdefault(place[name], []).append(name)
+    ordered = [groups[key] for key in dict.fromkeys(place[name] for name in found)]
+    names = tuple(name for group in ordered for name in group)
+    ends = np.cumsum([0, *(len(group) for group in ordered)]).tolist()
+    rows, truth = [table.index(name) for name in names], table.truth(reference)
+    scores = table.scores(confidence)[rows].astype(np.float64)
+    _check_range(scores)
+    right, final = (
+        table.prediction[rows] == truth,
+        table.prediction[table.index(reference)] == truth,
+    )
+    price = {**table.costs, **table.times}[unit]
+    own = [set(table.exits[row].parts) for row in (*rows, table.index(reference))]
+    trunk = [price[part] for part in place[names[0]] if part in own[0]]
+    start = math.fsum(trunk) if trunk else table.cost_of([names[0]], unit)
+    least = (start, float(right[0].mean()))
+    full = (table.cost_of([reference], unit), float(final.mean()))
+    if not (least[0] < full[0] and least[1] < full[1]):
+        raise PolicyError(
+            f"`onepass` measures between the first exit and the reference: {names[0]!r} costs less "
+            f"and is less accurate than {reference!r}, found {100 * least[1]:.2f} % against "
+            f"{100 * full[1]:.2f} %: use `search_exits`"
+        )
+    return _OnepassProblem(
+        names=names,
+        reference=reference,
+        confidence=confidence,
+        scores=scores,
+        right=right,
+        order=np.argsort(scores, axis=1),
+        final=final,
+        positions=tuple(range(low, high) for low, high in pairwise(ends)),
+        parts=np.array([[part in one for part in price] for one in own]),
+        price=np.array(list(price.values())),
+        least=least,
+        full=full,
+    )

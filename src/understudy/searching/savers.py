@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 
 from understudy.codec import encode
-from understudy.errors import PolicyError, TableError
+from understudy.errors import TableError
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 from understudy.searching.all_pairs import search_all_pairs
-from understudy.searching.pairs import pair_curves
+from understudy.searching.pairs import cheapest_pair, checked_drops, pair_curves
 
 
 @dataclass(frozen=True)
 class Saver:
-    """What stands best before one large model within one budget.
+    """The best little model before one large model within one budget.
 
     Attributes:
         big: the large model.
         max_drop: the budget in points.
         policy: little -> big; the little model or the big one alone where that is cheapest.
-        on: what it does on tune, where it was chosen, and on test.
+        on: its outcome on tune, where it was chosen, and on test.
     """
 
     big: str
@@ -41,7 +41,7 @@ class Saver:
 
     @property
     def threshold(self) -> float:
-        """From which confidence the little model answers: -inf where it always does, inf never."""
+        """The little model's threshold: -inf where it always answers, inf where it never does."""
         first = self.policy.stages[0]
         if first.threshold is not None:
             return first.threshold
@@ -70,8 +70,8 @@ class Savers:
     """The best saver of every large model, dearest model first, its budgets together.
 
     Attributes:
-        unit: what was minimised.
-        confidence: the stored confidence that little models are judged by.
+        unit: the unit of cost that was minimised.
+        confidence: the stored confidence that thresholds apply to.
         rows: one per large model and budget.
     """
 
@@ -105,12 +105,12 @@ def best_savers(
 
     Every ordered pair is tried at every threshold, exactly, on `tune`; the best is measured on
     `test` and not certified. Where exits share parts, or where the answers of each large model
-    stand in for missing labels, pairs are gone through one by one, which takes longer.
+    stand in for missing labels, pairs are searched one by one, which takes longer.
 
     Args:
         max_drop: budget(s) in points against each large model.
         unit: the unit of cost to minimise; the table's first if None.
-        confidence: the stored confidence that the little models are judged by.
+        confidence: the stored confidence that the little models' thresholds apply to.
 
     Raises:
         TableError: an unknown name, a missing cost, an empty split, no exit cheaper than another.
@@ -124,19 +124,15 @@ def best_savers(
     >>> [(s.big, s.little, s.share("test")) for s in best_savers(table, 0.0)]
     [('big', 'tiny', 0.75)]
     """
-    drops = [float(drop) for drop in (max_drop if isinstance(max_drop, Sequence) else [max_drop])]
-    if not drops:
-        raise PolicyError("savers are chosen for at least one budget, found none: --max-drop 0.5")
-    if any(not -100 <= drop <= 100 for drop in drops):
-        raise PolicyError(f"a drop lies between -100 and 100 points, found {drops}")
+    drops = checked_drops(max_drop)
     unit = table.unit(unit)
     tune, test = table.on("tune"), table.on("test")
     costs = table.exit_costs(unit)
     bigs = [int(row) for row in np.argsort(-costs, kind="stable") if costs[row] > costs.min()]
     if not bigs:
-        raise TableError("a saver is cheaper than the model it stands before, all exits cost alike")
-    alone = not table.shares_parts
-    choose = _by_kernel if alone and table.label is not None else _one_by_one
+        raise TableError("a saver is cheaper than its large model, all exits cost alike")
+    independent = not table.shares_parts
+    choose = _all_at_once if independent and table.label is not None else _one_by_one
     chosen = choose(tune, bigs, drops, unit=unit, confidence=confidence)
     rows = []
     for (big, drop), policy in chosen.items():
@@ -148,7 +144,7 @@ def best_savers(
     return Savers(unit, confidence, tuple(rows))
 
 
-def _by_kernel(
+def _all_at_once(
     tune: ScoreTable, bigs: Sequence[int], drops: Sequence[float], *, unit: str, confidence: str
 ) -> dict[tuple[str, float], Policy]:
     """The cheapest pair of every large model and budget, from all pairs at once."""
@@ -163,7 +159,7 @@ def _by_kernel(
             cost = costs[littles] + np.where(answered < 1, (1 - answered) * costs[big], 0.0)
             best = int(littles[np.argmin(cost)])
             threshold = float(found.threshold[best, big, number])
-            chosen[names[big], drop] = _plan(
+            chosen[names[big], drop] = _policy(
                 names[best], names[big], threshold, float(cost.min()) < costs[big], confidence
             )
     return chosen
@@ -172,18 +168,17 @@ def _by_kernel(
 def _one_by_one(
     tune: ScoreTable, bigs: Sequence[int], drops: Sequence[float], *, unit: str, confidence: str
 ) -> dict[tuple[str, float], Policy]:
-    """The same from the curve of every pair, which knows shared parts and missing labels."""
+    """The same from the curve of every pair, for shared parts and missing labels."""
     chosen = {}
     for big in bigs:
         curves = pair_curves(tune, tune.names[big], confidence=confidence, unit=unit)
         for drop in drops:
-            ends = [(curve, curve.cheapest_within(drop)) for curve in curves]
-            curve, position = min(ends, key=lambda end: float(end[0].cost[end[1]]))
+            curve, position = cheapest_pair(curves, drop)
             chosen[tune.names[big], drop] = curve.policy(position)
     return chosen
 
 
-def _plan(little: str, big: str, threshold: float, pays: bool, confidence: str) -> Policy:
+def _policy(little: str, big: str, threshold: float, pays: bool, confidence: str) -> Policy:
     if not pays:
         return Policy.single(big)
     if threshold == -np.inf:

@@ -1,9 +1,9 @@
-"""Which path to walk: ladders of pairs, chains, exits of one network, averages.
+"""Search strategies: pairs, chains, exits of one network, ensembles; and the choice between them.
 
-Every candidate is a path from the reference to the cheap. Within a family the one is taken that
-would end cheapest if certify looked just like tune. Between families that comparison would flatter
-the larger one, so there each family is searched on one half of tune and judged on the other, both
-ways.
+Every strategy proposes policy sequences that lead from the reference to the cheap. Of one strategy
+the sequence is taken that would end cheapest if certify looked just like tune. Between strategies
+that comparison would favour the one with more candidates, so it is cross-fitted: each strategy
+searches on one half of tune and is measured on the other, both ways.
 """
 
 from __future__ import annotations
@@ -13,23 +13,36 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from understudy.ensemble import models_of
+from understudy.ensemble import ensemble_of, models_of
+from understudy.errors import PolicyError
 from understudy.frontier import Frontier, Point
+from understudy.outcome import Outcome, evaluate
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
-from understudy.searching.certify import Path, count_path, expected_steps, ladder
-from understudy.searching.pairs import pair_curves, pairs_frontier
+from understudy.searching.chains import search_chains
+from understudy.searching.exits import exits_in_order, search_exits
+from understudy.searching.pairs import PairCurve, pair_curve, pair_curves, pairs_frontier
+from understudy.searching.sequences import (
+    EMPTY,
+    PolicySequence,
+    losses_and_gains,
+    pair_sequence,
+    sequence_through,
+)
 from understudy.split import uniform
 
 FEW = 8  # exits that are searched together; a larger zoo is searched for chains
-MOST_ON, CANDIDATES = 3, 8  # exits of the family of few, and how many are tried behind the first
+MOST_ON, CANDIDATES = 3, 8  # exits of `find_few_exits`, and how many are tried behind the first
 STARTS = 2  # misses at most hundredths of a point of cost
-NOWHERE = Path((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1)
 
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """What is searched for: plans that keep up with `reference` within `drops` (points)."""
+    """What is searched for: policies within `drops` (points) of the reference's accuracy.
+
+    Raises:
+        PolicyError: a level that is no probability.
+    """
 
     reference: str
     unit: str
@@ -38,171 +51,195 @@ class SearchSpec:
     delta: float
     certify_samples: int
 
-    def cost(self, path: Path, drop: float) -> float:
-        """Where the walk would end if certify looked just like the counts of the path."""
-        steps = expected_steps(
-            path, budget=drop / 100, samples=self.certify_samples, delta=self.delta
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < 1:
+            raise PolicyError(
+                f"delta is a probability between 0 and 1, found {self.delta:g}: try 0.05"
+            )
+
+    def expected_cost(self, sequence: PolicySequence, drop: float) -> float:
+        """The cost of what would be certified if certify looked just like the sequence's counts."""
+        proved = sequence.expected_proved(
+            budget=drop / 100, samples=self.certify_samples, delta=self.delta
         )
-        return float(path.cost[steps - 1]) if steps else float("inf")
+        return float(sequence.cost[proved - 1]) if proved else float("inf")
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What one family found on one table: paths to walk, and all that is worth asking."""
+    """What one strategy found on one table: sequences to certify, and the frontier."""
 
-    paths: tuple[Path, ...]
+    sequences: tuple[PolicySequence, ...]
     frontier: Frontier
 
 
-Family = Callable[[ScoreTable, SearchSpec], Candidates]
+Strategy = Callable[[ScoreTable, SearchSpec], Candidates]
 
 
-def find_pairs(table: ScoreTable, question: SearchSpec) -> Candidates:
-    """A ladder for every cheaper exit before the reference; it ends with that exit alone."""
-    big, unit = question.reference, question.unit
-    curves = pair_curves(table, big, confidence=question.confidence, unit=unit)
+# -- the strategies -------------------------------------------------------------------------------
+
+
+def find_pairs(table: ScoreTable, spec: SearchSpec) -> Candidates:
+    """Every cheaper exit before the reference, at all thresholds up to that exit alone."""
+    reference, unit = spec.reference, spec.unit
+    curves = pair_curves(table, reference, confidence=spec.confidence, unit=unit)
     return Candidates(
-        tuple(ladder(curve) for curve in curves),
-        pairs_frontier(table, curves, reference=big, unit=unit),
+        tuple(pair_sequence(curve) for curve in curves),
+        pairs_frontier(table, curves, reference=reference, unit=unit),
     )
 
 
-def find_exits(table: ScoreTable, question: SearchSpec) -> Candidates:
-    """Paths through the best settings of exits that share parts."""
-    from understudy.searching.exits import search_exits
+def find_ensembles(table: ScoreTable, spec: SearchSpec) -> Candidates:
+    """Pairs little -> little+reference for every ensemble of the reference and a cheaper exit."""
+    reference, unit = spec.reference, spec.unit
+    full = table.cost_of([reference], unit)
+    curves = [
+        pair_curve(table, little, name, reference=reference, confidence=spec.confidence, unit=unit)
+        for little, name in ensembles_with(table, reference)
+        if table.cost_of([little], unit) < full
+    ]
+    alone = evaluate(table, Policy.single(reference), reference=reference)
+    points = [Point.of(Policy.single(reference), alone, unit=unit)]
+    points += [_point(curve, row, alone) for curve in curves for row in curve.undominated()]
+    return Candidates(
+        tuple(pair_sequence(curve) for curve in curves),
+        Frontier.of(points, unit=unit, reference=reference),
+    )
 
+
+def ensembles_with(table: ScoreTable, reference: str) -> list[tuple[str, str]]:
+    """The ensembles of one other exit and the reference, as (other, ensemble)."""
+    ensembles = {exit.name: ensemble_of(exit.origin) for exit in table.exits}
+    return [
+        (ensemble.exits[0], name)
+        for name, ensemble in ensembles.items()
+        if ensemble is not None and len(ensemble.exits) == 2 and ensemble.exits[1] == reference
+    ]
+
+
+def find_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
+    """The best thresholds of all exits that share parts."""
     frontier = search_exits(
         table,
-        reference=question.reference,
-        confidence=question.confidence,
-        unit=question.unit,
+        reference=spec.reference,
+        confidence=spec.confidence,
+        unit=spec.unit,
         starts=STARTS,
     )
-    return _through(frontier, table, question)
+    return _sequences_through(frontier, table, spec)
 
 
-def find_few_exits(table: ScoreTable, question: SearchSpec) -> Candidates:
-    """The same with at most `MOST_ON` exits, taken one by one, whichever saves most.
+def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
+    """The best thresholds of at most `MOST_ON` exits, added one by one, whichever saves most.
 
-    Many thresholds fit the noise of few samples: what all exits together promise on tune, certify
-    often does not confirm.
+    Many thresholds fit the noise of few samples: what all exits together reach on tune is often not
+    confirmed on certify.
     """
-    from understudy.searching.exits import exits_in_order, search_exits
-
-    big, unit = question.reference, question.unit
-    candidates = exits_in_order(table, big, unit)
+    reference, unit = spec.reference, spec.unit
+    candidates = exits_in_order(table, reference, unit)
     chosen: list[str] = []
     points: list[Point] = []
     while candidates and len(chosen) < MOST_ON:
         tried = {
             name: search_exits(
-                table.only([*chosen, name, big]),
-                reference=big,
-                confidence=question.confidence,
+                table.only([*chosen, name, reference]),
+                reference=reference,
+                confidence=spec.confidence,
                 unit=unit,
                 starts=1,
             )
             for name in candidates
         }
-        candidates = sorted(candidates, key=lambda name: _promise(tried[name], question))
+        candidates = sorted(candidates, key=lambda name: _summed_cost(tried[name], spec))
         points += [point for frontier in tried.values() for point in frontier]
         chosen.append(candidates[0])
         candidates = candidates[1:CANDIDATES]
-    return _through(Frontier.of(points, unit=unit, reference=big), table, question)
+    return _sequences_through(Frontier.of(points, unit=unit, reference=reference), table, spec)
 
 
-def _promise(frontier: Frontier, question: SearchSpec) -> float:
-    """The costs within the budgets and tighter ones, summed."""
-    full = max(point.cost for point in frontier)
-    return sum(
-        min((point.cost for point in frontier if point.drop <= drop + 1e-9), default=full)
-        for drop in _all_seeds(question)
-    )
+def chains_up_to(stages: int) -> Strategy:
+    """The strategy of chains of up to `stages` independent models."""
 
-
-def chains_of(stages: int) -> Family:
-    """The family of chains of up to `stages` independent models."""
-
-    def find_chains(table: ScoreTable, question: SearchSpec) -> Candidates:
-        from understudy.searching.chains import search_chains
-
+    def find_chains(table: ScoreTable, spec: SearchSpec) -> Candidates:
         frontier = search_chains(
             table,
-            reference=question.reference,
-            max_drops=_all_seeds(question),
+            reference=spec.reference,
+            max_drops=_drops_and_tighter(spec),
             stages=stages,
-            confidence=question.confidence,
-            unit=question.unit,
+            confidence=spec.confidence,
+            unit=spec.unit,
         )
-        return _through(frontier, table, question)
+        return _sequences_through(frontier, table, spec)
 
     return find_chains
 
 
-def families_for(table: ScoreTable, *, stages: int) -> list[Family]:
-    """What the table's exits allow.
+def on_models(strategy: Strategy) -> Strategy:
+    """The strategy on the table without its ensembles."""
+    return lambda table, spec: strategy(models_of(table), spec)
+
+
+def strategies_for(table: ScoreTable, *, stages: int) -> list[Strategy]:
+    """The strategies that fit the table's exits.
 
     Always pairs; exits that share parts all together; with more stages also all exits of a small
-    zoo together where so many may be asked, or chains; and averaged exits behind their little ones.
+    zoo together where at most so many are visited, or chains; and ensembles behind their little
+    models.
     """
     models = models_of(table)
-    families: list[Family] = [find_pairs]
+    strategies: list[Strategy] = [find_pairs]
     if len(models.exits) > 2 and (models.shares_parts or stages > 2):
         together = models.shares_parts or len(models.exits) <= min(stages, FEW)
-        families.append(find_exits if together else chains_of(stages))
+        strategies.append(find_exits if together else chains_up_to(stages))
     if models.shares_parts and len(models.exits) > MOST_ON + 1:
-        families.append(find_few_exits)
+        strategies.append(find_few_exits)
     if len(models.exits) == len(table.exits):
-        return families
-
-    from understudy.searching.ensembles import find_averages
-
-    return [*(_of_models(family) for family in families), find_averages]
+        return strategies
+    return [*(on_models(strategy) for strategy in strategies), find_ensembles]
 
 
-def _of_models(family: Family) -> Family:
-    def find(table: ScoreTable, question: SearchSpec) -> Candidates:
-        return family(models_of(table), question)
-
-    return find
+# -- the choice between them ----------------------------------------------------------------------
 
 
-def choose_paths(
-    tune: ScoreTable, question: SearchSpec, families: Sequence[Family]
-) -> tuple[list[Path], Frontier]:
-    """For every budget the path to walk, and the frontier of all that was found on tune."""
-    found = [family(tune, question) for family in families]
+def choose_sequences(
+    tune: ScoreTable, spec: SearchSpec, strategies: Sequence[Strategy]
+) -> tuple[list[PolicySequence], Frontier]:
+    """For every budget the sequence to certify, and the frontier of all that was found on tune."""
+    found = [strategy(tune, spec) for strategy in strategies]
     points = [point for one in found for point in one.frontier]
-    frontier = Frontier.of(points, unit=question.unit, reference=question.reference)
-    if len(families) == 1:
-        paths = found[0].paths
-        return [most_promising(paths, question, drop) for drop in question.drops], frontier
+    frontier = Frontier.of(points, unit=spec.unit, reference=spec.reference)
+    if len(strategies) == 1:
+        sequences = found[0].sequences
+        return [cheapest_expected(sequences, spec, drop) for drop in spec.drops], frontier
     first, second = _halves(tune)
-    tried = [(family(first, question), family(second, question)) for family in families]
+    crossed = [(strategy(first, spec), strategy(second, spec)) for strategy in strategies]
     chosen = []
-    for drop in question.drops:
-        ends = [
-            _ends(a, second, question, drop) + _ends(b, first, question, drop) for a, b in tried
+    for drop in spec.drops:
+        costs = [
+            _held_out_cost(a, second, spec, drop) + _held_out_cost(b, first, spec, drop)
+            for a, b in crossed
         ]
-        chosen.append(most_promising(found[int(np.argmin(ends))].paths, question, drop))
+        chosen.append(cheapest_expected(found[int(np.argmin(costs))].sequences, spec, drop))
     return chosen, frontier
 
 
-def most_promising(paths: Sequence[Path], question: SearchSpec, drop: float) -> Path:
-    """The path that would end cheapest; one without steps where there is none."""
-    walkable = [path for path in paths if path.policies]
-    return min(walkable, key=lambda path: question.cost(path, drop), default=NOWHERE)
+def cheapest_expected(
+    sequences: Sequence[PolicySequence], spec: SearchSpec, drop: float
+) -> PolicySequence:
+    """The sequence that would end cheapest; one without policies where there is none."""
+    filled = [sequence for sequence in sequences if sequence.policies]
+    return min(filled, key=lambda one: spec.expected_cost(one, drop), default=EMPTY)
 
 
-def _ends(found: Candidates, judged_on: ScoreTable, question: SearchSpec, drop: float) -> float:
-    """Where the choice of one half would end by the counts of the other."""
-    full = judged_on.cost_of([question.reference], question.unit)
-    path = most_promising(found.paths, question, drop)
-    if not path.policies:
+def _held_out_cost(found: Candidates, held_out: ScoreTable, spec: SearchSpec, drop: float) -> float:
+    """The expected cost of what was chosen on one half, by the counts of the other."""
+    full = held_out.cost_of([spec.reference], spec.unit)
+    sequence = cheapest_expected(found.sequences, spec, drop)
+    if not sequence.policies:
         return full
-    losses, gains = count_path(judged_on, path.policies, reference=question.reference)
-    judged = replace(path, losses=losses, gains=gains, samples=len(judged_on))
-    return min(question.cost(judged, drop), full)
+    losses, gains = losses_and_gains(held_out, sequence.policies, reference=spec.reference)
+    counted = replace(sequence, losses=losses, gains=gains, samples=len(held_out))
+    return min(spec.expected_cost(counted, drop), full)
 
 
 def _halves(tune: ScoreTable) -> tuple[ScoreTable, ScoreTable]:
@@ -211,23 +248,45 @@ def _halves(tune: ScoreTable) -> tuple[ScoreTable, ScoreTable]:
     return tune.rows(np.sort(order[:middle])), tune.rows(np.sort(order[-middle:]))
 
 
-def _all_seeds(question: SearchSpec) -> list[float]:
-    """The budgets and tighter ones: what can be proved lies below what is asked."""
-    parts = (1.0, 0.6, 0.3)
-    return sorted({part * drop if drop > 0 else drop for drop in question.drops for part in parts})
+def _drops_and_tighter(spec: SearchSpec) -> list[float]:
+    """The budgets and tighter ones: what can be proved lies below the budget."""
+    shares = (1.0, 0.6, 0.3)
+    return sorted({share * drop if drop > 0 else drop for drop in spec.drops for share in shares})
 
 
-def _through(frontier: Frontier, table: ScoreTable, question: SearchSpec) -> Candidates:
-    """Paths that lead through the cheapest points within the budgets and tighter ones."""
-    from understudy.searching.chain_path import chain_path
-
-    seeds = []
-    for drop in _all_seeds(question):
-        within = [point for point in frontier if point.drop <= drop + 1e-9]
-        seeds += [min(within, key=lambda point: point.cost).policy] if within else []
-    paths = (
-        chain_path(table, policy, reference=question.reference, unit=question.unit)
-        for policy in dict.fromkeys(seeds)
-        if policy != Policy.single(question.reference)
+def _summed_cost(frontier: Frontier, spec: SearchSpec) -> float:
+    """The least costs within the budgets and tighter ones, summed."""
+    full = max(point.cost for point in frontier)
+    return sum(
+        min((point.cost for point in frontier if point.drop <= drop + 1e-9), default=full)
+        for drop in _drops_and_tighter(spec)
     )
-    return Candidates(tuple(paths), frontier)
+
+
+def _sequences_through(frontier: Frontier, table: ScoreTable, spec: SearchSpec) -> Candidates:
+    """Sequences that lead through the cheapest points within the budgets and tighter ones."""
+    cheapest = []
+    for drop in _drops_and_tighter(spec):
+        within = [point for point in frontier if point.drop <= drop + 1e-9]
+        cheapest += [min(within, key=lambda point: point.cost).policy] if within else []
+    sequences = (
+        sequence_through(table, policy, reference=spec.reference, unit=spec.unit)
+        for policy in dict.fromkeys(cheapest)
+        if policy != Policy.single(spec.reference)
+    )
+    return Candidates(tuple(sequences), frontier)
+
+
+def _point(curve: PairCurve, row: int, reference: Outcome) -> Point:
+    """The point of one position of an ensemble's curve."""
+    policy, share = curve.policy(row), float(curve.accepted[row] / curve.samples)
+    shares = {curve.little: share, curve.last: 1 - share}
+    drop, cost = float(curve.drop[row]), float(curve.cost[row])
+    return Point(
+        policy=policy,
+        cost=cost,
+        accuracy=reference.reference_accuracy - drop / 100,
+        drop=drop,
+        saving=1 - cost / curve.full if curve.full else 0.0,
+        shares={name: shares[name] for name in policy.exits},
+    )

@@ -1,23 +1,21 @@
-"""A certificate, checked again from scratch against its table."""
+"""Check certificates again from scratch, against their table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.certificate import Certificate
 from understudy.errors import PolicyError
 from understudy.outcome import evaluate
-from understudy.policy import Policy
-from understudy.result import Result
+from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value
-from understudy.searching.search import prepared, search, search_within_cost
+from understudy.searching.search import search, search_within_cost, with_learned_score
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a certificate claims, and whether it is so."""
+    """One claim of a certificate, whether it holds, and what was found."""
 
     max_drop: float
     claim: str
@@ -29,10 +27,10 @@ class Check:
 
 
 def verify(result: Result, table: ScoreTable) -> tuple[Check, ...]:
-    """Check every certificate of a result: same samples, same plan, same counts, same proof.
+    """Check every certificate of a result: same samples, same policy, same counts, same proof.
 
-    The plan is searched again on `tune`; losses and gains of every proved step are counted again by
-    `evaluate`, the specification; every p-value is computed again.
+    The policy is searched again on `tune`; losses and gains of every proved policy are counted
+    again by `evaluate`, the specification; every p-value is computed again.
 
     Raises:
         PolicyError: the result was searched in-sample, so it has no certificate.
@@ -51,72 +49,63 @@ def verify(result: Result, table: ScoreTable) -> tuple[Check, ...]:
             "a result that was searched in-sample certifies nothing: search without --in-sample"
         )
     again = _searched_again(result, table)
-    table = prepared(
-        table, result.reference, confidence=result.asked["confidence"], unit=result.unit
+    table = with_learned_score(
+        table, result.reference, confidence=result.arguments["confidence"], unit=result.unit
     )
     certify = table.on("certify")
-    checks: list[Check] = []
-    for choice, second in zip(result.choices, again.choices, strict=True):
-        certificate = choice.certificate
-        if certificate is None:
-            raise PolicyError(f"the choice for {choice.max_drop:g} points has no certificate")
-        checks += _checks(certificate, certify, second.policy, found=choice.policy)
-    return tuple(checks)
+    pairs = zip(result.choices, again.choices, strict=True)
+    return tuple(check for one, second in pairs for check in _checks(one, second, certify))
 
 
 def _searched_again(result: Result, table: ScoreTable) -> Result:
-    asked = {**result.asked, "reference": result.reference, "unit": result.unit}
-    name = asked.pop("by", None)
+    spec = {**result.arguments, "reference": result.reference, "unit": result.unit}
+    name = spec.pop("by", None)
     if name == "search":
-        return search(table, delta=result.delta, **asked)
+        return search(table, delta=result.delta, **spec)
     if name == "search_within_cost":
-        return search_within_cost(table, delta=result.delta, **asked)
-    raise PolicyError(f"a certified result says how it was searched, found {name!r}: search again")
+        return search_within_cost(table, delta=result.delta, **spec)
+    raise PolicyError(f"a certified result names its search function, found {name!r}: search again")
 
 
-def _checks(
-    certificate: Certificate, certify: ScoreTable, again: Policy, *, found: Policy
-) -> list[Check]:
-    drop = certificate.budget
-    counted = [_counts(certify, policy, certificate) for policy in certificate.path]
-    p_values = [
-        drop_p_value(lost, gained, len(certify), drop, certificate.delta)
-        for lost, gained in counted
-    ]
-    worst = max(p_values, default=0.0)
-    last = counted[-1] if counted else (0, 0)
+def _checks(choice: Choice, again: Choice, certify: ScoreTable) -> list[Check]:
+    """The checks of one choice, given what was chosen `again` and the certify samples."""
+    certificate, policy = choice.certificate, choice.policy
+    if certificate is None:
+        raise PolicyError(f"the choice for {choice.max_drop:g} points has no certificate")
+    path, reference = certificate.path, certificate.reference
+    budget, delta = certificate.budget, certificate.delta
+
+    def counted(table: ScoreTable, budget: float) -> tuple[list[tuple[int, int]], float]:
+        """Losses and gains of every proved policy, and the largest p-value; 0 for none."""
+        outcomes = [evaluate(table, policy, reference=reference) for policy in path]
+        counts = [(outcome.losses, outcome.gains) for outcome in outcomes]
+        p_values = [drop_p_value(*one, len(table), budget, delta) for one in counts]
+        return counts, max(p_values, default=0.0)
+
+    counts, worst = counted(certify, budget)
+    losses, gains = counts[-1] if counts else (0, 0)
+    same_samples = certificate.table == certify.hash
+    same_counts = (losses, gains) == (certificate.losses, certificate.gains)
+    steps = f"each of {len(counts)} steps proved at {delta:g}"
     checks = [
-        Check(drop, "same certify samples", certificate.table == certify.hash, certify.hash[:16]),
-        Check(drop, "same plan when searched again", again == found, again.describe()),
-        Check(drop, "the plan is the certified one", certificate.policy == found, found.describe()),
+        Check(budget, "same certify samples", same_samples, certify.hash[:16]),
         Check(
-            drop,
-            "same losses and gains",
-            last == (certificate.losses, certificate.gains),
-            f"{last[0]:,} and {last[1]:,}",
+            budget,
+            "same policy when searched again",
+            again.policy == policy,
+            again.policy.describe(),
         ),
         Check(
-            drop,
-            f"each of {len(counted)} steps proved at {certificate.delta:g}",
-            worst <= certificate.delta,
-            f"largest p = {worst:.4g}",
+            budget,
+            "the policy is the certified one",
+            certificate.policy == policy,
+            policy.describe(),
         ),
+        Check(budget, "same losses and gains", same_counts, f"{losses:,} and {gains:,}"),
+        Check(budget, steps, worst <= delta, f"largest p = {worst:.4g}"),
     ]
     for name, bound in certificate.classes.items():
-        part = certify.of_class(name)
-        of_class = [_counts(part, policy, certificate) for policy in certificate.path]
-        p = max(
-            (
-                drop_p_value(lost, gained, len(part), bound.budget, certificate.delta)
-                for lost, gained in of_class
-            ),
-            default=0.0,
-        )
+        _, worst = counted(certify.of_class(name), bound.budget)
         claim = f"class {name} within {bound.budget:g} points"
-        checks.append(Check(drop, claim, p <= certificate.delta, f"largest p = {p:.4g}"))
+        checks.append(Check(budget, claim, worst <= delta, f"largest p = {worst:.4g}"))
     return checks
-
-
-def _counts(table: ScoreTable, policy: Policy, certificate: Certificate) -> tuple[int, int]:
-    outcome = evaluate(table, policy, reference=certificate.reference)
-    return outcome.losses, outcome.gains

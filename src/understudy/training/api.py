@@ -1,28 +1,59 @@
-"""From specs to a folder of trained exits; resumable."""
+"""Training exits: from specs to a folder (resumable), or those of a network in memory."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from understudy.codec import Stored, stored
 from understudy.early_exit.network import ExitNetwork, attach, example_image
 from understudy.early_exit.serialization import check_replaceable, save_exits
 from understudy.early_exit.taps import Tap, even_taps, list_taps, tap_at
+from understudy.errors import ModelError, UnderstudyError
 from understudy.nn.device import usable_device
 from understudy.nn.stage import Stage
-from understudy.training.checks import first_image
+from understudy.training.checkpoint import Checkpoint
 from understudy.training.config import TrainingConfig
-from understudy.training.trainer import PLAIN, Note, Progress, fit_exits, silent
-from understudy.zoo.data import open_data
-from understudy.zoo.models import load_stage, named_models
-from understudy.zoo.networks import load_network
+from understudy.training.feature_cache import CacheRows, FeatureCache, free_bytes
+from understudy.training.features import (
+    LOGITS,
+    FeatureExtractor,
+    FeatureSource,
+    StreamedFeatures,
+    TrainingImages,
+    find_classifier,
+)
+from understudy.training.loop import (
+    CLASSIFIER,
+    HeldOutMetrics,
+    Trainable,
+    classifier_logits,
+    fit,
+    trainable_of_classifier,
+    trainables_of,
+)
+from understudy.training.sampling import Augmentation, HoldOut, hold_out
+from understudy.training.targets import TargetSet, Teacher, check_targets
+from understudy.zoo.data import DataSet, Progress, no_progress, open_data
+from understudy.zoo.models import load_network, load_stage, named_models
 
+Note = Callable[[str], None]
+"""Called with remarks for people."""
+
+DEFAULT = TrainingConfig()
 USUAL_TAPS = 6
+EXITS = "exits"
+_FREE_SHARE = 0.9  # of the free disk that a cache may take
 
 
 def train_exits(
@@ -34,31 +65,31 @@ def train_exits(
     heads: Sequence[str] = ("linear",),
     saver: str | None = None,
     classifier: bool = False,
-    recipe: TrainingConfig = PLAIN,
+    config: TrainingConfig = DEFAULT,
     cache_gb: float = 8.0,
     workers: int = 2,
     device: str | None = None,
-    on_progress: Progress = silent,
-    on_note: Note = silent,
+    on_progress: Progress = no_progress,
+    on_note: Note = no_progress,
 ) -> ExitNetwork:
     """Train exits for the model that a spec names, write them into a folder, and read it back.
 
-    Unfinished work lies in ``INTO.partial``: the same call goes on where it was interrupted, and
-    ends with the weights of an undisturbed run. The exits are scored as ``exits:INTO``, on other
-    data than these: exits know what they were trained on.
+    Unfinished work lies in ``INTO.partial``: the same call resumes where it was interrupted, and
+    ends with the weights of an undisturbed run. Score the exits as ``exits:INTO``, on other data
+    than these, which they were trained on.
 
     Args:
         model: model spec (`zoo.load_stage`); NAME=SPEC names the network.
         data: data spec (`zoo.open_data`).
         into: the folder; a folder of exits that is there is replaced.
-        taps: module paths, or how many places, spread evenly over the network's cost; by default 6,
+        taps: module paths, or how many taps, spread evenly over the network's cost; by default 6,
             or as many as it has.
         heads: kinds of heads (`nn.heads.make_head`); one of each at every tap.
         saver: model spec of a saver, which an Exit Sequence Network refines at every tap.
         classifier: train the backbone's last linear layer anew, on the labels, first.
-        recipe: how exits are trained.
-        cache_gb: the most room that features may take on disk, in 10^9 bytes; with less, the
-            network runs anew in every epoch.
+        config: how exits are trained.
+        cache_gb: the most disk space for features, in 10^9 bytes; where they need more, the network
+            runs anew in every epoch.
         workers: threads that decode ahead.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
         on_progress: called as work proceeds.
@@ -73,9 +104,9 @@ def train_exits(
     target = Path(into)
     check_replaceable(target)
     images = open_data(data)
-    image = first_image(images)
+    (image,) = images.first_images(1)
     ((name, spec),) = named_models([model]).items()
-    with _seeded(recipe.seed):
+    with _seeded(config.seed):
         network = _network(load_stage(spec), image, taps=taps, heads=heads, saver=saver)
     network.stages(name)  # refuses a saver of the same name
     _ = network.trunk  # refuses what cannot be split, before hours of work
@@ -83,7 +114,7 @@ def train_exits(
     trained = fit_exits(
         network.to(usable_device(device)),
         images,
-        recipe=recipe,
+        config=config,
         classifier=classifier,
         folder=folder,
         cache_gb=cache_gb,
@@ -111,13 +142,13 @@ def _network(
     saver: str | None,
 ) -> ExitNetwork:
     sample = _sample(stage, image)
-    wanted = {tap.path: {kind: kind for kind in heads} for tap in _places(stage, sample, taps)}
-    beside = None if saver is None else named_models([saver])
+    kinds = {kind: kind for kind in heads}
+    savers = {} if saver is None else named_models([saver])
     return attach(
         stage,
-        wanted,
+        {tap.path: kinds for tap in _taps(stage, sample, taps)},
         image=sample,
-        saver=None if beside is None else {n: load_stage(s) for n, s in beside.items()},
+        saver={name: load_stage(spec) for name, spec in savers.items()} or None,
     )
 
 
@@ -127,12 +158,12 @@ def _sample(stage: Stage, image: Tensor) -> Tensor:
     return image if preprocess is None or preprocess.size is None else example_image(stage)
 
 
-def _places(stage: Stage, sample: Tensor, taps: int | Sequence[str] | None) -> tuple[Tap, ...]:
+def _taps(stage: Stage, sample: Tensor, taps: int | Sequence[str] | None) -> tuple[Tap, ...]:
     if taps is not None and not isinstance(taps, int):
         return tap_at(stage, sample, taps)
-    places = list_taps(stage, sample)
-    useful = sum(tap.macs < places[-1].macs for tap in places)
-    return even_taps(places, max(min(USUAL_TAPS, useful), 1) if taps is None else taps)
+    found = list_taps(stage, sample)
+    useful = sum(tap.macs < found[-1].macs for tap in found)
+    return even_taps(found, max(min(USUAL_TAPS, useful), 1) if taps is None else taps)
 
 
 @contextmanager
@@ -140,3 +171,254 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+@dataclass(frozen=True)
+class TrainingSummary(Stored):
+    """The outcome of a training.
+
+    Attributes:
+        config: how exits were trained.
+        data: the fingerprint of the data.
+        samples: training images.
+        held_out: images that were held out.
+        corrupt: images that could not be decoded, and were left out.
+        cached: whether features were cached, or made anew in every epoch.
+        classifier: the module path of the backbone's last layer, where it was trained anew.
+        exits: every exit's metrics, at the epoch whose weights it has.
+        seconds: how long it took, since it was last resumed.
+    """
+
+    config: TrainingConfig = field(metadata=stored(key="recipe"))
+    data: str
+    samples: int
+    held_out: int
+    corrupt: int
+    cached: bool
+    classifier: str | None
+    exits: Mapping[str, HeldOutMetrics]
+    seconds: float
+
+
+def fit_exits(
+    network: ExitNetwork,
+    data: DataSet,
+    *,
+    config: TrainingConfig = DEFAULT,
+    classifier: bool = False,
+    folder: str | Path | None = None,
+    cache_gb: float = 8.0,
+    workers: int = 2,
+    on_progress: Progress = no_progress,
+    on_note: Note = no_progress,
+) -> TrainingSummary:
+    """Train the exits of a network in place; its backbone and its saver stay as they are.
+
+    The backbone runs once over every view of every image, and the features that the heads need are
+    cached on disk; where they need too much space, it runs anew in every epoch. Images that cannot
+    be decoded are left out. The network ends in eval mode.
+
+    A share of the data is held out: no exit is trained on it, it chooses each exit's best epoch. Do
+    not score the exits on this data, which they, and perhaps the backbone, were trained on.
+
+    Args:
+        network: what `attach` made, on the device where it is to be trained.
+        data: images with labels; without them exits learn the backbone's answers.
+        config: how exits are trained.
+        classifier: train the backbone's last linear layer anew, on the labels, first.
+        folder: for unfinished work, which the same call resumes; by default a temporary one.
+        cache_gb: the most disk space for features, in 10^9 bytes.
+        workers: threads that decode ahead.
+        on_progress: called as work proceeds.
+        on_note: called with remarks.
+
+    >>> from understudy.nn.preprocess import Preprocess
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> stage = Stage(net, preprocess=Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,)))
+    >>> network = attach(stage, {"2": "linear"})
+    >>> quick = TrainingConfig(epochs=4, batch=64, lr=0.01, flip=False)
+    >>> summary = fit_exits(network, open_data("digits:train"), config=quick)
+    >>> summary.exits["2/linear"].accuracy > 0.5
+    True
+
+    Raises:
+        ModelError: a network without exits, weights that need a saver where there is none, a
+            backbone whose last layer is no linear one, or a loss that is not finite.
+        DataError: data without labels where these are a target, with other classes than the
+            network's, that are too few, or unfinished work of another plan.
+        UnderstudyError: the folder cannot be written.
+    """
+    start = time.perf_counter()
+    images = data.first_images(1)
+    path = find_classifier(network.stage, images) if classifier else None
+    _check_exits(network, config)
+    check_targets(data, int(network.stage(images).shape[1]), config, classifier=classifier)
+    parts = hold_out(data, share=config.held_out, seed=config.seed)
+    with _checkpoint(folder, _plan(network, data, config, path)) as checkpoint:
+        source = _feature_source(
+            TrainingImages(
+                data,
+                Augmentation(shift=config.shift, flip=config.flip, seed=config.seed),
+                FeatureExtractor(
+                    network,
+                    classifier=path,
+                    logits=config.targets != "labels" and path is None,
+                ),
+                workers,
+            ),
+            parts,
+            folder=checkpoint.features,
+            views=config.views,
+            space=cache_gb * 1e9,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
+        trainer = _Trainer(network, data, source, parts, checkpoint, on_progress, on_note)
+        exits = trainer.train(config, classifier=path)
+    network.eval()
+    corrupt = source.corrupt()
+    used = parts.without(corrupt)
+    return TrainingSummary(
+        config=config,
+        data=data.fingerprint,
+        samples=len(used.train),
+        held_out=len(used.held_out),
+        corrupt=len(corrupt),
+        cached=isinstance(source, FeatureCache),
+        classifier=path,
+        exits=exits,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Trainer:
+    """What the training of a network's classifier and that of its exits share."""
+
+    network: ExitNetwork
+    data: DataSet
+    source: FeatureSource
+    hold_out: HoldOut
+    checkpoint: Checkpoint
+    on_progress: Progress
+    on_note: Note
+
+    def train(self, config: TrainingConfig, *, classifier: str | None) -> dict[str, HeldOutMetrics]:
+        """Train the classifier on the labels, where there is one, and then the exits.
+
+        Where the backbone's answers are a target, they are those with the new classifier.
+        """
+        metrics: dict[str, HeldOutMetrics] = {}
+        teacher: Teacher = _stored_logits
+        if classifier is not None:
+            layer = self.network.stage.model.get_submodule(classifier)
+            on_labels = replace(config, targets="labels", weights="even")
+            metrics = self._fit(CLASSIFIER, [trainable_of_classifier(layer)], None, on_labels)
+            teacher = torch.no_grad()(partial(classifier_logits, layer))
+        needed = None if config.targets == "labels" else teacher
+        return metrics | self._fit(EXITS, trainables_of(self.network), needed, config)
+
+    def _fit(
+        self,
+        name: str,
+        trainables: Sequence[Trainable],
+        teacher: Teacher | None,
+        config: TrainingConfig,
+    ) -> dict[str, HeldOutMetrics]:
+        def on_epoch(epoch: int, metrics: Mapping[str, HeldOutMetrics]) -> None:
+            self.on_progress(name, epoch, config.epochs)
+            right = sorted(100 * own.accuracy for own in metrics.values())
+            found = f"{right[0]:.1f}" + (f" to {right[-1]:.1f}" if len(right) > 1 else "")
+            self.on_note(f"{name}, epoch {epoch}: {found} % of the images held out are right")
+
+        return fit(
+            trainables,
+            TargetSet(self.source, self.data.labels, teacher, self.network.stage.device),
+            self.hold_out.without(self.source.corrupt()),
+            config=config,
+            checkpoint=self.checkpoint,
+            name=name,
+            on_epoch=on_epoch,
+        )
+
+
+def _stored_logits(features: Mapping[str, Tensor]) -> Tensor:
+    return features[LOGITS]
+
+
+def _check_exits(network: ExitNetwork, config: TrainingConfig) -> None:
+    """Refuse a network without exits, and weights that need a saver where there is none."""
+    if not network.locations and network.saver_branch is None:
+        raise ModelError(
+            "a network that is trained has exits, found neither heads nor a saver: add some"
+        )
+    if config.weights == "tinysaver" and network.saver_branch is None:
+        raise ModelError(
+            "samples weigh by a saver's confidence with the weights 'tinysaver', found no saver: "
+            "name one, or choose other weights"
+        )
+
+
+def _feature_source(
+    images: TrainingImages,
+    parts: HoldOut,
+    *,
+    folder: Path,
+    views: int,
+    space: float,
+    on_progress: Progress,
+    on_note: Note,
+) -> FeatureSource:
+    """A cache of all features, filled; or a stream of them, where a cache needs too much space."""
+    example = images.extract(images.data.first_images(1))
+    shapes = {name: tuple(value.shape[1:]) for name, value in example.items()}
+    rows = CacheRows(parts, images=len(images.data), views=views)
+    size = rows.bytes(shapes)
+    space = min(space, _FREE_SHARE * free_bytes(folder))
+    if size > space and not FeatureCache.begun(folder):
+        on_note(
+            f"features would take {size / 1e9:.1f} GB where there is room for {space / 1e9:.1f}: "
+            "the network runs anew in every epoch; --cache-gb gives more, fewer views need less"
+        )
+        return StreamedFeatures(images)
+    cache = FeatureCache(folder, shapes, rows)
+    cache.fill(images, on_progress=partial(on_progress, "features"))
+    return cache
+
+
+def _plan(
+    network: ExitNetwork, data: DataSet, config: TrainingConfig, classifier: str | None
+) -> dict[str, Any]:
+    """Plain JSON that determines the weights; an error names the first key that differs."""
+    stage, saver_branch = network.stage, network.saver_branch
+    return {
+        "data": data.fingerprint,
+        "backbone": stage.weights_hash,
+        "preprocess": None if stage.preprocess is None else stage.preprocess.to_dict(),
+        "taps": [tap.path for tap in network.taps],
+        "heads": [[p.tap, p.head, network.head(p).to_dict()] for p in network.locations],
+        "saver": None
+        if saver_branch is None
+        else [saver_branch.saver.weights_hash, saver_branch.sequence.spec.to_dict()],
+        "classifier": classifier,
+        **config.to_dict(),
+        "device": stage.device.type,
+        "first weights": network.weights_hash,
+    }
+
+
+@contextmanager
+def _checkpoint(folder: str | Path | None, plan: Mapping[str, Any]) -> Iterator[Checkpoint]:
+    if folder is None:
+        with tempfile.TemporaryDirectory(
+            prefix="understudy-", ignore_cleanup_errors=True
+        ) as temporary:
+            yield Checkpoint(Path(temporary), plan)
+        return
+    checkpoint = Checkpoint(Path(folder), plan)
+    try:
+        yield checkpoint
+    except UnderstudyError:
+        checkpoint.remove_if_empty()
+        raise

@@ -1,7 +1,7 @@
-"""Training in progress on disk, so that an interrupted run goes on.
+"""Training in progress on disk, so that an interrupted run resumes.
 
 DIR.partial/manifest.json   what is being trained, and how
-DIR.partial/features/       the features that are learnt from, where they are kept
+DIR.partial/features/       the cache of features, where there is one
 DIR.partial/exits.pt        the state after the last whole epoch
 """
 
@@ -17,18 +17,18 @@ import torch
 
 from understudy.errors import DataError
 from understudy.files import keep_plan, replacing
-from understudy.training.cache import Cache
+from understudy.training.feature_cache import FeatureCache
 
 FORMAT, VERSION = "understudy.training", 1
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError)
 
 
 class Checkpoint:
-    """A folder in which an unfinished training lies.
+    """A folder that holds an unfinished training.
 
     Args:
         folder: made where it is missing.
-        plan: plain JSON, all that decides the weights; an older run goes on under the same one.
+        plan: plain JSON that determines the weights; an older run resumes under the same one.
 
     Raises:
         DataError: an older run of another plan is in the way.
@@ -41,11 +41,11 @@ class Checkpoint:
 
     @property
     def features(self) -> Path:
-        """Where features are kept."""
+        """Where features are cached."""
         return self.folder / "features"
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """The state that was kept under a name: tensors, numbers and texts; None without one.
+        """The state that was saved under a name: tensors, numbers and texts; None without one.
 
         Raises:
             DataError: it is damaged.
@@ -62,14 +62,14 @@ class Checkpoint:
             ) from error
         return state
 
-    def keep(self, name: str, state: Mapping[str, Any]) -> None:
-        """Keep a state, whole or not at all."""
+    def save(self, name: str, state: Mapping[str, Any]) -> None:
+        """Save a state, whole or not at all."""
         with replacing(self._file(name)) as temporary:
             torch.save(dict(state), temporary)
 
-    def remove_if_bare(self) -> None:
-        """Delete the folder where nothing is done yet: there is nothing to go on from."""
-        if not (any(self.folder.glob("*.pt")) or Cache.begun(self.features)):
+    def remove_if_empty(self) -> None:
+        """Delete the folder where nothing is done yet: there is nothing to resume."""
+        if not (any(self.folder.glob("*.pt")) or FeatureCache.begun(self.features)):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, name: str) -> Path:

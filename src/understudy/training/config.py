@@ -1,11 +1,11 @@
-"""How exits are trained: every setting that decides their weights."""
+"""How exits are trained: every setting that their weights depend on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
+from understudy.codec import Stored
 from understudy.errors import ModelError, unknown
 
 TARGETS = ("labels", "backbone", "both")
@@ -13,30 +13,32 @@ WEIGHTS = ("even", "dyce", "tinysaver")
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(
+    Stored, what="a training configuration", error=ModelError, remedy="correct it"
+):
     """How exits are trained.
 
     Labels are not smoothed by default: smoothing spoils the ranking of right before wrong answers
     that deferral lives on (Xia et al., ICLR 2025, arXiv 2403.14715).
 
     Attributes:
-        epochs: at most as many; in each, every image is seen in one of its views.
+        epochs: the most epochs; each uses every image once, in one of its views.
         batch: images per step; fewer (but 32) where an epoch would have less than 50 steps.
         lr: the highest learning rate of AdamW; it follows a cosine down to 0.
         weight_decay: of AdamW, on matrices and filters.
         warmup: the share of all steps in which the learning rate rises from 0.
-        views: views of every image that features are taken of; the first is the plain image.
+        views: views of every image; the first is the plain image.
         shift: how far a view is shifted at most, as a share of the image's sides.
         flip: whether a view may be mirrored.
-        targets: what exits learn: the labels, the backbone's answers, or both.
-        temperature: of the backbone's answers, where these are learnt.
-        share: the weight of the backbone's answers beside the labels, for both.
-        weights: how samples weigh. even: alike. tinysaver: by 2 (1 - the saver's largest
-            probability) (arXiv 2403.17726). dyce: by 2 (1 - the first exit's largest probability)
-            for all exits behind the first (arXiv 2403.01695), alike for the first.
+        targets: of the exits: the labels, the backbone's answers, or both.
+        temperature: of the backbone's answers, where these are a target.
+        share: the weight of the backbone's answers, for both; the labels have the rest.
+        weights: of samples. even: all 1. tinysaver: 2 (1 - the saver's largest
+            probability) (arXiv 2403.17726). dyce: 2 (1 - the first exit's largest probability)
+            for all exits behind the first (arXiv 2403.01695), 1 for the first.
         label_smoothing: of the labels, 0 to 1.
-        held_out: the share of images that no exit learns from: they choose its best epoch.
-        patience: training ends after so many epochs in which no exit got better.
+        held_out: the share of images that no exit is trained on: they choose its best epoch.
+        patience: training ends after so many epochs in which no exit improves.
         seed: of the first weights, the views and the order of samples.
 
     >>> TrainingConfig(epochs=10, weights="dyce").warmup
@@ -76,22 +78,6 @@ class TrainingConfig:
                 raise ModelError(
                     f"{name} lies between {low:g} and {high:g}, found {value!r}: correct it"
                 )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> TrainingConfig:
-        """The recipe that `to_dict` wrote.
-
-        Raises:
-            ModelError: an unknown setting, or one out of its range.
-        """
-        names = [field.name for field in fields(TrainingConfig)]
-        strange = [name for name in data if name not in names]
-        if strange:
-            raise ModelError(unknown("setting", strange[0], names, where="a recipe"))
-        return TrainingConfig(**data)
 
 
 _BELOW_ONE = 1 - 1e-9

@@ -1,50 +1,54 @@
-"""What heads learn from: named features of a frozen network, taken in one pass."""
+"""What heads are trained on: named features of a frozen network, from one pass over the images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.early_exit.heads import PooledHead, pool
 from understudy.early_exit.network import ExitNetwork
 from understudy.errors import ModelError
 from understudy.graph.capture import hooked
-from understudy.nn.device import Images
+from understudy.nn.device import Images, on_device
 from understudy.nn.stage import Stage
+from understudy.training.sampling import Augmentation, SampleOrder
+from understudy.zoo.data import Array, Batch, DataSet, batches
 
 Features = Mapping[str, Tensor]
 """Named features of some samples, each (N, ...)."""
 
 LOGITS = "logits"
-CLASSIFIED = "input of the classifier"
+CLASSIFIER_INPUT = "input of the classifier"
 SAVER, SAVER_LOGITS = "saver", "saver logits"
-KEPT = torch.float16
-"""The dtype in which features are kept."""
+STORED = torch.float16
+"""The dtype in which features are stored."""
 
 Reductions = Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]]
-"""Module path -> name of a feature -> what makes it of the module's output."""
+"""Module path -> name of a feature -> the function that makes it from the module's output."""
 
 
-class _Enough(Exception):
-    """All that was wanted is there: the rest of the network need not run."""
+class _AllFound(Exception):
+    """Every requested feature is there: the rest of the network need not run."""
 
 
 class FeatureExtractor:
-    """Takes the features that the heads of a network learn from, in one pass of its backbone and of
-    its saver.
+    """Extracts the features that the heads of a network are trained on, in one pass of its backbone
+    and of its saver.
 
-    It listens at the tapped modules of the frozen network, which runs as it is, in eval mode, and
-    no further than needed.
+    Hooks read the outputs of the tapped modules; the frozen network runs as it is, in eval mode,
+    and no further than needed.
 
     Args:
-        network: its heads and its saver decide what is taken.
-        classifier: the module path of a layer whose input is taken as well.
-        logits: whether the backbone's logits are taken.
+        network: its heads and its saver determine the features.
+        classifier: the module path of a layer whose input is a feature as well.
+        logits: whether the backbone's logits are a feature.
     """
 
     def __init__(self, network: ExitNetwork, *, classifier: str | None, logits: bool) -> None:
@@ -65,7 +69,7 @@ class FeatureExtractor:
         Raises:
             ModelError: a feature that is not finite.
         """
-        found = _taken(
+        found = _extract(
             self._network.stage,
             images,
             self._reductions,
@@ -76,31 +80,31 @@ class FeatureExtractor:
         if saver_branch is not None:
             (tap,) = saver_branch.saver.taps
             mean = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
-            found |= _taken(saver_branch.saver.stage, images, mean, logits=SAVER_LOGITS)
-        return {name: _kept(name, value) for name, value in found.items()}
+            found |= _extract(saver_branch.saver.stage, images, mean, logits=SAVER_LOGITS)
+        return {name: _clamped(name, value) for name, value in found.items()}
 
 
-def feature_of(path: str, reduction: str) -> str:
-    """The name of what a reduction makes of the feature at a tap.
+def feature_name(path: str, reduction: str) -> str:
+    """The name of the feature that a reduction makes at a tap.
 
-    >>> feature_of("layer1.3", "mean")
+    >>> feature_name("layer1.3", "mean")
     'layer1.3: mean'
     """
     return f"{path}: {reduction}"
 
 
 def _reductions_of(network: ExitNetwork) -> Reductions:
-    wanted: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
-    for point in network.points:
+    found: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
+    for point in network.locations:
         head, path = network.head(point), network.taps[point.tap].path
-        wanted.setdefault(path, {})[feature_of(path, head.reduction)] = head.reduce
+        found.setdefault(path, {})[feature_name(path, head.reduction)] = head.reduce
     for tap in network.taps if network.saver_branch is not None else ():
-        mean = {feature_of(tap.path, PooledHead.reduction): partial(pool, layout=tap.layout)}
-        wanted[tap.path] = {**mean, **wanted.get(tap.path, {})}
-    return wanted
+        mean = {feature_name(tap.path, PooledHead.reduction): partial(pool, layout=tap.layout)}
+        found[tap.path] = {**mean, **found.get(tap.path, {})}
+    return found
 
 
-def _taken(
+def _extract(
     stage: Stage,
     images: Images,
     reductions: Reductions,
@@ -108,30 +112,30 @@ def _taken(
     input_of: str | None = None,
     logits: str | None = None,
 ) -> dict[str, Tensor]:
-    """Run a network as far as needed; what is taken is copied, since layers may write in place."""
+    """Run a network as far as needed; features are copied, since layers may write in place."""
     found: dict[str, Tensor] = {}
     left = set(reductions)
     whole = logits is not None or input_of is not None
 
-    def note(path: str, output: Tensor) -> None:
+    def store(path: str, output: Tensor) -> None:
         for name, reduce in reductions[path].items():
-            found[name] = reduce(output).to(KEPT, copy=True)
+            found[name] = reduce(output).to(STORED, copy=True)
         left.discard(path)
         if not left and not whole:
-            raise _Enough
+            raise _AllFound
 
-    def note_input(_module: Any, args: tuple[Tensor, ...]) -> None:
-        found[CLASSIFIED] = args[0].to(KEPT, copy=True)
+    def store_input(_module: Any, args: tuple[Tensor, ...]) -> None:
+        found[CLASSIFIER_INPUT] = args[0].to(STORED, copy=True)
 
     stage.model.eval()
-    hooks = {path: partial(note, path) for path in reductions}
-    with hooked(stage.model, hooks), _input_hooked(stage, input_of, note_input):
+    hooks = {path: partial(store, path) for path in reductions}
+    with hooked(stage.model, hooks), _input_hooked(stage, input_of, store_input):
         try:
             answer = stage.model(stage.prepare(images))
-        except _Enough:
+        except _AllFound:
             return found
     if logits is not None:
-        found[logits] = answer.to(KEPT, copy=True)
+        found[logits] = answer.to(STORED, copy=True)
     return found
 
 
@@ -147,11 +151,108 @@ def _input_hooked(stage: Stage, path: str | None, hook: Callable[..., None]) -> 
         handle.remove()
 
 
-def _kept(name: str, value: Tensor) -> Tensor:
+def _clamped(name: str, value: Tensor) -> Tensor:
     if value.isnan().any():
         raise ModelError(
             f"features are numbers, {name!r} has {int(value.isnan().sum())} that are none (NaN): "
             "check the weights of the network"
         )
-    largest = torch.finfo(KEPT).max
+    largest = torch.finfo(STORED).max
     return value.clamp_(-largest, largest)
+
+
+@torch.no_grad()
+def find_classifier(stage: Stage, images: Images) -> str:
+    """The module path of the linear layer whose output is the network's answer.
+
+    >>> find_classifier(Stage(nn.Sequential(nn.ReLU(), nn.Linear(4, 3))), torch.zeros(2, 4))
+    '1'
+
+    Raises:
+        ModelError: the answer comes from something else.
+    """
+    outputs: dict[str, list[Tensor]] = {
+        path: []
+        for path, module in stage.model.named_modules()
+        if path and isinstance(module, nn.Linear)
+    }
+    with hooked(stage.model, {path: found.append for path, found in outputs.items()}):
+        answer = stage.model(stage.prepare(images))
+    for path, found in outputs.items():
+        if len(found) == 1 and found[0] is answer:
+            return path
+    raise ModelError(
+        "a classifier that is trained anew is a torch.nn.Linear whose output is the network's "
+        f"answer, {type(stage.model).__name__} has {len(outputs)} linear layers and none is: train "
+        "the exits without it"
+    )
+
+
+class FeatureBatch(NamedTuple):
+    """Positions of some images in the data set (n,), and their features."""
+
+    positions: Array
+    features: Features
+
+
+class FeatureSource(Protocol):
+    """Gives the features of images in an order."""
+
+    def corrupt(self) -> Array:
+        """The positions of the images that could not be decoded, as far as is known."""
+
+    def batches(self, order: SampleOrder, *, size: int) -> Iterator[FeatureBatch]:
+        """Features in batches of `size`, without those of corrupt images."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """The images of a data set, and what makes a network's features of them.
+
+    Attributes:
+        data: the images.
+        augmentation: makes the views of an image.
+        extract: makes features of images.
+        workers: threads that decode ahead.
+    """
+
+    data: DataSet
+    augmentation: Augmentation
+    extract: FeatureExtractor
+    workers: int
+
+    def decoded(self, positions: Array, *, size: int) -> Iterator[Batch]:
+        """The images at some positions, in batches of so many positions."""
+        return batches(self.data, positions.tolist(), size=size, workers=self.workers)
+
+    def features(self, batch: Batch, views: Array) -> Features:
+        """The features of decoded images, each in the requested view."""
+        ids = self.data.ids[batch.positions].tolist()
+        images = on_device(batch.images, self.extract.device)
+        return self.extract(self.augmentation.apply(images, ids, views))
+
+
+class StreamedFeatures:
+    """Features that the network makes anew in every epoch: no room is needed, but time.
+
+    Args:
+        images: the images and the extractor of their features.
+    """
+
+    def __init__(self, images: TrainingImages) -> None:
+        self._images = images
+        self._corrupt = np.zeros(len(images.data), bool)
+
+    def corrupt(self) -> Array:
+        """The positions of the images that could not be decoded, as far as is known."""
+        return np.flatnonzero(self._corrupt)
+
+    def batches(self, order: SampleOrder, *, size: int) -> Iterator[FeatureBatch]:
+        """Features in batches of `size`, without those of corrupt images."""
+        decoded = self._images.decoded(order.positions, size=size)
+        for requested, batch in zip(order.batches(size), decoded, strict=True):
+            there = np.isin(requested.positions, batch.positions)
+            self._corrupt[requested.positions[~there]] = True
+            if len(batch):
+                features = self._images.features(batch, requested.views[there])
+                yield FeatureBatch(batch.positions, features)

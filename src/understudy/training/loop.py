@@ -1,10 +1,11 @@
-"""The loop: all heads learn side by side, and each keeps what was its best epoch."""
+"""The training loop: all heads are trained side by side, and each keeps its best epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import cos, isfinite, pi
 from typing import Any
 
@@ -12,23 +13,95 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from understudy.early_exit.heads import Head, PooledHead
+from understudy.early_exit.network import ExitNetwork
+from understudy.early_exit.stages import ESN
 from understudy.errors import DataError, ModelError
 from understudy.training.checkpoint import Checkpoint
 from understudy.training.config import TrainingConfig
-from understudy.training.hold_out import HoldOut, Order
+from understudy.training.features import (
+    CLASSIFIER_INPUT,
+    SAVER,
+    SAVER_LOGITS,
+    Features,
+    feature_name,
+)
+from understudy.training.sampling import HoldOut, SampleOrder
 from understudy.training.targets import Targets, TargetSet, losses, weights
-from understudy.training.trainables import Trainable
 
-OnEpoch = Callable[[int, Mapping[str, "Score"]], None]
-"""Called after every epoch with its number and the scores of all exits in it."""
+OnEpoch = Callable[[int, Mapping[str, "HeldOutMetrics"]], None]
+"""Called after every epoch with its number and the metrics of all exits in it."""
 
-
+CLASSIFIER = "classifier"
 LEAST_STEPS, LEAST_BATCH = 50, 32  # an epoch has so many steps, but none of fewer images
 
 
+@dataclass(frozen=True, eq=False)
+class Trainable:
+    """A module that is trained.
+
+    Attributes:
+        module: the module.
+        exits: the names of the exits whose logits it gives.
+        logits: features -> logits (N, E, C).
+    """
+
+    module: nn.Module
+    exits: tuple[str, ...]
+    logits: Callable[[Features], Tensor]
+
+
+def trainables_of(network: ExitNetwork) -> tuple[Trainable, ...]:
+    """Every head of a network, and its Exit Sequence Network as one."""
+    paths = [tap.path for tap in network.taps]
+    found = []
+    for point in network.locations:
+        head, path = network.head(point), paths[point.tap]
+        logits = partial(_head_logits, head, feature_name(path, head.reduction))
+        found.append(Trainable(head, (f"{path}/{point.head}",), logits))
+    if network.saver_branch is not None:
+        sequence = network.saver_branch.sequence
+        pooled = [SAVER, *(feature_name(path, PooledHead.reduction) for path in paths)]
+        exits = tuple(f"{path}/{ESN}" for path in paths)
+        found.append(Trainable(sequence, exits, partial(_sequence_logits, sequence, pooled)))
+    return tuple(found)
+
+
+def trainable_of_classifier(classifier: nn.Module) -> Trainable:
+    """The backbone's own last layer."""
+    return Trainable(
+        classifier,
+        (CLASSIFIER,),
+        lambda features: classifier_logits(classifier, features).unsqueeze(1),
+    )
+
+
+def _head_logits(head: Head, feature: str, features: Features) -> Tensor:
+    dtype, saver_features = _dtype(head), None
+    if head.saver_width:
+        saver_features = torch.cat([features[SAVER], features[SAVER_LOGITS]], 1).to(dtype)
+    logits: Tensor = head(features[feature].to(dtype), saver_features)
+    return logits.unsqueeze(1)
+
+
+def _sequence_logits(sequence: nn.Module, pooled: Sequence[str], features: Features) -> Tensor:
+    logits: Tensor = sequence([features[name] for name in pooled], features[SAVER_LOGITS].float())
+    return logits
+
+
+def classifier_logits(classifier: nn.Module, features: Features) -> Tensor:
+    """The logits (N, C) of the backbone's last layer."""
+    logits: Tensor = classifier(features[CLASSIFIER_INPUT].to(_dtype(classifier)))
+    return logits
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in module.parameters()), torch.float32)
+
+
 @dataclass(frozen=True)
-class Score:
-    """How an exit does on the images held out, after an epoch; epoch 0 is before the first.
+class HeldOutMetrics:
+    """An exit's accuracy and loss on the images held out after an epoch; epoch 0 is untrained.
 
     Without labels the accuracy is the agreement with the backbone.
     """
@@ -40,35 +113,35 @@ class Score:
 
 @dataclass
 class _LoopState:
-    """Where training stands: whole epochs done, those in a row without gain, the best so far."""
+    """The state of training: whole epochs done, those in a row without gain, the best so far."""
 
     epoch: int
     stale: int
-    best: list[list[Score]]
+    best: list[list[HeldOutMetrics]]
     weights: list[dict[str, Tensor]]
 
 
 def fit(
-    learners: Sequence[Trainable],
-    lessons: TargetSet,
-    parts: HoldOut,
+    trainables: Sequence[Trainable],
+    targets: TargetSet,
+    hold_out: HoldOut,
     *,
-    recipe: TrainingConfig,
-    work: Checkpoint,
+    config: TrainingConfig,
+    checkpoint: Checkpoint,
     name: str,
     on_epoch: OnEpoch,
-) -> dict[str, Score]:
-    """Train learners until they get no better; each ends with the weights of its best epoch.
+) -> dict[str, HeldOutMetrics]:
+    """Train until nothing improves; every trainable ends with the weights of its best epoch.
 
-    The state after every epoch is kept, and every epoch has random numbers of its own, so that an
+    The state after every epoch is saved, and every epoch has random numbers of its own, so that an
     interrupted training ends as an undisturbed one.
 
     Args:
-        learners: what learns, on the device of the lessons.
-        lessons: what is learnt.
-        parts: who is learnt from, and who is held out.
-        recipe: how.
-        work: where the state is kept, under `name`.
+        trainables: what is trained, on the device of the targets.
+        targets: features and targets of all images.
+        hold_out: the training images and those held out.
+        config: how.
+        checkpoint: where the state is saved, under `name`.
         name: of this training.
         on_epoch: called after every epoch.
 
@@ -76,148 +149,148 @@ def fit(
         DataError: too few images, or unfinished work that is damaged.
         ModelError: a loss that is not finite.
     """
-    if len(parts.train) < 2 or not len(parts.held_out):
+    if len(hold_out.train) < 2 or not len(hold_out.held_out):
         raise DataError(
             "exits are trained on at least 2 images that can be decoded and checked on others, "
-            f"found {len(parts.train)} and {len(parts.held_out)}: mend the data"
+            f"found {len(hold_out.train)} and {len(hold_out.held_out)}: mend the data"
         )
-    modules = nn.ModuleList(learner.module for learner in learners).requires_grad_(True)
-    optimizer = torch.optim.AdamW(_groups(modules, recipe), lr=recipe.lr)
-    state = _resumed(work.load(name), modules, optimizer)
+    modules = nn.ModuleList(one.module for one in trainables).requires_grad_(True)
+    optimizer = torch.optim.AdamW(_parameter_groups(modules, config), lr=config.lr)
+    measure = partial(_measure, trainables, targets, hold_out.held_out_order(), config)
+    state = _restored(checkpoint.load(name), modules, optimizer)
     if state is None:
-        first = _check(learners, lessons, parts.check(), recipe, epoch=0)
-        state = _LoopState(0, 0, first, [_copied(module) for module in modules])
-    on_epoch(state.epoch, _by_exit(learners, state.best))
-    while state.epoch < recipe.epochs and state.stale < recipe.patience:
-        _epoch(learners, lessons, parts, recipe, optimizer, number=state.epoch)
+        state = _LoopState(0, 0, measure(epoch=0), [_copied(module) for module in modules])
+    on_epoch(state.epoch, _by_exit(trainables, state.best))
+    while state.epoch < config.epochs and state.stale < config.patience:
+        _train_epoch(trainables, targets, hold_out, config, optimizer, number=state.epoch)
         state.epoch += 1
-        scores = _check(learners, lessons, parts.check(), recipe, epoch=state.epoch)
-        _note_best(state, scores, modules)
-        work.keep(name, _kept(state, modules, optimizer))
-        on_epoch(state.epoch, _by_exit(learners, scores))
+        metrics = measure(epoch=state.epoch)
+        _keep_best(state, metrics, modules)
+        checkpoint.save(name, _saved(state, modules, optimizer))
+        on_epoch(state.epoch, _by_exit(trainables, metrics))
     for module, best in zip(modules, state.weights, strict=True):
         module.load_state_dict(best)
     optimizer.zero_grad()
-    return _by_exit(learners, state.best)
+    return _by_exit(trainables, state.best)
 
 
-def _epoch(
-    learners: Sequence[Trainable],
-    lessons: TargetSet,
-    parts: HoldOut,
-    recipe: TrainingConfig,
+def _train_epoch(
+    trainables: Sequence[Trainable],
+    targets: TargetSet,
+    hold_out: HoldOut,
+    config: TrainingConfig,
     optimizer: torch.optim.Optimizer,
     *,
     number: int,
 ) -> None:
-    """See every image once, in steps of one size: what is left over is left out."""
-    size = min(recipe.batch, len(parts.train), max(len(parts.train) // LEAST_STEPS, LEAST_BATCH))
-    steps = len(parts.train) // size
-    for learner in learners:
-        learner.module.train()
-    with _random(recipe.seed, number, lessons.device) as random:
-        order = parts.epoch(random, views=recipe.views)
-        whole = Order(order.positions[: steps * size], order.views[: steps * size])
-        for step, lesson in enumerate(lessons.of(whole, size=size)):
-            if len(lesson) < 2:
+    """Train on every image once, in steps of one size: what is left over is left out."""
+    count = len(hold_out.train)
+    size = min(config.batch, count, max(count // LEAST_STEPS, LEAST_BATCH))
+    steps = count // size
+    for one in trainables:
+        one.module.train()
+    cuda = targets.device.type == "cuda"
+    with _random_of_epoch(config.seed, number, targets.device) as random:
+        order = hold_out.training_order(random, views=config.views)
+        whole = SampleOrder(order.positions[: steps * size], order.views[: steps * size])
+        for step, batch in enumerate(targets.batches(whole, size=size)):
+            if len(batch) < 2:
                 continue
-            share = (number * steps + step + 0.5) / (recipe.epochs * steps)
+            progress = (number * steps + step + 0.5) / (config.epochs * steps)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * _rate(share, recipe.warmup)
-            with torch.autocast(lessons.device.type, torch.bfloat16, enabled=_fast(lessons)):
-                answers = [learner.answer(lesson.features) for learner in learners]
-            loss = _loss(answers, lesson, recipe)
+                group["lr"] = config.lr * _lr_factor(progress, config.warmup)
+            with torch.autocast(targets.device.type, torch.bfloat16, enabled=cuda):
+                logits = [one.logits(batch.features) for one in trainables]
+            loss = _loss(logits, batch, config)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
 
 
-def _loss(answers: Sequence[Tensor], lesson: Targets, recipe: TrainingConfig) -> Tensor:
+def _loss(logits: Sequence[Tensor], batch: Targets, config: TrainingConfig) -> Tensor:
     """The sum over all exits of their mean losses; no exit's gradient reaches another's weights."""
     each = [
-        (weight * losses(answer, lesson, recipe, smoothing=recipe.label_smoothing)).mean(0).sum()
-        for answer, weight in zip(answers, weights(lesson, answers, recipe), strict=True)
+        (weight * losses(own, batch, config, smoothing=config.label_smoothing)).mean(0).sum()
+        for own, weight in zip(logits, weights(batch, logits, config), strict=True)
     ]
     return torch.stack(each).sum()
 
 
 @torch.no_grad()
-def _check(
-    learners: Sequence[Trainable],
-    lessons: TargetSet,
-    order: Order,
-    recipe: TrainingConfig,
+def _measure(
+    trainables: Sequence[Trainable],
+    targets: TargetSet,
+    order: SampleOrder,
+    config: TrainingConfig,
     *,
     epoch: int,
-) -> list[list[Score]]:
-    """The scores of each learner's exits on the images held out."""
-    for learner in learners:
-        learner.module.eval()
-    sums, count = [torch.zeros(2, 1, device=lessons.device, dtype=torch.float64)] * len(learners), 0
-    for lesson in lessons.of(order, size=recipe.batch):
-        count += len(lesson)
-        for place, learner in enumerate(learners):
-            logits = learner.answer(lesson.features)
-            right = logits.argmax(2) == lesson.truth()[:, None]
-            sums[place] = sums[place] + torch.stack(
-                [right.double().sum(0), losses(logits, lesson, recipe).double().sum(0)]
+) -> list[list[HeldOutMetrics]]:
+    """The metrics of each trainable's exits on the images held out."""
+    for one in trainables:
+        one.module.eval()
+    zero = torch.zeros(2, 1, device=targets.device, dtype=torch.float64)
+    sums, count = [zero] * len(trainables), 0
+    for batch in targets.batches(order, size=config.batch):
+        count += len(batch)
+        for number, one in enumerate(trainables):
+            logits = one.logits(batch.features)
+            right = logits.argmax(2) == batch.truth()[:, None]
+            sums[number] = sums[number] + torch.stack(
+                [right.double().sum(0), losses(logits, batch, config).double().sum(0)]
             )
-    scores = [
-        [Score(right / count, loss / count, epoch) for right, loss in total.T.tolist()]
+    metrics = [
+        [HeldOutMetrics(right / count, loss / count, epoch) for right, loss in total.T.tolist()]
         for total in sums
     ]
-    for exit, score in _by_exit(learners, scores).items():
-        if not isfinite(score.loss):
+    for exit, own in _by_exit(trainables, metrics).items():
+        if not isfinite(own.loss):
             raise ModelError(
-                f"losses are finite, that of {exit!r} is {score.loss} after epoch {epoch} with the "
-                f"learning rate {recipe.lr:g}: lower it"
+                f"losses are finite, that of {exit!r} is {own.loss} after epoch {epoch} with the "
+                f"learning rate {config.lr:g}: lower it"
             )
-    return scores
+    return metrics
 
 
-def _note_best(
-    state: _LoopState, scores: Sequence[Sequence[Score]], modules: nn.ModuleList
+def _keep_best(
+    state: _LoopState, metrics: Sequence[Sequence[HeldOutMetrics]], modules: nn.ModuleList
 ) -> None:
     better = False
-    for place, (now, before) in enumerate(zip(scores, state.best, strict=True)):
-        if sum(score.loss for score in now) < sum(score.loss for score in before):
-            state.best[place], state.weights[place] = list(now), _copied(modules[place])
+    for number, (now, before) in enumerate(zip(metrics, state.best, strict=True)):
+        if sum(one.loss for one in now) < sum(one.loss for one in before):
+            state.best[number], state.weights[number] = list(now), _copied(modules[number])
             better = True
     state.stale = 0 if better else state.stale + 1
 
 
-def _by_exit(learners: Sequence[Trainable], scores: Sequence[Sequence[Score]]) -> dict[str, Score]:
-    pairs = zip(learners, scores, strict=True)
+def _by_exit(
+    trainables: Sequence[Trainable], metrics: Sequence[Sequence[HeldOutMetrics]]
+) -> dict[str, HeldOutMetrics]:
     return {
-        exit: score
-        for learner, own in pairs
-        for exit, score in zip(learner.exits, own, strict=True)
+        exit: own
+        for one, of_exits in zip(trainables, metrics, strict=True)
+        for exit, own in zip(one.exits, of_exits, strict=True)
     }
 
 
-def _groups(modules: nn.Module, recipe: TrainingConfig) -> list[dict[str, Any]]:
+def _parameter_groups(modules: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
     """Matrices and filters decay; biases and gains do not."""
     parameters = list(modules.parameters())
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
 
-def _rate(share: float, warmup: float) -> float:
+def _lr_factor(progress: float, warmup: float) -> float:
     """The learning rate, as a share of the highest, after a share of all steps."""
-    if share < warmup:
-        return share / warmup
-    return 0.5 * (1 + cos(pi * (share - warmup) / (1 - warmup)))
-
-
-def _fast(lessons: TargetSet) -> bool:
-    return lessons.device.type == "cuda"
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + cos(pi * (progress - warmup) / (1 - warmup)))
 
 
 @contextmanager
-def _random(seed: int, epoch: int, device: torch.device) -> Iterator[np.random.Generator]:
-    """Random numbers of an epoch, whatever was drawn before it."""
+def _random_of_epoch(seed: int, epoch: int, device: torch.device) -> Iterator[np.random.Generator]:
+    """The random numbers of an epoch, independent of what was drawn before it."""
     random = np.random.default_rng([seed, epoch])
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(int(random.integers(2**62)))
@@ -228,27 +301,27 @@ def _copied(module: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
 
 
-def _kept(
+def _saved(
     state: _LoopState, modules: nn.ModuleList, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     return {
         "epoch": state.epoch,
         "stale": state.stale,
-        "best": [[asdict(score) for score in scores] for scores in state.best],
+        "best": [[asdict(one) for one in metrics] for metrics in state.best],
         "weights": state.weights,
         "modules": [_copied(module) for module in modules],
         "optimizer": optimizer.state_dict(),
     }
 
 
-def _resumed(
-    kept: dict[str, Any] | None, modules: nn.ModuleList, optimizer: torch.optim.Optimizer
+def _restored(
+    saved: dict[str, Any] | None, modules: nn.ModuleList, optimizer: torch.optim.Optimizer
 ) -> _LoopState | None:
-    """The state that was kept, put into the modules and the optimizer."""
-    if kept is None:
+    """The state that was saved, put into the modules and the optimizer."""
+    if saved is None:
         return None
-    for module, last in zip(modules, kept["modules"], strict=True):
+    for module, last in zip(modules, saved["modules"], strict=True):
         module.load_state_dict(last)
-    optimizer.load_state_dict(kept["optimizer"])
-    best = [[Score(**score) for score in scores] for scores in kept["best"]]
-    return _LoopState(kept["epoch"], kept["stale"], best, kept["weights"])
+    optimizer.load_state_dict(saved["optimizer"])
+    best = [[HeldOutMetrics(**one) for one in metrics] for metrics in saved["best"]]
+    return _LoopState(saved["epoch"], saved["stale"], best, saved["weights"])

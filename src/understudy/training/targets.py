@@ -1,57 +1,59 @@
-"""What exits are taught: labels, the backbone's answers, and how much each sample weighs."""
+"""What exits are trained towards: labels, the backbone's answers, and the weight of each sample."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from understudy.errors import DataError
 from understudy.training.config import TrainingConfig
-from understudy.training.features import SAVER_LOGITS, Features
-from understudy.training.hold_out import Array, Order
-from understudy.training.source import FeatureSource
+from understudy.training.features import SAVER_LOGITS, Features, FeatureSource
+from understudy.training.sampling import SampleOrder
+from understudy.zoo.data import Array, DataSet
 
 Teacher = Callable[[Features], Tensor]
-"""The backbone's logits (N, C) of some features."""
+"""Makes the backbone's logits (N, C) from features."""
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Some samples to learn from, or to be checked on.
+    """Some samples to train on, or to measure exits on.
 
     Attributes:
-        features: what heads read.
+        features: the input of the heads.
         labels: (N,) classes, or None.
-        taught: (N, C) the backbone's logits, or None where they are not learnt.
+        backbone: (N, C) the backbone's logits, or None where they are not a target.
     """
 
     features: Features
     labels: Tensor | None
-    taught: Tensor | None
+    backbone: Tensor | None
 
     def __len__(self) -> int:
         return len(next(iter(self.features.values())))
 
     def truth(self) -> Tensor:
-        """What is right, (N,): the labels, or the backbone's answer where there are none."""
+        """The correct classes, (N,): the labels, or the backbone's answers where there are none."""
         if self.labels is not None:
             return self.labels
-        assert self.taught is not None, "an exit learns from one of the two"
-        return self.taught.argmax(1)
+        assert self.backbone is not None, "an exit learns from one of the two"
+        return self.backbone.argmax(1)
 
 
 @dataclass(frozen=True, eq=False)
 class TargetSet:
-    """A source of features, with what is to be learnt of each sample.
+    """A source of features, with the targets of each sample.
 
     Attributes:
         source: gives features.
         labels: (N,) classes of all images, or None.
-        teacher: makes the backbone's logits of features, or None.
-        device: where lessons are wanted.
+        teacher: makes the backbone's logits, or None where they are not a target.
+        device: where the targets of a batch are put.
     """
 
     source: FeatureSource
@@ -59,51 +61,51 @@ class TargetSet:
     teacher: Teacher | None
     device: torch.device
 
-    def of(self, order: Order, *, size: int) -> Iterator[Targets]:
-        """TargetSet of `size` samples; corrupt images are left out."""
-        for positions, kept in self.source.batches(order, size=size):
-            features = {name: value.to(self.device) for name, value in kept.items()}
+    def batches(self, order: SampleOrder, *, size: int) -> Iterator[Targets]:
+        """Targets of `size` samples; corrupt images are left out."""
+        for positions, stored in self.source.batches(order, size=size):
+            features = {name: value.to(self.device) for name, value in stored.items()}
             labels = None
             if self.labels is not None:
                 labels = torch.from_numpy(self.labels[positions]).long().to(self.device)
-            taught = None if self.teacher is None else self.teacher(features)
-            yield Targets(features, labels, taught)
+            backbone = None if self.teacher is None else self.teacher(features)
+            yield Targets(features, labels, backbone)
 
 
 def losses(
-    logits: Tensor, lesson: Targets, recipe: TrainingConfig, *, smoothing: float = 0.0
+    logits: Tensor, targets: Targets, config: TrainingConfig, *, smoothing: float = 0.0
 ) -> Tensor:
     """The loss of every sample at every exit, (N, E), from logits (N, E, C).
 
-    >>> lesson = Targets({}, labels=torch.tensor([1]), taught=None)
-    >>> losses(torch.zeros(1, 2, 3), lesson, TrainingConfig())
+    >>> targets = Targets({}, labels=torch.tensor([1]), backbone=None)
+    >>> losses(torch.zeros(1, 2, 3), targets, TrainingConfig())
     tensor([[1.0986, 1.0986]])
     """
-    wanted = recipe.targets
-    if wanted == "labels":
-        return _hard(logits, lesson, smoothing)
-    soft = _soft(logits, lesson, recipe.temperature)
-    if wanted == "backbone":
-        return soft
-    return recipe.share * soft + (1 - recipe.share) * _hard(logits, lesson, smoothing)
+    if config.targets == "labels":
+        return _label_losses(logits, targets, smoothing)
+    distilled = _distillation_losses(logits, targets, config.temperature)
+    if config.targets == "backbone":
+        return distilled
+    labelled = _label_losses(logits, targets, smoothing)
+    return config.share * distilled + (1 - config.share) * labelled
 
 
-def weights(lesson: Targets, answers: Sequence[Tensor], recipe: TrainingConfig) -> list[Tensor]:
-    """How much every sample weighs at the exits of each learner, (N, 1) or (N, E).
+def weights(targets: Targets, logits: Sequence[Tensor], config: TrainingConfig) -> list[Tensor]:
+    """The weight of every sample at the exits of each trainable, (N, 1) or (N, E).
 
     Args:
-        lesson: the samples.
-        answers: the logits (N, E, C) of each learner, the first exit's in front.
-        recipe: says how samples weigh.
+        targets: the samples.
+        logits: those of each trainable, (N, E, C), the first exit's in front.
+        config: `config.weights` is the rule.
     """
-    alike = torch.ones(len(lesson), 1, device=answers[0].device)
-    if recipe.weights == "even":
-        return [alike for _ in answers]
-    if recipe.weights == "tinysaver":
-        return [_doubt(lesson.features[SAVER_LOGITS]) for _ in answers]
-    doubt = _doubt(answers[0][:, 0].detach())
-    exits = answers[0].shape[1]
-    return [torch.cat([alike, doubt.expand(-1, exits - 1)], 1), *(doubt for _ in answers[1:])]
+    even = torch.ones(len(targets), 1, device=logits[0].device)
+    if config.weights == "even":
+        return [even for _ in logits]
+    if config.weights == "tinysaver":
+        return [_doubt(targets.features[SAVER_LOGITS]) for _ in logits]
+    doubt = _doubt(logits[0][:, 0].detach())
+    exits = logits[0].shape[1]
+    return [torch.cat([even, doubt.expand(-1, exits - 1)], 1), *(doubt for _ in logits[1:])]
 
 
 def _doubt(logits: Tensor) -> Tensor:
@@ -111,17 +113,40 @@ def _doubt(logits: Tensor) -> Tensor:
     return 2 * (1 - logits.float().softmax(1).amax(1, keepdim=True))
 
 
-def _hard(logits: Tensor, lesson: Targets, smoothing: float) -> Tensor:
-    assert lesson.labels is not None, "labels are learnt where there are some"
+def _label_losses(logits: Tensor, targets: Targets, smoothing: float) -> Tensor:
+    assert targets.labels is not None, "labels are a target where there are some"
     rows, exits, classes = logits.shape
-    labels = lesson.labels.repeat_interleave(exits)
+    labels = targets.labels.repeat_interleave(exits)
     flat = logits.float().reshape(-1, classes)
     loss = F.cross_entropy(flat, labels, reduction="none", label_smoothing=smoothing)
     return loss.view(rows, exits)
 
 
-def _soft(logits: Tensor, lesson: Targets, temperature: float) -> Tensor:
-    assert lesson.taught is not None, "the backbone's answers are learnt where there are some"
-    aim = (lesson.taught.float() / temperature).softmax(1).unsqueeze(1)
-    said = (logits.float() / temperature).log_softmax(2)
-    return -(aim * said).sum(2) * temperature**2
+def _distillation_losses(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
+    assert targets.backbone is not None, "the backbone's answers are a target where there are some"
+    probability = (targets.backbone.float() / temperature).softmax(1).unsqueeze(1)
+    log_probability = (logits.float() / temperature).log_softmax(2)
+    return -(probability * log_probability).sum(2) * temperature**2
+
+
+def check_targets(data: DataSet, classes: int, config: TrainingConfig, *, classifier: bool) -> None:
+    """Refuse labels that exits of `classes` classes cannot learn.
+
+    Raises:
+        DataError: there are none where they are a target, they are not the network's classes, or
+            all are one.
+    """
+    spec, labels = repr(data.spec), data.labels
+    if labels is None:
+        if config.targets != "backbone" or classifier:
+            raise DataError(
+                f"exits learn from labels, {spec} has none: take the backbone's answers as the "
+                "targets and leave its classifier as it is, or give labelled images"
+            )
+        return
+    data.check_classes(classes)
+    if len(np.unique(labels)) < 2:
+        raise DataError(
+            f"exits learn to distinguish classes, all {len(labels)} labels in {spec} are "
+            f"{labels[0]}: give images of every class"
+        )

@@ -1,23 +1,232 @@
-"""Saved cascades, with their architectures made again by the zoo."""
+"""Saved cascades: a folder of one JSON file and the weights of stages as safetensors."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from understudy.nn import serialization
-from understudy.nn.cascade import Cascade
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_model
+from torch import nn
+
+from understudy.deferral import DeferralScore
+from understudy.early_exit.network import ExitNetwork
+from understudy.early_exit.serialization import Architecture
+from understudy.early_exit.stages import ExitStage
+from understudy.ensemble import ensemble_of
+from understudy.errors import ModelError
+from understudy.files import (
+    check_own_folder,
+    check_version,
+    read_json,
+    replacing_folder,
+    write_json,
+)
+from understudy.nn.cascade import Cascade, EnsembleStage
+from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Stage
+from understudy.operating_point import OperatingPoint
+from understudy.policy import Policy
 from understudy.zoo.models import build_stage
+
+FORMAT, VERSION = "understudy.cascade", 2
+NAME = "cascade.json"
+ADDED = ("weights", "weights_hash", "preprocess", "dtype")  # to the origin of a stage
+
+
+def save_cascade(
+    cascade: Cascade,
+    path: str | Path,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a cascade into a folder, whole or not at all; a cascade that is there is replaced.
+
+    Args:
+        cascade: every stage has a spec, from which its architecture is built again.
+        path: the folder.
+        provenance: plain JSON that is kept with it.
+
+    Raises:
+        ModelError: a stage without a spec.
+        UnderstudyError: the folder cannot be written, or holds something else.
+    """
+    networks = _networks(cascade)
+    models = {
+        name: stage
+        for name, stage in cascade.stages.items()
+        if not isinstance(stage, EnsembleStage | ExitStage)
+    }
+    bare = [name for name, stage in models.items() if stage.spec is None]
+    if bare:
+        raise ModelError(
+            f"a saved stage is built again from its spec, {bare[0]!r} has none: build it "
+            'from a spec such as "timm:NAME" or "py:module:factory", or name one with '
+            'Stage(model, origin={"spec": ...})'
+        )
+    check_own_folder(path, mark=NAME, rule="a cascade goes into a folder of its own")
+    files = _file_names((*models, *networks))
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "policy": cascade.policy.to_dict(),
+        "networks": {
+            name: {"made": Architecture.of(network).to_dict(), "weights": files[name]}
+            for name, network in networks.items()
+        },
+        "stages": {name: _entry(stage, files.get(name)) for name, stage in cascade.stages.items()},
+        "scores": {name: score.to_dict() for name, score in cascade.scores.items()},
+        "frontier": [point.to_dict() for point in cascade.operating_points],
+        "provenance": dict(provenance or {}),
+    }
+    with replacing_folder(path) as folder:
+        (folder / "weights").mkdir()
+        for name, stage in models.items():
+            save_model(stage.model, str(folder / files[name]))
+        for name, network in networks.items():
+            save_model(network, str(folder / files[name]))
+        write_json(folder / NAME, data)
 
 
 def load_cascade(path: str | Path) -> Cascade:
     """Read a cascade that `save_cascade` or `understudy build` wrote, on the CPU.
 
-    Architectures come from the specs in the folder, weights from its safetensors; nothing is
-    downloaded.
+    Architectures are built from the specs in the folder, weights come from its safetensors; nothing
+    is downloaded.
 
     Raises:
         ModelError: the folder is no cascade, a newer understudy wrote it, or weights are missing,
-            damaged, or do not fit the architecture that the spec makes.
+            damaged, or do not fit the architecture that the spec builds.
         PolicyError: the policy is damaged.
     """
-    return serialization.load_cascade(path, build_stage=build_stage)
+    folder = Path(path)
+    data = read_json(folder / NAME, ModelError, "a cascade")
+    check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
+    try:
+        networks = {
+            str(name): _load_network(str(name), entry, folder)
+            for name, entry in data.get("networks", {}).items()
+        }
+        inside = {name: network.stages(name) for name, network in networks.items()}
+        stages = {
+            str(name): ensemble_of(entry)
+            or (
+                _checked(str(name), inside[entry["root"]][name], entry)
+                if "root" in entry
+                else _load_stage(str(name), entry, folder)
+            )
+            for name, entry in data["stages"].items()
+        }
+        return Cascade(
+            stages,
+            Policy.from_dict(data["policy"]),
+            operating_points=[OperatingPoint.from_dict(point) for point in _frontier(data)],
+            scores={
+                name: DeferralScore.from_dict(score)
+                for name, score in data.get("scores", {}).items()
+            },
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{str(folder / NAME)!r} is damaged ({error!r}): build the cascade again"
+        ) from error
+
+
+def provenance_of(path: str | Path) -> Mapping[str, Any]:
+    """The provenance stored with a saved cascade: the origin of its scores and certificate.
+
+    Raises:
+        ModelError: the folder is no cascade.
+    """
+    data = read_json(Path(path) / NAME, ModelError, "a cascade")
+    found: Mapping[str, Any] = data.get("provenance", {})
+    return found
+
+
+def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The certified operating points; those of version 1 were not certified and are left out."""
+    return data["frontier"] if data["version"] > 1 else ()
+
+
+def _networks(cascade: Cascade) -> dict[str, ExitNetwork]:
+    """The networks whose exits are stages, by name, without the savers inside others."""
+    exits = (s for s in cascade.stages.values() if isinstance(s, ExitStage))
+    found = {s.name: s.network for s in exits if isinstance(s.network, ExitNetwork)}
+    inner = [n.saver_branch.saver for n in found.values() if n.saver_branch is not None]
+    return {name: n for name, n in found.items() if not any(n is saver for saver in inner)}
+
+
+def _entry(stage: Stage, file: str | None) -> Mapping[str, Any]:
+    if isinstance(stage, EnsembleStage):
+        return stage.origin
+    if isinstance(stage, ExitStage):
+        return stage.to_origin()
+    return {**stage.to_origin(), "weights": file}
+
+
+def _load_stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
+    stage = _new_stage(entry)
+    _load_weights(stage.model, folder / "weights" / Path(entry["weights"]).name, name)
+    return _checked(name, stage, entry)
+
+
+def _load_network(name: str, entry: Mapping[str, Any], folder: Path) -> ExitNetwork:
+    network = Architecture.from_dict(entry["made"]).build(_new_stage)
+    _load_weights(network, folder / "weights" / Path(entry["weights"]).name, name)
+    return network
+
+
+def _new_stage(origin: Mapping[str, Any]) -> Stage:
+    """A stage with the architecture and preprocessing of an origin, and any weights."""
+    preprocess = origin["preprocess"]
+    return Stage(
+        build_stage(str(origin["spec"])).model,
+        preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
+        origin={key: value for key, value in origin.items() if key not in ADDED},
+    )
+
+
+def _checked(name: str, stage: Stage, entry: Mapping[str, Any]) -> Stage:
+    if stage.weights_hash != entry["weights_hash"]:
+        raise ModelError(
+            f"the weights of {name!r} are not those that were saved (their hash is "
+            f"{stage.weights_hash[:12]}, not {str(entry['weights_hash'])[:12]}): build the cascade "
+            "again"
+        )
+    return stage
+
+
+def _load_weights(model: nn.Module, file: Path, name: str) -> None:
+    try:
+        saved = load_file(file)
+        target = model.state_dict(keep_vars=True)
+        for key in saved.keys() & target.keys():
+            target[key].data = target[key].data.to(saved[key].dtype)
+        load_model(model, file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights of {name!r} cannot be read from {str(file)!r} ({error}): build the "
+            "cascade again"
+        ) from error
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights of {name!r} do not fit the model that its spec builds "
+            f"({' '.join(str(error).split())[:200]}): use the versions it was built with"
+        ) from error
+
+
+def _file_names(exits: Sequence[str]) -> dict[str, str]:
+    """A file under weights/ for each exit: readable, portable, and unique regardless of case."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in exits:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "stage"
+        stem, number = plain, 1
+        while stem.lower() in taken:
+            number += 1
+            stem = f"{plain}-{number}"
+        taken.add(stem.lower())
+        names[name] = f"weights/{stem}.safetensors"
+    return names

@@ -1,10 +1,15 @@
-"""Data specs: ``folder:DIR``, ``parquet:FILE``, ``digits:`` become labelled images."""
+"""Data specs (``folder:DIR``, ``parquet:FILE``, ``digits:``) become labelled images, and batches of
+them that background threads decode."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import cycle, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,13 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from understudy.errors import DataError, UnderstudyError, listed, unknown
+from understudy.errors import DataError, MissingExtra, UnderstudyError, listed, unknown
 from understudy.split import uniform
-from understudy.zoo.decode import decode_image
 from understudy.zoo.parquet import open_parquet
 from understudy.zoo.spec import Spec, parse_spec
 
 Array = npt.NDArray[Any]
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the work, how much of it is done, and how much there is."""
+
 SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
     {"folder": (), "parquet": ("image", "label", "key", "group"), "digits": ()}
 )
@@ -30,17 +37,21 @@ IMAGE_SUFFIXES = frozenset(
 _DIGITS_TRAIN = 897  # of 1,797; the other 900 are held out
 
 
+def no_progress(*_: object) -> None:
+    """Show no progress."""
+
+
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images with names, and labels where there are any; nothing is decoded before it is asked for.
+    """Images with ids, and labels where there are any; an image is decoded when it is read.
 
     Attributes:
         spec: the text it was opened by.
         ids: (N,) unique names: relative paths, a key column, or row numbers.
         labels: (N,) class numbers, or None.
-        classes: the names behind the numbers, or None where they are not known.
-        fingerprint: SHA-256 over names, labels and sizes: the same for the same data elsewhere.
-        read: the image at a position, uint8 (C, H, W); raises whatever its decoder raises.
+        classes: the names of the classes by number, or None where they are not known.
+        fingerprint: SHA-256 over ids, labels and sizes: the same for the same data elsewhere.
+        read: returns the image at a position, uint8 (C, H, W); may raise any exception.
         groups: N names of what must share a split (a patient, a video), or None.
 
     >>> digits = open_data("digits:heldout")
@@ -88,6 +99,143 @@ class DataSet:
                 "mend or remove it"
             ) from error
 
+    def first_images(self, count: int) -> list[Tensor]:
+        """The first `count` images that can be decoded, repeated where there are fewer.
+
+        Raises:
+            DataError: there is none.
+        """
+        decoded = (
+            image for batch in batches(self, size=count, workers=0) for image in batch.images
+        )
+        found = list(islice(decoded, count))
+        if not found:
+            raise DataError(
+                f"no image of {self.spec!r} can be decoded ({len(self)} tried): check the data"
+            )
+        return list(islice(cycle(found), count))
+
+    def check_classes(self, count: int) -> None:
+        """Refuse class names or labels that do not fit models of `count` classes.
+
+        Raises:
+            DataError: another number of names, or labels out of range.
+        """
+        check_class_names(self.classes, count, data=repr(self.spec))
+        check_labels(self.labels, count, data=repr(self.spec))
+
+
+def check_class_names(names: Sequence[str] | None, count: int, *, data: str) -> None:
+    """Refuse class names of another number than the models' classes.
+
+    Raises:
+        DataError: the message has both numbers.
+    """
+    if names is not None and len(names) != count:
+        raise DataError(
+            f"class numbers follow the classes' names, {data} has {len(names)} names where the "
+            f"models have {count} classes: give one name (one folder) per class"
+        )
+
+
+def check_labels(labels: Array | None, count: int, *, data: str) -> None:
+    """Refuse labels outside 0 to `count` - 1.
+
+    Raises:
+        DataError: the message counts them and has their range.
+    """
+    if labels is None or not len(labels):
+        return
+    wrong = int(((labels < 0) | (labels >= count)).sum())
+    if wrong:
+        raise DataError(
+            f"labels are class numbers from 0 to {count - 1}, {wrong} of {len(labels)} in {data} "
+            f"lie outside (found {labels.min()} to {labels.max()}): check the label column and the "
+            "models' classes"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The images of one block of positions.
+
+    Attributes:
+        positions: (n,) positions of the images in the data set.
+        images: uint8 (n, C, H, W), or a list of (C, H, W) where sizes differ.
+        corrupt: one message for every image that could not be decoded; it is left out above.
+    """
+
+    positions: Array
+    images: Tensor | list[Tensor]
+    corrupt: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def batches(
+    data: DataSet,
+    positions: Sequence[int] | None = None,
+    *,
+    size: int = 256,
+    workers: int = 2,
+) -> Iterator[Batch]:
+    """Batches in order, each of the same `size` positions however many of them are corrupt.
+
+    Args:
+        data: the images.
+        positions: positions in the data set, all by default.
+        size: positions per batch; the last may have fewer.
+        workers: threads that decode ahead, at most one batch each; 0 decodes in this thread.
+
+    >>> [len(batch) for batch in batches(open_data("digits:heldout"), range(5), size=2)]
+    [2, 2, 1]
+
+    Raises:
+        DataError: a size or number of workers out of range.
+    """
+    if size < 1 or workers < 0:
+        raise DataError(
+            f"a batch has at least 1 image and workers are 0 or more, found {size} and {workers}"
+        )
+    chosen = range(len(data)) if positions is None else positions
+    blocks = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    if not workers:
+        return (_decode_block(data, block) for block in blocks)
+    return _decode_ahead(data, blocks, workers)
+
+
+def _decode_ahead(data: DataSet, blocks: Iterator[Sequence[int]], workers: int) -> Iterator[Batch]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="understudy-decode")
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        waiting.extend(pool.submit(_decode_block, data, block) for block in islice(blocks, workers))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(_decode_block, data, block) for block in islice(blocks, 1))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_block(data: DataSet, block: Sequence[int]) -> Batch:
+    positions: list[int] = []
+    images: list[Tensor] = []
+    corrupt: list[str] = []
+    for position in block:
+        try:
+            images.append(data.image(int(position)))
+        except DataError as error:
+            corrupt.append(str(error))
+        else:
+            positions.append(int(position))
+    one_shape = len({image.shape for image in images}) == 1
+    return Batch(
+        positions=np.array(positions, np.int64),
+        images=torch.stack(images) if one_shape else images,
+        corrupt=tuple(corrupt),
+    )
+
 
 def open_data(spec: str) -> DataSet:
     """The images that a spec names.
@@ -116,7 +264,7 @@ def _folder(spec: Spec) -> DataSet:
     if classes and loose:
         raise DataError(
             f"either all images lie in a folder per class or none does, {str(root)!r} has "
-            f"{len(classes)} folders and {len(loose)} images beside them "
+            f"{len(classes)} folders and {len(loose)} images next to them "
             f"({listed([file.name for file in loose], 3)}): move those"
         )
     by_class = [_images_in(root / name, deep=True) for name in classes]
@@ -195,3 +343,25 @@ def _fingerprint(ids: Array, labels: Array | None, content: Array) -> str:
     digest.update(b"\0no labels" if labels is None else labels.astype("<i8").tobytes())
     digest.update(np.ascontiguousarray(content).tobytes())
     return digest.hexdigest()
+
+
+def decode_image(encoded: bytes) -> Tensor:
+    """The pixels of an encoded image (PNG, JPEG, ...) as RGB, uint8 (3, H, W).
+
+    Grey becomes three equal channels, transparency is dropped, an animation gives its first frame.
+    Pillow's errors about damaged images are not caught.
+
+    Raises:
+        ValueError: a format that Pillow does not support.
+        MissingExtra: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise MissingExtra("decoding images", "torch") from error
+    try:
+        with Image.open(BytesIO(encoded)) as image:
+            pixels = np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:  # its message names an object in memory
+        raise ValueError(f"its {len(encoded)} bytes are no known kind of image") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

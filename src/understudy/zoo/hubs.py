@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from understudy.errors import MissingExtra, ModelError, unknown
 from understudy.nn.preprocess import Preprocess
@@ -18,7 +15,7 @@ from understudy.nn.stage import Stage
 _IMAGENET = Preprocess(
     size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop=0.875
 )
-_WAY_OUT = "give ?checkpoint=FILE or ?weights=random"
+_ALTERNATIVE = "give ?checkpoint=FILE or ?weights=random"
 # What torchvision changes about the architecture where it loads the published weights.
 _AS_PUBLISHED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -43,13 +40,13 @@ def timm_stage(name: str, *, classes: int | None, published: bool) -> Stage:
     config = _timm_config(timm, name)
     if published:
         if config is None or not config.has_weights:
-            raise ModelError(f"timm publishes no weights of {name!r}: {_WAY_OUT}")
+            raise ModelError(f"timm publishes no weights of {name!r}: {_ALTERNATIVE}")
         _check_head(name, classes, config.num_classes)
-    with _downloads(name), _cached_only_without_network(published):
+    with _downloads(name), _offline_if_unreachable() if published else nullcontext():
         model = timm.create_model(name, pretrained=published, num_classes=classes)
     if not model.num_classes:
         raise ModelError(
-            f"a model tells classes apart, {name!r} is published as a feature extractor with none: "
+            f"a classifier has classes, {name!r} is published as a feature extractor with none: "
             "add ?classes=N&checkpoint=FILE"
         )
     data = timm.data.resolve_model_data_config(model)
@@ -85,14 +82,16 @@ def torchvision_stage(name: str, *, classes: int | None, published: bool) -> Sta
     settings = dict(_AS_PUBLISHED.get(name, {}))
     if published:
         if default is None:
-            raise ModelError(f"torchvision publishes no weights of {name!r}: {_WAY_OUT}")
+            raise ModelError(f"torchvision publishes no weights of {name!r}: {_ALTERNATIVE}")
         _check_head(name, classes, len(default.meta["categories"]))
         settings = {"weights": default}
     elif classes is not None:
         settings["num_classes"] = classes
     with _downloads(name):
         model = models.get_model(name, **settings)
-    return Stage(model, preprocess=_IMAGENET if default is None else _preset(default.transforms()))
+    return Stage(
+        model, preprocess=_IMAGENET if default is None else preprocess_of(default.transforms())
+    )
 
 
 def _timm_config(timm: Any, name: str) -> Any:
@@ -106,7 +105,8 @@ def _timm_config(timm: Any, name: str) -> Any:
         raise ModelError(unknown("timm model", name, tagged)) from error
 
 
-def _preset(transforms: Any) -> Preprocess:
+def preprocess_of(transforms: Any) -> Preprocess:
+    """The preprocessing that torchvision publishes with some weights, from its `transforms()`."""
     side, resized = int(transforms.crop_size[0]), int(transforms.resize_size[0])
     crop = side / resized
     while math.floor(side / crop) < resized:  # rounding must not lose a pixel
@@ -123,35 +123,29 @@ def _preset(transforms: Any) -> Preprocess:
 def _check_head(name: str, classes: int | None, published: int) -> None:
     if classes not in (None, published):
         raise ModelError(
-            f"the published weights of {name!r} tell {published} classes, not {classes}, whose "
-            f"head would be untrained: {_WAY_OUT}"
+            f"the published weights of {name!r} have {published} classes, not {classes}, whose "
+            f"head would be untrained: {_ALTERNATIVE}"
         )
 
 
 @contextmanager
-def _cached_only_without_network(published: bool) -> Iterator[None]:
-    """The hub's client retries for a minute where nobody answers; then it is held to its cache."""
-    from huggingface_hub import constants
+def _offline_if_unreachable() -> Iterator[None]:
+    """Set the hub's offline switch where the hub cannot be reached.
+
+    Without it, the hub's client retries for up to some minutes before it reports a model that is
+    not cached; the switch is otherwise read from HF_HUB_OFFLINE, once, at import.
+    """
+    from huggingface_hub import constants, get_session
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or (published and not _answers(constants.ENDPOINT))
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # noqa: BLE001 - of requests or httpx, by the version of the hub's client
+        constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _answers(url: str) -> bool:
-    """Whether a connection can be made; behind a proxy that is for the proxy to say."""
-    if getproxies():
-        return True
-    place = urlsplit(url)
-    port = place.port or (80 if place.scheme == "http" else 443)
-    try:
-        socket.create_connection((place.hostname or "", port), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager
@@ -162,5 +156,5 @@ def _downloads(name: str) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"the published weights of {name!r} cannot be fetched ({reason}): connect to the "
-            f"network, or {_WAY_OUT}"
+            f"network, or {_ALTERNATIVE}"
         ) from error

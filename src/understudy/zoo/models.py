@@ -1,7 +1,5 @@
-"""Model specs: ``timm:NAME``, ``torchvision:NAME``, ``py:module:factory`` become stages.
-
-``exits:DIR`` names a network with trained exits, which `networks` loads.
-"""
+"""Model specs: ``timm:NAME``, ``torchvision:NAME``, ``py:module:factory`` become stages,
+``exits:DIR`` a network with trained exits."""
 
 from __future__ import annotations
 
@@ -17,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy.early_exit.serialization import ExitFolder
+from understudy.early_exit.network import ExitNetwork
+from understudy.early_exit.serialization import ExitFolder, load_exits
 from understudy.errors import ModelError, unknown
-from understudy.nn.execution_mode import PLAIN, ExecutionMode, varied
+from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
 from understudy.zoo.hubs import timm_stage, torchvision_stage
@@ -45,18 +44,18 @@ def load_stage(spec: str) -> Stage:
     ``?checkpoint=FILE`` gives the weights; ``?weights=random`` leaves the model untrained, always
     with the same numbers; otherwise they are the published ones (timm, torchvision) or whatever the
     factory sets (py). ``?classes=N`` sets the number of classes. ``?run=folded+channels_last`` runs
-    the model another way (`nn.variant`).
+    the model in another execution mode (`nn.execution_mode`).
 
     Raises:
         ModelError: no such model, weights that cannot be had or do not fit.
         MissingExtra: timm or torchvision is not installed.
     """
-    parsed = parse(spec)
+    parsed = parse_model_spec(spec)
     checkpoint = parsed.options.get("checkpoint")
     stage = _make(parsed, published=checkpoint is None and "weights" not in parsed.options)
     if checkpoint is not None:
         load_weights(stage.model, checkpoint)
-    return varied(stage, variant_of(parsed))
+    return with_mode(stage, _execution_mode(parsed))
 
 
 def build_stage(spec: str) -> Stage:
@@ -68,24 +67,48 @@ def build_stage(spec: str) -> Stage:
         ModelError: no such model.
         MissingExtra: timm or torchvision is not installed.
     """
-    parsed = parse(spec)
-    return varied(_make(parsed, published=False), variant_of(parsed))
+    parsed = parse_model_spec(spec)
+    return with_mode(_make(parsed, published=False), _execution_mode(parsed))
 
 
-def variant_of(spec: Spec) -> ExecutionMode:
-    """The way in which a spec wants its model to be run.
+def load_stages(spec: str, name: str) -> dict[str, Stage]:
+    """The stages of a spec by exit: all those of a network for ``exits:DIR``, otherwise one.
+
+    Args:
+        spec: a model spec.
+        name: the name of the model; exits inside a network are named NAME/TAP/HEAD.
 
     Raises:
-        ModelError: no such way.
+        ModelError: no such model or folder, weights that cannot be had or do not fit.
+        MissingExtra: timm or torchvision is not installed.
     """
-    return ExecutionMode.parse(spec.options["run"]) if "run" in spec.options else PLAIN
+    if parse_model_spec(spec).scheme == "exits":
+        return load_network(spec).stages(name)
+    return {name: load_stage(spec)}
+
+
+def load_network(spec: str) -> ExitNetwork:
+    """The network of ``exits:DIR``, its backbone and saver loaded from their own specs.
+
+    Raises:
+        ModelError: no such folder, or a backbone with other weights than the exits were trained on.
+    """
+    parsed = parse_model_spec(spec)
+    if parsed.scheme != "exits":
+        raise ModelError(
+            f"a network with exits reads exits:DIR, found {spec!r}: train some with `understudy "
+            "train-exits`"
+        )
+    network = load_exits(parsed.target, stage_of=lambda origin: load_stage(str(origin["spec"])))
+    network.origin = {"spec": spec}
+    return network.with_mode(_execution_mode(parsed))
 
 
 def named_models(texts: Sequence[str]) -> dict[str, str]:
     """Exit name -> spec, from texts ``SPEC`` or ``NAME=SPEC``.
 
     An exit is named after the model or the factory unless a name stands before the spec; a network
-    of ``exits:DIR`` as its folder says.
+    of ``exits:DIR`` has the name recorded in its folder.
 
     >>> named_models(["timm:resnet18", "big=py:nets:large?checkpoint=a=b.pt"])
     {'resnet18': 'timm:resnet18', 'big': 'py:nets:large?checkpoint=a=b.pt'}
@@ -97,7 +120,7 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         match = re.fullmatch(r"([^:=?]+)=(.*)", text, re.DOTALL)
         spec = match[2] if match else text
-        parsed = parse(spec)
+        parsed = parse_model_spec(spec)
         name = match[1] if match else _default_name(parsed)
         if name in named:
             raise ModelError(
@@ -108,22 +131,18 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def is_network(text: str) -> bool:
-    """Whether a spec names a network with trained exits.
-
-    Raises:
-        ModelError: not a model spec.
-    """
-    return parse(text).scheme == "exits"
-
-
 def _default_name(spec: Spec) -> str:
     if spec.scheme == "exits":
         return ExitFolder.read(spec.target).name
     return spec.target.rpartition(":")[2]
 
 
-def parse(text: str) -> Spec:
+def parse_model_spec(text: str) -> Spec:
+    """A model spec taken apart, its options checked.
+
+    Raises:
+        ModelError: an unknown scheme or option, or options that exclude each other.
+    """
     spec = parse_spec(text, SCHEMES, what="model", error=ModelError)
     if not spec.target:
         raise ModelError(f"a model has a name, found none in {text!r}: add one after the colon")
@@ -137,10 +156,14 @@ def parse(text: str) -> Spec:
     return spec
 
 
+def _execution_mode(spec: Spec) -> ExecutionMode:
+    return ExecutionMode.parse(spec.options["run"]) if "run" in spec.options else PLAIN
+
+
 def _make(spec: Spec, *, published: bool) -> Stage:
     if spec.scheme == "exits":
         raise ModelError(
-            f"one model is asked for here, {spec.text!r} brings all exits of a network: name its "
+            f"one model is needed here, {spec.text!r} has all exits of a network: name its "
             "backbone, or score the network"
         )
     with _fixed_seed():
@@ -165,7 +188,7 @@ def _python_stage(spec: Spec) -> Stage:
         except ImportError as error:
             raise ModelError(
                 f"{spec.text!r} names the module {module_name!r}, which cannot be imported "
-                f"({error}): run where it lies, or install it"
+                f"({error}): run in its folder, or install it"
             ) from error
         factory = getattr(module, factory_name, None)
         if not callable(factory):
@@ -189,7 +212,7 @@ def _stage_of_module(model: Any, spec: Spec) -> Stage:
     missing = [name for name in needed if not hasattr(model, name)]
     if missing:
         raise ModelError(
-            f"a module says what input it takes by {', '.join(needed)}; that of {spec.target!r} "
+            f"a module declares its input by {', '.join(needed)}; that of {spec.target!r} "
             f"has no {', '.join(missing)}: set them, or return Stage(model, preprocess=...)"
         )
     size: Any = model.input_size

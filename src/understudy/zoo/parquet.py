@@ -24,7 +24,7 @@ _ERRORS = (pl.exceptions.PolarsError, OSError)
 
 @dataclass(frozen=True, eq=False)
 class ImageTable:
-    """The columns of an image file; the images themselves are read when they are asked for.
+    """The columns of an image file; the images themselves are read on access.
 
     Attributes:
         ids: (N,) text, the key column or row numbers.
@@ -73,8 +73,8 @@ def _open(path: Path, spec: Spec) -> ImageTable:
                 unknown("column", column, schema, where=repr(str(path)))
                 + f": name it, ?{option}=COLUMN"
             )
-    wanted = list(dict.fromkeys(column for column in (key, label, group) if column is not None))
-    frame = pl.read_parquet(path, columns=wanted) if wanted else pl.DataFrame()
+    columns = list(dict.fromkeys(column for column in (key, label, group) if column is not None))
+    frame = pl.read_parquet(path, columns=columns) if columns else pl.DataFrame()
     rows = pl.scan_parquet(path).select(pl.len()).collect().item()
     labels, classes = (None, None) if label is None else _labels(frame[label])
     return ImageTable(

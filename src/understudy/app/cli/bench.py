@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
-from understudy.app.bench.result import EXECUTOR, LITTLE, Bench
-from understudy.app.cli.options import Data, Device, Dialled, Folder, Json, StageBatch
-from understudy.app.cli.terminal import answer, progress
-from understudy.display import percent
+from understudy.app.cli.terminal import (
+    CascadePath,
+    Data,
+    Device,
+    Json,
+    StageBatch,
+    WithinDrop,
+    answer,
+    progress,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from understudy.app.bench_result import Bench
 
 WIDTH = 20
 
 
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Run")(bench)
-
-
 def bench(
-    cascade: Folder,
+    cascade: CascadePath,
     data: Data,
     images: Annotated[int, typer.Option(min=1, help="Images that a round answers.")] = 2000,
     batch: StageBatch = 256,
@@ -32,7 +35,7 @@ def bench(
     clients: Annotated[
         int, typer.Option(min=0, help="Clients that wait for answers; 0 leaves latencies out.")
     ] = 64,
-    max_drop: Dialled = None,
+    max_drop: WithinDrop = None,
     device: Device = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the figures (JSON).")
@@ -40,7 +43,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time a cascade against its large model, its first stage and its ideal, in turns."""
-    from understudy.app.bench.cascade_folder import BenchJob, bench_cascade
+    from understudy.app.bench import BenchJob, bench_cascade
     from understudy.files import write_json
 
     with progress("turns") as advance:
@@ -56,6 +59,14 @@ def bench(
 
 
 def _view(found: Bench) -> Group:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from understudy.app.bench_result import EXECUTOR, LITTLE
+    from understudy.display import percent
+
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
     table.add_column("images/s", justify="right")
@@ -79,6 +90,10 @@ def _view(found: Bench) -> Group:
 def _online(found: Bench) -> list[Any]:
     if not found.online:
         return []
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=SIMPLE_HEAD)
     table.add_column("clients that wait")
     for name in ("images/s", "p50 ms", "p95 ms", "p99 ms"):

@@ -1,4 +1,4 @@
-"""demo: the whole job in about a minute."""
+"""demo: every step on scikit-learn's digits, in about a minute."""
 
 from __future__ import annotations
 
@@ -6,49 +6,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
-from rich.text import Text
 
-from understudy.app.cli.terminal import answer, note, progress
-from understudy.display import percent, shares_text
-from understudy.outcome import points
+from understudy.app.cli.terminal import Json, answer, note, progress
+from understudy.display import group_of, note_of, percent, shares_text
 
 if TYPE_CHECKING:
-    from understudy.app.demo.story import DemoRun
+    from rich.console import Group
 
-
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Start here")(demo)
+    from understudy.app.demo.workflow import DemoRun
 
 
 def demo(
-    into: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the demo puts its files.")
-    ] = Path("demo"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    into: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("demo"),
+    as_json: Json = False,
 ) -> None:
-    """Do the whole job on scikit-learn's digits, in about a minute.
+    """Run every step on scikit-learn's digits, in about a minute.
 
-    Six networks are trained on the spot, scored, searched, certified, built into a cascade and run;
-    the last step writes a report.
+    Six networks are trained, scored, searched and certified; the chosen cascade is built, run and
+    compared with its prediction, and a report is written.
     """
-    from understudy.app.demo.story import tell
-
     with progress("steps") as advance:
-        story = tell(into, say=note, on_progress=advance)
-    answer(_view(story), story.to_dict(), as_json=as_json)
+        from understudy.app.demo.workflow import run_demo
+
+        found = run_demo(into, on_step=_show_step, on_progress=advance)
+    answer(_view(found), found.to_dict(), as_json=as_json)
 
 
-def _view(story: DemoRun) -> Group:
-    outcome, result = story.choice.outcome, story.result
-    laps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in story.seconds.items())
+def _show_step(title: str, commands: tuple[str, ...]) -> None:
+    note(title, style="bold")
+    for command in commands:
+        note(f"  $ {command}")
+
+
+def _view(found: DemoRun) -> Group:
+    from understudy.outcome import points
+
+    outcome, seconds = found.choice.outcome, found.seconds
     lines = [
-        f"  At a drop certified to be at most {points(story.choice.max_drop)} the cascade saves "
-        f"{percent(outcome.saving['MACs'])} of the MACs of {result.reference}",
-        f"  ({shares_text(outcome.shares)}).",
-        f"  Run for real, it gave the predicted answer from the predicted exit for "
-        f"{story.agreeing} of {story.compared} test images.",
-        f"  Time: {laps}.",
-        f"  Open {story.folder / 'report.html'} in a browser.",
+        f"The cascade saves {percent(outcome.saving['MACs'])} of the MACs of "
+        f"{found.result.reference}; its drop is certified to be at most "
+        f"{points(found.choice.max_drop)}.",
+        f"Answered by {shares_text(outcome.shares)}.",
+        f"As run, {found.agreeing} of {found.compared} test images have the predicted answer from "
+        "the predicted exit.",
+        f"Time: {', '.join(f'{step} {lap:.1f} s' for step, lap in seconds.items())}.",
+        f"Open {found.folder / 'report.html'} in a browser.",
     ]
-    return Group(result.view(), Text(""), Text("\n".join(lines)))
+    return group_of(found.result.view(), note_of("\n" + "\n".join(lines)))

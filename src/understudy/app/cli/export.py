@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
-from understudy.app.cli.options import Json
-from understudy.app.cli.terminal import UsageError, answer, progress
+from understudy.app.cli.terminal import Json, answer, image_size, progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,10 +19,6 @@ if TYPE_CHECKING:
     from understudy.zoo.data import DataSet
 
 
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Run")(export)
-
-
 def export(
     cascade: Annotated[
         Path, typer.Argument(metavar="CASCADE", help="What `build` wrote.", show_default=False)
@@ -35,25 +28,28 @@ def export(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="The size in which images come. "
-            "[dim]Default: that of the largest stage, before it cuts their centre.[/]",
+            help="The size of input images. "
+            "[dim]Default: that of the largest stage, before it crops their centre.[/]",
         ),
     ] = None,
     exit: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="An exit that no setting asks, for policies to come. Repeat it."
+            metavar="NAME",
+            help="An exit that no operating point uses, for later policies. Repeat it.",
         ),
     ] = None,
     check: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Compare both cascades on folder:DIR, parquet:FILE ..."),
+        typer.Option(
+            metavar="DATA", help="Compare both cascades on folder:DIR, parquet:FILE or digits:"
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch of the comparison.")] = 256,
     as_json: Json = False,
 ) -> None:
-    """Write a cascade as ONNX models, one per stage or piece of a network, proved to agree."""
-    sides = None if size is None else _sides(size)
+    """Write a cascade as ONNX models, one per stage or piece of a network, checked for parity."""
+    sides = None if size is None else image_size(size)
     with progress("steps") as advance:
         from understudy.onnx.export.export import export_onnx
         from understudy.zoo.cascades import load_cascade
@@ -79,15 +75,8 @@ def export(
         f"  written to {onnx}",
     ]
     if found is not None:
-        lines.append(told(found))
-    answer(Text("\n".join(lines)), facts, as_json=as_json)
-
-
-def _sides(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise UsageError(f"--size reads HxW in pixels, found {text!r}: write it like 224x224")
-    return int(match[1]), int(match[2])
+        lines.append(parity_text(found))
+    answer("\n".join(lines), facts, as_json=as_json)
 
 
 def _checked(
@@ -95,7 +84,7 @@ def _checked(
 ) -> Agreement:
     from understudy.onnx.cascade import load_onnx
     from understudy.onnx.export.parity import agreement
-    from understudy.zoo.batches import batches
+    from understudy.zoo.data import batches
 
     def images() -> Iterator[Images]:
         for number, block in enumerate(batches(data, size=batch), start=1):
@@ -106,8 +95,8 @@ def _checked(
     return agreement(cascade, load_onnx(folder), images())
 
 
-def told(found: Agreement) -> str:
-    """What came of the comparison, in one line."""
+def parity_text(found: Agreement) -> str:
+    """The result of the comparison, in one line."""
     where = (
         "all near a threshold or a tie"
         if not found.unexplained

@@ -1,53 +1,52 @@
-"""optimism: how much a plan promises, by where its thresholds were tuned."""
+"""optimism: the drop that a policy claims on the samples it was tuned on, and its real drop."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
 
-from understudy.app.cli.choosing import Confidence, Reference, TablePath, Unit
-from understudy.app.cli.options import Json
-from understudy.app.cli.terminal import answer, numbers, progress
+from understudy.app.cli.terminal import (
+    Budgets,
+    Confidence,
+    Json,
+    Reference,
+    TablePath,
+    Unit,
+    answer,
+    numbers,
+    progress,
+)
 from understudy.display import group_of, note_of, percent, table_of
-from understudy.store import load_table
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
     from understudy.searching.optimism import Optimism
-
-
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Choose")(optimism)
 
 
 def optimism(
     table: TablePath,
-    max_drop: Annotated[
-        list[str],
-        typer.Option(
-            metavar="POINTS", help="Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1."
-        ),
-    ],
+    max_drop: Budgets,
     resamples: Annotated[
         int, typer.Option(min=1, metavar="N", help="How often the splits are drawn anew.")
     ] = 100,
     reference: Reference = None,
     delta: Annotated[
-        float, typer.Option(help="The chance, per budget, that a proved bound is wrong.")
+        float, typer.Option(help="The probability, per budget, that a proved bound is wrong.")
     ] = 0.05,
     unit: Unit = None,
     confidence: Confidence = "max_softmax",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Show the drop that a plan promises and the drop that it really gives: tuned in-sample,
-    held-out, and certified.
+    """Compare the claimed drop of a policy with its real one: tuned in-sample, held-out, certified.
 
     The splits are drawn again and again from the whole table. The certify split is not looked at
-    for any plan in use, so nothing is counted against it.
+    for any policy in use, so no look is counted.
     """
     from understudy.searching.optimism import optimism as measure
+    from understudy.store import load_table
 
     drops = numbers(max_drop, "--max-drop")
     with progress("resamples") as advance:

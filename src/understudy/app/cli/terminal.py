@@ -1,36 +1,36 @@
-"""What all verbs share: how options are read, how answers and mistakes are printed."""
+"""How a verb prints: its answer on stdout; notes, progress and errors on stderr.
+
+Rich is imported when something is printed, so that help and shell completion start fast.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, NoReturn
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console, RenderableType
+from understudy.display import cost_text, group_of, note_of, percent, table_of
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from understudy.scores import ScoreTable
+import re
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
 
 from understudy.errors import UnderstudyError
-from understudy.split import check_shares
 
-WIDTH = 120  # where the output is no terminal
-
-
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
-
-
-out = _console(stderr=False)
-err = _console(stderr=True)
-
+WIDTH = 120  # columns, where the output is no terminal
 
 Advance = Callable[[str, int, int], None]
-"""Called as work proceeds: what is being done, how much of it is done, how much there is."""
-
-
-class UsageError(UnderstudyError):
-    """An option that cannot be read."""
+"""Called as work proceeds: with a description, the units that are done, and all units."""
 
 
 def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
@@ -38,30 +38,66 @@ def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(data, allow_nan=False, ensure_ascii=False) + "\n")
     else:
-        out.print(view)
+        whole_lines = isinstance(view, str)  # a path that is broken cannot be copied
+        _console(stderr=False).print(view, highlight=False, markup=False, soft_wrap=whole_lines)
 
 
-def note(text: str) -> None:
-    """A remark beside the answer, on stderr."""
-    err.print(text, highlight=False)
+def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
+    """Print what a table that was written holds: its exits with accuracy and costs."""
+    from understudy.split import SPLITS
+
+    splits = ", ".join(
+        f"{name} {int((scores.split == code).sum()):,}" for code, name in enumerate(SPLITS)
+    )
+    head = ["exit", *([] if scores.label is None else ["accuracy"]), *scores.units]
+    rows = []
+    for row, name in enumerate(scores.names):
+        right = scores.prediction[row] == scores.label
+        accuracy = [] if scores.label is None else [percent(float(right.mean()))]
+        costs = [cost_text(scores.cost_of([name], unit), unit) for unit in scores.units]
+        rows.append([name, *accuracy, *costs])
+    view = group_of(
+        table_of(f"{len(scores):,} samples ({splits})", head, rows),
+        note_of(f"written to {path}"),
+    )
+    data = {
+        "table": str(path),
+        "samples": len(scores),
+        "exits": list(scores.names),
+        "units": list(scores.units),
+        "confidences": list(scores.confidence),
+        "hash": scores.hash,
+    }
+    answer(view, data, as_json=as_json)
+
+
+def note(text: str, *, style: str | None = None) -> None:
+    """Print a remark on stderr."""
+    _console(stderr=True).print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def fail(message: str, *, code: int = 2) -> NoReturn:
-    """One sentence on stderr, and the exit code."""
-    err.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    """Print one sentence on stderr and exit with a code."""
+    from rich.text import Text
+
+    text = Text.assemble(("error:", "bold red"), f" {message}")
+    _console(stderr=True).print(text, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
 @contextmanager
-def answer_alone() -> Iterator[None]:
-    """What models and libraries print meanwhile goes to stderr: stdout is for the answer alone."""
+def stdout_to_stderr() -> Iterator[None]:
+    """Send what models and libraries print to stderr: stdout is for the answer alone."""
     with redirect_stdout(sys.stderr):
         yield
 
 
 @contextmanager
 def progress(unit: str) -> Iterator[Advance]:
-    """A bar per piece of work on stderr, with rate and time left; silent where nobody looks."""
+    """A progress bar per description on stderr, with rate and time left; none without a terminal.
+
+    What is printed to stdout meanwhile goes to stderr.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -78,49 +114,151 @@ def progress(unit: str) -> Iterator[Advance]:
         TextColumn(f"{{task.fields[rate]}} {unit}/s"),
         TimeRemainingColumn(),
     )
+    console = _console(stderr=True)
     tasks: dict[str, TaskID] = {}
     with (
-        answer_alone(),
-        Progress(*columns, console=err, disable=not err.is_terminal) as bars,
+        stdout_to_stderr(),
+        Progress(*columns, console=console, disable=not console.is_terminal) as bars,
     ):
 
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, rate="…", completed=done)
-            task = tasks[what]
+        def advance(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bars.add_task(
+                    description, total=total, rate="…", completed=done
+                )
+            task = tasks[description]
             speed = bars.tasks[bars.task_ids.index(task)].speed
             bars.update(task, completed=done, rate=_rate(speed))
 
         yield advance
 
 
-def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+@cache
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+
+
+def _rate(speed: float | None) -> str:
+    if not speed:
+        return "…"
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+TablePath = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="A score table.", show_default=False)
+]
+ResultPath = Annotated[
+    Path,
+    typer.Argument(metavar="RESULT", help="What `search --out` wrote.", show_default=False),
+]
+CascadePath = Annotated[
+    Path,
+    typer.Argument(metavar="CASCADE", help="What `build` or `export` wrote.", show_default=False),
+]
+Data = Annotated[str, typer.Option(metavar="DATA", help="folder:DIR, parquet:FILE or digits:")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where to compute, as torch names it: cpu, cuda, cuda:1. "
+        "[dim]Default: an NVIDIA GPU if there is one, else the CPU; the CPU for what `export` "
+        "wrote.[/]",
+    ),
+]
+StageBatch = Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")]
+WithinDrop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        help="Set the cascade to its cheapest certified policy within this drop. "
+        "[dim]Default: as it was built.[/]",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Threads that decode images; 0 decodes without threads.")
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXIT",
+        help="The exit that accuracy is compared with. [dim]Default: the costliest.[/]",
+    ),
+]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        "--unit",
+        "--cost",
+        metavar="UNIT",
+        help="The unit of cost to minimise, such as ms@64. [dim]Default: the table's first.[/]",
+    ),
+]
+Confidence = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The stored confidence that thresholds apply to; `deferral` learns one on tune.",
+    ),
+]
+Budgets = Annotated[
+    list[str],
+    typer.Option(metavar="POINTS", help="Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1."),
+]
+SplitShares = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARES", help="Shares of the splits. [dim]Default: tune=.2,certify=.6,test=.2[/]"
+    ),
+]
+
+
+class UsageError(UnderstudyError):
+    """An option that cannot be read."""
+
+
+def named_values(texts: Iterable[str], option: str) -> dict[str, str]:
     """Repeated NAME=VALUE options, in order.
 
-    >>> pairs(["tiny=a.csv", "big=b.csv"], "--exit")
+    >>> named_values(["tiny=a.csv", "big=b.csv"], "--exit")
     {'tiny': 'a.csv', 'big': 'b.csv'}
 
     Raises:
         UsageError: no '=', an empty name, or a name given twice.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name or not value:
             raise UsageError(
                 f"{option} reads NAME=VALUE, found {text!r}: put a name and '=' before the value"
             )
-        if name in found:
+        if name in values:
             raise UsageError(f"{option} names {name!r} once, found it twice: drop one")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
+
+
+def named_numbers(texts: Iterable[str], option: str) -> dict[str, float]:
+    """Repeated NAME=NUMBER options, in order.
+
+    >>> named_numbers(["tiny=1", "big=.5e3"], "--cost")
+    {'tiny': 1.0, 'big': 500.0}
+
+    Raises:
+        UsageError: what `named_values` and `number` raise.
+    """
+    return {name: number(value, option) for name, value in named_values(texts, option).items()}
 
 
 def number(text: str, option: str) -> float:
-    """A number in an option.
+    """A number.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is none.
     """
     try:
         return float(text)
@@ -134,13 +272,22 @@ def numbers(texts: Iterable[str], option: str) -> list[float]:
     >>> numbers(["0.5,1", "2"], "--max-drop")
     [0.5, 1.0, 2.0]
     """
-    return [number(part, option) for text in texts for part in text.split(",") if part.strip()]
+    return [number(part, option) for text in texts for part in listed_values(text)]
 
 
-def counts(texts: Iterable[str], option: str) -> tuple[int, ...]:
+def listed_values(text: str) -> list[str]:
+    """Values that are joined by commas.
+
+    >>> listed_values("blocks.1, blocks.4")
+    ['blocks.1', 'blocks.4']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def batch_sizes(texts: Iterable[str], option: str) -> tuple[int, ...]:
     """Whole numbers from 1 up that are repeated or joined by commas.
 
-    >>> counts(["1,16", "64"], "--measure")
+    >>> batch_sizes(["1,16", "64"], "--measure")
     (1, 16, 64)
 
     Raises:
@@ -155,31 +302,43 @@ def counts(texts: Iterable[str], option: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def shares(text: str) -> dict[str, float]:
-    """Shares of splits.
+def split_shares(text: str | None) -> dict[str, float]:
+    """Shares of splits; the default shares where no text is given.
 
-    >>> shares("tune=.2,certify=.6,test=.2")
+    >>> split_shares("tune=.2,certify=.6,test=.2")
     {'tune': 0.2, 'certify': 0.6, 'test': 0.2}
 
     Raises:
         TableError: an unknown split, a share outside 0 to 1, or a sum that is not 1.
         UsageError: no NAME=NUMBER.
     """
-    return check_shares(
-        {
-            name: number(share, "--split")
-            for name, share in pairs(text.split(","), "--split").items()
-        }
-    )
+    from understudy.split import DEFAULT_SHARES, check_shares
+
+    if text is None:
+        return dict(DEFAULT_SHARES)
+    return check_shares(named_numbers(text.split(","), "--split"))
 
 
-def _rate(speed: float | None) -> str:
-    if not speed:
-        return "…"
-    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels.
+
+    >>> image_size("224x320")
+    (224, 320)
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise UsageError(f"--size reads HxW in pixels, found {text!r}: write it like 224x224")
+    return int(match[1]), int(match[2])
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def moved(command: str) -> Callable[[object], None]:
+    """A callback that refuses an option that became a verb of its own, and names that verb."""
 
-    return escape(text)
+    def refuse(value: object) -> None:
+        if value:
+            raise UsageError(f"this option is a verb of its own now: use `{command}`")
+
+    return refuse

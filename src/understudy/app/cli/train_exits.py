@@ -1,25 +1,31 @@
-"""train-exits: heads inside a network learn to answer early."""
+"""train-exits: train heads inside a network that answer early."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
-from understudy.app.cli.options import Device, Json
-from understudy.app.cli.terminal import answer, note, progress
-from understudy.display import percent
+from understudy.app.cli.terminal import (
+    Device,
+    Json,
+    UsageError,
+    Workers,
+    answer,
+    listed_values,
+    note,
+    progress,
+)
+from understudy.display import group_of, note_of, percent, table_of
 
+if TYPE_CHECKING:
+    from rich.console import Group
 
-def register(app: typer.Typer) -> None:
-    app.command("train-exits", rich_help_panel="Make exits")(train_exits)
+    from understudy.training.config import TrainingConfig
 
 
 def train_exits(
@@ -61,127 +67,97 @@ def train_exits(
         ),
     ] = None,
     classifier: Annotated[
-        bool, typer.Option("--classifier", help="Train the network's own last layer anew, first.")
+        bool,
+        typer.Option("--classifier", help="First train the network's own last layer anew."),
     ] = False,
-    targets: Annotated[
-        str | None,
+    config: Annotated[
+        Path | None,
         typer.Option(
-            metavar="WHAT",
-            help="What exits learn: labels, backbone (its answers) or both. "
-            "[dim]Default: labels[/]",
+            metavar="FILE",
+            help="Settings of training (TOML); --epochs, --batch, --lr and --seed override it.",
         ),
     ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Of the backbone's answers. [dim]Default: 1[/]")
-    ] = None,
-    share: Annotated[
-        float | None,
-        typer.Option(help="Weight of its answers beside the labels, for both. [dim]Default: .5[/]"),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW", help="How samples weigh: even, dyce or tinysaver. [dim]Default: even[/]"
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most. [dim]Default: 12[/]")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Epochs without gain that end it. [dim]Default: 5[/]")
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="The most epochs. [dim]Default: 12[/]")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per step. [dim]Default: 256[/]")] = None,
     lr: Annotated[
         float | None, typer.Option(help="The highest learning rate. [dim]Default: .002[/]")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="[dim]Default: .05[/]")] = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="Spoils deferral. [dim]Default: 0[/]")
-    ] = None,
-    views: Annotated[
-        int | None, typer.Option(help="Views of every image to learn from. [dim]Default: 2[/]")
-    ] = None,
-    shift: Annotated[
-        float | None,
-        typer.Option(help="How far views move, as a share of the sides. [dim]Default: .125[/]"),
-    ] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option("--flip/--no-flip", help="Mirror views. [dim]Default: flip[/]"),
-    ] = None,
-    held_out: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of images that choose the best epoch instead. [dim]Default: .05[/]"
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="[dim]Default: 0[/]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of training. [dim]Default: 0[/]")] = None,
     cache_gb: Annotated[
-        float, typer.Option(min=0, metavar="GB", help="The most room that features may take.")
+        float, typer.Option(min=0, metavar="GB", help="Disk space for cached features, at most.")
     ] = 8.0,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
+    workers: Workers = 2,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Train exits inside a network, which itself stays as it is, and write them into a folder.
+    """Train exits inside a network, whose own weights stay as they are, and write them to a folder.
 
-    Interrupt it when you like: the same command goes on where it stopped. Then score the exits as
-    exits:DIR, on data that they have not seen.
+    It can be interrupted at any time: the same command resumes where it stopped. Then score the
+    exits as exits:DIR, on data that they were not trained on.
     """
-    from understudy.early_exit.serialization import ExitFolder
-    from understudy.training.api import train_exits as train
-    from understudy.training.config import TrainingConfig
-
-    settings = {
-        "epochs": epochs,
-        "batch": batch,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "views": views,
-        "shift": shift,
-        "flip": flip,
-        "targets": targets,
-        "temperature": temperature,
-        "share": share,
-        "weights": weights,
-        "label_smoothing": label_smoothing,
-        "held_out": held_out,
-        "patience": patience,
-        "seed": seed,
-    }
-    recipe = TrainingConfig.from_dict(
-        {key: value for key, value in settings.items() if value is not None}
-    )
+    options = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
     with progress("steps") as advance:
+        from understudy.early_exit.serialization import ExitFolder
+        from understudy.training.api import train_exits as train
+
         train(
             model,
             data,
             into,
             taps=_taps(taps),
-            heads=_parts(heads),
+            heads=listed_values(heads),
             saver=saver,
             classifier=classifier,
-            recipe=recipe,
+            config=_training_config(config, options),
             cache_gb=cache_gb,
             workers=workers,
             device=device,
             on_progress=advance,
-            on_note=lambda text: note(escape(text)),
+            on_note=note,
         )
-    told = ExitFolder.read(into)
+    folder = ExitFolder.read(into)
     answer(
-        _view(told.training, into),
-        {"folder": str(into), "spec": f"exits:{into}", "name": told.name, **told.training},
+        _view(folder.training, into),
+        {"folder": str(into), "spec": f"exits:{into}", "name": folder.name, **folder.training},
         as_json=as_json,
     )
+
+
+def _training_config(file: Path | None, options: Mapping[str, Any]) -> TrainingConfig:
+    """The settings in a TOML file, overridden by the options that were given.
+
+    Raises:
+        UsageError: the file cannot be read, has an unknown setting or one of another type.
+        ModelError: an option out of its range.
+    """
+    from understudy.codec import decode
+    from understudy.training.config import TrainingConfig
+
+    config = TrainingConfig()
+    if file is not None:
+        config = decode(
+            config.to_dict() | _toml(file),
+            TrainingConfig,
+            what=f"the configuration in {str(file)!r}",
+            error=UsageError,
+            remedy="correct the file",
+        )
+    return replace(config, **{name: value for name, value in options.items() if value is not None})
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config cannot be read from {str(file)!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config takes a TOML file, {str(file)!r} is not: {error}") from error
 
 
 def _taps(text: str | None) -> int | list[str] | None:
     if text is None:
         return None
-    return int(text) if text.strip().isdecimal() else _parts(text)
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return int(text) if text.strip().isdecimal() else listed_values(text)
 
 
 def _view(training: Mapping[str, Any], into: Path) -> Group:
@@ -190,11 +166,11 @@ def _view(training: Mapping[str, Any], into: Path) -> Group:
         f"{training['samples']:,} images ({training['held_out']:,} more held out{corrupt}), "
         f"{training['seconds']:,.0f} s"
     )
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in ("exit", "held-out accuracy", "loss", "best epoch"):
-        table.add_column(column, justify="left" if column == "exit" else "right")
-    for name, score in training["exits"].items():
-        table.add_row(
-            escape(name), percent(score["accuracy"]), f"{score['loss']:.4f}", str(score["epoch"])
-        )
-    return Group(table, Text(f"  written to {into}; score it as exits:{into}, on other data"))
+    rows = (
+        (name, percent(score["accuracy"]), f"{score['loss']:.4f}", str(score["epoch"]))
+        for name, score in training["exits"].items()
+    )
+    return group_of(
+        table_of(title, ("exit", "held-out accuracy", "loss", "best epoch"), rows),
+        note_of(f"written to {into}; score it as exits:{into}, on other data"),
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from understudy.app.bench.result import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
+from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
 from understudy.app.report.drawing import (
     ABOVE,
     BUDGET,
@@ -20,16 +20,21 @@ from understudy.app.report.drawing import (
     PLAN,
     RANDOM,
     SINGLE,
+    SIZE,
     ZERO,
     Axis,
+    Label,
+    Mark,
     chart_of,
     colours,
     horizontal,
+    place,
     scale,
+    short,
+    spread,
     svg,
     texts,
 )
-from understudy.app.report.labels import SIZE, Label, Mark, place, short, spread
 from understudy.app.report.record import Report
 
 MOST_NAMED, ALL_NAMED = 8, 12
@@ -255,7 +260,10 @@ def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
         [*_plan_marks(report, x, y, named=budgets), *_single_marks(report, x, y)],
         width=x.length,
         height=y.length,
-        avoid=[] if budgets else _plan_marks(report, x, y, named=False),
+        avoid=[
+            *([] if budgets else _plan_marks(report, x, y, named=False)),
+            *(_mark("", dot["x"], -dot["y"], x, y) for dot in dots),
+        ],
     )
     return svg([*layers, *texts(labels, x, y, across, up)], x.length, y.length)
 

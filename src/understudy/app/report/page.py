@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from understudy.app.bench.result import Bench
+from understudy.app.bench_result import Bench
 from understudy.app.report.record import Report
 from understudy.display import cost_text, interval_text, percent
 from understudy.files import replacing

@@ -1,10 +1,12 @@
-"""From a cascade of PyTorch models to a folder of ONNX models that were proved to agree."""
+"""Export of a cascade to a folder of ONNX models, each validated against PyTorch."""
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,19 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from understudy.errors import MissingExtra, ModelError
+from understudy.early_exit.network import ExitNetwork
+from understudy.early_exit.stages import ExitStage
+from understudy.ensemble import Ensemble
+from understudy.errors import MissingExtra, ModelError, PolicyError, unknown
 from understudy.files import check_own_folder, replacing_folder, write_json
-from understudy.nn.cascade import Cascade
+from understudy.nn.cascade import Cascade, EnsembleStage
+from understudy.nn.stage import Stage
 from understudy.onnx.bundle import IMAGES, NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
 from understudy.onnx.cascade import load_onnx
+from understudy.onnx.export.graph import ModulePart, part_of_model, parts_of_network
 from understudy.onnx.export.parity import distance, random_rows, run_module
-from understudy.onnx.export.source import PartSource
-from understudy.onnx.export.sources import averages_of, exported_exits, image_of, sources_of
 from understudy.onnx.session import Session, first_line, onnx_runtime
 
 OPSET = 20
 TOLERANCE = 1e-3
-EXAMPLE_ROWS, PROOF_ROWS = 3, (5, 1)  # torch.export takes a batch of 0 or 1 for a constant
+EXAMPLE_ROWS, PROBE_ROWS = 3, (5, 1)  # torch.export takes a batch of 0 or 1 for a constant
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,25 +45,25 @@ def export_onnx(
     tolerance: float = TOLERANCE,
     on_progress: Progress = lambda *_: None,
 ) -> OnnxBundle:
-    """Write a cascade as ONNX models, whole or not at all; one that is there is replaced.
+    """Write a cascade as ONNX models, whole or not at all; an exported cascade there is replaced.
 
-    Each model is compared with PyTorch at once, on random images and at other batch sizes than it
-    was made with, and so are the logits of every exit. Preprocessing is part of the graphs, for
-    images of one size.
+    The exits of its policy and of its certified operating points are exported. Each model is
+    compared with PyTorch on random images, at other batch sizes than it was exported with, and so
+    are the logits of every exit. Preprocessing is part of the graphs, for images of one size.
 
     Args:
-        cascade: what is exported: the exits of its policy and of its certified settings.
+        cascade: with PyTorch models.
         into: the folder.
         image: one sample as the cascade takes it; only its shape and dtype matter. By default
-            black, of the size that the largest stage brings images to before it cuts their centre.
-        size: (height, width) of images instead, where it is another.
-        exits: further exits, which a policy may then ask.
-        tolerance: how far a piece or an exit may be from PyTorch, as a share of the largest value.
-        on_progress: called with "export", the pieces that are done, and how many there are.
+            black, of the size to which the largest stage resizes images before it crops them.
+        size: (height, width) of images, if not the default one.
+        exits: further exits, for other policies.
+        tolerance: how far a part or an exit may be from PyTorch, as a share of the largest value.
+        on_progress: called with "export", the number of parts that are done, and of all parts.
 
     Raises:
         MissingExtra: a package that exporting needs is not installed.
-        ModelError: a stage that cannot be exported, or that ONNX Runtime runs otherwise.
+        ModelError: a stage that cannot be exported, or with other results in ONNX Runtime.
         PolicyError: no such exit.
         UnderstudyError: the folder cannot be written, or holds something else.
     """
@@ -68,24 +73,24 @@ def export_onnx(
         raise ModelError(
             f"images come in one size, found `image` {tuple(image.shape)} and size {size}: give one"
         )
-    next_stage = exported_exits(cascade, exits)
-    sample = image_of(cascade, next_stage, size) if image is None else image.detach().cpu()
-    sources = sources_of(cascade, next_stage, sample)
+    exported = exported_exits(cascade, exits)
+    sample = image_of(cascade, exported, size) if image is None else image.detach().cpu()
+    parts = _module_parts(cascade, exported, sample)
     with replacing_folder(into) as folder:
         (folder / PIECES).mkdir()
-        work = _Work(folder, sample, tolerance)
-        for number, (source, file) in enumerate(zip(sources, _files(sources), strict=True)):
-            on_progress("export", number, len(sources))
-            work.add(source, file)
-        on_progress("export", len(sources), len(sources))
+        exporter = _PartExporter(folder, sample, tolerance)
+        for number, (part, file) in enumerate(zip(parts, _files(parts), strict=True)):
+            on_progress("export", number, len(parts))
+            exporter.add(part, file)
+        on_progress("export", len(parts), len(parts))
         bundle = OnnxBundle(
             images=Value(IMAGES, _dtype(sample), tuple(sample.shape)),
-            exits=next_stage,
+            exits=exported,
             policy=cascade.policy,
-            pieces=tuple(work.pieces),
-            averages=averages_of(cascade, next_stage),
+            pieces=tuple(exporter.exported),
+            averages=_ensembles(cascade, exported),
             frontier=cascade.operating_points,
-            scores={name: s for name, s in cascade.scores.items() if name in next_stage},
+            scores={name: s for name, s in cascade.scores.items() if name in exported},
             tolerance=tolerance,
             files=hashes_of(folder, sorted((folder / PIECES).iterdir())),
             made_with={
@@ -95,96 +100,97 @@ def export_onnx(
             },
         )
         write_json(folder / NAME, bundle.to_dict())
-        bundle = _proved(bundle, cascade, folder, sample)
+        differences = _differences(bundle, cascade, folder, sample)
+        bundle = replace(bundle, differences=differences)
         write_json(folder / NAME, bundle.to_dict())
     return bundle
 
 
-class _Work:
-    """Pieces one after another, each proved on what those before it made in PyTorch."""
+class _PartExporter:
+    """Exports parts one after another, each validated on the outputs of earlier ones in PyTorch."""
 
     def __init__(self, folder: Path, image: Tensor, tolerance: float) -> None:
         self.folder, self.tolerance = folder, tolerance
-        self.pieces: list[OnnxPart] = []
+        self.exported: list[OnnxPart] = []
         self._example = {IMAGES: random_rows(image, EXAMPLE_ROWS)}
-        self._probes = [{IMAGES: random_rows(image, rows)} for rows in PROOF_ROWS]
+        self._probes = [{IMAGES: random_rows(image, rows)} for rows in PROBE_ROWS]
 
-    def add(self, source: PartSource, file: str) -> None:
-        """Export a piece and prove it.
+    def add(self, part: ModulePart, file: str) -> None:
+        """Export a part and validate it.
 
         Raises:
-            ModelError: it cannot be exported, or ONNX Runtime runs it otherwise.
+            ModelError: it cannot be exported, or has other results in ONNX Runtime.
         """
-        source.module.eval()
-        given = [self._example[name] for name in source.takes]
-        made = run_module(source.module, given)
-        self._example.update(zip(source.gives, made, strict=True))
-        _write(source, given, self.folder / file)
-        session = self._session(source, file)
-        off = max(self._off(source, session, probe) for probe in self._probes)
+        part.module.eval()
+        inputs = [self._example[name] for name in part.inputs]
+        outputs = run_module(part.module, inputs)
+        self._example.update(zip(part.outputs, outputs, strict=True))
+        _write(part, inputs, self.folder / file)
+        session = self._session(part, file)
+        off = max(self._difference(part, session, probe) for probe in self._probes)
         if not off <= self.tolerance:
-            raise _unlike(source.part, off, self.tolerance)
-        takes = tuple(map(_value, source.takes, given))
-        gives = tuple(map(_value, source.gives, made))
-        self.pieces.append(OnnxPart(source.part, file, takes, gives, off))
+            raise _mismatch(part.part, off, self.tolerance)
+        takes = tuple(map(_value, part.inputs, inputs))
+        gives = tuple(map(_value, part.outputs, outputs))
+        self.exported.append(OnnxPart(part.part, file, takes, gives, off))
 
-    def _session(self, source: PartSource, file: str) -> Session:
-        path, takes, gives = self.folder / file, source.takes, source.gives
+    def _session(self, part: ModulePart, file: str) -> Session:
+        path = self.folder / file
         try:
-            return Session(path, source.part, inputs=takes, outputs=gives, threads=1)
+            return Session(path, part.part, inputs=part.inputs, outputs=part.outputs, threads=1)
         except ModelError as error:
             raise ModelError(
-                f"the stage {source.part!r} was exported, but ONNX Runtime does not take it "
+                f"the stage {part.part!r} was exported, but ONNX Runtime does not take it "
                 f"({first_line(error.__cause__ or error)}): export it in float32, or leave that "
                 "stage to PyTorch"
             ) from error
 
-    def _off(self, source: PartSource, session: Session, probe: dict[str, Tensor]) -> float:
-        given = [probe[name] for name in source.takes]
-        truth = run_module(source.module, given)
-        probe.update(zip(source.gives, truth, strict=True))
+    def _difference(self, part: ModulePart, session: Session, values: dict[str, Tensor]) -> float:
+        inputs = [values[name] for name in part.inputs]
+        expected = run_module(part.module, inputs)
+        values.update(zip(part.outputs, expected, strict=True))
         try:
-            found = session([value.numpy() for value in given])
+            found = session([value.numpy() for value in inputs])
         except Exception as error:
             raise ModelError(
-                f"ONNX Runtime fails to run {source.part!r} on {len(given[0])} images, it was "
-                f"exported with {EXAMPLE_ROWS} ({first_line(error)}): have the model do alike "
-                "whatever the batch, or leave that stage to PyTorch"
+                f"ONNX Runtime fails to run {part.part!r} on {len(inputs[0])} images, it was "
+                f"exported with {EXAMPLE_ROWS} ({first_line(error)}): make the model independent "
+                "of the batch size, or leave that stage to PyTorch"
             ) from error
-        return max(distance(f, t.numpy()) for f, t in zip(found, truth, strict=True))
+        return max(distance(f, t.numpy()) for f, t in zip(found, expected, strict=True))
 
 
-class _Spread(nn.Module):
-    """A module whose inputs are one list, however many it takes."""
+class _Variadic(nn.Module):
+    """A module whose inputs are one tuple, so that one dynamic shape is declared for each."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        made: tuple[Tensor, ...] = self.module(*values)
-        return made
+        outputs: tuple[Tensor, ...] = self.module(*values)
+        return outputs
 
 
-def _write(source: PartSource, example: Sequence[Tensor], file: Path) -> None:
-    """Make an ONNX model of a piece.
+def _write(part: ModulePart, example: Sequence[Tensor], file: Path) -> None:
+    """Write a part as an ONNX model.
 
     Raises:
         ModelError: an operator that cannot be exported, or a batch that cannot be dynamic.
     """
-    first = next(source.module.parameters(), torch.empty(0))
-    given = tuple(value.to(first.device) for value in example)
+    first = next(part.module.parameters(), torch.empty(0))
+    inputs = tuple(value.to(first.device) for value in example)
     batch = Dim("batch")
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _Spread(source.module).eval(),
-                given,
+                _Variadic(part.module).eval(),
+                inputs,
                 dynamo=True,
-                dynamic_shapes=(tuple({0: batch} for _ in given),),
-                input_names=list(source.takes),
-                output_names=list(source.gives),
+                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+                input_names=list(part.inputs),
+                output_names=list(part.outputs),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -192,32 +198,34 @@ def _write(source: PartSource, example: Sequence[Tensor], file: Path) -> None:
             program.save(str(file))
     except Exception as error:
         raise ModelError(
-            f"the stage {source.part!r} cannot be exported to ONNX ({_reason(error)}): replace "
-            "what it says in the model, or leave that stage to PyTorch"
+            f"the stage {part.part!r} cannot be exported to ONNX ({_root_cause(error)}): replace "
+            "that in the model, or leave the stage to PyTorch"
         ) from error
 
 
-def _proved(bundle: OnnxBundle, cascade: Cascade, folder: Path, image: Tensor) -> OnnxBundle:
-    """The bundle with how far every exit's logits are from those of the cascade itself.
+def _differences(
+    bundle: OnnxBundle, cascade: Cascade, folder: Path, image: Tensor
+) -> dict[str, float]:
+    """How far every exit's logits are from those of the cascade, as a share of the largest.
 
     Raises:
         ModelError: further than the tolerance.
     """
     exported, stages = load_onnx(folder, threads=1), cascade.stages
-    rows = random_rows(image, max(PROOF_ROWS))
+    rows = random_rows(image, max(PROBE_ROWS))
     differences = {}
     for name in bundle.exits:
-        truth = stages[name](rows).float().cpu().numpy()
-        differences[name] = off = distance(exported.logits(name, rows.numpy()), truth)
+        expected = stages[name](rows).float().cpu().numpy()
+        differences[name] = off = distance(exported.logits(name, rows.numpy()), expected)
         if not off <= bundle.tolerance:
-            raise _unlike(name, off, bundle.tolerance)
-    return OnnxBundle(**{**vars(bundle), "differences": differences})
+            raise _mismatch(name, off, bundle.tolerance)
+    return differences
 
 
-def _unlike(name: str, off: float, tolerance: float) -> ModelError:
+def _mismatch(name: str, off: float, tolerance: float) -> ModelError:
     return ModelError(
-        f"an exported stage gives what it gives in PyTorch up to {tolerance:g} of the largest "
-        f"value, {name!r} is off by {off:.1e}: leave that stage to PyTorch, or allow more"
+        f"an exported stage has the results of PyTorch up to {tolerance:g} of the largest value, "
+        f"{name!r} is off by {off:.1e}: leave that stage to PyTorch, or raise the tolerance"
     )
 
 
@@ -229,16 +237,16 @@ def _dtype(values: Tensor) -> str:
     return str(values.dtype).removeprefix("torch.")
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong at the root, in one line."""
+def _root_cause(error: BaseException) -> str:
+    """The first error of a chain, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _files(sources: Sequence[PartSource]) -> list[str]:
-    """A file for each piece: readable, portable, and unique whatever the case."""
-    names = [re.sub(r"[^A-Za-z0-9.-]+", "_", source.part).strip("._")[:80] for source in sources]
+def _files(parts: Sequence[ModulePart]) -> list[str]:
+    """A file for each part: readable, portable, and unique regardless of case."""
+    names = [re.sub(r"[^A-Za-z0-9.-]+", "_", part.part).strip("._")[:80] for part in parts]
     return [f"{PIECES}/{number:02d}-{name}.onnx" for number, name in enumerate(names)]
 
 
@@ -246,3 +254,89 @@ def _check_installed() -> None:
     onnx_runtime()
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise MissingExtra("exporting a cascade to ONNX", "export")
+
+
+def exported_exits(cascade: Cascade, exits: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The exits of the policy and of the certified operating points, and those named, in order.
+
+    Raises:
+        PolicyError: no such exit.
+    """
+    policies = (cascade.policy, *(point.policy for point in cascade.operating_points))
+    needed = {name for policy in policies for name in policy.exits}
+    for name in exits or ():
+        if name not in cascade.exits:
+            raise PolicyError(unknown("exit", name, cascade.exits, where="this cascade"))
+        needed.add(name)
+    return tuple(name for name in cascade.exits if name in needed)
+
+
+def _ensembles(cascade: Cascade, exits: Iterable[str]) -> dict[str, Ensemble]:
+    """The ensembles among the exits."""
+    stages = {name: cascade.stages[name] for name in exits}
+    return {n: stage.ensemble for n, stage in stages.items() if isinstance(stage, EnsembleStage)}
+
+
+def _module_parts(cascade: Cascade, exits: Sequence[str], image: Tensor) -> list[ModulePart]:
+    """All parts of the exits, in an order in which they can run.
+
+    Raises:
+        ModelError: a network that cannot be partitioned, or preprocessing that cannot be put into a
+            graph.
+    """
+    ensembles = _ensembles(cascade, exits)
+    plain = [name for name in exits if name not in ensembles]
+    members = [name for ensemble in ensembles.values() for name in ensemble.exits]
+    needed, stages = dict.fromkeys([*plain, *members]), cascade.stages
+    parts: list[ModulePart] = []
+    for name, (network, inside) in _networks(stages, needed).items():
+        parts += parts_of_network(name, network, inside, image)
+    whole = (name for name in needed if not isinstance(stages[name], ExitStage))
+    return [*parts, *(part_of_model(name, stages[name], image) for name in whole)]
+
+
+def image_of(cascade: Cascade, exits: Sequence[str], size: tuple[int, int] | None = None) -> Tensor:
+    """A black image as the exported cascade takes it.
+
+    By default it has the size to which the largest stage resizes images before it crops them, so
+    that only smaller stages resize.
+
+    Raises:
+        ModelError: no stage sets a size.
+    """
+    found = [image for name in exits for image in _input_images(cascade.stages[name])]
+    if not found:
+        raise ModelError(
+            "an exported cascade takes images of one shape, found no stage that sets one: give "
+            "`image`, one sample"
+        )
+    largest = max(found, key=lambda image: image.numel())
+    if size is None:
+        return largest
+    return largest.new_zeros((*largest.shape[:-2], *size))
+
+
+def _networks(
+    stages: Mapping[str, Stage], exits: Iterable[str]
+) -> dict[str, tuple[ExitNetwork, set[str]]]:
+    """Networks by name, each with those of the exits that it holds, its saver's included."""
+    inside = {n: s for n, s in stages.items() if isinstance(s, ExitStage)}
+    by_name = {s.name: s.network for s in inside.values() if isinstance(s.network, ExitNetwork)}
+    networks: dict[str, tuple[ExitNetwork, set[str]]] = {}
+    for exit in exits:
+        if exit in inside:
+            root = str(inside[exit].origin["root"])
+            name = root if root in by_name else inside[exit].name
+            networks.setdefault(name, (by_name[name], set()))[1].add(exit)
+    return networks
+
+
+def _input_images(stage: Stage) -> list[Tensor]:
+    """A black image of the size that a stage sets, if it does; one per member of an ensemble."""
+    if isinstance(stage, EnsembleStage):
+        return [image for member in stage.members.values() for image in _input_images(member)]
+    preprocess = stage.preprocess
+    if preprocess is not None and preprocess.size is not None:
+        sides = (math.floor(side / preprocess.crop) for side in preprocess.size)
+        return [torch.zeros(len(preprocess.mean), *sides, dtype=torch.uint8)]
+    return [stage.network.image.cpu()] if isinstance(stage, ExitStage) else []

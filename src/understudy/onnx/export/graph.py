@@ -1,157 +1,161 @@
-"""The pieces of a network with exits: segments, heads, the saver and what refines its answer."""
+"""The parts of stages as PyTorch modules, before each becomes an ONNX model."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from understudy.early_exit.backbone import REST
 from understudy.early_exit.esn import ExitSequence
-from understudy.early_exit.heads import Head, pool
-from understudy.early_exit.network import ExitNetwork, SaverBranch
+from understudy.early_exit.heads import Head, Layout, pool
+from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
 from understudy.early_exit.stages import ESN
-from understudy.early_exit.taps import Tap
-from understudy.graph.partition import split
-from understudy.onnx.bundle import IMAGES, logits_of
+from understudy.graph.partition import partition
+from understudy.nn.stage import Stage
+from understudy.onnx.bundle import IMAGES
 from understudy.onnx.export.preprocess import pixels_of
-from understudy.onnx.export.source import PartSource, source_of_model
+from understudy.runtime.protocol import StateKey
+
+Keys = Sequence[StateKey | str]
+"""Values of the stage state, or the images."""
 
 
-def sources_of_network(
-    name: str, network: ExitNetwork, exits: Set[str], image: Tensor
-) -> list[PartSource]:
-    """The pieces of the exits that are wanted, in an order in which they can run.
+@dataclass(frozen=True, eq=False)
+class ModulePart:
+    """A part as a module: from the values named `inputs` to a tuple of those named `outputs`."""
 
-    The network is cut anew, at the taps of these exits alone.
-
-    Raises:
-        ModelError: it cannot be cut there, or its preprocessing cannot be put into the graph.
-    """
-    wanted = _Wanted.of(name, network, exits)
-    sources: list[PartSource] = []
-    saver_branch = network.saver_branch
-    if saver_branch is not None and (wanted.refined or saver_branch.name in exits):
-        sources.append(
-            _saver(saver_branch, image) if wanted.refined else _saver_alone(saver_branch, image)
-        )
-    if wanted.taps or name in exits:
-        sources += _segments(name, network, wanted, image, to_end=name in exits)
-    for tap in wanted.taps:
-        sources += _heads(name, network, tap, exits)
-    if saver_branch is not None:
-        sources += [
-            _refinement(name, network.taps[tap].path, tap, saver_branch) for tap in wanted.tokens
-        ]
-    return sources
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """The taps of a network that wanted exits are at, the tokens they need, by number of tap."""
-
-    taps: tuple[int, ...]
-    tokens: tuple[int, ...]
-    refined: bool
+    part: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     @staticmethod
-    def of(name: str, network: ExitNetwork, exits: Set[str]) -> _Wanted:
-        places = range(len(network.taps))
-        refined = [k for k in places if _refined_exit(name, network.taps[k].path) in exits]
-        tokens = tuple(range(refined[-1] + 1)) if refined else ()
-        points = [p for p in network.points if _exit(name, network, p.tap, p.head) in exits]
-        told = any(network.head(point).told for point in points)
-        taps = tuple(sorted({*tokens, *(point.tap for point in points)}))
-        return _Wanted(taps, tokens, bool(tokens) or told)
+    def of(part: str, module: nn.Module, inputs: Keys, outputs: Keys) -> ModulePart:
+        """A part whose values are those of the stage state."""
+        return ModulePart(part, module, tuple(map(str, inputs)), tuple(map(str, outputs)))
 
 
-def _exit(name: str, network: ExitNetwork, tap: int, head: str) -> str:
-    return f"{name}/{network.taps[tap].path}/{head}"
+def part_of_model(name: str, stage: Stage, image: Tensor) -> ModulePart:
+    """The one part of a model without exits.
+
+    Raises:
+        ModelError: its preprocessing cannot be put into the graph.
+    """
+    module = WholeModel(pixels_of(stage, image, name), stage.model)
+    return ModulePart.of(name, module, (IMAGES,), (StateKey.logits(name),))
 
 
-def _refined_exit(name: str, path: str) -> str:
-    return f"{name}/{path}/{ESN}"
+def parts_of_network(
+    name: str, network: ExitNetwork, exits: Set[str], image: Tensor
+) -> list[ModulePart]:
+    """The parts of the requested exits, in an order in which they can run.
+
+    The network is partitioned anew, at the taps of these exits alone.
+
+    Raises:
+        ModelError: it cannot be partitioned there, or its preprocessing cannot be put into the
+            graph.
+    """
+    paths = [tap.path for tap in network.taps]
+    refined = [tap for tap, path in enumerate(paths) if f"{name}/{path}/{ESN}" in exits]
+    tokens = range(max(refined, default=-1) + 1)
+    heads = {f"{name}/{paths[at.tap]}/{at.head}": at for at in network.locations}
+    heads = {exit: location for exit, location in heads.items() if exit in exits}
+    conditioned = any(network.head(location).saver_width for location in heads.values())
+    taps = sorted({*tokens, *(location.tap for location in heads.values())})
+    branch = network.saver_branch
+    parts: list[ModulePart] = []
+    if branch is not None:
+        if tokens or conditioned:
+            parts.append(_saver_part(branch, image))
+        elif branch.name in exits:
+            parts.append(part_of_model(branch.name, branch.saver.stage, image))
+    if taps or name in exits:
+        parts += _segment_parts(name, network, taps, tokens, image, to_end=name in exits)
+    parts += [_head_part(name, network, exit, location) for exit, location in heads.items()]
+    if branch is not None:
+        parts += [_token_part(name, f"{name}/{paths[tap]}/{ESN}", tap, branch) for tap in tokens]
+    return parts
 
 
-def _value(name: str, tap: int, place: int) -> str:
-    """What the segment up to a tap hands on; the feature has the place 0."""
-    return f"{name}@{tap}.{place}"
-
-
-def _pooled(name: str, tap: int) -> str:
-    return f"{name}~{tap}"
-
-
-def _cache(name: str, tap: int) -> str:
-    return f"keys and values of {name}@{tap}"
-
-
-def _segments(
-    name: str, network: ExitNetwork, wanted: _Wanted, image: Tensor, *, to_end: bool
-) -> list[PartSource]:
-    """The network between the taps; the rest behind the last one where its own answer is wanted."""
+def _segment_parts(
+    name: str,
+    network: ExitNetwork,
+    taps: list[int],
+    tokens: range,
+    image: Tensor,
+    *,
+    to_end: bool,
+) -> list[ModulePart]:
+    """The segments up to the last of the taps, and the rest if the logits are needed."""
     pixels = pixels_of(network.stage, image, name)
     ready = network.stage.prepare(torch.stack([image, image]))
-    trunk = split(network.stage.model, ready, [network.taps[tap].path for tap in wanted.taps])
+    trunk = partition(network.stage.model, ready, [network.taps[tap].path for tap in taps])
     values: tuple[Tensor, ...] = (ready,)
-    takes: tuple[str, ...] = (IMAGES,)
-    sources: list[PartSource] = []
-    for number, tap in enumerate(wanted.taps):
+    inputs: Keys = (IMAGES,)
+    parts: list[ModulePart] = []
+    for number, tap in enumerate(taps):
         values = trunk.run(number, tuple(value.clone() for value in values))
-        handed = tuple(_value(name, tap, place) for place in range(len(values)))
-        module: nn.Module = Segment(trunk.segments[number], None if number else pixels)
-        gives = handed
-        if tap in wanted.tokens:
-            module = Pooling(module, network.taps[tap].layout)
-            gives = (*handed, _pooled(name, tap))
-        sources.append(PartSource(f"{name}/{network.taps[tap].path}", module, takes, gives))
-        takes = handed
+        features = tuple(StateKey.feature(name, tap, index) for index in range(len(values)))
+        module: nn.Module = SegmentModule(trunk.segments[number], None if number else pixels)
+        outputs = features
+        if tap in tokens:
+            module = PooledSegment(module, network.taps[tap].layout)
+            outputs = (*features, StateKey.pooled(name, tap))
+        parts.append(ModulePart.of(f"{name}/{network.taps[tap].path}", module, inputs, outputs))
+        inputs = features
     if to_end:
-        last = Logits(Segment(trunk.segments[-1], None if wanted.taps else pixels))
-        part = f"{name}/(rest)" if wanted.taps else name
-        sources.append(PartSource(part, last, takes, (logits_of(name),)))
-    return sources
+        last = LastSegment(SegmentModule(trunk.segments[-1], None if taps else pixels))
+        part = f"{name}/{REST}" if taps else name
+        parts.append(ModulePart.of(part, last, inputs, (StateKey.logits(name),)))
+    return parts
 
 
-def _heads(name: str, network: ExitNetwork, tap: int, exits: Set[str]) -> list[PartSource]:
-    sources = []
-    for point in network.points:
-        exit = _exit(name, network, point.tap, point.head)
-        if point.tap == tap and exit in exits:
-            head, feature = network.head(point), _value(name, tap, 0)
-            takes: tuple[str, ...] = (feature,)
-            if head.told and network.saver_branch is not None:
-                saver = network.saver_branch.name
-                takes = (feature, _pooled(saver, 0), logits_of(saver))
-            sources.append(PartSource(exit, Answering(head), takes, (logits_of(exit),)))
-    return sources
+def _head_part(name: str, network: ExitNetwork, exit: str, location: ExitLocation) -> ModulePart:
+    head, branch = network.head(location), network.saver_branch
+    inputs: Keys = (StateKey.feature(name, location.tap),)
+    if head.saver_width and branch is not None:
+        inputs = (*inputs, StateKey.pooled(branch.name, 0), StateKey.logits(branch.name))
+    return ModulePart.of(exit, HeadModule(head), inputs, (StateKey.logits(exit),))
 
 
-def _saver_alone(saver_branch: SaverBranch, image: Tensor) -> PartSource:
-    return source_of_model(saver_branch.name, saver_branch.saver.stage, image)
+def _saver_part(branch: SaverBranch, image: Tensor) -> ModulePart:
+    """The saver in one part, with its pooled last feature as a further output."""
+    saver, name = branch.saver, branch.name
+    first, last = saver.trunk.segments
+    pixels = pixels_of(saver.stage, image, name)
+    module = SaverModule(
+        SegmentModule(first, pixels), SegmentModule(last, None), saver.taps[0].layout
+    )
+    return ModulePart.of(name, module, (IMAGES,), (StateKey.logits(name), StateKey.pooled(name, 0)))
 
 
-def _saver(saver_branch: SaverBranch, image: Tensor) -> PartSource:
-    """The saver in one piece, which hands on its last feature, pooled."""
-    saver, name = saver_branch.saver, saver_branch.name
-    segments = saver.trunk.segments
-    first = Segment(segments[0], pixels_of(saver.stage, image, name))
-    module = SaverModule(first, Segment(segments[1], None), saver.taps[0])
-    return PartSource(name, module, (IMAGES,), (logits_of(name), _pooled(name, 0)))
+def _token_part(name: str, exit: str, tap: int, branch: SaverBranch) -> ModulePart:
+    """The token of a tap and the exit that refines the saver's logits there."""
+    before = StateKey.pooled(branch.name, 0) if tap == 0 else StateKey.esn_cache(name, tap - 1)
+    inputs = (StateKey.pooled(name, tap), before, StateKey.logits(branch.name))
+    module = TokenModule(branch.sequence, tap)
+    return ModulePart.of(
+        exit, module, inputs, (StateKey.logits(exit), StateKey.esn_cache(name, tap))
+    )
 
 
-def _refinement(name: str, path: str, tap: int, saver_branch: SaverBranch) -> PartSource:
-    """The token of a tap and the exit that refines the saver's answer there."""
-    exit, saver = _refined_exit(name, path), saver_branch.name
-    before = _pooled(saver, 0) if tap == 0 else _cache(name, tap - 1)
-    takes = (_pooled(name, tap), before, logits_of(saver))
-    module = Refining(saver_branch.sequence, tap)
-    return PartSource(exit, module, takes, (logits_of(exit), _cache(name, tap)))
+class WholeModel(nn.Module):
+    """A model with its preprocessing, from images to logits."""
+
+    def __init__(self, pixels: nn.Module, model: nn.Module) -> None:
+        super().__init__()
+        self.pixels, self.model = pixels, model
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.model(self.pixels(images)).float(),)
 
 
-class Segment(nn.Module):
-    """A segment of a network; it may write into what it is given, so it gets copies."""
+class SegmentModule(nn.Module):
+    """A segment of a network, on copies of its inputs, because it may write into them."""
 
     def __init__(self, segment: nn.Module, pixels: nn.Module | None) -> None:
         super().__init__()
@@ -159,23 +163,23 @@ class Segment(nn.Module):
         self.pixels = nn.Identity() if pixels is None else pixels
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        made: tuple[Tensor, ...] = self.segment(*(self.pixels(value).clone() for value in values))
-        return made
+        outputs: tuple[Tensor, ...] = self.segment(*(self.pixels(v).clone() for v in values))
+        return outputs
 
 
-class Pooling(nn.Module):
-    """A segment that gives the pooled feature of its tap as well."""
+class PooledSegment(nn.Module):
+    """A segment with the pooled feature of its tap as a further output."""
 
-    def __init__(self, segment: nn.Module, layout: str) -> None:
+    def __init__(self, segment: nn.Module, layout: Layout) -> None:
         super().__init__()
         self.segment, self.layout = segment, layout
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        made = self.segment(*values)
-        return (*made, pool(made[0], self.layout))
+        outputs = self.segment(*values)
+        return (*outputs, pool(outputs[0], self.layout))
 
 
-class Logits(nn.Module):
+class LastSegment(nn.Module):
     """The last segment: logits in float32."""
 
     def __init__(self, segment: nn.Module) -> None:
@@ -187,44 +191,44 @@ class Logits(nn.Module):
 
 
 class SaverModule(nn.Module):
-    """A saver: logits, and its last feature, pooled."""
+    """A saver: logits, and its pooled last feature."""
 
-    def __init__(self, first: nn.Module, rest: nn.Module, tap: Tap) -> None:
+    def __init__(self, first: nn.Module, rest: nn.Module, layout: Layout) -> None:
         super().__init__()
-        self.first, self.rest, self.layout = first, rest, tap.layout
+        self.first, self.rest, self.layout = first, rest, layout
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         values = self.first(images)
         return self.rest(*values)[0].float(), pool(values[0], self.layout)
 
 
-class Answering(nn.Module):
-    """A head on its feature, told by a saver or not."""
+class HeadModule(nn.Module):
+    """A head on its feature and, if it is conditioned, the saver's pooled feature and logits."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
         self.head = head
 
-    def forward(self, feature: Tensor, *told: Tensor) -> tuple[Tensor]:
+    def forward(self, feature: Tensor, *saver: Tensor) -> tuple[Tensor]:
         reduced = self.head.reduce(feature)
-        if not told:
+        if not saver:
             return (self.head(reduced).float(),)
-        pooled, logits = told
+        pooled, logits = saver
         return (self.head(reduced, torch.cat([pooled, logits.to(pooled.dtype)], 1)).float(),)
 
 
-class Refining(nn.Module):
-    """The token of a tap (at the first one that of the saver before it), and the exit there."""
+class TokenModule(nn.Module):
+    """The token of a tap (at the first one, that of the saver before it), and the exit there."""
 
     def __init__(self, sequence: ExitSequence, tap: int) -> None:
         super().__init__()
         self.sequence, self.tap = sequence, tap
 
-    def forward(self, pooled: Tensor, before: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pooled: Tensor, before: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         sequence, number = self.sequence, self.tap + 1
         cache = before
         if self.tap == 0:
             empty = sequence.empty_cache(before.shape[0], before)
             _, cache = sequence.token(0, before, empty)
-        out, cache = sequence.token(number, pooled, cache)
-        return sequence.exit(number, out, said).float(), cache
+        output, cache = sequence.token(number, pooled, cache)
+        return sequence.exit(number, output, logits).float(), cache

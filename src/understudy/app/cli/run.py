@@ -1,0 +1,68 @@
+"""run: a cascade answers a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from understudy.app.cli.terminal import (
+    CascadePath,
+    Data,
+    Device,
+    Json,
+    StageBatch,
+    WithinDrop,
+    Workers,
+    answer,
+    note,
+    progress,
+)
+from understudy.display import percent, shares_text
+
+SHOWN = 5  # corrupt and failed images that are named
+
+
+def run(
+    cascade: CascadePath,
+    data: Data,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The file of answers to write: .parquet or .csv.")
+    ] = Path("answers.parquet"),
+    max_drop: WithinDrop = None,
+    batch: StageBatch = 256,
+    workers: Workers = 2,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Answer images with a cascade: prediction, confidence and the exit that answered."""
+    with progress("images") as advance:
+        from understudy.app.run import device_warnings, load_runnable, run_cascade
+        from understudy.zoo.data import open_data
+
+        loaded = load_runnable(cascade, device)
+        if max_drop is not None:
+            loaded.set_operating_point(max_drop=max_drop)
+        done = run_cascade(
+            loaded, open_data(data), out, batch=batch, workers=workers, on_progress=advance
+        )
+        warnings = device_warnings(cascade, loaded)
+    for message in (*warnings, *done.corrupt[:SHOWN], *_causes(done.failed)):
+        note(message)
+    accuracy = [] if done.accuracy is None else [f"  accuracy {percent(done.accuracy)}"]
+    lines = [
+        f"  {done.samples:,} images in {done.seconds:.2f} s ({done.rate:,.0f} images/s); "
+        f"answered by {shares_text(done.shares)}",
+        *accuracy,
+        f"  written to {out}",
+    ]
+    answer("\n".join(lines), done.to_dict(), as_json=as_json)
+
+
+def _causes(failed: Mapping[str, str]) -> list[str]:
+    """Why some images have no answer."""
+    shown = [f"{image}: {cause}" for image, cause in list(failed.items())[:SHOWN]]
+    more = len(failed) - len(shown)
+    return [*shown, f"and {more:,} more have no answer"] if more else shown

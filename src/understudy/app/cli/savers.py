@@ -1,0 +1,59 @@
+"""savers: the best saver of every model of a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from understudy.app.cli.terminal import Budgets, Confidence, Json, TablePath, Unit, answer, numbers
+from understudy.display import group_of, interval_text, note_of, percent, table_of
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from understudy.searching.savers import Savers
+
+
+def savers(
+    table: TablePath,
+    max_drop: Budgets,
+    unit: Unit = None,
+    confidence: Confidence = "max_softmax",
+    as_json: Json = False,
+) -> None:
+    """Find the best saver for every model that has a cheaper one.
+
+    Savers are chosen on the tune split and measured on the test split. Nothing is certified and no
+    look at the certify split is counted: search one of the pairs for a certificate.
+    """
+    from understudy.searching.savers import best_savers
+    from understudy.store import load_table
+
+    drops = numbers(max_drop, "--max-drop")
+    found = best_savers(load_table(table), drops, unit=unit, confidence=confidence)
+    answer(savers_view(found), found.to_dict(), as_json=as_json)
+
+
+def savers_view(found: Savers) -> Group:
+    """The best saver of every large model."""
+    rows = (
+        (
+            row.big,
+            f"{row.max_drop:g}",
+            row.little or "none",
+            f"{row.threshold:.4g}",
+            percent(row.share("test")),
+            percent(row.on["test"].saving[found.unit]),
+            f"{row.on['test'].drop:+.2f}",
+            interval_text(row.on["test"].drop_interval),
+        )
+        for row in found
+    )
+    table = table_of(
+        "the best saver of every model, measured on test",
+        ("model", "budget", "plan: saver", "threshold", "answers", "saving", "drop", "95 %"),
+        rows,
+    )
+    words = (
+        "Chosen on tune, measured on test; nothing is certified here: search that pair for a proof."
+    )
+    return group_of(table, note_of(words))

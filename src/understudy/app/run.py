@@ -1,0 +1,212 @@
+"""From a cascade on disk and a data set to answers on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import DataError, ModelError, listed, unknown
+from understudy.nn.cascade import Cascade
+from understudy.nn.device import Images, usable_device
+from understudy.onnx.bundle import is_onnx_bundle
+from understudy.onnx.cascade import OnnxCascade, load_onnx
+from understudy.runtime.answers import FAILED, Answers
+from understudy.runtime.executor import Executor
+from understudy.runtime.protocol import Runnable
+from understudy.store import save_answers
+from understudy.zoo.cascades import load_cascade, provenance_of
+from understudy.zoo.data import DataSet, Progress, batches
+
+PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
+"""Device, as torch names it -> execution providers of ONNX Runtime."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a cascade answered on a data set.
+
+    Attributes:
+        out: the file of answers.
+        samples: how many images have an answer.
+        corrupt: why some images could not be decoded.
+        failed: image -> why no stage could process it.
+        seconds: wall time.
+        shares: exit -> the share of images that it answered.
+        accuracy: on the images that have an answer, if the data have labels.
+    """
+
+    out: Path
+    samples: int
+    corrupt: tuple[str, ...]
+    failed: Mapping[str, str]
+    seconds: float
+    shares: Mapping[str, float]
+    accuracy: float | None
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self.samples / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "out": str(self.out),
+            "samples": self.samples,
+            "corrupt": len(self.corrupt),
+            "failed": len(self.failed),
+            "seconds": self.seconds,
+            "rate": self.rate,
+            "shares": dict(self.shares),
+            "accuracy": self.accuracy,
+        }
+
+
+def load_runnable(folder: Path, device: str | None = None) -> Cascade | OnnxCascade:
+    """Load what `build` or `export` wrote, ready to run.
+
+    Args:
+        folder: what was written.
+        device: where to compute, as torch names it; by default an NVIDIA GPU if there is one, else
+            the CPU. An exported cascade runs on `cpu`, its default, or `cuda`.
+
+    Raises:
+        ModelError: the folder is neither, or there is no such device.
+        MissingExtra: it was exported, and ONNX Runtime is not installed.
+    """
+    if not is_onnx_bundle(folder):
+        return load_cascade(folder).to(usable_device(device))
+    if device not in (None, *PROVIDERS):
+        raise ModelError(unknown("device", str(device), PROVIDERS, where="an exported cascade"))
+    return load_onnx(folder, providers=PROVIDERS[device or "cpu"])
+
+
+def device_warnings(folder: Path, cascade: Runnable) -> list[str]:
+    """A warning if a cascade was scored and certified on another kind of device than it runs on.
+
+    Devices round differently, so a certificate holds for the kind of device it was made on.
+    """
+    if not isinstance(cascade, Cascade):
+        return []
+    provenance = provenance_of(folder).get("table", {}).get("provenance", {})
+    scored = {run["device"] for run in provenance.get("runs", ())}
+    here = cascade.runners[0].stage.device.type
+    others = sorted(device for device in scored if device.partition(":")[0] != here)
+    if not others:
+        return []
+    return [
+        f"this cascade was scored and certified on {listed(others)} and runs on {here}, which "
+        f"rounds differently: score it with --device {here} to certify what runs"
+    ]
+
+
+def run_cascade(
+    cascade: Runnable, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Progress
+) -> RunSummary:
+    """Answer a data set and write the answers, one row per image that got one.
+
+    Raises:
+        DataError: no image that can be decoded and answered, class names or labels that are not
+            the models'.
+        UnderstudyError: `out` cannot be written.
+    """
+    source = _ImageSource(data, batch=batch, workers=workers)
+    answers: list[Answers] = []
+    start, done = time.perf_counter(), 0
+    for answered in Executor(cascade, max_batch=batch).map(source.checked(cascade)):
+        answers.append(answered)
+        done += len(answered)
+        on_progress("run", done, len(data))
+    seconds = time.perf_counter() - start
+    if not answers:
+        raise DataError(f"no image of {data.spec!r} can be decoded: {listed(source.corrupt, 1)}")
+    kept, positions, failed = _join(answers, np.concatenate(source.positions), data)
+    if not len(kept):
+        raise DataError(f"no image of {data.spec!r} was answered: {listed(failed.values(), 1)}")
+    label = None if data.labels is None else data.labels[positions]
+    columns: dict[str, Any] = {
+        "id": data.ids[positions].tolist(),
+        "prediction": kept.prediction,
+        "confidence": kept.confidence,
+        "exit": kept.exit_names(),
+    }
+    if data.classes is not None:
+        columns["class"] = [data.classes[number] for number in kept.prediction.tolist()]
+    if label is not None:
+        columns["label"] = label
+    save_answers(out, columns)
+    shares = np.bincount(kept.exit, minlength=len(cascade.exits)) / len(kept)
+    return RunSummary(
+        out=out,
+        samples=len(kept),
+        corrupt=tuple(source.corrupt),
+        failed=failed,
+        seconds=seconds,
+        shares={name: float(shares[cascade.exits.index(name)]) for name in cascade.policy.exits},
+        accuracy=None if label is None else float((kept.prediction == label).mean()),
+    )
+
+
+def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
+    """Check the classes of a data set against the models', on the first image that can be run.
+
+    False where no image can.
+
+    Raises:
+        DataError: class names or labels that are not the models'.
+    """
+    for row in range(len(images)):
+        try:
+            classes = cascade.runners[0].run(images[row : row + 1], {}).classes
+        except ModelError:
+            raise
+        except Exception:  # noqa: BLE001
+            continue  # the executor reports what is wrong with it
+        data.check_classes(classes)
+        return True
+    return False
+
+
+@dataclass
+class _ImageSource:
+    """Decoded images for a cascade; records their positions, and which are corrupt."""
+
+    data: DataSet
+    batch: int
+    workers: int
+    positions: list[np.ndarray] = field(default_factory=list)
+    corrupt: list[str] = field(default_factory=list)
+
+    def checked(self, cascade: Runnable) -> Iterator[Images]:
+        """Batches of images; the first is checked by `check_data`."""
+        checked = False
+        for block in batches(self.data, size=self.batch, workers=self.workers):
+            self.corrupt.extend(block.corrupt)
+            if not len(block):
+                continue
+            checked = checked or check_data(self.data, cascade, block.images)
+            self.positions.append(block.positions)
+            yield block.images
+
+
+def _join(
+    answers: Sequence[Answers], positions: np.ndarray, data: DataSet
+) -> tuple[Answers, np.ndarray, dict[str, str]]:
+    """Answers of all batches without failed rows, their positions, image -> cause of failure."""
+    prediction, confidence, exit = (
+        np.concatenate([getattr(one, name) for one in answers])
+        for name in ("prediction", "confidence", "exit")
+    )
+    starts = np.cumsum([0, *map(len, answers)]).tolist()
+    failed = {
+        str(data.ids[positions[start + row]]): cause
+        for start, one in zip(starts, answers, strict=False)
+        for row, cause in one.failed.items()
+    }
+    kept = exit != FAILED
+    joined = Answers(prediction[kept], confidence[kept], exit[kept], answers[0].exits)
+    return joined, positions[kept], failed

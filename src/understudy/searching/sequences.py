@@ -1,0 +1,240 @@
+"""Sequences of policies from safe to cheap, which a certificate tests in order.
+
+A sequence is frozen on tune. It starts near the reference (gap 0) and accepts more from step to
+step, so that losses and gains of all its policies are counted in one pass per stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.policy import Policy, PolicyStage, accepts
+from understudy.scores import ScoreTable
+from understudy.searching.pairs import PairCurve, thresholds_between
+
+STEPS = 200
+Array = npt.NDArray[Any]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PolicySequence:
+    """Policies in the order in which they will be tested, with what they did on tune.
+
+    `losses`, `gains` (counts) and `cost` (means) are (P,); `samples` is the size of the tune split.
+    """
+
+    policies: tuple[Policy, ...]
+    losses: Counts
+    gains: Counts
+    cost: npt.NDArray[np.float64]
+    samples: int
+
+    def expected_proved(self, *, budget: float, samples: int, delta: float) -> int:
+        """How many policies would be proved if `samples` certify samples looked just like tune.
+
+        Used to choose between sequences before certify is read; a normal approximation suffices.
+        `budget` is a fraction.
+        """
+        if not self.policies:
+            return 0
+        gap = (self.losses - self.gains) / self.samples
+        discordant = (self.losses + self.gains) / self.samples
+        z = NormalDist().inv_cdf(1 - delta)
+        fails = gap + z * np.sqrt(discordant / samples + 4 / samples**2) > budget
+        return int(np.argmax(fails)) if fails.any() else len(fails)
+
+
+EMPTY = PolicySequence((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1)
+
+
+def pair_sequence(curve: PairCurve, *, steps: int = STEPS) -> PolicySequence:
+    """The sequence of one pair: each policy accepts 1/steps more of the tune samples.
+
+    Policies that cost as much as the reference or more, such as the first ones, are left out. Where
+    the last stage is an ensemble the sequence starts with the ensemble alone, which may well be
+    more accurate than the reference.
+    """
+    rows = np.unique(np.searchsorted(curve.accepted, np.linspace(0, curve.samples, steps + 1)))
+    rows = rows[curve.cost[rows] < curve.full]
+    return PolicySequence(
+        policies=tuple(curve.policy(int(row)) for row in rows),
+        losses=curve.losses[rows],
+        gains=curve.gains[rows],
+        cost=curve.cost[rows],
+        samples=curve.samples,
+    )
+
+
+def sequence_through(
+    table: ScoreTable,
+    policy: Policy,
+    *,
+    reference: str | None = None,
+    unit: str | None = None,
+    steps: int = STEPS,
+) -> PolicySequence:
+    """The sequence that leads from the reference through `policy` and on to its first exit alone.
+
+    In `steps` steps the share that every stage accepts grows from nothing to what it accepts in the
+    policy, in as many more to the whole table. A chain that ends before the reference is led there
+    with the reference behind it. Only policies that cost less than the reference and than all
+    before them are kept.
+
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
+    >>> sequence = sequence_through(table, Policy.pair("tiny", "big", 0.65), steps=2)
+    >>> [policy.describe() for policy in sequence.policies[1:]], sequence.losses.tolist()
+    (['tiny when max_softmax >= 0.65, else big', 'tiny'], [0, 0, 1])
+
+    Raises:
+        TableError: an unknown name, or a missing cost.
+    """
+    unit = table.unit(unit)
+    reference = table.reference(reference, unit=unit)
+    stages = _stages_before(policy, reference)
+    sweeps = [_sweep_through(table, stage, steps=steps) for stage in stages]
+    names = [*(stage.exit for stage in stages), reference]
+    total = len(sweeps[0].threshold) if sweeps else 0
+    answered, losses, gains = _count_sweeps(table, sweeps, reference=reference, steps=total)
+    cost = np.zeros(len(losses))
+    for stage, counts in enumerate(answered):
+        cost += counts / len(table) * table.cost_of(names[: stage + 1], unit)
+    least = np.minimum.accumulate(np.append(table.cost_of([reference], unit), cost))[:-1]
+    rows = np.flatnonzero(cost < least)
+    return PolicySequence(
+        policies=tuple(_policy_at(stages, sweeps, int(row), reference) for row in rows),
+        losses=losses[rows],
+        gains=gains[rows],
+        cost=cost[rows],
+        samples=len(table),
+    )
+
+
+def losses_and_gains(
+    table: ScoreTable, policies: Sequence[Policy], *, reference: str
+) -> tuple[Counts, Counts]:
+    """Losses and gains of every policy on a table, each (P,).
+
+    Runs of policies that differ in thresholds alone, none of which rises, take one pass per stage.
+    """
+
+    def shape(policy: Policy) -> tuple[Any, ...]:
+        return tuple((stage.exit, stage.confidence) for stage in policy.stages)
+
+    counts = [np.empty((2, 0), np.int64)]
+    for _, run in groupby(policies, key=shape):
+        counts += _count_run(table, list(run), reference=reference)
+    losses, gains = np.concatenate(counts, axis=1)
+    return losses, gains
+
+
+@dataclass(frozen=True, eq=False)
+class _ThresholdSweep:
+    """One stage along a sequence of P policies, its threshold never rising.
+
+    Attributes:
+        exit: the exit that answers.
+        threshold: (P,) float64.
+        start: (N,) the first policy in which the stage accepts each sample; P for never.
+    """
+
+    exit: str
+    threshold: Array
+    start: Array
+
+    @staticmethod
+    def of(table: ScoreTable, exit: str, confidence: str, threshold: Array) -> _ThresholdSweep:
+        """The sweep of an exit on a table, from thresholds that never rise."""
+        if np.isneginf(threshold).all():  # the last stage, whose confidence may not be stored
+            return _ThresholdSweep(exit, threshold, np.zeros(len(table), np.intp))
+        scores = table.scores(confidence)[table.index(exit)].astype(np.float64)
+        return _ThresholdSweep(exit, threshold, np.searchsorted(-threshold, -scores))
+
+
+def _count_sweeps(
+    table: ScoreTable, sweeps: Sequence[_ThresholdSweep], *, reference: str, steps: int
+) -> tuple[Counts, Counts, Counts]:
+    """How many samples each stage answers, (S + 1, P), and losses and gains, (P,) each.
+
+    The reference answers what no stage does. A stage answers a sample from the policy in which it
+    first accepts it until an earlier stage does.
+    """
+    truth = table.truth(reference)
+    reference_right = table.prediction[table.index(reference)] == truth
+    answered = np.zeros((len(sweeps) + 1, steps), np.int64)
+    losses, gains = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
+    taken = np.full(len(table), steps)
+    for stage, sweep in enumerate(sweeps):
+        right = table.prediction[table.index(sweep.exit)] == truth
+        some = sweep.start < taken
+        span = sweep.start, taken
+        answered[stage] = _over_steps(some, span, steps)
+        losses += _over_steps(some & reference_right & ~right, span, steps)
+        gains += _over_steps(some & right & ~reference_right, span, steps)
+        taken = np.minimum(taken, sweep.start)
+    answered[-1] = len(table) - answered[:-1].sum(0)
+    return answered, losses, gains
+
+
+def _over_steps(marks: Array, span: tuple[Array, Array], steps: int) -> Counts:
+    """At each step, how many marked samples are within their span of steps."""
+    start, stop = (np.bincount(edge[marks], minlength=steps + 1) for edge in span)
+    return np.asarray(np.cumsum(start - stop)[:steps], np.int64)
+
+
+def _stages_before(policy: Policy, reference: str) -> tuple[PolicyStage, ...]:
+    """The stages before the reference; one that the policy ends with accepts everything."""
+    *before, last = policy.stages
+    if last.exit == reference:
+        return tuple(before)
+    return (*before, PolicyStage(last.exit, -np.inf, last.confidence))
+
+
+def _sweep_through(table: ScoreTable, stage: PolicyStage, *, steps: int) -> _ThresholdSweep:
+    """The sweep of a stage from accepting nothing through its own threshold to everything."""
+    scores = table.scores(stage.confidence)[table.index(stage.exit)].astype(np.float64)
+    falling = -np.sort(-scores)
+    ends = np.flatnonzero(np.append(falling[:-1] != falling[1:], True)) + 1
+    own = np.count_nonzero(accepts(scores, stage.threshold))
+    counts = np.append(np.linspace(0, own, steps + 1), np.linspace(own, len(scores), steps + 1)[1:])
+    level = np.searchsorted(np.append(0, ends), counts[1:])
+    thresholds = thresholds_between(falling, ends)[level]
+    return _ThresholdSweep.of(table, stage.exit, stage.confidence, thresholds)
+
+
+def _policy_at(
+    stages: Sequence[PolicyStage], sweeps: Sequence[_ThresholdSweep], row: int, reference: str
+) -> Policy:
+    """The policy at one step; stages behind one that accepts everything are left out."""
+    kept: list[PolicyStage] = []
+    for stage, sweep in zip(stages, sweeps, strict=True):
+        threshold = float(sweep.threshold[row])
+        if threshold == -np.inf:
+            return Policy((*kept, PolicyStage(stage.exit)))
+        kept.append(replace(stage, threshold=threshold))
+    return Policy((*kept, PolicyStage(reference)))
+
+
+def _count_run(table: ScoreTable, run: list[Policy], *, reference: str) -> list[Counts]:
+    """Losses and gains, (2, P) in one array or several, of policies that differ in thresholds."""
+    stages = run[0].stages if run[0].exits[-1] != reference else run[0].stages[:-1]
+    thresholds = np.array(
+        [[-np.inf if s.threshold is None else s.threshold for s in p.stages] for p in run]
+    )
+    if (thresholds[1:] > thresholds[:-1]).any():
+        return [one for p in run for one in _count_run(table, [p], reference=reference)]
+    sweeps = [
+        _ThresholdSweep.of(table, stage.exit, stage.confidence, thresholds[:, number])
+        for number, stage in enumerate(stages)
+    ]
+    _, losses, gains = _count_sweeps(table, sweeps, reference=reference, steps=len(run))
+    return [np.stack([losses, gains])]

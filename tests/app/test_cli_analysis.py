@@ -1,0 +1,55 @@
+"""The verbs `difficulty`, `optimism` and `savers`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from command_line import Run, refused
+from understudy.searching.optimism import optimism
+from understudy.searching.savers import best_savers
+from understudy.store import count_looks, load_table
+
+
+def test_difficulty(run: Run, table: Path) -> None:
+    data = run("difficulty", table, "--json").json
+    assert (data["little"], data["reference"], len(data["by_confidence"])) == ("net0", "net2", 10)
+    command = run("difficulty", table, "--little", "net1")
+    assert command.exit_code == 0
+    assert "by tenths of net1's confidence" in command.stdout
+    refused(run("difficulty", table, "--little", "net7"), "no exit 'net7'", table.parent, {"table"})
+
+
+def test_optimism_in_json_counts_no_look(run: Run, table: Path) -> None:
+    words = ("optimism", table, "--max-drop", "1,2", "--resamples", 3, "--seed", 5)
+    expected = optimism(load_table(table), max_drop=[1.0, 2.0], resamples=3, seed=5)
+    assert run(*words, "--json").json == json.loads(json.dumps(expected.to_dict()))
+    assert count_looks(table) == 0
+
+
+def test_optimism_for_people(run: Run, table: Path) -> None:
+    command = run("optimism", table, "--max-drop", 1, "--resamples", 2)
+    assert command.exit_code == 0
+    assert "2 resamples" in command.stdout
+
+
+def test_a_wrong_optimism_is_one_sentence(run: Run, table: Path) -> None:
+    refused(run("optimism", table, "--max-drop", "nan"), "found nan")
+
+
+def test_savers_of_every_model(run: Run, table: Path) -> None:
+    command = run("savers", table, "--max-drop", "0.5,2", "--json")
+    expected = best_savers(load_table(table), [0.5, 2.0]).to_dict()
+    assert command.json == json.loads(json.dumps(expected))
+    assert command.stderr == ""
+    assert count_looks(table) == 0
+    page = run("savers", table, "--max-drop", "2").stdout
+    for words in ("the best saver of every model", "net2", "net1", "nothing is certified"):
+        assert words in page
+
+
+def test_savers_need_a_budget(run: Run, table: Path) -> None:
+    refused(run("savers", table, "--max-drop", ","), "at least one budget")
+    command = run("savers", table)
+    assert command.exit_code == 2
+    assert "--max-drop" in command.stderr

@@ -1,0 +1,96 @@
+"""The command line as a whole: every verb's help, how fast it starts, processes, completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperCommand, TyperOption
+
+import understudy
+from command_line import Run, refused
+from understudy.app.cli.main import app
+
+COMMANDS: dict[str, TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+HEAVY = {"numpy", "polars", "torch", "numba", "scipy", "sklearn", "altair", "timm", "jinja2"}
+
+HELP = f"""
+import sys
+sys.argv = ["understudy", *sys.argv[1:], "--help"]
+from understudy.app.cli.main import main
+try:
+    main()
+finally:
+    loaded = {HEAVY} & set(sys.modules)
+    assert not loaded, loaded
+"""
+
+
+def process(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("verb", ["", *COMMANDS])
+def test_help_loads_nothing_heavy(tmp_path: Path, verb: str) -> None:
+    ended = process("-c", HELP, *([verb] if verb else []), folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "Usage: understudy" in ended.stdout
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_takes_json_and_few_options(verb: str) -> None:
+    options = [
+        option
+        for option in COMMANDS[verb].params
+        if isinstance(option, TyperOption) and not option.hidden
+    ]
+    assert "--json" in {name for option in options for name in option.opts}
+    assert len(options) <= 15
+    assert all(option.help for option in options)
+
+
+def test_a_process_ends_with_code_2_and_one_sentence(tmp_path: Path) -> None:
+    words = ("-m", "understudy", "search", "x", "--max-drop", "1")
+    ended = process(*words, folder=tmp_path, COLUMNS="40")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: a score table is a folder with a table.json, 'x' is")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_verbs_are_completed(tmp_path: Path) -> None:
+    ended = process(
+        *("-c", "from understudy.app.cli.main import app; app(prog_name='understudy')"),
+        folder=tmp_path,
+        _UNDERSTUDY_COMPLETE="complete_bash",
+        COMP_WORDS="understudy import",
+        COMP_CWORD="1",
+    )
+    assert ended.stdout.split() == ["import", "import-exits"]
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version").stdout == f"understudy {understudy.__version__}\n"
+
+
+def test_an_unknown_verb_is_refused(run: Run) -> None:
+    command = run("serach")
+    assert command.exit_code == 2
+    assert "search" in command.stderr
+    assert "Traceback" not in command.stderr
+
+
+def test_a_missing_file_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    refused(run("report", tmp_path / "none.json"), "does not exist", tmp_path)
+    refused(run("build", tmp_path / "none.json", "--into", tmp_path / "c"), "exist", tmp_path)

@@ -1,0 +1,80 @@
+"""The pages of the documentation, taken apart: code blocks, commands, headings, links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+)
+
+NOT_RUN = re.compile(r"^<!-- not run: (.*) -->$", re.MULTILINE)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
+_HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block: the line it begins on, its language, its text, and the line above it."""
+
+    line: int
+    language: str
+    text: str
+    above: str
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page in order."""
+    text = read(page)
+    return [
+        Block(
+            text.count("\n", 0, found.start()) + 2,
+            found[1],
+            found[2],
+            text[: found.start()].rstrip("\n").rpartition("\n")[2],
+        )
+        for found in _FENCE.finditer(text)
+    ]
+
+
+def prose(page: str) -> str:
+    """A page without its fenced blocks."""
+    return _FENCE.sub("", read(page))
+
+
+def commands(page: str) -> Iterator[tuple[int, list[str]]]:
+    """The `understudy` commands of the blocks without a language: line, words."""
+    for block in blocks(page):
+        if block.language not in ("", "sh", "bash", "console"):
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+            if words[:1] == ["understudy"]:
+                yield block.line, words[1:]
+
+
+def inline_commands(page: str) -> Iterator[list[str]]:
+    """The `understudy` commands within the text, which may leave out what a verb needs."""
+    for code in re.findall(r"`(understudy [^`\n]+)`", prose(page)):
+        yield shlex.split(code)[1:]
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    plain = (re.sub(r"[`*]", "", heading) for heading in _HEADING.findall(prose(page)))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+def links(page: str) -> list[str]:
+    """The targets of a page's links and pictures."""
+    return [first or second for first, second in _LINK.findall(prose(page))]

@@ -1,0 +1,224 @@
+"""The documentation holds: its Python runs, its commands and options exist, its links work."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from doc_pages import (
+    NOT_RUN,
+    PAGES,
+    ROOT,
+    Block,
+    anchors,
+    blocks,
+    commands,
+    inline_commands,
+    links,
+    read,
+)
+from understudy.app.cli.main import app
+
+PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
+LANGUAGES = {"", "python", "toml"}
+THEMES, LARGEST_PICTURE = ("light", "dark"), 150_000
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of PyTorch wait for each other for longer than such small models compute."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("page", PYTHON_PAGES)
+def test_python_blocks_run_in_order(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from doc_models import namespace
+
+    names = namespace(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for block in (b for b in blocks(page) if b.language == "python"):
+        if not (skipped := NOT_RUN.fullmatch(block.above)):
+            execute(block, page, names)
+        else:
+            ast.parse(block.text)
+            assert len(skipped[1]) > 10, f"{page}:{block.line}: give the reason"
+
+
+def execute(block: Block, page: str, names: dict[str, Any]) -> None:
+    """Run a block as if it stood in its page, `await` included."""
+    source = "\n" * (block.line - 1) + block.text
+    code = compile(source, page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(eval(code, names))
+    else:
+        exec(code, names)
+
+
+def test_every_block_is_of_a_language_that_is_checked() -> None:
+    found = {block.language for page in PAGES for block in blocks(page)}
+    assert found <= LANGUAGES
+
+
+def test_reasons_stand_above_python_blocks_alone() -> None:
+    for page in PAGES:
+        marked = [block for block in blocks(page) if NOT_RUN.fullmatch(block.above)]
+        assert len(marked) == len(NOT_RUN.findall(read(page)))
+        assert {block.language for block in marked} <= {"python"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_existing_verbs_and_options(page: str) -> None:
+    for line, words in commands(page):
+        check_command(words, complete=True, where=f"{page}:{line}")
+    for words in inline_commands(page):
+        check_command(words, complete=False, where=page)
+
+
+def verbs() -> TyperGroup:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    return group
+
+
+def check_command(words: list[str], *, complete: bool, where: str) -> None:
+    """Parse a command without running it; `complete` if nothing that it requires is left out."""
+    group = verbs()
+    context = typer.Context(group, info_name="understudy")
+    if words[0].startswith("-"):
+        known = {opt for param in group.get_params(context) for opt in param.opts}
+        assert words[0] in known, f"{where}: understudy has no option {words[0]}"
+        return
+    verb = group.get_command(context, words[0])
+    assert verb is not None, f"{where}: understudy has no verb {words[0]}"
+    inner = typer.Context(verb, parent=context, resilient_parsing=not complete)
+    values, _, _ = verb.make_parser(inner).parse_args(list(words[1:]))
+    missing = [p.name for p in verb.params if p.required and values.get(p.name or "") is None]
+    assert not (complete and missing), f"{where}: understudy {words[0]} needs {missing}"
+
+
+def test_new_names_of_the_changelog_exist() -> None:
+    rows = re.findall(r"^\| `.*\| `(understudy\.[\w.]+)`", read("CHANGELOG.md"), re.MULTILINE)
+    assert len(rows) > 30
+    for name in rows:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(module), attribute), name
+    from understudy import Cascade
+
+    members = re.findall(r"\| `Cascade\.(\w+)[^|]*\|$", read("CHANGELOG.md"), re.MULTILINE)
+    assert members == ["set_operating_point", "runners"]
+    assert all(hasattr(Cascade, member) for member in members)
+
+
+def test_every_verb_is_documented() -> None:
+    named = {words[0] for page in PAGES for _, words in commands(page)}
+    group = verbs()
+    assert set(group.list_commands(typer.Context(group))) <= named
+
+
+def test_settings_of_training_are_documented() -> None:
+    from understudy.training.config import TrainingConfig
+
+    for block in (b for page in PAGES for b in blocks(page) if b.language == "toml"):
+        TrainingConfig(**tomllib.loads(block.text))
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", read("docs/exits.md"), re.MULTILINE)
+    defaults = {field.name: field.default for field in fields(TrainingConfig)}
+    assert {key: json.loads(value) for key, value in rows} == defaults
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_work(page: str) -> None:
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in anchors(target.resolve().relative_to(ROOT).as_posix()), link
+
+
+def test_the_readme_example_has_at_most_ten_lines() -> None:
+    first = next(block for block in blocks("README.md") if block.language == "python")
+    assert len([line for line in first.text.splitlines() if line.strip()]) <= 10
+
+
+def demo_excerpt() -> list[str]:
+    """The lines of the README's demo output."""
+    (excerpt,) = (b for b in blocks("README.md") if b.above == "<!-- demo -->")
+    return [line.rstrip() for line in excerpt.text.splitlines()]
+
+
+def shape(line: str) -> str:
+    """A line of output without its figures and spaces, which differ from machine to machine."""
+    return re.sub(r"[+−-]?\d[\d.,]*", "#", re.sub(r"[\s─]+", "", line))
+
+
+def test_the_demo_excerpt_is_short_and_has_the_recorded_figures() -> None:
+    excerpt = demo_excerpt()
+    record = json.loads(read("benchmarks/results/demo.json"))
+    assert len(excerpt) <= 15
+    text = " ".join(excerpt)
+    assert f"saves {100 * record['saving']:.1f} % of the MACs of {record['reference']}" in text
+    assert f"{record['agreeing']} of {record['compared']} test images" in text
+    for name, share in record["shares"].items():
+        assert f"{name} {100 * share:.1f} %" in text
+
+
+@pytest.mark.slow
+def test_the_demo_prints_the_lines_of_the_excerpt(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "understudy", "demo", "--into", "demo"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "120"},
+        timeout=600,
+        check=True,
+    )
+    printed = {shape(line) for line in ran.stdout.splitlines()}
+    for line in demo_excerpt():
+        assert shape(line) in printed, line
+
+
+def test_the_readme_states_the_figures_of_its_pictures() -> None:
+    certified = json.loads(read("docs/images/figures.json"))["certified"]
+    half, one, _ = (f"{100 * choice['saving']:.1f} % of" for choice in certified)
+    assert half in read("README.md")
+    assert one in read("README.md")
+    assert f"{-certified[0]['drop']:g} points more accurate" in read("README.md")
+
+
+def test_pictures_are_small_and_come_in_light_and_dark() -> None:
+    pictures = sorted((ROOT / "docs/images").glob("*.svg"))
+    names = {path.name for path in pictures}
+    assert names == {f"{what}-{how}.svg" for what in ("frontier", "report") for how in THEMES}
+    for path in pictures:
+        assert path.stat().st_size < LARGEST_PICTURE
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        assert f"docs/images/{path.name}" in links("README.md")
