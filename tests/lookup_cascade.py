@@ -130,8 +130,9 @@ def cascades(draw: st.DrawFn) -> LookupCascade:
     seed, samples = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 60))
     table = random_table(samples, seed, exits=exits, levels=levels)
     names = draw(st.permutations(table.names))[: draw(st.integers(1, exits))]
-    places = st.sampled_from([k / (2 * levels) for k in range(2 * levels + 1)])
+    thresholds = st.sampled_from([k / (2 * levels) for k in range(2 * levels + 1)])
     stages = [
-        PolicyStage(name, draw(places | st.sampled_from([-np.inf, np.inf]))) for name in names[:-1]
+        PolicyStage(name, draw(thresholds | st.sampled_from([-np.inf, np.inf])))
+        for name in names[:-1]
     ]
     return LookupCascade(table, Policy((*stages, PolicyStage(names[-1]))))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from understudy.runtime.state import StageState, StateKey
 
 from understudy.errors import DataError, ModelError, PolicyError
 from understudy.nn.confidence import confidence_functions
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage, as_stage
+from understudy.runtime.protocol import StageState, StateKey
 
 
 class Fixed(nn.Module):

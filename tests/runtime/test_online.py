@@ -247,9 +247,9 @@ def test_cancelled_requests_without_memory_to_drop_their_rows(
 
     first, later = run_async(work())
     assert len(tried) == 1
-    truth = expected_rows(cascade.table, cascade.policy)
-    assert [tuple(one) for k, one in enumerate(first) if k != 3] == truth[:3] + truth[4:10]
-    assert tuple(later) == truth[11]
+    expected = expected_rows(cascade.table, cascade.policy)
+    assert [tuple(one) for k, one in enumerate(first) if k != 3] == expected[:3] + expected[4:10]
+    assert tuple(later) == expected[11]
 
 
 def test_deferred_rows_do_not_wait_for_a_cancelled_request() -> None:
@@ -264,8 +264,8 @@ def test_deferred_rows_do_not_wait_for_a_cancelled_request() -> None:
             third.cancel()
             return await asyncio.gather(*pair)
 
-    truth = expected_rows(cascade.table, cascade.policy)
-    assert [tuple(one) for one in run_async(work())] == truth[:2]
+    expected = expected_rows(cascade.table, cascade.policy)
+    assert [tuple(one) for one in run_async(work())] == expected[:2]
 
 
 def test_an_infinite_max_wait() -> None:
@@ -415,10 +415,10 @@ def test_closing_answers_requests_in_flight_or_cancels_them(cancel: bool) -> Non
     answers = run_async(work())
     closed = [isinstance(answer, ExecutorClosed) for answer in answers]
     assert closed == [cancel] * 20 + [True] * 10  # ten were never admitted
-    truth = expected_rows(cascade.table, chain())
+    expected = expected_rows(cascade.table, chain())
     assert all(
         tuple(answer) == right
-        for answer, right in zip(answers, truth, strict=True)
+        for answer, right in zip(answers, expected, strict=True)
         if not isinstance(answer, Exception)
     )
 
@@ -547,9 +547,9 @@ def test_offline_and_online_at_once() -> None:
             return online, await other
 
     online, offline = run_async(work())
-    truth = expected_rows(table, chain())
-    assert [tuple(answer) for answer in online] == truth
-    assert offline == [prediction for prediction, _, _ in truth]
+    expected = expected_rows(table, chain())
+    assert [tuple(answer) for answer in online] == expected
+    assert offline == [prediction for prediction, _, _ in expected]
 
 
 @pytest.mark.slow
@@ -558,14 +558,14 @@ def test_a_million_requests_in_flat_memory() -> None:
 
     count, clients = 1_000_000, 256
     table = random_table(1000)
-    truth = expected_rows(table, chain())
+    expected = expected_rows(table, chain())
     cascade = LookupCascade(table, chain(), record=False)
     images = images_of(range(1000))
 
     async def client(executor: Executor, numbers: Iterable[int]) -> None:
         for number in numbers:
             row = number % 1000
-            assert tuple(await executor.answer(images[row])) == truth[row]
+            assert tuple(await executor.answer(images[row])) == expected[row]
 
     async def requests(executor: Executor, count: int) -> None:
         await asyncio.gather(*(client(executor, range(k, count, clients)) for k in range(clients)))
