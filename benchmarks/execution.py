@@ -36,7 +36,7 @@ from understudy.malloc import keep_freed_memory
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.stage import Stage
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.export.export import export_onnx
+from understudy.onnx.export import export_onnx
 from understudy.runtime.protocol import Runnable
 from understudy.searching.exits import search_exits
 from understudy.searching.search import search_in_sample

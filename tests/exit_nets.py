@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.early_exit.network import ExitNetwork, Heads, attach
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 
 GREY = Preprocess(size=(8, 8), mean=(0.5,), std=(0.25,))
 RAW = Preprocess(size=(8, 8), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

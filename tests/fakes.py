@@ -16,8 +16,7 @@ from rows import Array, images_of, rows_of
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.nn.cascade import Cascade
 from understudy.nn.confidence import confidence_functions
-from understudy.nn.device import Images
-from understudy.nn.stage import EMPTY, Stage
+from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.policy import Policy
 from understudy.runtime.protocol import StageState, StateKey
 from understudy.scores import Detail, ScoreTable

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from understudy.runtime.answers import Answer
 from understudy.runtime.executor import Executor
+from understudy.runtime.protocol import Answer
 
 T = TypeVar("T")
 Requests = list[asyncio.Future[Answer]]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from understudy.outcome import decide
 from understudy.policy import Policy, PolicyStage
-from understudy.runtime.answers import Answers
+from understudy.runtime.protocol import Answers
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]

@@ -78,20 +78,21 @@ def layer(module: str) -> str:
     What exports to ONNX stands apart from what runs it: it knows PyTorch.
     """
     parts = module.split(".")
-    return "onnx.export" if parts[1:3] == ["onnx", "export"] else [*parts, ""][1]
+    return "onnx.export" if ".".join(parts[1:]) in EXPORT else [*parts, ""][1]
 
+
+EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"}
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
-    "runtime": "answers protocol metrics buffer pipeline cascade scheduler offline online executor",
-    "graph": "capture liveness cut_points partition folding",
-    "nn": "device confidence preprocess stage execution_mode cost cascade",
-    "early_exit": "taps heads esn backbone stages network serialization",
-    "onnx": "bundle session cascade",
-    "onnx.export": "preprocess graph parity export",
-    "zoo": "spec hubs weights parquet data models cascades",
-    "scoring": "outputs shards in_memory on_disk",
-    "training": "config targets sampling feature_cache features checkpoint loop api",
+    "runtime": "protocol metrics buffer pipeline cascade scheduler offline online executor",
+    "graph": "capture liveness partition folding",
+    "nn": "confidence preprocess stage execution_mode cost cascade",
+    "early_exit": "heads taps esn stages network serialization",
+    "onnx": "bundle session cascade parity export_preprocess export_graph export",
+    "zoo": "spec weights parquet data models cascades",
+    "scoring": "outputs in_memory on_disk",
+    "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_compiled _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test sequences "

@@ -10,7 +10,7 @@ from understudy.lazy import lazy_names
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Answers": "understudy.runtime.answers",
+    "Answers": "understudy.runtime.protocol",
     "Cascade": "understudy.nn.cascade",
     "Certificate": "understudy.certificate",
     "Executor": "understudy.runtime.executor",

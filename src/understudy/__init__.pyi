@@ -13,8 +13,8 @@ from understudy.outcome import Outcome as Outcome
 from understudy.outcome import evaluate as evaluate
 from understudy.policy import Policy as Policy
 from understudy.result import Result as Result
-from understudy.runtime.answers import Answers as Answers
 from understudy.runtime.executor import Executor as Executor
+from understudy.runtime.protocol import Answers as Answers
 from understudy.scores import ScoreTable as ScoreTable
 from understudy.scoring.in_memory import score as score
 from understudy.searching.search import search as search

@@ -12,7 +12,7 @@ from command_line import Run, refused
 NETS = """
 import torch
 from torch import nn
-from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Preprocess
 from understudy.nn.stage import Stage
 
 def net():

@@ -21,9 +21,8 @@ from understudy.nn.stage import EMPTY, Stage, stages_of
 from understudy.operating_point import OperatingPoint
 from understudy.outcome import decide, evaluate
 from understudy.policy import Policy, PolicyStage, midpoint
-from understudy.runtime.answers import Answers
 from understudy.runtime.executor import Executor
-from understudy.runtime.protocol import StateKey
+from understudy.runtime.protocol import Answers, StateKey
 from understudy.scores import ScoreTable
 from understudy.scoring.in_memory import score
 

@@ -14,8 +14,7 @@ from understudy.early_exit.heads import Layout
 from understudy.early_exit.taps import Tap, even_taps, layout_of, list_taps, tap_at
 from understudy.errors import DataError, ModelError
 from understudy.graph.partition import partition
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 
 
 class Block(nn.Module):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from understudy.errors import ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.zoo.cascades import load_cascade, save_cascade

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from macs import macs_of
 from understudy.nn.cost import MacCount, measure_parts
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 
 
 def count(model: nn.Module, *shape: int, dtype: torch.dtype = torch.float32) -> MacCount:

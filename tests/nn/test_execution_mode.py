@@ -13,8 +13,7 @@ from understudy.errors import ModelError
 from understudy.graph.folding import fold
 from understudy.graph.partition import partition
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 
 PIXELS = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 

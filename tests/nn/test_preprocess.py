@@ -9,8 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from understudy.errors import DataError, ModelError
-from understudy.nn.device import Images
-from understudy.nn.preprocess import Preprocess
+from understudy.nn.stage import Images, Preprocess
 
 RGB: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError
 from understudy.nn.confidence import confidence_functions
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage, as_stage
+from understudy.nn.stage import Preprocess, Stage, as_stage
 from understudy.runtime.protocol import StageState, StateKey
 
 

@@ -13,7 +13,7 @@ from onnx_nets import plain, saved
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from understudy.nn.cascade import Cascade
-from understudy.onnx.export.export import export_onnx
+from understudy.onnx.export import export_onnx
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,7 @@ from understudy.errors import DataError, MissingExtra, ModelError, PolicyError
 from understudy.nn.cascade import Cascade
 from understudy.onnx.bundle import NAME, is_onnx_bundle, read_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
-from understudy.onnx.export.parity import agreement
+from understudy.onnx.parity import agreement
 from understudy.onnx.session import Session
 from understudy.policy import Policy, PolicyStage
 

@@ -13,7 +13,7 @@ from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.export.parity import Agreement
+from understudy.onnx.parity import Agreement
 from understudy.policy import Policy
 from understudy.zoo.cascades import save_cascade
 from understudy.zoo.models import load_stage

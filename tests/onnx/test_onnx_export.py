@@ -14,11 +14,10 @@ from torch import nn
 from exit_nets import network, stage_of
 from understudy.errors import MissingExtra, ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 from understudy.onnx.bundle import OnnxBundle, Value, read_bundle
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.export.export import OPSET, export_onnx, exported_exits, image_of
+from understudy.onnx.export import OPSET, export_onnx, exported_exits, image_of
 from understudy.policy import Policy
 
 

@@ -12,8 +12,8 @@ from exit_nets import images
 from understudy.early_exit.network import attach
 from understudy.nn.cascade import Cascade
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.export.export import export_onnx
-from understudy.onnx.export.parity import agreement
+from understudy.onnx.export import export_onnx
+from understudy.onnx.parity import agreement
 from understudy.policy import Policy, PolicyStage
 from understudy.zoo.data import batches, open_data
 from understudy.zoo.models import load_stage

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from understudy.errors import ModelError
-from understudy.nn.preprocess import INTERPOLATIONS, Preprocess
-from understudy.nn.stage import Stage
-from understudy.onnx.export import preprocess
-from understudy.onnx.export.preprocess import Pixels, pixels_of
+from understudy.nn.preprocess import INTERPOLATIONS
+from understudy.nn.stage import Preprocess, Stage
+from understudy.onnx import export_preprocess as preprocess
+from understudy.onnx.export_preprocess import Pixels, pixels_of
 
 sides = st.tuples(st.integers(4, 60), st.integers(4, 60))
 

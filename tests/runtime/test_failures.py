@@ -17,10 +17,9 @@ from online import run_async, send
 from rows import Array, Row, answered_rows, chain, expected_rows, images_of, in_batches
 from understudy import Executor, Policy
 from understudy.errors import ModelError
-from understudy.runtime.answers import Answer, RequestFailed, cause_of
 from understudy.runtime.buffer import RowBatch, StageBuffer
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.protocol import is_out_of_memory
+from understudy.runtime.protocol import Answer, RequestFailed, cause_of, is_out_of_memory
 
 Causes = dict[int, str]
 """Row -> the reason why it has no answer."""

@@ -15,7 +15,7 @@ from lookup_cascade import LookupCascade, cascades, random_table
 from rows import Array, Row, answered_rows, chain, expected_rows, images_of, in_batches
 from understudy import Executor, Policy, UnderstudyError
 from understudy.errors import DataError, PolicyError
-from understudy.runtime.answers import Answers, ExecutorClosed
+from understudy.runtime.protocol import Answers, ExecutorClosed
 
 
 @given(cascades(), st.lists(st.integers(0, 17), min_size=1, max_size=3), st.data(), st.booleans())

@@ -18,7 +18,7 @@ from online import Requests, answer_each, run_async, run_callbacks, send, until
 from rows import Array, chain, expected_rows, images_of
 from understudy import Executor, Policy
 from understudy.errors import DataError
-from understudy.runtime.answers import ExecutionError, ExecutorClosed
+from understudy.runtime.protocol import ExecutionError, ExecutorClosed
 
 
 class Block:

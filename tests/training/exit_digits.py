@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 from understudy.zoo.data import open_data
 
 DIGIT = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))

@@ -13,7 +13,7 @@ from understudy.early_exit.heads import pool
 from understudy.early_exit.network import ExitNetwork, Heads, attach
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.nn.stage import Stage
-from understudy.training.feature_cache import CacheRows, FeatureCache, Shapes
+from understudy.training.checkpoint import CacheRows, FeatureCache, Shapes
 from understudy.training.features import (
     CLASSIFIER_INPUT,
     LOGITS,

@@ -12,12 +12,11 @@ import numpy as np
 
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.nn.cascade import Cascade
-from understudy.nn.device import Images, usable_device
+from understudy.nn.stage import Images, usable_device
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
-from understudy.runtime.answers import FAILED, Answers
 from understudy.runtime.executor import Executor
-from understudy.runtime.protocol import Runnable
+from understudy.runtime.protocol import FAILED, Answers, Runnable
 from understudy.store import save_answers
 from understudy.zoo.cascades import load_cascade, provenance_of
 from understudy.zoo.data import DataSet, Progress, batches

@@ -9,10 +9,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from understudy.early_exit.backbone import Backbone, Segments
 from understudy.early_exit.esn import ExitSequence
 from understudy.early_exit.heads import Head, PlainHead, make_head
-from understudy.early_exit.stages import ESN, ExitStage, Refinement, WholeNetwork, saver_stage
+from understudy.early_exit.stages import (
+    ESN,
+    Backbone,
+    ExitStage,
+    Refinement,
+    Segments,
+    WholeNetwork,
+    saver_stage,
+)
 from understudy.early_exit.taps import Tap, list_taps, tap_at
 from understudy.errors import ModelError, listed
 from understudy.nn.execution_mode import PLAIN, ExecutionMode

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from understudy.nn.device import Images
-from understudy.nn.stage import EMPTY, Stage
+from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.runtime.protocol import StageState
 
 

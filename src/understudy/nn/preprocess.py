@@ -1,8 +1,9 @@
-"""From uint8 images to what a model takes: resize, centre crop, scale, normalise."""
+"""Preprocessing of uint8 images: resize, centre crop, scale, normalise; and images on devices."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,38 @@ from torch import Tensor
 
 from understudy.codec import Stored, stored
 from understudy.errors import DataError, MissingExtra, ModelError, unknown
-from understudy.nn.device import Images
+
+Images = Tensor | Sequence[Tensor]
+"""A batch with the samples first, or a list of single samples, which may differ in size."""
+
+
+def on_device(images: Images, device: torch.device) -> Images:
+    """The images on a device; those that are there already are not copied.
+
+    Arrays are accepted as well. Only uploads to CUDA are asynchronous.
+
+    >>> on_device([torch.zeros(1)], torch.device("cpu"))
+    [tensor([0.])]
+    """
+    if hasattr(images, "shape"):
+        return _moved(images, device)
+    return [_moved(image, device) for image in images]
+
+
+def select(images: Images, rows: Tensor) -> Images:
+    """Some of the images, copied once where they are one tensor.
+
+    >>> select([torch.zeros(1), torch.ones(1)], torch.tensor([1]))
+    [tensor([1.])]
+    """
+    if isinstance(images, Tensor):
+        return images.index_select(0, rows.to(images.device))
+    return [images[row] for row in rows.tolist()]
+
+
+def _moved(image: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(image).to(device, non_blocking=device.type == "cuda")
+
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 

@@ -14,10 +14,23 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError, unknown
 from understudy.nn.confidence import confidence_functions
-from understudy.nn.device import Images, on_device
-from understudy.nn.preprocess import Preprocess
+from understudy.nn.preprocess import Images, Preprocess, on_device
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.runtime.protocol import StageState, StateKey
+
+__all__ = [
+    "EMPTY",
+    "Images",
+    "Preprocess",
+    "Stage",
+    "StageGroup",
+    "StageOutput",
+    "StagePart",
+    "as_stage",
+    "hash_of",
+    "stages_of",
+    "usable_device",
+]
 
 EMPTY: StageState = MappingProxyType({})
 
@@ -208,6 +221,25 @@ def stages_of(models: Mapping[str, nn.Module]) -> dict[str, Stage]:
             )
         stages |= own
     return stages
+
+
+def usable_device(name: str | None) -> str:
+    """The device, as torch names it; by default an NVIDIA GPU if there is one, else the CPU.
+
+    >>> usable_device("cpu")
+    'cpu'
+
+    Raises:
+        ModelError: it cannot be used on this machine.
+    """
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"device {chosen!r} cannot be used ({str(error).splitlines()[0]}): try 'cpu'"
+        ) from error
+    return chosen
 
 
 def hash_of(model: nn.Module) -> str:

@@ -3,8 +3,8 @@
 from understudy.lazy import lazy_names
 
 _MODULES = {
-    "agreement": "understudy.onnx.export.parity",
-    "export_onnx": "understudy.onnx.export.export",
+    "agreement": "understudy.onnx.parity",
+    "export_onnx": "understudy.onnx.export",
     "load_onnx": "understudy.onnx.cascade",
 }
 

@@ -1,5 +1,5 @@
 """The public names and where they are defined."""
 
 from understudy.onnx.cascade import load_onnx as load_onnx
-from understudy.onnx.export.export import export_onnx as export_onnx
-from understudy.onnx.export.parity import agreement as agreement
+from understudy.onnx.export import export_onnx as export_onnx
+from understudy.onnx.parity import agreement as agreement

@@ -20,9 +20,8 @@ from understudy.onnx.bundle import IMAGES, OnnxBundle, Value, file_of, logits_of
 from understudy.onnx.session import CPU, Session, check_providers
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
-from understudy.runtime.answers import Answers
 from understudy.runtime.cascade import AcceptanceRule, BaseCascade
-from understudy.runtime.protocol import RunnerOutput, deferred_rows
+from understudy.runtime.protocol import Answers, RunnerOutput, deferred_rows
 
 Array = npt.NDArray[Any]
 

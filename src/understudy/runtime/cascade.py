@@ -12,9 +12,8 @@ from understudy.deferral import LEARNED, DeferralScore
 from understudy.errors import PolicyError, listed, unknown
 from understudy.operating_point import OperatingPoint, select_operating_point
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
-from understudy.runtime.answers import Answers
 from understudy.runtime.pipeline import AnswerSink, Pipeline
-from understudy.runtime.protocol import StageRunner, acceptance_floor
+from understudy.runtime.protocol import Answers, StageRunner, acceptance_floor
 
 Runner = TypeVar("Runner", bound=StageRunner)
 

@@ -11,11 +11,10 @@ from typing import Any, Self
 from weakref import finalize
 
 from understudy.errors import DataError, PolicyError, unknown
-from understudy.runtime.answers import Answer, Answers, ExecutorClosed
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.online import CLOSED, RequestBatcher
-from understudy.runtime.protocol import Runnable
+from understudy.runtime.protocol import Answer, Answers, ExecutorClosed, Runnable
 
 MAX_BATCH = 256
 MAX_WAITING = 4096

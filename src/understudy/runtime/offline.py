@@ -10,11 +10,18 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import DataError, ModelError
-from understudy.runtime.answers import FAILED, Answers, cause_of
 from understudy.runtime.buffer import RowBatch, is_array
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.pipeline import BufferedPipeline, accepted_rows
-from understudy.runtime.protocol import Array, Runnable, RunnerOutput, StageRunner
+from understudy.runtime.protocol import (
+    FAILED,
+    Answers,
+    Array,
+    Runnable,
+    RunnerOutput,
+    StageRunner,
+    cause_of,
+)
 
 MAX_LAG = 256
 """How many batches of answers may wait for an earlier row before part-filled batches are run."""

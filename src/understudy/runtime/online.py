@@ -18,18 +18,21 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from understudy.runtime.answers import (
+from understudy.runtime.buffer import RowBatch
+from understudy.runtime.metrics import Metrics
+from understudy.runtime.pipeline import BufferedPipeline, accepted_rows
+from understudy.runtime.protocol import (
     Answer,
+    Array,
     ExecutionError,
     ExecutorClosed,
     NotANumber,
     RequestFailed,
+    Runnable,
+    RunnerOutput,
+    StageRunner,
     cause_of,
 )
-from understudy.runtime.buffer import RowBatch
-from understudy.runtime.metrics import Metrics
-from understudy.runtime.pipeline import BufferedPipeline, accepted_rows
-from understudy.runtime.protocol import Array, Runnable, RunnerOutput, StageRunner
 from understudy.runtime.scheduler import PolicyLane, ReadyStage, Request, next_stage, ready_stages
 
 MAX_SLEEP = 3600.0

@@ -15,10 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from understudy.errors import DataError, ModelError
-from understudy.runtime.answers import FAILED, Answers, NotANumber
 from understudy.runtime.buffer import RowBatch, StageBuffer
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.protocol import Array, RunnerOutput, StageRunner, is_out_of_memory
+from understudy.runtime.protocol import (
+    FAILED,
+    Answers,
+    Array,
+    NotANumber,
+    RunnerOutput,
+    StageRunner,
+    is_out_of_memory,
+)
 
 
 class ResultSink(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.runtime.answers import Answer
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.pipeline import BufferedPipeline
+from understudy.runtime.protocol import Answer
 
 FIRST_MAX_WAIT = 0.002
 """Seconds that requests wait at the first stage by default."""

@@ -10,8 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError
-from understudy.nn.device import Images
-from understudy.nn.stage import Stage, stages_of
+from understudy.nn.stage import Images, Stage, stages_of
 from understudy.scores import ScoreTable
 from understudy.scoring.outputs import (
     ExitOutputs,

@@ -16,19 +16,19 @@ import torch
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
 from understudy.exit import Exit
 from understudy.nn.cost import measure_parts
-from understudy.nn.device import usable_device
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Stage, usable_device
 from understudy.scores import Costs, ScoreTable
 from understudy.scoring.outputs import (
+    SHARD_BATCHES,
     ExitOutputs,
     Probe,
+    Shards,
     common_classes,
     exits_of,
     probe,
     run_stages,
     table_of,
 )
-from understudy.scoring.shards import SHARD_BATCHES, Shards
 from understudy.split import DEFAULT_SHARES, assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data

@@ -20,11 +20,9 @@ from understudy.early_exit.network import ExitNetwork, attach, example_image
 from understudy.early_exit.serialization import check_replaceable, save_exits
 from understudy.early_exit.taps import Tap, even_taps, list_taps, tap_at
 from understudy.errors import ModelError, UnderstudyError
-from understudy.nn.device import usable_device
-from understudy.nn.stage import Stage
-from understudy.training.checkpoint import Checkpoint
+from understudy.nn.stage import Stage, usable_device
+from understudy.training.checkpoint import CacheRows, Checkpoint, FeatureCache, free_bytes
 from understudy.training.config import TrainingConfig
-from understudy.training.feature_cache import CacheRows, FeatureCache, free_bytes
 from understudy.training.features import (
     LOGITS,
     FeatureExtractor,
@@ -232,7 +230,7 @@ def fit_exits(
         on_progress: called as work proceeds.
         on_note: called with remarks.
 
-    >>> from understudy.nn.preprocess import Preprocess
+    >>> from understudy.nn.stage import Preprocess
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     >>> stage = Stage(net, preprocess=Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,)))

@@ -16,8 +16,8 @@ from understudy.early_exit.heads import PooledHead, pool
 from understudy.early_exit.network import ExitNetwork
 from understudy.errors import ModelError
 from understudy.graph.capture import hooked
-from understudy.nn.device import Images, on_device
-from understudy.nn.stage import Stage
+from understudy.nn.preprocess import on_device
+from understudy.nn.stage import Images, Stage
 from understudy.training.sampling import Augmentation, SampleOrder
 from understudy.zoo.data import Array, Batch, DataSet, batches
 

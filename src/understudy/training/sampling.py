@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from understudy.errors import DataError
-from understudy.nn.device import Images
+from understudy.nn.stage import Images
 from understudy.split import uniform
 from understudy.zoo.data import Array, DataSet
 

@@ -25,8 +25,7 @@ from understudy.files import (
     write_json,
 )
 from understudy.nn.cascade import Cascade, EnsembleStage
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.zoo.models import build_stage

@@ -19,11 +19,9 @@ from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.serialization import ExitFolder, load_exits
 from understudy.errors import ModelError, unknown
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
-from understudy.zoo.hubs import timm_stage, torchvision_stage
+from understudy.nn.stage import Preprocess, Stage
 from understudy.zoo.spec import Spec, parse_spec
-from understudy.zoo.weights import load_weights
+from understudy.zoo.weights import load_weights, timm_stage, torchvision_stage
 
 SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
     {

@@ -13,7 +13,7 @@ from understudy.display import group_of, note_of, percent, shares_text
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from understudy.app.demo.workflow import DemoRun
+    from understudy.app.demo import DemoRun
 
 
 def demo(
@@ -26,7 +26,7 @@ def demo(
     compared with its prediction, and a report is written.
     """
     with progress("steps") as advance:
-        from understudy.app.demo.workflow import run_demo
+        from understudy.app.demo import run_demo
 
         found = run_demo(into, on_step=_show_step, on_progress=advance)
     answer(_view(found), found.to_dict(), as_json=as_json)

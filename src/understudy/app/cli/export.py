@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from understudy.app.cli.terminal import Advance
     from understudy.nn.cascade import Cascade
-    from understudy.nn.device import Images
-    from understudy.onnx.export.parity import Agreement
+    from understudy.nn.stage import Images
+    from understudy.onnx.parity import Agreement
     from understudy.zoo.data import DataSet
 
 
@@ -51,7 +51,7 @@ def export(
     """Write a cascade as ONNX models, one per stage or piece of a network, checked for parity."""
     sides = None if size is None else image_size(size)
     with progress("steps") as advance:
-        from understudy.onnx.export.export import export_onnx
+        from understudy.onnx.export import export_onnx
         from understudy.zoo.cascades import load_cascade
         from understudy.zoo.data import open_data
 
@@ -83,7 +83,7 @@ def _checked(
     cascade: Cascade, folder: Path, data: DataSet, batch: int, advance: Advance
 ) -> Agreement:
     from understudy.onnx.cascade import load_onnx
-    from understudy.onnx.export.parity import agreement
+    from understudy.onnx.parity import agreement
     from understudy.zoo.data import batches
 
     def images() -> Iterator[Images]:

@@ -24,8 +24,8 @@ from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import IMAGES, NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
 from understudy.onnx.cascade import load_onnx
-from understudy.onnx.export.graph import ModulePart, part_of_model, parts_of_network
-from understudy.onnx.export.parity import distance, random_rows, run_module
+from understudy.onnx.export_graph import ModulePart, part_of_model, parts_of_network
+from understudy.onnx.parity import distance, random_rows, run_module
 from understudy.onnx.session import Session, first_line, onnx_runtime
 
 OPSET = 20

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, PolicyError
 from understudy.nn.cascade import Cascade
-from understudy.nn.device import Images
+from understudy.nn.stage import Images
 from understudy.onnx.cascade import OnnxCascade, as_batch
 from understudy.runtime.pipeline import Pipeline
 from understudy.runtime.protocol import Runnable, RunnerOutput, StageRunner

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import DataError, MissingExtra, ModelError
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.stage import Preprocess, Stage
 
 Array = npt.NDArray[np.float64]
 

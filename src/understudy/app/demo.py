@@ -120,8 +120,7 @@ def _score(weights: Mapping[str, Path], path: Path, on_progress: Progress) -> Sc
     for old in (path, path.with_name(f"{path.name}.partial")):
         shutil.rmtree(old, ignore_errors=True)
     specs = {
-        name: f"py:understudy.app.demo.workflow:{name}?checkpoint={file}"
-        for name, file in weights.items()
+        name: f"py:understudy.app.demo:{name}?checkpoint={file}" for name, file in weights.items()
     }
     return score_into(path, specs, DATA, measure_batches=(256,), on_progress=on_progress)
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from understudy.early_exit.backbone import REST
 from understudy.early_exit.esn import ExitSequence
 from understudy.early_exit.heads import Head, Layout, pool
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
-from understudy.early_exit.stages import ESN
+from understudy.early_exit.stages import ESN, REST
 from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import IMAGES
-from understudy.onnx.export.preprocess import pixels_of
+from understudy.onnx.export_preprocess import pixels_of
 from understudy.runtime.protocol import StateKey
 
 Keys = Sequence[StateKey | str]
