@@ -83,7 +83,7 @@ def trained(stage: Stage, spec: str, *, epochs: int) -> Stage:
                 rows = order[start : start + 64]
                 optimizer.zero_grad()
                 loss = F.cross_entropy(stage.model(ready[rows]), labels[rows])
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
     stage.origin = {"spec": spec}
     return stage.eval()

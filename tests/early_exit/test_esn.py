@@ -32,7 +32,7 @@ def made(
     sequence = ExitSequence(widths, classes=CLASSES, dim=dim, layers=layers, heads=heads)
     if trained:
         for exit in sequence.exits:
-            nn.init.normal_(exit.weight)
+            nn.init.normal_(exit.get_parameter("weight"))
     return sequence.eval()
 
 

@@ -81,7 +81,7 @@ def test_shapes(kind: str, layout: Layout, training: bool) -> None:
 @pytest.mark.parametrize("kind", ["linear", "mlp2x5"])
 def test_the_same_values_in_any_layout_give_the_same_logits(kind: str) -> None:
     nchw = feature("NCHW")
-    alike = {
+    alike: dict[Layout, torch.Tensor] = {
         "NCHW": nchw,
         "NHWC": nchw.permute(0, 2, 3, 1),
         "NTC": nchw.flatten(2).transpose(1, 2),

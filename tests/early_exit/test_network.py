@@ -49,7 +49,9 @@ def random_policy(table: ScoreTable, random: np.random.Generator) -> Policy:
         seen = np.unique(table.confidence["max_softmax"][row].astype(float))
         place = random.choice(np.argsort(np.diff(seen))[-30:])  # a wide gap, as in a trained net
         steps.append(
-            PolicyStage(table.names[row], midpoint(float(seen[place]), float(seen[place + 1])))
+            PolicyStage(
+                table.names[row], float(midpoint(float(seen[place]), float(seen[place + 1])))
+            )
         )
     return Policy((*steps, PolicyStage(table.names[-1])))
 
@@ -116,7 +118,10 @@ def test_rows_that_are_answered_pay_for_no_later_segment(
     table = score({"net": plain}, [(pictures, [0] * 200)])
     sure = np.sort(table.confidence["max_softmax"][0].astype(float))
     policy = Policy(
-        (PolicyStage(PLAIN[0], midpoint(float(sure[99]), float(sure[100]))), PolicyStage("net"))
+        (
+            PolicyStage(PLAIN[0], float(midpoint(sure[99], sure[100]))),
+            PolicyStage("net"),
+        )
     )
     cascade = Cascade({"net": plain}, policy)
     ran = []

@@ -191,7 +191,7 @@ class Table(nn.Module):
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.table[self.index] * self.plain
+        bias = self.table[self.get_buffer("index")] * self.plain
         bias[0] += 1
         weights = bias.softmax(0)
         x = self.first(x @ weights)
@@ -203,8 +203,8 @@ def test_constants_are_made_anew_and_follow_the_parameters() -> None:
     ((feature,),) = held(model, x, ["first"])
     trunk = partition(model, x, ["first"])
     with torch.no_grad():
-        model.table += 1
-        model.table *= 2
+        model.table.add_(1)
+        model.table.mul_(2)
         model.load_state_dict({k: v + 0.5 for k, v in model.state_dict().items()}, assign=True)
         torch.testing.assert_close(run(trunk, x)[0], model(x))
     assert feature.shape == (5, 4)

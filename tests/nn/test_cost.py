@@ -183,7 +183,12 @@ def test_preprocessing_is_not_counted() -> None:
 
 
 def test_measured_time_is_per_sample() -> None:
-    calls = []
-    model = Net(lambda net, x: calls.append(len(x)) or x)
+    calls: list[int] = []
+
+    def noted(net: Net, x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return x
+
+    model = Net(noted)
     assert measure_parts({"m": Stage(model)}, torch.zeros(4, 2), repeats=3)["m"] > 0
     assert calls == [4] * 4

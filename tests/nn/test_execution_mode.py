@@ -37,6 +37,8 @@ def trained() -> nn.Module:
     model = nn.Sequential(*stem, Block(), Block(), end)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             for value in filter(torch.is_tensor, (module.weight, module.bias)):
                 nn.init.normal_(value, 0.5)
             nn.init.normal_(module.running_mean)

@@ -44,7 +44,7 @@ def test_scale_of_one_keeps_raw_pixels() -> None:
 
 def test_the_right_size_is_not_resized_but_cropped_where_asked() -> None:
     images = pixels(1, 3, 8, 8)
-    settings = {"size": (8, 8), "mean": (0,) * 3, "std": (1,) * 3, "scale": 1.0}
+    settings: dict[str, Any] = {"size": (8, 8), "mean": (0,) * 3, "std": (1,) * 3, "scale": 1.0}
     assert torch.equal(Preprocess(**settings)(images), images.float())
     assert not torch.equal(Preprocess(**settings, crop=0.5)(images), images.float())
 

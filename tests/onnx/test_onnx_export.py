@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exported import Exported
-from onnx_nets import plain
 from torch import nn
 
 from exit_nets import network, stage_of
+from exported import Exported
+from onnx_nets import plain
 from understudy.errors import MissingExtra, ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Preprocess, Stage
@@ -170,4 +170,4 @@ def test_an_exporting_name_that_is_not_there() -> None:
     import understudy.onnx
 
     with pytest.raises(AttributeError, match="'nonsense'"):
-        understudy.onnx.nonsense  # noqa: B018
+        understudy.onnx.nonsense  # type: ignore[attr-defined]  # noqa: B018
