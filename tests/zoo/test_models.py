@@ -123,7 +123,7 @@ def test_another_way_to_run_a_model(factories: str) -> None:
     assert not torch.equal(fast(images), plain(images))
     assert fast.weights_hash != plain.weights_hash
     assert fast.spec == f"py:{factories}:full?run=channels_last+bfloat16"
-    with pytest.raises(ModelError, match="no way to run a model 'fast'"):
+    with pytest.raises(ModelError, match="no execution mode 'fast'"):
         load_stage(f"py:{factories}:full?run=fast")
 
 
