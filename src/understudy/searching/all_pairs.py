@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,6 @@ class AllPairs:
 
     threshold: npt.NDArray[np.float64]
     accepted: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        for array in (self.threshold, self.accepted):
-            array.flags.writeable = False
 
 
 def search_all_pairs(
@@ -70,20 +67,16 @@ def search_all_pairs(
     drops = _checked_drops(max_drops)
     workers = _checked_threads(threads)
     models, samples = right.shape
-    threshold = np.full((models, models, len(drops)), np.nan)
-    accepted = np.zeros((models, models, len(drops)), np.int64)
+    shape = models, models, len(drops)
+    pairs = AllPairs(np.full(shape, np.nan), np.zeros(shape, np.int64))
     littles = np.flatnonzero(prices < prices.max())
     if len(drops) and len(littles):
-        packed = _PackedModels.of(right, prices, gap_budgets(drops, samples))
-
-        def fill(little: int) -> None:
-            bigs, counts, limits = _search_one(packed, little, right[little], scores[little])
-            accepted[little, bigs], threshold[little, bigs] = counts, limits
-
+        fill = _pair_filler(right, scores, prices, gap_budgets(drops, samples), pairs)
         with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(fill, littles.tolist()):
-                pass
-    return AllPairs(threshold, accepted)
+            list(pool.map(fill, littles.tolist()))
+    for array in (pairs.threshold, pairs.accepted):
+        array.flags.writeable = False
+    return pairs
 
 
 def gap_budgets(max_drops: npt.NDArray[np.float64], samples: int) -> npt.NDArray[np.int64]:
@@ -98,53 +91,36 @@ def gap_budgets(max_drops: npt.NDArray[np.float64], samples: int) -> npt.NDArray
     return np.asarray(np.floor(exact + 1e-9 + 1e-14 * samples), np.int64)
 
 
-@dataclass(frozen=True, eq=False)
-class _PackedModels:
-    """What the threads share: models by rising cost, their correct answers in bits, the budgets."""
+def _pair_filler(
+    correct: Array, confidence: Array, cost: Array, budgets: Array, out: AllPairs
+) -> Callable[[int], None]:
+    """The function that writes the pairs of one little model into `out`."""
+    from understudy.searching._all_pairs_kernels import (
+        RankedSamples,
+        fewest_deferred,
+        pack,
+        pack_row,
+    )
 
-    by_cost: npt.NDArray[np.intp]
-    first_dearer: npt.NDArray[np.intp]
-    bits: npt.NDArray[np.uint64]
-    right: npt.NDArray[np.int64]
-    budgets: npt.NDArray[np.int64]
-    widest_first: npt.NDArray[np.intp]
+    by_cost = np.argsort(cost, kind="stable")
+    first_dearer = np.searchsorted(cost[by_cost], cost, side="right")
+    widest_first = np.argsort(-budgets, kind="stable")
+    bits, right = pack(correct, by_cost), np.count_nonzero(correct, axis=1)
+    gap_left = right[by_cost][:, None] - budgets[widest_first]
 
-    @staticmethod
-    def of(
-        correct: npt.NDArray[np.bool_],
-        cost: npt.NDArray[np.float64],
-        budgets: npt.NDArray[np.int64],
-    ) -> _PackedModels:
-        from understudy.searching._all_pairs_kernels import pack
+    def fill(little: int) -> None:
+        first, order = int(first_dearer[little]), np.argsort(confidence[little])
+        rising = confidence[little][order]
+        edges = np.append(True, rising[1:] != rising[:-1])
+        marks = pack_row(correct[little][order])
+        ranked = RankedSamples(order.view(np.uint64), marks, pack_row(edges))
+        deferred = fewest_deferred(bits, ranked, gap_left - right[little], first)[first:]
+        by_drop = np.empty_like(deferred)
+        by_drop[:, widest_first] = deferred
+        out.accepted[little, by_cost[first:]] = len(order) - by_drop
+        out.threshold[little, by_cost[first:]] = _thresholds(rising)[by_drop]
 
-        by_cost = np.argsort(cost, kind="stable")
-        return _PackedModels(
-            by_cost=by_cost,
-            first_dearer=np.searchsorted(cost[by_cost], cost, side="right"),
-            bits=pack(correct, by_cost),
-            right=np.count_nonzero(correct, axis=1)[by_cost],
-            budgets=budgets,
-            widest_first=np.argsort(-budgets, kind="stable"),
-        )
-
-
-def _search_one(
-    packed: _PackedModels, little: int, correct: Array, confidence: Array
-) -> tuple[Array, Array, Array]:
-    """The costlier models (B,), and for each the accepted count and the threshold, (B, D)."""
-    from understudy.searching._all_pairs_kernels import RankedSamples, fewest_deferred, pack_row
-
-    first, samples = int(packed.first_dearer[little]), len(correct)
-    order = np.argsort(confidence)
-    rising = confidence[order]
-    edges = np.append(True, rising[1:] != rising[:-1])
-    gap = packed.right - np.count_nonzero(correct)
-    need = gap[:, None] - packed.budgets[packed.widest_first]
-    ranked = RankedSamples(order.view(np.uint64), pack_row(correct[order]), pack_row(edges))
-    deferred = fewest_deferred(packed.bits, ranked, need, first)[first:]
-    by_drop = np.empty_like(deferred)
-    by_drop[:, packed.widest_first] = deferred
-    return packed.by_cost[first:], samples - by_drop, _thresholds(rising)[by_drop]
+    return fill
 
 
 def _thresholds(rising: Array) -> npt.NDArray[np.float64]:

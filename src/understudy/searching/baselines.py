@@ -10,7 +10,7 @@ import numpy.typing as npt
 from understudy.certificate import Certificate
 from understudy.outcome import Outcome, decide, points
 from understudy.policy import Policy
-from understudy.result import Baselines
+from understudy.result import Baselines, Choice
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
@@ -42,20 +42,18 @@ def baselines(
     drop = 100.0 * (reference_right.mean() - right.mean(1))
     counts = stage_counts(measured, policy)
     rows = [measured.index(name) for name in policy.exits]
+    oracle_right = _oracle_right(right[rows], counts)
     single = best_single(tune, reference=reference, unit=unit, cost=cost)
     return Baselines(
         single=single,
         single_drop=None if single is None else float(drop[measured.index(single)]),
         random_drop=float(counts @ drop[rows] / counts.sum()),
-        oracle_drop=100.0
-        * (int(reference_right.sum()) - _oracle_right(right[rows], counts))
-        / len(measured),
+        oracle_drop=100.0 * (int(reference_right.sum()) - oracle_right) / len(measured),
     )
 
 
 def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) -> str | None:
-    """The most accurate exit that costs at most `cost`, of equals the cheapest; None if all cost
-    more."""
+    """The most accurate exit that costs at most `cost`, of equals the cheapest; None for none."""
     costs = table.exit_costs(unit)
     right = (table.prediction == table.truth(reference)).sum(1)
     fitting = np.flatnonzero(costs <= cost * (1 + 1e-12))
@@ -67,34 +65,24 @@ def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) ->
 
 def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
     """A single exit that costs less than the reference and is right at least as often, if any."""
-    best = best_single(table, reference=reference, unit=unit, cost=table.cost_of([reference], unit))
-    cheaper = best is not None and table.cost_of([best], unit) < table.cost_of([reference], unit)
-    return best if cheaper else None
+    full = table.cost_of([reference], unit)
+    best = best_single(table, reference=reference, unit=unit, cost=full)
+    return best if best is not None and table.cost_of([best], unit) < full else None
 
 
-def verdict(
-    policy: Policy,
-    outcome: Outcome,
-    baselines: Baselines,
-    *,
-    certificate: Certificate | None,
-    max_drop: float,
-    unit: str,
-    max_cost: float | None,
-    better: str | None,
-) -> str:
-    """The verdict on a policy from its figures on test, or on all samples of a search in-sample.
+def verdict(choice: Choice, *, unit: str, max_cost: float | None, better: str | None) -> str:
+    """The verdict on a choice from its figures on test, or on all samples of a search in-sample.
 
     Args:
-        certificate: the proof; None for a search in-sample.
-        max_drop: the budget in points.
         max_cost: a mean cost per sample that the verdict compares with.
         better: a single exit that makes the reference a poor one; see `dominating`.
     """
+    outcome, certificate = choice.outcome, choice.certificate
     reference = outcome.reference
-    if policy == Policy.single(reference):
+    if choice.policy == Policy.single(reference):
+        drop = points(choice.max_drop)
         reason = (
-            f"Nothing cheaper drops at most {points(max_drop)}. In-sample: nothing is certified."
+            f"Nothing cheaper drops at most {drop}. In-sample: nothing is certified."
             if certificate is None
             else certificate.words()
         )
@@ -104,7 +92,7 @@ def verdict(
             f"saves {100 * outcome.saving[unit]:.1f} % of {unit} at a drop of "
             f"{outcome.drop:.2f} points; {_bound(certificate)}."
         )
-        words = _comparison(policy, outcome, baselines, figures) + _lost_time(outcome, unit)
+        words = _comparison(choice, figures) + _lost_time(outcome, unit)
         if max_cost is not None and outcome.cost[unit] > max_cost:
             words += (
                 f" It costs {outcome.cost[unit]:.4g} {unit}, more than the {max_cost:g} allowed: "
@@ -129,10 +117,9 @@ def _oracle_right(right: Array, counts: Array) -> int:
     if stages == 1:
         return int(right.sum())
     if stages == 2:
-        gains = int((right[0] & ~right[1]).sum())
-        losses = int((right[1] & ~right[0]).sum())
-        first, big_right = int(counts[0]), int(right[1].sum())
-        return big_right + min(first, gains) - max(0, first + losses - int(samples))
+        gains, losses = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        first = int(counts[0])
+        return int(right[1].sum()) + min(first, gains) - max(0, first + losses - int(samples))
     return _transport(right, counts)
 
 
@@ -144,15 +131,10 @@ def _transport(right: Array, counts: Array) -> int:
     stages = len(counts)
     patterns, sizes = np.unique(right, axis=1, return_counts=True)
     size = patterns.shape[1]
-    equalities = np.concatenate(
-        [np.kron(np.ones(stages), np.eye(size)), np.kron(np.eye(stages), np.ones(size))]
-    )
-    answer = linprog(
-        -patterns.astype(float).ravel(),
-        A_eq=equalities,
-        b_eq=np.concatenate([sizes, counts]),
-        method="highs",
-    )
+    by_pattern = np.kron(np.ones(stages), np.eye(size))
+    by_stage = np.kron(np.eye(stages), np.ones(size))
+    equalities, sums = np.concatenate([by_pattern, by_stage]), np.concatenate([sizes, counts])
+    answer = linprog(-patterns.astype(float).ravel(), A_eq=equalities, b_eq=sums, method="highs")
     return round(float(-answer.fun))
 
 
@@ -164,34 +146,31 @@ def _bound(certificate: Certificate | None) -> str:
     return f"its gain is certified to be at least {points(-certificate.budget)}"
 
 
-def _comparison(policy: Policy, outcome: Outcome, baselines: Baselines, figures: str) -> str:
+def _comparison(choice: Choice, figures: str) -> str:
     """The figures of a policy after a comparison with its baselines."""
-    single, drop = baselines.single, baselines.single_drop
-    if len(policy.stages) == 1:
-        return f"A cascade does not pay here: use {policy.exits[0]}, which alone {figures}"
+    exits, outcome, single = choice.policy.exits, choice.outcome, choice.baselines.single
+    drop = choice.baselines.single_drop
+    if len(exits) == 1:
+        return f"A cascade does not pay here: use {exits[0]}, which alone {figures}"
     if drop is not None and drop <= outcome.drop:
         return (
             f"A cascade hardly pays here: {single} alone costs no more and drops {drop:.2f} "
             f"points. The cascade {figures}"
         )
-    if baselines.random_drop <= outcome.drop:
+    if choice.baselines.random_drop <= outcome.drop:
         return (
             f"Deferring at random does as well: the confidence tells nothing. The cascade {figures}"
         )
-    return f"The cascade {' → '.join(policy.exits)} {figures}"
+    return f"The cascade {' → '.join(exits)} {figures}"
 
 
 def _lost_time(outcome: Outcome, unit: str) -> str:
     """The measured time that is lost most where another unit is saved."""
-    slower = {
-        name: -100 * saving
-        for name, saving in outcome.saving.items()
-        if name.startswith(TIME) and name != unit and saving < 0
-    }
-    if not slower:
+    times = [name for name in outcome.saving if name.startswith(TIME) and name != unit]
+    name = min(times, key=outcome.saving.__getitem__, default=None)
+    if name is None or not outcome.saving[name] < 0:
         return ""
-    name = max(slower, key=lambda found: slower[found])
     return (
-        f" It takes {slower[name]:.0f} % more {name} than {outcome.reference}: where time is what "
-        f"counts, search with --unit {name}, or use {outcome.reference} alone."
+        f" It takes {-100 * outcome.saving[name]:.0f} % more {name} than {outcome.reference}: "
+        f"where time is what counts, search with --unit {name}, or use {outcome.reference} alone."
     )

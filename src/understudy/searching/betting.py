@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import PolicyError, TableError
 
-Array = npt.NDArray[Any]
-
+Floats = npt.NDArray[np.float64]
 _BOLDEST = 0.5
 _PRIOR = 0.25
 
@@ -87,14 +85,9 @@ class GapMonitor:
             return self
         bets, total, squares = _bets(values, self)
         logs = _log_capital(values, bets, self.budget, start=self.log_capital)
-        return replace(
-            self,
-            count=self.count + len(values),
-            total=total,
-            squares=squares,
-            log_capital=float(logs[-1]),
-            peak=max(self.peak, float(logs.max())),
-        )
+        count, peak = self.count + len(values), max(self.peak, float(logs.max()))
+        last = float(logs[-1])
+        return replace(self, count=count, total=total, squares=squares, log_capital=last, peak=peak)
 
     @property
     def p_value(self) -> float:
@@ -128,7 +121,7 @@ def betting_upper_bound(
     return high / 1e6
 
 
-def _checked(gaps: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def _checked(gaps: npt.ArrayLike) -> Floats:
     values = np.asarray(gaps, np.float64).ravel()
     if not (np.abs(values) <= 1).all():
         wrong = values[~(np.abs(values) <= 1)][0]
@@ -138,9 +131,7 @@ def _checked(gaps: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return values
 
 
-def _bets(
-    values: npt.NDArray[np.float64], past: GapMonitor
-) -> tuple[npt.NDArray[np.float64], float, float]:
+def _bets(values: Floats, past: GapMonitor) -> tuple[Floats, float, float]:
     """The bet on every sample, from those before it alone; the sum and squares after them all.
 
     sqrt(2 log(1 / delta) / (variance * horizon)), with t log(1 + t) for the horizon where there is
@@ -155,9 +146,7 @@ def _bets(
     return bets, float(totals[-1]), float(squares[-1])
 
 
-def _log_capital(
-    values: npt.NDArray[np.float64], bets: npt.NDArray[np.float64], bound: float, *, start: float
-) -> Array:
+def _log_capital(values: Floats, bets: Floats, bound: float, *, start: float) -> Floats:
     """The logarithm of the capital after every sample; it never falls as `bound` rises."""
     bold = np.minimum(bets, _BOLDEST / (1 - bound)) if bound < 1 else bets
     return np.cumsum(np.append(start, np.log1p(bold * (bound - values))))[1:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -43,12 +44,10 @@ def certify(
     Raises:
         TableError: a named class that the table lacks, or has no sample of.
     """
-    whole = _SequenceTest.of(sequence, table, reference, max_drop=max_drop, delta=delta)
+    test = partial(_SequenceTest.of, sequence, reference=reference, delta=delta)
+    whole = test(table, max_drop=max_drop)
     of_class = {
-        name: _SequenceTest.of(
-            sequence, table.of_class(name), reference, max_drop=drop, delta=delta
-        )
-        for name, drop in class_drops.items()
+        name: test(table.of_class(name), max_drop=drop) for name, drop in class_drops.items()
     }
     p_values = np.max([one.p_values for one in (whole, *of_class.values())], axis=0)
     failed = p_values > delta
@@ -75,21 +74,15 @@ def certify(
 
 
 def certify_one(
-    policy: Policy,
-    table: ScoreTable,
-    *,
-    reference: str,
-    delta: float = 0.05,
-    looks: int = 1,
+    policy: Policy, table: ScoreTable, *, reference: str, delta: float = 0.05, looks: int = 1
 ) -> Certificate:
     """The smallest budget that `table` proves for one policy fixed beforehand.
 
     The bound is the edge of the budgets whose test at level delta rejects: a confidence bound, to
     1e-4 points.
     """
-    losses, gains = (
-        int(count[0]) for count in losses_and_gains(table, [policy], reference=reference)
-    )
+    counts = losses_and_gains(table, [policy], reference=reference)
+    losses, gains = (int(count[0]) for count in counts)
     alone = policy == Policy.single(reference)
     low, high = (0, 0) if alone else (-1_000_000, 1_000_000)
     while high - low > 1:
@@ -133,8 +126,8 @@ class _SequenceTest:
     def of(
         sequence: PolicySequence,
         table: ScoreTable,
-        reference: str,
         *,
+        reference: str,
         max_drop: float,
         delta: float,
     ) -> _SequenceTest:
@@ -150,14 +143,9 @@ class _SequenceTest:
         """The bound of the last of `proved` policies; for 0, that of the reference itself."""
         if not proved:
             return ClassBound(self.max_drop, self.samples, 0, 0, None)
-        last = proved - 1
-        return ClassBound(
-            budget=self.max_drop,
-            samples=self.samples,
-            losses=int(self.losses[last]),
-            gains=int(self.gains[last]),
-            p_value=float(self.p_values[last]),
-        )
+        losses, gains = int(self.losses[proved - 1]), int(self.gains[proved - 1])
+        p_value = float(self.p_values[proved - 1])
+        return ClassBound(self.max_drop, self.samples, losses, gains, p_value)
 
 
 def _needed(sequence: PolicySequence, budget: float, delta: float) -> int | None:

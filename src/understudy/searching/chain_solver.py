@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -43,6 +43,7 @@ class ChainProblem:
         loss: (K, N) int8, (last exit correct) - (model correct).
         order: (K, N) the samples by falling confidence.
         edge: (K, N) whether the prefix of `order` that ends here splits no tie.
+        threads: how many to use; all cores if None.
     """
 
     names: tuple[str, ...]
@@ -53,6 +54,7 @@ class ChainProblem:
     loss: Array
     order: Array
     edge: Array
+    threads: int | None
 
     @property
     def samples(self) -> int:
@@ -78,20 +80,20 @@ class ChainProblem:
             edge[row] = np.append(falling[:-1] != falling[1:], True)
 
         _in_threads(sort, range(len(confidence)), threads)
-        return ChainProblem(tuple(names), last, price, full, confidence, loss, order, edge)
+        return ChainProblem(tuple(names), last, price, full, confidence, loss, order, edge, threads)
 
     def model(self, row: int) -> RankedModel:
         from understudy.searching._chain_solver_kernels import RankedModel
 
         return RankedModel(self.order[row], self.edge[row], self.loss[row], float(self.price[row]))
 
-    def coded(self, threads: int | None) -> CodedModels:
+    def coded(self) -> CodedModels:
         """All models in codes, for the grid."""
         from understudy.searching._chain_solver_kernels import CodedModels, encode
 
         codes = np.empty(self.loss.shape, np.uint8)
         rows = range(len(self.names))
-        _in_threads(lambda row: encode(self.model(row), codes[row]), rows, threads)
+        _in_threads(lambda row: encode(self.model(row), codes[row]), rows, self.threads)
         return CodedModels(codes, self.price, self.full)
 
     def stage(self, row: int, length: int) -> tuple[str, float]:
@@ -105,7 +107,8 @@ class ChainProblem:
         """The chains that end with this model, after models that cost no more."""
         rows = np.flatnonzero(self.price <= self.price[row])
         rows = rows[rows != row]
-        return ChainProblem(
+        return replace(
+            self,
             names=tuple(self.names[other] for other in rows),
             last=self.names[row],
             price=self.price[rows],
@@ -116,9 +119,7 @@ class ChainProblem:
             edge=self.edge[rows],
         )
 
-    def after(
-        self, stages: Sequence[tuple[str, float]], threads: int | None
-    ) -> tuple[ChainProblem | None, float, int]:
+    def after(self, stages: Sequence[tuple[str, float]]) -> tuple[ChainProblem | None, float, int]:
         """The models and samples left behind some stages, and the cost and loss until there.
 
         Models cheaper than those of the stages are left out.
@@ -133,14 +134,13 @@ class ChainProblem:
         rows = np.setdiff1d(np.flatnonzero(self.price >= self.price[used].max()), used)
         if not len(rows) or not left.any():
             return None, cost, loss
-        return self._only(rows, np.flatnonzero(left), threads), cost, loss
+        return self._only(rows, np.flatnonzero(left)), cost, loss
 
-    def thinned(self, stride: int, threads: int | None) -> ChainProblem:
+    def thinned(self, stride: int) -> ChainProblem:
         """The same models on every `stride`-th sample."""
-        samples = np.arange(0, self.samples, stride)
-        return self._only(np.arange(len(self.names)), samples, threads)
+        return self._only(np.arange(len(self.names)), np.arange(0, self.samples, stride))
 
-    def _only(self, rows: Array, samples: Array, threads: int | None) -> ChainProblem:
+    def _only(self, rows: Array, samples: Array) -> ChainProblem:
         return ChainProblem.of(
             [self.names[row] for row in rows],
             self.last,
@@ -148,16 +148,8 @@ class ChainProblem:
             self.full,
             confidence=self.confidence[np.ix_(rows, samples)],
             loss=self.loss[np.ix_(rows, samples)],
-            threads=threads,
+            threads=self.threads,
         )
-
-
-@dataclass(frozen=True)
-class SolverOptions:
-    """How many pairs are solved exactly for each drop, and in how many threads."""
-
-    keep: int
-    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -192,35 +184,33 @@ class _BestPairs:
         return [Chain(cost, (stage,), [*problem.names, problem.last][end])]
 
 
-def best_chains(
-    problem: ChainProblem, budgets: Array, stages: int, options: SolverOptions
-) -> list[Chain]:
-    """For each budget the best pair before the reference, and the best chain of each length."""
-    pairs = _best_pairs(problem, budgets, options)
+def best_chains(problem: ChainProblem, budgets: Array, stages: int, keep: int) -> list[Chain]:
+    """For each budget the best pair before the reference, and the best chain of each length.
+
+    `keep` is how many pairs before a last exit are solved exactly for each budget.
+    """
+    pairs = _best_pairs(problem, budgets)
     drops, ends = range(len(budgets)), pairs.cost.argmin(0)
     found = [chain for drop in drops for chain in pairs.chain(problem, -1, drop)]
     found += [chain for drop in drops for chain in pairs.chain(problem, int(ends[drop]), drop)]
     if stages == 2:
         return found
-    longest = _best_three(problem, budgets, pairs, options)
+    longest = _best_three(problem, budgets, pairs, keep)
     for longer in range(3, stages + 1):
         if longer > 3:
-            longest = _grown(problem, budgets, longest, options)
+            longest = _grown(problem, budgets, longest, keep)
         found += [chains[0] for chains in longest if chains]
     return found
 
 
-def _best_pairs(problem: ChainProblem, budgets: Array, options: SolverOptions) -> _BestPairs:
+def _best_pairs(problem: ChainProblem, budgets: Array) -> _BestPairs:
     from understudy.searching._chain_solver_kernels import longest_prefixes
 
     models, drops = len(problem.names), np.arange(len(budgets))
     losses = [*problem.loss, np.zeros(problem.samples, np.int8)]
     prices = np.append(problem.price, problem.full)
-    pairs = _BestPairs(
-        np.full((models + 1, len(budgets)), np.inf),
-        np.zeros((models + 1, len(budgets)), np.int64),
-        np.zeros((models + 1, len(budgets)), np.int64),
-    )
+    first, length = np.zeros((2, models + 1, len(budgets)), np.int64)
+    pairs = _BestPairs(np.full(first.shape, np.inf), first, length)
 
     def solve(end: int) -> None:
         firsts = np.flatnonzero(problem.price <= prices[end])
@@ -230,21 +220,19 @@ def _best_pairs(problem: ChainProblem, budgets: Array, options: SolverOptions) -
         lengths = np.stack(
             [longest_prefixes(problem.model(int(row)), losses[end], budgets) for row in firsts]
         )
-        cost = (
-            problem.samples * problem.price[firsts, None]
-            + (problem.samples - lengths) * prices[end]
-        )
+        cost = problem.samples * problem.price[firsts, None]
+        cost = cost + (problem.samples - lengths) * prices[end]
         cost[lengths == 0] = np.inf
         best = cost.argmin(0)
         pairs.cost[end] = cost[best, drops]
         pairs.first[end], pairs.length[end] = firsts[best], lengths[best, drops]
 
-    _in_threads(solve, range(models + 1), options.threads)
+    _in_threads(solve, range(models + 1), problem.threads)
     return pairs
 
 
 def _best_three(
-    problem: ChainProblem, budgets: Array, pairs: _BestPairs, options: SolverOptions
+    problem: ChainProblem, budgets: Array, pairs: _BestPairs, keep: int
 ) -> list[list[Chain]]:
     """For each budget the chains of three exits that are cheaper than any pair, in order; some of
     those that cost more than the best are left out.
@@ -253,9 +241,9 @@ def _best_three(
     """
     found: list[list[Chain]] = [[] for _ in budgets]
     bound = _bound(problem, budgets, pairs)
-    for end in _screened_ends(problem, budgets, pairs, options):
+    for end in _screened_ends(problem, budgets, pairs):
         before, allowed = _ending(problem, end.row, budgets)
-        for drop, chains in enumerate(_best_two(before, allowed, end.likely, bound, options)):
+        for drop, chains in enumerate(_best_two(before, allowed, end.likely, bound, keep)):
             found[drop] += chains
             bound[drop] = min([bound[drop], *(chain.cost for chain in chains)])
     return [sorted(chains, key=lambda chain: chain.cost) for chains in found]
@@ -288,21 +276,17 @@ def _bound(problem: ChainProblem, budgets: Array, pairs: _BestPairs) -> Array:
     return np.asarray(np.minimum(pairs.cost.min(0), full))
 
 
-def _screened_ends(
-    problem: ChainProblem, budgets: Array, pairs: _BestPairs, options: SolverOptions
-) -> list[_LastExit]:
-    """The last exits of the best pairs and, on some samples, of the best chains; the best first.
-
-    The reference is among them.
-    """
-    thin = problem.thinned(max(1, problem.samples // _SCREENED), options.threads)
+def _screened_ends(problem: ChainProblem, budgets: Array, pairs: _BestPairs) -> list[_LastExit]:
+    """The reference and the last exits of the best pairs and, on some samples, of the best chains,
+    the best first."""
+    thin = problem.thinned(max(1, problem.samples // _SCREENED))
     share = thin.samples / problem.samples
     ends = []
     for row in range(len(problem.names) + 1):
         before, _ = _ending(thin, row, budgets)
         _, allowed = _ending(problem, row, budgets)
         pair = _by_cost(before, _bound(problem, budgets, pairs) * share)
-        cost = _on_grid(before, np.floor(allowed * share), pair, options)
+        cost = _on_grid(before, np.floor(allowed * share), pair)
         likely = _cheapest(cost, pair, _LIKELY)
         ends.append(_LastExit(row, cost.min((0, 1), initial=np.inf), likely))
     screened = np.stack([end.cost for end in ends])
@@ -312,7 +296,7 @@ def _screened_ends(
 
 
 def _best_two(
-    problem: ChainProblem, budgets: Array, likely: Array, bound: Array, options: SolverOptions
+    problem: ChainProblem, budgets: Array, likely: Array, bound: Array, keep: int
 ) -> list[list[Chain]]:
     """For each budget the two models before the last exit that cost less than `bound`.
 
@@ -321,13 +305,11 @@ def _best_two(
     from understudy.searching._chain_solver_kernels import refine
 
     pairs = likely & _by_cost(problem, bound)
-    chosen = _cheapest(_on_grid(problem, budgets, pairs, options), pairs, options.keep)
+    chosen = _cheapest(_on_grid(problem, budgets, pairs), pairs, keep)
 
     def solve(pair: list[int]) -> list[list[Chain]]:
-        best = bound.copy()
-        lengths = refine(
-            problem.model(pair[0]), problem.model(pair[1]), problem.full, budgets, best
-        )
+        best, (first, second) = bound.copy(), map(problem.model, pair)
+        lengths = refine(first, second, problem.full, budgets, best)
         return [
             [Chain(cost, tuple(map(problem.stage, pair, length)), problem.last)]
             if length[0]
@@ -335,23 +317,22 @@ def _best_two(
             for cost, length in zip(best.tolist(), lengths.tolist(), strict=True)
         ]
 
-    solved = _in_threads(solve, np.argwhere(chosen).tolist(), options.threads)
+    solved = _in_threads(solve, np.argwhere(chosen).tolist(), problem.threads)
     return [[chain for one in solved for chain in one[drop]] for drop in range(len(budgets))]
 
 
-def _on_grid(problem: ChainProblem, budgets: Array, pairs: Array, options: SolverOptions) -> Array:
+def _on_grid(problem: ChainProblem, budgets: Array, pairs: Array) -> Array:
     """The least cost of the given pairs of models before the last exit, on the grid, (K, K, D)."""
     from understudy.searching._chain_solver_kernels import screen
 
     models = len(problem.names)
     cost = np.full((models, models, len(budgets)), np.inf)
-    coded = problem.coded(options.threads)
-    whole = budgets.astype(np.int64)
+    coded, whole = problem.coded(), budgets.astype(np.int64)
 
     def count(first: int) -> None:
         screen(coded, first, pairs[first], whole, cost[first])
 
-    _in_threads(count, np.flatnonzero(pairs.any(1)).tolist(), options.threads)
+    _in_threads(count, np.flatnonzero(pairs.any(1)).tolist(), problem.threads)
     return cost
 
 
@@ -372,18 +353,17 @@ def _by_cost(problem: ChainProblem, bound: Array) -> Array:
 
 
 def _grown(
-    problem: ChainProblem, budgets: Array, found: list[list[Chain]], options: SolverOptions
+    problem: ChainProblem, budgets: Array, found: list[list[Chain]], keep: int
 ) -> list[list[Chain]]:
     """For each budget the chains of one exit more, grown from the best ones found so far."""
     grown: list[list[Chain]] = []
     for budget, chains in zip(budgets, found, strict=True):
         longer: list[Chain] = []
         for prefix in list(dict.fromkeys(chain.stages[:-1] for chain in chains))[:_PREFIXES]:
-            rest, cost, loss = problem.after(prefix, options.threads)
+            rest, cost, loss = problem.after(prefix)
             if rest is not None:
                 allowed = np.array([budget - loss])
-                pairs = _best_pairs(rest, allowed, options)
-                (ends,) = _best_three(rest, allowed, pairs, options)
+                (ends,) = _best_three(rest, allowed, _best_pairs(rest, allowed), keep)
                 longer += [Chain(cost + e.cost, prefix + e.stages, e.last) for e in ends]
         grown.append(sorted(longer, key=lambda chain: chain.cost))
     return grown

@@ -19,7 +19,7 @@ from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
 from understudy.scores import ScoreTable
 from understudy.searching.all_pairs import gap_budgets
-from understudy.searching.chain_solver import Chain, ChainProblem, SolverOptions, best_chains
+from understudy.searching.chain_solver import Chain, ChainProblem, best_chains
 
 DROPS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
 KEEP = 32
@@ -44,12 +44,10 @@ def search_chains(
     most four exits are cheaper than the reference. The result does not depend on `threads`.
 
     Args:
-        reference: the exit that drops are measured against; the costliest one if None. Exits that
-            cost more are left out.
+        reference, confidence, unit: as for `search`; exits that cost more are left out.
         max_drops: budgets in points; a negative one requires a gain. One that nothing meets adds
             nothing.
         stages: the most exits in a chain.
-        confidence: the stored confidence that thresholds apply to.
         keep: for each drop and last exit, how many pairs of models are solved exactly.
         threads: how many to use; all cores by default.
 
@@ -71,7 +69,7 @@ def search_chains(
     budgets = gap_budgets(np.asarray(max_drops, np.float64), len(table))
     policies = [Policy.single(reference)]
     if problem is not None and len(budgets):
-        found = best_chains(problem, budgets, stages, SolverOptions(keep, threads))
+        found = best_chains(problem, budgets, stages, keep)
         policies += [_policy(chain, confidence) for chain in found]
     points = [
         Point.of(policy, evaluate(table, policy, reference=reference), unit=unit)

@@ -98,11 +98,8 @@ def evaluate_configuration(problem: ExitProblem, thresholds: Array) -> tuple[flo
 
 
 def configuration(problem: ExitProblem, thresholds: Array) -> Configuration:
-    """The configuration with these thresholds, (K,) with NaN for off.
-
-    Raises:
-        PolicyError: as `evaluate_configuration`.
-    """
+    """The configuration with these thresholds, (K,) with NaN for off; see
+    `evaluate_configuration`."""
     thresholds = np.array(thresholds, np.float64)
     thresholds.flags.writeable = False
     return Configuration(thresholds, *evaluate_configuration(problem, thresholds))

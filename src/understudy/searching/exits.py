@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,7 @@ from understudy.frontier import Frontier, Point
 from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
 from understudy.scores import ScoreTable
-from understudy.searching.coordinate_descent import (
-    configuration,
-    even_weights,
-    fill,
-    trade_offs,
-)
+from understudy.searching.coordinate_descent import configuration, even_weights, fill, trade_offs
 from understudy.searching.exit_problem import ExitProblem
 
 TRADE_OFFS = 51
@@ -48,9 +44,7 @@ def search_exits(
     frontier is then filled with every neighbour that differs in one exit.
 
     Args:
-        reference: the exit that answers whatever is left; the costliest if None.
-        confidence: the stored confidence that thresholds apply to.
-        unit: the unit of cost; the table's first if None.
+        reference, confidence, unit: as for `search`; the reference answers whatever is left.
         starts: random starts per trade-off; 1 is quicker and can miss a point or two of cost.
         seed: of the random starts; one seed, one result, whatever the number of threads.
 
@@ -73,8 +67,7 @@ def search_exits(
     problem = exit_problem(table, names, reference, confidence=confidence, unit=unit)
     off = configuration(problem, np.full(problem.exits, np.nan))
     weights = even_weights(problem, TRADE_OFFS)
-    found = [off, *trade_offs(problem, weights, starts=starts, seed=seed)]
-    filled = fill(problem, found)
+    filled = fill(problem, [off, *trade_offs(problem, weights, starts=starts, seed=seed)])
     policies = [_policy(row, names, reference, confidence) for row in filled.thresholds]
     answered = _count_answers(problem, filled.thresholds)
     points = _points(table, policies, answered, filled.wrong, order=[*names, reference], unit=unit)
@@ -138,7 +131,7 @@ def exit_problem(
     table: ScoreTable, names: list[str], reference: str, *, confidence: str, unit: str
 ) -> ExitProblem:
     """The arrays behind the search, for exits in visiting order."""
-    rows = [table.index(name) for name in names]
+    rows, last = [table.index(name) for name in names], table.index(reference)
     truth = table.truth(reference)
     position = positions(table, [*names, reference])
     numbers: dict[frozenset[str], int] = {}
@@ -148,12 +141,9 @@ def exit_problem(
     return ExitProblem.from_parts(
         table.scores(confidence)[rows],
         table.prediction[rows] == truth,
-        table.prediction[table.index(reference)] == truth,
+        table.prediction[last] == truth,
         group=group,
-        parts=[
-            [index[part] for part in table.exits[table.index(name)].parts]
-            for name in [*names, reference]
-        ],
+        parts=[[index[part] for part in table.exits[row].parts] for row in (*rows, last)],
         price=np.array(list(prices.values())),
     )
 
@@ -169,7 +159,7 @@ def _points(
 ) -> list[Point]:
     """One point per policy (P,), from the samples that each exit answers, (P, K + 1), and the
     number of mistakes (P,); `order` names the K exits and the reference, which is last."""
-    prices: dict[tuple[str, ...], float] = {}
+    price = cache(lambda visited: table.cost_of(visited, unit))
     reference, samples = order[-1], len(table)
     full = table.cost_of([reference], unit)
     right = table.prediction[table.index(reference)] == table.truth(reference)
@@ -180,9 +170,7 @@ def _points(
         cost = 0.0
         for stage in range(len(policy.stages)):
             visited = policy.exits[: stage + 1]
-            if visited not in prices:
-                prices[visited] = table.cost_of(visited, unit)
-            cost += by_exit[visited[-1]] / samples * prices[visited]
+            cost += by_exit[visited[-1]] / samples * price(visited)
         points.append(
             Point(
                 policy=policy,
@@ -203,13 +191,12 @@ def _count_answers(problem: ExitProblem, thresholds: Array) -> Array:
     confidence = np.ascontiguousarray(problem.confidence.T, np.float64)
     counts = np.zeros((len(thresholds), problem.exits + 1), np.int64)
     chunks = np.array_split(np.arange(len(thresholds)), min(len(thresholds), os.cpu_count() or 1))
+
+    def count(rows: Array) -> None:
+        count_answers(confidence, thresholds[rows], counts[rows[0] : rows[-1] + 1])
+
     with ThreadPoolExecutor(len(chunks)) as pool:
-        jobs = [
-            pool.submit(count_answers, confidence, thresholds[rows], counts[rows[0] : rows[-1] + 1])
-            for rows in chunks
-        ]
-    for job in jobs:
-        job.result()
+        list(pool.map(count, chunks))
     return counts
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from understudy.codec import Stored
 from understudy.errors import PolicyError, TableError
 from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
@@ -25,12 +26,11 @@ from understudy.split import SPLITS
 
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
 WAYS = (IN_SAMPLE, HELD_OUT, CERTIFIED)
-Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(Stored):
     """The mean over resamples, and the range from the 5th to the 95th percentile.
 
     >>> Spread.of([0.0, 1.0, 2.0])
@@ -46,12 +46,9 @@ class Spread:
         low, high = np.quantile(values, [0.05, 0.95])
         return Spread(float(np.mean(values)), float(low), float(high))
 
-    def to_dict(self) -> dict[str, float]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Stored):
     """One way to choose within one budget, over all resamples.
 
     Attributes:
@@ -73,13 +70,9 @@ class Tuning:
     broken: float
     fell_back: float
 
-    def to_dict(self) -> dict[str, Any]:
-        spreads = {name: getattr(self, name).to_dict() for name in ("claimed", "given", "saving")}
-        return {**vars(self), **spreads}
-
 
 @dataclass(frozen=True)
-class Optimism:
+class Optimism(Stored):
     """Claimed and true drops of choosing in-sample, held-out and certified.
 
     Attributes:
@@ -98,10 +91,6 @@ class Optimism:
     seed: int
     samples: Mapping[str, int]
     tunings: tuple[Tuning, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        tunings = [tuning.to_dict() for tuning in self.tunings]
-        return {**vars(self), "samples": dict(self.samples), "tunings": tunings}
 
 
 def optimism(
@@ -123,10 +112,7 @@ def optimism(
     the noise of a test set: they are those on the whole table.
 
     Args:
-        max_drop: budget(s) in points.
-        reference: the exit whose accuracy is to be kept; the costliest one if None.
-        unit: the unit of cost to minimise; the table's first if None.
-        confidence: the stored confidence that the little models' thresholds apply to.
+        max_drop, reference, unit, confidence: as for `search`.
         delta: the level of the certificates; of these at most this share should break its budget.
         resamples: how many; each takes about as long as one search.
         on_progress: called with ("resamples", done, total).
@@ -174,8 +160,7 @@ def optimism(
     )
 
 
-@dataclass(frozen=True)
-class _Trial:
+class _Trial(NamedTuple):
     policy: Policy
     claimed: float
     given: float
@@ -189,20 +174,14 @@ def _choices(
     chosen = []
     sequences = find_pairs(drawn["tune"], spec).sequences
     for way, split in ((IN_SAMPLE, "test"), (HELD_OUT, "tune")):
-        curves = pair_curves(
-            drawn[split], spec.reference, confidence=spec.confidence, unit=spec.unit
-        )
+        curves = pair_curves(drawn[split], **spec.names)
         for drop in spec.drops:
             curve, position = cheapest_pair(curves, drop)
             chosen.append(((drop, way), curve.policy(position), float(curve.drop[position])))
+    prove = partial(certify, reference=spec.reference, delta=spec.delta)
     for drop in spec.drops:
-        proof = certify(
-            cheapest_expected(sequences, spec, drop),
-            drawn["certify"],
-            reference=spec.reference,
-            max_drop=drop,
-            delta=spec.delta,
-        )
+        sequence = cheapest_expected(sequences, spec, drop)
+        proof = prove(sequence, drawn["certify"], max_drop=drop)
         claimed = 100 * (proof.losses - proof.gains) / proof.samples
         chosen.append(((drop, CERTIFIED), proof.policy, claimed))
     return chosen
@@ -224,12 +203,13 @@ def _drawn(table: ScoreTable, rng: np.random.Generator, count: int) -> ScoreTabl
 
 def _tuning(max_drop: float, way: str, trials: Sequence[_Trial], reference: str) -> Tuning:
     alone = Policy.single(reference)
+    policies, claimed, given, saving = zip(*trials, strict=True)
     return Tuning(
         max_drop=max_drop,
         way=way,
-        claimed=Spread.of([trial.claimed for trial in trials]),
-        given=Spread.of([trial.given for trial in trials]),
-        saving=Spread.of([trial.saving for trial in trials]),
-        broken=float(np.mean([trial.given > max_drop + 1e-9 for trial in trials])),
-        fell_back=float(np.mean([trial.policy == alone for trial in trials])),
+        claimed=Spread.of(claimed),
+        given=Spread.of(given),
+        saving=Spread.of(saving),
+        broken=float(np.mean([drop > max_drop + 1e-9 for drop in given])),
+        fell_back=float(np.mean([policy == alone for policy in policies])),
     )

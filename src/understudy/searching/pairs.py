@@ -69,10 +69,7 @@ class PairCurve:
         return Policy.pair(self.little, self.last, threshold, confidence=self.confidence)
 
     def cheapest_within(self, max_drop: float) -> int:
-        """The position of least cost with a drop of at most `max_drop` points.
-
-        Where costs tie, the smaller drop wins.
-        """
+        """The position of least cost within `max_drop` points; of equals that of least drop."""
         allowed = np.flatnonzero(self.losses - self.gains <= allowed_gap(max_drop, self.samples))
         if not len(allowed):
             return 0
@@ -182,7 +179,7 @@ def pair_curves(
     return [
         pair_curve(table, name, reference, confidence=confidence, unit=unit)
         for name in table.names
-        if name != reference and table.cost_of([name], unit) < full
+        if table.cost_of([name], unit) < full
     ]
 
 
@@ -216,8 +213,7 @@ def pairs_frontier(
     """The frontier of curves that were computed on `table`."""
     outcome = evaluate(table, Policy.single(reference), reference=reference)
     points = [Point.of(Policy.single(reference), outcome, unit=unit)]
-    for curve in curves:
-        points += [_point(curve, k, outcome) for k in curve.undominated()]
+    points += [_point(curve, k, outcome) for curve in curves for k in curve.undominated()]
     return Frontier.of(points, unit=unit, reference=reference)
 
 

@@ -57,18 +57,18 @@ def published_rules(
     >>> [(one.rule, one.outcome.drop, one.outcome.shares["tiny"]) for one in found]
     [('first crossing', 0.0, 0.9), ('onepass', 0.0, 0.9)]
     """
-    if not _fits(tune, reference, unit=unit, confidence=confidence):
-        return ()
-    candidates = _onepass_policies(tune, reference, unit=unit, confidence=confidence)
-    measured_on_tune = [(one, evaluate(tune, one, reference=reference)) for one in candidates]
-    chosen = []
-    for drop in max_drop if measured_on_tune else ():
-        within = [pair for pair in measured_on_tune if pair[1].drop <= drop + 1e-9]
-        best = min(within, key=lambda pair: pair[1].cost[unit], default=None)
-        chosen.append((ONEPASS, drop, Policy.single(reference) if best is None else best[0]))
     savers = saver_rules(
         tune, measured, reference=reference, unit=unit, max_drop=max_drop, confidence=confidence
     )
+    if not savers:
+        return ()
+    policies = _onepass_policies(tune, reference, unit, confidence)
+    on_tune = [(one, evaluate(tune, one, reference=reference)) for one in policies]
+    chosen = []
+    for drop in max_drop if on_tune else ():
+        within = [pair for pair in on_tune if pair[1].drop <= drop + 1e-9]
+        best = min(within, key=lambda pair: pair[1].cost[unit], default=None)
+        chosen.append((ONEPASS, drop, Policy.single(reference) if best is None else best[0]))
     return (*savers, *_measured(chosen, measured, reference))
 
 
@@ -81,13 +81,20 @@ def saver_rules(
     max_drop: Sequence[float],
     confidence: str = DEFAULT_CONFIDENCE,
 ) -> tuple[Published, ...]:
-    """The policies of TinySaver's rule only, the one for models that share no parts."""
-    if not _fits(tune, reference, unit=unit, confidence=confidence):
+    """The policies of TinySaver's rule only, the one for models that share no parts.
+
+    For each budget the pair of least cost among all cheaper exits, each at its own crossing.
+    """
+    full = tune.cost_of([reference], unit)
+    littles = [name for name in tune.names if tune.cost_of([name], unit) < full]
+    if not littles or confidence not in tune.confidence:
         return ()
-    names = {"unit": unit, "confidence": confidence}
-    chosen = [
-        (FIRST_CROSSING, drop, _saver(tune, reference, max_drop=drop, **names)) for drop in max_drop
-    ]
+    if not _in_range(tune.confidence[confidence]):
+        return ()
+    chosen, spec = [], {"unit": unit, "confidence": confidence}
+    for drop in max_drop:
+        found = [_crossing(tune, name, reference, max_drop=drop, **spec) for name in littles]
+        chosen.append((FIRST_CROSSING, drop, min(found, key=lambda one: one[0])[1]))
     return _measured(chosen, measured, reference)
 
 
@@ -131,22 +138,8 @@ def first_crossing(
     """
     unit = table.unit(unit)
     _check_range(table.scores(confidence)[table.index(little)])
-    return _crossing(table, little, reference, unit=unit, confidence=confidence, max_drop=max_drop)[
-        1
-    ]
-
-
-def _saver(
-    table: ScoreTable, reference: str, *, unit: str, confidence: str, max_drop: float
-) -> Policy:
-    """The pair of least cost among all cheaper exits, each at its own crossing."""
-    full = table.cost_of([reference], unit)
-    crossings = [
-        _crossing(table, name, reference, unit=unit, confidence=confidence, max_drop=max_drop)
-        for name in table.names
-        if table.cost_of([name], unit) < full
-    ]
-    return min(crossings, key=lambda found: found[0])[1]
+    spec = {"unit": unit, "confidence": confidence}
+    return _crossing(table, little, reference, max_drop=max_drop, **spec)[1]
 
 
 def _crossing(
@@ -178,16 +171,7 @@ def _crossing(
     return cost, Policy.pair(little, reference, threshold, confidence=confidence)
 
 
-def _fits(table: ScoreTable, reference: str, *, unit: str, confidence: str) -> bool:
-    full = table.cost_of([reference], unit)
-    if confidence not in table.confidence or (table.exit_costs(unit) >= full).all():
-        return False
-    return _in_range(table.confidence[confidence])
-
-
-def _onepass_policies(
-    tune: ScoreTable, reference: str, *, unit: str, confidence: str
-) -> list[Policy]:
+def _onepass_policies(tune: ScoreTable, reference: str, unit: str, confidence: str) -> list[Policy]:
     """The policies of all trade-offs; none where the rule is undefined or would take long."""
     if len(tune.exits) > (MOST_SHARED if tune.shares_parts else MOST_EXITS):
         return []
@@ -294,12 +278,8 @@ class _OnepassState:
 
 def _pass(problem: _OnepassProblem, weight: float) -> list[tuple[int, float]]:
     """The exits that are turned on, each with its t."""
-    state = _OnepassState(
-        left=np.ones(len(problem.final), bool),
-        spent=0.0,
-        right=int(problem.final.sum()),
-        paid=np.zeros(len(problem.price), bool),
-    )
+    left, paid = np.ones(len(problem.final), bool), np.zeros(len(problem.price), bool)
+    state = _OnepassState(left, 0.0, int(problem.final.sum()), paid)
     chosen = []
     for position in problem.positions:
         off = state.spent + int(state.left.sum()) * problem.cost(state.paid | problem.parts[-1])
@@ -366,10 +346,8 @@ def _problem(table: ScoreTable, reference: str, *, unit: str, confidence: str) -
     rows, truth = [table.index(name) for name in names], table.truth(reference)
     scores = table.scores(confidence)[rows].astype(np.float64)
     _check_range(scores)
-    right, final = (
-        table.prediction[rows] == truth,
-        table.prediction[table.index(reference)] == truth,
-    )
+    right = table.prediction[rows] == truth
+    final = table.prediction[table.index(reference)] == truth
     price = {**table.costs, **table.times}[unit]
     own = [set(table.exits[row].parts) for row in (*rows, table.index(reference))]
     trunk = [price[part] for part in place[names[0]] if part in own[0]]

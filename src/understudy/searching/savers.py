@@ -42,10 +42,9 @@ class Saver:
     @property
     def threshold(self) -> float:
         """The little model's threshold: -inf where it always answers, inf where it never does."""
-        first = self.policy.stages[0]
-        if first.threshold is not None:
-            return first.threshold
-        return float("-inf") if self.little else float("inf")
+        threshold = self.policy.stages[0].threshold
+        alone = -np.inf if self.little else np.inf
+        return alone if threshold is None else threshold
 
     def share(self, split: str) -> float:
         """The fraction of samples that the little model answers."""
@@ -107,10 +106,7 @@ def best_savers(
     `test` and not certified. Where exits share parts, or where the answers of each large model
     stand in for missing labels, pairs are searched one by one, which takes longer.
 
-    Args:
-        max_drop: budget(s) in points against each large model.
-        unit: the unit of cost to minimise; the table's first if None.
-        confidence: the stored confidence that the little models' thresholds apply to.
+    `max_drop` is in points against each large model; `unit` and `confidence` are as for `search`.
 
     Raises:
         TableError: an unknown name, a missing cost, an empty split, no exit cheaper than another.
@@ -131,21 +127,18 @@ def best_savers(
     bigs = [int(row) for row in np.argsort(-costs, kind="stable") if costs[row] > costs.min()]
     if not bigs:
         raise TableError("a saver is cheaper than its large model, all exits cost alike")
-    independent = not table.shares_parts
-    choose = _all_at_once if independent and table.label is not None else _one_by_one
-    chosen = choose(tune, bigs, drops, unit=unit, confidence=confidence)
+    one_by_one = table.shares_parts or table.label is None
+    choose = _one_by_one if one_by_one else _all_at_once
     rows = []
-    for (big, drop), policy in chosen.items():
-        on = {
-            "tune": evaluate(tune, policy, reference=big),
-            "test": evaluate(test, policy, reference=big),
-        }
+    for (big, drop), policy in choose(tune, bigs, drops, unit, confidence).items():
+        parts = {"tune": tune, "test": test}
+        on = {name: evaluate(part, policy, reference=big) for name, part in parts.items()}
         rows.append(Saver(big, drop, policy, on))
     return Savers(unit, confidence, tuple(rows))
 
 
 def _all_at_once(
-    tune: ScoreTable, bigs: Sequence[int], drops: Sequence[float], *, unit: str, confidence: str
+    tune: ScoreTable, bigs: Sequence[int], drops: Sequence[float], unit: str, confidence: str
 ) -> dict[tuple[str, float], Policy]:
     """The cheapest pair of every large model and budget, from all pairs at once."""
     costs, names = tune.exit_costs(unit), tune.names
@@ -166,7 +159,7 @@ def _all_at_once(
 
 
 def _one_by_one(
-    tune: ScoreTable, bigs: Sequence[int], drops: Sequence[float], *, unit: str, confidence: str
+    tune: ScoreTable, bigs: Sequence[int], drops: Sequence[float], unit: str, confidence: str
 ) -> dict[tuple[str, float], Policy]:
     """The same from the curve of every pair, for shared parts and missing labels."""
     chosen = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +16,7 @@ from understudy.deferral import LEARNED, with_deferral
 from understudy.ensemble import models_of
 from understudy.errors import PolicyError, TableError
 from understudy.frontier import Frontier
-from understudy.outcome import class_gaps, evaluate
+from understudy.outcome import Outcome, class_gaps, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.result import Choice, Result, Single
 from understudy.scores import ScoreTable
@@ -23,7 +24,12 @@ from understudy.searching.baselines import baselines, dominating, verdict
 from understudy.searching.certify import certify, certify_one
 from understudy.searching.pairs import checked_drops
 from understudy.searching.published import published_rules, saver_rules
-from understudy.searching.strategies import SearchSpec, choose_sequences, strategies_for
+from understudy.searching.strategies import (
+    SearchSpec,
+    Strategy,
+    choose_sequences,
+    strategies_for,
+)
 from understudy.split import ALL, SPLITS
 
 Drops = float | Sequence[float]
@@ -77,32 +83,17 @@ def search(
     'tiny when max_softmax >= 0.75, else big'
     """
     drops = checked_drops(max_drop)
-    _check_cost(max_cost)
-    data = _SearchData.of(table, drops, reference, unit=unit, confidence=confidence, delta=delta)
-    strategies = strategies_for(data.table, stages=stages)
-    sequences, frontier = choose_sequences(data.tune, data.spec, strategies)
+    options = {"max_cost": max_cost, "confidence": confidence, "stages": stages}
+    data = _SearchData.of(table, drops, reference, unit, delta=delta, options=options)
+    sequences, frontier = choose_sequences(data.tune, data.spec, data.strategies)
+    prove = partial(certify, reference=data.spec.reference, delta=delta, looks=looks)
     certificates = [
-        certify(
-            sequence,
-            data.splits["certify"],
-            reference=data.spec.reference,
-            max_drop=drop,
-            delta=delta,
-            class_drops=class_drops,
-            looks=looks,
-        )
+        prove(sequence, data.splits["certify"], max_drop=drop, class_drops=class_drops)
         for drop, sequence in zip(drops, sequences, strict=True)
     ]
-    requested = {
-        "by": "search",
-        "max_drop": list(drops),
-        "max_cost": max_cost,
-        "confidence": confidence,
-        "stages": stages,
-        "class_drops": dict(class_drops),
-    }
-    choices = [data.choice(one.policy, one.budget, max_cost, one) for one in certificates]
-    return data.result(choices, frontier, requested, delta)
+    requested = {"max_drop": list(drops), **options, "class_drops": dict(class_drops)}
+    choices = [data.choice(one.policy, one.budget, one) for one in certificates]
+    return data.result(choices, frontier, {"by": "search", **requested})
 
 
 def search_jointly(
@@ -144,25 +135,15 @@ def search_within_cost(
     Raises:
         PolicyError: every policy costs more.
     """
-    _check_cost(max_cost)
-    data = _SearchData.of(table, (0.0,), reference, unit=unit, confidence=confidence, delta=delta)
-    strategies = strategies_for(data.table, stages=stages)
-    _, frontier = choose_sequences(data.tune, data.spec, strategies)
-    certificate = certify_one(
-        frontier.within(max_cost).policy,
-        data.splits["certify"],
-        reference=data.spec.reference,
-        delta=delta,
-        looks=looks,
+    options = {"max_cost": max_cost, "confidence": confidence, "stages": stages}
+    data = _SearchData.of(table, (0.0,), reference, unit, delta=delta, options=options)
+    _, frontier = choose_sequences(data.tune, data.spec, data.strategies)
+    policy, reference = frontier.within(max_cost).policy, data.spec.reference
+    proof = certify_one(
+        policy, data.splits["certify"], reference=reference, delta=delta, looks=looks
     )
-    requested = {
-        "by": "search_within_cost",
-        "max_cost": max_cost,
-        "confidence": confidence,
-        "stages": stages,
-    }
-    choice = data.choice(certificate.policy, certificate.budget, max_cost, certificate)
-    return data.result([choice], frontier, requested, delta)
+    choice = data.choice(policy, proof.budget, proof)
+    return data.result([choice], frontier, {"by": "search_within_cost", **options})
 
 
 def search_in_sample(
@@ -181,22 +162,13 @@ def search_in_sample(
     look better than they are. The arguments are those of `search`.
     """
     drops = checked_drops(max_drop)
-    _check_cost(max_cost)
-    data = _SearchData.of(
-        table, drops, reference, unit=unit, confidence=confidence, delta=0.5, names=[ALL]
-    )
-    strategies = strategies_for(data.table, stages=stages)
-    points = [point for find in strategies for point in find(data.table, data.spec).frontier]
+    options = {"max_cost": max_cost, "confidence": confidence, "stages": stages}
+    data = _SearchData.of(table, drops, reference, unit, delta=0.5, options=options, splits=[ALL])
+    points = [point for find in data.strategies for point in find(data.table, data.spec).frontier]
     frontier = Frontier.of(points, unit=data.spec.unit, reference=data.spec.reference)
-    choices = [data.choice(_cheapest_within(frontier, drop), drop, max_cost) for drop in drops]
-    requested = {
-        "by": "search_in_sample",
-        "max_drop": list(drops),
-        "max_cost": max_cost,
-        "confidence": confidence,
-        "stages": stages,
-    }
-    return data.result(choices, frontier, requested, 0.0)
+    choices = [data.choice(_cheapest_within(frontier, drop), drop) for drop in drops]
+    requested = {"by": "search_in_sample", "max_drop": list(drops), **options}
+    return data.result(choices, frontier, requested)
 
 
 def with_learned_score(
@@ -206,11 +178,6 @@ def with_learned_score(
     if confidence != LEARNED or LEARNED in table.confidence:
         return table
     return with_deferral(table, reference, fit_on=fit_on, unit=unit)
-
-
-def _check_cost(max_cost: float | None) -> None:
-    if max_cost is not None and not max_cost > 0:
-        raise PolicyError(f"a cost to stay within is above 0, found {max_cost:g}")
 
 
 def _cheapest_within(frontier: Frontier, drop: float) -> Policy:
@@ -227,19 +194,24 @@ class _SearchData:
     table: ScoreTable
     splits: Mapping[str, ScoreTable]
     spec: SearchSpec
+    max_cost: float | None
+    strategies: Sequence[Strategy]
 
     @staticmethod
     def of(
         table: ScoreTable,
         drops: tuple[float, ...],
         reference: str | None,
-        *,
         unit: str | None,
-        confidence: str,
+        *,
         delta: float,
-        names: Sequence[str] = SPLITS,
+        options: Mapping[str, Any],
+        splits: Sequence[str] = SPLITS,
     ) -> _SearchData:
-        """The splits of these names, and the learned score where it is requested."""
+        """The table's splits, with the learned score where it is requested."""
+        max_cost, confidence = options["max_cost"], options["confidence"]
+        if max_cost is not None and not max_cost > 0:
+            raise PolicyError(f"a cost to stay within is above 0, found {max_cost:g}")
         unit = table.unit(unit)
         reference = models_of(table).reference(reference, unit=unit)
         if len(table.exits) < 2:
@@ -247,12 +219,12 @@ class _SearchData:
                 f"a cascade needs at least two exits, this table has {reference!r} alone: score "
                 "or import a cheaper model into it"
             )
-        samples = len(table.on("certify" if "certify" in names else ALL))
+        samples = len(table.on("certify" if "certify" in splits else ALL))
         spec = SearchSpec(reference, unit, confidence, drops, delta, samples)
-        table = with_learned_score(
-            table, reference, confidence=confidence, unit=unit, fit_on=names[0]
-        )
-        return _SearchData(table, {name: table.on(name) for name in names}, spec)
+        table = with_learned_score(table, **spec.names, fit_on=splits[0])
+        strategies = strategies_for(table, stages=options["stages"])
+        parts = {name: table.on(name) for name in splits}
+        return _SearchData(table, parts, spec, max_cost, strategies)
 
     @property
     def tune(self) -> ScoreTable:
@@ -265,59 +237,37 @@ class _SearchData:
         return self.splits.get("test", self.table)
 
     def choice(
-        self,
-        policy: Policy,
-        max_drop: float,
-        max_cost: float | None,
-        certificate: Certificate | None = None,
+        self, policy: Policy, max_drop: float, certificate: Certificate | None = None
     ) -> Choice:
         """A policy with its figures on every split, its baselines and the verdict."""
-        reference, unit = self.spec.reference, self.spec.unit
-        on = {
-            name: evaluate(part, policy, reference=reference) for name, part in self.splits.items()
-        }
+        reference, unit, on = self.spec.reference, self.spec.unit, self._outcomes(policy)
+        cost = (on.get("tune") or on[ALL]).cost[unit]
         compared = baselines(
-            policy,
-            tune=self.tune,
-            measured=self.test,
-            reference=reference,
-            unit=unit,
-            cost=(on.get("tune") or on[ALL]).cost[unit],
-        )
-        words = verdict(
-            policy,
-            on.get("test") or on[ALL],
-            compared,
-            certificate=certificate,
-            max_drop=max_drop,
-            unit=unit,
-            max_cost=max_cost,
-            better=dominating(self.tune, reference=reference, unit=unit),
+            policy, tune=self.tune, measured=self.test, reference=reference, unit=unit, cost=cost
         )
         classes = class_gaps(self.test, policy, reference=reference)
-        return Choice(max_drop, policy, on, certificate, compared, words, classes)
+        choice = Choice(max_drop, policy, on, certificate, compared, "", classes)
+        better = dominating(self.tune, reference=reference, unit=unit)
+        words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better)
+        return replace(choice, verdict=words)
 
     def result(
-        self,
-        choices: Sequence[Choice],
-        frontier: Frontier,
-        requested: Mapping[str, Any],
-        delta: float,
+        self, choices: Sequence[Choice], frontier: Frontier, requested: Mapping[str, Any]
     ) -> Result:
         """All that was found, with every exit alone and what the papers' rules choose."""
         table, spec, models = self.table, self.spec, models_of(self.table)
         rules = published_rules if models.shares_parts else saver_rules
+        drops = [choice.max_drop for choice in choices]
+        certified = "certify" in self.splits
         return Result(
             unit=spec.unit,
             reference=spec.reference,
-            delta=delta,
+            delta=spec.delta if certified else 0.0,
             choices=tuple(choices),
             singles=self._singles(),
             frontier=frontier,
-            searched_on="tune" if "tune" in self.splits else ALL,
-            difficulty=difficulty(
-                models, reference=spec.reference, unit=spec.unit, confidence=spec.confidence
-            ),
+            searched_on="tune" if certified else ALL,
+            difficulty=difficulty(models, **spec.names),
             table={
                 "hash": table.hash,
                 "samples": {name: len(part) for name, part in self.splits.items()},
@@ -326,12 +276,7 @@ class _SearchData:
             },
             arguments=requested,
             published=rules(
-                models_of(self.tune),
-                models_of(self.test),
-                reference=spec.reference,
-                unit=spec.unit,
-                max_drop=[choice.max_drop for choice in choices],
-                confidence=spec.confidence,
+                models_of(self.tune), models_of(self.test), max_drop=drops, **spec.names
             ),
         )
 
@@ -340,13 +285,12 @@ class _SearchData:
         order = np.argsort(self.table.exit_costs(self.spec.unit), kind="stable")
         exits = [self.table.exits[row] for row in order]
         return tuple(
-            Single(
-                exit.name,
-                exit.origin,
-                {
-                    name: evaluate(part, Policy.single(exit.name), reference=self.spec.reference)
-                    for name, part in self.splits.items()
-                },
-            )
+            Single(exit.name, exit.origin, self._outcomes(Policy.single(exit.name)))
             for exit in exits
         )
+
+    def _outcomes(self, policy: Policy) -> dict[str, Outcome]:
+        reference = self.spec.reference
+        return {
+            name: evaluate(part, policy, reference=reference) for name, part in self.splits.items()
+        }

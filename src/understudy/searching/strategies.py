@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 
@@ -36,6 +37,14 @@ MOST_ON, CANDIDATES = 3, 8  # exits of `find_few_exits`, and how many are tried 
 STARTS = 2  # misses at most hundredths of a point of cost
 
 
+class SearchNames(TypedDict):
+    """Keyword arguments that most searches share."""
+
+    reference: str
+    unit: str
+    confidence: str
+
+
 @dataclass(frozen=True)
 class SearchSpec:
     """What is searched for: policies within `drops` (points) of the reference's accuracy.
@@ -57,11 +66,15 @@ class SearchSpec:
                 f"delta is a probability between 0 and 1, found {self.delta:g}: try 0.05"
             )
 
+    @property
+    def names(self) -> SearchNames:
+        """The reference, unit and confidence, as keyword arguments."""
+        return {"reference": self.reference, "unit": self.unit, "confidence": self.confidence}
+
     def expected_cost(self, sequence: PolicySequence, drop: float) -> float:
         """The cost of what would be certified if certify looked just like the sequence's counts."""
-        proved = sequence.expected_proved(
-            budget=drop / 100, samples=self.certify_samples, delta=self.delta
-        )
+        samples = self.certify_samples
+        proved = sequence.expected_proved(budget=drop / 100, samples=samples, delta=self.delta)
         return float(sequence.cost[proved - 1]) if proved else float("inf")
 
 
@@ -81,12 +94,9 @@ Strategy = Callable[[ScoreTable, SearchSpec], Candidates]
 
 def find_pairs(table: ScoreTable, spec: SearchSpec) -> Candidates:
     """Every cheaper exit before the reference, at all thresholds up to that exit alone."""
-    reference, unit = spec.reference, spec.unit
-    curves = pair_curves(table, reference, confidence=spec.confidence, unit=unit)
-    return Candidates(
-        tuple(pair_sequence(curve) for curve in curves),
-        pairs_frontier(table, curves, reference=reference, unit=unit),
-    )
+    curves = pair_curves(table, **spec.names)
+    frontier = pairs_frontier(table, curves, reference=spec.reference, unit=spec.unit)
+    return Candidates(tuple(pair_sequence(curve) for curve in curves), frontier)
 
 
 def find_ensembles(table: ScoreTable, spec: SearchSpec) -> Candidates:
@@ -94,17 +104,15 @@ def find_ensembles(table: ScoreTable, spec: SearchSpec) -> Candidates:
     reference, unit = spec.reference, spec.unit
     full = table.cost_of([reference], unit)
     curves = [
-        pair_curve(table, little, name, reference=reference, confidence=spec.confidence, unit=unit)
+        pair_curve(table, little, name, **spec.names)
         for little, name in ensembles_with(table, reference)
         if table.cost_of([little], unit) < full
     ]
     alone = evaluate(table, Policy.single(reference), reference=reference)
     points = [Point.of(Policy.single(reference), alone, unit=unit)]
     points += [_point(curve, row, alone) for curve in curves for row in curve.undominated()]
-    return Candidates(
-        tuple(pair_sequence(curve) for curve in curves),
-        Frontier.of(points, unit=unit, reference=reference),
-    )
+    frontier = Frontier.of(points, unit=unit, reference=reference)
+    return Candidates(tuple(pair_sequence(curve) for curve in curves), frontier)
 
 
 def ensembles_with(table: ScoreTable, reference: str) -> list[tuple[str, str]]:
@@ -119,21 +127,13 @@ def ensembles_with(table: ScoreTable, reference: str) -> list[tuple[str, str]]:
 
 def find_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
     """The best thresholds of all exits that share parts."""
-    frontier = search_exits(
-        table,
-        reference=spec.reference,
-        confidence=spec.confidence,
-        unit=spec.unit,
-        starts=STARTS,
-    )
-    return _sequences_through(frontier, table, spec)
+    return _sequences_through(search_exits(table, starts=STARTS, **spec.names), table, spec)
 
 
 def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
     """The best thresholds of at most `MOST_ON` exits, added one by one, whichever saves most.
 
-    Many thresholds fit the noise of few samples: what all exits together reach on tune is often not
-    confirmed on certify.
+    Many thresholds fit the noise of few samples; certify often refutes what they reach on tune.
     """
     reference, unit = spec.reference, spec.unit
     candidates = exits_in_order(table, reference, unit)
@@ -141,13 +141,7 @@ def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
     points: list[Point] = []
     while candidates and len(chosen) < MOST_ON:
         tried = {
-            name: search_exits(
-                table.only([*chosen, name, reference]),
-                reference=reference,
-                confidence=spec.confidence,
-                unit=unit,
-                starts=1,
-            )
+            name: search_exits(table.only([*chosen, name, reference]), starts=1, **spec.names)
             for name in candidates
         }
         candidates = sorted(candidates, key=lambda name: _summed_cost(tried[name], spec))
@@ -161,14 +155,8 @@ def chains_up_to(stages: int) -> Strategy:
     """The strategy of chains of up to `stages` independent models."""
 
     def find_chains(table: ScoreTable, spec: SearchSpec) -> Candidates:
-        frontier = search_chains(
-            table,
-            reference=spec.reference,
-            max_drops=_drops_and_tighter(spec),
-            stages=stages,
-            confidence=spec.confidence,
-            unit=spec.unit,
-        )
+        drops = _drops_and_tighter(spec)
+        frontier = search_chains(table, max_drops=drops, stages=stages, **spec.names)
         return _sequences_through(frontier, table, spec)
 
     return find_chains

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from understudy.codec import Stored
 from understudy.errors import PolicyError
 from understudy.outcome import evaluate
 from understudy.result import Choice, Result
@@ -14,16 +14,13 @@ from understudy.searching.search import search, search_within_cost, with_learned
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Stored):
     """One claim of a certificate, whether it holds, and what was found."""
 
     max_drop: float
     claim: str
     holds: bool
     found: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def verify(result: Result, table: ScoreTable) -> tuple[Check, ...]:
@@ -49,9 +46,8 @@ def verify(result: Result, table: ScoreTable) -> tuple[Check, ...]:
             "a result that was searched in-sample certifies nothing: search without --in-sample"
         )
     again = _searched_again(result, table)
-    table = with_learned_score(
-        table, result.reference, confidence=result.arguments["confidence"], unit=result.unit
-    )
+    confidence = result.arguments["confidence"]
+    table = with_learned_score(table, result.reference, confidence=confidence, unit=result.unit)
     certify = table.on("certify")
     pairs = zip(result.choices, again.choices, strict=True)
     return tuple(check for one, second in pairs for check in _checks(one, second, certify))
@@ -84,23 +80,15 @@ def _checks(choice: Choice, again: Choice, certify: ScoreTable) -> list[Check]:
 
     counts, worst = counted(certify, budget)
     losses, gains = counts[-1] if counts else (0, 0)
+    described = policy.describe()
     same_samples = certificate.table == certify.hash
     same_counts = (losses, gains) == (certificate.losses, certificate.gains)
     steps = f"each of {len(counts)} steps proved at {delta:g}"
+    second = again.policy
     checks = [
         Check(budget, "same certify samples", same_samples, certify.hash[:16]),
-        Check(
-            budget,
-            "same policy when searched again",
-            again.policy == policy,
-            again.policy.describe(),
-        ),
-        Check(
-            budget,
-            "the policy is the certified one",
-            certificate.policy == policy,
-            policy.describe(),
-        ),
+        Check(budget, "same policy when searched again", second == policy, second.describe()),
+        Check(budget, "the policy is the certified one", certificate.policy == policy, described),
         Check(budget, "same losses and gains", same_counts, f"{losses:,} and {gains:,}"),
         Check(budget, steps, worst <= delta, f"largest p = {worst:.4g}"),
     ]
