@@ -6,20 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from understudy import display
 from understudy.certificate import Certificate
 from understudy.codec import Stored, StoredFile, stored
 from understudy.deciles import Difficulty
-from understudy.display import (
-    cost_text,
-    group_of,
-    interval_text,
-    note_of,
-    percent,
-    plain,
-    plan_text,
-    table_of,
-    warning_of,
-)
 from understudy.errors import PolicyError, listed
 from understudy.frontier import Frontier
 from understudy.outcome import ClassGap, Outcome, points
@@ -182,22 +172,22 @@ class Result(
         )
 
     def __str__(self) -> str:
-        return plain(self.view())
+        return display.plain(self.view())
 
     def view(self) -> Group:
         """The result for a terminal: single exits, the choice per budget, baselines, verdicts."""
-        warning = warning_of(
+        warning = display.warning_of(
             "IN-SAMPLE: chosen and measured on the same samples. These figures are too "
             "good; nothing is certified."
         )
-        return group_of(
+        return display.group_of(
             *([warning] if self.in_sample else []),
             _singles_table(self),
             _choices_table(self),
             _baselines_table(self),
             *([_published_table(self)] if self.published else []),
             *(
-                note_of(
+                display.note_of(
                     choice.verdict + _worst_class(choice), heading=f"{points(choice.max_drop)}: "
                 )
                 for choice in self.choices
@@ -214,8 +204,8 @@ def _worst_class(choice: Choice) -> str:
         return ""
     gap = choice.classes[0]
     return (
-        f" The class that loses most is {gap.name}: {gap.drop:+.2f} {interval_text(gap.interval)}, "
-        f"an estimate from {gap.samples:,} samples."
+        f" The class that loses most is {gap.name}: {gap.drop:+.2f} "
+        f"{display.interval_text(gap.interval)}, an estimate from {gap.samples:,} samples."
     )
 
 
@@ -228,14 +218,14 @@ def _singles_table(result: Result) -> Table:
         rows.append(
             (
                 single.name + mark,
-                cost_text(outcome.cost[result.unit], result.unit),
-                percent(outcome.accuracy),
+                display.cost_text(outcome.cost[result.unit], result.unit),
+                display.percent(outcome.accuracy),
                 f"{outcome.drop:+.2f}",
-                percent(outcome.saving[result.unit]),
+                display.percent(outcome.saving[result.unit]),
             )
         )
     title = f"single exits, measured on {result.measured_on}"
-    return table_of(title, ("exit", result.unit, measure, "drop", "saving"), rows)
+    return display.table_of(title, ("exit", result.unit, measure, "drop", "saving"), rows)
 
 
 def _choices_table(result: Result) -> Table:
@@ -243,7 +233,7 @@ def _choices_table(result: Result) -> Table:
     others = sorted(set.intersection(*costs) - {result.unit})
     proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
     head = ("max drop", "plan, share per stage", result.unit, "saving")
-    return table_of(
+    return display.table_of(
         f"the cheapest plan per budget, measured on {result.measured_on}",
         (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
         (_choice_row(choice, result.unit, others) for choice in result.choices),
@@ -260,12 +250,12 @@ def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
         proof = f"p = {certificate.p_value:.3f}"
     return [
         f"{choice.max_drop:g}",
-        plan_text(outcome.shares),
-        cost_text(outcome.cost[unit], unit),
-        percent(outcome.saving[unit]),
-        *(percent(outcome.saving[other]) for other in others),
+        display.plan_text(outcome.shares),
+        display.cost_text(outcome.cost[unit], unit),
+        display.percent(outcome.saving[unit]),
+        *(display.percent(outcome.saving[other]) for other in others),
         f"{outcome.drop:+.2f}",
-        interval_text(outcome.drop_interval),
+        display.interval_text(outcome.drop_interval),
         proof,
     ]
 
@@ -279,7 +269,7 @@ def _baselines_table(result: Result) -> Table:
             single = f"{others.single} {others.single_drop:+.2f}"
         drops = (f"{drop:+.2f}" for drop in (others.random_drop, others.oracle_drop))
         rows.append((f"{choice.max_drop:g}", f"{choice.outcome.drop:+.2f}", single, *drops))
-    return table_of(
+    return display.table_of(
         f"drops that the plans must beat at no more cost, measured on {result.measured_on}",
         ("max drop", "plan", "best single exit", "deferring at random", "by an oracle"),
         rows,
@@ -287,16 +277,16 @@ def _baselines_table(result: Result) -> Table:
 
 
 def _published_table(result: Result) -> Table:
-    return table_of(
+    return display.table_of(
         f"what published rules choose, measured on {result.measured_on}; nothing is proved",
         ("max drop", "plan, share per stage", "rule", result.unit, "saving", "drop"),
         (
             (
                 f"{one.max_drop:g}",
-                plan_text(one.outcome.shares),
+                display.plan_text(one.outcome.shares),
                 one.rule,
-                cost_text(one.outcome.cost[result.unit], result.unit),
-                percent(one.outcome.saving[result.unit]),
+                display.cost_text(one.outcome.cost[result.unit], result.unit),
+                display.percent(one.outcome.saving[result.unit]),
                 f"{one.outcome.drop:+.2f}",
             )
             for one in result.published

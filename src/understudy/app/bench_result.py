@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from understudy.codec import Stored, stored
 from understudy.errors import DataError
 from understudy.files import check_version, read_json
 
@@ -17,7 +18,7 @@ FORMAT, VERSION = "understudy.bench", 1
 
 
 @dataclass(frozen=True)
-class ClientLoad:
+class ClientLoad(Stored):
     """Closed-loop clients: each sends its next image when the last one is answered.
 
     Attributes:
@@ -39,7 +40,13 @@ class ClientLoad:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(
+    Stored,
+    what="a benchmark",
+    error=DataError,
+    remedy="run the benchmark again",
+    keys=("images", "batch", "large", "reached", "seconds", "online", "ideal_online"),
+):
     """Seconds per round of a cascade and its contestants on the same images.
 
     The ideal is the time of every stage on the rows that reach it, in full batches prepared before.
@@ -64,8 +71,8 @@ class Bench:
     large: str
     online: Mapping[str, ClientLoad] = field(default_factory=dict)
     ideal_online: tuple[float, ...] = ()
-    accuracy: Mapping[str, float] = field(default_factory=dict)
-    memory: Mapping[str, int] = field(default_factory=dict)
+    accuracy: Mapping[str, float] = field(default_factory=dict, metadata=stored(optional=True))
+    memory: Mapping[str, int] = field(default_factory=dict, metadata=stored(optional=True))
 
     def rate(self, contestant: str) -> float:
         """Images per second, by the median round."""
@@ -141,23 +148,7 @@ class Bench:
             "peak_memory_bytes": dict(self.memory),
             "online_of_ideal": self.online_of_ideal if self.online else None,
             "online_images_per_second": {name: load.rate for name, load in self.online.items()},
-            "measured": {
-                "images": self.images,
-                "batch": self.batch,
-                "large": self.large,
-                "reached": dict(self.reached),
-                "seconds": {name: list(times) for name, times in self.seconds.items()},
-                "online": {
-                    name: {
-                        "clients": load.clients,
-                        "requests": load.requests,
-                        "seconds": list(load.seconds),
-                        "ms": dict(load.ms),
-                    }
-                    for name, load in self.online.items()
-                },
-                "ideal_online": list(self.ideal_online),
-            },
+            "measured": super().to_dict(),
         }
 
     @staticmethod
@@ -170,25 +161,10 @@ class Bench:
         file = Path(path)
         data = read_json(file, DataError, "a benchmark")
         check_version(data, kind=FORMAT, newest=VERSION, path=file, error=DataError)
+        rest = {"accuracy": data.get("accuracy", {}), "memory": data.get("peak_memory_bytes", {})}
         try:
-            measured = data["measured"]
-            return Bench(
-                images=measured["images"],
-                batch=measured["batch"],
-                large=measured["large"],
-                reached=measured["reached"],
-                seconds={name: tuple(times) for name, times in measured["seconds"].items()},
-                online={
-                    name: ClientLoad(
-                        one["clients"], one["requests"], tuple(one["seconds"]), one["ms"]
-                    )
-                    for name, one in measured["online"].items()
-                },
-                ideal_online=tuple(measured["ideal_online"]),
-                accuracy=data.get("accuracy", {}),
-                memory=data.get("peak_memory_bytes", {}),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
+            return Bench.from_dict(data["measured"] | rest)
+        except (KeyError, TypeError) as error:
             raise DataError(
                 f"{str(file)!r} is damaged ({error!r}): run the benchmark again"
             ) from error

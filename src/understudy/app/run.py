@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.codec import Stored, stored
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Images, usable_device
@@ -26,7 +27,10 @@ PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",
 
 
 @dataclass(frozen=True)
-class RunSummary:
+class RunSummary(
+    Stored,
+    keys=("out", "samples", "corrupt", "failed", "seconds", "rate", "shares", "accuracy"),
+):
     """What a cascade answered on a data set.
 
     Attributes:
@@ -39,10 +43,10 @@ class RunSummary:
         accuracy: on the images that have an answer, if the data have labels.
     """
 
-    out: Path
+    out: Path = field(metadata=stored(pack=str))
     samples: int
-    corrupt: tuple[str, ...]
-    failed: Mapping[str, str]
+    corrupt: tuple[str, ...] = field(metadata=stored(pack=len))
+    failed: Mapping[str, str] = field(metadata=stored(pack=len))
     seconds: float
     shares: Mapping[str, float]
     accuracy: float | None
@@ -51,18 +55,6 @@ class RunSummary:
     def rate(self) -> float:
         """Images per second."""
         return self.samples / self.seconds
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "out": str(self.out),
-            "samples": self.samples,
-            "corrupt": len(self.corrupt),
-            "failed": len(self.failed),
-            "seconds": self.seconds,
-            "rate": self.rate,
-            "shares": dict(self.shares),
-            "accuracy": self.accuracy,
-        }
 
 
 def load_runnable(folder: Path, device: str | None = None) -> Cascade | OnnxCascade:

@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.app.cli.terminal import (
-    CascadePath,
-    Data,
-    Device,
-    Json,
-    StageBatch,
-    WithinDrop,
-    answer,
-    progress,
-)
+from understudy.app.cli import terminal
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -27,33 +18,31 @@ WIDTH = 20
 
 
 def bench(
-    cascade: CascadePath,
-    data: Data,
+    cascade: terminal.CascadePath,
+    data: terminal.Data,
     images: Annotated[int, typer.Option(min=1, help="Images that a round answers.")] = 2000,
-    batch: StageBatch = 256,
+    batch: terminal.StageBatch = 256,
     rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is timed.")] = 5,
     clients: Annotated[
         int, typer.Option(min=0, help="Clients that wait for answers; 0 leaves latencies out.")
     ] = 64,
-    max_drop: WithinDrop = None,
-    device: Device = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the figures (JSON).")
-    ] = None,
-    as_json: Json = False,
+    max_drop: terminal.WithinDrop = None,
+    device: terminal.Device = None,
+    out: Annotated[Path | None, terminal.option("FILE", "Write the figures (JSON).")] = None,
+    as_json: terminal.Json = False,
 ) -> None:
     """Time a cascade against its large model, its first stage and its ideal, in turns."""
     from understudy.app.bench import BenchJob, bench_cascade
     from understudy.files import write_json
 
-    with progress("turns") as advance:
+    with terminal.progress("turns") as advance:
         found = bench_cascade(
             BenchJob(cascade, data, images=images, batch=batch, max_drop=max_drop, device=device),
             rounds=rounds,
             clients=clients,
             on_progress=advance,
         )
-    answer(_view(found), found.to_dict(), as_json=as_json)
+    terminal.answer(_view(found), found.to_dict(), as_json=as_json)
     if out is not None:  # told before: minutes of work are not lost to a path
         write_json(out, found.to_dict())
 

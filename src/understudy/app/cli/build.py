@@ -5,34 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from understudy.app.cli.terminal import Json, ResultPath, answer, named_values, stdout_to_stderr
+from understudy.app.cli import terminal
 from understudy.display import cost_text
 
 
 def build(
-    result: ResultPath,
-    into: Annotated[Path, typer.Option(metavar="CASCADE", help="The folder to write.")],
+    result: terminal.ResultPath,
+    into: Annotated[Path, terminal.option("CASCADE", "The folder to write.")],
     max_drop: Annotated[
         float | None,
-        typer.Option(
-            metavar="POINTS",
-            help="Build the policy of this budget alone. [dim]Default: those of all budgets, set "
+        terminal.option(
+            "POINTS",
+            "Build the policy of this budget alone. [dim]Default: those of all budgets, set "
             "to the first.[/]",
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=SPEC", help="A model that the table knows by name only. Repeat it."
-        ),
+        terminal.option("NAME=SPEC", "A model that the table knows by name only. Repeat it."),
     ] = None,
-    as_json: Json = False,
+    as_json: terminal.Json = False,
 ) -> None:
     """Make a cascade that runs: policy, certified operating points and weights in one folder."""
-    specs = named_values(model or (), "--model")
-    with stdout_to_stderr():
+    specs = terminal.named_values(model or (), "--model")
+    with terminal.stdout_to_stderr():
         from understudy.app.build import build_cascade
         from understudy.result import Result
 
@@ -53,4 +49,4 @@ def build(
         *([f"  other operating points: {others}"] if others else []),
         f"  written to {into}",
     ]
-    answer("\n".join(lines), data, as_json=as_json)
+    terminal.answer("\n".join(lines), data, as_json=as_json)

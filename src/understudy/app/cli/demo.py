@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from understudy.app.cli.terminal import Json, answer, note, progress
+from understudy.app.cli.terminal import Json, answer, note, option, progress
 from understudy.display import group_of, note_of, percent, shares_text
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    into: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("demo"),
+    into: Annotated[Path, option("DIR", "The folder to write.")] = Path("demo"),
     as_json: Json = False,
 ) -> None:
     """Run every step on scikit-learn's digits, in about a minute.

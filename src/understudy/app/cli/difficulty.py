@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from understudy.app.cli.terminal import Confidence, Json, Reference, TablePath, Unit, answer
+from understudy.app.cli.terminal import Confidence, Json, Reference, TablePath, Unit, answer, option
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
@@ -21,10 +19,7 @@ def difficulty(
     table: TablePath,
     little: Annotated[
         str | None,
-        typer.Option(
-            metavar="EXIT",
-            help="The exit whose confidence orders the samples. [dim]The cheapest.[/]",
-        ),
+        option("EXIT", "The exit whose confidence orders the samples. [dim]The cheapest.[/]"),
     ] = None,
     reference: Reference = None,
     unit: Unit = None,

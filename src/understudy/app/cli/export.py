@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.terminal import Json, answer, image_size, progress
+from understudy.app.cli.terminal import Json, answer, argument, image_size, option, progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,30 +20,22 @@ if TYPE_CHECKING:
 
 
 def export(
-    cascade: Annotated[
-        Path, typer.Argument(metavar="CASCADE", help="What `build` wrote.", show_default=False)
-    ],
-    onnx: Annotated[Path, typer.Option("--onnx", metavar="DIR", help="The folder to write.")],
+    cascade: Annotated[Path, argument("CASCADE", "What `build` wrote.")],
+    onnx: Annotated[Path, option("DIR", "The folder to write.", "--onnx")],
     size: Annotated[
         str | None,
-        typer.Option(
-            metavar="HxW",
-            help="The size of input images. "
+        option(
+            "HxW",
+            "The size of input images. "
             "[dim]Default: that of the largest stage, before it crops their centre.[/]",
         ),
     ] = None,
     exit: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="An exit that no operating point uses, for later policies. Repeat it.",
-        ),
+        option("NAME", "An exit that no operating point uses, for later policies. Repeat it."),
     ] = None,
     check: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA", help="Compare both cascades on folder:DIR, parquet:FILE or digits:"
-        ),
+        str | None, option("DATA", "Compare both cascades on folder:DIR, parquet:FILE or digits:")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch of the comparison.")] = 256,
     as_json: Json = False,

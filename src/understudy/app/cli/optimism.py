@@ -6,17 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.terminal import (
-    Budgets,
-    Confidence,
-    Json,
-    Reference,
-    TablePath,
-    Unit,
-    answer,
-    numbers,
-    progress,
-)
+from understudy.app.cli import terminal
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
@@ -26,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def optimism(
-    table: TablePath,
-    max_drop: Budgets,
+    table: terminal.TablePath,
+    max_drop: terminal.Budgets,
     resamples: Annotated[
         int, typer.Option(min=1, metavar="N", help="How often the splits are drawn anew.")
     ] = 100,
-    reference: Reference = None,
+    reference: terminal.Reference = None,
     delta: Annotated[
         float, typer.Option(help="The probability, per budget, that a proved bound is wrong.")
     ] = 0.05,
-    unit: Unit = None,
-    confidence: Confidence = "max_softmax",
+    unit: terminal.Unit = None,
+    confidence: terminal.Confidence = "max_softmax",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.")] = 0,
-    as_json: Json = False,
+    as_json: terminal.Json = False,
 ) -> None:
     """Compare the claimed drop of a policy with its real one: tuned in-sample, held-out, certified.
 
@@ -48,8 +38,8 @@ def optimism(
     from understudy.searching.optimism import optimism as measure
     from understudy.store import load_table
 
-    drops = numbers(max_drop, "--max-drop")
-    with progress("resamples") as advance:
+    drops = terminal.numbers(max_drop, "--max-drop")
+    with terminal.progress("resamples") as advance:
         found = measure(
             load_table(table),
             max_drop=drops,
@@ -61,7 +51,7 @@ def optimism(
             seed=seed,
             on_progress=advance,
         )
-    answer(optimism_view(found), found.to_dict(), as_json=as_json)
+    terminal.answer(optimism_view(found), found.to_dict(), as_json=as_json)
 
 
 def optimism_view(found: Optimism) -> Group:

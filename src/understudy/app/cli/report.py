@@ -5,19 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from understudy.app.cli.terminal import Json, ResultPath, answer
+from understudy.app.cli.terminal import Json, ResultPath, answer, option
 
 
 def report(
     result: ResultPath,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[Path, option("FILE", "The page to write.")] = Path("report.html"),
     bench: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="What `bench --out` wrote about its cascade."),
+        Path | None, option("FILE", "What `bench --out` wrote about its cascade.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -6,39 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from understudy.app.cli.terminal import (
-    CascadePath,
-    Data,
-    Device,
-    Json,
-    StageBatch,
-    WithinDrop,
-    Workers,
-    answer,
-    note,
-    progress,
-)
+from understudy.app.cli import terminal
 from understudy.display import percent, shares_text
 
 SHOWN = 5  # corrupt and failed images that are named
 
 
 def run(
-    cascade: CascadePath,
-    data: Data,
+    cascade: terminal.CascadePath,
+    data: terminal.Data,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="The file of answers to write: .parquet or .csv.")
+        Path, terminal.option("FILE", "The file of answers to write: .parquet or .csv.")
     ] = Path("answers.parquet"),
-    max_drop: WithinDrop = None,
-    batch: StageBatch = 256,
-    workers: Workers = 2,
-    device: Device = None,
-    as_json: Json = False,
+    max_drop: terminal.WithinDrop = None,
+    batch: terminal.StageBatch = 256,
+    workers: terminal.Workers = 2,
+    device: terminal.Device = None,
+    as_json: terminal.Json = False,
 ) -> None:
     """Answer images with a cascade: prediction, confidence and the exit that answered."""
-    with progress("images") as advance:
+    with terminal.progress("images") as advance:
         from understudy.app.run import device_warnings, load_runnable, run_cascade
         from understudy.zoo.data import open_data
 
@@ -50,7 +37,7 @@ def run(
         )
         warnings = device_warnings(cascade, loaded)
     for message in (*warnings, *done.corrupt[:SHOWN], *_causes(done.failed)):
-        note(message)
+        terminal.note(message)
     accuracy = [] if done.accuracy is None else [f"  accuracy {percent(done.accuracy)}"]
     lines = [
         f"  {done.samples:,} images in {done.seconds:.2f} s ({done.rate:,.0f} images/s); "
@@ -58,7 +45,7 @@ def run(
         *accuracy,
         f"  written to {out}",
     ]
-    answer("\n".join(lines), done.to_dict(), as_json=as_json)
+    terminal.answer("\n".join(lines), done.to_dict(), as_json=as_json)
 
 
 def _causes(failed: Mapping[str, str]) -> list[str]:

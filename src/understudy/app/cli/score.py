@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.terminal import (
-    Device,
-    Json,
-    SplitShares,
-    answer_table,
-    batch_sizes,
-    note,
-    progress,
-    split_shares,
-)
+from understudy.app.cli import terminal
 
 if TYPE_CHECKING:
     from understudy.scores import ScoreTable
@@ -25,44 +16,40 @@ if TYPE_CHECKING:
 def score(
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL",
-            help="timm:NAME, torchvision:NAME, py:module:factory (each with ?checkpoint=FILE) or "
+        terminal.argument(
+            "MODEL",
+            "timm:NAME, torchvision:NAME, py:module:factory (each with ?checkpoint=FILE) or "
             "exits:DIR; NAME=SPEC names the exit.",
-            show_default=False,
         ),
     ],
     data: Annotated[
-        str,
-        typer.Option(
-            metavar="DATA", help="folder:DIR (one folder per class), parquet:FILE or digits:"
-        ),
+        str, terminal.option("DATA", "folder:DIR (one folder per class), parquet:FILE or digits:")
     ],
-    into: Annotated[Path, typer.Option(metavar="TABLE", help="The table to write or to add to.")],
+    into: Annotated[Path, terminal.option("TABLE", "The table to write or to add to.")],
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 256,
     measure: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="BATCHES",
-            help="Measure ms per sample at these batches: 1,16,64,256. [dim]Default: --batch[/]",
+        terminal.option(
+            "BATCHES",
+            "Measure ms per sample at these batches: 1,16,64,256. [dim]Default: --batch[/]",
         ),
     ] = None,
-    device: Device = None,
+    device: terminal.Device = None,
     keep_logits: Annotated[
         bool, typer.Option("--keep-logits", help="Keep all logits (float16), for ensembles.")
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="A corrupt image is an error, not a skipped sample.")
     ] = False,
-    split: SplitShares = None,
+    split: terminal.SplitShares = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
-    as_json: Json = False,
+    as_json: terminal.Json = False,
 ) -> None:
     """Run models over labelled images and store every model's prediction for every image.
 
     It can be interrupted at any time: the same command resumes where it stopped.
     """
-    with progress("images") as advance:
+    with terminal.progress("images") as advance:
         from understudy.scoring.on_disk import score_into
         from understudy.zoo.models import named_models
 
@@ -71,16 +58,16 @@ def score(
             named_models(models),
             data,
             batch=batch,
-            measure_batches=batch_sizes(measure, "--measure") if measure else (batch,),
+            measure_batches=terminal.batch_sizes(measure, "--measure") if measure else (batch,),
             keep_logits=keep_logits,
             strict=strict,
             workers=workers,
-            split=split_shares(split),
+            split=terminal.split_shares(split),
             device=device,
             on_progress=advance,
         )
     _note_omissions(scores)
-    answer_table(scores, into, as_json=as_json)
+    terminal.answer_table(scores, into, as_json=as_json)
 
 
 def _note_omissions(scores: ScoreTable) -> None:
@@ -90,8 +77,8 @@ def _note_omissions(scores: ScoreTable) -> None:
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
         images = "image was" if corrupt["count"] == 1 else "images were"
-        note(f"{corrupt['count']} corrupt {images} left out: {listed(corrupt['ids'])}")
+        terminal.note(f"{corrupt['count']} corrupt {images} left out: {listed(corrupt['ids'])}")
     for exit in scores.exits:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:
-            note(f"MACs of {exit.name} leave out the operators {listed(uncounted)}")
+            terminal.note(f"MACs of {exit.name} leave out the operators {listed(uncounted)}")

@@ -7,39 +7,27 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.app.cli.terminal import (
-    Confidence,
-    Json,
-    Reference,
-    TablePath,
-    Unit,
-    UsageError,
-    answer,
-    moved,
-    named_numbers,
-    note,
-    numbers,
-)
+from understudy.app.cli import terminal
 
 JSON_KEYS = ("unit", "reference", "delta", "searched_on", "results", "singles")
 
 
 def search(
-    table: TablePath,
+    table: terminal.TablePath,
     max_drop: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="POINTS",
-            help="Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1. A negative one requires "
+        terminal.option(
+            "POINTS",
+            "Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1. A negative one requires "
             "a gain.",
         ),
     ] = None,
-    reference: Reference = None,
+    reference: terminal.Reference = None,
     max_cost: Annotated[
         float | None,
-        typer.Option(
-            metavar="COST",
-            help="The highest mean cost per sample. Without --max-drop: find the most accurate "
+        terminal.option(
+            "COST",
+            "The highest mean cost per sample. Without --max-drop: find the most accurate "
             "policy within it.",
         ),
     ] = None,
@@ -52,36 +40,31 @@ def search(
     ] = False,
     class_drop: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="CLASS=POINTS", help="A budget for one class, proved as well. Repeat it."
-        ),
+        terminal.option("CLASS=POINTS", "A budget for one class, proved as well. Repeat it."),
     ] = None,
     stages: Annotated[
-        int,
-        typer.Option(min=2, help="The most models in a chain; the reference may follow them."),
+        int, typer.Option(min=2, help="The most models in a chain; the reference may follow them.")
     ] = 2,
-    unit: Unit = None,
-    confidence: Confidence = "max_softmax",
+    unit: terminal.Unit = None,
+    confidence: terminal.Confidence = "max_softmax",
     in_sample: Annotated[
         bool,
         typer.Option(
             "--in-sample", help="Choose and measure on all samples; nothing is certified."
         ),
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the result (JSON).")
-    ] = None,
+    out: Annotated[Path | None, terminal.option("FILE", "Write the result (JSON).")] = None,
     frontier: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every non-dominated point (JSON).")
+        Path | None, terminal.option("FILE", "Write every non-dominated point (JSON).")
     ] = None,
-    as_json: Json = False,
+    as_json: terminal.Json = False,
     _: Annotated[
         bool,
         typer.Option(
             "--all",
             hidden=True,
             is_eager=True,
-            callback=moved("understudy savers TABLE --max-drop POINTS"),
+            callback=terminal.moved("understudy savers TABLE --max-drop POINTS"),
         ),
     ] = False,
 ) -> None:
@@ -94,11 +77,11 @@ def search(
     from understudy.searching import search as searches
     from understudy.store import count_looks, load_table, log_look
 
-    drops = numbers(max_drop or (), "--max-drop")
+    drops = terminal.numbers(max_drop or (), "--max-drop")
     if (jointly or class_drop) and (in_sample or not drops):
         option = "--jointly" if jointly else "--class-drop"
         found = "--in-sample" if in_sample else "no budget"
-        raise UsageError(
+        raise terminal.UsageError(
             f"certified budgets take {option}, found {found}: "
             f"add --max-drop POINTS without --in-sample, or drop {option}"
         )
@@ -111,18 +94,20 @@ def search(
     }
     certified: dict[str, Any] = {"delta": delta, "looks": count_looks(table) + 1}
     if in_sample:
-        note("in-sample: chosen and measured on the same samples; nothing certified", style="red")
+        terminal.note(
+            "in-sample: chosen and measured on the same samples; nothing certified", style="red"
+        )
         result = searches.search_in_sample(scores, max_drop=drops, max_cost=max_cost, **spec)
     elif drops:
         verb = searches.search_jointly if jointly else searches.search
-        by_class = named_numbers(class_drop or (), "--class-drop")
+        by_class = terminal.named_numbers(class_drop or (), "--class-drop")
         result = verb(
             scores, max_drop=drops, class_drops=by_class, max_cost=max_cost, **certified, **spec
         )
     elif max_cost is not None:
         result = searches.search_within_cost(scores, max_cost=max_cost, **certified, **spec)
     else:
-        raise UsageError(
+        raise terminal.UsageError(
             "a search has a budget, found none: add --max-drop POINTS, or --max-cost COST alone"
         )
     if not in_sample:
@@ -132,4 +117,4 @@ def search(
     if frontier is not None:
         write_json(frontier, [point.to_dict() for point in result.frontier])
     data = result.to_dict()
-    answer(result.view(), {key: data[key] for key in JSON_KEYS}, as_json=as_json)
+    terminal.answer(result.view(), {key: data[key] for key in JSON_KEYS}, as_json=as_json)

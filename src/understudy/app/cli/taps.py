@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.terminal import Json, UsageError, answer, image_size, stdout_to_stderr
+from understudy.app.cli import terminal
 from understudy.display import cost_text, group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ BAR = 20  # characters
 def taps(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL",
-            help="timm:NAME, torchvision:NAME or py:module:factory; its weights do not matter.",
-            show_default=False,
+        terminal.argument(
+            "MODEL", "timm:NAME, torchvision:NAME or py:module:factory; its weights do not matter."
         ),
     ],
     count: Annotated[
@@ -34,14 +32,13 @@ def taps(
         typer.Option(min=1, metavar="N", help="Mark N of them, spread evenly over the cost."),
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="The size of images, for models that take any."),
+        str | None, terminal.option("HxW", "The size of images, for models that take any.")
     ] = None,
-    as_json: Json = False,
+    as_json: terminal.Json = False,
 ) -> None:
     """List the places inside a network where an exit can be attached: where all of its data pass
     through a single tensor."""
-    with stdout_to_stderr():
+    with terminal.stdout_to_stderr():
         from understudy.early_exit.taps import even_taps, list_taps
         from understudy.zoo.models import build_stage
 
@@ -54,7 +51,7 @@ def taps(
         "image": list(image.shape),
         "taps": [{**tap.to_dict(), "even": tap in even} for tap in places],
     }
-    answer(_view(model, image, places, even), data, as_json=as_json)
+    terminal.answer(_view(model, image, places, even), data, as_json=as_json)
 
 
 def _image(stage: Stage, size: str | None, model: str) -> Tensor:
@@ -62,18 +59,18 @@ def _image(stage: Stage, size: str | None, model: str) -> Tensor:
     import torch
 
     if stage.preprocess is None:
-        raise UsageError(
+        raise terminal.UsageError(
             f"taps are listed for models with a known input size, {model!r} has no "
             "preprocessing: return Stage(model, preprocess=...)"
         )
     sides = stage.preprocess.size
     if (sides is None) == (size is None):
         found = f"the size {sides[0]}x{sides[1]} and --size {size}" if sides else "none"
-        raise UsageError(
+        raise terminal.UsageError(
             f"the size of images comes from the model or else from --size HxW, for {model!r} "
             f"found {found}: {'drop' if sides else 'add'} the option"
         )
-    shape = (len(stage.preprocess.mean), *(sides or image_size(str(size))))
+    shape = (len(stage.preprocess.mean), *(sides or terminal.image_size(str(size))))
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 

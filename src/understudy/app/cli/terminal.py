@@ -6,27 +6,23 @@ Rich is imported when something is printed, so that help and shell completion st
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
 
 from understudy.display import cost_text, group_of, note_of, percent, table_of
+from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from understudy.scores import ScoreTable
-import re
-from collections.abc import Iterable
-from typing import Annotated
-
-import typer
-
-from understudy.errors import UnderstudyError
-
 WIDTH = 120  # columns, where the output is no terminal
 
 Advance = Callable[[str, int, int], None]
@@ -147,24 +143,26 @@ def _rate(speed: float | None) -> str:
     return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
 
 
+def argument(metavar: str, help: str) -> Any:
+    """An argument of a verb, which has no default."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
+
+
+def option(metavar: str, help: str, *names: str) -> Any:
+    """An option of a verb that takes a value; its name is the parameter's unless given."""
+    return typer.Option(*names, metavar=metavar, help=help)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-TablePath = Annotated[
-    Path, typer.Argument(metavar="TABLE", help="A score table.", show_default=False)
-]
-ResultPath = Annotated[
-    Path,
-    typer.Argument(metavar="RESULT", help="What `search --out` wrote.", show_default=False),
-]
-CascadePath = Annotated[
-    Path,
-    typer.Argument(metavar="CASCADE", help="What `build` or `export` wrote.", show_default=False),
-]
-Data = Annotated[str, typer.Option(metavar="DATA", help="folder:DIR, parquet:FILE or digits:")]
+TablePath = Annotated[Path, argument("TABLE", "A score table.")]
+ResultPath = Annotated[Path, argument("RESULT", "What `search --out` wrote.")]
+CascadePath = Annotated[Path, argument("CASCADE", "What `build` or `export` wrote.")]
+Data = Annotated[str, option("DATA", "folder:DIR, parquet:FILE or digits:")]
 Device = Annotated[
     str | None,
-    typer.Option(
-        metavar="DEVICE",
-        help="Where to compute, as torch names it: cpu, cuda, cuda:1. "
+    option(
+        "DEVICE",
+        "Where to compute, as torch names it: cpu, cuda, cuda:1. "
         "[dim]Default: an NVIDIA GPU if there is one, else the CPU; the CPU for what `export` "
         "wrote.[/]",
     ),
@@ -172,9 +170,9 @@ Device = Annotated[
 StageBatch = Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")]
 WithinDrop = Annotated[
     float | None,
-    typer.Option(
-        metavar="POINTS",
-        help="Set the cascade to its cheapest certified policy within this drop. "
+    option(
+        "POINTS",
+        "Set the cascade to its cheapest certified policy within this drop. "
         "[dim]Default: as it was built.[/]",
     ),
 ]
@@ -183,36 +181,29 @@ Workers = Annotated[
 ]
 Reference = Annotated[
     str | None,
-    typer.Option(
-        metavar="EXIT",
-        help="The exit that accuracy is compared with. [dim]Default: the costliest.[/]",
-    ),
+    option("EXIT", "The exit that accuracy is compared with. [dim]Default: the costliest.[/]"),
 ]
 Unit = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "UNIT",
+        "The unit of cost to minimise, such as ms@64. [dim]Default: the table's first.[/]",
         "--unit",
         "--cost",
-        metavar="UNIT",
-        help="The unit of cost to minimise, such as ms@64. [dim]Default: the table's first.[/]",
     ),
 ]
 Confidence = Annotated[
     str,
-    typer.Option(
-        metavar="NAME",
-        help="The stored confidence that thresholds apply to; `deferral` learns one on tune.",
+    option(
+        "NAME", "The stored confidence that thresholds apply to; `deferral` learns one on tune."
     ),
 ]
 Budgets = Annotated[
-    list[str],
-    typer.Option(metavar="POINTS", help="Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1."),
+    list[str], option("POINTS", "Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1.")
 ]
 SplitShares = Annotated[
     str | None,
-    typer.Option(
-        metavar="SHARES", help="Shares of the splits. [dim]Default: tune=.2,certify=.6,test=.2[/]"
-    ),
+    option("SHARES", "Shares of the splits. [dim]Default: tune=.2,certify=.6,test=.2[/]"),
 ]
 
 

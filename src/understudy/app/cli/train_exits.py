@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.app.cli.terminal import (
-    Device,
-    Json,
-    UsageError,
-    Workers,
-    answer,
-    listed_values,
-    note,
-    progress,
-)
+from understudy.app.cli import terminal
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
@@ -31,50 +22,43 @@ if TYPE_CHECKING:
 def train_exits(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL",
-            help="timm:NAME, torchvision:NAME or py:module:factory; NAME=SPEC names the network.",
-            show_default=False,
+        terminal.argument(
+            "MODEL",
+            "timm:NAME, torchvision:NAME or py:module:factory; NAME=SPEC names the network.",
         ),
     ],
     data: Annotated[
         str,
-        typer.Option(
-            metavar="DATA",
-            help="folder:DIR, parquet:FILE or digits:train. Score the exits on other data!",
+        terminal.option(
+            "DATA", "folder:DIR, parquet:FILE or digits:train. Score the exits on other data!"
         ),
     ],
-    into: Annotated[Path, typer.Option(metavar="DIR", help="The folder of exits to write.")],
+    into: Annotated[Path, terminal.option("DIR", "The folder of exits to write.")],
     taps: Annotated[
         str | None,
-        typer.Option(
-            metavar="PATHS",
-            help="Module paths, joined by commas, or how many places. [dim]Default: 6[/]",
+        terminal.option(
+            "PATHS", "Module paths, joined by commas, or how many places. [dim]Default: 6[/]"
         ),
     ] = None,
     heads: Annotated[
         str,
-        typer.Option(
-            metavar="KINDS",
-            help="Kinds of heads at every tap, joined by commas: linear, mlp1x256, conv64.",
+        terminal.option(
+            "KINDS", "Kinds of heads at every tap, joined by commas: linear, mlp1x256, conv64."
         ),
     ] = "linear",
     saver: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A small model that answers first; an exit at every tap refines its answer.",
+        terminal.option(
+            "MODEL", "A small model that answers first; an exit at every tap refines its answer."
         ),
     ] = None,
     classifier: Annotated[
-        bool,
-        typer.Option("--classifier", help="First train the network's own last layer anew."),
+        bool, typer.Option("--classifier", help="First train the network's own last layer anew.")
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Settings of training (TOML); --epochs, --batch, --lr and --seed override it.",
+        terminal.option(
+            "FILE", "Settings of training (TOML); --epochs, --batch, --lr and --seed override it."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="The most epochs. [dim]Default: 12[/]")] = None,
@@ -86,9 +70,9 @@ def train_exits(
     cache_gb: Annotated[
         float, typer.Option(min=0, metavar="GB", help="Disk space for cached features, at most.")
     ] = 8.0,
-    workers: Workers = 2,
-    device: Device = None,
-    as_json: Json = False,
+    workers: terminal.Workers = 2,
+    device: terminal.Device = None,
+    as_json: terminal.Json = False,
 ) -> None:
     """Train exits inside a network, whose own weights stay as they are, and write them to a folder.
 
@@ -96,7 +80,7 @@ def train_exits(
     exits as exits:DIR, on data that they were not trained on.
     """
     options = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
-    with progress("steps") as advance:
+    with terminal.progress("steps") as advance:
         from understudy.early_exit.serialization import ExitFolder
         from understudy.training.api import train_exits as train
 
@@ -105,7 +89,7 @@ def train_exits(
             data,
             into,
             taps=_taps(taps),
-            heads=listed_values(heads),
+            heads=terminal.listed_values(heads),
             saver=saver,
             classifier=classifier,
             config=_training_config(config, options),
@@ -113,10 +97,10 @@ def train_exits(
             workers=workers,
             device=device,
             on_progress=advance,
-            on_note=note,
+            on_note=terminal.note,
         )
     folder = ExitFolder.read(into)
-    answer(
+    terminal.answer(
         _view(folder.training, into),
         {"folder": str(into), "spec": f"exits:{into}", "name": folder.name, **folder.training},
         as_json=as_json,
@@ -139,7 +123,7 @@ def _training_config(file: Path | None, options: Mapping[str, Any]) -> TrainingC
             config.to_dict() | _toml(file),
             TrainingConfig,
             what=f"the configuration in {str(file)!r}",
-            error=UsageError,
+            error=terminal.UsageError,
             remedy="correct the file",
         )
     return replace(config, **{name: value for name, value in options.items() if value is not None})
@@ -149,15 +133,19 @@ def _toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--config cannot be read from {str(file)!r}: {error.strerror}") from error
+        raise terminal.UsageError(
+            f"--config cannot be read from {str(file)!r}: {error.strerror}"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config takes a TOML file, {str(file)!r} is not: {error}") from error
+        raise terminal.UsageError(
+            f"--config takes a TOML file, {str(file)!r} is not: {error}"
+        ) from error
 
 
 def _taps(text: str | None) -> int | list[str] | None:
     if text is None:
         return None
-    return int(text) if text.strip().isdecimal() else listed_values(text)
+    return int(text) if text.strip().isdecimal() else terminal.listed_values(text)
 
 
 def _view(training: Mapping[str, Any], into: Path) -> Group:
