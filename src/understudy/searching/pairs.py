@@ -125,17 +125,10 @@ def pair_curve(
     first, both = table.cost_of([little], unit), table.cost_of([little, last], unit)
     cost = accepted / samples * first + (samples - accepted) / samples * both
     cost[0] = table.cost_of([last], unit)
-    return PairCurve(
-        little=little,
-        last=last,
-        confidence=confidence,
-        full=table.cost_of([reference], unit),
-        threshold=thresholds_between(falling, ends),
-        accepted=accepted,
-        losses=_counts(reference_right & ~little_right, reference_right & ~last_right, accepted),
-        gains=_counts(little_right & ~reference_right, last_right & ~reference_right, accepted),
-        cost=cost,
-    )
+    losses = _counts(reference_right & ~little_right, reference_right & ~last_right, accepted)
+    gains = _counts(little_right & ~reference_right, last_right & ~reference_right, accepted)
+    full, threshold = table.cost_of([reference], unit), thresholds_between(falling, ends)
+    return PairCurve(little, last, confidence, full, threshold, accepted, losses, gains, cost)
 
 
 def thresholds_between(falling: Array, ends: Array) -> npt.NDArray[np.float64]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -261,7 +261,7 @@ class _OnepassProblem:
         return weight * (1 - a) + (1 - weight) * m
 
     def cost(self, visited: Array) -> float:
-        """The cost of all parts that were visited, a mask (P,)."""
+        """The cost of the parts that were visited, a mask (P,)."""
         return float(self.price[visited].sum())
 
 
@@ -337,19 +337,15 @@ def _policy(problem: _OnepassProblem, chosen: Sequence[tuple[int, float]]) -> Po
 def _problem(table: ScoreTable, reference: str, *, unit: str, confidence: str) -> _OnepassProblem:
     found = exits_in_order(table, reference, unit)
     place = positions(table, [*found, reference])
-    groups: dict[frozenset[str], list[str]] = {}
-    for name in sorted(found, key=table.index):
-        groups.setdefault(place[name], []).append(name)
-    ordered = [groups[key] for key in dict.fromkeys(place[name] for name in found)]
+    ordered = [sorted(types, key=table.index) for _, types in groupby(found, place.__getitem__)]
     names = tuple(name for group in ordered for name in group)
     ends = np.cumsum([0, *(len(group) for group in ordered)]).tolist()
-    rows, truth = [table.index(name) for name in names], table.truth(reference)
+    rows, last = [table.index(name) for name in names], table.index(reference)
     scores = table.scores(confidence)[rows].astype(np.float64)
     _check_range(scores)
-    right = table.prediction[rows] == truth
-    final = table.prediction[table.index(reference)] == truth
+    right, final = (table.prediction[row] == table.truth(reference) for row in (rows, last))
     price = {**table.costs, **table.times}[unit]
-    own = [set(table.exits[row].parts) for row in (*rows, table.index(reference))]
+    own = [set(table.exits[row].parts) for row in (*rows, last)]
     trunk = [price[part] for part in place[names[0]] if part in own[0]]
     start = math.fsum(trunk) if trunk else table.cost_of([names[0]], unit)
     least = (start, float(right[0].mean()))
