@@ -217,14 +217,10 @@ def _point(curve: PairCurve, position: int, reference: Outcome) -> Point:
     shares = {curve.little: accepted / count, curve.last: (count - accepted) / count}
     reference_right = round(reference.reference_accuracy * count)
     right = reference_right + int(curve.gains[position] - curve.losses[position])
-    return Point(
-        policy=policy,
-        cost=float(curve.cost[position]),
-        accuracy=right / count,
-        drop=float(curve.drop[position]),
-        saving=1 - float(curve.cost[position] / curve.cost[0]) if curve.cost[0] else 0.0,
-        shares={name: shares[name] for name in policy.exits},
-    )
+    cost, drop, full = float(curve.cost[position]), float(curve.drop[position]), curve.cost[0]
+    saving = 1 - float(cost / full) if full else 0.0
+    visited = {name: shares[name] for name in policy.exits}
+    return Point(policy, cost, right / count, drop, saving, visited)
 
 
 def _counts(by_little: Array, by_last: Array, accepted: Array) -> npt.NDArray[np.int64]:

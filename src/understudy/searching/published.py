@@ -215,7 +215,7 @@ def onepass(
     unit = table.unit(unit)
     reference = table.reference(reference, unit=unit)
     problem = _problem(table, reference, unit=unit, confidence=confidence)
-    return [_policy(problem, _pass(problem, weight)) for weight in weights]
+    return [_policy(problem, weight) for weight in weights]
 
 
 def _in_range(scores: Array) -> bool:
@@ -276,11 +276,11 @@ class _OnepassState:
     paid: Array
 
 
-def _pass(problem: _OnepassProblem, weight: float) -> list[tuple[int, float]]:
-    """The exits that are turned on, each with its t."""
+def _policy(problem: _OnepassProblem, weight: float) -> Policy:
+    """The exits that one pass turns on, each at its t, before the reference."""
     left, paid = np.ones(len(problem.final), bool), np.zeros(len(problem.price), bool)
     state = _OnepassState(left, 0.0, int(problem.final.sum()), paid)
-    chosen = []
+    stages = []
     for position in problem.positions:
         off = state.spent + int(state.left.sum()) * problem.cost(state.paid | problem.parts[-1])
         best, found = problem.value(weight, off, state.right), None
@@ -289,9 +289,10 @@ def _pass(problem: _OnepassProblem, weight: float) -> list[tuple[int, float]]:
             if least < best:
                 best, found = least, (exit, threshold)
         if found is not None:
-            chosen.append(found)
+            exit, limit = found[0], from_strict(found[1], problem.scores[found[0]])
+            stages.append(PolicyStage(problem.names[exit], limit, problem.confidence))
             state = _turned_on(problem, state, *found)
-    return chosen
+    return Policy((*stages, PolicyStage(problem.reference)))
 
 
 def _search(
@@ -324,14 +325,6 @@ def _turned_on(
     change = int(problem.right[exit, stops].sum()) - int(problem.final[stops].sum())
     spent = state.spent + int(stops.sum()) * problem.cost(paid)
     return _OnepassState(state.left & ~stops, spent, state.right + change, paid)
-
-
-def _policy(problem: _OnepassProblem, chosen: Sequence[tuple[int, float]]) -> Policy:
-    stages = (
-        PolicyStage(problem.names[exit], from_strict(t, problem.scores[exit]), problem.confidence)
-        for exit, t in chosen
-    )
-    return Policy((*stages, PolicyStage(problem.reference)))
 
 
 def _problem(table: ScoreTable, reference: str, *, unit: str, confidence: str) -> _OnepassProblem:
