@@ -149,13 +149,8 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class _BestPairs:
-    """The best pair for every last exit (the reference is the last row) and budget, (K + 1, D).
-
-    Attributes:
-        cost: summed over all samples; inf where no pair meets the budget.
-        first: the first model.
-        length: how many samples it answers.
-    """
+    """The best pair for every last exit (the reference is the last row) and budget, (K + 1, D): its
+    cost over all samples (inf for none), the first model, and how many samples that answers."""
 
     cost: Array
     first: Array
@@ -237,12 +232,8 @@ def _best_three(
 
 @dataclass(frozen=True, eq=False)
 class _LastExit:
-    """A last exit, by row (K for the reference), as screened on a subset of the samples.
-
-    Attributes:
-        cost: (D,) the least mean cost that the grid has found for each budget.
-        likely: (K', K') which pairs of the K' models before it may be the best.
-    """
+    """A last exit, by row (K for the reference), as screened on a subset of the samples: the least
+    cost (D,) on the grid for each budget, and which pairs (K', K') before it may be the best."""
 
     row: int
     cost: Array

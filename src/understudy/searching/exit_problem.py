@@ -59,16 +59,16 @@ class ExitProblem:
     shared_cost: Array = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        single = np.asarray(self.confidence).dtype == np.float32
         kinds: dict[str, Any] = {"correct": bool, "final": bool, "group": np.int64, "shared": bool}
-        if single:
+        if np.asarray(self.confidence).dtype == np.float32:
             kinds["confidence"] = np.float32
         if not np.size(self.shared):
             empty = np.zeros((len(self.trunk), len(self.shared_cost)), bool)
             object.__setattr__(self, "shared", empty)
         for one in fields(self):
             kind = kinds.get(one.name, np.float64)
-            view = np.ascontiguousarray(getattr(self, one.name), kind).view()
+            whole = np.ascontiguousarray(getattr(self, one.name))
+            view = whole.astype(kind, copy=kind is not np.float32).view()
             view.flags.writeable = False
             object.__setattr__(self, one.name, view)
         _check_shapes(self)

@@ -130,13 +130,8 @@ def losses_and_gains(
 
 @dataclass(frozen=True, eq=False)
 class _ThresholdSweep:
-    """One stage along a sequence of P policies, its threshold never rising.
-
-    Attributes:
-        exit: the exit that answers.
-        threshold: (P,) float64.
-        start: (N,) the first policy in which the stage accepts each sample; P for never.
-    """
+    """One stage along P policies, its thresholds (P,) never rising; `start` (N,) is the first in
+    which it accepts each sample, P for never."""
 
     exit: str
     threshold: Array

@@ -133,7 +133,7 @@ def find_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
 def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
     """The best thresholds of at most `MOST_ON` exits, added one by one, whichever saves most.
 
-    Many thresholds fit the noise of few samples; certify often refutes what they reach on tune.
+    Many thresholds fit the noise of few samples: certify often does not confirm what they reach.
     """
     reference, unit = spec.reference, spec.unit
     candidates = exits_in_order(table, reference, unit)
