@@ -2,7 +2,6 @@
 
 A threshold is a prefix: how many of its most confident samples a model accepts. Every prefix has a
 net loss, the sum of (last exit correct) - (model correct), which must stay within a budget.
-Imported on first use, because importing Numba is slow.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ class RankedModel(NamedTuple):
 
 
 class CodedModels(NamedTuple):
-    """All models before a last exit: codes (K, N), see `encode`, and costs per sample, (K,) and of
-    the last exit."""
+    """All models before a last exit: codes (K, N), see `encode`, costs (K,), and the last's."""
 
     codes: Array
     price: Array
@@ -229,8 +227,7 @@ def _remove(tree: _PrefixTree, sample: int) -> None:
 
 @compiled
 def _longest_prefix(tree: _PrefixTree, allowed: int) -> Any:
-    """The longest prefix that ends on an edge and loses at most `allowed`; 0 where there is
-    none."""
+    """The longest prefix that ends on an edge and loses at most `allowed`; 0 for none."""
     total, least = tree.total, tree.least
     leaves = tree.end.shape[0]
     if least[1] > allowed:

@@ -1,4 +1,7 @@
-"""How kernels are compiled: without the interpreter's lock, kept on disk where possible."""
+"""How kernels are compiled: without the interpreter's lock, kept on disk where possible.
+
+Modules of kernels are imported on first use, because importing Numba is slow.
+"""
 
 from __future__ import annotations
 

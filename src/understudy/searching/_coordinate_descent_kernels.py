@@ -138,11 +138,8 @@ def _totals(leave: Array, counts: Array) -> tuple[Any, Any]:
 
 @compiled
 def _changes(leave: Array, group: int) -> Array:
-    """What changes in cost and in mistakes when `group` answers a sample itself: (2, 4 J + 4).
-
-    Column ``2 * code + correct`` is for a sample of that code that the group has correct or not;
-    samples that leave earlier change nothing.
-    """
+    """What changes in cost and in mistakes when `group` answers a sample itself: (2, 4 J + 4), at
+    ``2 * code + correct``. Samples that leave earlier change nothing."""
     out = np.zeros((2, 4 * leave.shape[0]), np.int64)
     for code in range(2 * group, 2 * leave.shape[0]):
         for correct in range(2):
@@ -292,8 +289,7 @@ def fill(
 
 @compiled
 def count_answers(confidence: Array, thresholds: Array, out: Array) -> None:
-    """Add to `out` (P, K + 1) the samples answered by each exit: the first that is
-    on and accepts it, else the full model.
+    """Add to `out` (P, K + 1) the samples that each exit, or else the full model, answers first.
 
     `confidence` is (N, K) float64, `thresholds` (P, K) float64 with NaN for off.
     """

@@ -1,7 +1,4 @@
-"""Compiled half of `exact_test`: one exact probability, summed over the discordant counts.
-
-Imported on first use, because importing Numba is slow.
-"""
+"""Compiled half of `exact_test`: one exact probability, summed over the discordant counts."""
 
 from __future__ import annotations
 

@@ -95,26 +95,21 @@ def _pair_filler(
     correct: Array, confidence: Array, cost: Array, budgets: Array, out: AllPairs
 ) -> Callable[[int], None]:
     """The function that writes the pairs of one little model into `out`."""
-    from understudy.searching._all_pairs_kernels import (
-        RankedSamples,
-        fewest_deferred,
-        pack,
-        pack_row,
-    )
+    from understudy.searching import _all_pairs_kernels as kernels
 
     by_cost = np.argsort(cost, kind="stable")
     first_dearer = np.searchsorted(cost[by_cost], cost, side="right")
     widest_first = np.argsort(-budgets, kind="stable")
-    bits, right = pack(correct, by_cost), np.count_nonzero(correct, axis=1)
+    bits, right = kernels.pack(correct, by_cost), np.count_nonzero(correct, axis=1)
     gap_left = right[by_cost][:, None] - budgets[widest_first]
 
     def fill(little: int) -> None:
         first, order = int(first_dearer[little]), np.argsort(confidence[little])
         rising = confidence[little][order]
         edges = np.append(True, rising[1:] != rising[:-1])
-        marks = pack_row(correct[little][order])
-        ranked = RankedSamples(order.view(np.uint64), marks, pack_row(edges))
-        deferred = fewest_deferred(bits, ranked, gap_left - right[little], first)[first:]
+        marks, ends = kernels.pack_row(correct[little][order]), kernels.pack_row(edges)
+        ranked = kernels.RankedSamples(order.view(np.uint64), marks, ends)
+        deferred = kernels.fewest_deferred(bits, ranked, gap_left - right[little], first)[first:]
         by_drop = np.empty_like(deferred)
         by_drop[:, widest_first] = deferred
         out.accepted[little, by_cost[first:]] = len(order) - by_drop

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -41,9 +41,9 @@ class ChainProblem:
         price: (K,) the cost per sample of each; never more than `full`, that of the last exit.
         confidence: (K, N).
         loss: (K, N) int8, (last exit correct) - (model correct).
-        order: (K, N) the samples by falling confidence.
-        edge: (K, N) whether the prefix of `order` that ends here splits no tie.
         threads: how many to use; all cores if None.
+        order: (K, N) the samples by falling confidence; see `sorted`.
+        edge: (K, N) whether the prefix of `order` that ends here splits no tie.
     """
 
     names: tuple[str, ...]
@@ -52,26 +52,17 @@ class ChainProblem:
     full: float
     confidence: Array
     loss: Array
-    order: Array
-    edge: Array
     threads: int | None
+    order: Array = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    edge: Array = field(default_factory=lambda: np.empty((0, 0), bool))
 
     @property
     def samples(self) -> int:
         return int(self.loss.shape[1])
 
-    @staticmethod
-    def of(
-        names: Sequence[str],
-        last: str,
-        price: Array,
-        full: float,
-        *,
-        confidence: Array,
-        loss: Array,
-        threads: int | None,
-    ) -> ChainProblem:
+    def sorted(self) -> ChainProblem:
         """The problem with its samples sorted."""
+        confidence = self.confidence
         order, edge = np.empty(confidence.shape, np.int32), np.empty(confidence.shape, bool)
 
         def sort(row: int) -> None:
@@ -79,8 +70,8 @@ class ChainProblem:
             falling = confidence[row][order[row]]
             edge[row] = np.append(falling[:-1] != falling[1:], True)
 
-        _in_threads(sort, range(len(confidence)), threads)
-        return ChainProblem(tuple(names), last, price, full, confidence, loss, order, edge, threads)
+        _in_threads(sort, range(len(confidence)), self.threads)
+        return replace(self, order=order, edge=edge)
 
     def model(self, row: int) -> RankedModel:
         from understudy.searching._chain_solver_kernels import RankedModel
@@ -141,15 +132,10 @@ class ChainProblem:
         return self._only(np.arange(len(self.names)), np.arange(0, self.samples, stride))
 
     def _only(self, rows: Array, samples: Array) -> ChainProblem:
-        return ChainProblem.of(
-            [self.names[row] for row in rows],
-            self.last,
-            self.price[rows],
-            self.full,
-            confidence=self.confidence[np.ix_(rows, samples)],
-            loss=self.loss[np.ix_(rows, samples)],
-            threads=self.threads,
-        )
+        at = np.ix_(rows, samples)
+        names, price = tuple(self.names[row] for row in rows), self.price[rows]
+        confidence, loss = self.confidence[at], self.loss[at]
+        return replace(self, names=names, price=price, confidence=confidence, loss=loss).sorted()
 
 
 @dataclass(frozen=True)
@@ -163,13 +149,8 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class _BestPairs:
-    """The best pair for every last exit (the reference is the last row) and budget, (K + 1, D).
-
-    Attributes:
-        cost: summed over all samples; inf where no pair meets the budget.
-        first: the first model.
-        length: how many samples it answers.
-    """
+    """The best pair for every last exit (the reference is the last row) and budget, (K + 1, D): its
+    cost over all samples (inf for none), the first model, and how many samples that answers."""
 
     cost: Array
     first: Array
@@ -251,12 +232,8 @@ def _best_three(
 
 @dataclass(frozen=True, eq=False)
 class _LastExit:
-    """A last exit, by row (K for the reference), as screened on a subset of the samples.
-
-    Attributes:
-        cost: (D,) the least mean cost that the grid has found for each budget.
-        likely: (K', K') which pairs of the K' models before it may be the best.
-    """
+    """A last exit, by row (K for the reference), as screened on a subset of the samples: the least
+    cost (D,) on the grid for each budget, and which pairs (K', K') before it may be the best."""
 
     row: int
     cost: Array

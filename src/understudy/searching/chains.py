@@ -97,15 +97,9 @@ def _problem(
     if not rows:
         return None
     correct = (table.prediction[last] == truth).astype(np.int8)
-    return ChainProblem.of(
-        names,
-        reference,
-        costs[rows],
-        float(costs[last]),
-        confidence=scores[rows],
-        loss=np.stack([correct - (table.prediction[row] == truth) for row in rows]),
-        threads=threads,
-    )
+    loss = np.stack([correct - (table.prediction[row] == truth) for row in rows])
+    full, price = float(costs[last]), costs[rows]
+    return ChainProblem(tuple(names), reference, price, full, scores[rows], loss, threads).sorted()
 
 
 def _check_independent(table: ScoreTable, names: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -59,25 +59,18 @@ class ExitProblem:
     shared_cost: Array = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        confidence = np.asarray(self.confidence)
-        if confidence.dtype != np.float32:
-            confidence = confidence.astype(np.float64)
-        values: dict[str, Array] = {
-            "confidence": np.ascontiguousarray(confidence),
-            "correct": np.ascontiguousarray(self.correct).astype(bool),
-            "final": np.ascontiguousarray(self.final).astype(bool),
-            "group": np.asarray(self.group, np.int64),
-            "trunk": np.asarray(self.trunk, np.float64),
-            "head": np.asarray(self.head, np.float64),
-            "shared": np.asarray(self.shared, bool),
-            "shared_cost": np.asarray(self.shared_cost, np.float64),
-        }
-        if not values["shared"].size:
-            values["shared"] = np.zeros((len(values["trunk"]), len(values["shared_cost"])), bool)
-        for name, value in values.items():
-            view = value.view()
+        kinds: dict[str, Any] = {"correct": bool, "final": bool, "group": np.int64, "shared": bool}
+        if np.asarray(self.confidence).dtype == np.float32:
+            kinds["confidence"] = np.float32
+        if not np.size(self.shared):
+            empty = np.zeros((len(self.trunk), len(self.shared_cost)), bool)
+            object.__setattr__(self, "shared", empty)
+        for one in fields(self):
+            kind = kinds.get(one.name, np.float64)
+            whole = np.ascontiguousarray(getattr(self, one.name))
+            view = whole.astype(kind, copy=kind is not np.float32).view()
             view.flags.writeable = False
-            object.__setattr__(self, name, view)
+            object.__setattr__(self, one.name, view)
         _check_shapes(self)
         _check_values(self)
 

@@ -171,16 +171,11 @@ def _points(
         for stage in range(len(policy.stages)):
             visited = policy.exits[: stage + 1]
             cost += by_exit[visited[-1]] / samples * price(visited)
-        points.append(
-            Point(
-                policy=policy,
-                cost=cost,
-                accuracy=(samples - mistakes) / samples,
-                drop=100.0 * (mistakes - reference_wrong) / samples,
-                saving=1 - cost / full if full else 0.0,
-                shares={name: by_exit[name] / samples for name in policy.exits},
-            )
-        )
+        accuracy = (samples - mistakes) / samples
+        drop = 100.0 * (mistakes - reference_wrong) / samples
+        saving = 1 - cost / full if full else 0.0
+        shares = {name: by_exit[name] / samples for name in policy.exits}
+        points.append(Point(policy, cost, accuracy, drop, saving, shares))
     return points
 
 

@@ -148,16 +148,8 @@ def optimism(
             trials[key].append(_Trial(policy, claimed, outcome.drop, outcome.saving[unit]))
         if on_progress is not None:
             on_progress("resamples", done + 1, resamples)
-    return Optimism(
-        unit=unit,
-        reference=reference,
-        confidence=confidence,
-        delta=delta,
-        resamples=resamples,
-        seed=seed,
-        samples=samples,
-        tunings=tuple(_tuning(*key, found, reference) for key, found in trials.items()),
-    )
+    tunings = tuple(_tuning(*key, found, reference) for key, found in trials.items())
+    return Optimism(unit, reference, confidence, delta, resamples, seed, samples, tunings)
 
 
 class _Trial(NamedTuple):
@@ -204,12 +196,7 @@ def _drawn(table: ScoreTable, rng: np.random.Generator, count: int) -> ScoreTabl
 def _tuning(max_drop: float, way: str, trials: Sequence[_Trial], reference: str) -> Tuning:
     alone = Policy.single(reference)
     policies, claimed, given, saving = zip(*trials, strict=True)
-    return Tuning(
-        max_drop=max_drop,
-        way=way,
-        claimed=Spread.of(claimed),
-        given=Spread.of(given),
-        saving=Spread.of(saving),
-        broken=float(np.mean([drop > max_drop + 1e-9 for drop in given])),
-        fell_back=float(np.mean([policy == alone for policy in policies])),
-    )
+    spreads = (Spread.of(claimed), Spread.of(given), Spread.of(saving))
+    broken = float(np.mean([drop > max_drop + 1e-9 for drop in given]))
+    fell_back = float(np.mean([policy == alone for policy in policies]))
+    return Tuning(max_drop, way, *spreads, broken, fell_back)

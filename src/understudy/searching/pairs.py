@@ -125,17 +125,10 @@ def pair_curve(
     first, both = table.cost_of([little], unit), table.cost_of([little, last], unit)
     cost = accepted / samples * first + (samples - accepted) / samples * both
     cost[0] = table.cost_of([last], unit)
-    return PairCurve(
-        little=little,
-        last=last,
-        confidence=confidence,
-        full=table.cost_of([reference], unit),
-        threshold=thresholds_between(falling, ends),
-        accepted=accepted,
-        losses=_counts(reference_right & ~little_right, reference_right & ~last_right, accepted),
-        gains=_counts(little_right & ~reference_right, last_right & ~reference_right, accepted),
-        cost=cost,
-    )
+    losses = _counts(reference_right & ~little_right, reference_right & ~last_right, accepted)
+    gains = _counts(little_right & ~reference_right, last_right & ~reference_right, accepted)
+    full, threshold = table.cost_of([reference], unit), thresholds_between(falling, ends)
+    return PairCurve(little, last, confidence, full, threshold, accepted, losses, gains, cost)
 
 
 def thresholds_between(falling: Array, ends: Array) -> npt.NDArray[np.float64]:
@@ -224,14 +217,10 @@ def _point(curve: PairCurve, position: int, reference: Outcome) -> Point:
     shares = {curve.little: accepted / count, curve.last: (count - accepted) / count}
     reference_right = round(reference.reference_accuracy * count)
     right = reference_right + int(curve.gains[position] - curve.losses[position])
-    return Point(
-        policy=policy,
-        cost=float(curve.cost[position]),
-        accuracy=right / count,
-        drop=float(curve.drop[position]),
-        saving=1 - float(curve.cost[position] / curve.cost[0]) if curve.cost[0] else 0.0,
-        shares={name: shares[name] for name in policy.exits},
-    )
+    cost, drop, full = float(curve.cost[position]), float(curve.drop[position]), curve.cost[0]
+    saving = 1 - float(cost / full) if full else 0.0
+    visited = {name: shares[name] for name in policy.exits}
+    return Point(policy, cost, right / count, drop, saving, visited)
 
 
 def _counts(by_little: Array, by_last: Array, accepted: Array) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -215,7 +215,7 @@ def onepass(
     unit = table.unit(unit)
     reference = table.reference(reference, unit=unit)
     problem = _problem(table, reference, unit=unit, confidence=confidence)
-    return [_policy(problem, _pass(problem, weight)) for weight in weights]
+    return [_policy(problem, weight) for weight in weights]
 
 
 def _in_range(scores: Array) -> bool:
@@ -261,7 +261,7 @@ class _OnepassProblem:
         return weight * (1 - a) + (1 - weight) * m
 
     def cost(self, visited: Array) -> float:
-        """The cost of all parts that were visited, a mask (P,)."""
+        """The cost of the parts that were visited, a mask (P,)."""
         return float(self.price[visited].sum())
 
 
@@ -276,11 +276,11 @@ class _OnepassState:
     paid: Array
 
 
-def _pass(problem: _OnepassProblem, weight: float) -> list[tuple[int, float]]:
-    """The exits that are turned on, each with its t."""
+def _policy(problem: _OnepassProblem, weight: float) -> Policy:
+    """The exits that one pass turns on, each at its t, before the reference."""
     left, paid = np.ones(len(problem.final), bool), np.zeros(len(problem.price), bool)
     state = _OnepassState(left, 0.0, int(problem.final.sum()), paid)
-    chosen = []
+    stages = []
     for position in problem.positions:
         off = state.spent + int(state.left.sum()) * problem.cost(state.paid | problem.parts[-1])
         best, found = problem.value(weight, off, state.right), None
@@ -289,9 +289,10 @@ def _pass(problem: _OnepassProblem, weight: float) -> list[tuple[int, float]]:
             if least < best:
                 best, found = least, (exit, threshold)
         if found is not None:
-            chosen.append(found)
+            exit, limit = found[0], from_strict(found[1], problem.scores[found[0]])
+            stages.append(PolicyStage(problem.names[exit], limit, problem.confidence))
             state = _turned_on(problem, state, *found)
-    return chosen
+    return Policy((*stages, PolicyStage(problem.reference)))
 
 
 def _search(
@@ -326,30 +327,18 @@ def _turned_on(
     return _OnepassState(state.left & ~stops, spent, state.right + change, paid)
 
 
-def _policy(problem: _OnepassProblem, chosen: Sequence[tuple[int, float]]) -> Policy:
-    stages = (
-        PolicyStage(problem.names[exit], from_strict(t, problem.scores[exit]), problem.confidence)
-        for exit, t in chosen
-    )
-    return Policy((*stages, PolicyStage(problem.reference)))
-
-
 def _problem(table: ScoreTable, reference: str, *, unit: str, confidence: str) -> _OnepassProblem:
     found = exits_in_order(table, reference, unit)
     place = positions(table, [*found, reference])
-    groups: dict[frozenset[str], list[str]] = {}
-    for name in sorted(found, key=table.index):
-        groups.setdefault(place[name], []).append(name)
-    ordered = [groups[key] for key in dict.fromkeys(place[name] for name in found)]
+    ordered = [sorted(types, key=table.index) for _, types in groupby(found, place.__getitem__)]
     names = tuple(name for group in ordered for name in group)
     ends = np.cumsum([0, *(len(group) for group in ordered)]).tolist()
-    rows, truth = [table.index(name) for name in names], table.truth(reference)
+    rows, last = [table.index(name) for name in names], table.index(reference)
     scores = table.scores(confidence)[rows].astype(np.float64)
     _check_range(scores)
-    right = table.prediction[rows] == truth
-    final = table.prediction[table.index(reference)] == truth
+    right, final = (table.prediction[row] == table.truth(reference) for row in (rows, last))
     price = {**table.costs, **table.times}[unit]
-    own = [set(table.exits[row].parts) for row in (*rows, table.index(reference))]
+    own = [set(table.exits[row].parts) for row in (*rows, last)]
     trunk = [price[part] for part in place[names[0]] if part in own[0]]
     start = math.fsum(trunk) if trunk else table.cost_of([names[0]], unit)
     least = (start, float(right[0].mean()))

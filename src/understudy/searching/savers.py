@@ -152,9 +152,11 @@ def _all_at_once(
             cost = costs[littles] + np.where(answered < 1, (1 - answered) * costs[big], 0.0)
             best = int(littles[np.argmin(cost)])
             threshold = float(found.threshold[best, big, number])
-            chosen[names[big], drop] = _policy(
-                names[best], names[big], threshold, float(cost.min()) < costs[big], confidence
-            )
+            pays = float(cost.min()) < costs[big]
+            policy = Policy.single(names[best if pays else big])
+            if pays and threshold != -np.inf:
+                policy = Policy.pair(names[best], names[big], threshold, confidence=confidence)
+            chosen[names[big], drop] = policy
     return chosen
 
 
@@ -169,11 +171,3 @@ def _one_by_one(
             curve, position = cheapest_pair(curves, drop)
             chosen[tune.names[big], drop] = curve.policy(position)
     return chosen
-
-
-def _policy(little: str, big: str, threshold: float, pays: bool, confidence: str) -> Policy:
-    if not pays:
-        return Policy.single(big)
-    if threshold == -np.inf:
-        return Policy.single(little)
-    return Policy.pair(little, big, threshold, confidence=confidence)

@@ -64,13 +64,9 @@ def pair_sequence(curve: PairCurve, *, steps: int = STEPS) -> PolicySequence:
     """
     rows = np.unique(np.searchsorted(curve.accepted, np.linspace(0, curve.samples, steps + 1)))
     rows = rows[curve.cost[rows] < curve.full]
-    return PolicySequence(
-        policies=tuple(curve.policy(int(row)) for row in rows),
-        losses=curve.losses[rows],
-        gains=curve.gains[rows],
-        cost=curve.cost[rows],
-        samples=curve.samples,
-    )
+    policies = tuple(curve.policy(int(row)) for row in rows)
+    losses, gains, cost = curve.losses[rows], curve.gains[rows], curve.cost[rows]
+    return PolicySequence(policies, losses, gains, cost, curve.samples)
 
 
 def sequence_through(
@@ -110,13 +106,8 @@ def sequence_through(
         cost += counts / len(table) * table.cost_of(names[: stage + 1], unit)
     least = np.minimum.accumulate(np.append(table.cost_of([reference], unit), cost))[:-1]
     rows = np.flatnonzero(cost < least)
-    return PolicySequence(
-        policies=tuple(_policy_at(stages, sweeps, int(row), reference) for row in rows),
-        losses=losses[rows],
-        gains=gains[rows],
-        cost=cost[rows],
-        samples=len(table),
-    )
+    policies = tuple(_policy_at(stages, sweeps, int(row), reference) for row in rows)
+    return PolicySequence(policies, losses[rows], gains[rows], cost[rows], len(table))
 
 
 def losses_and_gains(
@@ -139,13 +130,8 @@ def losses_and_gains(
 
 @dataclass(frozen=True, eq=False)
 class _ThresholdSweep:
-    """One stage along a sequence of P policies, its threshold never rising.
-
-    Attributes:
-        exit: the exit that answers.
-        threshold: (P,) float64.
-        start: (N,) the first policy in which the stage accepts each sample; P for never.
-    """
+    """One stage along P policies, its thresholds (P,) never rising; `start` (N,) is the first in
+    which it accepts each sample, P for never."""
 
     exit: str
     threshold: Array

@@ -133,7 +133,7 @@ def find_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
 def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
     """The best thresholds of at most `MOST_ON` exits, added one by one, whichever saves most.
 
-    Many thresholds fit the noise of few samples; certify often refutes what they reach on tune.
+    Many thresholds fit the noise of few samples: certify often does not confirm what they reach.
     """
     reference, unit = spec.reference, spec.unit
     candidates = exits_in_order(table, reference, unit)
@@ -270,11 +270,7 @@ def _point(curve: PairCurve, row: int, reference: Outcome) -> Point:
     policy, share = curve.policy(row), float(curve.accepted[row] / curve.samples)
     shares = {curve.little: share, curve.last: 1 - share}
     drop, cost = float(curve.drop[row]), float(curve.cost[row])
-    return Point(
-        policy=policy,
-        cost=cost,
-        accuracy=reference.reference_accuracy - drop / 100,
-        drop=drop,
-        saving=1 - cost / curve.full if curve.full else 0.0,
-        shares={name: shares[name] for name in policy.exits},
-    )
+    accuracy = reference.reference_accuracy - drop / 100
+    saving = 1 - cost / curve.full if curve.full else 0.0
+    visited = {name: shares[name] for name in policy.exits}
+    return Point(policy, cost, accuracy, drop, saving, visited)
