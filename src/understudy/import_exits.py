@@ -67,7 +67,12 @@ def import_record(
         )
     prices.check(positions, macs)
     parts, costs = prices.parts(positions)
-    exits = _checked_names(list(parts) if names is None else list(names), rows)
+    exits = list(parts if names is None else names)
+    if len(exits) != rows or len(set(exits)) < rows:
+        raise DataError(
+            f"a record with {rows} rows has {rows} different exit names, the full model's last, "
+            f"found {len(set(exits))}: {listed(exits)}"
+        )
     table = ScoreTable.from_predictions(
         {
             name: (outputs.prediction[row, :, 0], outputs.confidences(row))
@@ -238,12 +243,3 @@ def _numbers(values: Sequence[Any]) -> tuple[float, ...]:
 
 def _steps(cumulative: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise((0.0, *cumulative))]
-
-
-def _checked_names(names: list[str], rows: int) -> list[str]:
-    if len(names) != rows or len(set(names)) < rows:
-        raise DataError(
-            f"a record with {rows} rows has {rows} different exit names, the full model's last, "
-            f"found {len(set(names))}: {listed(names)}"
-        )
-    return names
