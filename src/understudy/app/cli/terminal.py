@@ -94,28 +94,19 @@ def progress(unit: str) -> Iterator[Advance]:
 
     What is printed to stdout meanwhile goes to stderr.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[rate]}} {unit}/s"),
-        TimeRemainingColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn(f"{{task.fields[rate]}} {unit}/s"),
+        rich.TimeRemainingColumn(),
     )
     console = _console(stderr=True)
-    tasks: dict[str, TaskID] = {}
-    with (
-        stdout_to_stderr(),
-        Progress(*columns, console=console, disable=not console.is_terminal) as bars,
-    ):
+    bars = rich.Progress(*columns, console=console, disable=not console.is_terminal)
+    tasks: dict[str, rich.TaskID] = {}
+    with stdout_to_stderr(), bars:
 
         def advance(description: str, done: int, total: int) -> None:
             if description not in tasks:
