@@ -53,8 +53,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
         costs = [cost_text(scores.cost_of([name], unit), unit) for unit in scores.units]
         rows.append([name, *accuracy, *costs])
     view = group_of(
-        table_of(f"{len(scores):,} samples ({splits})", head, rows),
-        note_of(f"written to {path}"),
+        table_of(f"{len(scores):,} samples ({splits})", head, rows), note_of(f"written to {path}")
     )
     data = {
         "table": str(path),

@@ -203,9 +203,7 @@ def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
     if report.measure != "accuracy":
         title = f"{report.measure}, points from 100 %"
     up = alt.Y(
-        "y:Q",
-        scale=scale(y),
-        axis=alt.Axis(title=title, format="+~r", labelExpr=ZERO, **ABOVE),
+        "y:Q", scale=scale(y), axis=alt.Axis(title=title, format="+~r", labelExpr=ZERO, **ABOVE)
     )
     dots = [
         {"x": cost, "y": -drop}
