@@ -113,16 +113,27 @@ def difficulty(
     right = table.prediction == table.truth(big)
     order = np.argsort(costs, kind="stable")
     values = table.scores(confidence)
+
+    def group(name: str, rows: npt.NDArray[Any]) -> Bin:
+        accuracy = right[:, rows].mean(1)
+        gains = {
+            table.names[b]: float(100 * (accuracy[b] - accuracy[a]) / (costs[b] - costs[a]))
+            for a, b in pairwise(order.tolist())
+            if costs[b] > costs[a]
+        }
+        by_exit = {n: float(a) for n, a in zip(table.names, accuracy, strict=True)}
+        return Bin(name, right[:, rows].shape[1], by_exit, gains)
+
     return Difficulty(
         little=small,
         reference=big,
         unit=unit,
         costs={name: float(cost) for name, cost in zip(table.names, costs, strict=True)},
         by_confidence=tuple(
-            _bin(table, right[:, rows], f"{number + 1}", costs, order)
+            group(f"{number + 1}", rows)
             for number, rows in enumerate(_tenths(values[table.index(small)]))
         ),
-        by_agreement=_agreement(table, right, costs, order),
+        by_agreement=tuple(group(*level) for level in _levels(right) if level[1].any()),
         helps={
             name: _easy_tenths(right, values, table.index(name), table.index(big))
             for name in (table.names[i] for i in order)
@@ -147,44 +158,14 @@ def _easy_tenths(
     return tenths
 
 
-def _agreement(
-    table: ScoreTable,
-    right: npt.NDArray[np.bool_],
-    costs: npt.NDArray[np.float64],
-    order: npt.NDArray[np.intp],
-) -> tuple[Bin, ...]:
-    exits = len(table.exits)
-    hits = right.sum(0)
+def _levels(right: npt.NDArray[np.bool_]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """The samples that so many exits have right, from all to none; in ten ranges if many."""
+    exits, hits = len(right), right.sum(0)
     if exits <= 10:
-        levels = [(f"{k} of {exits} right", hits == k) for k in range(exits, -1, -1)]
-    else:
-        edges = [exits * k // 10 for k in range(10, 0, -1)]
-        lowest = [edge + 1 for edge in edges[1:]] + [0]
-        levels = [
-            (f"{low} to {high} of {exits} right", (low <= hits) & (hits <= high))
-            for low, high in zip(lowest, edges, strict=True)
-        ]
-    return tuple(
-        _bin(table, right[:, rows], name, costs, order) for name, rows in levels if rows.any()
-    )
-
-
-def _bin(
-    table: ScoreTable,
-    right: npt.NDArray[np.bool_],
-    name: str,
-    costs: npt.NDArray[np.float64],
-    order: npt.NDArray[np.intp],
-) -> Bin:
-    accuracy = right.mean(1)
-    gains = {
-        table.names[b]: float(100 * (accuracy[b] - accuracy[a]) / (costs[b] - costs[a]))
-        for a, b in pairwise(order.tolist())
-        if costs[b] > costs[a]
-    }
-    return Bin(
-        name=name,
-        samples=right.shape[1],
-        accuracy={n: float(a) for n, a in zip(table.names, accuracy, strict=True)},
-        gain_per_cost=gains,
-    )
+        return [(f"{k} of {exits} right", hits == k) for k in range(exits, -1, -1)]
+    edges = [exits * k // 10 for k in range(10, 0, -1)]
+    lowest = [edge + 1 for edge in edges[1:]] + [0]
+    return [
+        (f"{low} to {high} of {exits} right", (low <= hits) & (hits <= high))
+        for low, high in zip(lowest, edges, strict=True)
+    ]

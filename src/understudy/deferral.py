@@ -202,12 +202,9 @@ class _Features:
         margin = table.confidence.get(MARGIN)
         detail = table.details.get(exit)
         known = detail is not None and detail.top_classes.shape[1] > 1
-        return _Features(
-            top,
-            None if margin is None else margin[row],
-            table.prediction[row],
-            detail.top_classes[:, 1] if detail is not None and known else None,
-        )
+        second = detail.top_classes[:, 1] if detail is not None and known else None
+        first = table.prediction[row]
+        return _Features(top, None if margin is None else margin[row], first, second)
 
     def score(self, score: DeferralScore) -> Array:
         margin = np.zeros(len(self.top)) if self.margin is None else self.margin

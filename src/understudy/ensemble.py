@@ -8,7 +8,7 @@ origin has its members and temperatures. A policy little -> little+big defers to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -131,21 +131,21 @@ def with_ensemble(
         {ORIGIN_KEY: ensemble.to_dict()},
     )
     logits = [logits_of(table, one) for one in ensemble.exits]
-    rows = _Rows.joined(
-        [
-            _Rows.of(_mean([rows[block] for rows in logits], ensemble.weights))
-            for block in _blocks(len(table))
-        ]
-    )
+    pieces = [
+        _outputs(_mean([rows[start : start + _ROWS] for rows in logits], ensemble.weights))
+        for start in range(0, len(table), _ROWS)
+    ]
+    prediction, *top = map(np.concatenate, zip(*(piece for piece, _ in pieces), strict=True))
     values = {
-        key: rows.confidence.get(key, rows.confidence[CONFIDENCES[0]]) for key in table.confidence
+        key: np.concatenate([rows.get(key, rows[CONFIDENCES[0]]) for _, rows in pieces])
+        for key in table.confidence
     }
     return replace(
         table,
         exits=(*table.exits, new),
-        prediction=np.vstack([table.prediction, rows.prediction]),
+        prediction=np.vstack([table.prediction, prediction]),
         confidence={key: np.vstack([old, values[key]]) for key, old in table.confidence.items()},
-        details=LazyDetails.of(table.details).plus(new.name, rows.detail),
+        details=LazyDetails.of(table.details).plus(new.name, Detail(*top)),
     )
 
 
@@ -225,38 +225,15 @@ def logits_of(table: ScoreTable, exit: str) -> Array:
     return detail.logits
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """The outputs of an exit from its logits: predictions (n,), confidences (n,), top classes."""
-
-    prediction: Array
-    confidence: Mapping[str, Array]
-    detail: Detail
-
-    @staticmethod
-    def of(logits: Array) -> _Rows:
-        wide = logits.astype(np.float64)
-        log_sum = energy(wide)
-        log_probability = wide - log_sum[:, None]
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int32)
-        probability = np.exp(np.take_along_axis(log_probability, order, 1)).astype(np.float32)
-        return _Rows(
-            order[:, 0],
-            {**confidences_of(log_probability), "energy": log_sum.astype(np.float32)},
-            Detail(order, probability),
-        )
-
-    @staticmethod
-    def joined(pieces: Sequence[_Rows]) -> _Rows:
-        names = pieces[0].confidence
-        return _Rows(
-            np.concatenate([piece.prediction for piece in pieces]),
-            {name: np.concatenate([piece.confidence[name] for piece in pieces]) for name in names},
-            Detail(
-                np.concatenate([piece.detail.top_classes for piece in pieces]),
-                np.concatenate([piece.detail.top_probabilities for piece in pieces]),
-            ),
-        )
+def _outputs(logits: Array) -> tuple[tuple[Array, Array, Array], dict[str, Array]]:
+    """Predictions (n,), top classes and their probabilities (n, K), and confidences (n,)."""
+    wide = logits.astype(np.float64)
+    log_sum = energy(wide)
+    log_probability = wide - log_sum[:, None]
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int32)
+    probability = np.exp(np.take_along_axis(log_probability, order, 1)).astype(np.float32)
+    confidence = {**confidences_of(log_probability), "energy": log_sum.astype(np.float32)}
+    return (order[:, 0], order, probability), confidence
 
 
 def _mean(logits: Sequence[Array], weights: Sequence[float]) -> Array:
@@ -265,7 +242,3 @@ def _mean(logits: Sequence[Array], weights: Sequence[float]) -> Array:
     for rows, weight in zip(logits[1:], weights[1:], strict=True):
         total = total + rows.astype(np.float32) * np.float32(weight)
     return total
-
-
-def _blocks(samples: int) -> Iterator[slice]:
-    yield from (slice(start, start + _ROWS) for start in range(0, samples, _ROWS))

@@ -67,7 +67,12 @@ def import_record(
         )
     prices.check(positions, macs)
     parts, costs = prices.parts(positions)
-    exits = _checked_names(list(parts) if names is None else list(names), rows)
+    exits = list(parts if names is None else names)
+    if len(exits) != rows or len(set(exits)) < rows:
+        raise DataError(
+            f"a record with {rows} rows has {rows} different exit names, the full model's last, "
+            f"found {len(set(exits))}: {listed(exits)}"
+        )
     table = ScoreTable.from_predictions(
         {
             name: (outputs.prediction[row, :, 0], outputs.confidences(row))
@@ -81,9 +86,10 @@ def import_record(
         parts=dict(zip(exits, parts.values(), strict=True)),
         provenance={"record": str(record), "macs": str(macs), "backbone": prices.backbone},
     )
-    if outputs.top == 1:
+    if outputs.prediction.shape[2] == 1:
         return table
-    return replace(table, details={n: outputs.detail(row) for row, n in enumerate(exits)})
+    classes, values = outputs.prediction.astype(np.int32), outputs.confidence.astype(np.float32)
+    return replace(table, details=dict(zip(exits, map(Detail, classes, values), strict=True)))
 
 
 def from_strict(threshold: float, observed: npt.ArrayLike) -> float:
@@ -111,19 +117,9 @@ class _Record:
     prediction: Array
     confidence: Array
 
-    @property
-    def top(self) -> int:
-        """k, the number of top classes."""
-        return int(self.prediction.shape[2])
-
     def confidences(self, row: int) -> dict[str, Array]:
-        top = self.confidence[row]
-        margin = {"margin": top[:, 0] - top[:, 1]} if self.top > 1 else {}
-        return {"max_softmax": top[:, 0], **margin}
-
-    def detail(self, row: int) -> Detail:
-        classes, values = self.prediction[row], self.confidence[row]
-        return Detail(classes.astype(np.int32), values.astype(np.float32))
+        top = self.confidence[row].T
+        return {"max_softmax": top[0], **({"margin": top[0] - top[1]} if len(top) > 1 else {})}
 
 
 @dataclass(frozen=True)
@@ -238,12 +234,3 @@ def _numbers(values: Sequence[Any]) -> tuple[float, ...]:
 
 def _steps(cumulative: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise((0.0, *cumulative))]
-
-
-def _checked_names(names: list[str], rows: int) -> list[str]:
-    if len(names) != rows or len(set(names)) < rows:
-        raise DataError(
-            f"a record with {rows} rows has {rows} different exit names, the full model's last, "
-            f"found {len(set(names))}: {listed(names)}"
-        )
-    return names

@@ -74,12 +74,13 @@ def import_predictions(
         )
         for name, file in exits.items()
     }
-    truth = None if labels.label is None else _column(frame, labels.label, labels.file)
-    answers = {name: answer for name, (answer, _) in rows.items()}
-    truth, answers, classes = _numbered(truth, answers)
+    columns = [answer for answer, _ in rows.values()]
+    if labels.label is not None:
+        columns.append(_column(frame, labels.label, labels.file))
+    numbers, classes = _numbered(columns)
     table = ScoreTable.from_predictions(
-        {name: (answers[name], rows[name][1]) for name in exits},
-        None if truth is None else truth.to_numpy(),
+        {name: (numbers[row], rows[name][1]) for row, name in enumerate(exits)},
+        None if labels.label is None else numbers[-1],
         costs={unit: dict(costs)},
         ids=keys.to_list(),
         groups=_texts(frame, labels.group, labels.file),
@@ -172,26 +173,18 @@ def _confidence(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
     return numbers
 
 
-def _numbered(
-    truth: pl.Series | None, answers: Mapping[str, pl.Series]
-) -> tuple[pl.Series | None, dict[str, Any], list[str] | None]:
+def _numbered(columns: Sequence[pl.Series]) -> tuple[list[np.ndarray], list[str] | None]:
     """Classes as numbers; texts are numbered in sorted order over labels and all predictions."""
-    series = [*([] if truth is None else [truth]), *answers.values()]
-    if all(_whole(column) for column in series):
-        numbers = {name: column.cast(pl.Int64).to_numpy() for name, column in answers.items()}
-        return None if truth is None else truth.cast(pl.Int64), numbers, None
-    if not all(column.dtype == pl.String for column in series):
-        types = sorted({str(column.dtype) for column in series})
+    if all(_whole(column) for column in columns):
+        return [column.cast(pl.Int64).to_numpy() for column in columns], None
+    if not all(column.dtype == pl.String for column in columns):
+        types = sorted({str(column.dtype) for column in columns})
         raise DataError(
             f"labels and predictions are all whole numbers or all texts, found {', '.join(types)}"
         )
-    classes = sorted(set().union(*(column.unique().to_list() for column in series)))
-    kind = pl.Enum(classes)
-    coded = {
-        n: column.cast(kind).to_physical().to_numpy().astype(np.int64)
-        for n, column in answers.items()
-    }
-    return None if truth is None else truth.cast(kind).to_physical().cast(pl.Int64), coded, classes
+    classes = sorted(set().union(*(column.unique().to_list() for column in columns)))
+    codes = (column.cast(pl.Enum(classes)).to_physical() for column in columns)
+    return [column.to_numpy().astype(np.int64) for column in codes], classes
 
 
 def _whole(column: pl.Series) -> bool:

@@ -211,19 +211,17 @@ def _worst_class(choice: Choice) -> str:
 
 def _singles_table(result: Result) -> Table:
     measure = "accuracy" if result.table["labelled"] else "agreement"
-    rows = []
-    for single in result.singles:
-        outcome = single.on[result.measured_on]
-        mark = " (reference)" if single.name == result.reference else ""
-        rows.append(
-            (
-                single.name + mark,
-                display.cost_text(outcome.cost[result.unit], result.unit),
-                display.percent(outcome.accuracy),
-                f"{outcome.drop:+.2f}",
-                display.percent(outcome.saving[result.unit]),
-            )
+    outcomes = {single.name: single.on[result.measured_on] for single in result.singles}
+    rows = (
+        (
+            f"{name} (reference)" if name == result.reference else name,
+            display.cost_text(outcome.cost[result.unit], result.unit),
+            display.percent(outcome.accuracy),
+            f"{outcome.drop:+.2f}",
+            display.percent(outcome.saving[result.unit]),
         )
+        for name, outcome in outcomes.items()
+    )
     title = f"single exits, measured on {result.measured_on}"
     return display.table_of(title, ("exit", result.unit, measure, "drop", "saving"), rows)
 
@@ -241,13 +239,9 @@ def _choices_table(result: Result) -> Table:
 
 
 def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
-    outcome, certificate = choice.outcome, choice.certificate
-    if certificate is None:
-        proof = "none"
-    elif certificate.falls_back:
-        proof = "fell back"
-    else:
-        proof = f"p = {certificate.p_value:.3f}"
+    outcome, certificate, proof = choice.outcome, choice.certificate, "none"
+    if certificate is not None:
+        proof = "fell back" if certificate.falls_back else f"p = {certificate.p_value:.3f}"
     return [
         f"{choice.max_drop:g}",
         display.plan_text(outcome.shares),

@@ -86,7 +86,7 @@ def bench(
     }
     served: dict[str, Callable[[], _Timing]] = {}
     if clients:
-        recorded_few, alone = _recorded(cascade, images, clients), LastStage(cascade)
+        recorded_few, alone = _recorded(cascade, images, clients), _last_stage(cascade)
         served = {
             LARGE: lambda: asyncio.run(_served(alone, images, clients, None)),
             EXECUTOR: lambda: asyncio.run(_served(cascade, images, clients, max_wait_ms)),
@@ -182,8 +182,8 @@ class _Recorder:
 
 
 @dataclass(frozen=True)
-class _Recorded:
-    """A cascade whose stages are recorded."""
+class _Stages:
+    """Stage runners as a cascade."""
 
     exits: tuple[str, ...]
     policy: Policy
@@ -197,19 +197,16 @@ class _NoSink:
     def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None: ...
 
 
-class LastStage:
+def _last_stage(cascade: Runnable) -> Runnable:
     """The last stage of a cascade alone, run on all images."""
-
-    def __init__(self, cascade: Runnable) -> None:
-        self.runners = cascade.runners[-1:]
-        self.exits = cascade.exits
-        self.policy = Policy.single(self.runners[0].name)
+    last = cascade.runners[-1]
+    return _Stages(cascade.exits, Policy.single(last.name), (last,))
 
 
 def _recorded(cascade: Runnable, images: Any, size: int) -> dict[str, _Recorder]:
     recorders = tuple(_Recorder(runner, size) for runner in cascade.runners)
     runners: Any = recorders
-    _mapped(_Recorded(cascade.exits, cascade.policy, runners), images, size)
+    _mapped(_Stages(cascade.exits, cascade.policy, runners), images, size)
     return {recorder.name: recorder for recorder in recorders}
 
 
@@ -295,16 +292,10 @@ def bench_cascade(
         ModelError: the folder is no cascade, or there is no such device.
         PolicyError: no operating point within `max_drop`.
     """
-    found = _measure(job, rounds=rounds, clients=clients, on_progress=on_progress)
-    torch.cuda.empty_cache()  # so that the processes find the memory free
-    return replace(found, memory=_memory(job, on_progress))
-
-
-def _measure(job: BenchJob, *, rounds: int, clients: int, on_progress: Progress) -> Bench:
     data, cascade = open_data(job.data), _loaded(job)
     images, labels = _decoded(data, job.images)
     check_data(data, cascade, images)
-    return bench(
+    found = bench(
         cascade,
         images,
         batch=job.batch,
@@ -313,6 +304,9 @@ def _measure(job: BenchJob, *, rounds: int, clients: int, on_progress: Progress)
         labels=labels,
         on_progress=on_progress,
     )
+    del cascade, images
+    torch.cuda.empty_cache()  # so that the processes find the memory free
+    return replace(found, memory=_memory(job, on_progress))
 
 
 def peak_memory(job: BenchJob, contestant: str) -> int:
@@ -322,7 +316,7 @@ def peak_memory(job: BenchJob, contestant: str) -> int:
     """
     cascade, (images, _) = _loaded(job), _decoded(open_data(job.data), job.images)
     if contestant == LARGE:
-        cascade = LastStage(cascade)  # releases the other models
+        cascade = _last_stage(cascade)  # releases the other models
     gc.collect()
     _reset_peak()
     run_alone(cascade, images, contestant=contestant, batch=job.batch)

@@ -28,8 +28,7 @@ PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",
 
 @dataclass(frozen=True)
 class RunSummary(
-    Stored,
-    keys=("out", "samples", "corrupt", "failed", "seconds", "rate", "shares", "accuracy"),
+    Stored, keys=("out", "samples", "corrupt", "failed", "seconds", "rate", "shares", "accuracy")
 ):
     """What a cascade answered on a data set.
 
@@ -105,22 +104,33 @@ def run_cascade(
             the models'.
         UnderstudyError: `out` cannot be written.
     """
-    source = _ImageSource(data, batch=batch, workers=workers)
+    positions: list[np.ndarray] = []
+    corrupt: list[str] = []
     answers: list[Answers] = []
+
+    def images() -> Iterator[Images]:
+        checked = False
+        for block in batches(data, size=batch, workers=workers):
+            corrupt.extend(block.corrupt)
+            if len(block):
+                checked = checked or check_data(data, cascade, block.images)
+                positions.append(block.positions)
+                yield block.images
+
     start, done = time.perf_counter(), 0
-    for answered in Executor(cascade, max_batch=batch).map(source.checked(cascade)):
+    for answered in Executor(cascade, max_batch=batch).map(images()):
         answers.append(answered)
         done += len(answered)
         on_progress("run", done, len(data))
     seconds = time.perf_counter() - start
     if not answers:
-        raise DataError(f"no image of {data.spec!r} can be decoded: {listed(source.corrupt, 1)}")
-    kept, positions, failed = _join(answers, np.concatenate(source.positions), data)
+        raise DataError(f"no image of {data.spec!r} can be decoded: {listed(corrupt, 1)}")
+    kept, rows, failed = _join(answers, np.concatenate(positions), data)
     if not len(kept):
         raise DataError(f"no image of {data.spec!r} was answered: {listed(failed.values(), 1)}")
-    label = None if data.labels is None else data.labels[positions]
+    label = None if data.labels is None else data.labels[rows]
     columns: dict[str, Any] = {
-        "id": data.ids[positions].tolist(),
+        "id": data.ids[rows].tolist(),
         "prediction": kept.prediction,
         "confidence": kept.confidence,
         "exit": kept.exit_names(),
@@ -134,7 +144,7 @@ def run_cascade(
     return RunSummary(
         out=out,
         samples=len(kept),
-        corrupt=tuple(source.corrupt),
+        corrupt=tuple(corrupt),
         failed=failed,
         seconds=seconds,
         shares={name: float(shares[cascade.exits.index(name)]) for name in cascade.policy.exits},
@@ -160,28 +170,6 @@ def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
         data.check_classes(classes)
         return True
     return False
-
-
-@dataclass
-class _ImageSource:
-    """Decoded images for a cascade; records their positions, and which are corrupt."""
-
-    data: DataSet
-    batch: int
-    workers: int
-    positions: list[np.ndarray] = field(default_factory=list)
-    corrupt: list[str] = field(default_factory=list)
-
-    def checked(self, cascade: Runnable) -> Iterator[Images]:
-        """Batches of images; the first is checked by `check_data`."""
-        checked = False
-        for block in batches(self.data, size=self.batch, workers=self.workers):
-            self.corrupt.extend(block.corrupt)
-            if not len(block):
-                continue
-            checked = checked or check_data(self.data, cascade, block.images)
-            self.positions.append(block.positions)
-            yield block.images
 
 
 def _join(

@@ -57,12 +57,9 @@ def _view(found: Bench) -> Group:
     from understudy.display import percent
 
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    table.add_column("images/s", justify="right")
-    table.add_column("of the executor", justify="right")
-    table.add_column("")
-    table.add_column("accuracy" if found.accuracy else "", justify="right")
-    table.add_column("peak memory" if found.memory else "", justify="right")
+    known = ("accuracy" if found.accuracy else "", "peak memory" if found.memory else "")
+    for number, head in enumerate(("", "images/s", "of the executor", "", *known)):
+        table.add_column(head, justify="left" if number in (0, 3) else "right")
     rates = {name: found.rate(name) for name in found.seconds}
     most = max(rate for name, rate in rates.items() if name != LITTLE)
     for name, rate in sorted(rates.items(), key=lambda pair: pair[1]):
@@ -88,10 +85,7 @@ def _online(found: Bench) -> list[Any]:
     for name in ("images/s", "p50 ms", "p95 ms", "p99 ms"):
         table.add_column(name, justify="right")
     for name, load in found.online.items():
-        table.add_row(
-            f"{name}, {load.clients}",
-            f"{load.rate:,.0f}",
-            *(f"{ms:.1f}" for ms in load.ms.values()),
-        )
+        latencies = (f"{ms:.1f}" for ms in load.ms.values())
+        table.add_row(f"{name}, {load.clients}", f"{load.rate:,.0f}", *latencies)
     share = f"  {100 * found.online_of_ideal:.0f} % of what the stages could in such batches"
     return [table, Text(share), Text()]

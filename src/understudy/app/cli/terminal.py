@@ -53,8 +53,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
         costs = [cost_text(scores.cost_of([name], unit), unit) for unit in scores.units]
         rows.append([name, *accuracy, *costs])
     view = group_of(
-        table_of(f"{len(scores):,} samples ({splits})", head, rows),
-        note_of(f"written to {path}"),
+        table_of(f"{len(scores):,} samples ({splits})", head, rows), note_of(f"written to {path}")
     )
     data = {
         "table": str(path),
@@ -94,28 +93,19 @@ def progress(unit: str) -> Iterator[Advance]:
 
     What is printed to stdout meanwhile goes to stderr.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[rate]}} {unit}/s"),
-        TimeRemainingColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn(f"{{task.fields[rate]}} {unit}/s"),
+        rich.TimeRemainingColumn(),
     )
     console = _console(stderr=True)
-    tasks: dict[str, TaskID] = {}
-    with (
-        stdout_to_stderr(),
-        Progress(*columns, console=console, disable=not console.is_terminal) as bars,
-    ):
+    bars = rich.Progress(*columns, console=console, disable=not console.is_terminal)
+    tasks: dict[str, rich.TaskID] = {}
+    with stdout_to_stderr(), bars:
 
         def advance(description: str, done: int, total: int) -> None:
             if description not in tasks:

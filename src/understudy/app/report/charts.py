@@ -69,32 +69,20 @@ def against(report: Report, *, width: float) -> str:
     height = 46.0 * len(plans)
     values = [0.0, *(plan.max_drop for plan in plans)]
     baselines = [plan.baselines for plan in plans]
-    for plan, base in zip(plans, baselines, strict=True):
+    for base in baselines:
         found = (base.single_drop, base.random_drop, base.oracle_drop)
         values += [value for value in found if value is not None]
-        values += plan.outcome.drop_interval
+    values += [edge for plan in plans for edge in plan.outcome.drop_interval]
     x = Axis.around(values, length=width)
-    rows = Axis(-0.5, len(plans) - 0.5, height)
-    title = "drop in points (further left is better)"
-    names = json.dumps([f"≤ {plan.max_drop:g}" for plan in plans], ensure_ascii=False)
-    y = alt.Y(
-        "y:Q",
-        scale=scale(rows, flipped=True),
-        axis=alt.Axis(
-            values=list(range(len(plans))),
-            labelExpr=f"{names}[datum.value]",
-            title="budget",
-            grid=False,
-            **ABOVE,
-        ),
-    )
+    across = horizontal(x, "drop in points (further left is better)")
+    y = _rows([f"≤ {plan.max_drop:g}" for plan in plans], height, title="budget", **ABOVE)
 
     def dots(drop: Sequence[float | None], colour: str, shape: str, size: int = 90) -> Any:
         data = [{"x": d, "y": row} for row, d in enumerate(drop) if d is not None]
         mark = chart_of(data).mark_point(
             shape=shape, color=colour, size=size, opacity=1, filled=True
         )
-        return mark.encode(x=horizontal(x, title), y=y)
+        return mark.encode(x=across, y=y)
 
     bars = [
         {"x": low, "x2": high, "y": row}
@@ -104,13 +92,11 @@ def against(report: Report, *, width: float) -> str:
         {"x": plan.max_drop, "y": row - 0.36, "y2": row + 0.36} for row, plan in enumerate(plans)
     ]
     layers = [
-        chart_of([{"x": 0}]).mark_rule(color=INK, size=1).encode(x=horizontal(x, title)),
+        chart_of([{"x": 0}]).mark_rule(color=INK, size=1).encode(x=across),
         chart_of(bounds)
         .mark_rule(color=BUDGET, strokeDash=[4, 3], size=2)
-        .encode(x=horizontal(x, title), y=y, y2="y2:Q"),
-        chart_of(bars)
-        .mark_rule(color=PLAN, size=2.5)
-        .encode(x=horizontal(x, title), x2="x2:Q", y=y),
+        .encode(x=across, y=y, y2="y2:Q"),
+        chart_of(bars).mark_rule(color=PLAN, size=2.5).encode(x=across, x2="x2:Q", y=y),
         dots([b.single_drop for b in baselines], SINGLE, "square"),
         dots([b.random_drop for b in baselines], RANDOM, "triangle-down"),
         dots([b.oracle_drop for b in baselines], ORACLE, "triangle-up"),
@@ -169,34 +155,26 @@ def speed(bench: Bench, *, width: float) -> str:
     inner, height = width - NAMES - 10, ROW * len(SHOWN)
     rates = {name: bench.rate(name) for name in SHOWN}
     x = Axis(0.0, 1.1 * max(rates.values()), inner)
-    rows = Axis(-0.5, len(SHOWN) - 0.5, height)
-    names = "[" + ",".join(f"'{name}'" for name in SHOWN) + "]"
-    y = alt.Y(
-        "y:Q",
-        scale=scale(rows, flipped=True),
-        axis=alt.Axis(
-            values=list(range(len(SHOWN))),
-            labelExpr=f"{names}[datum.value]",
-            labelLimit=NAMES,
-            minExtent=NAMES,
-            title=None,
-            grid=False,
-        ),
-    )
+    y = _rows(list(SHOWN), height, title=None, labelLimit=NAMES, minExtent=NAMES)
     across = horizontal(x, "images per second", si=True)
     layers = []
     for row, (name, rate) in enumerate(rates.items()):
         bar = chart_of([{"x": 0.0, "x2": rate, "y": row - 0.3, "y2": row + 0.3}])
-        layers.append(
-            bar.mark_rect(color=SHOWN[name], opacity=1).encode(x=across, x2="x2:Q", y=y, y2="y2:Q")
-        )
         label = chart_of([{"x": rate, "y": row, "t": f"{rate:,.0f}"}])
-        layers.append(
-            label.mark_text(align="left", dx=5, color=INK, fontSize=12).encode(
-                x=across, y=y, text="t:N"
-            )
-        )
+        text = label.mark_text(align="left", dx=5, color=INK, fontSize=12)
+        layers += [
+            bar.mark_rect(color=SHOWN[name], opacity=1).encode(x=across, x2="x2:Q", y=y, y2="y2:Q"),
+            text.encode(x=across, y=y, text="t:N"),
+        ]
     return svg(layers, inner, height)
+
+
+def _rows(names: Sequence[str], height: float, **look: Any) -> Any:
+    """The encoding of `y` as rows with names, the first at the top."""
+    labels = f"{json.dumps(names, ensure_ascii=False)}[datum.value]"
+    axis = alt.Axis(values=list(range(len(names))), labelExpr=labels, grid=False, **look)
+    lines = Axis(-0.5, len(names) - 0.5, height)
+    return alt.Y("y:Q", scale=scale(lines, flipped=True), axis=axis)
 
 
 def _whole(report: Report, width: float, height: float) -> tuple[Axis, Axis]:
@@ -225,9 +203,7 @@ def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
     if report.measure != "accuracy":
         title = f"{report.measure}, points from 100 %"
     up = alt.Y(
-        "y:Q",
-        scale=scale(y),
-        axis=alt.Axis(title=title, format="+~r", labelExpr=ZERO, **ABOVE),
+        "y:Q", scale=scale(y), axis=alt.Axis(title=title, format="+~r", labelExpr=ZERO, **ABOVE)
     )
     dots = [
         {"x": cost, "y": -drop}
@@ -300,9 +276,10 @@ def _single_marks(report: Report, x: Axis, y: Axis) -> list[Mark]:
     """Marks of single exits; where they are many, only those in plans or on the frontier."""
     important = report.on_frontier | report.planned | {report.result.reference}
     many = len(report.singles) > ALL_NAMED
+    singles = ((name, *report.singles[name]) for name in report.by_importance)
     return [
         _mark(name, cost, drop, x, y)
-        for name, (cost, drop) in ((name, report.singles[name]) for name in report.by_importance)
+        for name, cost, drop in singles
         if x.holds(cost) and y.holds(-drop) and (not many or name in important)
     ]
 
