@@ -1,7 +1,8 @@
 """Frozen dataclasses as plain JSON and back; what is read is checked field by field.
 
-Nothing is coerced: a text is no number, a field that is missing or unknown is an error, and the
-error names the field: `$.stages[1].threshold`.
+cattrs does the reading, on first use. Nothing is coerced: a text is no number, a field that is
+missing or unknown is an error, and the error names the field: `$.stages[1].threshold`. (msgspec is
+faster, but refuses unknown fields in its own kind of class alone.)
 
 Classes that are stored derive from `Stored`, or from `StoredFile` where one fills a file; a field
 whose form in JSON differs has `metadata=stored(...)`.
@@ -10,16 +11,18 @@ whose form in JSON differs has `metadata=stored(...)`.
 from __future__ import annotations
 
 import math
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType, NoneType
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast, get_origin
 
 from understudy.errors import UnderstudyError
 from understudy.files import check_version, read_json, write_json
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 T = TypeVar("T")
 AGAIN = "make it again, or correct the file"
@@ -34,16 +37,6 @@ class _Layout(NamedTuple):
     keys: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     head: Mapping[str, str | int] = MappingProxyType({})
-
-
-class _Form(NamedTuple):
-    """How a field is stored; see `stored`."""
-
-    key: str = ""
-    optional: bool = False
-    shape: Any = None
-    pack: Callable[[Any], Any] | None = None
-    unpack: Callable[[Any], Any] | None = None
 
 
 class Stored:
@@ -61,13 +54,20 @@ class Stored:
 
     json_layout: ClassVar[_Layout] = _Layout()
 
-    def __init_subclass__(cls, *, format: str = "", version: int = 1, **layout: Any) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        format: str = "",
+        version: int = 1,
+        **layout: Any,
+    ) -> None:
         head: dict[str, str | int] = {"format": format, "version": version} if format else {}
         cls.json_layout = cls.json_layout._replace(head=head, **layout)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return dict(encode(self))
+        data: dict[str, Any] = encode(self)
+        return data
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -94,15 +94,23 @@ class StoredFile(Stored):
         Raises:
             UnderstudyError: the file is something else, or a newer version wrote it.
         """
-        what, error, remedy, *_, head = cls.json_layout
-        data = read_json(path, error, what)
-        if head:
-            kind, newest = str(head["format"]), int(head["version"])
-            check_version(data, kind=kind, newest=newest, path=Path(path), error=error)
-        return decode(data, cls, what=f"{what} in {str(path)!r}", error=error, remedy=remedy)
+        layout = cls.json_layout
+        data = read_json(path, layout.error, layout.what)
+        if layout.head:
+            kind, newest = str(layout.head["format"]), int(layout.head["version"])
+            check_version(data, kind=kind, newest=newest, path=Path(path), error=layout.error)
+        what = f"{layout.what} in {str(path)!r}"
+        return decode(data, cls, what=what, error=layout.error, remedy=layout.remedy)
 
 
-def stored(**form: Any) -> dict[str, Any]:
+def stored(
+    *,
+    key: str = "",
+    optional: bool = False,
+    shape: Any = None,
+    pack: Callable[[Any], Any] | None = None,
+    unpack: Callable[[Any], Any] | None = None,
+) -> dict[str, Any]:
     """The metadata of a field whose form in JSON differs: `field(metadata=stored(key="of"))`.
 
     Args:
@@ -110,7 +118,7 @@ def stored(**form: Any) -> dict[str, Any]:
         optional: whether older files may lack it; the field has a default then.
         shape, pack, unpack: the type in JSON, and the functions to it and from it.
     """
-    return {"json": _Form(**form)}
+    return {"json": _FieldForm(key, optional, shape, pack, unpack)}
 
 
 def encode(value: Any) -> Any:
@@ -129,15 +137,7 @@ def encode(value: Any) -> Any:
         return [encode(entry) for entry in value]
     if not is_dataclass(value):
         return value
-    kind: Any = value.__class__
-    layout, known = getattr(kind, "json_layout", _Layout()), _fields(kind)
-    data: dict[str, Any] = dict(layout.head)
-    for key in layout.keys or known:
-        name, form = known.get(key, (key, _Form()))
-        entry = getattr(value, name)
-        entry = entry if form.pack is None else form.pack(entry)
-        data[key] = encode(entry() if callable(entry) else entry)
-    return data
+    return {key: encode(_entry(value, key)) for key in _keys(value.__class__)}
 
 
 def decode(
@@ -164,97 +164,166 @@ def decode(
     Raises:
         UnderstudyError: of the type `error`: a field is missing, unknown or of another type.
     """
+    from cattrs import BaseValidationError
+
     try:
-        value: T = _read(data, kind)
-        return value
-    except Exception as cause:
-        path = "$" + "".join(reversed(getattr(cause, "__notes__", ())))
-        if isinstance(cause, _Mismatch):
-            rule, found = cause.args
-            raise error(f"{what} has {rule} at {path}, found {found}: {remedy}") from cause
-        found = str(cause) if isinstance(cause, UnderstudyError) else repr(cause)
-        raise error(f"{what} is damaged at {path} ({found}): {remedy}") from cause
+        return _converter().structure(data, kind)
+    except BaseValidationError as group:
+        path, cause = _first(group)
+    except (KeyError, TypeError, ValueError, AttributeError) as single:
+        path, cause = "$", single
+    if isinstance(cause, _Mismatch):
+        raise error(f"{what} has {cause.rule} at {path}, found {cause.found}: {remedy}") from cause
+    found = str(cause) if isinstance(cause, UnderstudyError) else repr(cause)
+    raise error(f"{what} is damaged at {path} ({found}): {remedy}") from cause
+
+
+class _FieldForm(NamedTuple):
+    """How a field is stored."""
+
+    key: str = ""
+    optional: bool = False
+    shape: Any = None
+    pack: Callable[[Any], Any] | None = None
+    unpack: Callable[[Any], Any] | None = None
 
 
 class _Mismatch(ValueError):
     """A value that breaks a rule: the rule, and what was found."""
 
-
-_hints = cache(typing.get_type_hints)
+    def __init__(self, rule: str, found: str) -> None:
+        super().__init__(rule, found)
+        self.rule, self.found = rule, found
 
 
 @cache
-def _fields(kind: Any) -> dict[str, tuple[str, _Form]]:
+def _fields(kind: Any) -> dict[str, tuple[str, _FieldForm]]:
     """The fields of a class by their key: name and form."""
-    forms = {one.name: one.metadata.get("json", _Form()) for one in fields(kind)}
+    forms = {one.name: one.metadata.get("json", _FieldForm()) for one in fields(kind)}
     return {form.key or name: (name, form) for name, form in forms.items()}
 
 
-def _read(data: Any, kind: Any, unpack: Callable[[Any], Any] | None = None, at: str = "") -> Any:
-    """A value from plain JSON. An error gets its path as notes, innermost first."""
-    try:
-        value = _value(data, kind)
-        return value if unpack is None else unpack(value)
-    except Exception as error:
-        error.add_note(at)
-        raise
+@cache
+def _keys(kind: Any) -> tuple[str, ...]:
+    """The keys of a class in the order in which they are written."""
+    layout = kind.json_layout if issubclass(kind, Stored) else _Layout()
+    return (*layout.head, *(layout.keys or _fields(kind)))
 
 
-def _value(data: Any, kind: Any) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if NoneType in inner:
-        return None if data is None else _value(data, inner[0])
-    if is_dataclass(kind):
-        return _record(data, kind)
-    if origin is Mapping:
-        entries = _checked(data, dict, "an object").items()
-        return {key: _read(entry, inner[1], at=f".{key}") for key, entry in entries}
-    if origin is tuple:
-        rows = _checked(data, (list, tuple), "a list")
-        if inner[-1] is not ... and len(inner) != len(rows):
-            raise _Mismatch(f"a list of {len(inner)}", repr(rows)[:80])
-        return tuple(_read(row, inner[0], at=f"[{i}]") for i, row in enumerate(rows))
-    if kind is float:
-        return _number(data)
-    if origin is Literal:
-        _checked(data, str if data in inner else (), f"one of {', '.join(inner)}")
-    elif kind is not Any:
-        _checked(data, kind, _RULES[kind])
-    return data
+def _entry(value: Any, key: str) -> Any:
+    if isinstance(value, Stored) and key in value.json_layout.head:
+        return value.json_layout.head[key]
+    name, form = _fields(value.__class__).get(key, (key, _FieldForm()))
+    entry = getattr(value, name)
+    if form.pack is not None:
+        return form.pack(entry)
+    return entry() if callable(entry) else entry
 
 
-def _record(data: Any, kind: Any) -> Any:
-    layout = getattr(kind, "json_layout", _Layout())
+@cache
+def _converter() -> Converter:
+    from cattrs import Converter
+    from cattrs.cols import (
+        homogenous_tuple_structure_factory,
+        is_mapping,
+        mapping_structure_factory,
+    )
+
+    converter = Converter(detailed_validation=True)
+    converter.register_structure_hook(float, _number)
+    for kind, rule in ((int, "a whole number"), (str, "a text"), (bool, "true or false")):
+        converter.register_structure_hook(kind, _exactly(kind, rule))
+
+    @converter.register_structure_hook_factory(_is_tuple)
+    def tuple_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+        inner = homogenous_tuple_structure_factory(kind, converter)
+        return lambda data, _: inner(_checked(data, (list, tuple), "a list"), kind)
+
+    @converter.register_structure_hook_factory(is_mapping)
+    def mapping_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+        inner = mapping_structure_factory(kind, converter)
+        return lambda data, _: inner(_checked(data, dict, "an object"), kind)
+
+    @converter.register_structure_hook_factory(is_dataclass)
+    def dataclass_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+        return _dataclass_hook(kind, converter)
+
+    return converter
+
+
+def _dataclass_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    from cattrs.gen import make_dict_structure_fn, override
+
     known = _fields(kind)
-    ignored = {*layout.head, *layout.keys, *layout.ignored} - set(known)
-    entries = {k: v for k, v in _checked(data, dict, "an object").items() if k not in ignored}
-    for key, (_, form) in known.items():
-        if key not in entries and not form.optional:
-            raise _Mismatch(f"the field {key!r}", "none")
-    values = {}
-    for key, entry in entries.items():
-        if key not in known:
-            raise _Mismatch(f"the fields {', '.join(known)}", repr(key))
-        name, form = known[key]
-        shape = _hints(kind)[name] if form.shape is None else form.shape
-        values[name] = _read(entry, shape, form.unpack, at=f".{key}")
-    return kind(**values)
+    required = [key for key, (_, form) in known.items() if not form.optional]
+    derived = {*_keys(kind), *(kind.json_layout.ignored if issubclass(kind, Stored) else ())}
+    ignored = derived - set(known)
+
+    def unpacked(form: _FieldForm) -> Callable[[Any, Any], Any] | None:
+        if form.unpack is None:
+            return None
+        return lambda data, _: form.unpack(converter.structure(data, form.shape))  # type: ignore[misc]
+
+    overrides: dict[str, Any] = {
+        name: override(rename=key, struct_hook=unpacked(form))
+        for key, (name, form) in known.items()
+    }
+    inner: Callable[[Any, Any], Any] = make_dict_structure_fn(kind, converter, **overrides)
+
+    def hook(data: Any, _: Any) -> Any:
+        entries = {k: v for k, v in _checked(data, dict, "an object").items() if k not in ignored}
+        for key in required:
+            if key not in entries:
+                raise _Mismatch(f"the field {key!r}", "none")
+        for key in entries:
+            if key not in known:
+                raise _Mismatch(f"the fields {', '.join(known)}", repr(key))
+        return inner(entries, kind)
+
+    return hook
 
 
-_RULES = {int: "a whole number", str: "a text", bool: "true or false"}
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
 
 
-def _checked(data: Any, kind: type | tuple[type, ...], rule: str) -> Any:
-    if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
-        raise _Mismatch(rule, repr(data)[:80])
-    return data
+def _checked(value: Any, kind: type | tuple[type, ...], rule: str) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise _Mismatch(rule, repr(value)[:80])
+    return value
 
 
-def _number(data: Any) -> Any:
-    if data in ("inf", "-inf"):
-        return float(data)
+def _exactly(kind: type, rule: str) -> Callable[[Any, Any], Any]:
+    return lambda value, _: _checked(value, kind, rule)
+
+
+def _number(value: Any, _: Any) -> float:
+    if value in ("inf", "-inf"):
+        return float(value)
+    number = _checked(value, (int, float), "a number")
     try:
-        float(_checked(data, (int, float), "a number"))
+        float(number)
     except OverflowError:
-        raise _Mismatch("a number", f"{str(data)[:80]}…") from None
-    return data
+        raise _Mismatch("a number", f"{str(number)[:80]}…") from None
+    return cast(float, number)
+
+
+def _first(group: Exception, path: str = "$") -> tuple[str, Exception]:
+    """The first error in a group of cattrs, and the path of its field."""
+    from cattrs import (
+        AttributeValidationNote,
+        BaseValidationError,
+        ClassValidationError,
+        IterableValidationNote,
+    )
+
+    if not isinstance(group, BaseValidationError):
+        return path, group
+    inner = group.exceptions[0]
+    for note in getattr(inner, "__notes__", ()):
+        if isinstance(note, AttributeValidationNote) and isinstance(group, ClassValidationError):
+            keys = {name: key for key, (name, _) in _fields(group.cl).items()}
+            path += f".{keys[note.name]}"
+        elif isinstance(note, IterableValidationNote):
+            path += f"[{note.index}]" if isinstance(note.index, int) else f".{note.index}"
+    return _first(inner, path)
