@@ -28,7 +28,7 @@ from understudy.import_predictions import LabelFile, import_predictions
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.searching.exact_test import critical_totals
 from understudy.searching.pairs import PairCurve, pair_curves
-from understudy.searching.sequences import PolicySequence, losses_and_gains
+from understudy.searching.policy_sequences import PolicySequence, losses_and_gains
 from understudy.searching.strategies import SearchSpec, cheapest_expected, find_pairs
 
 DELTA = 0.05

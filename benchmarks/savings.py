@@ -24,12 +24,12 @@ import numpy.typing as npt
 
 import harness
 from understudy import Policy, ScoreTable, evaluate, load_table
-from understudy.confidence import CONFIDENCES
+from understudy.confidence_functions import CONFIDENCES
 from understudy.deferral import LEARNED, scores_of, with_deferral, with_scores
 from understudy.ensemble import ensemble_of, ensemble_pairs, with_ensemble
 from understudy.exit import LazyDetails
 from understudy.searching.exact_test import critical_totals
-from understudy.searching.sequences import losses_and_gains
+from understudy.searching.policy_sequences import losses_and_gains
 from understudy.searching.strategies import (
     Candidates,
     SearchSpec,

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import settings
 
 from command_line import Completed, Run
+from tables import synthetic
 from understudy.app.cli.main import main
+from understudy.store import save_table
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
@@ -50,3 +52,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Completed(code, *capsys.readouterr())
 
     return completed
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A saved table of 4,000 samples and the exits net0, net1 and net2, the reference."""
+    save_table(synthetic(4000), tmp_path / "table")
+    return tmp_path / "table"

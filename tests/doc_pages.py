@@ -58,9 +58,9 @@ def commands(page: str) -> Iterator[tuple[int, list[str]]]:
         if block.language not in ("", "sh", "bash", "console"):
             continue
         for line in block.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
-            if words[:1] == ["understudy"]:
-                yield block.line, words[1:]
+            command = line.strip().removeprefix("$ ")
+            if command.startswith("understudy "):
+                yield block.line, shlex.split(command, comments=True)[1:]
 
 
 def inline_commands(page: str) -> Iterator[list[str]]:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rows import Array, images_of, rows_of
+from sample_rows import Array, images_of, rows_of
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.nn.cascade import Cascade
-from understudy.nn.confidence import confidence_functions
+from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.policy import Policy
 from understudy.runtime.protocol import StageState, StateKey

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from rows import Array, rows_of
+from sample_rows import Array, rows_of
 from understudy.policy import Policy, PolicyStage
 from understudy.runtime.protocol import RunnerOutput, deferred_rows
 from understudy.scores import ScoreTable

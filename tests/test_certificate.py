@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.certificate import Certificate, PathRun, path_to_runs, runs_to_path
-from understudy.codec import decode, encode
 from understudy.errors import PolicyError
+from understudy.json_codec import decode, encode
 from understudy.policy import Policy, PolicyStage
 
 PROVED = Certificate(

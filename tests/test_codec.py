@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from understudy.codec import Stored, StoredFile, decode, encode, stored
 from understudy.errors import DataError, PolicyError, UnderstudyError
+from understudy.json_codec import Stored, StoredFile, decode, encode, stored
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from understudy.confidence import CONFIDENCES, confidences_of, log_probabilities
+from understudy.confidence_functions import CONFIDENCES, confidences_of, log_probabilities
 from understudy.errors import TableError
 
 

@@ -29,28 +29,32 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 CORE = {
     "errors": set(),
     "files": {"errors"},
-    "codec": {"errors", "files"},
+    "json_codec": {"errors", "files"},
     "split": {"errors"},
-    "confidence": {"errors"},
-    "policy": {"codec", "errors"},
+    "confidence_functions": {"errors"},
+    "policy": {"json_codec", "errors"},
     "exit": {"errors"},
     "malloc": set(),
-    "lazy": {"errors"},
-    "validation": {"errors"},
-    "scores": {"errors", "confidence", "split", "exit", "validation"},
-    "store": {"errors", "exit", "files", "split", "scores", "validation"},
-    "outcome": {"codec", "errors", "policy", "scores"},
-    "frontier": {"codec", "errors", "policy", "scores", "outcome"},
-    "deciles": {"codec", "errors", "scores"},
-    "certificate": {"codec", "errors", "policy", "outcome"},
+    "lazy_imports": {"errors"},
+    "table_validation": {"errors"},
+    "scores": {"errors", "confidence_functions", "split", "exit", "table_validation"},
+    "store": {"errors", "exit", "files", "split", "scores", "table_validation"},
+    "outcome": {"json_codec", "errors", "policy", "scores"},
+    "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
+    "deciles": {"json_codec", "errors", "scores"},
+    "certificate": {"json_codec", "errors", "policy", "outcome"},
     "import_predictions": {"errors", "split", "scores"},
     "result": {
-        "codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles", "display",
+        "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
+        "display",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
-    "ensemble": {"codec", "errors", "confidence", "exit", "scores"},
-    "deferral": {"codec", "errors", "confidence", "exit", "scores", "policy", "split", "ensemble"},
-    "operating_point": {"codec", "errors", "policy", "result"},
+    "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},
+    "deferral": {
+        "json_codec", "errors", "confidence_functions", "exit", "scores", "policy", "split",
+        "ensemble",
+    },
+    "operating_point": {"json_codec", "errors", "policy", "result"},
     "display": set(),
 }  # fmt: skip
 LAYERS = {
@@ -85,21 +89,21 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
-    "runtime": "protocol metrics buffer pipeline cascade scheduler offline online executor",
-    "graph": "capture liveness partition folding",
-    "nn": "confidence preprocess stage execution_mode cost cascade",
-    "early_exit": "heads taps esn stages network serialization",
+    "runtime": "protocol metrics buffer pipeline base_cascade scheduler offline online executor",
+    "graph": "capture liveness partition batch_norm_folding",
+    "nn": "confidence_functions preprocess stage execution_mode cost cascade",
+    "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
-    "zoo": "spec weights parquet data models cascades",
+    "zoo": "spec weights parquet_images data models saved_cascades",
     "scoring": "outputs in_memory on_disk",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
-        "_compiled _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
-        "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test sequences "
-        "certify chain_solver chains coordinate_descent exits published savers strategies "
-        "optimism search verify"
+        "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
+        "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
+        "certify chain_solver chains coordinate_descent exits published_rules best_savers "
+        "strategies optimism search verify"
     ),
-    "app": "bench_result run bench build report demo cli",
+    "app": "bench_result run_cascade bench build_cascade report demo cli",
 }
 
 

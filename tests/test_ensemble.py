@@ -12,7 +12,7 @@ from scipy.special import log_softmax, softmax
 
 from fakes import scored
 from tables import synthetic
-from understudy.confidence import CONFIDENCES
+from understudy.confidence_functions import CONFIDENCES
 from understudy.ensemble import (
     Ensemble,
     ensemble_of,

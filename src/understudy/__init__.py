@@ -5,7 +5,7 @@ the rest. Every name is imported on first use, so that `import understudy` is li
 runs models loads PyTorch.
 """
 
-from understudy.lazy import lazy_names
+from understudy.lazy_imports import lazy_names
 
 __version__ = "0.1.0"
 
@@ -26,9 +26,9 @@ _MODULES = {
     "attach": "understudy.early_exit.network",
     "build": "understudy.nn.cascade",
     "evaluate": "understudy.outcome",
-    "load_cascade": "understudy.zoo.cascades",
+    "load_cascade": "understudy.zoo.saved_cascades",
     "load_table": "understudy.store",
-    "save_cascade": "understudy.zoo.cascades",
+    "save_cascade": "understudy.zoo.saved_cascades",
     "save_table": "understudy.store",
     "score": "understudy.scoring.in_memory",
     "search": "understudy.searching.search",

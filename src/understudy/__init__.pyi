@@ -21,8 +21,8 @@ from understudy.searching.search import search as search
 from understudy.searching.verify import verify as verify
 from understudy.store import load_table as load_table
 from understudy.store import save_table as save_table
-from understudy.zoo.cascades import load_cascade as load_cascade
-from understudy.zoo.cascades import save_cascade as save_cascade
+from understudy.zoo.saved_cascades import load_cascade as load_cascade
+from understudy.zoo.saved_cascades import save_cascade as save_cascade
 
 __all__: list[str]
 __version__: str

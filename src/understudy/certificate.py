@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
-from understudy.codec import Stored, stored
 from understudy.errors import PolicyError
+from understudy.json_codec import Stored, stored
 from understudy.outcome import points
 from understudy.policy import Policy, PolicyStage
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.codec import Stored
 from understudy.errors import TableError
+from understudy.json_codec import Stored
 from understudy.scores import ScoreTable
 
 EQUAL_WITHIN = 0.5

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.codec import Stored
-from understudy.confidence import margin, max_softmax
+from understudy.confidence_functions import margin, max_softmax
 from understudy.ensemble import cheaper_models
 from understudy.errors import PolicyError, TableError
+from understudy.json_codec import Stored
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.scores import ScoreTable
 from understudy.split import uniform

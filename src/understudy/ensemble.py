@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.codec import Stored, stored
-from understudy.confidence import CONFIDENCES, confidences_of, energy
+from understudy.confidence_functions import CONFIDENCES, confidences_of, energy
 from understudy.errors import PolicyError, TableError, listed
 from understudy.exit import Detail, Exit, LazyDetails
+from understudy.json_codec import Stored, stored
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]

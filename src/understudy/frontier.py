@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from understudy.codec import Stored, StoredFile
 from understudy.errors import PolicyError
+from understudy.json_codec import Stored, StoredFile
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import Policy
 from understudy.scores import ScoreTable

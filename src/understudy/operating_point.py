@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from understudy.codec import Stored
 from understudy.errors import PolicyError, listed
+from understudy.json_codec import Stored
 from understudy.policy import Policy
 from understudy.result import Result
 

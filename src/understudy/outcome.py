@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from understudy.codec import Stored
+from understudy.json_codec import Stored
 from understudy.policy import Policy, accepts
 from understudy.scores import ScoreTable
 

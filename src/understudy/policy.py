@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.codec import Stored, StoredFile, stored
 from understudy.errors import PolicyError
+from understudy.json_codec import Stored, StoredFile, stored
 
 DEFAULT_CONFIDENCE = "max_softmax"
 

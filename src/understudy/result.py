@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from understudy import display
 from understudy.certificate import Certificate
-from understudy.codec import Stored, StoredFile, stored
 from understudy.deciles import Difficulty
 from understudy.errors import PolicyError, listed
 from understudy.frontier import Frontier
+from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
 

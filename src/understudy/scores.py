@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.confidence import CONFIDENCES, confidences_of, log_probabilities
+from understudy.confidence_functions import CONFIDENCES, confidences_of, log_probabilities
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.split import ALL, DEFAULT_SHARES, SPLITS, assign_splits
-from understudy.validation import (
+from understudy.table_validation import (
     Costs,
     check_exit_names,
     check_ids,

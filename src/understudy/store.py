@@ -27,7 +27,7 @@ from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.files import check_version, read_json, replacing, replacing_folder, write_json
 from understudy.scores import ScoreTable
 from understudy.split import SPLITS
-from understudy.validation import Costs
+from understudy.table_validation import Costs
 
 FORMAT, VERSION = "understudy.table", 1
 _TABLE, _SAMPLES, _TIMES, _LOOKS = "table.json", "samples.parquet", "times.json", "looks.jsonl"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from command_line import Run, refused
+from understudy.searching.best_savers import best_savers
 from understudy.searching.optimism import optimism
-from understudy.searching.savers import best_savers
 from understudy.store import count_looks, load_table
 
 

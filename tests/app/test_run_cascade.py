@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy.app.run import RunSummary, run_cascade
+from understudy.app.run_cascade import RunSummary, run_cascade
 from understudy.errors import DataError
 from understudy.nn.cascade import Cascade
 from understudy.policy import Policy

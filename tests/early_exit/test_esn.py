@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from macs import macs_of
-from understudy.early_exit.esn import ExitSequence, SequenceSpec
+from mac_counts import macs_of
+from understudy.early_exit.exit_sequence import ExitSequence, SequenceSpec
 from understudy.errors import ModelError
 from understudy.nn.stage import Stage
 

@@ -20,13 +20,13 @@ from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy, PolicyStage
-from understudy.zoo.cascades import load_cascade, save_cascade
+from understudy.zoo.saved_cascades import load_cascade, save_cascade
 
 
 @pytest.fixture(autouse=True)
 def builder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds the stages of saved cascades from the specs of these tests."""
-    monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
+    monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", stage_of)
 
 
 def origin_of(origin: Mapping[str, Any]) -> Stage:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from macs import macs_of
+from mac_counts import macs_of
 from understudy.early_exit.heads import (
     LAYOUTS,
     PRESETS,

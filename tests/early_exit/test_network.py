@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from exit_nets import Net, images, network, refined, stage_of
-from macs import macs_of
+from mac_counts import macs_of
 from understudy.early_exit.network import ExitNetwork, Heads, attach
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, PolicyError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifar_nets import resnet20
-from macs import macs_of
+from mac_counts import macs_of
 from understudy.early_exit.heads import Layout
 from understudy.early_exit.taps import Tap, even_taps, layout_of, list_taps, tap_at
 from understudy.errors import DataError, ModelError

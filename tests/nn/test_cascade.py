@@ -23,10 +23,10 @@ from fakes import (
     table_models,
     tensors_of,
 )
-from online import answer_each
+from online_requests import answer_each
 from oracle import fate
-from rows import Row, answered_rows, chain, expected_rows, in_batches
-from understudy.confidence import CONFIDENCES
+from sample_rows import Row, answered_rows, chain, expected_rows, in_batches
+from understudy.confidence_functions import CONFIDENCES
 from understudy.errors import DataError, ModelError, PolicyError
 from understudy.nn.cascade import Cascade, build
 from understudy.nn.stage import Stage

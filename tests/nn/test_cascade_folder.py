@@ -15,7 +15,7 @@ from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
-from understudy.zoo.cascades import load_cascade, save_cascade
+from understudy.zoo.saved_cascades import load_cascade, save_cascade
 
 PREPROCESS = Preprocess(size=(4, 4), mean=(0.5,), std=(0.25,), crop=0.9)
 
@@ -49,7 +49,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> None:
     def build_stage(spec: str) -> Stage:
         return Stage(MAKERS[spec](), origin={"spec": spec})
 
-    monkeypatch.setattr("understudy.zoo.cascades.build_stage", build_stage)
+    monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", build_stage)
 
 
 def stage(spec: str, **origin: str) -> Stage:
@@ -131,7 +131,7 @@ def test_an_older_cascade_is_replaced_and_nothing_else(cascade: Cascade, tmp_pat
 def test_nothing_half_written(
     cascade: Cascade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("understudy.zoo.cascades.save_model", lambda *_: 1 / 0)
+    monkeypatch.setattr("understudy.zoo.saved_cascades.save_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_cascade(cascade, tmp_path / "c")
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rows import Array
-from understudy.confidence import CONFIDENCES, confidences_of
-from understudy.nn.confidence import confidence_functions
+from sample_rows import Array
+from understudy.confidence_functions import CONFIDENCES, confidences_of
+from understudy.nn.confidence_functions import confidence_functions
 from understudy.policy import accepts
 from understudy.runtime.protocol import acceptance_floor
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from macs import macs_of
+from mac_counts import macs_of
 from understudy.nn.cost import MacCount, measure_parts
 from understudy.nn.stage import Preprocess, Stage
 

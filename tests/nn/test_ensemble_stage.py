@@ -22,7 +22,7 @@ from fakes import (
     table_models,
     tensors_of,
 )
-from rows import answered_rows, expected_rows, in_batches, rows_of, without_confidence
+from sample_rows import answered_rows, expected_rows, in_batches, rows_of, without_confidence
 from understudy.ensemble import Ensemble, with_ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.nn.cascade import Cascade, Models, build, build_stages
@@ -31,7 +31,7 @@ from understudy.policy import Policy, PolicyStage
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import StateKey
 from understudy.scores import ScoreTable
-from understudy.zoo.cascades import load_cascade, save_cascade
+from understudy.zoo.saved_cascades import load_cascade, save_cascade
 
 TEMPERATURES = st.floats(0.2, 5)
 
@@ -216,7 +216,7 @@ def test_saved_and_loaded(
     def stage_of(spec: str) -> Stage:
         return Stage(SavedLogits(), origin={"spec": spec})
 
-    monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
+    monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", stage_of)
     stages = {
         name: Stage(SavedLogits(model.logits), origin={"spec": f"py:nets:{name}"})
         for name, model in table_models(table).items()

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from macs import macs_of
+from mac_counts import macs_of
 from understudy import attach
 from understudy.early_exit.serialization import Architecture
 from understudy.errors import ModelError
-from understudy.graph.folding import fold
+from understudy.graph.batch_norm_folding import fold
 from understudy.graph.partition import partition
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.stage import Preprocess, Stage

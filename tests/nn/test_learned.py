@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fakes import ensembles_of, result_of, scored, table_models, tensors_of
-from rows import answered_rows, expected_rows, in_batches, without_confidence
+from sample_rows import answered_rows, expected_rows, in_batches, without_confidence
 from understudy.deferral import LEARNED, DeferralScore, scores_of, with_deferral, with_scores
 from understudy.ensemble import ensemble_pairs
 from understudy.errors import PolicyError
 from understudy.nn.cascade import Cascade, Models, build
-from understudy.nn.confidence import deferral_score
+from understudy.nn.confidence_functions import deferral_score
 from understudy.nn.stage import Stage
 from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.runtime.executor import Executor
 from understudy.scores import Detail, ScoreTable
-from understudy.zoo.cascades import load_cascade, save_cascade
+from understudy.zoo.saved_cascades import load_cascade, save_cascade
 
 WEIGHTS = st.lists(st.floats(-3, 3), max_size=5).map(tuple)
 
@@ -151,7 +151,7 @@ def test_saved_and_loaded(
     def stage_of(spec: str) -> Stage:
         return Stage(Weighted(torch.zeros(5, 5)), origin={"spec": spec})
 
-    monkeypatch.setattr("understudy.zoo.cascades.build_stage", stage_of)
+    monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", stage_of)
     torch.manual_seed(0)
     stages = {
         name: Stage(Weighted(torch.randn(5, 5)), origin={"spec": f"py:nets:{name}"})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError
-from understudy.nn.confidence import confidence_functions
+from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.stage import Preprocess, Stage, as_stage
 from understudy.runtime.protocol import StageState, StateKey
 

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from exported import Exported
-from onnx_nets import plain, saved
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from exported_cascades import Exported
+from onnx_nets import plain, saved
 from understudy.nn.cascade import Cascade
 from understudy.onnx.export import export_onnx
 

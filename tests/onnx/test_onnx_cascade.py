@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import Exported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exit_nets import images
-from rows import Array
-from understudy.confidence import confidence_functions
+from exported_cascades import Exported
+from sample_rows import Array
+from understudy.confidence_functions import confidence_functions
 from understudy.errors import DataError, MissingExtra, ModelError, PolicyError
 from understudy.nn.cascade import Cascade
 from understudy.onnx.bundle import NAME, is_onnx_bundle, read_bundle

@@ -15,8 +15,8 @@ from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import load_onnx
 from understudy.onnx.parity import Agreement
 from understudy.policy import Policy
-from understudy.zoo.cascades import save_cascade
 from understudy.zoo.models import load_stage
+from understudy.zoo.saved_cascades import save_cascade
 
 NETS = """
 from torch import nn

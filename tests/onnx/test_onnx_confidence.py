@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rows import Array
-from understudy import confidence
-from understudy.confidence import confidences_of
+from sample_rows import Array
+from understudy import confidence_functions as confidence
+from understudy.confidence_functions import confidences_of
 from understudy.deferral import DeferralScore, deferral_score
-from understudy.nn import confidence as tensors
-from understudy.nn.confidence import deferral_score as tensor_score
+from understudy.nn import confidence_functions as tensors
+from understudy.nn.confidence_functions import deferral_score as tensor_score
 
 numbers = st.integers(-1920, 1920).map(lambda n: np.float32(n / 64))  # sums are exact
 logits = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=numbers)

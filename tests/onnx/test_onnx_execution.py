@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from exported import Exported
 
 from exit_nets import images
-from online import answer_each
-from rows import in_batches
+from exported_cascades import Exported
+from online_requests import answer_each
+from sample_rows import in_batches
 from understudy.runtime.executor import Executor
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from exit_nets import network, stage_of
-from exported import Exported
+from exported_cascades import Exported
 from onnx_nets import plain
 from understudy.errors import MissingExtra, ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade

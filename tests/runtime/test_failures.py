@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookup_cascade import Hook, LookupCascade, LookupRunner, cascades, random_table
-from online import run_async, send
-from rows import Array, Row, answered_rows, chain, expected_rows, images_of, in_batches
+from online_requests import run_async, send
+from sample_rows import Array, Row, answered_rows, chain, expected_rows, images_of, in_batches
 from understudy import Executor, Policy
 from understudy.errors import ModelError
 from understudy.runtime.buffer import RowBatch, StageBuffer

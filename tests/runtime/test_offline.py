@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookup_cascade import LookupCascade, cascades, random_table
-from rows import Array, Row, answered_rows, chain, expected_rows, images_of, in_batches
+from sample_rows import Array, Row, answered_rows, chain, expected_rows, images_of, in_batches
 from understudy import Executor, Policy, UnderstudyError
 from understudy.errors import DataError, PolicyError
 from understudy.runtime.protocol import Answers, ExecutorClosed

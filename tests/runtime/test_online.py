@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookup_cascade import LookupCascade, LookupRunner, cascades, random_table
-from online import Requests, answer_each, run_async, run_callbacks, send, until
-from rows import Array, chain, expected_rows, images_of
+from online_requests import Requests, answer_each, run_async, run_callbacks, send, until
+from sample_rows import Array, chain, expected_rows, images_of
 from understudy import Executor, Policy
 from understudy.errors import DataError
 from understudy.runtime.protocol import ExecutionError, ExecutorClosed

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lookup_cascade import LookupCascade, random_table
-from rows import chain, images_of
+from sample_rows import chain, images_of
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.offline import OfflineRun

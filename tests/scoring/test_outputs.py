@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from understudy.confidence import CONFIDENCES
+from understudy.confidence_functions import CONFIDENCES
 from understudy.errors import ModelError
 from understudy.scoring.outputs import ExitOutputs, check_finite, outputs_of
 

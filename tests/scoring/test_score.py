@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from digit_nets import big, seven, tiny
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from understudy.confidence import CONFIDENCES
+from digit_nets import big, seven, tiny
+from understudy.confidence_functions import CONFIDENCES
 from understudy.errors import DataError, ModelError, TableError
 from understudy.scoring.in_memory import score
 from understudy.zoo.data import open_data

@@ -18,7 +18,7 @@ from understudy.scores import ScoreTable
 from understudy.searching.certify import certify
 from understudy.searching.exact_test import gap_p_value
 from understudy.searching.pairs import pair_curve
-from understudy.searching.sequences import (
+from understudy.searching.policy_sequences import (
     EMPTY,
     PolicySequence,
     losses_and_gains,

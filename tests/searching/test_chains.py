@@ -20,7 +20,7 @@ from understudy.policy import Policy, PolicyStage
 from understudy.scores import Exit, ScoreTable
 from understudy.searching.chains import search_chains
 from understudy.searching.pairs import search_pairs
-from understudy.searching.sequences import sequence_through
+from understudy.searching.policy_sequences import sequence_through
 
 BUDGETS = (-25.0, 0.0, 13.0, 25.0, 50.0)
 

@@ -13,7 +13,7 @@ from understudy.outcome import evaluate
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.pairs import PairCurve, pair_curve
-from understudy.searching.sequences import losses_and_gains, pair_sequence
+from understudy.searching.policy_sequences import losses_and_gains, pair_sequence
 from understudy.searching.strategies import SearchSpec, ensembles_with, find_ensembles
 
 CONFIDENCE = "margin"

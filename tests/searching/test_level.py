@@ -22,7 +22,7 @@ from understudy.searching.exact_test import (
     lower_tail,
 )
 from understudy.searching.pairs import pair_curve
-from understudy.searching.sequences import pair_sequence
+from understudy.searching.policy_sequences import pair_sequence
 
 
 def chance(top: float, samples: int, discordance: float, gap: float, *, slope: float) -> float:

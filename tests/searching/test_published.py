@@ -20,7 +20,7 @@ from understudy.policy import Policy, accepts
 from understudy.result import Published
 from understudy.scores import Exit, ScoreTable
 from understudy.searching.pairs import pair_curve
-from understudy.searching.published import (
+from understudy.searching.published_rules import (
     FIRST_CROSSING,
     ONEPASS,
     WEIGHTS,

@@ -17,8 +17,8 @@ from understudy.errors import PolicyError, TableError
 from understudy.outcome import evaluate
 from understudy.policy import Policy
 from understudy.scores import Exit, ScoreTable
+from understudy.searching.best_savers import best_savers
 from understudy.searching.pairs import pair_curves
-from understudy.searching.savers import best_savers
 
 
 @given(score_tables(least_exits=2), st.sampled_from([0.0, 20.0, 100.0]))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from understudy.errors import DataError
 from understudy.split import DEFAULT_SHARES, assign_splits
-from understudy.zoo import parquet
+from understudy.zoo import parquet_images as parquet
 from understudy.zoo.data import DataSet, batches, open_data
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
-from understudy.app.run import check_data, load_runnable
+from understudy.app.run_cascade import check_data, load_runnable
 from understudy.errors import DataError
 from understudy.policy import Policy
 from understudy.runtime.buffer import RowBatch

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from understudy.codec import Stored, stored
 from understudy.errors import DataError
 from understudy.files import check_version, read_json
+from understudy.json_codec import Stored, stored
 
 LARGE, LITTLE, NAIVE = "large model alone", "first stage alone", "batch by batch"
 EXECUTOR, IDEAL = "executor", "ideal"

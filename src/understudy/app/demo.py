@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from understudy.app.build import build_cascade
+from understudy.app.build_cascade import build_cascade
 from understudy.app.report.page import write_report
-from understudy.app.run import run_cascade
+from understudy.app.run_cascade import run_cascade
 from understudy.files import replacing
 from understudy.outcome import decide
 from understudy.policy import Policy
@@ -29,8 +29,8 @@ from understudy.scoring.on_disk import score_into
 from understudy.searching.baselines import best_single
 from understudy.searching.search import search
 from understudy.store import log_look, read_answers
-from understudy.zoo.cascades import load_cascade
 from understudy.zoo.data import DataSet, Progress, open_data
+from understudy.zoo.saved_cascades import load_cascade
 
 DATA = "digits:heldout"
 DROPS = (2.0, 3.0, 5.0)

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.codec import Stored, stored
 from understudy.errors import ModelError, unknown
+from understudy.json_codec import Stored, stored
 
 Layout = Literal["NCHW", "NHWC", "NTC", "NC"]
 """The dimensions of a feature: N samples, C channels, H x W positions of a map, T tokens."""

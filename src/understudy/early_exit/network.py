@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from understudy.early_exit.esn import ExitSequence
+from understudy.early_exit.exit_sequence import ExitSequence
 from understudy.early_exit.heads import Head, PlainHead, make_head
 from understudy.early_exit.stages import (
     ESN,

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from understudy.early_exit.esn import ExitSequence
+from understudy.early_exit.exit_sequence import ExitSequence
 from understudy.early_exit.heads import Head, pool
 from understudy.early_exit.taps import Tap
 from understudy.errors import ModelError
-from understudy.graph.folding import fold
+from understudy.graph.batch_norm_folding import fold
 from understudy.graph.partition import Trunk, partition
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.stage import Images, Stage, StageGroup, StagePart, hash_of

@@ -9,11 +9,11 @@ from itertools import zip_longest
 
 from torch import Tensor, fx, nn
 
-from understudy.codec import Stored, stored
 from understudy.early_exit.heads import Layout, check_layout
 from understudy.errors import ModelError
 from understudy.graph.capture import CapturedGraph, ModuleMark, capture, check_paths, hooked
 from understudy.graph.liveness import Liveness
+from understudy.json_codec import Stored, stored
 from understudy.nn.cost import count_macs
 from understudy.nn.stage import Stage
 

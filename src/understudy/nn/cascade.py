@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from understudy.deferral import DeferralScore, scores_of
 from understudy.ensemble import ORIGIN_KEY, Ensemble, ensemble_of
 from understudy.errors import ModelError, listed
-from understudy.nn.confidence import confidence_functions, deferral_score
+from understudy.nn.confidence_functions import confidence_functions, deferral_score
 from understudy.nn.preprocess import on_device
 from understudy.nn.stage import Images, Stage, stages_of
 from understudy.operating_point import OperatingPoint, operating_points_of
 from understudy.policy import Policy
-from understudy.runtime.cascade import AcceptanceRule, BaseCascade
+from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade
 from understudy.runtime.pipeline import Pipeline, check_classes
 from understudy.runtime.protocol import (
     Answers,

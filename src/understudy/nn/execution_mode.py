@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _python_dispatch as dispatch
 
 from understudy.errors import ModelError, unknown
-from understudy.graph.folding import fold
+from understudy.graph.batch_norm_folding import fold
 from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
 

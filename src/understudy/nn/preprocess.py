@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.codec import Stored, stored
 from understudy.errors import DataError, MissingExtra, ModelError, unknown
+from understudy.json_codec import Stored, stored
 
 Images = Tensor | Sequence[Tensor]
 """A batch with the samples first, or a list of single samples, which may differ in size."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError, unknown
-from understudy.nn.confidence import confidence_functions
+from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.preprocess import Images, Preprocess, on_device
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.runtime.protocol import StageState, StateKey

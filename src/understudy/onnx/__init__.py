@@ -1,6 +1,6 @@
 """Cascades in ONNX Runtime: exported once, with PyTorch, and run without it."""
 
-from understudy.lazy import lazy_names
+from understudy.lazy_imports import lazy_names
 
 _MODULES = {
     "agreement": "understudy.onnx.parity",

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from understudy.codec import Stored, StoredFile
 from understudy.deferral import DeferralScore
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, unknown
+from understudy.json_codec import Stored, StoredFile
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 

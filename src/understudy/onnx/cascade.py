@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.confidence import confidence_functions
+from understudy.confidence_functions import confidence_functions
 from understudy.deferral import DeferralScore, deferral_score
 from understudy.ensemble import Ensemble
 from understudy.errors import DataError, ModelError
@@ -20,7 +20,7 @@ from understudy.onnx.bundle import IMAGES, OnnxBundle, Value, file_of, logits_of
 from understudy.onnx.session import CPU, Session, check_providers
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
-from understudy.runtime.cascade import AcceptanceRule, BaseCascade
+from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade
 from understudy.runtime.protocol import Answers, RunnerOutput, deferred_rows
 
 Array = npt.NDArray[Any]

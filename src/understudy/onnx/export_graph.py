@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from understudy.early_exit.esn import ExitSequence
+from understudy.early_exit.exit_sequence import ExitSequence
 from understudy.early_exit.heads import Head, Layout, pool
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
 from understudy.early_exit.stages import ESN, REST

@@ -16,7 +16,7 @@ from torch import Tensor
 from understudy.errors import DataError, ModelError, listed
 from understudy.exit import Detail, Exit
 from understudy.files import keep_plan, read_json, replacing, write_json
-from understudy.nn.confidence import confidence_functions
+from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.scores import ScoreTable

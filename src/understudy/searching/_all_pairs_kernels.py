@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic
 
-from understudy.searching._compiled import compiled
+from understudy.searching._jit import compiled
 
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from understudy.searching._compiled import compiled
+from understudy.searching._jit import compiled
 from understudy.searching.exit_problem import CORRECT, LAST, LOW_BITS, OFF
 
 Array = npt.NDArray[Any]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.searching._compiled import compiled
+from understudy.searching._jit import compiled
 
 Array = npt.NDArray[Any]
 

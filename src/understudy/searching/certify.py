@@ -19,7 +19,7 @@ from understudy.certificate import Certificate, ClassBound
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value, samples_needed
-from understudy.searching.sequences import Counts, PolicySequence, losses_and_gains
+from understudy.searching.policy_sequences import Counts, PolicySequence, losses_and_gains
 
 
 def certify(

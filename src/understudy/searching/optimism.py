@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from understudy.codec import Stored
 from understudy.errors import PolicyError, TableError
+from understudy.json_codec import Stored
 from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable

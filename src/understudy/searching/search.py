@@ -23,7 +23,7 @@ from understudy.scores import ScoreTable
 from understudy.searching.baselines import baselines, dominating, verdict
 from understudy.searching.certify import certify, certify_one
 from understudy.searching.pairs import checked_drops
-from understudy.searching.published import published_rules, saver_rules
+from understudy.searching.published_rules import published_rules, saver_rules
 from understudy.searching.strategies import SearchSpec, Strategy, choose_sequences, strategies_for
 from understudy.split import ALL, SPLITS
 

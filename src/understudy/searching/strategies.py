@@ -23,7 +23,7 @@ from understudy.scores import ScoreTable
 from understudy.searching.chains import search_chains
 from understudy.searching.exits import exits_in_order, search_exits
 from understudy.searching.pairs import PairCurve, pair_curve, pair_curves, pairs_frontier
-from understudy.searching.sequences import (
+from understudy.searching.policy_sequences import (
     EMPTY,
     PolicySequence,
     losses_and_gains,

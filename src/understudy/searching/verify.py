@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from understudy.codec import Stored
 from understudy.errors import PolicyError
+from understudy.json_codec import Stored
 from understudy.outcome import evaluate
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.codec import Stored, stored
 from understudy.early_exit.network import ExitNetwork, attach, example_image
 from understudy.early_exit.serialization import check_replaceable, save_exits
 from understudy.early_exit.taps import Tap, even_taps, list_taps, tap_at
 from understudy.errors import ModelError, UnderstudyError
+from understudy.json_codec import Stored, stored
 from understudy.nn.stage import Stage, usable_device
 from understudy.training.checkpoint import CacheRows, Checkpoint, FeatureCache, free_bytes
 from understudy.training.config import TrainingConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from understudy.codec import Stored
 from understudy.errors import ModelError, unknown
+from understudy.json_codec import Stored
 
 TARGETS = ("labels", "backbone", "both")
 WEIGHTS = ("even", "dyce", "tinysaver")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from understudy.errors import DataError, MissingExtra, UnderstudyError, listed, unknown
 from understudy.split import uniform
-from understudy.zoo.parquet import open_parquet
+from understudy.zoo.parquet_images import open_parquet
 from understudy.zoo.spec import Spec, parse_spec
 
 Array = npt.NDArray[Any]

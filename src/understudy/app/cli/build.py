@@ -29,7 +29,7 @@ def build(
     """Make a cascade that runs: policy, certified operating points and weights in one folder."""
     specs = terminal.named_values(model or (), "--model")
     with terminal.stdout_to_stderr():
-        from understudy.app.build import build_cascade
+        from understudy.app.build_cascade import build_cascade
         from understudy.result import Result
 
         cascade, choice = build_cascade(Result.load(result), into, max_drop=max_drop, specs=specs)

@@ -44,8 +44,8 @@ def export(
     sides = None if size is None else image_size(size)
     with progress("steps") as advance:
         from understudy.onnx.export import export_onnx
-        from understudy.zoo.cascades import load_cascade
         from understudy.zoo.data import open_data
+        from understudy.zoo.saved_cascades import load_cascade
 
         loaded = load_cascade(cascade)
         data = None if check is None else open_data(check)

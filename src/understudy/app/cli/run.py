@@ -26,7 +26,7 @@ def run(
 ) -> None:
     """Answer images with a cascade: prediction, confidence and the exit that answered."""
     with terminal.progress("images") as advance:
-        from understudy.app.run import device_warnings, load_runnable, run_cascade
+        from understudy.app.run_cascade import device_warnings, load_runnable, run_cascade
         from understudy.zoo.data import open_data
 
         loaded = load_runnable(cascade, device)

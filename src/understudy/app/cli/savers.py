@@ -10,7 +10,7 @@ from understudy.display import group_of, interval_text, note_of, percent, table_
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from understudy.searching.savers import Savers
+    from understudy.searching.best_savers import Savers
 
 
 def savers(
@@ -25,7 +25,7 @@ def savers(
     Savers are chosen on the tune split and measured on the test split. Nothing is certified and no
     look at the certify split is counted: search one of the pairs for a certificate.
     """
-    from understudy.searching.savers import best_savers
+    from understudy.searching.best_savers import best_savers
     from understudy.store import load_table
 
     drops = numbers(max_drop, "--max-drop")

@@ -114,7 +114,7 @@ def _training_config(file: Path | None, options: Mapping[str, Any]) -> TrainingC
         UsageError: the file cannot be read, has an unknown setting or one of another type.
         ModelError: an option out of its range.
     """
-    from understudy.codec import decode
+    from understudy.json_codec import decode
     from understudy.training.config import TrainingConfig
 
     config = TrainingConfig()

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.codec import Stored, stored
 from understudy.errors import DataError, ModelError, listed, unknown
+from understudy.json_codec import Stored, stored
 from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Images, usable_device
 from understudy.onnx.bundle import is_onnx_bundle
@@ -19,8 +19,8 @@ from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import FAILED, Answers, Runnable
 from understudy.store import save_answers
-from understudy.zoo.cascades import load_cascade, provenance_of
 from understudy.zoo.data import DataSet, Progress, batches
+from understudy.zoo.saved_cascades import load_cascade, provenance_of
 
 PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
 """Device, as torch names it -> execution providers of ONNX Runtime."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.codec import Stored
 from understudy.errors import ModelError
+from understudy.json_codec import Stored
 
 
 @dataclass(frozen=True)

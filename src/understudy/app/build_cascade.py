@@ -12,8 +12,8 @@ from understudy.errors import ModelError, TableError, unknown
 from understudy.nn.cascade import Cascade, cascade_of
 from understudy.nn.stage import Stage
 from understudy.result import Choice, Result
-from understudy.zoo.cascades import save_cascade
 from understudy.zoo.models import load_stages
+from understudy.zoo.saved_cascades import save_cascade
 
 
 def build_cascade(

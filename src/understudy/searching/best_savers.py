@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.codec import encode
 from understudy.errors import TableError
+from understudy.json_codec import encode
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable

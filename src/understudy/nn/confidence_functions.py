@@ -1,4 +1,4 @@
-"""Confidence of an exit from its logits (tensors); `understudy.confidence` has the NumPy twins.
+"""Confidences from logits (tensors); `understudy.confidence_functions` has the NumPy twins.
 
 All are computed in float32 whatever the dtype of the logits, on the device the logits are on; NaN
 in a row of logits gives NaN.
@@ -13,7 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from understudy.confidence import PNORM
+from understudy.confidence_functions import PNORM
 from understudy.deferral import CLIP, DeferralScore
 
 LOWEST = torch.finfo(torch.float32).min  # times the probability 0 it is 0, where -inf would be NaN
