@@ -119,5 +119,5 @@ class StatefulStage(Stage):
         for key in added:
             assert torch.equal(state[key][:, 0], rows), key
         logits, _ = super().resume(images, EMPTY)
-        key = StateKey.pooled("stateful", len(added))
+        key = StateKey("pooled", "stateful", len(added))
         return logits, {**state, key: torch.stack([rows, rows], 1)}

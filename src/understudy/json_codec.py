@@ -103,22 +103,12 @@ class StoredFile(Stored):
         return decode(data, cls, what=what, error=layout.error, remedy=layout.remedy)
 
 
-def stored(
-    *,
-    key: str = "",
-    optional: bool = False,
-    shape: Any = None,
-    pack: Callable[[Any], Any] | None = None,
-    unpack: Callable[[Any], Any] | None = None,
-) -> dict[str, Any]:
+def stored(**form: Any) -> dict[str, Any]:
     """The metadata of a field whose form in JSON differs: `field(metadata=stored(key="of"))`.
 
-    Args:
-        key: its key in JSON; by default the field's name.
-        optional: whether older files may lack it; the field has a default then.
-        shape, pack, unpack: the type in JSON, and the functions to it and from it.
+    The arguments are those of `_FieldForm`.
     """
-    return {"json": _FieldForm(key, optional, shape, pack, unpack)}
+    return {"json": _FieldForm(**form)}
 
 
 def encode(value: Any) -> Any:
@@ -179,7 +169,13 @@ def decode(
 
 
 class _FieldForm(NamedTuple):
-    """How a field is stored."""
+    """How a field is stored.
+
+    Attributes:
+        key: its key in JSON; by default the field's name.
+        optional: whether older files may lack it; the field has a default then.
+        shape, pack, unpack: the type in JSON, and the functions to it and from it.
+    """
 
     key: str = ""
     optional: bool = False

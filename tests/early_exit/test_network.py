@@ -211,7 +211,7 @@ def test_an_average_of_exits(plain: ExitNetwork) -> None:
     policy = Policy((PolicyStage(PLAIN[0], np.inf), PolicyStage("mean")))
     found = Cascade({"net": plain, "mean": mean}, policy)(pictures)
     stages = plain.stages("net")
-    assert StateKey.logits(PLAIN[0]) not in stages[PLAIN[0]].run(pictures).state
+    assert StateKey("logits", PLAIN[0]) not in stages[PLAIN[0]].run(pictures).state
     torch.testing.assert_close(
         found,
         sum(stages[name](pictures) * w for name, w in zip(mean.exits, mean.weights, strict=True)),

@@ -127,7 +127,7 @@ def test_without_an_ensemble_behind_it_nothing_is_handed_on(table: ScoreTable) -
     assert output.state == {}
     cascade.policy = Policy.pair("tiny", "tiny+big", np.inf)
     output = cascade.runners[0].run(tensors_of(range(60)), {})
-    assert set(output.state) == {StateKey.logits("tiny")}
+    assert set(output.state) == {StateKey("logits", "tiny")}
 
 
 def test_the_state_of_members_is_shared(table: ScoreTable) -> None:

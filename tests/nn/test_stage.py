@@ -68,7 +68,7 @@ def test_runs_without_gradients() -> None:
 @pytest.mark.parametrize("name", confidence_functions)
 def test_run_gives_logits_the_named_confidence_and_the_state(name: str) -> None:
     stage, batch = Stage(Small()), torch.randn(6, 3, 8, 8)
-    state: StageState = {StateKey.logits("other"): torch.ones(6, 5)}
+    state: StageState = {StateKey("logits", "other"): torch.ones(6, 5)}
     logits, confidence, after = stage.run(batch, state, confidence=name)
     assert torch.equal(logits, stage(batch))
     assert torch.equal(confidence, confidence_functions[name](logits))

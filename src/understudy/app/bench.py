@@ -25,7 +25,7 @@ from understudy.errors import DataError
 from understudy.policy import Policy
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.executor import Executor
-from understudy.runtime.pipeline import Pipeline
+from understudy.runtime.pipeline import AnswerSink, Pipeline
 from understudy.runtime.protocol import Array, Runnable, RunnerOutput, StageRunner
 from understudy.zoo.data import DataSet, batches, open_data
 
@@ -190,13 +190,6 @@ class _Stages:
     runners: tuple[StageRunner, ...]
 
 
-class _NoSink:
-    """Drops all results."""
-
-    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None: ...
-    def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None: ...
-
-
 def _last_stage(cascade: Runnable) -> Runnable:
     """The last stage of a cascade alone, run on all images."""
     last = cascade.runners[-1]
@@ -226,7 +219,7 @@ def _alone(runner: StageRunner, images: Any, size: int) -> Array:
 def _batch_by_batch(runners: tuple[StageRunner, ...], images: Any, size: int) -> None:
     """Every batch goes through all stages by itself, and gets smaller and smaller."""
     for batch in _batches(images, size):
-        Pipeline(runners, _NoSink()).run_batch(batch)
+        Pipeline(runners, AnswerSink(len(batch), ())).run_batch(batch)
 
 
 def _mapped(cascade: Runnable, images: Any, size: int) -> Array:

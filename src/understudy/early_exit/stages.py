@@ -149,13 +149,13 @@ class Segments:
         """A head on the feature of its tap."""
 
         def run(_images: Images, state: StageState) -> StageState:
-            return {**state, StateKey.logits(exit): head(self.reduced(head, tap, state))}
+            return {**state, StateKey("logits", exit): head(self.reduced(head, tap, state))}
 
         return StagePart(exit, run)
 
     def reduced(self, head: Head, tap: int, state: StageState) -> Tensor:
         """The feature of a tap as a head takes it."""
-        return head.reduce(state[StateKey.feature(self.name, tap)])
+        return head.reduce(state[StateKey("feature", self.name, tap)])
 
     def _run(self, number: int, last: int, images: Images, state: StageState) -> StageState:
         """Run a segment on the way to the tap `last`, unless its output is known."""
@@ -165,11 +165,11 @@ class Segments:
         values = self._features(number - 1, state) if number else (self.backbone.prepare(images),)
         outputs = self.backbone.trunk.run(number, values)
         if number == len(self.backbone.taps):
-            return {**rest, StateKey.logits(self.name): outputs[0]}
+            return {**rest, StateKey("logits", self.name): outputs[0]}
         if self.keeps_pooled:
             pooled = pool(outputs[0], self.backbone.taps[number].layout)
-            rest[StateKey.pooled(self.name, number)] = pooled
-        features = {StateKey.feature(self.name, number, i): v for i, v in enumerate(outputs)}
+            rest[StateKey("pooled", self.name, number)] = pooled
+        features = {StateKey("feature", self.name, number, i): v for i, v in enumerate(outputs)}
         return rest | features
 
     def _is_feature(self, key: StateKey) -> bool:
@@ -238,7 +238,7 @@ class ExitStage(Stage):
         for part in self._parts:
             state = part.run(images, state)
         rest = dict(state)
-        return rest.pop(StateKey.logits(self.exit)), rest
+        return rest.pop(StateKey("logits", self.exit)), rest
 
 
 class WholeNetwork(ExitStage):
@@ -304,9 +304,9 @@ class Refinement:
         """The saver, the segments up to a tap, and a head that also takes the saver's output."""
 
         def run(_images: Images, state: StageState) -> StageState:
-            features = [state[self._pooled(0)], state[StateKey.logits(self.saver_name)]]
+            features = [state[self._pooled(0)], state[StateKey("logits", self.saver_name)]]
             logits = head(self.segments.reduced(head, tap, state), torch.cat(features, 1))
-            return {**state, StateKey.logits(exit): logits}
+            return {**state, StateKey("logits", exit): logits}
 
         return (
             StagePart(self.saver_name, partial(self._run_saver, tap)),
@@ -319,10 +319,10 @@ class Refinement:
         cache = state.get(self._cache)
         if cache is not None and cache.shape[1] > tap + 2:
             state = {key: value for key, value in state.items() if key != self._cache}
-        if StateKey.logits(self.saver_name) in state and self._pooled(0) in state:
+        if StateKey("logits", self.saver_name) in state and self._pooled(0) in state:
             return state
         logits, state = self.saver.resume(images, state)
-        return {**state, StateKey.logits(self.saver_name): logits}
+        return {**state, StateKey("logits", self.saver_name): logits}
 
     def _token(self, number: int, _images: Images, state: StageState) -> StageState:
         pooled, cache = state[self._pooled(number)], state.get(self._cache)
@@ -334,20 +334,20 @@ class Refinement:
         return {**state, self._cache: cache, self._output: output}
 
     def _exit(self, tap: int, exit: str, _images: Images, state: StageState) -> StageState:
-        saver_logits = state[StateKey.logits(self.saver_name)]
+        saver_logits = state[StateKey("logits", self.saver_name)]
         logits = self.sequence.exit(tap + 1, state[self._output], saver_logits)
-        return {**state, StateKey.logits(exit): logits}
+        return {**state, StateKey("logits", exit): logits}
 
     def _pooled(self, token: int) -> StateKey:
         """The feature that a token is computed from: the saver's is token 0."""
         if token == 0:
-            return StateKey.pooled(self.saver_name, 0)
-        return StateKey.pooled(self.segments.name, token - 1)
+            return StateKey("pooled", self.saver_name, 0)
+        return StateKey("pooled", self.segments.name, token - 1)
 
     @property
     def _cache(self) -> StateKey:
-        return StateKey.esn_cache(self.segments.name)
+        return StateKey("esn_cache", self.segments.name)
 
     @property
     def _output(self) -> StateKey:
-        return StateKey.esn_output(self.segments.name)
+        return StateKey("esn_output", self.segments.name)

@@ -73,10 +73,10 @@ class EnsembleStage(Stage):
     def resume(self, images: Images, state: StageState) -> tuple[Tensor, StageState]:
         """The weighted mean of logits (N, C) float32, and the state with all members' logits."""
         for name, member in self.members.items():
-            if StateKey.logits(name) not in state:
+            if StateKey("logits", name) not in state:
                 logits, state = member.resume(images, state)
-                state = {**state, StateKey.logits(name): logits}
-        return self._mean([state[StateKey.logits(name)] for name in self.members]), state
+                state = {**state, StateKey("logits", name): logits}
+        return self._mean([state[StateKey("logits", name)] for name in self.members]), state
 
     def _mean(self, logits: Sequence[Tensor]) -> Tensor:
         """The weighted sum (N, C) float32, in the order of the members, as in `with_ensemble`."""
@@ -138,7 +138,7 @@ class TorchRunner:
     def run(self, images: Images, state: StageState) -> RunnerOutput:
         """The output of the stage, and the rows that it defers; NaN is deferred if possible."""
         images = on_device(images, self.stage.device)
-        key = StateKey.logits(self.name)
+        key = StateKey("logits", self.name)
         if key in state:
             logits = state[key]
         else:

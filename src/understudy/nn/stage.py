@@ -14,23 +14,11 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError, unknown
 from understudy.nn.confidence_functions import confidence_functions
-from understudy.nn.preprocess import Images, Preprocess, on_device
+from understudy.nn.preprocess import Images as Images  # noqa: PLC0414
+from understudy.nn.preprocess import Preprocess as Preprocess  # noqa: PLC0414
+from understudy.nn.preprocess import on_device
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.runtime.protocol import StageState, StateKey
-
-__all__ = [
-    "EMPTY",
-    "Images",
-    "Preprocess",
-    "Stage",
-    "StageGroup",
-    "StageOutput",
-    "StagePart",
-    "as_stage",
-    "hash_of",
-    "stages_of",
-    "usable_device",
-]
 
 EMPTY: StageState = MappingProxyType({})
 
@@ -123,11 +111,11 @@ class Stage(nn.Module):
     def parts(self, name: str) -> tuple[StagePart, ...]:
         """The work until this stage can answer, in order: here one part, the model.
 
-        After the last part the state holds the logits under `StateKey.logits(name)`.
+        After the last part the state holds the logits under `StateKey("logits", name)`.
         """
 
         def whole(images: Images, state: StageState) -> StageState:
-            return {**state, StateKey.logits(name): self(images)}
+            return {**state, StateKey("logits", name): self(images)}
 
         return (StagePart(name, whole),)
 

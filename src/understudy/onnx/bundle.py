@@ -14,6 +14,7 @@ from understudy.errors import ModelError, unknown
 from understudy.json_codec import Stored, StoredFile
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
+from understudy.runtime.protocol import StateKey
 
 NAME = "onnx.json"
 PIECES = "pieces"
@@ -114,12 +115,8 @@ class OnnxBundle(
 
 
 def logits_of(exit: str) -> str:
-    """The name of an exit's logits among the values.
-
-    >>> logits_of("tiny")
-    'logits of tiny'
-    """
-    return f"logits of {exit}"
+    """The name of an exit's logits among the values."""
+    return str(StateKey("logits", exit))
 
 
 def is_onnx_bundle(path: str | Path) -> bool:

@@ -44,7 +44,7 @@ def part_of_model(name: str, stage: Stage, image: Tensor) -> ModulePart:
         ModelError: its preprocessing cannot be put into the graph.
     """
     module = WholeModel(pixels_of(stage, image, name), stage.model)
-    return ModulePart.of(name, module, (IMAGES,), (StateKey.logits(name),))
+    return ModulePart.of(name, module, (IMAGES,), (StateKey("logits", name),))
 
 
 def parts_of_network(
@@ -98,27 +98,27 @@ def _segment_parts(
     parts: list[ModulePart] = []
     for number, tap in enumerate(taps):
         values = trunk.run(number, tuple(value.clone() for value in values))
-        features = tuple(StateKey.feature(name, tap, index) for index in range(len(values)))
+        features = tuple(StateKey("feature", name, tap, index) for index in range(len(values)))
         module: nn.Module = SegmentModule(trunk.segments[number], None if number else pixels)
         outputs = features
         if tap in tokens:
             module = PooledSegment(module, network.taps[tap].layout)
-            outputs = (*features, StateKey.pooled(name, tap))
+            outputs = (*features, StateKey("pooled", name, tap))
         parts.append(ModulePart.of(f"{name}/{network.taps[tap].path}", module, inputs, outputs))
         inputs = features
     if to_end:
         last = LastSegment(SegmentModule(trunk.segments[-1], None if taps else pixels))
         part = f"{name}/{REST}" if taps else name
-        parts.append(ModulePart.of(part, last, inputs, (StateKey.logits(name),)))
+        parts.append(ModulePart.of(part, last, inputs, (StateKey("logits", name),)))
     return parts
 
 
 def _head_part(name: str, network: ExitNetwork, exit: str, location: ExitLocation) -> ModulePart:
     head, branch = network.head(location), network.saver_branch
-    inputs: Keys = (StateKey.feature(name, location.tap),)
+    inputs: Keys = (StateKey("feature", name, location.tap),)
     if head.saver_width and branch is not None:
-        inputs = (*inputs, StateKey.pooled(branch.name, 0), StateKey.logits(branch.name))
-    return ModulePart.of(exit, HeadModule(head), inputs, (StateKey.logits(exit),))
+        inputs = (*inputs, StateKey("pooled", branch.name, 0), StateKey("logits", branch.name))
+    return ModulePart.of(exit, HeadModule(head), inputs, (StateKey("logits", exit),))
 
 
 def _saver_part(branch: SaverBranch, image: Tensor) -> ModulePart:
@@ -129,16 +129,20 @@ def _saver_part(branch: SaverBranch, image: Tensor) -> ModulePart:
     module = SaverModule(
         SegmentModule(first, pixels), SegmentModule(last, None), saver.taps[0].layout
     )
-    return ModulePart.of(name, module, (IMAGES,), (StateKey.logits(name), StateKey.pooled(name, 0)))
+    return ModulePart.of(
+        name, module, (IMAGES,), (StateKey("logits", name), StateKey("pooled", name, 0))
+    )
 
 
 def _token_part(name: str, exit: str, tap: int, branch: SaverBranch) -> ModulePart:
     """The token of a tap and the exit that refines the saver's logits there."""
-    before = StateKey.pooled(branch.name, 0) if tap == 0 else StateKey.esn_cache(name, tap - 1)
-    inputs = (StateKey.pooled(name, tap), before, StateKey.logits(branch.name))
+    before = (
+        StateKey("pooled", branch.name, 0) if tap == 0 else StateKey("esn_cache", name, tap - 1)
+    )
+    inputs = (StateKey("pooled", name, tap), before, StateKey("logits", branch.name))
     module = TokenModule(branch.sequence, tap)
     return ModulePart.of(
-        exit, module, inputs, (StateKey.logits(exit), StateKey.esn_cache(name, tap))
+        exit, module, inputs, (StateKey("logits", exit), StateKey("esn_cache", name, tap))
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from understudy.errors import DataError, ModelError
 from understudy.runtime.buffer import RowBatch, is_array
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.pipeline import BufferedPipeline, accepted_rows
+from understudy.runtime.pipeline import BufferedPipeline, answered_and_failed
 from understudy.runtime.protocol import (
     FAILED,
     Answers,
@@ -79,7 +79,7 @@ class OfflineRun:
 
     def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
         """Keep answers until those before them are complete."""
-        rows = accepted_rows(output)
+        rows, _ = answered_and_failed(output)
         if len(rows):
             self._answers.write(
                 ids[rows],

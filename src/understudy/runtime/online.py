@@ -20,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.pipeline import BufferedPipeline, accepted_rows
+from understudy.runtime.pipeline import BufferedPipeline, answered_and_failed
 from understudy.runtime.protocol import (
     Answer,
     Array,
@@ -133,7 +133,7 @@ class RequestBatcher:
 
     def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
         """Deliver the answers of a stage."""
-        rows = accepted_rows(output)
+        rows, _ = answered_and_failed(output)
         if len(rows):
             columns = (ids[rows], output.prediction[rows], output.confidence[rows])
             triples = zip(*(column.tolist() for column in columns), strict=True)

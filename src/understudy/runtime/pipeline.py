@@ -32,7 +32,7 @@ class ResultSink(Protocol):
     """Receives the results of rows, by their ids."""
 
     def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
-        """A stage has run on these rows; `accepted_rows(output)` are answered."""
+        """A stage has run on these rows; `answered_and_failed` says which have answers."""
 
     def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
         """These rows will not be answered."""
@@ -84,7 +84,7 @@ class Pipeline:
         """
         self._check_classes(runner, output)
         self.sink.visited(runner, ids, output)
-        failed = _rows_without_answer(output)
+        _, failed = answered_and_failed(output)
         if len(failed):
             self.sink.failed(runner, ids[failed], NotANumber(runner.name))
         return RowBatch(output.images, output.state, ids) if len(output.deferred) else None
@@ -176,10 +176,10 @@ class BufferedPipeline(Pipeline):
             ModelError: the stage has other classes than the first one.
         """
         self._check_classes(runner, output)
-        nan, failed = int(np.isnan(output.confidence).sum()), len(_rows_without_answer(output))
-        self._metrics.add_batch(runner.name, len(ids), nan=nan)
-        if failed:
-            self._metrics.add_failed(runner.name, failed)
+        self._metrics.add_batch(runner.name, len(ids), nan=int(np.isnan(output.confidence).sum()))
+        _, failed = answered_and_failed(output)
+        if len(failed):
+            self._metrics.add_failed(runner.name, len(failed))
         return super().settle(runner, ids, output)
 
     def _added(self, position: int, batch: RowBatch, rows: Array) -> bool:
@@ -249,18 +249,11 @@ class AnswerSink:
         return Answers(self._prediction, self._confidence, self._exit, self._exits, self._failed)
 
 
-def accepted_rows(output: RunnerOutput) -> Array:
-    """The rows that a stage answers, (k,) int64: neither deferred nor NaN."""
-    accepted = ~np.isnan(output.confidence)
-    accepted[output.deferred] = False
-    return np.flatnonzero(accepted)
-
-
-def _rows_without_answer(output: RunnerOutput) -> Array:
-    """The rows that are not deferred although their confidence is NaN, (k,) int64."""
-    nan = np.isnan(output.confidence)
-    nan[output.deferred] = False
-    return np.flatnonzero(nan)
+def answered_and_failed(output: RunnerOutput) -> tuple[Array, Array]:
+    """The rows that a stage answers, and those of NaN that it does not defer; each (k,) int64."""
+    final, nan = np.ones(len(output.confidence), bool), np.isnan(output.confidence)
+    final[output.deferred] = False
+    return np.flatnonzero(final & ~nan), np.flatnonzero(final & nan)
 
 
 def check_classes(first: str, classes: int, other: str, found: int) -> None:
