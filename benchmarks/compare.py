@@ -150,10 +150,10 @@ def all_pairs(_name: str, _folder: Path) -> Any:
         from understudy.search.allpairs import search_all_pairs
 
     draw = np.random.default_rng(0)
-    ease = draw.standard_normal(20_000)
-    skill = draw.uniform(0.3, 1.3, (300, 1))
-    margin = skill + 0.8 * ease + 0.6 * draw.standard_normal((300, 20_000))
-    cost = np.sort(draw.uniform(1, 100, 300))
+    ease = draw.standard_normal(50_000)
+    skill = draw.uniform(0.3, 1.3, (600, 1))
+    margin = skill + 0.8 * ease + 0.6 * draw.standard_normal((600, 50_000))
+    cost = np.sort(draw.uniform(1, 100, 600))
     return lambda: search_all_pairs(
         margin > 0, np.abs(margin).astype(np.float32), cost, (0.0, 0.25, 1.0), threads=2
     )
@@ -200,7 +200,7 @@ def cascades(name: str, folder: Path) -> Any:
         heads = {
             f"layer{k}.{n}": "conv64" for k, n in ((1, 4), (1, 8), (2, 3), (2, 8), (3, 1), (3, 5))
         }
-        network = attach(stage(56), heads)
+        network = attach(stage(56), heads, image=images[0])
         exits = network.stages("net")
         names = list(exits)
         if "off" in name:
