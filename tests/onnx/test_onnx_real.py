@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from onnx_nets import everything
 
 from exit_nets import images
+from onnx_nets import everything
 from understudy.early_exit.network import attach
 from understudy.nn.cascade import Cascade
 from understudy.onnx.cascade import load_onnx

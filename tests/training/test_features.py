@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exit_digits import big, centred
 from torch import nn
 
+from exit_digits import big, centred
 from understudy.early_exit.heads import pool
 from understudy.early_exit.network import ExitNetwork, Heads, attach
 from understudy.errors import DataError, ModelError, UnderstudyError

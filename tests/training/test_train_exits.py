@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exit_digits import big, small, train
 
+from exit_digits import big, small, train
 from progress import InterruptedRunError, RecordedProgress, at
 from understudy.early_exit.network import ExitNetwork, attach
 from understudy.early_exit.serialization import ExitFolder
