@@ -61,7 +61,7 @@ def test_it_says_what_it_promises() -> None:
     assert PROVED.words() == (
         "With probability 0.95 the cascade loses against big by at most 0.5 points on new samples "
         "like the 12,000 certify samples (31 losses, 20 gains, p = 0.0123). "
-        "The guarantee ends when the data change."
+        "The promise ends when the data change."
     )
     assert "disagrees with big" in replace(PROVED, kind="disagreement").words()
 

@@ -163,7 +163,7 @@ class Certificate(
             f"With probability {1 - self.delta:g} the cascade {self._guarantee()} on new samples "
             f"like the {self.samples:,} certify samples ({self.losses:,} losses, {self.gains:,} "
             f"gains, p = {self.p_value:.3g}). "
-            f"The guarantee ends when the data change.{again}"
+            f"The promise ends when the data change.{again}"
         )
 
     def _guarantee(self) -> str:

@@ -68,15 +68,15 @@ class Difficulty(
         best = max(self.helps, key=lambda name: (self.helps[name], -self.costs[name]))
         if not self.helps[best]:
             return (
-                f"No little model can help here: even on the tenth of the samples where each is "
-                f"most confident, none comes within {EQUAL_WITHIN:g} points of {self.reference}."
+                f"No little model can help here: even on the tenth of the samples that each is "
+                f"surest of, none comes within {EQUAL_WITHIN:g} points of {self.reference}."
             )
         hardest = self.by_confidence[-1].accuracy
         return (
             f"{best} is as good as {self.reference} (within {EQUAL_WITHIN:g} points) on the "
-            f"{10 * self.helps[best]} % of the samples where it is most confident. On the "
-            f"hardest tenth {self.little} has {100 * hardest[self.little]:.1f} % right, "
-            f"{self.reference} {100 * hardest[self.reference]:.1f} %."
+            f"{10 * self.helps[best]} % of the samples that it is surest of. On the hardest tenth "
+            f"{self.little} has {100 * hardest[self.little]:.1f} % right, {self.reference} "
+            f"{100 * hardest[self.reference]:.1f} %."
         )
 
 
