@@ -17,6 +17,8 @@ from understudy.json_codec import Stored, stored
 Images = Tensor | Sequence[Tensor]
 """A batch with the samples first, or a list of single samples, which may differ in size."""
 
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
 
 def on_device(images: Images, device: torch.device) -> Images:
     """The images on a device; those that are there already are not copied.
@@ -44,9 +46,6 @@ def select(images: Images, rows: Tensor) -> Images:
 
 def _moved(image: Any, device: torch.device) -> Tensor:
     return torch.as_tensor(image).to(device, non_blocking=device.type == "cuda")
-
-
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
 @dataclass(frozen=True)
