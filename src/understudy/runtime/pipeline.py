@@ -70,6 +70,7 @@ class Pipeline:
         batch = RowBatch(images, {}, np.arange(len(images)))
         for runner, following in zip(self.runners, (*self.runners[1:], None), strict=True):
             output = runner.run(batch.images, batch.state)
+            self._check_classes(runner, output)
             deferred = self.settle(runner, batch.ids, output)
             if following is None or deferred is None:
                 return
@@ -77,17 +78,15 @@ class Pipeline:
             batch = deferred if everything else deferred.select(output.deferred, following)
 
     def settle(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> RowBatch | None:
-        """Hand over the output of a stage; the batch for the next stage if any row is deferred.
-
-        Raises:
-            ModelError: the stage has other classes than the first one.
-        """
-        self._check_classes(runner, output)
+        """Hand over the output of a stage; the batch for the next stage if any row is deferred."""
         self.sink.visited(runner, ids, output)
         _, failed = answered_and_failed(output)
         if len(failed):
-            self.sink.failed(runner, ids[failed], NotANumber(runner.name))
+            self._fail(runner, ids[failed], NotANumber(runner.name))
         return RowBatch(output.images, output.state, ids) if len(output.deferred) else None
+
+    def _fail(self, runner: StageRunner, ids: Array, error: Exception) -> None:
+        self.sink.failed(runner, ids, error)
 
     def _check_classes(self, runner: StageRunner, output: RunnerOutput) -> None:
         if self._classes is None:
@@ -162,25 +161,15 @@ class BufferedPipeline(Pipeline):
                 self._fail(runner, part.ids, output)
                 continue
             try:
-                deferred = self.settle(runner, part.ids, output)
+                self._check_classes(runner, output)
             except ModelError as error:
                 self._fail(runner, part.ids, error)
                 continue
+            nan = int(np.isnan(output.confidence).sum())
+            self._metrics.add_batch(runner.name, len(part.ids), nan=nan)
+            deferred = self.settle(runner, part.ids, output)
             if deferred is not None:
                 self.feed(position + 1, deferred, output.deferred)
-
-    def settle(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> RowBatch | None:
-        """The same, counted.
-
-        Raises:
-            ModelError: the stage has other classes than the first one.
-        """
-        self._check_classes(runner, output)
-        self._metrics.add_batch(runner.name, len(ids), nan=int(np.isnan(output.confidence).sum()))
-        _, failed = answered_and_failed(output)
-        if len(failed):
-            self._metrics.add_failed(runner.name, len(failed))
-        return super().settle(runner, ids, output)
 
     def _added(self, position: int, batch: RowBatch, rows: Array) -> bool:
         """Try to let rows wait; False means: try again with the fewer rows that memory allows."""
@@ -223,7 +212,7 @@ class BufferedPipeline(Pipeline):
 
     def _fail(self, runner: StageRunner, ids: Array, error: Exception) -> None:
         self._metrics.add_failed(runner.name, len(ids))
-        self.sink.failed(runner, ids, error)
+        super()._fail(runner, ids, error)
 
 
 class AnswerSink:
