@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from typer.core import TyperCommand, TyperOption
 
 import understudy
 from command_line import Run, refused
+from tables import synthetic
 from understudy.app.cli.main import app
+from understudy.app.cli.terminal import answer_table
 
 COMMANDS: dict[str, TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 HEAVY = {"numpy", "polars", "torch", "numba", "scipy", "sklearn", "altair", "timm", "jinja2"}
@@ -94,3 +97,14 @@ def test_an_unknown_verb_is_refused(run: Run) -> None:
 def test_a_missing_file_is_one_sentence(run: Run, tmp_path: Path) -> None:
     refused(run("report", tmp_path / "none.json"), "does not exist", tmp_path)
     refused(run("build", tmp_path / "none.json", "--into", tmp_path / "c"), "exist", tmp_path)
+
+
+def test_a_table_whose_exits_are_measured_in_other_batches(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exits that were scored later may have a time in another unit."""
+    table = replace(synthetic(50), times={"ms@4": {"net0": 1.0}})
+    answer_table(table, Path("table"), as_json=False)
+    lines = filter(None, map(str.split, capsys.readouterr().out.splitlines()))
+    rows = {words[0]: words[-1] for words in lines}
+    assert (rows["net0"], rows["net1"]) == ("1", "–")

@@ -40,6 +40,7 @@ def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
 
 def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
     """Print what a table that was written holds: its exits with accuracy and costs."""
+    from understudy.outcome import units_of
     from understudy.split import SPLITS
 
     splits = ", ".join(
@@ -50,7 +51,11 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
     for row, name in enumerate(scores.names):
         right = scores.prediction[row] == scores.label
         accuracy = [] if scores.label is None else [percent(float(right.mean()))]
-        costs = [cost_text(scores.cost_of([name], unit), unit) for unit in scores.units]
+        known = units_of(scores, {name})  # exits of another run may be measured in other batches
+        costs = [
+            cost_text(scores.cost_of([name], unit), unit) if unit in known else "–"
+            for unit in scores.units
+        ]
         rows.append([name, *accuracy, *costs])
     view = group_of(
         table_of(f"{len(scores):,} samples ({splits})", head, rows), note_of(f"written to {path}")
