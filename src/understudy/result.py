@@ -150,6 +150,12 @@ class Result(
         return self.searched_on == "all"
 
     @property
+    def search_record(self) -> dict[str, Any]:
+        """The table and the arguments of the search, as the log of looks keeps them."""
+        own = {"reference": self.reference, "unit": self.unit, "delta": self.delta}
+        return {"table": self.table.get("hash"), **own, **self.arguments}
+
+    @property
     def measured_on(self) -> str:
         """The split of the headline figures: "test", or "all" for a search in-sample."""
         return "all" if self.in_sample else "test"
@@ -229,13 +235,20 @@ def _singles_table(result: Result) -> Table:
 def _choices_table(result: Result) -> Table:
     costs = [set(choice.outcome.cost) for choice in result.choices]
     others = sorted(set.intersection(*costs) - {result.unit})
-    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
+    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g}{_look(result)})"
     head = ("max drop", "plan, share per stage", result.unit, "saving")
     return display.table_of(
         f"the cheapest plan per budget, measured on {result.measured_on}",
         (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
         (_choice_row(choice, result.unit, others) for choice in result.choices),
     )
+
+
+def _look(result: Result) -> str:
+    """Which look at the certify samples it was, unless it was the first."""
+    proofs = (choice.certificate for choice in result.choices)
+    look = max((proof.looks for proof in proofs if proof is not None), default=1)
+    return f", look {look}" if look > 1 else ""
 
 
 def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
