@@ -66,7 +66,7 @@ def log_look(
     column = _column(ids)
     now = pl.DataFrame({"id": column, "look": [look] * len(column)}, schema=_SCHEMA)
     seen = pl.concat([now, _last_looks(folder)]).unique("id", keep="first", maintain_order=True)
-    line = {"look": look, "why": why} | ({} if search is None else {"search": dict(search)})
+    line = {"look": look, "why": why, "search": None if search is None else dict(search)}
     with suppress(OSError, UnderstudyError):
         _write(seen, folder)
         with (folder / _LOG).open("a", encoding="utf-8") as log:
@@ -75,7 +75,9 @@ def log_look(
 
 
 def logged_looks(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of the log, oldest first: `look`, `why` and, where it was noted, `search`.
+    """The lines of the log, oldest first: `look`, `why` and `search` (None for other looks).
+
+    Older lines have no `search`.
 
     Raises:
         TableError: the log is damaged.

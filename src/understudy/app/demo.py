@@ -21,7 +21,7 @@ from understudy.app.build_cascade import build_cascade
 from understudy.app.report.page import write_report
 from understudy.app.run_cascade import run_cascade
 from understudy.files import replacing
-from understudy.looks import log_look
+from understudy.looks import count_looks, log_look
 from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.result import Choice, Result
@@ -106,8 +106,10 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Progress) -> DemoRun
                 f"--out {result_path}",
             ),
         )
-        looks = log_look(table_path, table.on("certify").ids, why="demo")
+        read = table.on("certify").ids
+        looks = count_looks(table_path, read) + 1
         result = search(table, reference=reference, max_drop=DROPS, looks=looks)
+        log_look(table_path, read, why="demo", search=result.search_record)
         result.save(result_path)
     with _timed(seconds, "build and run"):
         agreeing, compared = _build_and_run(result, table, folder, on_step, on_progress)
