@@ -54,7 +54,8 @@ class Choice(
         certificate: the proof; None in-sample, where nothing is proved.
         baselines: what it is compared with, on test (or all).
         verdict: in words; may be "a cascade does not pay here".
-        classes: the classes that lose most on test (or all): estimates, not proved.
+        classes: the classes that lose most on tune, as measured on test (or all): estimates, not
+            proved; none for the reference itself.
     """
 
     max_drop: float
@@ -209,9 +210,12 @@ def _worst_class(choice: Choice) -> str:
     if len(choice.classes) < 2:
         return ""
     gap = choice.classes[0]
+    on_tune = "test" in choice.on and gap.tune_drop is not None
+    picked, measured = ("lost most on tune", " on test") if on_tune else ("loses most", "")
     return (
-        f" The class that loses most is {gap.name}: {gap.drop:+.2f} "
-        f"{display.interval_text(gap.interval)}, an estimate from {gap.samples:,} samples."
+        f" The class that {picked} is {gap.name}: {gap.drop:+.2f} "
+        f"{display.interval_text(gap.interval)}{measured}, an estimate from {gap.samples:,} "
+        "samples."
     )
 
 

@@ -243,7 +243,7 @@ class _SearchData:
         compared = baselines(
             policy, tune=self.tune, measured=self.test, reference=reference, unit=unit, cost=cost
         )
-        classes = class_gaps(self.test, policy, reference=reference)
+        classes = class_gaps(self.tune, self.test, policy, reference=reference)
         choice = Choice(max_drop, policy, on, certificate, compared, "", classes)
         better = dominating(self.tune, reference=reference, unit=unit)
         words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better)
