@@ -2,10 +2,11 @@
 
     python benchmarks/looks.py [--draws 1000 --json --record]
 
-Samples are drawn with replacement from a real table, which is the population, and split ten times at
-random (tune 20 %, certify 60 %, test 20 %). Each split is searched and certified, at delta each, and
-at delta / (k (k + 1)) for look k. The result that saves most is kept; it is wrong where its true
-drop, that on the whole table, exceeds the budget. The intervals are exact (Clopper and Pearson).
+Samples are drawn with replacement from a real table, which is the population, and split ten times
+at random (tune 20 %, certify 60 %, test 20 %). Each split is searched and certified, at delta each,
+and at delta / (k (k + 1)) for look k. The result that saves most is kept; it is wrong where its
+true drop, that on the whole table, exceeds the budget. The intervals are exact (Clopper and
+Pearson).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ CORE = {
     "store": {"errors", "exit", "files", "looks", "split", "scores", "table_validation"},
     "outcome": {"json_codec", "errors", "policy", "scores"},
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
-    "deciles": {"json_codec", "errors", "scores"},
+    "deciles": {"json_codec", "errors", "scores", "deferral"},
     "certificate": {"json_codec", "errors", "policy", "outcome"},
     "import_predictions": {"errors", "split", "scores"},
     "result": {

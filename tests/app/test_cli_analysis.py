@@ -35,6 +35,13 @@ def test_optimism_for_people(run: Run, table: Path) -> None:
     assert "2 resamples" in command.stdout
 
 
+def test_the_learned_score_is_surveyed_too(run: Run, table: Path) -> None:
+    words = ("--confidence", "deferral", "--json")
+    found = run("optimism", table, "--max-drop", 1, "--resamples", 1, *words).json
+    assert found["confidence"] == "deferral"
+    assert len(run("difficulty", table, *words).json["by_confidence"]) == 10
+
+
 def test_a_wrong_optimism_is_one_sentence(run: Run, table: Path) -> None:
     refused(run("optimism", table, "--max-drop", "nan"), "found nan")
 
