@@ -135,5 +135,6 @@ def test_the_levels_of_all_looks_sum_to_the_whole() -> None:
     levels = [delta_of_look(0.05, look) for look in range(1, 10_000)]
     assert levels == sorted(levels, reverse=True)
     assert 0.0499 < sum(levels) < 0.05
-    with pytest.raises(PolicyError, match="found 0"):
-        delta_of_look(0.05, 0)
+    for delta, look, words in ((0.05, 0, "found 0"), (1.5, 1, "found 1.5"), (0.0, 1, "found 0")):
+        with pytest.raises(PolicyError, match=words):
+            delta_of_look(delta, look)

@@ -114,8 +114,12 @@ def delta_of_look(delta: float, look: int) -> float:
     [0.03, 0.01, 0.005]
 
     Raises:
-        PolicyError: a look below 1.
+        PolicyError: a look below 1, or a level that is no probability.
     """
+    if not 0 < delta < 1:
+        raise PolicyError(
+            f"the level of all looks is a probability between 0 and 1, found {delta:g}: try 0.05"
+        )
     if look < 1:
         raise PolicyError(f"looks are numbered from 1 on, found {look}: count this one too")
     return delta / (look * (look + 1))

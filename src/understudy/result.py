@@ -239,7 +239,7 @@ def _singles_table(result: Result) -> Table:
 def _choices_table(result: Result) -> Table:
     costs = [set(choice.outcome.cost) for choice in result.choices]
     others = sorted(set.intersection(*costs) - {result.unit})
-    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g}{_look(result)})"
+    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g}, look {_look(result)})"
     head = ("max drop", "plan, share per stage", result.unit, "saving")
     return display.table_of(
         f"the cheapest plan per budget, measured on {result.measured_on}",
@@ -248,11 +248,10 @@ def _choices_table(result: Result) -> Table:
     )
 
 
-def _look(result: Result) -> str:
-    """Which look at the certify samples it was, unless it was the first."""
+def _look(result: Result) -> int:
+    """Which look at the certify samples it was."""
     proofs = (choice.certificate for choice in result.choices)
-    look = max((proof.looks for proof in proofs if proof is not None), default=1)
-    return f", look {look}" if look > 1 else ""
+    return max((proof.looks for proof in proofs if proof is not None), default=1)
 
 
 def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:

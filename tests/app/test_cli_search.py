@@ -114,6 +114,7 @@ WRONG = {
     "empty": (["--max-drop", ","], "a search has a budget"),
     "no budget": ([], "--max-drop"),
     "delta": (["--max-drop", "1", "--delta", "2"], "found 2"),
+    "total delta": (["--max-drop", "1", "--total-delta", "1.5"], "found 1.5"),
     "class": (["--max-drop", "1", "--class-drop", "cat=1"], "no class 'cat'"),
     "class without points": (["--max-drop", "1", "--class-drop", "0"], "NAME=VALUE"),
     "jointly in-sample": (["--max-drop", "1", "--jointly", "--in-sample"], "found --in-sample"),
