@@ -239,19 +239,19 @@ def _singles_table(result: Result) -> Table:
 def _choices_table(result: Result) -> Table:
     costs = [set(choice.outcome.cost) for choice in result.choices]
     others = sorted(set.intersection(*costs) - {result.unit})
-    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g}, look {_look(result)})"
+    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
     head = ("max drop", "plan, share per stage", result.unit, "saving")
     return display.table_of(
-        f"the cheapest plan per budget, measured on {result.measured_on}",
+        f"the cheapest plan per budget, measured on {result.measured_on}{_look(result)}",
         (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
         (_choice_row(choice, result.unit, others) for choice in result.choices),
     )
 
 
-def _look(result: Result) -> int:
+def _look(result: Result) -> str:
     """Which look at the certify samples it was."""
-    proofs = (choice.certificate for choice in result.choices)
-    return max((proof.looks for proof in proofs if proof is not None), default=1)
+    looks = {c.certificate.looks for c in result.choices if c.certificate is not None}
+    return "".join(f"; look {look} at certify" for look in sorted(looks))
 
 
 def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:

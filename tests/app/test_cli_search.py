@@ -72,7 +72,7 @@ def test_looks_are_counted_and_quoted(run: Run, table: Path) -> None:
     run(*words, "--in-sample")
     assert run(*words).json["results"][0]["certificate"]["looks"] == 4
     page = " ".join(run("search", table, "--max-drop", "2").stdout.split())
-    for place in ("proof (δ = 0.05, look 5)", "at most 2 points (look 5)"):
+    for place in ("measured on test; look 5 at certify", "at most 2 points (look 5)"):
         assert place in page
 
 
