@@ -64,5 +64,6 @@ def _in_short(checks: Sequence[Check]) -> Iterator[Check]:
         elif max_drop is None:
             yield from claims
         else:
-            claim = ", ".join(check.claim for check in claims)
-            yield Check(max_drop, claim, True, claims[-1].found)
+            _samples, _policy, *proof = claims
+            claim = ", ".join(check.claim for check in proof)
+            yield Check(max_drop, claim, True, proof[-1].found)
