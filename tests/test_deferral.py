@@ -18,6 +18,7 @@ from understudy.deferral import (
     DeferralScore,
     cross_fitted,
     fit_deferral,
+    folds_of,
     scores_of,
     with_deferral,
     with_scores,
@@ -69,7 +70,7 @@ def test_tune_is_cross_fitted_and_the_rest_is_not() -> None:
         wider.on("certify").scores(LEARNED)[0], score.apply(table.on("certify"))
     )
     np.testing.assert_array_equal(
-        wider.on("tune").scores(LEARNED)[0], cross_fitted(tune, "tiny", "big")
+        wider.on("tune").scores(LEARNED)[0], cross_fitted(tune, "tiny", "big", folds_of(tune))[1]
     )
     assert (wider.on("tune").scores(LEARNED)[0] != score.apply(tune)).all()
     np.testing.assert_array_equal(rows[1], table.scores("max_softmax")[1])
@@ -99,7 +100,7 @@ def test_a_sample_is_not_scored_by_a_fit_to_itself() -> None:
         return float(np.corrcoef(scores, ~wrong)[0, 1])
 
     assert ranked(fit_deferral(table, "tiny", "big").apply(table)) > 0.15
-    assert ranked(cross_fitted(table, "tiny", "big")) < 0.1
+    assert ranked(cross_fitted(table, "tiny", "big", folds_of(table))[1]) < 0.1
 
 
 @given(score_tables(least_exits=2))

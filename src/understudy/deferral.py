@@ -21,7 +21,7 @@ from understudy.errors import PolicyError, TableError
 from understudy.json_codec import Stored
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.scores import ScoreTable
-from understudy.split import uniform
+from understudy.split import ALL, SPLITS, uniform
 
 Array = npt.NDArray[Any]
 LEARNED = "deferral"
@@ -29,6 +29,7 @@ MARGIN = "margin"
 CLIP = 1e-4  # clip of probabilities; closer to 0 and 1 float32 has no log-odds
 FOLDS = 5
 _PENALTY = 0.1  # scikit-learn's C: scaled weights are expected to be about its root in size
+_PRECISION = {"maxiter": 500, "ftol": 1e-10, "gtol": 1e-3}
 _LEAST_SD = 0.05
 _OF_CLASS = 0.6  # a class is expected to shift the log-odds by about 0.5, however rare it is
 _LEAST = 10  # samples of a class, or of either target, that are needed to learn from it
@@ -106,22 +107,29 @@ def fit_deferral(table: ScoreTable, little: str, reference: str) -> DeferralScor
     Raises:
         TableError: unknown exits, or top probabilities outside 0 to 1.
     """
-    features = _Features.of(table, little)
-    return _fitted(features, _targets(table, little, reference), little, reference)
+    targets = _targets(table, little, reference)
+    return _fitted(_Features.of(table, little), targets, little, reference)[0]
 
 
 def cross_fitted(
-    table: ScoreTable, little: str, reference: str, *, folds: int = FOLDS
-) -> npt.NDArray[np.float32]:
-    """The score (N,) of every sample by a fit to the other folds, for choosing thresholds there."""
+    table: ScoreTable, little: str, reference: str, fold: Array
+) -> tuple[DeferralScore, npt.NDArray[np.float32]]:
+    """The score, and for choosing thresholds its value (N,) for every sample by a fit to the
+    samples of other folds; `fold` (N,) numbers them."""
     features, targets = _Features.of(table, little), _targets(table, little, reference)
-    fold = np.argsort(np.argsort(uniform(table.ids, salt=b"-folds"), kind="stable")) % folds
-    scores = np.empty(len(table), np.float32)
-    for number in range(min(folds, len(table))):
+    whole, start = _fitted(features, targets, little, reference)
+    values = np.empty(len(table), np.float32)
+    for number in np.unique(fold):
         inside = fold == number
-        part = _fitted(features.rows(~inside), targets[~inside], little, reference)
-        scores[inside] = features.rows(inside).score(part)
-    return scores
+        part, _ = _fitted(features.rows(~inside), targets[~inside], little, reference, start)
+        values[inside] = features.rows(inside).score(part)
+    return whole, values
+
+
+def folds_of(table: ScoreTable, *, folds: int = FOLDS) -> npt.NDArray[np.intp]:
+    """The number of every sample's fold (N,), by a hash of its id; folds are equal in size."""
+    order = np.argsort(uniform(table.ids, salt=b"-folds"), kind="stable")
+    return np.argsort(order) % folds
 
 
 def with_deferral(
@@ -145,15 +153,20 @@ def with_deferral(
     Raises:
         TableError: unknown names, or top probabilities outside 0 to 1.
     """
+    import scipy.optimize  # noqa: F401  (its BLAS has to be loaded to be limited)
+    from threadpoolctl import threadpool_limits
+
     if littles is None:
         littles = cheaper_models(table, reference, unit=unit)
     part = table.on(fit_on)
-    scores = {name: fit_deferral(part, name, reference) for name in littles}
-    wider = with_scores(table, scores)
+    fold = folds_of(part)
+    with threadpool_limits(1, "blas"):  # the fits are small: a team of threads would only wait
+        found = {name: cross_fitted(part, name, reference, fold) for name in littles}
+    wider = with_scores(table, {name: score for name, (score, _) in found.items()})
     rows = wider.confidence[LEARNED].copy()
-    inside = np.isin(table.ids.astype(str), part.ids.astype(str))
-    for name in littles:
-        rows[table.index(name), inside] = cross_fitted(part, name, reference)
+    inside = slice(None) if fit_on == ALL else table.split == SPLITS.index(fit_on)
+    for name, (_, values) in found.items():
+        rows[table.index(name), inside] = values
     return replace(wider, confidence={**wider.confidence, LEARNED: rows})
 
 
@@ -182,12 +195,16 @@ def scores_of(provenance: Mapping[str, Any]) -> dict[str, DeferralScore]:
 
 @dataclass(frozen=True, eq=False)
 class _Features:
-    """The inputs of the score, each (N,); None for what the table lacks."""
+    """The inputs of the score, each (N,); None for what the table lacks.
+
+    `kinds` are the top classes, and the second classes, that are frequent enough to learn from.
+    """
 
     top: Array
     margin: Array | None
     first: Array
     second: Array | None
+    kinds: tuple[Array, Array]
 
     @staticmethod
     def of(table: ScoreTable, exit: str) -> _Features:
@@ -204,7 +221,8 @@ class _Features:
         known = detail is not None and detail.top_classes.shape[1] > 1
         second = detail.top_classes[:, 1] if detail is not None and known else None
         first = table.prediction[row]
-        return _Features(top, None if margin is None else margin[row], first, second)
+        kinds = _frequent(first), np.empty(0, np.intp) if second is None else _frequent(second)
+        return _Features(top, None if margin is None else margin[row], first, second, kinds)
 
     def score(self, score: DeferralScore) -> Array:
         margin = np.zeros(len(self.top)) if self.margin is None else self.margin
@@ -213,7 +231,7 @@ class _Features:
     def rows(self, index: Array) -> _Features:
         margin = None if self.margin is None else self.margin[index]
         second = None if self.second is None else self.second[index]
-        return _Features(self.top[index], margin, self.first[index], second)
+        return _Features(self.top[index], margin, self.first[index], second, self.kinds)
 
 
 def _targets(table: ScoreTable, little: str, reference: str) -> Array:
@@ -222,61 +240,95 @@ def _targets(table: ScoreTable, little: str, reference: str) -> Array:
     return np.where(first, 1.0, np.where(big, 0.0, 0.5))
 
 
-def _fitted(inputs: _Features, targets: Array, little: str, reference: str) -> DeferralScore:
-    from scipy import sparse
-
+def _fitted(
+    inputs: _Features, targets: Array, little: str, reference: str, start: Array | None = None
+) -> tuple[DeferralScore, Array | None]:
+    """The score, and the scaled weights from which a fit to similar samples may start."""
     if min((targets == 1).sum(), (targets < 1).sum()) < _LEAST:
-        return DeferralScore(little, reference, 0.0, 1.0, 0.0)
-    inside = np.clip(inputs.top.astype(np.float64), CLIP, 1 - CLIP)
-    margin = np.zeros(len(inside)) if inputs.margin is None else inputs.margin.astype(np.float64)
-    first = _frequent(inputs.first)
-    second = _frequent(inputs.second) if inputs.second is not None else np.empty(0, np.intp)
-    numbers = np.stack([np.log(inside / (1 - inside)), margin], 1)
-    blocks = [numbers, _marks(inputs.first, first)]
-    if inputs.second is not None:
-        blocks.append(_marks(inputs.second, second))
-    features = sparse.csr_array(sparse.hstack(blocks))
-    scale = np.full(features.shape[1], _OF_CLASS)
-    scale[:2] = np.maximum(numbers.std(0), _LEAST_SD)
-    bias, weights = _regressed(features, scale, targets)
-    start = 2 + len(first)
-    return DeferralScore(
+        return DeferralScore(little, reference, 0.0, 1.0, 0.0), None
+    design = _Design.of(inputs)
+    scaled = design.regressed(targets, start)
+    bias, log_odds, margin, *of_class = (scaled / design.scale).tolist()
+    kinds, first = len(inputs.kinds[0]), inputs.kinds[0]
+    score = DeferralScore(
         little,
         reference,
         bias,
-        float(weights[0]),
-        float(weights[1]),
-        _by_class(first, weights[2:start]),
-        _by_class(second, weights[start:]),
+        log_odds,
+        margin,
+        _by_class(first, np.array(of_class[:kinds])),
+        _by_class(inputs.kinds[1], np.array(of_class[kinds:])),
     )
+    return score, scaled
 
 
-def _regressed(features: Any, scale: Array, targets: Array) -> tuple[float, Array]:
-    """Bias and weights (F,) of a ridge logistic regression on sparse features (N, F) over `scale`.
+@dataclass(frozen=True, eq=False)
+class _Design:
+    """The regression's inputs: log-odds and margin (N,), and for the first and the second class
+    the column of each sample, one behind the last where the class is rare.
 
-    A target of 1/2 is half a sample of either kind.
+    `scale` (F,) is what a weight is multiplied by, so that all are expected to be alike in size.
     """
-    from scipy import sparse
-    from sklearn.linear_model import LogisticRegression
 
-    rows = features @ sparse.diags_array(1 / scale)
-    weights = np.concatenate([targets, 1 - targets])
-    used = np.flatnonzero(weights)
-    kinds = np.repeat([1, 0], len(targets))
-    model = LogisticRegression(C=_PENALTY, max_iter=1000)
-    model.fit(sparse.csr_array(sparse.vstack([rows, rows]))[used], kinds[used], weights[used])
-    return float(model.intercept_[0]), model.coef_[0] / scale
+    log_odds: Array
+    margin: Array
+    columns: tuple[tuple[Array, int], ...]
+    scale: Array
 
+    @staticmethod
+    def of(inputs: _Features) -> _Design:
+        inside = np.clip(inputs.top.astype(np.float64), CLIP, 1 - CLIP)
+        log_odds = np.log(inside / (1 - inside))
+        margin = np.zeros(len(inside)) if inputs.margin is None else inputs.margin.astype(float)
+        spread = [max(float(values.std()), _LEAST_SD) for values in (log_odds, margin)]
+        columns = []
+        for classes, kinds in zip((inputs.first, inputs.second), inputs.kinds, strict=True):
+            if classes is None:
+                continue
+            column = np.full(max(int(classes.max()), int(kinds.max(initial=0))) + 1, len(kinds))
+            column[kinds] = np.arange(len(kinds))
+            columns.append((column[classes], len(kinds)))
+        total = sum(count for _, count in columns)
+        scale = np.array([1.0, *spread, *[_OF_CLASS] * total])
+        return _Design(log_odds / spread[0], margin / spread[1], tuple(columns), scale)
 
-def _marks(classes: Array, seen: Array) -> Any:
-    """One-hot columns of the frequent classes, (N, S) sparse."""
-    from scipy import sparse
+    def regressed(self, targets: Array, start: Array | None) -> Array:
+        """The scaled weights (F,) of a ridge logistic regression; the bias is free.
 
-    column = np.full(int(classes.max()) + 1, -1)
-    column[seen] = np.arange(len(seen))
-    rows = np.flatnonzero(column[classes] >= 0)
-    places = (rows, column[classes[rows]])
-    return sparse.csr_array((np.ones(len(rows)), places), shape=(len(classes), len(seen)))
+        A target of 1/2 is half a sample of either kind.
+        """
+        from scipy.optimize import minimize
+
+        penalty = np.full(len(self.scale), 1 / _PENALTY)
+        penalty[0] = 0.0
+
+        def loss(weights: Array) -> tuple[float, Array]:
+            score = self._score(weights)
+            small = np.exp(-np.abs(score))
+            chance = np.where(score >= 0, 1.0, small) / (1 + small)
+            value = np.maximum(score, 0) + np.log1p(small) - targets * score
+            shrunk = penalty * weights
+            slope = self._slope(chance - targets) + shrunk
+            return float(value.sum() + shrunk @ weights / 2), slope
+
+        first = np.zeros(len(self.scale)) if start is None else start
+        found = minimize(loss, first, jac=True, method="L-BFGS-B", options=_PRECISION)
+        return np.asarray(found.x, np.float64)
+
+    def _score(self, weights: Array) -> Array:
+        score, at = weights[0] + self.log_odds * weights[1] + self.margin * weights[2], 3
+        for column, count in self.columns:
+            score += np.append(weights[at : at + count] / _OF_CLASS, 0.0)[column]
+            at += count
+        return score
+
+    def _slope(self, residual: Array) -> Array:
+        sums = [
+            np.bincount(column, residual, count + 1)[:count] / _OF_CLASS
+            for column, count in self.columns
+        ]
+        numbers = [residual.sum(), (residual * self.log_odds).sum(), (residual * self.margin).sum()]
+        return np.concatenate([numbers, *sums])
 
 
 def _frequent(classes: Array) -> npt.NDArray[np.intp]:
