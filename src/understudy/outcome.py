@@ -112,8 +112,8 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
     """The outcome of the policy on the table, compared with the reference.
 
     The reference is the costliest exit if None. A sample pays, in every unit, the sum over the
-    union of the parts of the exits it visited. Without labels the reference's predictions are the
-    labels, and the drop is disagreement.
+    union of the parts of the exits it visited. Where a label is missing the reference's prediction
+    takes its place: without any labels the drop is disagreement.
 
     >>> import numpy as np
     >>> table = ScoreTable.from_predictions(
@@ -175,7 +175,7 @@ class ClassGap(Stored, keys=("name", "samples", "losses", "gains", "drop", "inte
 def class_gaps(
     table: ScoreTable, policy: Policy, *, reference: str, most: int = 20
 ) -> tuple[ClassGap, ...]:
-    """The classes that lose most against the reference, worst first; none without labels.
+    """The classes that lose most against the reference, worst first; none where labels are missing.
 
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
@@ -184,7 +184,7 @@ def class_gaps(
     >>> [(gap.name, gap.losses) for gap in gaps]
     [('0', 1), ('1', 0)]
     """
-    if table.label is None:
+    if table.label is None or not table.labelled.all():
         return ()
     right = decide(table, policy).prediction == table.label
     reference_right = table.prediction[table.index(reference)] == table.label
