@@ -43,7 +43,7 @@ CORE = {
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
     "deciles": {"json_codec", "errors", "scores"},
     "certificate": {"json_codec", "errors", "policy", "outcome"},
-    "import_predictions": {"errors", "split", "scores"},
+    "import_predictions": {"errors", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display",

@@ -324,14 +324,16 @@ class ScoreTable:
         answers = self.prediction[self.index(reference)]
         if self.label is None:
             return answers
-        return self.label if self.labelled.all() else np.where(self.labelled, self.label, answers)
+        known = self.labelled
+        return self.label if known.all() else np.asarray(np.where(known, self.label, answers))
 
     def needs_label(self, reference: str, prediction: Array) -> npt.NDArray[np.bool_]:
         """Where predictions (..., N) differ from the reference's and no label tells who is right.
 
         These are the samples whose labels are needed for the drop of those predictions.
         """
-        return (prediction != self.prediction[self.index(reference)]) & ~self.labelled
+        differs = prediction != self.prediction[self.index(reference)]
+        return np.asarray(differs & ~self.labelled)
 
     @cached_property
     def hash(self) -> str:

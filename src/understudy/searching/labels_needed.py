@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
 
+from understudy.deferral import LEARNED
 from understudy.ensemble import models_of
 from understudy.json_codec import Stored
 from understudy.outcome import decide, evaluate
@@ -63,13 +64,13 @@ class LabelsNeeded(
         if not self.split:
             return f"No label is needed: search. Labelled: {counts}."
         purpose = {
-            "tune": "there models disagree, and a policy is chosen",
-            "certify": "there the policies that are tested next disagree with the reference",
-            "test": "the certificate is complete; there the certified drop is measured",
+            "tune": "the policies are chosen by them; what certify needs depends on them",
+            "certify": "the policies that are tested next disagree with the reference there",
+            "test": "the certificate needs no more, its policy is measured on them",
         }
         return (
-            f"{len(self.ids):,} samples of {self.split} need a label: {purpose[self.split]}. "
-            f"Labelled: {counts}."
+            f"{len(self.ids):,} samples of {self.split} need a label next: "
+            f"{purpose[self.split]}. Labelled: {counts}."
         )
 
 
@@ -118,7 +119,7 @@ def labels_needed(
         sequences, _ = choose_sequences(data.tune, data.spec, data.strategies)
         tests = [_LabelledTest.of(*pair, data) for pair in zip(sequences, drops, strict=True)]
         split, rows = "certify", np.any([test.needed() for test in tests], axis=0)
-        if not rows.any():
+        if not rows.any() and "test" in data.splits:
             marks = [_needed_on_test(test.policy, data) for test in tests]
             split, rows = "test", np.any(marks, axis=0)
     ids = data.splits[split].ids[rows].tolist()
@@ -130,9 +131,12 @@ def _needed_on_tune(data: SearchData) -> Marks:
     """The tune samples that some exit of the search answers otherwise than the reference, (N,).
 
     Their labels decide how all policies and exits compare; those of others, on which all are right
-    or all are wrong, do not.
+    or all are wrong, do not. All labels are needed where something is fitted to them: a learned
+    score, the temperatures of ensembles.
     """
     models = models_of(data.tune)
+    if data.spec.confidence == LEARNED or len(models.exits) < len(data.tune.exits):
+        return ~data.tune.labelled
     full = models.cost_of([data.spec.reference], data.spec.unit)
     used = models.exit_costs(data.spec.unit) < full
     answers = models.prediction if models.shares_parts else models.prediction[used]
@@ -173,7 +177,8 @@ class _LabelledTest:
         certify, delta, reference = data.splits["certify"], data.spec.delta, data.spec.reference
         losses, gains = losses_and_gains(certify, sequence.policies, reference=reference)
         missing = labels_missing(certify, sequence.policies, reference=reference)
-        p_value = cache(lambda *counts: drop_p_value(*counts, len(certify), max_drop, delta))
+        test = partial(drop_p_value, samples=len(certify), max_drop=max_drop, delta=delta)
+        p_value = cache(lambda losses, gains: test(losses, gains))
         for step, (lost, gained, unknown) in enumerate(
             zip(losses.tolist(), gains.tolist(), missing.tolist(), strict=True)
         ):

@@ -39,9 +39,11 @@ def optimism(
     from understudy.store import load_table
 
     drops = terminal.numbers(max_drop, "--max-drop")
+    scores = load_table(table)
+    terminal.note_missing_labels(scores)
     with terminal.progress("resamples") as advance:
         found = measure(
-            load_table(table),
+            scores,
             max_drop=drops,
             reference=reference,
             unit=unit,
