@@ -2,7 +2,7 @@
 
     python benchmarks/labels.py [--draws 50 --json]
 
-Each draw takes 10,000 samples (of RAF-DB 8,000) with replacement, 20 % to tune on, 60 % to certify
+Each draw takes 10,000 samples with replacement, 20 % to tune on, 60 % to certify
 with and 20 % to measure on, and hides all labels. The samples that `labels_needed` lists are
 labelled until none is needed; then the search is compared with that of the draw with all labels:
 same policy, same counts, same p-value, same drop on test.

@@ -166,7 +166,8 @@ def _without_blanks(column: pl.Series) -> pl.Series:
     if column.dtype == pl.String:
         return column.set(column.str.strip_chars() == "", None)
     if column.dtype.is_numeric():
-        return column.set((column == NO_LABEL) | column.is_nan(), None)
+        numbers = column.cast(pl.Float64)
+        return column.set((numbers == NO_LABEL) | numbers.is_nan(), None)
     return column
 
 

@@ -321,11 +321,10 @@ class ScoreTable:
         >>> table.truth("big").tolist()
         [0, 1, 0]
         """
-        answers = self.prediction[self.index(reference)]
+        answers: Array = self.prediction[self.index(reference)]
         if self.label is None:
             return answers
-        known = self.labelled
-        return self.label if known.all() else np.asarray(np.where(known, self.label, answers))
+        return self.label if self.labelled.all() else np.where(self.labelled, self.label, answers)
 
     def needs_label(self, reference: str, prediction: Array) -> npt.NDArray[np.bool_]:
         """Where predictions (..., N) differ from the reference's and no label tells who is right.

@@ -165,8 +165,7 @@ class _SequenceTest:
     ) -> _SequenceTest:
         losses, gains = losses_and_gains(table, sequence.policies, reference=reference)
         missing = labels_missing(table, sequence.policies, reference=reference)
-        test = partial(drop_p_value, samples=len(table), max_drop=max_drop, delta=delta)
-        p_value = cache(lambda losses, gains: test(losses, gains))
+        p_value = cache(partial(drop_p_value, samples=len(table), max_drop=max_drop, delta=delta))
         p_values = np.ones(len(losses))
         rows = zip(losses.tolist(), gains.tolist(), missing.tolist(), strict=True)
         for row, counts in enumerate(rows):

@@ -33,6 +33,7 @@ from understudy.searching.policy_sequences import (
 from understudy.searching.search import Drops, SearchData
 from understudy.searching.strategies import choose_sequences
 
+MARGIN = 4  # further policies of 200: a few labels more, and fewer rounds
 Marks = npt.NDArray[np.bool_]
 
 
@@ -177,8 +178,7 @@ class _LabelledTest:
         certify, delta, reference = data.splits["certify"], data.spec.delta, data.spec.reference
         losses, gains = losses_and_gains(certify, sequence.policies, reference=reference)
         missing = labels_missing(certify, sequence.policies, reference=reference)
-        test = partial(drop_p_value, samples=len(certify), max_drop=max_drop, delta=delta)
-        p_value = cache(lambda losses, gains: test(losses, gains))
+        p_value = cache(partial(drop_p_value, samples=len(certify), max_drop=max_drop, delta=delta))
         for step, (lost, gained, unknown) in enumerate(
             zip(losses.tolist(), gains.tolist(), missing.tolist(), strict=True)
         ):
@@ -197,7 +197,7 @@ class _LabelledTest:
         """The certify samples whose labels are needed next, (N,).
 
         Those of the policy that is certified, so that its counts are complete; before that also
-        those of the policies behind it, up to the one that is expected to fail.
+        those of the policies behind it, to a little beyond the one that is expected to fail.
         """
         certify, reference = self.data.splits["certify"], self.data.spec.reference
         first = max(self.proved - 1, 0)
@@ -222,7 +222,7 @@ class _LabelledTest:
         end = expected.expected_proved(
             budget=self.max_drop / 100, samples=len(certify), delta=spec.delta
         )
-        return min(max(end, self.proved), len(policies) - 1)
+        return min(max(end, self.proved) + MARGIN, len(policies) - 1)
 
 
 def smallest_p_value(
