@@ -109,7 +109,7 @@ class ScoreTable:
     @staticmethod
     def from_probabilities(
         probabilities: Mapping[str, npt.ArrayLike],
-        labels: npt.ArrayLike | None,
+        labels: npt.ArrayLike | Sequence[int | None] | None,
         *,
         costs: Mapping[str, Any],
         ids: Sequence[str] | None = None,
@@ -160,7 +160,7 @@ class ScoreTable:
     @staticmethod
     def from_predictions(
         predictions: Mapping[str, tuple[npt.ArrayLike, Any]],
-        labels: npt.ArrayLike | None,
+        labels: npt.ArrayLike | Sequence[int | None] | None,
         *,
         costs: Mapping[str, Any],
         ids: Sequence[str] | None = None,

@@ -44,7 +44,7 @@ def class_numbers(values: npt.ArrayLike, what: str) -> Array:
     return read_only(numbers, np.int32)
 
 
-def label_numbers(values: npt.ArrayLike) -> Array | None:
+def label_numbers(values: npt.ArrayLike | Sequence[int | None]) -> Array | None:
     """Read-only labels, int32, -1 where one is missing; None where all are.
 
     A missing label may be given as None, -1 or NaN (as pandas does).
