@@ -54,7 +54,8 @@ class Choice(
         certificate: the proof; None in-sample, where nothing is proved.
         baselines: what it is compared with, on test (or all).
         verdict: in words; may be "a cascade does not pay here".
-        classes: the classes that lose most on test (or all): estimates, not proved.
+        classes: the classes that lose most on tune, as measured on test (or all): estimates, not
+            proved; none for the reference itself.
     """
 
     max_drop: float
@@ -165,6 +166,12 @@ class Result(
         )
 
     @property
+    def search_record(self) -> dict[str, Any]:
+        """The table and the arguments of the search, as the log of looks keeps them."""
+        own = {"reference": self.reference, "unit": self.unit, "delta": self.delta}
+        return {"table": self.table.get("hash"), **own, **self.arguments}
+
+    @property
     def measured_on(self) -> str:
         """The split of the headline figures: "test", or "all" for a search in-sample."""
         return "all" if self.in_sample else "test"
@@ -219,9 +226,12 @@ def _worst_class(choice: Choice) -> str:
     if len(choice.classes) < 2:
         return ""
     gap = choice.classes[0]
+    on_tune = "test" in choice.on and gap.tune_drop is not None
+    picked, measured = ("lost most on tune", " on test") if on_tune else ("loses most", "")
     return (
-        f" The class that loses most is {gap.name}: {gap.drop:+.2f} "
-        f"{display.interval_text(gap.interval)}, an estimate from {gap.samples:,} samples."
+        f" The class that {picked} is {gap.name}: {gap.drop:+.2f} "
+        f"{display.interval_text(gap.interval)}{measured}, an estimate from {gap.samples:,} "
+        "samples."
     )
 
 
@@ -249,10 +259,16 @@ def _choices_table(result: Result) -> Table:
     proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
     head = ("max drop", "plan, share per stage", result.unit, "saving")
     return display.table_of(
-        f"the cheapest plan per budget, measured on {result.measured_on}",
+        f"the cheapest plan per budget, measured on {result.measured_on}{_look(result)}",
         (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
         (_choice_row(choice, result.unit, others) for choice in result.choices),
     )
+
+
+def _look(result: Result) -> str:
+    """Which look at the certify samples it was."""
+    looks = {c.certificate.looks for c in result.choices if c.certificate is not None}
+    return "".join(f"; look {look} at certify" for look in sorted(looks))
 
 
 def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:

@@ -11,8 +11,9 @@ import pytest
 
 from command_line import Run, refused
 from tables import synthetic
+from understudy.looks import count_looks, log_look
 from understudy.searching.search import search
-from understudy.store import load_table, log_look, save_table
+from understudy.store import load_table, save_table
 
 FULL = synthetic(4000)
 
@@ -90,7 +91,7 @@ def test_a_list_takes_the_place_of_no_file(run: Run, unlabelled: Path, tmp_path:
 
 
 def test_labels_are_added_in_place(run: Run, unlabelled: Path, tmp_path: Path) -> None:
-    log_look(unlabelled, why="before")
+    log_look(unlabelled, FULL.ids, why="before")
     files = {path: path.read_bytes() for path in unlabelled.rglob("*") if path.is_file()}
     (tmp_path / "l.csv").write_text("key,truth\n5,2\n7,\n9,0\n")
     words = ("import-labels", tmp_path / "l.csv", "--into", unlabelled)
@@ -102,6 +103,7 @@ def test_labels_are_added_in_place(run: Run, unlabelled: Path, tmp_path: Path) -
     assert table.label[table.labelled].tolist() == [2, 0]
     changed = {path.name for path, content in files.items() if path.read_bytes() != content}
     assert changed == {"samples.parquet"}
+    assert count_looks(unlabelled, FULL.ids) == 1
     assert run(*words, "--key", "key", "--label", "truth", "--json").json["added"] == 0
 
 

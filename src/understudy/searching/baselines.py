@@ -141,9 +141,10 @@ def _transport(right: Array, counts: Array) -> int:
 def _bound(certificate: Certificate | None) -> str:
     if certificate is None:
         return "in-sample, so these figures promise too much and nothing is certified"
+    look = f" (look {certificate.looks})" if certificate.looks > 1 else ""
     if certificate.budget >= 0:
-        return f"its drop is certified to be at most {points(certificate.budget)}"
-    return f"its gain is certified to be at least {points(-certificate.budget)}"
+        return f"its drop is certified to be at most {points(certificate.budget)}{look}"
+    return f"its gain is certified to be at least {points(-certificate.budget)}{look}"
 
 
 def _comparison(choice: Choice, figures: str) -> str:
