@@ -42,7 +42,7 @@ def fate(table: ScoreTable, policy: Policy, sample: int) -> Fate:
 
 
 def truth(table: ScoreTable, reference: str, sample: int) -> int:
-    if table.label is not None:
+    if table.label is not None and table.label[sample] >= 0:
         return int(table.label[sample])
     return int(table.prediction[table.names.index(reference), sample])
 

@@ -19,7 +19,8 @@ COSTS = (0.0, 0.1, 1.0, 1.0, 2.0, 3.7, 10.0)
 def score_tables(
     draw: st.DrawFn, *, most: int = 12, least_exits: int = 1, labelled: bool | None = None
 ) -> ScoreTable:
-    """2 to 4 classes, few levels of confidence, parts that exits share, two units, maybe labels."""
+    """2 to 4 classes, few levels of confidence, parts that exits share, two units; labels of all
+    samples, of some or of none."""
     count, exits = draw(st.integers(1, most)), draw(st.integers(least_exits, 4))
     classes = draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -30,12 +31,12 @@ def score_tables(
     if shared and exits > 2:
         parts[names[-1]] = [*parts[names[-1]], names[0]]
     priced = sorted({"trunk", *names})
-    with_labels = draw(st.booleans()) if labelled is None else labelled
+    share = draw(st.sampled_from([0.0, 0.5, 1.0])) if labelled is None else float(labelled)
     return ScoreTable(
         exits=tuple(Exit(n, tuple(parts[n])) for n in names),
         prediction=rng.integers(0, classes, (exits, count)),
         confidence={c: rng.choice(LEVELS, (exits, count)).astype(dtype) for c in CONFIDENCES},
-        label=rng.integers(0, classes, count) if with_labels else None,
+        label=np.where(rng.random(count) < share, rng.integers(0, classes, count), -1),
         ids=np.array([f"s{i}" for i in range(count)], dtype=object),
         split=rng.integers(0, 3, count),
         costs={unit: {p: float(rng.choice(COSTS)) for p in priced} for unit in ("MACs", "joules")},

@@ -44,7 +44,7 @@ CORE = {
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
     "deciles": {"json_codec", "errors", "scores", "deferral"},
     "certificate": {"json_codec", "errors", "policy", "outcome"},
-    "import_predictions": {"errors", "split", "scores"},
+    "import_predictions": {"errors", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display",
@@ -102,7 +102,7 @@ ORDER = {
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
         "certify chain_solver chains coordinate_descent exits published_rules best_savers "
-        "strategies optimism search verify"
+        "strategies optimism search labels_needed verify"
     ),
     "app": "bench_result run_cascade bench build_cascade report demo cli",
 }

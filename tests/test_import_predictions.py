@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 from understudy.errors import DataError, UnderstudyError
-from understudy.import_predictions import LabelFile, import_predictions
+from understudy.import_predictions import LabelFile, import_predictions, read_labels
 from understudy.scores import ScoreTable
 
 Columns = Mapping[str, Any]
@@ -125,6 +126,29 @@ def test_labels_may_be_missing(csv: Files) -> None:
     assert csv.load(label=None).label is None
 
 
+@pytest.mark.parametrize("labels", [[2, None, 0], [2, -1, 0], [2.0, math.nan, 0.0]])
+def test_single_labels_may_be_empty(csv: Files, labels: list[float | None]) -> None:
+    table = csv.load({**LABELS, "label": labels})
+    assert table.label is not None
+    assert table.label.tolist() == [2, -1, 0]
+
+
+def test_single_labels_of_named_classes_may_be_empty(files: Files) -> None:
+    labels = {"id": ["a", "b", "c"], "label": ["dog", None, "  "]}
+    rows = {"id": ["a", "b", "c"], "prediction": ["dog", "ape", "cat"], "confidence": [1, 1, 1]}
+    exits = {"tiny": files.write("tiny", rows)}
+    file = LabelFile(files.write("labels", labels), "id", "label")
+    table = import_predictions(file, exits, costs={"tiny": 1})
+    assert table.classes == ("ape", "cat", "dog")
+    assert table.label is not None
+    assert table.label.tolist() == [2, -1, -1]
+    assert read_labels(file, table.classes) == {"a": 2}
+
+
+def test_a_column_of_empty_labels_is_none(csv: Files) -> None:
+    assert csv.load({**LABELS, "label": [None, None, None]}).label is None
+
+
 def test_one_file_may_hold_all_exits(csv: Files) -> None:
     rows = {"id": ["a"], "label": [1], "x_p": [1], "x_c": [0.5], "y_p": [0], "y_c": [0.25]}
     file = csv.write("all", rows)
@@ -184,7 +208,7 @@ def test_a_column_that_is_missing_has_near_names(files: Files) -> None:
 
 def test_empty_values_are_counted(files: Files) -> None:
     refused("1 of 3 are empty", lambda: files.load(tiny={**TINY, "confidence": [0.1, None, 0.3]}))
-    refused("1 of 3 are empty", lambda: files.load({**LABELS, "label": [0, None, 1]}))
+    refused("1 of 3 are empty", lambda: files.load({**LABELS, "id": ["a", None, "c"]}))
 
 
 @pytest.mark.parametrize("spelling", ["nan", "NaN", "NAN"])
@@ -213,7 +237,7 @@ def test_numbers_and_texts_do_not_mix(files: Files) -> None:
 
 
 def test_labels_are_from_zero(files: Files) -> None:
-    refused("from 0, 1 lie outside", lambda: files.load({**LABELS, "label": [0, -1, 2]}))
+    refused("from 0, 1 lie outside", lambda: files.load({**LABELS, "label": [0, -2, 2]}))
     refused("below 2", lambda: files.load({**LABELS, "label": [0, 2**40, 2]}))
 
 

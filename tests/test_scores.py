@@ -49,7 +49,8 @@ def two(**changes: Any) -> ScoreTable:
             {"predictions": {"a": ([0], {"x": [1]}), "b": ([0], {"y": [1]})}, "labels": [0]},
             "share no confidence",
         ),
-        ({"labels": [0, -1]}, r"from 0, 1 lie outside \(found -1 to 0\)"),
+        ({"labels": [0, -2]}, r"from 0, 1 lie outside \(found -2 to 0\)"),
+        ({"labels": [0.5, math.nan]}, "labels are class numbers, found the type float64"),
         ({"labels": [0, 2**32]}, "labels are class numbers below"),
         ({"labels": [0.0, 1.0]}, "labels are class numbers, found the type float64"),
         ({"labels": [0]}, r"label has one entry per sample, \(2,\), found \(1,\)"),
@@ -208,3 +209,42 @@ def test_the_hash_leaves_times_and_provenance_out() -> None:
     table = synthetic(50)
     other = replace(table, times={"ms@1": {"net0": 1.0}}, provenance={"machine": "another"})
     assert other.hash == table.hash == synthetic(50).hash
+
+
+def test_labels_may_be_missing() -> None:
+    """None, -1 and NaN are missing labels; a table without any label is unlabelled."""
+    exits: dict[str, Any] = {"tiny": ([0, 1, 1], [0.5, 0.6, 0.7]), "big": ([0, 0, 1], [1, 1, 1])}
+
+    def table(labels: Any) -> ScoreTable:
+        return ScoreTable.from_predictions(exits, labels, costs={"tiny": 1, "big": 2})
+
+    for labels in ([None, 2, None], [-1, 2, -1], [math.nan, 2, math.nan]):
+        part = table(labels)
+        assert part.label is not None
+        assert part.label.tolist() == [-1, 2, -1]
+        assert part.labelled.tolist() == [False, True, False]
+        assert part.truth("big").tolist() == [0, 2, 1]
+        assert part.truth("tiny").tolist() == [0, 2, 1]
+        assert part.needs_label("big", part.prediction).tolist() == [[False] * 3] * 2
+        assert part.rows(np.array([0, 2])).label is None
+        assert part.hash == table([-1, 2, -1]).hash != table([0, 2, 1]).hash
+    for none in (None, [None] * 3, [-1] * 3):
+        assert table(none).label is None
+        assert table(none).hash == table(None).hash
+
+
+def test_labels_are_added_by_id() -> None:
+    table = ScoreTable.from_predictions(
+        {"tiny": ([0, 1, 1], [0.5, 0.6, 0.7])}, [None, 2, None], costs={"tiny": 1}, ids=list("abc")
+    )
+    added = table.with_labels({"c": 1, "b": 2})
+    assert added.label is not None
+    assert added.label.tolist() == [-1, 2, 1]
+    assert sum(added.label_counts().values()) == 2
+    assert table.with_labels({}).hash == table.hash
+    with pytest.raises(TableError, match="1 of 2 ids are unknown: 'x'"):
+        table.with_labels({"x": 1, "a": 1})
+    with pytest.raises(TableError, match="1 of 2 differ: 'b'"):
+        table.with_labels({"a": 1, "b": 1})
+    with pytest.raises(TableError, match="from 0, found -1"):
+        table.with_labels({"a": -1})

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from tables import score_tables, synthetic
 from understudy.errors import TableError, UnderstudyError
 from understudy.scores import Exit, ScoreTable
-from understudy.store import check_target, load_table, save_table
+from understudy.store import check_target, load_table, save_labels, save_table
 
 
 def probable(count: int = 30, *, seed: int = 0) -> ScoreTable:
@@ -72,6 +72,18 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(files) >= 6
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_labels_are_written_alone(tmp_path: Path) -> None:
+    table = replace(probable(), label=None)
+    save_table(table, tmp_path / "t")
+    newer = table.with_labels({"3": 6, "4": 0})
+    save_labels(tmp_path / "t", newer)
+    found = load_table(tmp_path / "t")
+    same(found, newer)
+    assert found.label_counts() == newer.label_counts()
+    with pytest.raises(TableError, match="has other samples"):
+        save_labels(tmp_path / "t", newer.on("tune"))
 
 
 def test_a_newer_table_takes_the_place_of_an_older_one(tmp_path: Path) -> None:

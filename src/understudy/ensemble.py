@@ -200,10 +200,8 @@ def ensemble_pairs(
     if littles is None:
         littles = cheaper_models(table, reference, unit=unit)
     part = table.on(fit_on)
-    assert part.label is not None
-    fitted = {
-        one: fit_temperature(logits_of(part, one), part.label) for one in (*littles, reference)
-    }
+    truth = part.truth(reference)
+    fitted = {one: fit_temperature(logits_of(part, one), truth) for one in (*littles, reference)}
     for little in littles:
         table = with_ensemble(table, [little, reference], [fitted[little], fitted[reference]])
     return table

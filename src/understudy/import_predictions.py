@@ -13,14 +13,15 @@ import polars as pl
 from understudy.errors import DataError, listed, unknown
 from understudy.scores import ScoreTable
 from understudy.split import DEFAULT_SHARES
+from understudy.table_validation import NO_LABEL
 
 
 @dataclass(frozen=True)
 class LabelFile:
     """The file of the samples: their keys in order, and their labels.
 
-    `label` is None where there are no labels; `group` and `split` name columns that may bring
-    groups (a patient, a video) or a split of the user's own.
+    `label` is None where there are no labels; single ones may be empty. `group` and `split` name
+    columns that may bring groups (a patient, a video) or a split of the user's own.
     """
 
     file: str | Path
@@ -45,7 +46,7 @@ def import_predictions(
     The rows of every exit's file are joined to the labels by `labels.key`; `prediction` and
     `confidence` name its columns, either for all files, or with `{exit}` in them for the exit's
     name. Labels may be numbers or texts; texts are numbered in sorted order, and predictions with
-    them.
+    them. A label that is empty (or the number -1) is missing: such a table is partly labelled.
 
     Raises:
         DataError: a file or column that is missing; keys that are missing, repeated or surplus;
@@ -75,12 +76,16 @@ def import_predictions(
         for name, file in exits.items()
     }
     columns = [answer for answer, _ in rows.values()]
-    if labels.label is not None:
-        columns.append(_column(frame, labels.label, labels.file))
+    label = np.full(len(keys), NO_LABEL)
+    known = _labels(frame, labels)
+    if known is not None:
+        columns.append(known.drop_nulls())
     numbers, classes = _numbered(columns)
+    if known is not None:
+        label[known.is_not_null().to_numpy()] = numbers[-1]
     table = ScoreTable.from_predictions(
         {name: (numbers[row], rows[name][1]) for row, name in enumerate(exits)},
-        None if labels.label is None else numbers[-1],
+        label,
         costs={unit: dict(costs)},
         ids=keys.to_list(),
         groups=_texts(frame, labels.group, labels.file),
@@ -90,7 +95,42 @@ def import_predictions(
     return table if classes is None else table.with_classes(classes)
 
 
-def _read(file: str | Path, key: str) -> pl.DataFrame:
+def read_labels(labels: LabelFile, classes: Sequence[str] | None = None) -> dict[str, int]:
+    """The labels of a file by sample id, as class numbers; those that are empty are left out.
+
+    Where classes have names, labels are names.
+
+    Raises:
+        DataError: a file or column that is missing, ids that repeat, names of no class, labels that
+            are no whole numbers.
+    """
+    name = labels.label or "label"
+    frame = _read(labels.file, labels.key, *([name] if classes else []))
+    keys, column = (
+        _keys(frame, labels.key, labels.file),
+        _column(frame, name, labels.file, blanks=True),
+    )
+    column = _without_blanks(column.cast(pl.String) if classes else column)
+    keys, column = keys.filter(column.is_not_null()), column.drop_nulls()
+    if classes:
+        strange = column.filter(~column.is_in(list(classes))).unique().sort().to_list()
+        if strange:
+            raise DataError(
+                f"labels are classes of the table, {len(strange)} in {str(labels.file)!r} are "
+                f"none ({unknown('class', strange[0], classes)}): correct them, or import the "
+                "whole table again with its classes"
+            )
+        numbers = {one: number for number, one in enumerate(classes)}
+        return dict(zip(keys.to_list(), map(numbers.__getitem__, column.to_list()), strict=True))
+    if len(column) and not _whole(column):
+        raise DataError(
+            f"the classes of the table are numbers, column {name!r} of {str(labels.file)!r} has "
+            f"the type {column.dtype}: write whole numbers"
+        )
+    return dict(zip(keys.to_list(), column.cast(pl.Int64).to_list(), strict=True))
+
+
+def _read(file: str | Path, *texts: str) -> pl.DataFrame:
     """A file as a frame; keys stay as they are written, so that '001' is not 1."""
     path = Path(file)
     if not path.is_file():
@@ -102,7 +142,7 @@ def _read(file: str | Path, key: str) -> pl.DataFrame:
                 path,
                 separator=separator,
                 infer_schema_length=None,
-                schema_overrides={key: pl.String},
+                schema_overrides=dict.fromkeys(texts, pl.String),
             )
         return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -113,11 +153,29 @@ def _read(file: str | Path, key: str) -> pl.DataFrame:
         ) from error
 
 
-def _column(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
+def _labels(frame: pl.DataFrame, labels: LabelFile) -> pl.Series | None:
+    """The column of labels, null where they are missing; None where all are."""
+    if labels.label is None:
+        return None
+    column = _without_blanks(_column(frame, labels.label, labels.file, blanks=True))
+    return column if column.is_not_null().any() else None
+
+
+def _without_blanks(column: pl.Series) -> pl.Series:
+    """Labels with null where they are missing: at blank texts, at the numbers NaN and -1 too."""
+    if column.dtype == pl.String:
+        return column.set(column.str.strip_chars() == "", None)
+    if column.dtype.is_numeric():
+        numbers = column.cast(pl.Float64)
+        return column.set((numbers == NO_LABEL) | numbers.is_nan(), None)
+    return column
+
+
+def _column(frame: pl.DataFrame, name: str, file: str | Path, *, blanks: bool = False) -> pl.Series:
     if name not in frame.columns:
         raise DataError(unknown("column", name, frame.columns, where=repr(str(file))))
     column = frame[name]
-    if column.null_count():
+    if column.null_count() and not blanks:
         raise DataError(
             f"column {name!r} of {str(file)!r} has a value in every row, {column.null_count()} of "
             f"{len(column)} are empty: fill them or drop the rows"

@@ -113,8 +113,8 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
     """The outcome of the policy on the table, compared with the reference.
 
     The reference is the costliest exit if None. A sample pays, in every unit, the sum over the
-    union of the parts of the exits it visited. Without labels the reference's predictions are the
-    labels, and the drop is disagreement.
+    union of the parts of the exits it visited. Where a label is missing the reference's prediction
+    takes its place: without any labels the drop is disagreement.
 
     >>> import numpy as np
     >>> table = ScoreTable.from_predictions(
@@ -186,8 +186,8 @@ def class_gaps(
     """The classes that lose most against the reference on `tune`, as measured on other samples.
 
     The worst of many classes looks worse than it is on the samples by which it was picked. Classes
-    without a sample in either table are left out. There are none without labels, and none for the
-    reference itself.
+    without a sample in either table are left out. There are none where labels are missing, and
+    none for the reference itself.
 
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
@@ -197,6 +197,8 @@ def class_gaps(
     [('0', 1), ('1', 0)]
     """
     if tune.label is None or measured.label is None or policy == Policy.single(reference):
+        return ()
+    if not (tune.labelled.all() and measured.labelled.all()):
         return ()
     classes = 1 + int(max(tune.label.max(), measured.label.max()))
     seen, lost, gained = _by_class(tune, tune.label, policy, reference, classes)

@@ -129,7 +129,7 @@ class Result(
         frontier: all non-dominated policies found, as measured on `searched_on`.
         searched_on: "tune", or "all" for a search in-sample, whose figures are too good.
         difficulty: accuracy by difficulty over all samples; None for a table of one exit.
-        table: hash, samples per split, provenance.
+        table: hash, samples and labels per split, provenance.
         arguments: the arguments of the search, so that it can be repeated.
         published: what the papers' own rules choose on the same samples, for comparison.
     """
@@ -149,6 +149,21 @@ class Result(
     @property
     def in_sample(self) -> bool:
         return self.searched_on == "all"
+
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether some samples have a label and others none."""
+        labels = self.table.get("labels", {})
+        return any(labels.values()) and labels != self.table["samples"]
+
+    def label_words(self) -> str:
+        """How many samples have labels, and what the figures are without them."""
+        samples, labels = self.table["samples"], self.table["labels"]
+        counts = (f"{labels[name]:,} of {samples[name]:,} on {name}" for name in samples)
+        return (
+            f"Labelled: {', '.join(counts)}. Where a label is missing the reference's answer takes "
+            "its place: a drop can only be lower than shown, an accuracy is partly agreement."
+        )
 
     @property
     def search_record(self) -> dict[str, Any]:
@@ -189,6 +204,7 @@ class Result(
         )
         return display.group_of(
             *([warning] if self.in_sample else []),
+            *([display.note_of(self.label_words())] if self.partly_labelled else []),
             _singles_table(self),
             _choices_table(self),
             _baselines_table(self),
@@ -221,6 +237,7 @@ def _worst_class(choice: Choice) -> str:
 
 def _singles_table(result: Result) -> Table:
     measure = "accuracy" if result.table["labelled"] else "agreement"
+    measure += "*" if result.partly_labelled else ""
     outcomes = {single.name: single.on[result.measured_on] for single in result.singles}
     rows = (
         (

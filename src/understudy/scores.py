@@ -18,6 +18,7 @@ from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.split import ALL, DEFAULT_SHARES, SPLITS, assign_splits
 from understudy.table_validation import (
+    NO_LABEL,
     Costs,
     check_exit_names,
     check_ids,
@@ -27,6 +28,7 @@ from understudy.table_validation import (
     class_numbers,
     confidence_rows,
     costs_by_unit,
+    label_numbers,
     read_only,
     read_only_costs,
     stacked,
@@ -43,7 +45,8 @@ class ScoreTable:
         exits: The exits, with the parts they run.
         prediction: (E, N) integers, the class that each exit predicts.
         confidence: by name, (E, N) float32 or float64; higher is more confident, any real number.
-        label: (N,) integers, or None; without labels the reference's answers take their place.
+        label: (N,) integers, -1 where one is missing; None where all are. The reference's answers
+            take the place of missing labels (`truth`).
         ids: (N,) text, unique: relative path, key column or row number.
         split: (N,) small integers, positions in `SPLITS` (tune, certify, test).
         costs: unit -> part -> cost per sample. A sample pays the union of the parts it visited.
@@ -82,7 +85,7 @@ class ScoreTable:
         rows = {name: confidence_rows(rows, name) for name, rows in self.confidence.items()}
         set_field("confidence", MappingProxyType(rows))
         if self.label is not None:
-            set_field("label", class_numbers(self.label, "labels"))
+            set_field("label", label_numbers(self.label))
         set_field("ids", read_only(self.ids, object))
         set_field("split", read_only(self.split, np.uint8))
         set_field("provenance", MappingProxyType(dict(self.provenance)))
@@ -106,7 +109,7 @@ class ScoreTable:
     @staticmethod
     def from_probabilities(
         probabilities: Mapping[str, npt.ArrayLike],
-        labels: npt.ArrayLike | None,
+        labels: npt.ArrayLike | Sequence[int | None] | None,
         *,
         costs: Mapping[str, Any],
         ids: Sequence[str] | None = None,
@@ -118,7 +121,7 @@ class ScoreTable:
 
         Args:
             probabilities: exit name -> (N, C), rows summing to 1.
-            labels: (N,) class numbers, or None.
+            labels: (N,) class numbers, None or -1 where one is missing; or None without any.
             costs: {unit: {part: cost}}, or {part: cost} for MACs.
             ids: (N,) unique names of the samples; row numbers by default.
             groups: (N,) names; samples of one group share a split.
@@ -157,7 +160,7 @@ class ScoreTable:
     @staticmethod
     def from_predictions(
         predictions: Mapping[str, tuple[npt.ArrayLike, Any]],
-        labels: npt.ArrayLike | None,
+        labels: npt.ArrayLike | Sequence[int | None] | None,
         *,
         costs: Mapping[str, Any],
         ids: Sequence[str] | None = None,
@@ -204,7 +207,7 @@ class ScoreTable:
                 for key in first
                 if key in names
             },
-            label=None if labels is None else np.asarray(labels),
+            label=None if labels is None else label_numbers(labels),
             ids=keys,
             split=codes,
             costs=costs_by_unit(costs),
@@ -293,9 +296,43 @@ class ScoreTable:
             return self.names[self.index(name)]
         return self.names[int(self.exit_costs(self.unit(unit)).argmax())]
 
+    @cached_property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """Which samples have a label, (N,)."""
+        if self.label is None:
+            return np.zeros(len(self), bool)
+        return np.asarray(self.label != NO_LABEL)
+
+    def label_counts(self) -> dict[str, int]:
+        """How many samples of each split have a label."""
+        count = np.bincount(self.split[self.labelled], minlength=len(SPLITS))
+        return dict(zip(SPLITS, count.tolist(), strict=True))
+
     def truth(self, reference: str) -> Array:
-        """The labels, or the reference's predictions where there are none, (N,)."""
-        return self.prediction[self.index(reference)] if self.label is None else self.label
+        """The labels, and the reference's predictions where they are missing, (N,).
+
+        A cascade that answers as the reference does is then as right as it; one that answers
+        otherwise loses. So the drop is that of complete labels where all such samples have a label,
+        and a bound from above elsewhere.
+
+        >>> table = ScoreTable.from_predictions(
+        ...     {"tiny": ([0, 1, 1], [.9, .6, .7]), "big": ([0, 0, 0], [.8, .7, .9])},
+        ...     [None, 1, None], costs={"tiny": 1, "big": 10})
+        >>> table.truth("big").tolist()
+        [0, 1, 0]
+        """
+        answers: Array = self.prediction[self.index(reference)]
+        if self.label is None:
+            return answers
+        return self.label if self.labelled.all() else np.where(self.labelled, self.label, answers)
+
+    def needs_label(self, reference: str, prediction: Array) -> npt.NDArray[np.bool_]:
+        """Where predictions (..., N) differ from the reference's and no label tells who is right.
+
+        These are the samples whose labels are needed for the drop of those predictions.
+        """
+        differs = prediction != self.prediction[self.index(reference)]
+        return np.asarray(differs & ~self.labelled)
 
     @cached_property
     def hash(self) -> str:
@@ -345,6 +382,12 @@ class ScoreTable:
             raise TableError(
                 f"a budget for a class needs labels, this table has none: drop {name!r}"
             )
+        if not self.labelled.all():
+            raise TableError(
+                f"a budget for a class needs the label of every sample, "
+                f"{int((~self.labelled).sum()):,} of {len(self):,} have none: add them "
+                f"(`understudy import-labels`), or drop {name!r}"
+            )
         names = self.classes or [str(number) for number in range(int(self.label.max()) + 1)]
         if name not in names:
             raise TableError(unknown("class", name, names))
@@ -364,6 +407,41 @@ class ScoreTable:
             split=self.split[index],
             details=LazyDetails.of(self.details).rows(index),
         )
+
+    def with_labels(self, labels: Mapping[str, int]) -> ScoreTable:
+        """The table with further labels: sample id -> class number.
+
+        >>> table = ScoreTable.from_predictions(
+        ...     {"tiny": ([0, 1], [.9, .6]), "big": ([0, 0], [.8, .7])}, None, ids=["a", "b"],
+        ...     costs={"tiny": 1, "big": 10})
+        >>> table.with_labels({"b": 1}).label.tolist()
+        [-1, 1]
+
+        Raises:
+            TableError: unknown ids, numbers that are no classes, or labels other than those the
+                table has.
+        """
+        position = {key: row for row, key in enumerate(self.ids.tolist())}
+        strange = [key for key in labels if key not in position]
+        if strange:
+            raise TableError(
+                f"labels are those of the table's samples, {len(strange):,} of {len(labels):,} ids "
+                f"are unknown: {listed(map(repr, strange))}: correct them, or leave the rows out"
+            )
+        rows = np.array([position[key] for key in labels], np.intp)
+        added = class_numbers(np.array(list(labels.values()), np.int64), "labels")
+        if (added < 0).any():
+            raise TableError(f"labels are class numbers from 0, found {int(added.min())}")
+        label = np.full(len(self), NO_LABEL, np.int32) if self.label is None else self.label.copy()
+        changed = np.flatnonzero((label[rows] != NO_LABEL) & (label[rows] != added))
+        if len(changed):
+            raise TableError(
+                f"labels that the table has stay as they are, {len(changed):,} of {len(labels):,} "
+                f"differ: {listed(map(repr, self.ids[rows[changed]]))}: correct them, or import "
+                "the table again"
+            )
+        label[rows] = added
+        return replace(self, label=label)
 
     def with_classes(self, classes: Sequence[str]) -> ScoreTable:
         """The table with names for its classes."""

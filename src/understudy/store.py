@@ -1,7 +1,7 @@
 """Score tables on disk: a folder of Parquet files and one JSON.
 
 TABLE/table.json        format, version, exits, costs, provenance
-TABLE/samples.parquet   id, label, split
+TABLE/samples.parquet   id, label (-1 where it is missing), split
 TABLE/exits/000.parquet prediction, the confidences, top_class, top_probability
 TABLE/logits/000.parquet logits (float16), where they were kept
 TABLE/times.json        measured times: apart, since they differ from run to run
@@ -45,11 +45,7 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
         (folder / "exits").mkdir()
         for number, name in enumerate(table.names):
             _write_exit(table, name, folder, number)
-        samples = {"id": pl.Series(table.ids.tolist(), dtype=pl.String)}
-        if table.label is not None:
-            samples["label"] = pl.Series(table.label)
-        samples["split"] = pl.Series([SPLITS[code] for code in table.split.tolist()])
-        _write_parquet(pl.DataFrame(samples), folder / _SAMPLES)
+        _write_samples(table, folder)
         write_json(folder / _TABLE, _head(table))
         if table.times:
             save_times(folder, table.times)
@@ -79,6 +75,21 @@ def load_table(path: str | Path) -> ScoreTable:
         raise TableError(
             f"the score table {str(path)!r} is damaged ({reason}): make it again"
         ) from error
+
+
+def save_labels(path: str | Path, table: ScoreTable) -> None:
+    """Write the labels of a table into its folder, whole or not at all; the rest stays as it is.
+
+    Raises:
+        TableError: no table there, or one of other samples.
+        UnderstudyError: the place cannot be written.
+    """
+    if load_table(path).ids.tolist() != table.ids.tolist():
+        raise TableError(
+            f"labels are written to the table of their samples, {str(path)!r} has other samples: "
+            "save the whole table"
+        )
+    _write_samples(table, Path(path))
 
 
 def save_times(path: str | Path, times: Costs) -> None:
@@ -185,6 +196,14 @@ def _read_detail(file: Path, logits: Path) -> Detail:
         frame["top_probability"].to_numpy(),
         None if stored is None else stored.view(np.float16),
     )
+
+
+def _write_samples(table: ScoreTable, folder: Path) -> None:
+    samples = {"id": pl.Series(table.ids.tolist(), dtype=pl.String)}
+    if table.label is not None:
+        samples["label"] = pl.Series(table.label)
+    samples["split"] = pl.Series([SPLITS[code] for code in table.split.tolist()])
+    _write_parquet(pl.DataFrame(samples), folder / _SAMPLES)
 
 
 def _write_exit(table: ScoreTable, name: str, folder: Path, number: int) -> None:

@@ -15,6 +15,7 @@ from understudy.errors import TableError, listed
 
 Array = npt.NDArray[Any]
 Costs = Mapping[str, Mapping[str, float]]
+NO_LABEL = -1
 
 
 def read_only(values: npt.ArrayLike, dtype: Any) -> Array:
@@ -41,6 +42,27 @@ def class_numbers(values: npt.ArrayLike, what: str) -> Array:
                 "from 0"
             )
     return read_only(numbers, np.int32)
+
+
+def label_numbers(values: npt.ArrayLike | Sequence[int | None]) -> Array | None:
+    """Read-only labels, int32, -1 where one is missing; None where all are.
+
+    A missing label may be given as None, -1 or NaN (as pandas does).
+
+    >>> label_numbers([2, None, 0]).tolist(), label_numbers([-1, -1])
+    ([2, -1, 0], None)
+
+    Raises:
+        TableError: what is there is no whole number.
+    """
+    labels = np.asarray(values)
+    if labels.dtype == object:
+        labels = np.array([NO_LABEL if label is None else label for label in labels.tolist()])
+    if np.issubdtype(labels.dtype, np.floating) and np.isnan(labels).any():
+        filled = np.where(np.isnan(labels), NO_LABEL, labels)
+        labels = filled.astype(np.int64) if (filled == filled.astype(np.int64)).all() else labels
+    numbers = class_numbers(labels, "labels")
+    return None if numbers.size and (numbers == NO_LABEL).all() else numbers
 
 
 def confidence_rows(values: npt.ArrayLike, name: str) -> Array:
@@ -133,15 +155,17 @@ def check_numbers(confidence: Mapping[str, Array], exits: Sequence[str]) -> None
 def check_labels(label: Array | None, classes: int | None) -> None:
     """Refuse labels that are no class numbers; `classes` is their number, None if unknown.
 
+    -1 stands for a label that is missing.
+
     Raises:
         TableError: the message counts them and has their range.
     """
     if label is None:
         return
     low, high = int(label.min()), int(label.max())
-    if low < 0 or (classes is not None and high >= classes):
+    if low < NO_LABEL or (classes is not None and high >= classes):
         top = "" if classes is None else f" to {classes - 1}"
-        wrong = int(((label < 0) | (label >= (classes or np.inf))).sum())
+        wrong = int(((label < NO_LABEL) | (label >= (classes or np.inf))).sum())
         raise TableError(
             f"labels are class numbers from 0{top}, {wrong} lie outside (found {low} "
             f"to {high}): check the label column and the order of the classes"

@@ -132,7 +132,7 @@ def test_a_damaged_file(run: Run, files: dict[str, Path], tmp_path: Path) -> Non
 
 
 def test_labels_out_of_range(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
-    pl.read_csv(files["labels"]).with_columns(label=pl.lit(-1)).write_csv(files["labels"])
+    pl.read_csv(files["labels"]).with_columns(label=pl.lit(-2)).write_csv(files["labels"])
     files["labels"].write_text(files["labels"].read_text())
     command = run(*import_of(files))
     assert command.exit_code == 2

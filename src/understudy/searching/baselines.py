@@ -39,7 +39,7 @@ def baselines(
     truth = measured.truth(reference)
     right = measured.prediction == truth
     reference_right = right[measured.index(reference)]
-    drop = 100.0 * (reference_right.mean() - right.mean(1))
+    drop = 100.0 * (reference_right.sum() - right.sum(1)) / len(measured)
     counts = stage_counts(measured, policy)
     rows = [measured.index(name) for name in policy.exits]
     oracle_right = _oracle_right(right[rows], counts)

@@ -127,7 +127,7 @@ def best_savers(
     bigs = [int(row) for row in np.argsort(-costs, kind="stable") if costs[row] > costs.min()]
     if not bigs:
         raise TableError("a saver is cheaper than its large model, all exits cost alike")
-    one_by_one = table.shares_parts or table.label is None
+    one_by_one = table.shares_parts or not table.labelled.all()
     choose = _one_by_one if one_by_one else _all_at_once
     rows = []
     for (big, drop), policy in choose(tune, bigs, drops, unit, confidence).items():

@@ -7,9 +7,9 @@ safe end lets the test go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 
 import numpy as np
@@ -19,7 +19,12 @@ from understudy.certificate import Certificate, ClassBound
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value, samples_needed
-from understudy.searching.policy_sequences import Counts, PolicySequence, losses_and_gains
+from understudy.searching.policy_sequences import (
+    Counts,
+    PolicySequence,
+    labels_missing,
+    losses_and_gains,
+)
 
 
 def certify(
@@ -40,6 +45,9 @@ def certify(
     With `class_drops` (class name -> points) a policy is proved when the budget of all samples and
     that of each named class are. The guarantee is their conjunction, which is wrong only if one of
     them is; so each is tested at the full level delta (intersection-union, Berger 1982).
+
+    Labels are needed only where a policy answers otherwise than the reference. A sample that lacks
+    one there counts as a loss, and the p-value is the largest that its label could give.
 
     Raises:
         TableError: a named class that the table lacks, or has no sample of.
@@ -83,13 +91,17 @@ def certify_one(
     """
     counts = losses_and_gains(table, [policy], reference=reference)
     losses, gains = (int(count[0]) for count in counts)
+    missing = int(labels_missing(table, [policy], reference=reference)[0])
+
+    def p_value(budget: int) -> float:
+        test = partial(drop_p_value, samples=len(table), max_drop=budget / 1e4, delta=delta)
+        return largest_p_value(test, losses, gains, missing, delta=delta)
+
     alone = policy == Policy.single(reference)
     low, high = (0, 0) if alone else (-1_000_000, 1_000_000)
     while high - low > 1:
         middle = (low + high) // 2
-        proved = drop_p_value(losses, gains, len(table), middle / 1e4, delta) <= delta
-        low, high = (low, middle) if proved else (middle, high)
-    p_value = drop_p_value(losses, gains, len(table), high / 1e4, delta)
+        low, high = (low, middle) if p_value(middle) <= delta else (middle, high)
     return Certificate(
         policy=policy,
         reference=reference,
@@ -99,7 +111,7 @@ def certify_one(
         samples=len(table),
         losses=losses,
         gains=gains,
-        p_value=None if alone else p_value,
+        p_value=None if alone else p_value(high),
         path=() if alone else (policy,),
         steps=1,
         samples_needed=None,
@@ -107,6 +119,26 @@ def certify_one(
         table=table.hash,
         split=table.provenance.get("split", {}),
     )
+
+
+def largest_p_value(
+    p_value: Callable[[int, int], float], losses: int, gains: int, missing: int, *, delta: float
+) -> float:
+    """The largest p-value of these counts whatever the labels of `missing` of the losses are, or
+    one beyond `delta`.
+
+    With its label each is a loss, a gain or neither. At a given number of discordant samples the
+    p-value rises with losses - gains, so none of them need be tried as a gain.
+
+    >>> largest_p_value(lambda losses, gains: losses / 100, 3, 0, 2, delta=0.05)
+    0.03
+    """
+    largest = 0.0
+    for neither in range(missing + 1):
+        largest = max(largest, p_value(losses - neither, gains))
+        if largest > delta:
+            break
+    return largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +164,12 @@ class _SequenceTest:
         delta: float,
     ) -> _SequenceTest:
         losses, gains = losses_and_gains(table, sequence.policies, reference=reference)
+        missing = labels_missing(table, sequence.policies, reference=reference)
+        p_value = cache(partial(drop_p_value, samples=len(table), max_drop=max_drop, delta=delta))
         p_values = np.ones(len(losses))
-        for row, (lost, gained) in enumerate(zip(losses.tolist(), gains.tolist(), strict=True)):
-            p_values[row] = drop_p_value(lost, gained, len(table), max_drop, delta)
+        rows = zip(losses.tolist(), gains.tolist(), missing.tolist(), strict=True)
+        for row, counts in enumerate(rows):
+            p_values[row] = largest_p_value(p_value, *counts, delta=delta)
             if p_values[row] > delta:
                 break
         return _SequenceTest(max_drop, len(table), losses, gains, p_values)

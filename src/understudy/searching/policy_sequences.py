@@ -128,6 +128,18 @@ def losses_and_gains(
     return losses, gains
 
 
+def labels_missing(table: ScoreTable, policies: Sequence[Policy], *, reference: str) -> Counts:
+    """How many samples each policy answers otherwise than the reference without a label, (P,).
+
+    `losses_and_gains` counts them as losses.
+    """
+    if table.labelled.all():
+        return np.zeros(len(policies), np.int64)
+    unlabelled = table.rows(np.flatnonzero(~table.labelled))
+    missing, _ = losses_and_gains(unlabelled, policies, reference=reference)
+    return missing
+
+
 @dataclass(frozen=True, eq=False)
 class _ThresholdSweep:
     """One stage along P policies, its thresholds (P,) never rising; `start` (N,) is the first in

@@ -80,7 +80,7 @@ def search(
     """
     drops = checked_drops(max_drop)
     options = {"max_cost": max_cost, "confidence": confidence, "stages": stages}
-    data = _SearchData.of(table, drops, reference, unit, delta=delta, options=options)
+    data = SearchData.of(table, drops, reference, unit, delta=delta, options=options)
     sequences, frontier = choose_sequences(data.tune, data.spec, data.strategies)
     prove = partial(certify, reference=data.spec.reference, delta=delta, looks=looks)
     certificates = [
@@ -133,7 +133,7 @@ def search_within_cost(
         PolicyError: every policy costs more.
     """
     options = {"max_cost": max_cost, "confidence": confidence, "stages": stages}
-    data = _SearchData.of(table, (0.0,), reference, unit, delta=delta, options=options)
+    data = SearchData.of(table, (0.0,), reference, unit, delta=delta, options=options)
     _, frontier = choose_sequences(data.tune, data.spec, data.strategies)
     policy, reference = frontier.within(max_cost).policy, data.spec.reference
     proof = certify_one(
@@ -161,7 +161,7 @@ def search_in_sample(
     """
     drops = checked_drops(max_drop)
     options = {"max_cost": max_cost, "confidence": confidence, "stages": stages}
-    data = _SearchData.of(table, drops, reference, unit, delta=0.5, options=options, splits=[ALL])
+    data = SearchData.of(table, drops, reference, unit, delta=0.5, options=options, splits=[ALL])
     points = [point for find in data.strategies for point in find(data.table, data.spec).frontier]
     frontier = Frontier.of(points, unit=data.spec.unit, reference=data.spec.reference)
     choices = [data.choice(_cheapest_within(frontier, drop), drop) for drop in drops]
@@ -186,7 +186,7 @@ def _cheapest_within(frontier: Frontier, drop: float) -> Policy:
 
 
 @dataclass(frozen=True)
-class _SearchData:
+class SearchData:
     """A table with its splits ("all" alone for a search in-sample) and what is searched for."""
 
     table: ScoreTable
@@ -205,7 +205,7 @@ class _SearchData:
         delta: float,
         options: Mapping[str, Any],
         splits: Sequence[str] = SPLITS,
-    ) -> _SearchData:
+    ) -> SearchData:
         """The table's splits, with the learned score where it is requested."""
         max_cost, confidence = options["max_cost"], options["confidence"]
         if max_cost is not None and not max_cost > 0:
@@ -222,7 +222,7 @@ class _SearchData:
         table = with_learned_score(table, **spec.names, fit_on=splits[0])
         strategies = strategies_for(table, stages=options["stages"])
         parts = {name: table.on(name) for name in splits}
-        return _SearchData(table, parts, spec, max_cost, strategies)
+        return SearchData(table, parts, spec, max_cost, strategies)
 
     @property
     def tune(self) -> ScoreTable:
@@ -270,6 +270,7 @@ class _SearchData:
                 "hash": table.hash,
                 "samples": {name: len(part) for name, part in self.splits.items()},
                 "labelled": table.label is not None,
+                "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
                 "provenance": dict(table.provenance),
             },
             arguments=requested,

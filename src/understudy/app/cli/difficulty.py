@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
-from understudy.app.cli.terminal import Confidence, Json, Reference, TablePath, Unit, answer, option
+from understudy.app.cli.terminal import (
+    Confidence,
+    Json,
+    Reference,
+    TablePath,
+    Unit,
+    answer,
+    note_missing_labels,
+    option,
+)
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
@@ -36,6 +45,7 @@ def difficulty(
     from understudy.store import load_table
 
     scores = load_table(table)
+    note_missing_labels(scores)
     found = by_difficulty(
         scores, little=little, reference=reference, unit=unit, confidence=confidence
     )

@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 
 from understudy.app.cli import (
+    ask,
     bench,
     build,
     demo,
     difficulty,
     export,
     import_exits,
+    import_labels,
     import_predictions,
     optimism,
     report,
@@ -72,6 +74,8 @@ for name, verb, panel in (
     ("score", score.score, "Make a table"),
     ("import", import_predictions.import_predictions, "Make a table"),
     ("import-exits", import_exits.import_exits, "Make a table"),
+    ("import-labels", import_labels.import_labels, "Make a table"),
+    ("ask", ask.ask, "Choose"),
     ("search", search.search, "Choose"),
     ("verify", verify.verify, "Choose"),
     ("savers", savers.savers, "Choose"),

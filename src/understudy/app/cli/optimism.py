@@ -41,6 +41,7 @@ def optimism(
 
     drops = terminal.numbers(max_drop, "--max-drop")
     scores = load_table(table)
+    terminal.note_missing_labels(scores)
     with terminal.progress("resamples") as advance:
         found = measure(
             scores,

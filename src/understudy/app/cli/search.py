@@ -128,4 +128,6 @@ def search(
     if frontier is not None:
         write_json(frontier, [point.to_dict() for point in result.frontier])
     data = result.to_dict()
-    terminal.answer(result.view(), {key: data[key] for key in JSON_KEYS}, as_json=as_json)
+    counts = {key: data["table"][key] for key in ("samples", "labels")}
+    answer = {key: data[key] for key in JSON_KEYS} | counts
+    terminal.answer(result.view(), answer, as_json=as_json)

@@ -46,23 +46,28 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
     splits = ", ".join(
         f"{name} {int((scores.split == code).sum()):,}" for code, name in enumerate(SPLITS)
     )
-    head = ["exit", *([] if scores.label is None else ["accuracy"]), *scores.units]
+    labelled = int(scores.labelled.sum())
+    whole = labelled == len(scores)  # where few have a label, accuracy on those says little
+    head = ["exit", *(["accuracy"] if whole else []), *scores.units]
     rows = []
     for row, name in enumerate(scores.names):
-        right = scores.prediction[row] == scores.label
-        accuracy = [] if scores.label is None else [percent(float(right.mean()))]
+        right = scores.prediction[row] == scores.truth(name)
+        accuracy = [percent(float(right.mean()))] if whole else []
         known = units_of(scores, {name})  # exits of another run may be measured in other batches
         costs = [
             cost_text(scores.cost_of([name], unit), unit) if unit in known else "–"
             for unit in scores.units
         ]
         rows.append([name, *accuracy, *costs])
+    labels = "" if whole else f", {labelled:,} with a label"
     view = group_of(
-        table_of(f"{len(scores):,} samples ({splits})", head, rows), note_of(f"written to {path}")
+        table_of(f"{len(scores):,} samples ({splits}){labels}", head, rows),
+        note_of(f"written to {path}"),
     )
     data = {
         "table": str(path),
         "samples": len(scores),
+        "labels": labelled,
         "exits": list(scores.names),
         "units": list(scores.units),
         "confidences": list(scores.confidence),
@@ -74,6 +79,17 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
 def note(text: str, *, style: str | None = None) -> None:
     """Print a remark on stderr."""
     _console(stderr=True).print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def note_missing_labels(scores: ScoreTable) -> None:
+    """Say how many labels a partly labelled table has, before figures that need them."""
+    labelled = int(scores.labelled.sum())
+    if 0 < labelled < len(scores):
+        note(
+            f"{labelled:,} of {len(scores):,} samples have a label; where it is missing the "
+            "reference's answer takes its place: a drop can only be lower than shown, an accuracy "
+            "is partly agreement"
+        )
 
 
 def fail(message: str, *, code: int = 2) -> NoReturn:

@@ -58,13 +58,14 @@ class Report:
         counts = self.result.table.get("samples", {})
         samples = {name: f"{count:,}" for name, count in counts.items()}
         exits = f"{len(self.result.singles)} exits"
+        partly = f" {self.result.label_words()}" if self.result.partly_labelled else ""
         if self.result.in_sample:
             some = samples.get(ALL, "some")
-            return f"Chosen among {exits} and measured on the same {some} samples."
+            return f"Chosen among {exits} and measured on the same {some} samples.{partly}"
         tune, certify, test = (samples.get(name, "some") for name in SPLITS)
         return (
             f"Chosen among {exits} on {tune} samples, certified on {certify} others, "
-            f"measured once on {test} more."
+            f"measured once on {test} more.{partly}"
         )
 
     @property

@@ -1,0 +1,83 @@
+"""ask: which samples need a label for a certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from understudy.app.cli import terminal
+from understudy.display import group_of, note_of
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from understudy.searching.labels_needed import LabelsNeeded
+
+SHOWN = 10
+
+
+def ask(
+    table: terminal.TablePath,
+    max_drop: terminal.Budgets,
+    reference: terminal.Reference = None,
+    delta: Annotated[
+        float, typer.Option(help="The probability, per budget, that the proved bound is wrong.")
+    ] = 0.05,
+    jointly: Annotated[
+        bool,
+        typer.Option("--jointly", help="All budgets hold at once: each is proved at delta / k."),
+    ] = False,
+    stages: Annotated[
+        int, typer.Option(min=2, help="The most models in a chain; the reference may follow them.")
+    ] = 2,
+    unit: terminal.Unit = None,
+    confidence: terminal.Confidence = "max_softmax",
+    out: Annotated[
+        Path | None,
+        terminal.option("FILE", "Write the samples (CSV: id, split and an empty label)."),
+    ] = None,
+    as_json: terminal.Json = False,
+) -> None:
+    """List the samples whose labels a certificate needs next: only some where models disagree.
+
+    Label them, add the labels with `import-labels`, and repeat until none is needed: then `search`,
+    with the same options, ends as it would with all labels.
+    """
+    from understudy.searching.labels_needed import labels_needed
+    from understudy.store import load_table
+
+    if out is not None and out.exists():
+        raise terminal.UsageError(
+            f"samples are listed in a new file, {str(out)!r} exists: choose another name, so that "
+            "no labels are lost"
+        )
+    drops = terminal.numbers(max_drop, "--max-drop")
+    needed = labels_needed(
+        load_table(table),
+        max_drop=drops,
+        reference=reference,
+        unit=unit,
+        confidence=confidence,
+        delta=delta / len(drops) if jointly else delta,
+        stages=stages,
+    )
+    if out is not None and needed.ids:
+        from understudy.store import save_answers
+
+        count = len(needed.ids)
+        columns = {"id": needed.ids, "split": [needed.split] * count, "label": [None] * count}
+        save_answers(out, columns)
+    terminal.answer(_view(needed, out), needed.to_dict(), as_json=as_json)
+
+
+def _view(needed: LabelsNeeded, out: Path | None) -> Group:
+    """What is needed, the first ids, and where all of them are."""
+    from understudy.errors import listed
+
+    lines = [needed.words()]
+    if needed.ids:
+        lines.append(f"They are {listed(needed.ids, SHOWN)}.")
+        lines.append(f"Written to {out}." if out else "Write them to a file with --out FILE.csv.")
+    return group_of(*map(note_of, lines))
