@@ -98,8 +98,9 @@ def below(samples: int, discordances: Array, gap: float, top: float, slope: floa
 
     The discordant samples are binomial, and the losses among them are. With `slope` from 0 to 4,
     what the losses may reach grows by 0 or 1 from one number of discordant samples to the next,
-    so their distribution function is carried along, from where its term is no underflow. The sum
-    over a window is scaled to 1.
+    so their distribution function is carried along, from the first term that is no underflow; by
+    the time that terms underflow again it has reached its end. The sum over a window is scaled
+    to 1.
 
     Args:
         discordances: (K,), none below |gap|.
@@ -121,6 +122,9 @@ def below(samples: int, discordances: Array, gap: float, top: float, slope: floa
         weight, odds, loss = 1.0, 0.0, 0.5
         if 0 < discordance < 1:
             weight = math.exp(_log_pmf(low, samples, discordance))
+            while weight < _LEAST:
+                low += 1
+                weight = math.exp(_log_pmf(low, samples, discordance))
             odds = discordance / (1 - discordance)
         if discordance > 0:
             loss = min(max((1 + gap / discordance) / 2, _EDGE), 1 - _EDGE)
@@ -133,14 +137,11 @@ def below(samples: int, discordances: Array, gap: float, top: float, slope: floa
                 if now > before:
                     at *= loss / (1 - loss) * (count - before) / now
                     reached += at
-                inside = at >= _LEAST
             elif 0 <= now < count:
                 reached, at = _cdf(now, count, loss)
                 inside = at >= _LEAST
             else:
                 reached = 0.0 if now < 0 else 1.0
-            if weight < _LEAST and 0 < discordance < 1:
-                weight = math.exp(_log_pmf(count, samples, discordance))
             weights += weight
             total += weight * reached
             weight *= grown[count - first] * odds
