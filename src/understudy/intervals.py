@@ -24,8 +24,7 @@ Z95 = 1.959963984540054
 PAD = 4.0
 _LEVEL = 0.025
 _BETA = 0.01 * _LEVEL  # of the level, spent on the discordance
-_STEP = 1.0  # standard errors between the discordances that are tried
-_LEAST_POINTS = 12
+_POINTS = 12  # discordances that are tried, about a standard error apart
 _NEAR = 0.01  # standard errors from an end: one more step of Newton's is exact enough
 _MOST_STEPS = 40
 _REACH = 5.5  # standard deviations of a count; what lies beyond is less than 1e-7
@@ -136,9 +135,7 @@ def _p_value(total: int, discordant: int, samples: int, gap: float, among: Inter
     first, last = (
         math.asin(math.sqrt(max(d - least, 0.0) / (1 - least))) for d in (among[0], among[1])
     )
-    errors = 2 * math.sqrt(samples * (1 - least)) * (last - first)
-    points = max(2 + int(errors / _STEP), _LEAST_POINTS)
-    tried = least + (1 - least) * np.sin(np.linspace(first, last, points)) ** 2
+    tried = least + (1 - least) * np.sin(np.linspace(first, last, _POINTS)) ** 2
     top = total + Z95 * math.sqrt(discordant + PAD)
     tried = np.clip(tried, 1e-300, 1 - 1e-16)
     return float(_below(samples, tried, gap, top).max()) + _BETA
