@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import oracle
 from tables import pair_table, policies, score_tables, synthetic
 from understudy.errors import TableError
-from understudy.outcome import Outcome, class_gaps, decide, evaluate, wilson
+from understudy.outcome import Outcome, class_gaps, decide, evaluate
 from understudy.policy import Policy, PolicyStage
 from understudy.scores import Exit, ScoreTable
 
@@ -135,26 +135,6 @@ def test_the_last_stage_needs_no_confidence() -> None:
     assert found.stage.tolist() == [0, 1]
     assert found.confidence[0] == 0.9
     assert np.isnan(found.confidence[1])
-
-
-def test_intervals_hold_what_they_say() -> None:
-    """95 % of them hold the truth, give or take what small numbers allow."""
-    rng = np.random.default_rng(0)
-    loss, gain, samples = 0.06, 0.04, 400
-    covered = 0
-    for losses, gains, _ in rng.multinomial(samples, [loss, gain, 1 - loss - gain], 2000):
-        one = Outcome(samples, "big", 0.5, 0.5, int(losses), int(gains), {}, {}, {})
-        low, high = one.drop_interval
-        covered += low <= 100 * (loss - gain) <= high
-    assert 0.93 <= covered / 2000 <= 0.97
-
-
-@pytest.mark.parametrize("hits", [0, 1, 50, 99, 100])
-def test_wilson_encloses_the_share_and_stays_inside(hits: int) -> None:
-    low, high = wilson(hits, 100)
-    assert 0 <= low <= hits / 100 <= high <= 1
-    assert (low == 0) == (hits == 0)
-    assert (high == 1) == (hits == 100)
 
 
 def test_one_sample_is_enough() -> None:

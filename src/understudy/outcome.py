@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,12 +9,10 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from understudy.intervals import Interval, drop_interval, wilson
 from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
 from understudy.scores import Array, ScoreTable
-
-Z95 = 1.959963984540054
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Outcome(
 
     @property
     def drop_interval(self) -> Interval:
-        """95 % interval of the drop in points (Agresti & Min 2005: Wald, half a sample per cell).
+        """95 % interval of the drop in points: the exact test inverted, see `intervals`.
 
         For one policy fixed beforehand; after a search the certificate's bound holds. The
         reference's own drop is 0 by definition.
@@ -230,14 +227,6 @@ def _by_class(
     return samples, losses, gains
 
 
-def drop_interval(losses: int, gains: int, samples: int) -> Interval:
-    """The 95 % interval of a drop in points (Agresti & Min 2005)."""
-    n = samples + 2
-    mean = (losses - gains) / n
-    width = Z95 * math.sqrt(max((losses + gains + 1) / n - mean**2, 0.0) / n)
-    return 100 * max(mean - width, -1.0), 100 * min(mean + width, 1.0)
-
-
 def points(drop: float) -> str:
     """A number of points as text.
 
@@ -255,16 +244,3 @@ def units_of(table: ScoreTable, exits: set[str]) -> list[str]:
     if not known:
         table.cost_of(sorted(exits), table.unit())
     return known
-
-
-def wilson(hits: int, samples: int) -> Interval:
-    """The 95 % interval of a share (Wilson 1927).
-
-    >>> [round(edge, 3) for edge in wilson(0, 100)]
-    [0.0, 0.037]
-    """
-    share, z2 = hits / samples, Z95**2
-    centre = share + z2 / (2 * samples)
-    width = Z95 * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples**2))
-    low, high = (centre - width) / (1 + z2 / samples), (centre + width) / (1 + z2 / samples)
-    return (max(low, 0.0) if hits else 0.0), (min(high, 1.0) if hits < samples else 1.0)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import oracle
 from understudy.searching.exact_test import (
     BETA,
+    SHARE,
+    critical_totals,
     discordance_limit,
     gap_p_value,
     lower_tail,
@@ -118,24 +120,81 @@ def test_the_level_holds_at_the_boundary_in_simulation(
     assert share <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 3000)
 
 
-counts = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 400)).map(
-    lambda c: (c[0], c[1], c[0] + c[1] + c[2])
+counts = st.tuples(
+    st.integers(0, 60), st.integers(0, 60), st.sampled_from([0, 1, 5]) | st.integers(0, 400)
+).map(lambda c: (c[0], c[1], c[0] + c[1] + c[2]))
+budgets = st.floats(-0.3, 0.6) | st.sampled_from(
+    [0.0, 1e-12, -1e-12, 1e-5, -1e-5, 0.999, -0.999, 1.0, -1.0]
 )
 
 
-@given(counts, st.floats(-0.3, 0.6), st.floats(0, 0.2))
+@given(counts, budgets, st.floats(0, 0.2))
 def test_a_larger_budget_is_easier(
     counted: tuple[int, int, int], budget: float, more: float
 ) -> None:
-    assert gap_p_value(*counted, budget + more) <= gap_p_value(*counted, budget) + 1e-9
+    """But for the last digits of a sum: the grid is another."""
+    assert gap_p_value(*counted, budget + more) <= gap_p_value(*counted, budget) + 1e-7
 
 
-@given(counts, st.floats(-0.1, 0.3))
-def test_a_loss_for_a_tie_is_harder(counted: tuple[int, int, int], budget: float) -> None:
+@given(counts, budgets)
+def test_a_loss_is_harder(counted: tuple[int, int, int], budget: float) -> None:
+    """In place of a tie, or of a gain."""
+    losses, gains, samples = counted
+    p_value = gap_p_value(losses, gains, samples, budget)
+    if losses + gains < samples:
+        assert gap_p_value(losses + 1, gains, samples, budget) >= p_value - 1e-9
+    if gains:
+        assert gap_p_value(losses + 1, gains - 1, samples, budget) >= p_value - 1e-9
+
+
+@given(counts, budgets)
+def test_a_gain_for_a_tie_is_easier(counted: tuple[int, int, int], budget: float) -> None:
+    """But for what is added for the space between grid points, where p-values are smallest."""
     losses, gains, samples = counted
     if losses + gains < samples:
-        worse = gap_p_value(losses + 1, gains, samples, budget)
-        assert worse >= gap_p_value(losses, gains, samples, budget) - 1e-9
+        easier = gap_p_value(losses, gains + 1, samples, budget)
+        assert easier <= gap_p_value(losses, gains, samples, budget) + 4e-4
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 900])
+@given(budget=budgets, delta=st.sampled_from([1e-6, 0.05, 0.49]))
+def test_extreme_critical_totals_are_where_the_p_value_crosses(
+    samples: int, budget: float, delta: float
+) -> None:
+    discordant = np.unique([0, 1, samples // 2, samples - 1, samples])
+    criticals = critical_totals(samples, budget, delta, discordant).tolist()
+    for count, critical in zip(discordant.tolist(), criticals, strict=True):
+        assert -count - 1 <= critical <= count
+        for total in range(-count, count + 1, 2):
+            if abs(total - critical) <= 3:
+                lost, won = (count + total) // 2, (count - total) // 2
+                p_value = gap_p_value(lost, won, samples, budget, beta=SHARE * delta)
+                assert (p_value <= delta) == (total <= critical)
+
+
+@given(st.floats(0, 1), st.floats(-1, 1), st.floats(1e-12, 0.999), st.floats(1e-6, 0.3))
+def test_more_samples_are_needed_for_a_smaller_margin(
+    discordance: float, tilt: float, margin: float, delta: float
+) -> None:
+    gap = discordance * tilt
+    needed = samples_needed(discordance, gap, gap + margin, delta)
+    fewer = samples_needed(discordance, gap, gap + 2 * margin, delta)
+    assert needed is None or needed >= 1
+    assert fewer is None or fewer >= 1
+    if needed is not None:
+        assert fewer is not None
+        assert fewer <= needed
+
+
+@given(st.sampled_from([1, 2, 50, 10**7]), st.floats(0, 1), st.sampled_from([1e-12, 5e-4, 0.4]))
+def test_the_limit_of_the_discordance_grows_with_it(
+    samples: int, share: float, beta: float
+) -> None:
+    discordant = round(share * samples)
+    limit = discordance_limit(discordant, samples, beta=beta)
+    assert discordant / samples <= limit <= 1
+    if discordant < samples:
+        assert limit <= discordance_limit(discordant + 1, samples, beta=beta)
 
 
 @given(counts, st.floats(-1, 1.5))

@@ -53,9 +53,63 @@ def test_the_chance_is_the_sum_over_all_counts(
     assert found == pytest.approx(np.array(true), abs=1e-10)
 
 
+def windowed(top: float, samples: int, discordance: float, gap: float) -> float:
+    """`chance` with `SLOPE`, over the discordant counts that can be expected of many samples."""
+    reach = 9 * math.sqrt(samples * discordance * (1 - discordance)) + 30
+    mean = int(samples * discordance)
+    counts = np.arange(max(mean - int(reach), 0), min(mean + int(reach) + 1, samples) + 1)
+    most = np.floor((top - SLOPE * np.sqrt(counts + 4) + counts) / 2 + 1e-9)
+    each = binom.cdf(most, counts, (1 + gap / discordance) / 2)
+    return float(binom.pmf(counts, samples, discordance) @ each)
+
+
+@pytest.mark.parametrize("z", [-3.0, -1.645, 0.0, 2.0])
+@pytest.mark.parametrize("tilt", [-1.0, -0.99, -0.3, 0.0, 0.5, 0.97, 1.0])
+@pytest.mark.parametrize(
+    ("samples", "discordance"),
+    [(100_000, 0.001), (100_000, 0.6), (1_000_000, 0.3), (10_000_000, 0.01), (10_000_000, 0.5)],
+)
+def test_the_chance_is_the_sum_at_millions_of_samples(
+    samples: int, discordance: float, tilt: float, z: float
+) -> None:
+    gap = discordance * tilt
+    spread = math.sqrt(samples * (discordance - gap**2) + 4)
+    top = samples * gap + SLOPE * math.sqrt(samples * discordance + 4) + z * spread
+    found = lower_tail(top, samples, discordance, gap, slope=SLOPE)
+    assert found == pytest.approx(windowed(top, samples, discordance, gap), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "gains", "samples", "budget"),
+    [
+        (905_841, 6_000, 3_000_000, 0.3),
+        (6_000, 906_300, 3_000_000, -0.3),
+        (300_000, 900, 1_000_000, 0.3),
+        (1_100, 30_600, 100_000, -0.29),
+        (50_000, 4_950_000, 10_000_000, -0.489),
+        (20_500, 10_050, 10_000_000, 0.0013),
+    ],
+)
+def test_a_p_value_of_many_discordant_samples_is_a_direct_sum(
+    losses: int, gains: int, samples: int, budget: float
+) -> None:
+    """Studentised, the chance hardly depends on the discordance: one sum nearly is the p-value."""
+    discordant, gap = losses + gains, (losses - gains) / samples
+    top = losses - gains + SLOPE * math.sqrt(discordant + 4)
+    # the likeliest discordance if the gap were the budget
+    likely = max(discordant / samples + (budget - gap) * gap / (discordant / samples), abs(budget))
+    true = windowed(top, samples, likely, budget)
+    assert gap_p_value(losses, gains, samples, budget) == pytest.approx(true, rel=0.05, abs=2e-3)
+
+
 def test_the_chance_of_what_never_happens_is_no_underflow() -> None:
     assert 0 <= lower_tail(-3000.0, 10_000, 0.4, 0.3, slope=SLOPE) < 1e-9
     assert lower_tail(9000.0, 10_000, 0.4, -0.3, slope=SLOPE) == pytest.approx(1.0)
+    nearly = np.array([1e-300, 1e-12, 1 - 1e-12, np.nextafter(1, 0)])
+    for samples in (1, 30, 5000):
+        high, low = (lower_tail(s * 2.0 * samples, samples, nearly, 0.0) for s in (1, -1))
+        assert high == pytest.approx(np.ones(4))
+        assert low == pytest.approx(np.zeros(4), abs=1e-11)
 
 
 @pytest.mark.parametrize("budget", [-0.1, -0.01, 0.0, 0.005, 0.2])

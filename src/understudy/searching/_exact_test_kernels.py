@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 PAD = 4.0
 STEP = 1 / 16
 STRIP = 1e-7
-_LEAST = -650.0  # of a logarithm: exp of less is no number any more
+_LEAST = 1e-280  # of a term that a recursion goes on from; the next ones would lose their digits
 _EDGE = 1e-13
 
 
@@ -30,9 +30,11 @@ def _log_pmf(count: int, samples: int, share: float) -> float:
 def _cdf(most: int, samples: int, share: float) -> tuple[float, float]:
     """P(at most `most`) and P(exactly `most`) of a binomial count, 0 <= most < samples.
 
-    The shorter tail is summed; a probability too small for a float is taken as the smallest.
+    The shorter tail is summed; where it is below `_LEAST` it is 0.
     """
-    at = math.exp(max(_log_pmf(most, samples, share), _LEAST))
+    at = math.exp(_log_pmf(most, samples, share))
+    if at < _LEAST:
+        return (0.0 if most < samples * share else 1.0), 0.0
     odds, term = share / (1 - share), at
     if most < samples * share:
         total = at
@@ -96,7 +98,9 @@ def below(samples: int, discordances: Array, gap: float, top: float, slope: floa
 
     The discordant samples are binomial, and the losses among them are. With `slope` from 0 to 4,
     what the losses may reach grows by 0 or 1 from one number of discordant samples to the next,
-    so their distribution function is carried along. The sum over a window is scaled to 1.
+    so their distribution function is carried along, from the first term that is no underflow; by
+    the time that terms underflow again it has reached its end. The sum over a window is scaled
+    to 1.
 
     Args:
         discordances: (K,), none below |gap|.
@@ -118,6 +122,9 @@ def below(samples: int, discordances: Array, gap: float, top: float, slope: floa
         weight, odds, loss = 1.0, 0.0, 0.5
         if 0 < discordance < 1:
             weight = math.exp(_log_pmf(low, samples, discordance))
+            while weight < _LEAST:
+                low += 1
+                weight = math.exp(_log_pmf(low, samples, discordance))
             odds = discordance / (1 - discordance)
         if discordance > 0:
             loss = min(max((1 + gap / discordance) / 2, _EDGE), 1 - _EDGE)
@@ -132,7 +139,7 @@ def below(samples: int, discordances: Array, gap: float, top: float, slope: floa
                     reached += at
             elif 0 <= now < count:
                 reached, at = _cdf(now, count, loss)
-                inside = True
+                inside = at >= _LEAST
             else:
                 reached = 0.0 if now < 0 else 1.0
             weights += weight

@@ -13,7 +13,7 @@ from understudy.app.bench_result import Bench
 from understudy.app.report.record import Report
 from understudy.display import cost_text, interval_text, percent
 from understudy.files import replacing
-from understudy.outcome import Interval
+from understudy.intervals import Interval
 from understudy.result import Result
 
 WIDE, NARROW = 760.0, 330.0
