@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
-from understudy.errors import PolicyError
+from understudy.display import least_percent
+from understudy.errors import PolicyError, listed
 from understudy.json_codec import Stored, stored
 from understudy.outcome import points
 from understudy.policy import Policy, PolicyStage
@@ -88,7 +89,7 @@ class Certificate(
     keys=(
         *("policy", "reference", "kind", "budget", "delta", "samples", "losses", "gains"),
         *("p_value", "path", "steps", "samples_needed", "looks", "table", "split", "classes"),
-        "words",
+        *("saving_bounds", "words"),
     ),
 ):
     """The proof that a policy's true gap lies within a budget, with probability 1 - delta.
@@ -114,6 +115,9 @@ class Certificate(
         classes: the classes with budgets of their own, by name.
         looks: how often the certify split had been read, this time included.
         table: the hash of the certify sub-table; `split`: how the samples were split.
+        saving_bounds: by unit, the fraction of the reference's cost that `policy` saves at least:
+            each with probability 1 - delta by itself, next to the bound on the gap. Empty for the
+            reference itself, and in older files.
     """
 
     policy: Policy
@@ -132,6 +136,7 @@ class Certificate(
     table: str
     split: Mapping[str, Any]
     classes: Mapping[str, ClassBound] = field(default_factory=dict, metadata=stored(optional=True))
+    saving_bounds: Mapping[str, float] = field(default_factory=dict, metadata=stored(optional=True))
 
     @property
     def falls_back(self) -> bool:
@@ -162,8 +167,19 @@ class Certificate(
         return (
             f"With probability {1 - self.delta:g} the cascade {self._guarantee()} on new samples "
             f"like the {self.samples:,} certify samples ({self.losses:,} losses, {self.gains:,} "
-            f"gains, p = {self.p_value:.3g}). "
+            f"gains, p = {self.p_value:.3g}). {self._savings()}"
             f"The promise ends when the data change.{again}"
+        )
+
+    def _savings(self) -> str:
+        """The bounds of the savings, where there are some above nothing."""
+        savings = [f"{least_percent(s)} of {u}" for u, s in self.saving_bounds.items() if s > 0]
+        if not savings:
+            return ""
+        bounds = "this bound holds" if len(savings) == 1 else "each of these bounds holds"
+        return (
+            f"It saves at least {listed(savings, 12)}: {bounds} with probability "
+            f"{1 - self.delta:g} by itself. "
         )
 
     def _guarantee(self) -> str:

@@ -20,6 +20,7 @@ from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value, samples_needed
 from understudy.searching.policy_sequences import Counts, PolicySequence, losses_and_gains
+from understudy.searching.saving_bound import saving_bounds
 
 
 def certify(
@@ -53,8 +54,10 @@ def certify(
     failed = p_values > delta
     proved = int(np.argmax(failed)) if failed.any() else len(failed)
     bound = whole.bound(proved)
+    policies = sequence.policies
+    saving = partial(saving_bounds, table, reference=reference, delta=delta)
     return Certificate(
-        policy=sequence.policies[proved - 1] if proved else Policy.single(reference),
+        policy=policies[proved - 1] if proved else Policy.single(reference),
         reference=reference,
         kind="disagreement" if table.label is None else "gap",
         budget=max_drop,
@@ -63,13 +66,14 @@ def certify(
         losses=bound.losses,
         gains=bound.gains,
         p_value=bound.p_value,
-        path=sequence.policies[:proved],
-        steps=len(sequence.policies),
+        path=policies[:proved],
+        steps=len(policies),
         classes={name: one.bound(proved) for name, one in of_class.items()},
         samples_needed=_needed(sequence, max_drop / 100, delta) if failed.any() else None,
         looks=looks,
         table=table.hash,
         split=table.provenance.get("split", {}),
+        saving_bounds=saving(policies[proved - 1], policies) if proved else {},
     )
 
 
@@ -84,6 +88,7 @@ def certify_one(
     counts = losses_and_gains(table, [policy], reference=reference)
     losses, gains = (int(count[0]) for count in counts)
     alone = policy == Policy.single(reference)
+    saving = partial(saving_bounds, table, reference=reference, delta=delta)
     low, high = (0, 0) if alone else (-1_000_000, 1_000_000)
     while high - low > 1:
         middle = (low + high) // 2
@@ -106,6 +111,7 @@ def certify_one(
         looks=looks,
         table=table.hash,
         split=table.provenance.get("split", {}),
+        saving_bounds={} if alone else saving(policy, [policy]),
     )
 
 
