@@ -46,7 +46,7 @@ CORE = {
     "import_predictions": {"errors", "split", "scores"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
-        "display",
+        "display", "split",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},

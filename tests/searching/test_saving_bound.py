@@ -164,8 +164,9 @@ def test_a_certificate_has_it_beside_the_drop() -> None:
     least = saving_bounds(table, found.policy, sequence.policies, reference="net2")
     assert found.saving_bounds == least
     assert 0 < least["MACs"] < evaluate(table, found.policy).saving["MACs"]
-    assert f"It saves at least {math.floor(1000 * least['MACs']) / 10:.1f} % of MACs: this bound "
-    assert "holds with probability 0.95 by itself. The promise" in found.words()
+    percent = math.floor(1000 * least["MACs"]) / 10
+    assert f"It saves at least {percent:.1f} % of MACs: this bound holds with " in found.words()
+    assert "with probability 0.95 by itself. The promise ends" in found.words()
     assert Certificate.from_dict(found.to_dict()) == found
     fallen = certify(sequence, table, reference="net2", max_drop=-50.0)
     assert fallen.falls_back
@@ -173,6 +174,6 @@ def test_a_certificate_has_it_beside_the_drop() -> None:
 
 
 def test_a_policy_of_another_sequence_is_an_error() -> None:
+    table = uniform_table(np.random.default_rng(0), 20)
     with pytest.raises(ValueError, match="one of the sequence"):
-        table = uniform_table(np.random.default_rng(0), 20)
         saving_bounds(table, Policy.pair("b", "c", 0.5), STEPS, reference="c")

@@ -22,7 +22,7 @@ from understudy.scores import ScoreTable
 from understudy.searching.certify import certify
 from understudy.searching.pairs import cheapest_pair, checked_drops, pair_curves
 from understudy.searching.strategies import SearchSpec, cheapest_expected, find_pairs
-from understudy.split import SPLITS
+from understudy.split import headline_split
 
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
 WAYS = (IN_SAMPLE, HELD_OUT, CERTIFIED)
@@ -137,7 +137,7 @@ def optimism(
     reference = table.reference(reference, unit=unit)
     if not pair_curves(table, reference, confidence=confidence, unit=unit):
         raise TableError(f"a cascade needs an exit that is cheaper than {reference!r}, found none")
-    samples = {name: len(table.on(name)) for name in SPLITS}
+    samples = {name: len(table.on(name)) for name in table.splits}
     spec = SearchSpec(reference, unit, confidence, drops, delta, samples["certify"])
     rng = np.random.default_rng(seed)
     trials: dict[tuple[float, str], list[_Trial]] = {(d, way): [] for d in drops for way in WAYS}
@@ -165,7 +165,7 @@ def _choices(
     """For every budget and way the chosen policy and its claimed drop."""
     chosen = []
     sequences = find_pairs(drawn["tune"], spec).sequences
-    for way, split in ((IN_SAMPLE, "test"), (HELD_OUT, "tune")):
+    for way, split in ((IN_SAMPLE, headline_split(drawn)), (HELD_OUT, "tune")):
         curves = pair_curves(drawn[split], **spec.names)
         for drop in spec.drops:
             curve, position = cheapest_pair(curves, drop)
