@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
 DECIDED = "the samples that decided: slightly optimistic"
 
 
@@ -277,7 +278,7 @@ def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
         display.plan_text(outcome.shares),
         display.cost_text(outcome.cost[unit], unit),
         _saving_text(choice, unit),
-        *(_saving_text(choice, other) for other in others),
+        *(display.percent(outcome.saving[other]) for other in others),
         f"{outcome.drop:+.2f}",
         display.interval_text(outcome.drop_interval),
         proof,
@@ -287,8 +288,8 @@ def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
 def _saving_text(choice: Choice, unit: str) -> str:
     """The measured saving, and the one that is certified."""
     least = choice.certificate.saving_bounds.get(unit) if choice.certificate else None
-    proved = "" if least is None else f" (≥ {display.least_percent(least)})"
-    return display.percent(choice.outcome.saving[unit]) + proved
+    proved = "" if least is None else f"(≥ {display.least_percent(least)})".replace(" ", NO_BREAK)
+    return f"{display.percent(choice.outcome.saving[unit])} {proved}".rstrip()
 
 
 def _baselines_table(result: Result) -> Table:
