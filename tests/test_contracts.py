@@ -38,10 +38,11 @@ CORE = {
     "lazy_imports": {"errors"},
     "table_validation": {"errors"},
     "scores": {"errors", "confidence_functions", "split", "exit", "table_validation"},
-    "store": {"errors", "exit", "files", "split", "scores", "table_validation"},
+    "looks": {"errors", "files"},
+    "store": {"errors", "exit", "files", "looks", "split", "scores", "table_validation"},
     "outcome": {"json_codec", "errors", "policy", "scores"},
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
-    "deciles": {"json_codec", "errors", "scores"},
+    "deciles": {"json_codec", "errors", "scores", "deferral"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
     "import_predictions": {"errors", "split", "scores"},
     "result": {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tables import pair_table, score_tables, synthetic
 from understudy.deciles import Difficulty, difficulty
+from understudy.deferral import with_deferral
 from understudy.errors import TableError
 
 
@@ -48,6 +49,15 @@ def test_tenths_go_from_sure_to_unsure() -> None:
     ]
     assert found.helps == {"tiny": 6}
     assert "tiny is as good as big (within 0.5 points) on the 60 %" in found.words()
+
+
+def test_the_learned_score_orders_samples_too() -> None:
+    table = synthetic(1500)
+    found = difficulty(table, confidence="deferral")
+    assert found == difficulty(with_deferral(table, "net2"), confidence="deferral")
+    assert [one.samples for one in found.by_confidence] == [150] * 10
+    accuracy = [one.accuracy["net0"] for one in found.by_confidence]
+    assert accuracy[0] > 0.95 > accuracy[-1]
 
 
 def test_no_little_model_can_help() -> None:

@@ -177,8 +177,11 @@ def test_class_gaps_add_up_to_the_outcome(data: st.DataObject) -> None:
     table = data.draw(score_tables(labelled=True))
     policy = data.draw(policies(table))
     big = table.reference(unit="MACs")
-    gaps = class_gaps(table, policy, reference=big)
+    gaps = class_gaps(table, table, policy, reference=big)
     outcome = evaluate(table, policy, reference=big)
+    if policy == Policy.single(big):
+        assert gaps == ()
+        return
     assert sum(gap.losses for gap in gaps) == outcome.losses
     assert sum(gap.gains for gap in gaps) == outcome.gains
     assert sum(gap.samples for gap in gaps) == outcome.samples
@@ -187,3 +190,45 @@ def test_class_gaps_add_up_to_the_outcome(data: st.DataObject) -> None:
         alone = evaluate(table.of_class(gap.name), policy, reference=big)
         assert (gap.losses, gap.gains) == (alone.losses, alone.gains)
         assert gap.interval[0] <= gap.drop <= gap.interval[1]
+        assert gap.tune_drop == gap.drop
+
+
+@given(st.data())
+def test_classes_are_picked_on_tune_and_measured_elsewhere(data: st.DataObject) -> None:
+    tune, other = (data.draw(score_tables(labelled=True, least_exits=2)) for _ in range(2))
+    policy = Policy.pair("e0", "e1", 0.5)
+    gaps = class_gaps(tune, other.only(["e0", "e1"]), policy, reference="e1")
+    assert tune.label is not None
+    assert other.label is not None
+    assert {gap.name for gap in gaps} == set(map(str, {*tune.label} & {*other.label}))
+    drops = []
+    for gap in gaps:
+        there, here = (
+            evaluate(one.of_class(gap.name), policy, reference="e1") for one in (tune, other)
+        )
+        assert (gap.losses, gap.gains) == (here.losses, here.gains)
+        assert gap.tune_drop == pytest.approx(there.drop)
+        drops.append(there.drop)
+    assert drops == sorted(drops, reverse=True)
+
+
+def test_the_worst_class_by_chance_is_not_shown_as_the_worst() -> None:
+    """Forty classes that lose alike: the worst of tune loses no more than the others on test."""
+    rng = np.random.default_rng(0)
+    right = rng.random(16_000) < 0.9
+    label = rng.integers(0, 40, 16_000)
+    table = ScoreTable.from_predictions(
+        {
+            "tiny": (np.where(right, label, (label + 1) % 40), rng.random(16_000)),
+            "big": (label, label),
+        },
+        label,
+        costs={"tiny": 1, "big": 9},
+        split={"tune": 0.5, "test": 0.5},
+    )
+    first = class_gaps(table.on("tune"), table.on("test"), Policy.single("tiny"), reference="big")[
+        0
+    ]
+    assert first.tune_drop is not None
+    assert first.tune_drop > 13
+    assert first.interval[0] < 10 < first.interval[1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from hypothesis import given, settings
 from tables import score_tables, synthetic
 from understudy.errors import TableError, UnderstudyError
 from understudy.scores import Exit, ScoreTable
-from understudy.store import check_target, load_table, log_look, save_table, stored_shares
+from understudy.store import check_target, load_table, save_table, stored_shares
 
 
 def probable(count: int = 30, *, seed: int = 0) -> ScoreTable:
@@ -242,33 +240,3 @@ def test_damaged_details_are_a_sentence_when_asked_for(saved: Path) -> None:
     assert table.details["big"] is not None
     with pytest.raises(TableError, match="score that model again"):
         table.details["a/b: ü"]
-
-
-# -- looks ------------------------------------------------------------------------------------
-
-
-def test_looks_are_counted(saved: Path) -> None:
-    assert [log_look(saved, why="search") for _ in range(3)] == [1, 2, 3]
-    assert load_table(saved).hash == probable().hash
-
-
-def test_looks_stay_counted_while_the_samples_are_the_same(saved: Path) -> None:
-    log_look(saved, why="search")
-    save_table(probable().only(["big"]), saved)
-    assert log_look(saved, why="search") == 2
-    save_table(probable(31), saved)
-    assert log_look(saved, why="search") == 1
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_table_is_looked_at_all_the_same(saved: Path) -> None:
-    saved.chmod(0o555)
-    try:
-        assert log_look(saved, why="search") == log_look(saved, why="search") == 1
-    finally:
-        saved.chmod(0o755)
-
-
-def test_a_log_that_cannot_be_written_is_no_failure(saved: Path) -> None:
-    shutil.rmtree(saved)
-    assert log_look(saved, why="search") == 1

@@ -149,7 +149,8 @@ class Certificate(
         samples_needed: about how many certify samples would prove the tuned optimum; None where the
             path was proved to its end or no number would do.
         classes: the classes with budgets of their own, by name.
-        looks: how often the certify split had been read, this time included.
+        looks: how often certify samples had been read, this time included; 1 - delta is the
+            probability of one look that was fixed beforehand, not that of the best of several.
         table: the hash of the certify sub-table; `split`: how the samples were split.
         saving_bounds: by unit, the fraction of the reference's cost that `policy` saves at least:
             each with probability 1 - delta by itself, next to the bound on the gap. Empty for the
@@ -189,9 +190,12 @@ class Certificate(
 
     def words(self) -> str:
         """The guarantee in words, and when it ends."""
-        again = (
-            "" if self.looks <= 1 else f" The certify samples have been read {self.looks} times."
-        )
+        again = ""
+        if self.looks > 1:
+            again = (
+                f" This is look {self.looks} at the certify samples: the best of several looks is "
+                "wrong with a probability of up to the sum of their δ."
+            )
         if self.falls_back:
             more = (
                 f" About {self.samples_needed:,} certify samples would do for the best plan found."

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.deferral import LEARNED, with_deferral
 from understudy.errors import TableError
 from understudy.json_codec import Stored
 from understudy.scores import ScoreTable
@@ -90,7 +91,8 @@ def difficulty(
 ) -> Difficulty:
     """Accuracy of every exit per tenth of difficulty; see `Difficulty`.
 
-    `little` is the cheapest exit unless named. Samples of equal confidence keep their order.
+    `little` is the cheapest exit unless named. Samples of equal confidence keep their order. The
+    confidence "deferral" is learned on tune for every cheaper exit (`with_deferral`).
 
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
@@ -109,6 +111,8 @@ def difficulty(
     unit = table.unit(unit)
     costs = table.exit_costs(unit)
     big = table.reference(reference, unit=unit)
+    if confidence == LEARNED and LEARNED not in table.confidence:
+        table = with_deferral(table, big, unit=unit)
     small = table.names[int(costs.argmin())] if little is None else table.names[table.index(little)]
     right = table.prediction == table.truth(big)
     order = np.argsort(costs, kind="stable")

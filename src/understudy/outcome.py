@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.json_codec import Stored
+from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
-from understudy.scores import ScoreTable
+from understudy.scores import Array, ScoreTable
 
 Z95 = 1.959963984540054
 Interval = tuple[float, float]
@@ -155,13 +156,20 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
 
 
 @dataclass(frozen=True)
-class ClassGap(Stored, keys=("name", "samples", "losses", "gains", "drop", "interval")):
-    """The drop on the samples of one class: an estimate, with its 95 % interval in points."""
+class ClassGap(
+    Stored, keys=("name", "samples", "losses", "gains", "drop", "interval", "tune_drop")
+):
+    """The drop on the samples of one class: an estimate, with its 95 % interval in points.
+
+    `tune_drop` is its drop in points on the samples by which classes are ordered; None in files of
+    before, which ordered them by `drop`.
+    """
 
     name: str
     samples: int
     losses: int
     gains: int
+    tune_drop: float | None = field(default=None, metadata=stored(optional=True))
 
     @property
     def drop(self) -> float:
@@ -173,32 +181,51 @@ class ClassGap(Stored, keys=("name", "samples", "losses", "gains", "drop", "inte
 
 
 def class_gaps(
-    table: ScoreTable, policy: Policy, *, reference: str, most: int = 20
+    tune: ScoreTable, measured: ScoreTable, policy: Policy, *, reference: str, most: int = 20
 ) -> tuple[ClassGap, ...]:
-    """The classes that lose most against the reference, worst first; none without labels.
+    """The classes that lose most against the reference on `tune`, as measured on other samples.
+
+    The worst of many classes looks worse than it is on the samples by which it was picked. Classes
+    without a sample in either table are left out. There are none without labels, and none for the
+    reference itself.
 
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
     ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
-    >>> gaps = class_gaps(table, Policy.single("tiny"), reference="big")
+    >>> gaps = class_gaps(table, table, Policy.single("tiny"), reference="big")
     >>> [(gap.name, gap.losses) for gap in gaps]
     [('0', 1), ('1', 0)]
     """
-    if table.label is None:
+    if tune.label is None or measured.label is None or policy == Policy.single(reference):
         return ()
-    right = decide(table, policy).prediction == table.label
-    reference_right = table.prediction[table.index(reference)] == table.label
-    count, losses, gains = (
-        np.bincount(table.label[marks], minlength=int(table.label.max()) + 1).tolist()
-        for marks in (slice(None), reference_right & ~right, right & ~reference_right)
+    classes = 1 + int(max(tune.label.max(), measured.label.max()))
+    seen, lost, gained = _by_class(tune, tune.label, policy, reference, classes)
+    order = np.argsort(-(lost - gained) / np.maximum(seen, 1), kind="stable")
+    counts = _by_class(measured, measured.label, policy, reference, classes)
+    names = measured.classes or [str(number) for number in range(classes)]
+    gaps = (
+        ClassGap(
+            name=names[row],
+            samples=int(counts[0][row]),
+            losses=int(counts[1][row]),
+            gains=int(counts[2][row]),
+            tune_drop=100.0 * int(lost[row] - gained[row]) / int(seen[row]),
+        )
+        for row in order.tolist()
+        if seen[row] and counts[0][row]
     )
-    names = table.classes or [str(number) for number in range(len(count))]
-    gaps = [
-        ClassGap(names[number], count[number], losses[number], gains[number])
-        for number in range(len(count))
-        if count[number]
-    ]
-    return tuple(sorted(gaps, key=lambda gap: -gap.drop)[:most])
+    return tuple(islice(gaps, most))
+
+
+def _by_class(
+    table: ScoreTable, label: Array, policy: Policy, reference: str, classes: int
+) -> tuple[Array, Array, Array]:
+    """How many samples, losses and gains each class has, (C,) each."""
+    right = decide(table, policy).prediction == label
+    reference_right = table.prediction[table.index(reference)] == label
+    marks = (slice(None), reference_right & ~right, right & ~reference_right)
+    samples, losses, gains = (np.bincount(label[rows], minlength=classes) for rows in marks)
+    return samples, losses, gains
 
 
 def drop_interval(losses: int, gains: int, samples: int) -> Interval:

@@ -61,7 +61,8 @@ class Choice(
         certificate: the proof; None in-sample, where nothing is proved.
         baselines: what it is compared with, on `measured_on`.
         verdict: in words; may be "a cascade does not pay here".
-        classes: the classes that lose most on `measured_on`: estimates, not proved.
+        classes: the classes that lose most on tune, as measured on `measured_on`: estimates, not
+            proved; none for the reference itself.
     """
 
     max_drop: float
@@ -170,6 +171,12 @@ class Result(
         return self.searched_on == ALL
 
     @property
+    def search_record(self) -> dict[str, Any]:
+        """The table and the arguments of the search, as the log of looks keeps them."""
+        own = {"reference": self.reference, "unit": self.unit, "delta": self.delta}
+        return {"table": self.table.get("hash"), **own, **self.arguments}
+
+    @property
     def measured_on(self) -> str:
         """The split of the headline figures: "test", "certify" where the table has no test split,
         or "all" for a search in-sample."""
@@ -225,9 +232,13 @@ def _worst_class(choice: Choice) -> str:
     if len(choice.classes) < 2:
         return ""
     gap = choice.classes[0]
+    on_tune = ALL not in choice.on and gap.tune_drop is not None
+    where = f" on {choice.measured_on}"
+    picked, measured = ("lost most on tune", where) if on_tune else ("loses most", "")
     return (
-        f" The class that loses most is {gap.name}: {gap.drop:+.2f} "
-        f"{display.interval_text(gap.interval)}, an estimate from {gap.samples:,} samples."
+        f" The class that {picked} is {gap.name}: {gap.drop:+.2f} "
+        f"{display.interval_text(gap.interval)}{measured}, an estimate from {gap.samples:,} "
+        "samples."
     )
 
 
@@ -255,7 +266,7 @@ def _choices_table(result: Result) -> Table:
     proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
     head = ("max drop", "plan, share per stage", result.unit, "saving")
     return display.table_of(
-        f"the cheapest plan per budget, measured on {result.measured_on}{decided}",
+        f"the cheapest plan per budget, measured on {result.measured_on}{decided}{_look(result)}",
         (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
         (_choice_row(choice, result.unit, others) for choice in result.choices),
     )
@@ -267,6 +278,12 @@ def _guarantees_note(result: Result) -> Padding:
     words = f"Each drop and each saving (≥) is certified with probability {probability} by itself"
     several = f"; {several_guarantees(count, result.delta)}" if count > 1 else ""
     return display.note_of(f"{words}{several}.\n")
+
+
+def _look(result: Result) -> str:
+    """Which look at the certify samples it was."""
+    looks = {c.certificate.looks for c in result.choices if c.certificate is not None}
+    return "".join(f"; look {look} at certify" for look in sorted(looks))
 
 
 def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:

@@ -5,16 +5,12 @@ TABLE/samples.parquet   id, label, split
 TABLE/exits/000.parquet prediction, the confidences, top_class, top_probability
 TABLE/logits/000.parquet logits (float16), where they were kept
 TABLE/times.json        measured times: apart, since they differ from run to run
-TABLE/looks.jsonl       how often the certify split has been read
+TABLE/looks.*           how often the certify samples have been read (see `understudy.looks`)
 """
 
 from __future__ import annotations
 
-import filecmp
-import json
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,19 +21,20 @@ import polars as pl
 from understudy.errors import TableError, UnderstudyError
 from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.files import check_version, read_json, replacing, replacing_folder, write_json
+from understudy.looks import keep_looks
 from understudy.scores import ScoreTable
 from understudy.split import SPLITS
 from understudy.table_validation import Costs
 
 FORMAT, VERSION = "understudy.table", 1
-_TABLE, _SAMPLES, _TIMES, _LOOKS = "table.json", "samples.parquet", "times.json", "looks.jsonl"
+_TABLE, _SAMPLES, _TIMES = "table.json", "samples.parquet", "times.json"
 _PARQUET_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 def save_table(table: ScoreTable, path: str | Path) -> None:
     """Write a table as a folder, whole or not at all; an older table there is replaced.
 
-    Looks at the certify split stay counted where the older table has the same samples.
+    Looks at the samples of an older table stay counted, by their ids.
 
     Raises:
         TableError: something that is no table is in the way.
@@ -56,7 +53,7 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
         write_json(folder / _TABLE, _head(table))
         if table.times:
             save_times(folder, table.times)
-        _keep_looks(Path(path), folder)
+        keep_looks(path, folder)
 
 
 def load_table(path: str | Path) -> ScoreTable:
@@ -121,33 +118,6 @@ def stored_shares(path: str | Path) -> dict[str, float] | None:
     head = read_json(Path(path) / _TABLE, TableError, "a score table")
     found: dict[str, float] | None = head.get("provenance", {}).get("split", {}).get("shares")
     return found
-
-
-def count_looks(path: str | Path) -> int:
-    """How often the certify split of a table has been read."""
-    file = Path(path) / _LOOKS
-    return len(file.read_text(encoding="utf-8").splitlines()) if file.exists() else 0
-
-
-def log_look(path: str | Path, *, why: str) -> int:
-    """Note that the certify split was read, and count the looks so far, this one included.
-
-    A table that cannot be written to counts its looks without noting this one.
-    """
-    look = count_looks(path) + 1
-    with suppress(OSError), (Path(path) / _LOOKS).open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"look": look, "why": why}) + "\n")
-    return look
-
-
-def _keep_looks(older: Path, folder: Path) -> None:
-    samples, looks = older / _SAMPLES, older / _LOOKS
-    if (
-        looks.exists()
-        and samples.exists()
-        and filecmp.cmp(samples, folder / _SAMPLES, shallow=False)
-    ):
-        shutil.copyfile(looks, folder / _LOOKS)
 
 
 def _head(table: ScoreTable) -> dict[str, Any]:

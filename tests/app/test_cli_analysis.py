@@ -7,10 +7,11 @@ from pathlib import Path
 
 from command_line import Run, refused
 from tables import synthetic
+from understudy.looks import count_looks
 from understudy.searching.best_savers import best_savers
 from understudy.searching.optimism import optimism
 from understudy.split import SHARES_OF_FEW
-from understudy.store import count_looks, load_table, save_table
+from understudy.store import load_table, save_table
 
 
 def test_difficulty(run: Run, table: Path) -> None:
@@ -19,20 +20,28 @@ def test_difficulty(run: Run, table: Path) -> None:
     command = run("difficulty", table, "--little", "net1")
     assert command.exit_code == 0
     assert "by tenths of net1's confidence" in command.stdout
+    assert count_looks(table, load_table(table).on("certify").ids) == 2
     refused(run("difficulty", table, "--little", "net7"), "no exit 'net7'", table.parent, {"table"})
 
 
-def test_optimism_in_json_counts_no_look(run: Run, table: Path) -> None:
+def test_optimism_in_json_counts_a_look(run: Run, table: Path) -> None:
     words = ("optimism", table, "--max-drop", "1,2", "--resamples", 3, "--seed", 5)
     expected = optimism(load_table(table), max_drop=[1.0, 2.0], resamples=3, seed=5)
     assert run(*words, "--json").json == json.loads(json.dumps(expected.to_dict()))
-    assert count_looks(table) == 0
+    assert count_looks(table, load_table(table).ids) == 1
 
 
 def test_optimism_for_people(run: Run, table: Path) -> None:
     command = run("optimism", table, "--max-drop", 1, "--resamples", 2)
     assert command.exit_code == 0
     assert "2 resamples" in command.stdout
+
+
+def test_the_learned_score_is_surveyed_too(run: Run, table: Path) -> None:
+    words = ("--confidence", "deferral", "--json")
+    found = run("optimism", table, "--max-drop", 1, "--resamples", 1, *words).json
+    assert found["confidence"] == "deferral"
+    assert len(run("difficulty", table, *words).json["by_confidence"]) == 10
 
 
 def test_a_wrong_optimism_is_one_sentence(run: Run, table: Path) -> None:
@@ -44,7 +53,7 @@ def test_savers_of_every_model(run: Run, table: Path) -> None:
     expected = best_savers(load_table(table), [0.5, 2.0]).to_dict()
     assert command.json == json.loads(json.dumps(expected))
     assert command.stderr == ""
-    assert count_looks(table) == 0
+    assert count_looks(table, load_table(table).ids) == 0
     page = run("savers", table, "--max-drop", "2").stdout
     for words in ("the best saver of every model", "net2", "net1", "nothing is certified"):
         assert words in page
@@ -54,7 +63,7 @@ def test_savers_without_a_test_split_look_at_certify(run: Run, tmp_path: Path) -
     save_table(synthetic(600, split=SHARES_OF_FEW), tmp_path / "few")
     command = run("savers", tmp_path / "few", "--max-drop", 2, "--json")
     assert {row["measured_on"] for row in command.json["savers"]} == {"certify"}
-    assert count_looks(tmp_path / "few") == 1
+    assert count_looks(tmp_path / "few", synthetic(600).ids) == 1
     assert "measured on certify" in run("savers", tmp_path / "few", "--max-drop", 2).stdout
 
 

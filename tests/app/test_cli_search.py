@@ -83,9 +83,19 @@ def test_looks_are_counted_and_quoted(run: Run, table: Path) -> None:
     for look in (1, 2):
         certificate = run(*words).json["results"][0]["certificate"]
         assert certificate["looks"] == look
-    assert "read 2 times" in certificate["words"]
+    assert "This is look 2 at the certify samples" in certificate["words"]
     run(*words, "--in-sample")
-    assert run(*words).json["results"][0]["certificate"]["looks"] == 3
+    assert run(*words).json["results"][0]["certificate"]["looks"] == 4
+    page = " ".join(run("search", table, "--max-drop", "2").stdout.split())
+    for place in ("measured on test; look 5 at certify", "at most 2 points (look 5)"):
+        assert place in page
+
+
+def test_looks_are_paid_for(run: Run, table: Path) -> None:
+    words = ("search", table, "--max-drop", "2", "--total-delta", "0.06", "--json")
+    assert [run(*words).json["delta"] for _ in range(3)] == pytest.approx([0.03, 0.01, 0.005])
+    jointly = run(*words, "--max-drop", "3", "--jointly").json["delta"]
+    assert jointly == pytest.approx(0.06 / 20 / 2)
 
 
 def test_a_budget_that_cannot_be_certified_is_no_error(run: Run, table: Path) -> None:
@@ -119,6 +129,7 @@ WRONG = {
     "empty": (["--max-drop", ","], "a search has a budget"),
     "no budget": ([], "--max-drop"),
     "delta": (["--max-drop", "1", "--delta", "2"], "found 2"),
+    "total delta": (["--max-drop", "1", "--total-delta", "1.5"], "found 1.5"),
     "class": (["--max-drop", "1", "--class-drop", "cat=1"], "no class 'cat'"),
     "class without points": (["--max-drop", "1", "--class-drop", "0"], "NAME=VALUE"),
     "jointly in-sample": (["--max-drop", "1", "--jointly", "--in-sample"], "found --in-sample"),

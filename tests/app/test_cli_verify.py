@@ -25,7 +25,26 @@ def test_a_result_verifies_and_a_forged_one_does_not(
     command = run("verify", result, table, "--json")
     assert command.exit_code == 1
     checks = json.loads(command.stdout)["checks"]
-    assert [check["claim"] for check in checks if not check["holds"]] == ["same losses and gains"]
+    wrong = [check["claim"] for check in checks if not check["holds"]]
+    last = f"results[{len(data['results']) - 1}].certificate.losses"
+    assert wrong == ["same losses and gains", last]
+
+
+def test_the_page_is_short(run: Run, table: Path) -> None:
+    """One line per certificate, one for the rest, one for the look."""
+    result = table.parent / "result.json"
+    run("search", table, "--max-drop", "1,5", "--out", result)
+    page = run("verify", result, table).stdout
+    assert page.count("yes") == 4
+    assert "everything is as searched" in page
+    data = json.loads(result.read_text())
+    for point in data["frontier"]["points"]:
+        point["saving"] = 0.99
+    result.write_text(json.dumps(data))
+    page = run("verify", result, table).stdout
+    assert page.count("NO") == 21
+    assert "frontier.points[1].saving" in page
+    assert "more " in page
 
 
 def test_another_table_does_not_verify(run: Run, table: Path) -> None:

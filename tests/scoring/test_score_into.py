@@ -11,9 +11,10 @@ from PIL import Image
 
 from progress import InterruptedRunError, RecordedProgress, after
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError
+from understudy.looks import log_look
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
-from understudy.store import load_table, log_look
+from understudy.store import load_table
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
 PIXELS = {"pixels": "py:digit_nets:pixels"}
@@ -173,7 +174,7 @@ def test_further_models_become_further_exits(tmp_path: Path) -> None:
     data = image_folder(tmp_path / "images", ["c/1.png"])
     split = ["tune", "certify", "test"] * 5
     first = scored(path, models=PIXELS, data=data, split=split, measure_batches=(1,))
-    log_look(path, why="a search")
+    log_look(path, first.on("certify").ids, why="a search")
     further = {"more": "py:digit_nets:more_pixels"}
     table = scored(path, models=further, data=data, measure_batches=(1,))
     together = scored(tmp_path / "both", models=PIXELS | further, data=data, split=split)
@@ -183,7 +184,7 @@ def test_further_models_become_further_exits(tmp_path: Path) -> None:
     assert set(table.times["ms@1"]) == {"pixels", "more"}
     assert table.times["ms@1"]["pixels"] == first.times["ms@1"]["pixels"]
     assert [run["exits"] for run in table.provenance["runs"]] == [["pixels"], ["more"]]
-    assert log_look(path, why="another search") == 2
+    assert log_look(path, table.on("certify").ids, why="another search") == 2
     assert table.details["pixels"].top_classes.shape == (14, 3)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tables import pair_table, synthetic
+from tables import pair_table, record, synthetic
 from understudy.app.cli.optimism import optimism_view
 from understudy.display import plain
 from understudy.errors import PolicyError, TableError
@@ -147,3 +147,30 @@ def test_without_a_test_split_in_sample_means_certify() -> None:
     found = optimism(table, max_drop=1.0, resamples=2)
     assert set(found.samples) == {"tune", "certify"}
     assert [one.way for one in found.tunings] == list(WAYS)
+
+
+def test_the_learned_score_is_fitted_on_every_draw() -> None:
+    """Given drops are those with the scores of the draw: on its own samples the fit claims less."""
+    found = optimism(synthetic(1500), max_drop=2.0, confidence="deferral", resamples=2)
+    ways = by_way(found, 2.0)
+    assert found.confidence == "deferral"
+    assert ways["certified"].broken == 0.0
+    assert ways["in-sample"].claimed.high <= 2.0
+    for one in ways.values():
+        assert -1.0 < one.saving.low <= one.saving.high < 1.0
+    again = optimism(synthetic(1500), max_drop=2.0, confidence="deferral", resamples=2)
+    assert again == found
+
+
+def test_exits_that_share_parts_are_searched_together() -> None:
+    """As by default in `search`: a policy of several exits saves more than any pair."""
+    table = record(600)
+    found = optimism(table, max_drop=4.0, resamples=2)
+    pairs = [
+        optimism(table.only([name, "full"]), max_drop=4.0, resamples=2)
+        for name in table.names
+        if name != "full"
+    ]
+    for way in ("in-sample", "held-out"):
+        best = max(by_way(pair, 4.0)[way].saving.mean for pair in pairs)
+        assert by_way(found, 4.0)[way].saving.mean > best

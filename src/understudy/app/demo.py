@@ -21,6 +21,7 @@ from understudy.app.build_cascade import build_cascade
 from understudy.app.report.page import write_report
 from understudy.app.run_cascade import run_cascade
 from understudy.files import replacing
+from understudy.looks import count_looks, log_look
 from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.result import Choice, Result
@@ -28,7 +29,7 @@ from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
 from understudy.searching.baselines import best_single
 from understudy.searching.search import search
-from understudy.store import log_look, read_answers
+from understudy.store import read_answers
 from understudy.zoo.data import DataSet, Progress, open_data
 from understudy.zoo.saved_cascades import load_cascade
 
@@ -105,8 +106,10 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Progress) -> DemoRun
                 f"--out {result_path}",
             ),
         )
-        looks = log_look(table_path, why="demo")
+        read = table.on("certify").ids
+        looks = count_looks(table_path, read) + 1
         result = search(table, reference=reference, max_drop=DROPS, looks=looks)
+        log_look(table_path, read, why="demo", search=result.search_record)
         result.save(result_path)
     with _timed(seconds, "build and run"):
         agreeing, compared = _build_and_run(result, table, folder, on_step, on_progress)

@@ -149,13 +149,14 @@ def _measured(choice: Choice) -> str:
 def _bound(certificate: Certificate | None, unit: str) -> str:
     if certificate is None:
         return "in-sample, so these figures promise too much and nothing is certified"
+    look = f" (look {certificate.looks})" if certificate.looks > 1 else ""
     drop = f"its drop is certified to be at most {points(certificate.budget)}"
     if certificate.budget < 0:
         drop = f"its gain is certified to be at least {points(-certificate.budget)}"
     least = certificate.saving_bounds.get(unit)
     each = "" if least is None else " each"
     saving = "" if least is None else f" and its saving at least {least_percent(least)}"
-    return f"with probability {1 - certificate.delta:g}{each}, {drop}{saving}"
+    return f"with probability {1 - certificate.delta:g}{each}, {drop}{saving}{look}"
 
 
 def _comparison(choice: Choice, figures: str) -> str:

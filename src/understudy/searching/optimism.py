@@ -1,30 +1,35 @@
 """Optimism of a choice: its claimed against its true drop, by where its thresholds were tuned.
 
 The papers tune and report on one set of samples. Here the table is taken as the population: each
-resample draws a tune, a certify and a test split from it, with replacement, and chooses a pair on
-them in three ways. The true figures of each choice are those on the whole table.
+resample draws a tune, a certify and a test split from it, with replacement, and chooses a policy on
+them in three ways, among all that `search` tries. The true figures of each choice are those on the
+whole table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from understudy.deferral import LEARNED, scores_of, with_deferral, with_scores
+from understudy.ensemble import cheaper_models, models_of
 from understudy.errors import PolicyError, TableError
+from understudy.exit import LazyDetails
+from understudy.frontier import Frontier
 from understudy.json_codec import Stored
 from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify
-from understudy.searching.pairs import cheapest_pair, checked_drops, pair_curves
-from understudy.searching.strategies import SearchSpec, cheapest_expected, find_pairs
-from understudy.split import headline_split
+from understudy.searching.pairs import checked_drops
+from understudy.searching.strategies import SearchSpec, choose_sequences, strategies_for
+from understudy.split import ALL, SPLITS, headline_split
 
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
+STAGES = 2  # as `search` by default
 WAYS = (IN_SAMPLE, HELD_OUT, CERTIFIED)
 Progress = Callable[[str, int, int], None]
 
@@ -53,8 +58,9 @@ class Tuning(Stored):
 
     Attributes:
         max_drop: the budget in points.
-        way: "in-sample" (the best pair on test itself), "held-out" (the best pair on tune) or
-            "certified" (a sequence frozen on tune, tested on certify).
+        way: "in-sample" (the cheapest policy within the budget on test itself), "held-out" (the
+            same on tune) or "certified" (as `search`: a sequence frozen on tune, tested on
+            certify).
         claimed: the drop in points on the samples that decided: test, tune or certify.
         given: the drop in points on the whole table.
         saving: the share of the reference's cost that is saved on the whole table.
@@ -105,7 +111,7 @@ def optimism(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> Optimism:
-    """Claimed and true drops of pairs tuned in-sample, held-out and certified, over resamples.
+    """Claimed and true drops of policies tuned in-sample, held-out and certified, over resamples.
 
     Every resample draws as many tune, certify and test samples as the table has, one by one and
     with replacement, whatever its groups. The true figures of a choice are known exactly, without
@@ -134,17 +140,17 @@ def optimism(
     if resamples < 1:
         raise PolicyError(f"optimism takes at least one resample, found {resamples}: try 100")
     unit = table.unit(unit)
-    reference = table.reference(reference, unit=unit)
-    if not pair_curves(table, reference, confidence=confidence, unit=unit):
+    reference = models_of(table).reference(reference, unit=unit)
+    if not cheaper_models(table, reference, unit=unit):
         raise TableError(f"a cascade needs an exit that is cheaper than {reference!r}, found none")
     samples = {name: len(table.on(name)) for name in table.splits}
     spec = SearchSpec(reference, unit, confidence, drops, delta, samples["certify"])
     rng = np.random.default_rng(seed)
     trials: dict[tuple[float, str], list[_Trial]] = {(d, way): [] for d in drops for way in WAYS}
     for done in range(resamples):
-        drawn = {name: _drawn(table, rng, count) for name, count in samples.items()}
-        for key, policy, claimed in _choices(drawn, spec):
-            outcome = evaluate(table, policy, reference=reference)
+        drawn = _drawn(table, rng, samples)
+        for key, policy, claimed, population in _choices(table, drawn, spec):
+            outcome = evaluate(population, policy, reference=reference)
             trials[key].append(_Trial(policy, claimed, outcome.drop, outcome.saving[unit]))
         if on_progress is not None:
             on_progress("resamples", done + 1, resamples)
@@ -160,36 +166,59 @@ class _Trial(NamedTuple):
 
 
 def _choices(
-    drawn: Mapping[str, ScoreTable], spec: SearchSpec
-) -> list[tuple[tuple[float, str], Policy, float]]:
-    """For every budget and way the chosen policy and its claimed drop."""
-    chosen = []
-    sequences = find_pairs(drawn["tune"], spec).sequences
-    for way, split in ((IN_SAMPLE, headline_split(drawn)), (HELD_OUT, "tune")):
-        curves = pair_curves(drawn[split], **spec.names)
-        for drop in spec.drops:
-            curve, position = cheapest_pair(curves, drop)
-            chosen.append(((drop, way), curve.policy(position), float(curve.drop[position])))
-    prove = partial(certify, reference=spec.reference, delta=spec.delta)
+    table: ScoreTable, drawn: ScoreTable, spec: SearchSpec
+) -> Iterator[tuple[tuple[float, str], Policy, float, ScoreTable]]:
+    """For every budget and way the chosen policy, its claimed drop and the table of its truth."""
+    test = _with_score(drawn.on(headline_split(drawn.splits)), spec, fit_on=ALL)
+    drawn = _with_score(drawn, spec, fit_on="tune")
+    strategies = strategies_for(table, stages=STAGES)
+    _, frontier = choose_sequences(test, spec, strategies)
+    population = _population(table, test)
     for drop in spec.drops:
-        sequence = cheapest_expected(sequences, spec, drop)
-        proof = prove(sequence, drawn["certify"], max_drop=drop)
+        yield (drop, IN_SAMPLE), *_cheapest_within(frontier, drop), population
+    sequences, frontier = choose_sequences(drawn.on("tune"), spec, strategies)
+    population, certified_on = _population(table, drawn), drawn.on("certify")
+    for drop, sequence in zip(spec.drops, sequences, strict=True):
+        yield (drop, HELD_OUT), *_cheapest_within(frontier, drop), population
+        proof = certify(
+            sequence, certified_on, reference=spec.reference, max_drop=drop, delta=spec.delta
+        )
         claimed = 100 * (proof.losses - proof.gains) / proof.samples
-        chosen.append(((drop, CERTIFIED), proof.policy, claimed))
-    return chosen
+        yield (drop, CERTIFIED), proof.policy, claimed, population
 
 
-def _drawn(table: ScoreTable, rng: np.random.Generator, count: int) -> ScoreTable:
-    """`count` samples of a table, with replacement, under new ids."""
-    index = rng.integers(0, len(table), count)
+def _cheapest_within(frontier: Frontier, drop: float) -> tuple[Policy, float]:
+    """The cheapest policy within a drop, and its drop; the reference where there is none."""
+    within = (point for point in frontier if point.drop <= drop + 1e-9)
+    point = next(within, None)
+    return (Policy.single(frontier.reference), 0.0) if point is None else (point.policy, point.drop)
+
+
+def _with_score(drawn: ScoreTable, spec: SearchSpec, *, fit_on: str) -> ScoreTable:
+    """The drawn samples with the learned score, fitted on some of them, where it is requested."""
+    if spec.confidence != LEARNED or LEARNED in drawn.confidence:
+        return drawn
+    return with_deferral(drawn, spec.reference, fit_on=fit_on, unit=spec.unit)
+
+
+def _population(table: ScoreTable, drawn: ScoreTable) -> ScoreTable:
+    """The whole table, with the scores that were learned on samples drawn from it."""
+    if LEARNED in table.confidence or LEARNED not in drawn.confidence:
+        return table
+    return with_scores(table, scores_of(drawn.provenance))
+
+
+def _drawn(table: ScoreTable, rng: np.random.Generator, samples: Mapping[str, int]) -> ScoreTable:
+    """So many samples of the table for each split, with replacement, under new ids."""
+    rows = np.concatenate([rng.integers(0, len(table), count) for count in samples.values()])
     return replace(
         table,
-        prediction=table.prediction[:, index],
-        confidence={name: rows[:, index] for name, rows in table.confidence.items()},
-        label=None if table.label is None else table.label[index],
-        ids=np.arange(count).astype(object),
-        split=table.split[index],
-        details={},
+        prediction=table.prediction[:, rows],
+        confidence={name: values[:, rows] for name, values in table.confidence.items()},
+        label=None if table.label is None else table.label[rows],
+        ids=np.arange(len(rows)).astype(object),
+        split=np.repeat([SPLITS.index(name) for name in samples], list(samples.values())),
+        details=LazyDetails.of(table.details).rows(rows),
     )
 
 

@@ -60,7 +60,8 @@ def search(
         stages: the most models in a chain, where models share no parts; the reference may stand
             behind them as the safe end. Exits that share parts are searched together.
         class_drops: budgets in points of named classes, which every certificate then covers too.
-        looks: how often the certify split has been read, this time included.
+        looks: how often the certify split has been read, this time included; see
+            `looks.delta_of_look` for a level that makes up for it.
 
     Raises:
         TableError: an unknown name, a missing cost, a single exit, an empty split.
@@ -88,6 +89,7 @@ def search(
         for drop, sequence in zip(drops, sequences, strict=True)
     ]
     requested = {"max_drop": list(drops), **options, "class_drops": dict(class_drops)}
+    requested["looks"] = looks
     choices = [data.choice(one.policy, one.budget, one) for one in certificates]
     return data.result(choices, frontier, {"by": "search", **requested})
 
@@ -139,7 +141,8 @@ def search_within_cost(
         policy, data.splits["certify"], reference=reference, delta=delta, looks=looks
     )
     choice = data.choice(policy, proof.budget, proof)
-    return data.result([choice], frontier, {"by": "search_within_cost", **options})
+    requested = {"by": "search_within_cost", **options, "looks": looks}
+    return data.result([choice], frontier, requested)
 
 
 def search_in_sample(
@@ -247,7 +250,7 @@ class _SearchData:
             unit=unit,
             cost=cost,
         )
-        classes = class_gaps(self.measured, policy, reference=reference)
+        classes = class_gaps(self.tune, self.measured, policy, reference=reference)
         choice = Choice(max_drop, policy, on, certificate, compared, "", classes)
         better = dominating(self.tune, reference=reference, unit=unit)
         words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better)

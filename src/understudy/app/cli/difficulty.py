@@ -29,14 +29,17 @@ def difficulty(
     """Show the accuracy of every model on easy and on hard samples, and what more cost buys there.
 
     Samples are grouped into tenths by the little model's confidence, and by how many models are
-    right.
+    right. This counts as a look at all of them.
     """
     from understudy.deciles import difficulty as by_difficulty
+    from understudy.looks import log_look
     from understudy.store import load_table
 
+    scores = load_table(table)
     found = by_difficulty(
-        load_table(table), little=little, reference=reference, unit=unit, confidence=confidence
+        scores, little=little, reference=reference, unit=unit, confidence=confidence
     )
+    log_look(table, scores.ids, why="difficulty")
     answer(difficulty_view(found), found.to_dict(), as_json=as_json)
 
 

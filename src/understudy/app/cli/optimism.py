@@ -32,16 +32,18 @@ def optimism(
 ) -> None:
     """Compare the claimed drop of a policy with its real one: tuned in-sample, held-out, certified.
 
-    The splits are drawn again and again from the whole table. The certify split is not looked at
-    for any policy in use, so no look is counted.
+    The splits are drawn again and again from the whole table. This counts as a look at all of its
+    samples.
     """
+    from understudy.looks import log_look
     from understudy.searching.optimism import optimism as measure
     from understudy.store import load_table
 
     drops = terminal.numbers(max_drop, "--max-drop")
+    scores = load_table(table)
     with terminal.progress("resamples") as advance:
         found = measure(
-            load_table(table),
+            scores,
             max_drop=drops,
             reference=reference,
             unit=unit,
@@ -51,6 +53,7 @@ def optimism(
             seed=seed,
             on_progress=advance,
         )
+    log_look(table, scores.ids, why=f"optimism {drops}")
     terminal.answer(optimism_view(found), found.to_dict(), as_json=as_json)
 
 

@@ -26,13 +26,15 @@ def savers(
     split, which counts as a look at it. Nothing is certified: search one of the pairs for a
     certificate.
     """
+    from understudy.looks import log_look
     from understudy.searching.best_savers import best_savers
-    from understudy.store import load_table, log_look
+    from understudy.store import load_table
 
     drops = numbers(max_drop, "--max-drop")
-    found = best_savers(load_table(table), drops, unit=unit, confidence=confidence)
+    scores = load_table(table)
+    found = best_savers(scores, drops, unit=unit, confidence=confidence)
     if found.rows[0].measured_on == "certify":
-        log_look(table, why=f"savers {drops}")
+        log_look(table, scores.on("certify").ids, why=f"savers {drops}")
     answer(savers_view(found), found.to_dict(), as_json=as_json)
 
 

@@ -34,6 +34,14 @@ def search(
     delta: Annotated[
         float, typer.Option(help="The probability, per budget, that the proved bound is wrong.")
     ] = 0.05,
+    total_delta: Annotated[
+        float | None,
+        terminal.option(
+            "DELTA",
+            "The same for all looks at these samples together: look k is tested at "
+            "DELTA / (k (k + 1)), whatever --delta is.",
+        ),
+    ] = None,
     jointly: Annotated[
         bool,
         typer.Option("--jointly", help="All budgets hold at once: each is proved at delta / k."),
@@ -75,8 +83,9 @@ def search(
     has no test split.
     """
     from understudy.files import write_json
+    from understudy.looks import count_looks, delta_of_look, log_look
     from understudy.searching import search as searches
-    from understudy.store import count_looks, load_table, log_look
+    from understudy.store import load_table
 
     drops = terminal.numbers(max_drop or (), "--max-drop")
     if (jointly or class_drop) and (in_sample or not drops):
@@ -93,7 +102,10 @@ def search(
         "confidence": confidence,
         "stages": stages,
     }
-    certified: dict[str, Any] = {"delta": delta, "looks": count_looks(table) + 1}
+    read = scores.ids if in_sample else scores.on("certify").ids
+    looks = count_looks(table, read) + 1
+    level = delta if total_delta is None else delta_of_look(total_delta, looks)
+    certified: dict[str, Any] = {"delta": level, "looks": looks}
     if in_sample:
         terminal.note(
             "in-sample: chosen and measured on the same samples; nothing certified", style="red"
@@ -111,8 +123,7 @@ def search(
         raise terminal.UsageError(
             "a search has a budget, found none: add --max-drop POINTS, or --max-cost COST alone"
         )
-    if not in_sample:
-        log_look(table, why=f"search {drops or max_cost}")
+    log_look(table, read, why=f"search {drops or max_cost}", search=result.search_record)
     if out is not None:
         result.save(out)
     if frontier is not None:

@@ -136,6 +136,12 @@ class Report:
         ]
 
     @property
+    def picks_on_tune(self) -> bool:
+        """Whether those classes were picked on other samples than those they are measured on."""
+        on_tune = (gap.tune_drop is not None for _, gap in self.worst_classes)
+        return not self.result.in_sample and all(on_tune)
+
+    @property
     def gain_step(self) -> float:
         """The cost that gains in accuracy are quoted for.
 
