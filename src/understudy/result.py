@@ -180,7 +180,7 @@ class Result(
     def measured_on(self) -> str:
         """The split of the headline figures: "test", "certify" where the table has no test split,
         or "all" for a search in-sample."""
-        return headline_split(self.choices[0].on)
+        return headline_split({name for single in self.singles for name in single.on})
 
     def choice(self, max_drop: float | None = None) -> Choice:
         """The choice for a budget; the only one, or the first, where none is named.
