@@ -150,13 +150,13 @@ def _bound(certificate: Certificate | None, unit: str) -> str:
     if certificate is None:
         return "in-sample, so these figures promise too much and nothing is certified"
     look = f" (look {certificate.looks})" if certificate.looks > 1 else ""
-    drop = f"its drop is certified to be at most {points(certificate.budget)}"
+    drop = f"its drop is certified to be at most {points(certificate.budget)}{look}"
     if certificate.budget < 0:
-        drop = f"its gain is certified to be at least {points(-certificate.budget)}"
+        drop = f"its gain is certified to be at least {points(-certificate.budget)}{look}"
     least = certificate.saving_bounds.get(unit)
     each = "" if least is None else " each"
     saving = "" if least is None else f" and its saving at least {least_percent(least)}"
-    return f"with probability {1 - certificate.delta:g}{each}, {drop}{saving}{look}"
+    return f"with probability {1 - certificate.delta:g}{each}, {drop}{saving}"
 
 
 def _comparison(choice: Choice, figures: str) -> str:
