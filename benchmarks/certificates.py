@@ -244,9 +244,9 @@ def shares_of(
 def searched(population: Population, shares: tuple[float, float]) -> float:
     """The share that the library's own search finds on the table with its keyed split.
 
-    It needs a test split: one sample in a hundred where `shares` leave none.
+    What `shares` leave is the test split.
     """
-    table, tune, certify = population.table, shares[0], min(shares[1], 0.99 - shares[0])
+    table, (tune, certify) = population.table, shares
     cut = ScoreTable.from_predictions(
         {
             name: (table.prediction[row], table.scores(DEFAULT_CONFIDENCE)[row])

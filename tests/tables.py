@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 
 from understudy.policy import Policy, PolicyStage
 from understudy.scores import Exit, ScoreTable
+from understudy.split import SHARES_OF_MANY
 
 CONFIDENCES = ("max_softmax", "margin")
 LEVELS = (0.0, 0.1, 0.25, 0.5, 0.5, 0.7, 0.9, 1.0)
+Split = Mapping[str, float] | Sequence[str] | None
 COSTS = (0.0, 0.1, 1.0, 1.0, 2.0, 3.7, 10.0)
 
 
@@ -59,7 +62,13 @@ def policies(draw: st.DrawFn, table: ScoreTable) -> Policy:
 
 
 def pair_table(
-    little: Any, big: Any, sure: Any, *, costs: tuple[float, float] = (1.0, 10.0), **rest: Any
+    little: Any,
+    big: Any,
+    sure: Any,
+    *,
+    costs: tuple[float, float] = (1.0, 10.0),
+    split: Split = SHARES_OF_MANY,
+    **rest: Any,
 ) -> ScoreTable:
     """Two exits whose answers are right (1) or wrong (0); the truth is class 1 everywhere."""
     answers = [np.asarray(rows, int) for rows in (little, big)]
@@ -70,11 +79,14 @@ def pair_table(
         },
         np.ones(len(answers[0]), int),
         costs=dict(zip(("tiny", "big"), costs, strict=True)),
+        split=split,
         **rest,
     )
 
 
-def synthetic(count: int, *, seed: int = 0, exits: int = 3, **rest: Any) -> ScoreTable:
+def synthetic(
+    count: int, *, seed: int = 0, exits: int = 3, split: Split = SHARES_OF_MANY, **rest: Any
+) -> ScoreTable:
     """A plausible pool: later exits are better and dearer, confidence informs."""
     rng = np.random.default_rng(seed)
     hard = rng.random(count)
@@ -89,6 +101,7 @@ def synthetic(count: int, *, seed: int = 0, exits: int = 3, **rest: Any) -> Scor
         predictions,
         np.ones(count, int),
         costs={"MACs": {name: 10.0**number for number, name in enumerate(names)}},
+        split=split,
         **rest,
     )
 
@@ -111,5 +124,5 @@ def record(count: int, *, places: int = 3, types: int = 2, seed: int = 0) -> Sco
     predictions["full"] = ((hard < 0.87).astype(int), 1 - hard)
     parts["full"] = [*(f"trunk{i}" for i in range(places)), "rest"]
     return ScoreTable.from_predictions(
-        predictions, np.ones(count, int), costs={"MACs": costs}, parts=parts
+        predictions, np.ones(count, int), costs={"MACs": costs}, parts=parts, split=SHARES_OF_MANY
     )

@@ -44,11 +44,11 @@ CORE = {
     "outcome": {"json_codec", "errors", "policy", "scores", "intervals"},
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
     "deciles": {"json_codec", "errors", "scores", "deferral"},
-    "certificate": {"json_codec", "errors", "policy", "outcome"},
+    "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
     "import_predictions": {"errors", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
-        "display",
+        "display", "split",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},
@@ -102,8 +102,8 @@ ORDER = {
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
-        "certify chain_solver chains coordinate_descent exits published_rules best_savers "
-        "strategies optimism search labels_needed verify"
+        "saving_bound certify chain_solver chains coordinate_descent exits published_rules "
+        "best_savers strategies optimism search labels_needed verify"
     ),
     "app": "bench_result run_cascade bench build_cascade report demo cli",
 }

@@ -51,7 +51,7 @@ def test_it_learns_which_class_to_defer() -> None:
     table = with_deferral(specialist(), "big")
     score = scores_of(table.provenance)["tiny"]
     assert score.first[0] < min(score.first[1:]) - 1
-    for split in ("tune", "certify", "test"):
+    for split in table.splits:
         part = table.on(split)
         shares = {}
         for confidence in ("max_softmax", LEARNED):

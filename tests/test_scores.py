@@ -160,6 +160,11 @@ def test_parts_of_a_table_are_parts(data: st.DataObject) -> None:
         assert part.cost_of([name], "MACs") == table.cost_of([name], "MACs")
 
 
+def test_the_splits_of_a_search_may_lack_test() -> None:
+    assert synthetic(50).splits == ("tune", "certify", "test")
+    assert synthetic(50, split={"tune": 0.2, "certify": 0.8}).splits == ("tune", "certify")
+
+
 def test_splits_are_cut_and_all_is_the_table() -> None:
     table = synthetic(100)
     parts = [table.on(name) for name in ("tune", "certify", "test")]

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.errors import TableError
-from understudy.split import DEFAULT_SHARES, assign_splits, check_shares, uniform
+from understudy.split import (
+    MANY_SAMPLES,
+    SHARES_OF_FEW,
+    SHARES_OF_MANY,
+    assign_splits,
+    check_shares,
+    default_shares,
+    headline_split,
+    uniform,
+)
 
 
 def keys(count: int) -> np.ndarray:
@@ -17,23 +26,40 @@ def keys(count: int) -> np.ndarray:
 
 def test_the_hash_is_pinned() -> None:
     """Saved tables rely on it: a change of the hash moves samples between splits."""
-    codes, _ = assign_splits(keys(20), DEFAULT_SHARES)
+    codes, _ = assign_splits(keys(20), SHARES_OF_MANY)
     assert codes.tolist() == PINNED
 
 
 def test_shares_are_kept_and_only_the_own_id_counts() -> None:
-    codes, rule = assign_splits(keys(20_000), DEFAULT_SHARES)
+    codes, rule = assign_splits(keys(20_000), SHARES_OF_MANY)
     shares = np.bincount(codes, minlength=3) / 20_000
     assert np.abs(shares - [0.2, 0.6, 0.2]).max() < 0.015
     assert rule == {"by": "id", "shares": {"tune": 0.2, "certify": 0.6, "test": 0.2}}
-    backwards, _ = assign_splits(keys(20_000)[::-1], DEFAULT_SHARES)
+    backwards, _ = assign_splits(keys(20_000)[::-1], SHARES_OF_MANY)
     assert (backwards[::-1] == codes).all()
+
+
+def test_few_samples_have_no_test_split() -> None:
+    few, rule = assign_splits(keys(MANY_SAMPLES - 1))
+    assert set(few.tolist()) == {0, 1}
+    assert rule["shares"] == SHARES_OF_FEW == default_shares(MANY_SAMPLES - 1)
+    many, rule = assign_splits(keys(MANY_SAMPLES))
+    assert rule["shares"] == SHARES_OF_MANY == default_shares(MANY_SAMPLES)
+    moved = many[:-1] != few
+    assert set(many[:-1][moved].tolist()) == {2}  # from certify to test, none from or to tune
+    assert set(few[moved].tolist()) == {1}
+
+
+def test_figures_are_measured_on_test_where_there_is_one() -> None:
+    assert headline_split({"tune": 0, "certify": 0, "test": 0}) == "test"
+    assert headline_split({"tune": 0, "certify": 0}) == "certify"
+    assert headline_split({"all": 0}) == "all"
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
 def test_a_group_stays_together(groups: list[int]) -> None:
     names = [f"patient{g}" for g in groups]
-    codes, rule = assign_splits(keys(len(groups)), DEFAULT_SHARES, groups=names)
+    codes, rule = assign_splits(keys(len(groups)), SHARES_OF_MANY, groups=names)
     assert len(set(zip(groups, codes.tolist(), strict=True))) == len(set(groups))
     assert rule["by"] == "group"
 
@@ -69,7 +95,7 @@ def test_a_wrong_split_is_a_sentence(split: object, words: str) -> None:
 
 def test_a_group_for_every_sample() -> None:
     with pytest.raises(TableError, match="found 1 for 3"):
-        assign_splits(keys(3), DEFAULT_SHARES, groups=["a"])
+        assign_splits(keys(3), SHARES_OF_MANY, groups=["a"])
 
 
 def test_numbers_lie_in_the_unit_interval_and_differ_by_salt() -> None:

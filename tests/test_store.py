@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from tables import score_tables, synthetic
 from understudy.errors import TableError, UnderstudyError
 from understudy.scores import Exit, ScoreTable
-from understudy.store import check_target, load_table, save_labels, save_table
+from understudy.store import check_target, load_table, save_labels, save_table, stored_shares
 
 
 def probable(count: int = 30, *, seed: int = 0) -> ScoreTable:
@@ -63,6 +63,14 @@ def test_details_origins_and_classes_come_back(tmp_path: Path) -> None:
             assert (stored == kept).all()
     part = found.on("certify")
     assert len(part.details["big"].top_classes) == len(part)
+
+
+def test_a_stored_table_tells_its_shares(tmp_path: Path) -> None:
+    assert stored_shares(tmp_path / "none") is None
+    save_table(synthetic(30, split={"tune": 0.5, "certify": 0.5}), tmp_path / "by_id")
+    assert stored_shares(tmp_path / "by_id") == {"tune": 0.5, "certify": 0.5, "test": 0.0}
+    save_table(synthetic(3, split=["tune", "certify", "test"]), tmp_path / "by_column")
+    assert stored_shares(tmp_path / "by_column") is None
 
 
 def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
-from understudy.errors import PolicyError
+from understudy.display import least_percent
+from understudy.errors import PolicyError, listed
 from understudy.json_codec import Stored, stored
 from understudy.outcome import points
 from understudy.policy import Policy, PolicyStage
+
+_SPARE = 0.99  # of the level; the exact test spends the rest on the discordance
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,37 @@ def runs_to_path(runs: Sequence[PathRun]) -> tuple[Policy, ...]:
 COMPACT_PATH = stored(shape=tuple[PathRun, ...], pack=path_to_runs, unpack=runs_to_path)
 
 
+def least_samples(budget: float, delta: float) -> int:
+    """The fewest samples that prove a budget (points, above 0) at level `delta`: without one loss.
+
+    >>> least_samples(0.5, 0.05), least_samples(5, 0.05)
+    (600, 59)
+    """
+    return math.ceil(math.log(_SPARE * delta) / math.log1p(-min(budget, 99.99) / 100))
+
+
+def least_budget(samples: int, delta: float) -> float:
+    """The smallest budget in points that so many samples can prove.
+
+    >>> round(least_budget(600, 0.05), 3), round(least_budget(40, 0.05), 1)
+    (0.5, 7.2)
+    """
+    return -100 * math.expm1(math.log(_SPARE * delta) / samples)
+
+
+def several_guarantees(count: int, delta: float) -> str:
+    """What `count` guarantees at level `delta` are together.
+
+    >>> several_guarantees(3, 0.05)
+    'these are 3 guarantees, which hold all at once with probability 0.85 at the least (search
+    --jointly divides δ among the budgets)'
+    """
+    return (
+        f"these are {count} guarantees, which hold all at once with probability "
+        f"{max(1 - count * delta, 0):g} at the least (search --jointly divides δ among the budgets)"
+    )
+
+
 @dataclass(frozen=True)
 class ClassBound(Stored):
     """What was proved for the samples of one class; the fields are those of `Certificate`."""
@@ -78,6 +113,8 @@ class ClassBound(Stored):
     losses: int
     gains: int
     p_value: float | None
+    failed: bool = field(default=False, metadata=stored(optional=True))
+    samples_needed: int | None = field(default=None, metadata=stored(optional=True))
 
 
 @dataclass(frozen=True)
@@ -88,7 +125,7 @@ class Certificate(
     keys=(
         *("policy", "reference", "kind", "budget", "delta", "samples", "losses", "gains"),
         *("p_value", "path", "steps", "samples_needed", "looks", "table", "split", "classes"),
-        "words",
+        *("saving_bounds", "failed", "words"),
     ),
 ):
     """The proof that a policy's true gap lies within a budget, with probability 1 - delta.
@@ -115,6 +152,11 @@ class Certificate(
         looks: how often certify samples had been read, this time included; 1 - delta is the
             probability of one look that was fixed beforehand, not that of the best of several.
         table: the hash of the certify sub-table; `split`: how the samples were split.
+        saving_bounds: by unit, the fraction of the reference's cost that `policy` saves at least:
+            each with probability 1 - delta by itself, next to the bound on the gap. Empty for the
+            reference itself, and in older files.
+        failed: whether it was this budget, that of all samples, that the first policy behind the
+            path did not meet; each class says the same of its own.
     """
 
     policy: Policy
@@ -133,11 +175,18 @@ class Certificate(
     table: str
     split: Mapping[str, Any]
     classes: Mapping[str, ClassBound] = field(default_factory=dict, metadata=stored(optional=True))
+    saving_bounds: Mapping[str, float] = field(default_factory=dict, metadata=stored(optional=True))
+    failed: bool = field(default=False, metadata=stored(optional=True))
 
     @property
     def falls_back(self) -> bool:
         """Whether nothing but the reference could be certified."""
         return not self.path
+
+    @property
+    def unprovable(self) -> bool:
+        """Whether a budget failed that so few samples cannot prove, whatever the models."""
+        return self._too_few(self) or any(map(self._too_few, self.classes.values()))
 
     def words(self) -> str:
         """The guarantee in words, and when it ends."""
@@ -153,6 +202,8 @@ class Certificate(
                 if self.samples_needed and self.samples_needed > self.samples
                 else ""
             )
+            more += "".join(self._shortfall(name, bound) for name, bound in self.classes.items())
+            more += self._shortfall("", self)
             aim = (
                 f"lose at most {points(self.budget)}"
                 if self.budget >= 0
@@ -166,8 +217,40 @@ class Certificate(
         return (
             f"With probability {1 - self.delta:g} the cascade {self._guarantee()} on new samples "
             f"like the {self.samples:,} certify samples ({self.losses:,} losses, {self.gains:,} "
-            f"gains, p = {self.p_value:.3g}). "
+            f"gains, p = {self.p_value:.3g}). {self._savings()}"
             f"The promise ends when the data change.{again}"
+        )
+
+    def _too_few(self, bound: Certificate | ClassBound) -> bool:
+        return bound.failed and 0 < bound.budget < least_budget(bound.samples, self.delta)
+
+    def _shortfall(self, name: str, bound: Certificate | ClassBound) -> str:
+        """What would do where a budget failed: that of a class, or of all samples."""
+        of_class = f" of class {name}" if name else ""
+        samples = f"{bound.samples:,} certify samples{of_class}"
+        if self._too_few(bound):
+            least = points(_rounded_up(least_budget(bound.samples, self.delta)))
+            return (
+                f" With {samples} nothing can be proved to lose at most {points(bound.budget)}, "
+                f"whatever the models: it takes {least_samples(bound.budget, self.delta):,} at the "
+                f"least, or a budget of {least}."
+            )
+        if not (bound.failed and name):
+            return ""
+        enough = f": about {bound.samples_needed:,} would do" if bound.samples_needed else ""
+        return (
+            f" What failed is the budget{of_class}, {points(bound.budget)} with {samples}{enough}."
+        )
+
+    def _savings(self) -> str:
+        """The bounds of the savings, where there are some above nothing."""
+        savings = [f"{least_percent(s)} of {u}" for u, s in self.saving_bounds.items() if s > 0]
+        if not savings:
+            return ""
+        bounds = "this bound holds" if len(savings) == 1 else "each of these bounds holds"
+        return (
+            f"It saves at least {listed(savings, 12)}: {bounds} with probability "
+            f"{1 - self.delta:g} by itself. "
         )
 
     def _guarantee(self) -> str:
@@ -179,3 +262,9 @@ class Certificate(
             bound = f"loses against {self.reference} by at most {points(self.budget)}"
         classes = [f"at most {points(b.budget)} in class {n}" for n, b in self.classes.items()]
         return ", and by ".join([bound, *classes])
+
+
+def _rounded_up(budget: float) -> float:
+    """A budget with two digits, none below it."""
+    digit = 10.0 ** (math.floor(math.log10(budget)) - 1)
+    return round(math.ceil(budget / digit) * digit, 10)

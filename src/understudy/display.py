@@ -5,6 +5,7 @@ Rich is loaded when the first view is made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -89,6 +90,15 @@ def percent(share: float) -> str:
     '87.5 %'
     """
     return f"{100 * share:.1f} %"
+
+
+def least_percent(share: float) -> str:
+    """A lower bound of a fraction as percent, rounded down.
+
+    >>> least_percent(0.57196), least_percent(0.57)
+    ('57.1 %', '57.0 %')
+    """
+    return f"{math.floor(1000 * share + 1e-9) / 10:.1f} %"
 
 
 def interval_text(interval: tuple[float, float]) -> str:

@@ -22,7 +22,6 @@ from understudy.errors import DataError, listed
 from understudy.files import read_json
 from understudy.policy import midpoint
 from understudy.scores import Detail, ScoreTable
-from understudy.split import DEFAULT_SHARES
 
 BASE = "base"
 Array = npt.NDArray[Any]
@@ -35,7 +34,7 @@ def import_record(
     names: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
-    split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
+    split: Mapping[str, float] | Sequence[str] | None = None,
 ) -> ScoreTable:
     """A table from a published record: exits of several types at each position, and the base.
 

@@ -12,7 +12,6 @@ import polars as pl
 
 from understudy.errors import DataError, listed, unknown
 from understudy.scores import ScoreTable
-from understudy.split import DEFAULT_SHARES
 from understudy.table_validation import NO_LABEL
 
 
@@ -39,7 +38,7 @@ def import_predictions(
     unit: str = "MACs",
     prediction: str = "prediction",
     confidence: str = "confidence",
-    split: Mapping[str, float] = DEFAULT_SHARES,
+    split: Mapping[str, float] | None = None,
 ) -> ScoreTable:
     """A table from one file of labels and one file of predictions per exit.
 

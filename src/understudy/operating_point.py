@@ -19,7 +19,7 @@ class OperatingPoint(Stored, what="an operating point", error=PolicyError):
         policy: the policy that is executed.
         max_drop: the drop in points that was proved; 0 for the reference itself.
         delta: the chance that this proof is wrong; 0 for the reference itself.
-        cost: mean cost per sample, measured on the test split.
+        cost: mean cost per sample, measured on the split of the result's headline figures.
         unit: the unit of the cost.
     """
 

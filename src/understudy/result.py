@@ -7,17 +7,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from understudy import display
-from understudy.certificate import Certificate
+from understudy.certificate import Certificate, several_guarantees
 from understudy.deciles import Difficulty
 from understudy.errors import PolicyError, listed
 from understudy.frontier import Frontier
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
+from understudy.split import ALL, headline_split
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
+
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+DECIDED = "the samples that decided: slightly optimistic"
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,12 @@ class Choice(
     Attributes:
         max_drop: the budget in points.
         policy: the policy.
-        on: its outcome by split: tune, certify and test, or all where it was searched in-sample.
+        on: its outcome by split: tune, certify and perhaps test, or all where it was searched
+            in-sample.
         certificate: the proof; None in-sample, where nothing is proved.
-        baselines: what it is compared with, on test (or all).
+        baselines: what it is compared with, on `measured_on`.
         verdict: in words; may be "a cascade does not pay here".
-        classes: the classes that lose most on tune, as measured on test (or all): estimates, not
+        classes: the classes that lose most on tune, as measured on `measured_on`: estimates, not
             proved; none for the reference itself.
     """
 
@@ -68,9 +75,13 @@ class Choice(
 
     @property
     def outcome(self) -> Outcome:
-        """The headline figures: those on test, or on all samples where it was searched
-        in-sample."""
-        return self.on.get("test") or self.on["all"]
+        """The headline figures: those on `measured_on`."""
+        return self.on[self.measured_on]
+
+    @property
+    def measured_on(self) -> str:
+        """The split of the headline figures; see `headline_split`."""
+        return headline_split(self.on)
 
     def to_dict(self, unit: str | None = None) -> dict[str, Any]:
         """Plain JSON; with the headline figures in front where their unit is given."""
@@ -114,7 +125,16 @@ class Result(
     error=PolicyError,
     remedy="search again",
     keys=(
-        *("unit", "reference", "delta", "searched_on", "results", "singles", "frontier"),
+        *(
+            "unit",
+            "reference",
+            "delta",
+            "searched_on",
+            "measured_on",
+            "results",
+            "singles",
+            "frontier",
+        ),
         *("difficulty", "table", "asked", "published"),
     ),
     format="understudy.result",
@@ -148,7 +168,7 @@ class Result(
 
     @property
     def in_sample(self) -> bool:
-        return self.searched_on == "all"
+        return self.searched_on == ALL
 
     @property
     def partly_labelled(self) -> bool:
@@ -173,8 +193,9 @@ class Result(
 
     @property
     def measured_on(self) -> str:
-        """The split of the headline figures: "test", or "all" for a search in-sample."""
-        return "all" if self.in_sample else "test"
+        """The split of the headline figures: "test", "certify" where the table has no test split,
+        or "all" for a search in-sample."""
+        return headline_split({name for single in self.singles for name in single.on})
 
     def choice(self, max_drop: float | None = None) -> Choice:
         """The choice for a budget; the only one, or the first, where none is named.
@@ -207,6 +228,7 @@ class Result(
             *([display.note_of(self.label_words())] if self.partly_labelled else []),
             _singles_table(self),
             _choices_table(self),
+            *([] if self.in_sample else [_guarantees_note(self)]),
             _baselines_table(self),
             *([_published_table(self)] if self.published else []),
             *(
@@ -226,8 +248,9 @@ def _worst_class(choice: Choice) -> str:
     if len(choice.classes) < 2:
         return ""
     gap = choice.classes[0]
-    on_tune = "test" in choice.on and gap.tune_drop is not None
-    picked, measured = ("lost most on tune", " on test") if on_tune else ("loses most", "")
+    on_tune = ALL not in choice.on and gap.tune_drop is not None
+    where = f" on {choice.measured_on}"
+    picked, measured = ("lost most on tune", where) if on_tune else ("loses most", "")
     return (
         f" The class that {picked} is {gap.name}: {gap.drop:+.2f} "
         f"{display.interval_text(gap.interval)}{measured}, an estimate from {gap.samples:,} "
@@ -256,13 +279,22 @@ def _singles_table(result: Result) -> Table:
 def _choices_table(result: Result) -> Table:
     costs = [set(choice.outcome.cost) for choice in result.choices]
     others = sorted(set.intersection(*costs) - {result.unit})
+    decided = f" ({DECIDED})" if result.measured_on == "certify" else ""
     proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
     head = ("max drop", "plan, share per stage", result.unit, "saving")
     return display.table_of(
-        f"the cheapest plan per budget, measured on {result.measured_on}{_look(result)}",
+        f"the cheapest plan per budget, measured on {result.measured_on}{decided}{_look(result)}",
         (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
         (_choice_row(choice, result.unit, others) for choice in result.choices),
     )
+
+
+def _guarantees_note(result: Result) -> Padding:
+    """What the column of proofs stands for."""
+    count, probability = len(result.choices), f"{1 - result.delta:g}"
+    words = f"Each drop and each saving (≥) is certified with probability {probability} by itself"
+    several = f"; {several_guarantees(count, result.delta)}" if count > 1 else ""
+    return display.note_of(f"{words}{several}.\n")
 
 
 def _look(result: Result) -> str:
@@ -279,12 +311,19 @@ def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
         f"{choice.max_drop:g}",
         display.plan_text(outcome.shares),
         display.cost_text(outcome.cost[unit], unit),
-        display.percent(outcome.saving[unit]),
+        _saving_text(choice, unit),
         *(display.percent(outcome.saving[other]) for other in others),
         f"{outcome.drop:+.2f}",
         display.interval_text(outcome.drop_interval),
         proof,
     ]
+
+
+def _saving_text(choice: Choice, unit: str) -> str:
+    """The measured saving, and the one that is certified."""
+    least = choice.certificate.saving_bounds.get(unit) if choice.certificate else None
+    proved = "" if least is None else f"(≥ {display.least_percent(least)})".replace(" ", NO_BREAK)
+    return f"{display.percent(choice.outcome.saving[unit])} {proved}".rstrip()
 
 
 def _baselines_table(result: Result) -> Table:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from understudy.confidence_functions import CONFIDENCES, confidences_of, log_probabilities
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
-from understudy.split import ALL, DEFAULT_SHARES, SPLITS, assign_splits
+from understudy.split import ALL, SPLITS, assign_splits
 from understudy.table_validation import (
     NO_LABEL,
     Costs,
@@ -114,7 +114,7 @@ class ScoreTable:
         costs: Mapping[str, Any],
         ids: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
-        split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
+        split: Mapping[str, float] | Sequence[str] | None = None,
         parts: Mapping[str, Sequence[str]] | None = None,
     ) -> ScoreTable:
         """A table from class probabilities that are already in memory.
@@ -125,7 +125,8 @@ class ScoreTable:
             costs: {unit: {part: cost}}, or {part: cost} for MACs.
             ids: (N,) unique names of the samples; row numbers by default.
             groups: (N,) names; samples of one group share a split.
-            split: shares of tune, certify and test, or (N,) split names.
+            split: shares of tune, certify and test, or (N,) split names; by default
+                `split.default_shares`.
             parts: exit name -> the parts it runs, where that is not itself alone.
 
         Raises:
@@ -165,7 +166,7 @@ class ScoreTable:
         costs: Mapping[str, Any],
         ids: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
-        split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
+        split: Mapping[str, float] | Sequence[str] | None = None,
         parts: Mapping[str, Sequence[str]] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> ScoreTable:
@@ -234,6 +235,11 @@ class ScoreTable:
         """Whether a part belongs to several exits, such as a trunk."""
         parts = [part for exit in self.exits for part in exit.parts]
         return len(set(parts)) < len(parts)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of a search: tune, certify, and test where it has samples."""
+        return SPLITS if (self.split == SPLITS.index("test")).any() else SPLITS[:-1]
 
     def index(self, name: str) -> int:
         """The row of an exit.

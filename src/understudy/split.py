@@ -1,9 +1,13 @@
-"""Data splits: `tune` to choose on, `certify` to prove on, `test` to measure on once."""
+"""Data splits: `tune` to choose on, `certify` to prove on, `test` to measure on once.
+
+A table may do without `test`: then the figures of a plan are measured on `certify`. Few samples are
+better spent on the proof, so that is the default below 5,000.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,20 +17,23 @@ from understudy.errors import TableError, listed
 
 SPLITS = ("tune", "certify", "test")
 ALL = "all"
-DEFAULT_SHARES: Mapping[str, float] = {"tune": 0.2, "certify": 0.6, "test": 0.2}
+MANY_SAMPLES = 5_000
+SHARES_OF_MANY: Mapping[str, float] = {"tune": 0.2, "certify": 0.6, "test": 0.2}
+SHARES_OF_FEW: Mapping[str, float] = {"tune": 0.2, "certify": 0.8, "test": 0.0}
 _KEY = b"understudy-split-1"
 
 
 def assign_splits(
     ids: npt.NDArray[Any],
-    split: Mapping[str, float] | Sequence[str],
+    split: Mapping[str, float] | Sequence[str] | None = None,
     *,
     groups: Sequence[str] | None = None,
 ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
     """The split of every sample, (N,), and the rule in plain JSON.
 
     With shares, a keyed hash of the id (or of the group: a patient, a video) decides, so the split
-    of a sample never depends on the others. With names, they are taken as they are.
+    of a sample never depends on the others. With names, they are taken as they are. With neither,
+    the shares are the `default_shares` of that many samples.
 
     >>> codes, rule = assign_splits(np.array(["a", "b", "c"]), ["tune", "certify", "test"])
     >>> codes.tolist()
@@ -35,8 +42,8 @@ def assign_splits(
     Raises:
         TableError: an unknown split, shares that do not sum to 1, or a wrong number of names.
     """
-    if isinstance(split, Mapping):
-        shares = check_shares(split)
+    if split is None or isinstance(split, Mapping):
+        shares = check_shares(default_shares(len(ids)) if split is None else split)
         keys = ids if groups is None else np.asarray(groups, dtype=object)
         if len(keys) != len(ids):
             raise TableError(f"one group per sample, found {len(keys)} for {len(ids)} samples")
@@ -55,6 +62,16 @@ def assign_splits(
     return np.array([SPLITS.index(name) for name in names.tolist()], np.uint8), {"by": "column"}
 
 
+def default_shares(samples: int) -> Mapping[str, float]:
+    """The shares where none are named: 20 % tune and 80 % certify, and from 5,000 samples on 20 %
+    of all for test, taken from certify.
+
+    >>> default_shares(2_000)["certify"], default_shares(50_000)["certify"]
+    (0.8, 0.6)
+    """
+    return SHARES_OF_MANY if samples >= MANY_SAMPLES else SHARES_OF_FEW
+
+
 def check_shares(shares: Mapping[str, float]) -> dict[str, float]:
     """Shares of all three splits, in order.
 
@@ -70,9 +87,18 @@ def check_shares(shares: Mapping[str, float]) -> dict[str, float]:
     if any(not 0 <= share <= 1 for share in full.values()) or abs(sum(full.values()) - 1) > 1e-6:
         raise TableError(
             f"shares lie between 0 and 1 and sum to 1, found {full}: for example "
-            "tune=.2,certify=.6,test=.2"
+            "tune=.2,certify=.6,test=.2, or tune=.2,certify=.8 without a test split"
         )
     return full
+
+
+def headline_split(splits: Collection[str]) -> str:
+    """Where a plan is measured: on test, on all samples of a search in-sample, or on certify.
+
+    >>> headline_split(["tune", "certify", "test"]), headline_split(["tune", "certify"])
+    ('test', 'certify')
+    """
+    return next((name for name in ("test", ALL) if name in splits), "certify")
 
 
 def uniform(keys: npt.NDArray[Any], *, salt: bytes = b"") -> npt.NDArray[np.float64]:

@@ -119,6 +119,18 @@ def check_target(path: str | Path) -> None:
         )
 
 
+def stored_shares(path: str | Path) -> dict[str, float] | None:
+    """The shares that split the table at `path`; None where there is none, or a column split it.
+
+    A table that is written over an older one keeps them, so that no sample changes its split.
+    """
+    if not (Path(path) / _TABLE).is_file():
+        return None
+    head = read_json(Path(path) / _TABLE, TableError, "a score table")
+    found: dict[str, float] | None = head.get("provenance", {}).get("split", {}).get("shares")
+    return found
+
+
 def _head(table: ScoreTable) -> dict[str, Any]:
     return {
         "format": FORMAT,

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 from command_line import Run, refused
+from tables import synthetic
 from understudy.looks import count_looks
 from understudy.searching.best_savers import best_savers
 from understudy.searching.optimism import optimism
-from understudy.store import load_table
+from understudy.split import SHARES_OF_FEW
+from understudy.store import load_table, save_table
 
 
 def test_difficulty(run: Run, table: Path) -> None:
@@ -55,6 +57,14 @@ def test_savers_of_every_model(run: Run, table: Path) -> None:
     page = run("savers", table, "--max-drop", "2").stdout
     for words in ("the best saver of every model", "net2", "net1", "nothing is certified"):
         assert words in page
+
+
+def test_savers_without_a_test_split_look_at_certify(run: Run, tmp_path: Path) -> None:
+    save_table(synthetic(600, split=SHARES_OF_FEW), tmp_path / "few")
+    command = run("savers", tmp_path / "few", "--max-drop", 2, "--json")
+    assert {row["measured_on"] for row in command.json["savers"]} == {"certify"}
+    assert count_looks(tmp_path / "few", synthetic(600).ids) == 1
+    assert "measured on certify" in run("savers", tmp_path / "few", "--max-drop", 2).stdout
 
 
 def test_savers_need_a_budget(run: Run, table: Path) -> None:

@@ -78,6 +78,20 @@ def test_import_splits_by_shares_and_groups(
     assert len(set(table.split[[3, 103 - 100, 3]].tolist())) == 1
 
 
+def test_a_table_that_is_imported_over_keeps_its_shares(
+    run: Run, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """No sample changes its split unless other shares are named."""
+
+    def shares(**options: Any) -> object:
+        assert run(*import_of(files, **options)).exit_code == 0
+        return load_table(tmp_path / "imported").provenance["split"]["shares"]
+
+    assert shares() == {"tune": 0.2, "certify": 0.8, "test": 0.0}
+    older = shares(split="tune=.3,certify=.6,test=.1")
+    assert shares() == older == {"tune": 0.3, "certify": 0.6, "test": 0.1}
+
+
 WRONG_IMPORTS: dict[str, tuple[dict[str, Any], str]] = {
     "no file": ({"exit": ["net0=nowhere.csv"], "cost": ["net0=1"]}, "'nowhere.csv' is none"),
     "no sign": ({"exit": ["net0"]}, "--exit reads NAME=VALUE, found 'net0'"),

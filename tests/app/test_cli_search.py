@@ -13,6 +13,7 @@ from tables import synthetic
 from understudy.frontier import Point
 from understudy.result import Result
 from understudy.searching.search import search, search_in_sample
+from understudy.split import SHARES_OF_FEW
 from understudy.store import load_table, save_table
 
 KEYS = ["max_drop", "policy", "cost", "saving", "drop", "shares", "on", "certificate", "verdict"]
@@ -34,6 +35,20 @@ def test_the_answer_in_json(run: Run, table: Path) -> None:
             assert set(stage) == {"exit", "confidence", "threshold"}
         assert set(one["on"]) == {"tune", "certify", "test"}
         assert sum(one["shares"].values()) == pytest.approx(1)
+
+
+def test_without_a_test_split_json_says_where_figures_come_from(run: Run, tmp_path: Path) -> None:
+    save_table(synthetic(3000, split=SHARES_OF_FEW), tmp_path / "few")
+    data = run("search", tmp_path / "few", "--max-drop", 2, "--json").json
+    assert data["measured_on"] == "certify"
+    (choice,) = data["results"]
+    assert set(choice["on"]) == {"tune", "certify"}
+    assert choice["cost"] == choice["on"]["certify"]["cost"]["MACs"]
+    assert choice["certificate"]["saving_bounds"]["MACs"] < choice["saving"]
+    text = " ".join(run("search", tmp_path / "few", "--max-drop", "2,4").stdout.split())
+    assert "measured on certify (the samples that decided: slightly optimistic)" in text
+    assert "certified with probability 0.95 by itself; these are 2 guarantees" in text
+    assert "(≥ " in text
 
 
 def test_the_answer_for_people(run: Run, table: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from understudy import display
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
 from understudy.app.cli import report as report_verb
 from understudy.app.report.drawing import Axis, Mark, place, spread
@@ -29,6 +31,7 @@ from understudy.outcome import Outcome
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.searching.search import search, search_in_sample
+from understudy.split import SHARES_OF_FEW, SHARES_OF_MANY
 
 GOLD = Path(__file__).parent.parent / "gold"
 HOSTILE = '<b>&"x'
@@ -36,7 +39,12 @@ VOID = {"meta", "link", "br", "path", "circle", "line", "rect"}
 
 
 def random_table(
-    exits: int = 3, samples: int = 1500, *, labels: bool = True, first: str = "exit0"
+    exits: int = 3,
+    samples: int = 1500,
+    *,
+    labels: bool = True,
+    first: str = "exit0",
+    split: Mapping[str, float] = SHARES_OF_MANY,
 ) -> ScoreTable:
     """Exits that are the better the dearer, with confidences that know something."""
     rng = np.random.default_rng(exits)
@@ -49,7 +57,7 @@ def random_table(
         noisy = np.clip(sure + rng.normal(0, 0.05, samples), 0, 1)
         rows[name] = (np.where(right, truth, (truth + 1) % 5), noisy)
         costs[name] = 1e6 * 3.0 ** (8 * number / exits)
-    return ScoreTable.from_predictions(rows, truth if labels else None, costs=costs)
+    return ScoreTable.from_predictions(rows, truth if labels else None, costs=costs, split=split)
 
 
 @pytest.fixture(scope="module")
@@ -287,10 +295,35 @@ def test_in_sample_is_said_loudly(sketched: None) -> None:
 
 
 def test_a_fall_back_says_that_no_cascade_pays(sketched: None) -> None:
-    result = search(random_table(samples=60), max_drop=0.1)
+    result = search(random_table(), max_drop=-5.0)
     parsed = Page(render(result))
     assert f"A cascade does not pay here: use {result.reference}" in parsed.words()
     assert "h-against" not in {attributes.get("id") for _, attributes in parsed.tags}
+
+
+def test_too_few_samples_are_no_fault_of_the_models(sketched: None) -> None:
+    words = Page(render(search(random_table(samples=60), max_drop=0.1))).words()
+    assert "Too few samples to certify a cascade for exit2" in words
+    assert "A cascade does not pay" not in words
+
+
+def test_without_a_test_split_it_says_where_figures_come_from(sketched: None) -> None:
+    result = search(random_table(split=SHARES_OF_FEW), max_drop=[2.0, 5.0])
+    words = Page(render(result)).words()
+    assert "measured on the same 1,208, the samples that decided: slightly optimistic." in words
+    assert "measured on certify (the samples that decided: slightly optimistic)" in words
+    assert "From tune to certify" in words
+    assert "on test" not in words
+
+
+def test_every_guarantee_has_its_probability(result: Result, page: str) -> None:
+    words = Page(page).words()
+    for choice in result.choices:
+        assert choice.certificate is not None
+        least = display.least_percent(choice.certificate.saving_bounds["MACs"])
+        assert f"of MACs saved, certified: at least {least}" in words
+    assert "certified with probability 0.95" in words
+    assert "hese are 2 guarantees, which hold all at once with probability 0.9 at the" in words
 
 
 def test_without_labels_it_speaks_of_agreement(sketched: None) -> None:

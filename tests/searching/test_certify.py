@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -120,6 +121,51 @@ def test_nothing_proved_is_the_reference_and_a_number() -> None:
     assert found.samples_needed is not None
     assert found.samples_needed > 60
     assert f"About {found.samples_needed:,} certify samples" in found.words()
+
+
+@pytest.mark.parametrize(("samples", "provable"), [(598, False), (610, True)])
+def test_few_samples_cannot_prove_a_small_budget(samples: int, provable: bool) -> None:
+    """Not even a policy without one loss; `least_samples` is the number that the test needs."""
+    assert certified([0], samples=samples, max_drop=0.5).falls_back is not provable
+    found = certified([3], samples=samples, max_drop=0.5)
+    assert found.falls_back
+    assert found.failed
+    assert found.unprovable is not provable
+    assert ("whatever the models: it takes 600 at the least, or" in found.words()) is not provable
+
+
+def test_a_class_whose_budget_failed_is_named() -> None:
+    right = np.ones(3000, int)
+    little, label = right.copy(), np.ones(3000, int)
+    label[:40] = 0
+    little[:40], right[:40] = 0, 0
+    little[40:43] = 0
+    table = ScoreTable.from_predictions(
+        {"tiny": (little, np.full(3000, 0.9)), "big": (right, np.ones(3000))},
+        label,
+        costs={"tiny": 1, "big": 9},
+        split={"certify": 1.0},
+    )
+    sequence = pair_sequence(pair_curve(table, "tiny", "big"))
+    prove = partial(certify, sequence, table, reference="big", max_drop=1.0)
+    assert not prove().falls_back
+    few = prove(class_drops={"0": 1.0})
+    assert few.falls_back
+    assert (few.failed, few.classes["0"].failed, few.unprovable) == (False, True, True)
+    assert few.words().endswith(
+        "With 40 certify samples of class 0 nothing can be proved to lose at most 1 point, "
+        "whatever the models: it takes 300 at the least, or a budget of 7.3 points."
+    )
+    assert not prove(class_drops={"0": 7.3}).falls_back
+    strict = prove(class_drops={"1": 0.15})
+    assert (strict.failed, strict.classes["1"].failed, strict.unprovable) == (False, True, False)
+    needed = strict.classes["1"].samples_needed
+    assert needed is not None
+    assert strict.words().endswith(
+        "What failed is the budget of class 1, 0.15 points with 2,960 certify samples of class 1: "
+        f"about {needed:,} would do."
+    )
+    assert Certificate.from_dict(strict.to_dict()) == strict
 
 
 @pytest.mark.parametrize("max_drop", [0.0, -1.0])

@@ -13,7 +13,7 @@ from understudy.app.cli.optimism import optimism_view
 from understudy.display import plain
 from understudy.errors import PolicyError, TableError
 from understudy.scores import ScoreTable
-from understudy.searching.optimism import Optimism, Spread, Tuning, optimism
+from understudy.searching.optimism import WAYS, Optimism, Spread, Tuning, optimism
 from understudy.split import SPLITS
 
 
@@ -137,9 +137,16 @@ def test_wrong_arguments_are_one_sentence(case: str) -> None:
 
 
 def test_an_empty_split_is_named() -> None:
-    table = synthetic(50, split={"tune": 0.5, "certify": 0.5})
-    with pytest.raises(TableError, match="'test' is empty"):
+    table = synthetic(50, split={"tune": 0.5, "test": 0.5})
+    with pytest.raises(TableError, match="'certify' is empty"):
         optimism(table, max_drop=1.0)
+
+
+def test_without_a_test_split_in_sample_means_certify() -> None:
+    table = synthetic(400, split={"tune": 0.5, "certify": 0.5})
+    found = optimism(table, max_drop=1.0, resamples=2)
+    assert set(found.samples) == {"tune", "certify"}
+    assert [one.way for one in found.tunings] == list(WAYS)
 
 
 def test_the_learned_score_is_fitted_on_every_draw() -> None:

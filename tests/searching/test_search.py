@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 import oracle
 from tables import CONFIDENCES, pair_table, score_tables, synthetic
 from understudy.errors import PolicyError, TableError, UnderstudyError
+from understudy.operating_point import operating_points_of
 from understudy.outcome import evaluate
 from understudy.policy import Policy
 from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import gap_p_value
 from understudy.searching.search import search, search_in_sample
+from understudy.searching.verify import verify
 
 
 @given(st.data())
@@ -51,7 +53,7 @@ def test_in_sample_is_the_optimum_over_all_pairs_and_thresholds(data: st.DataObj
 @given(st.data())
 def test_certified_results_are_sound_on_any_table(data: st.DataObject) -> None:
     table = data.draw(score_tables(least_exits=2, most=40))
-    if len(set(table.split.tolist())) < 3:
+    if not {0, 1} <= set(table.split.tolist()):
         with pytest.raises(TableError, match="is empty"):
             search(table, max_drop=1.0)
         return
@@ -60,7 +62,8 @@ def test_certified_results_are_sound_on_any_table(data: st.DataObject) -> None:
         certificate = choice.certificate
         assert certificate is not None
         assert choice.policy == certificate.policy
-        for split in ("tune", "certify", "test"):
+        assert tuple(choice.on) == table.splits
+        for split in table.splits:
             part = table.on(split)
             assert choice.on[split] == evaluate(part, choice.policy, reference=result.reference)
         certified = choice.on["certify"]
@@ -139,7 +142,7 @@ def test_a_budget_that_cannot_be_certified_is_the_reference_and_a_number() -> No
     (choice,) = result.choices
     assert choice.policy == Policy.single("net2")
     assert (choice.outcome.drop, choice.outcome.saving["MACs"]) == (0.0, 0.0)
-    assert choice.verdict.startswith("A cascade does not pay here: use net2.")
+    assert choice.verdict.startswith("Too few samples to certify a cascade: use net2.")
     assert "certify samples would do" in choice.verdict
     assert choice.certificate is not None
     assert choice.certificate.samples_needed is not None
@@ -305,12 +308,31 @@ def test_a_single_model_is_no_cascade() -> None:
             find(synthetic(60).only(["net1"]), max_drop=1.0)
 
 
-@pytest.mark.parametrize("split", ["tune", "certify", "test"])
+@pytest.mark.parametrize("split", ["tune", "certify"])
 def test_an_empty_split_is_named(split: str) -> None:
     rest = [name for name in ("tune", "certify", "test") if name != split]
     table = synthetic(60, split={rest[0]: 0.5, rest[1]: 0.5})
     with pytest.raises(TableError, match=f"the split '{split}' is empty"):
         search(table, max_drop=1.0)
+
+
+def test_without_a_test_split_plans_are_measured_on_certify() -> None:
+    """The same search, and figures that are said to come from the samples that decided."""
+    table = synthetic(3000, split={"tune": 0.2, "certify": 0.8})
+    result = search(table, max_drop=[0.01, 2.0])
+    assert result.measured_on == result.to_dict()["measured_on"] == "certify"
+    assert Result.from_dict(result.to_dict()) == result
+    fallen, choice = result.choices
+    certificate = choice.certificate
+    assert certificate is not None
+    assert tuple(choice.on) == ("tune", "certify")
+    assert choice.outcome == evaluate(table.on("certify"), choice.policy, reference="net2")
+    assert (choice.outcome.losses, choice.outcome.gains) == (certificate.losses, certificate.gains)
+    assert all(one.samples == len(table.on("certify")) for one in [fallen.outcome, choice.outcome])
+    assert "(measured on certify, the samples that decided: slightly optimistic)" in choice.verdict
+    assert "per budget, measured on certify (the samples that decided: slightly" in str(result)
+    assert all(check.holds for check in verify(result, table))
+    assert [point.max_drop for point in operating_points_of(result)] == [2.0, 0.0]
 
 
 def test_one_sample_can_be_searched_in_sample_only() -> None:

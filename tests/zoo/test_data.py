@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from understudy.errors import DataError
-from understudy.split import DEFAULT_SHARES, assign_splits
+from understudy.split import SHARES_OF_MANY, assign_splits
 from understudy.zoo import parquet_images as parquet
 from understudy.zoo.data import DataSet, batches, open_data
 
@@ -194,7 +194,7 @@ def test_digits_in_two_fixed_halves() -> None:
 
 
 def test_halves_of_the_digits_do_not_decide_their_splits() -> None:
-    codes, _ = assign_splits(open_data("digits:heldout").ids, DEFAULT_SHARES)
+    codes, _ = assign_splits(open_data("digits:heldout").ids, SHARES_OF_MANY)
     shares = np.bincount(codes, minlength=3) / len(codes)
     assert np.allclose(shares, [0.2, 0.6, 0.2], atol=0.05)
 

@@ -45,8 +45,8 @@ class DemoRun:
     """The table and the result of the demo, and how its running cascade compares with them.
 
     Attributes:
-        agreeing: test images with the predicted answer from the predicted exit.
-        compared: all test images.
+        agreeing: held-out images with the predicted answer from the predicted exit.
+        compared: all held-out images.
         seconds: wall time per step.
     """
 
@@ -131,7 +131,7 @@ def _score(weights: Mapping[str, Path], path: Path, on_progress: Progress) -> Sc
 def _build_and_run(
     result: Result, table: ScoreTable, folder: Path, on_step: OnStep, on_progress: Progress
 ) -> tuple[int, int]:
-    """Build and run the cascade of the first budget, and `compare` it on the test split."""
+    """Build and run the cascade of the first budget, and `compare` it with the table."""
     path, answers, drop = folder / "cascade", folder / "answers.parquet", DROPS[0]
     on_step(
         f"4 build the cascade for {drop:g} points and run it on all held-out images",
@@ -143,7 +143,7 @@ def _build_and_run(
     build_cascade(result, path, max_drop=drop, specs={})
     cascade = load_cascade(path)
     run_cascade(cascade, open_data(DATA), answers, batch=256, workers=2, on_progress=on_progress)
-    return compare(table.on("test"), cascade.policy, answers)
+    return compare(table, cascade.policy, answers)
 
 
 def compare(table: ScoreTable, policy: Policy, answers: Path) -> tuple[int, int]:

@@ -20,7 +20,6 @@ from understudy.scoring.outputs import (
     run_stages,
     table_of,
 )
-from understudy.split import DEFAULT_SHARES
 from understudy.zoo.data import Array, check_class_names, check_labels
 
 
@@ -32,7 +31,7 @@ def score(
     classes: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
-    split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
+    split: Mapping[str, float] | Sequence[str] | None = None,
     keep_logits: bool = True,
 ) -> ScoreTable:
     """Run every model on every batch and keep the outputs.
@@ -47,7 +46,8 @@ def score(
         classes: the names of the classes.
         ids: (N,) unique names of the samples; row numbers by default.
         groups: (N,) names; samples of one group share a split.
-        split: shares of tune, certify and test, or (N,) split names.
+        split: shares of tune, certify and test, or (N,) split names; by default
+            `split.default_shares`.
         keep_logits: keep all logits, as float16.
 
     >>> import torch

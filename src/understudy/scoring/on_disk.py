@@ -29,7 +29,7 @@ from understudy.scoring.outputs import (
     run_stages,
     table_of,
 )
-from understudy.split import DEFAULT_SHARES, assign_splits
+from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
 from understudy.zoo.models import load_stages
@@ -48,7 +48,7 @@ def score_into(
     strict: bool = False,
     measure_batches: Sequence[int] = (1, 32),
     workers: int = 2,
-    split: Mapping[str, float] | Sequence[str] = DEFAULT_SHARES,
+    split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     device: str | None = None,
     on_progress: Progress = no_progress,
@@ -72,7 +72,8 @@ def score_into(
         strict: treat a corrupt image as an error.
         measure_batches: batch sizes at which ms per sample are measured, as the units ``ms@SIZE``.
         workers: threads that decode ahead.
-        split: shares of tune, certify and test, or one split name per image.
+        split: shares of tune, certify and test, or one split name per image; by default
+            `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
         on_progress: called after every batch.
@@ -124,7 +125,7 @@ def score_into(
         classes=images.classes,
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),
-        split=split if isinstance(split, Mapping) else list(compress(split, rows)),
+        split=list(compress(split, rows)) if isinstance(split, Sequence) else split,
         provenance={
             "data": images.spec,
             "fingerprint": images.fingerprint,

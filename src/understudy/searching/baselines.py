@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.certificate import Certificate
+from understudy.display import least_percent
 from understudy.outcome import Outcome, decide, points
 from understudy.policy import Policy
-from understudy.result import Baselines, Choice
+from understudy.result import DECIDED, Baselines, Choice
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
@@ -71,7 +72,7 @@ def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
 
 
 def verdict(choice: Choice, *, unit: str, max_cost: float | None, better: str | None) -> str:
-    """The verdict on a choice from its figures on test, or on all samples of a search in-sample.
+    """The verdict on a choice from its headline figures.
 
     Args:
         max_cost: a mean cost per sample that the verdict compares with.
@@ -86,11 +87,13 @@ def verdict(choice: Choice, *, unit: str, max_cost: float | None, better: str | 
             if certificate is None
             else certificate.words()
         )
-        words = f"A cascade does not pay here: use {reference}. {reason}"
+        few = certificate is not None and certificate.unprovable
+        head = "Too few samples to certify a cascade" if few else "A cascade does not pay here"
+        words = f"{head}: use {reference}. {reason}"
     else:
         figures = (
             f"saves {100 * outcome.saving[unit]:.1f} % of {unit} at a drop of "
-            f"{outcome.drop:.2f} points; {_bound(certificate)}."
+            f"{outcome.drop:.2f} points{_measured(choice)}; {_bound(certificate, unit)}."
         )
         words = _comparison(choice, figures) + _lost_time(outcome, unit)
         if max_cost is not None and outcome.cost[unit] > max_cost:
@@ -138,13 +141,22 @@ def _transport(right: Array, counts: Array) -> int:
     return round(float(-answer.fun))
 
 
-def _bound(certificate: Certificate | None) -> str:
+def _measured(choice: Choice) -> str:
+    """Where the figures were measured, if on the samples that decided."""
+    return f" (measured on certify, {DECIDED})" if choice.measured_on == "certify" else ""
+
+
+def _bound(certificate: Certificate | None, unit: str) -> str:
     if certificate is None:
         return "in-sample, so these figures promise too much and nothing is certified"
     look = f" (look {certificate.looks})" if certificate.looks > 1 else ""
-    if certificate.budget >= 0:
-        return f"its drop is certified to be at most {points(certificate.budget)}{look}"
-    return f"its gain is certified to be at least {points(-certificate.budget)}{look}"
+    drop = f"its drop is certified to be at most {points(certificate.budget)}{look}"
+    if certificate.budget < 0:
+        drop = f"its gain is certified to be at least {points(-certificate.budget)}{look}"
+    least = certificate.saving_bounds.get(unit)
+    each = "" if least is None else " each"
+    saving = "" if least is None else f" and its saving at least {least_percent(least)}"
+    return f"with probability {1 - certificate.delta:g}{each}, {drop}{saving}"
 
 
 def _comparison(choice: Choice, figures: str) -> str:

@@ -15,6 +15,7 @@ from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 from understudy.searching.all_pairs import search_all_pairs
 from understudy.searching.pairs import cheapest_pair, checked_drops, pair_curves
+from understudy.split import headline_split
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Saver:
         big: the large model.
         max_drop: the budget in points.
         policy: little -> big; the little model or the big one alone where that is cheapest.
-        on: its outcome on tune, where it was chosen, and on test.
+        on: its outcome on tune, where it was chosen, and on test, or on certify without a test
+            split.
     """
 
     big: str
@@ -46,6 +48,11 @@ class Saver:
         alone = -np.inf if self.little else np.inf
         return alone if threshold is None else threshold
 
+    @property
+    def measured_on(self) -> str:
+        """The split that it was not chosen on."""
+        return headline_split(self.on)
+
     def share(self, split: str) -> float:
         """The fraction of samples that the little model answers."""
         return self.on[split].shares[self.little] if self.little else 0.0
@@ -60,7 +67,8 @@ class Saver:
             "share": {split: self.share(split) for split in self.on},
             "saving": {split: outcome.saving[unit] for split, outcome in self.on.items()},
             "drop": {split: outcome.drop for split, outcome in self.on.items()},
-            "test_drop_interval": list(self.on["test"].drop_interval),
+            "measured_on": self.measured_on,
+            f"{self.measured_on}_drop_interval": list(self.on[self.measured_on].drop_interval),
         }
 
 
@@ -103,8 +111,9 @@ def best_savers(
     """For every model that has a cheaper one, the cheapest pair within each budget.
 
     Every ordered pair is tried at every threshold, exactly, on `tune`; the best is measured on
-    `test` and not certified. Where exits share parts, or where the answers of each large model
-    stand in for missing labels, pairs are searched one by one, which takes longer.
+    `test`, or on `certify` where the table has no test split, and not certified. Where exits share
+    parts, or where the answers of each large model stand in for missing labels, pairs are searched
+    one by one, which takes longer.
 
     `max_drop` is in points against each large model; `unit` and `confidence` are as for `search`.
 
@@ -122,7 +131,7 @@ def best_savers(
     """
     drops = checked_drops(max_drop)
     unit = table.unit(unit)
-    tune, test = table.on("tune"), table.on("test")
+    tune, last = table.on("tune"), headline_split(table.splits)
     costs = table.exit_costs(unit)
     bigs = [int(row) for row in np.argsort(-costs, kind="stable") if costs[row] > costs.min()]
     if not bigs:
@@ -131,7 +140,7 @@ def best_savers(
     choose = _one_by_one if one_by_one else _all_at_once
     rows = []
     for (big, drop), policy in choose(tune, bigs, drops, unit, confidence).items():
-        parts = {"tune": tune, "test": test}
+        parts = {"tune": tune, last: table.on(last)}
         on = {name: evaluate(part, policy, reference=big) for name, part in parts.items()}
         rows.append(Saver(big, drop, policy, on))
     return Savers(unit, confidence, tuple(rows))

@@ -25,6 +25,7 @@ from understudy.searching.policy_sequences import (
     labels_missing,
     losses_and_gains,
 )
+from understudy.searching.saving_bound import saving_bounds
 
 
 def certify(
@@ -60,9 +61,11 @@ def certify(
     p_values = np.max([one.p_values for one in (whole, *of_class.values())], axis=0)
     failed = p_values > delta
     proved = int(np.argmax(failed)) if failed.any() else len(failed)
-    bound = whole.bound(proved)
+    bound = whole.bound(proved, delta)
+    policies = sequence.policies
+    saving = partial(saving_bounds, table, reference=reference, delta=delta)
     return Certificate(
-        policy=sequence.policies[proved - 1] if proved else Policy.single(reference),
+        policy=policies[proved - 1] if proved else Policy.single(reference),
         reference=reference,
         kind="disagreement" if table.label is None else "gap",
         budget=max_drop,
@@ -71,13 +74,15 @@ def certify(
         losses=bound.losses,
         gains=bound.gains,
         p_value=bound.p_value,
-        path=sequence.policies[:proved],
-        steps=len(sequence.policies),
-        classes={name: one.bound(proved) for name, one in of_class.items()},
+        path=policies[:proved],
+        steps=len(policies),
+        classes={name: one.bound(proved, delta) for name, one in of_class.items()},
         samples_needed=_needed(sequence, max_drop / 100, delta) if failed.any() else None,
         looks=looks,
         table=table.hash,
         split=table.provenance.get("split", {}),
+        saving_bounds=saving(policies[proved - 1], policies) if proved else {},
+        failed=bound.failed,
     )
 
 
@@ -98,6 +103,7 @@ def certify_one(
         return largest_p_value(test, losses, gains, missing, delta=delta)
 
     alone = policy == Policy.single(reference)
+    saving = partial(saving_bounds, table, reference=reference, delta=delta)
     low, high = (0, 0) if alone else (-1_000_000, 1_000_000)
     while high - low > 1:
         middle = (low + high) // 2
@@ -118,6 +124,7 @@ def certify_one(
         looks=looks,
         table=table.hash,
         split=table.provenance.get("split", {}),
+        saving_bounds={} if alone else saving(policy, [policy]),
     )
 
 
@@ -174,13 +181,22 @@ class _SequenceTest:
                 break
         return _SequenceTest(max_drop, len(table), losses, gains, p_values)
 
-    def bound(self, proved: int) -> ClassBound:
+    def bound(self, proved: int, delta: float) -> ClassBound:
         """The bound of the last of `proved` policies; for 0, that of the reference itself."""
-        if not proved:
-            return ClassBound(self.max_drop, self.samples, 0, 0, None)
-        losses, gains = int(self.losses[proved - 1]), int(self.gains[proved - 1])
-        p_value = float(self.p_values[proved - 1])
-        return ClassBound(self.max_drop, self.samples, losses, gains, p_value)
+        failed = proved < len(self.p_values) and bool(self.p_values[proved] > delta)
+        needed = self._needed(proved, delta) if failed else None
+        losses, gains, p_value = 0, 0, None
+        if proved:
+            losses, gains = int(self.losses[proved - 1]), int(self.gains[proved - 1])
+            p_value = float(self.p_values[proved - 1])
+        return ClassBound(self.max_drop, self.samples, losses, gains, p_value, failed, needed)
+
+    def _needed(self, row: int, delta: float) -> int | None:
+        """About how many samples would prove a policy, by its counts here."""
+        losses, gains = int(self.losses[row]) / self.samples, int(self.gains[row]) / self.samples
+        if losses - gains >= self.max_drop / 100:
+            return None
+        return samples_needed(losses + gains, losses - gains, self.max_drop / 100, delta)
 
 
 def _needed(sequence: PolicySequence, budget: float, delta: float) -> int | None:

@@ -146,7 +146,7 @@ def _needed_on_tune(data: SearchData) -> Marks:
 
 def _needed_on_test(policy: Policy, data: SearchData) -> Marks:
     """The test samples that the policy answers otherwise, or an exit that it is compared with."""
-    test, reference, unit = data.test, data.spec.reference, data.spec.unit
+    test, reference, unit = data.measured, data.spec.reference, data.spec.unit
     if policy == Policy.single(reference):
         return np.zeros(len(test), bool)
     cost = evaluate(data.tune, policy, reference=reference).cost[unit]

@@ -25,7 +25,7 @@ from understudy.searching.certify import certify, certify_one
 from understudy.searching.pairs import checked_drops
 from understudy.searching.published_rules import published_rules, saver_rules
 from understudy.searching.strategies import SearchSpec, Strategy, choose_sequences, strategies_for
-from understudy.split import ALL, SPLITS
+from understudy.split import ALL, headline_split
 
 Drops = float | Sequence[float]
 
@@ -46,7 +46,8 @@ def search(
     """The cheapest policy whose accuracy drop is proved to lie within each budget.
 
     Every exit that is cheaper than the reference is tried as the little model, at every threshold,
-    exactly, on `tune`; what was chosen there is certified on `certify`, measured once on `test`.
+    exactly, on `tune`; what was chosen there is certified on `certify` and measured once on
+    `test`, or on `certify` too where the table has no test split.
 
     Args:
         max_drop: budget(s) in points against the reference.
@@ -204,9 +205,10 @@ class SearchData:
         *,
         delta: float,
         options: Mapping[str, Any],
-        splits: Sequence[str] = SPLITS,
+        splits: Sequence[str] = (),
     ) -> SearchData:
         """The table's splits, with the learned score where it is requested."""
+        splits = splits or table.splits
         max_cost, confidence = options["max_cost"], options["confidence"]
         if max_cost is not None and not max_cost > 0:
             raise PolicyError(f"a cost to stay within is above 0, found {max_cost:g}")
@@ -230,9 +232,9 @@ class SearchData:
         return self.splits.get("tune", self.table)
 
     @property
-    def test(self) -> ScoreTable:
+    def measured(self) -> ScoreTable:
         """Where the headline figures are measured."""
-        return self.splits.get("test", self.table)
+        return self.splits[headline_split(self.splits)]
 
     def choice(
         self, policy: Policy, max_drop: float, certificate: Certificate | None = None
@@ -241,9 +243,14 @@ class SearchData:
         reference, unit, on = self.spec.reference, self.spec.unit, self._outcomes(policy)
         cost = (on.get("tune") or on[ALL]).cost[unit]
         compared = baselines(
-            policy, tune=self.tune, measured=self.test, reference=reference, unit=unit, cost=cost
+            policy,
+            tune=self.tune,
+            measured=self.measured,
+            reference=reference,
+            unit=unit,
+            cost=cost,
         )
-        classes = class_gaps(self.tune, self.test, policy, reference=reference)
+        classes = class_gaps(self.tune, self.measured, policy, reference=reference)
         choice = Choice(max_drop, policy, on, certificate, compared, "", classes)
         better = dominating(self.tune, reference=reference, unit=unit)
         words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better)
@@ -275,7 +282,7 @@ class SearchData:
             },
             arguments=requested,
             published=rules(
-                models_of(self.tune), models_of(self.test), max_drop=drops, **spec.names
+                models_of(self.tune), models_of(self.measured), max_drop=drops, **spec.names
             ),
         )
 

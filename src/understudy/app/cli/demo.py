@@ -40,13 +40,14 @@ def _view(found: DemoRun) -> Group:
     from understudy.outcome import points
 
     outcome, seconds = found.choice.outcome, found.seconds
+    probability = 1 - found.result.delta
     lines = [
         f"The cascade saves {percent(outcome.saving['MACs'])} of the MACs of "
-        f"{found.result.reference}; its drop is certified to be at most "
-        f"{points(found.choice.max_drop)}.",
+        f"{found.result.reference}; with probability {probability:g} its drop is certified to be "
+        f"at most {points(found.choice.max_drop)}.",
         f"Answered by {shares_text(outcome.shares)}.",
-        f"As run, {found.agreeing} of {found.compared} test images have the predicted answer from "
-        "the predicted exit.",
+        f"As run, {found.agreeing} of {found.compared} held-out images have the predicted answer "
+        "from the predicted exit.",
         f"Time: {', '.join(f'{step} {lap:.1f} s' for step, lap in seconds.items())}.",
         f"Open {found.folder / 'report.html'} in a browser.",
     ]

@@ -20,6 +20,6 @@ def import_exits(
     from understudy.store import check_target, save_table
 
     check_target(into)
-    scores = import_record(record, macs, split=terminal.split_shares(split))
+    scores = import_record(record, macs, split=terminal.split_shares(split, into=into))
     save_table(scores, into)
     terminal.answer_table(scores, into, as_json=as_json)

@@ -68,7 +68,7 @@ def import_predictions(
         unit=unit,
         prediction=prediction,
         confidence=confidence,
-        split=terminal.split_shares(split),
+        split=terminal.split_shares(split, into=table),
     )
     save_table(scores, table)
     terminal.answer_table(scores, table, as_json=as_json)

@@ -22,14 +22,19 @@ def savers(
 ) -> None:
     """Find the best saver for every model that has a cheaper one.
 
-    Savers are chosen on the tune split and measured on the test split. Nothing is certified and no
-    look at the certify split is counted: search one of the pairs for a certificate.
+    Savers are chosen on the tune split and measured on the test split; without one on the certify
+    split, which counts as a look at it. Nothing is certified: search one of the pairs for a
+    certificate.
     """
+    from understudy.looks import log_look
     from understudy.searching.best_savers import best_savers
     from understudy.store import load_table
 
     drops = numbers(max_drop, "--max-drop")
-    found = best_savers(load_table(table), drops, unit=unit, confidence=confidence)
+    scores = load_table(table)
+    found = best_savers(scores, drops, unit=unit, confidence=confidence)
+    if found.rows[0].measured_on == "certify":
+        log_look(table, scores.on("certify").ids, why=f"savers {drops}")
     answer(savers_view(found), found.to_dict(), as_json=as_json)
 
 
@@ -41,19 +46,21 @@ def savers_view(found: Savers) -> Group:
             f"{row.max_drop:g}",
             row.little or "none",
             f"{row.threshold:.4g}",
-            percent(row.share("test")),
-            percent(row.on["test"].saving[found.unit]),
-            f"{row.on['test'].drop:+.2f}",
-            interval_text(row.on["test"].drop_interval),
+            percent(row.share(row.measured_on)),
+            percent(row.on[row.measured_on].saving[found.unit]),
+            f"{row.on[row.measured_on].drop:+.2f}",
+            interval_text(row.on[row.measured_on].drop_interval),
         )
         for row in found
     )
+    measured_on = found.rows[0].measured_on
     table = table_of(
-        "the best saver of every model, measured on test",
+        f"the best saver of every model, measured on {measured_on}",
         ("model", "budget", "plan: saver", "threshold", "answers", "saving", "drop", "95 %"),
         rows,
     )
     words = (
-        "Chosen on tune, measured on test; nothing is certified here: search that pair for a proof."
+        f"Chosen on tune, measured on {measured_on}; nothing is certified here: search that pair "
+        "for a proof."
     )
     return group_of(table, note_of(words))

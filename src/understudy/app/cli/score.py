@@ -62,7 +62,7 @@ def score(
             keep_logits=keep_logits,
             strict=strict,
             workers=workers,
-            split=terminal.split_shares(split),
+            split=terminal.split_shares(split, into=into),
             device=device,
             on_progress=advance,
         )

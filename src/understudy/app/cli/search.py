@@ -9,7 +9,7 @@ import typer
 
 from understudy.app.cli import terminal
 
-JSON_KEYS = ("unit", "reference", "delta", "searched_on", "results", "singles")
+JSON_KEYS = ("unit", "reference", "delta", "searched_on", "measured_on", "results", "singles")
 
 
 def search(
@@ -79,7 +79,8 @@ def search(
     """Find the cheapest policy whose drop in accuracy is certified to lie within a budget.
 
     Every exit and every threshold is tried, exactly, on the tune split; the policy is certified on
-    the certify split and measured once on the test split.
+    the certify split and measured once on the test split, or on the certify split where the table
+    has no test split.
     """
     from understudy.files import write_json
     from understudy.looks import count_looks, delta_of_look, log_look

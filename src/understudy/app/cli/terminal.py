@@ -214,7 +214,11 @@ Budgets = Annotated[
 ]
 SplitShares = Annotated[
     str | None,
-    option("SHARES", "Shares of the splits. [dim]Default: tune=.2,certify=.6,test=.2[/]"),
+    option(
+        "SHARES",
+        "Shares of the splits. [dim]Default: tune=.2,certify=.6,test=.2; "
+        "below 5,000 samples tune=.2,certify=.8; over an older table, the shares of that one.[/]",
+    ),
 ]
 
 
@@ -304,20 +308,21 @@ def batch_sizes(texts: Iterable[str], option: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def split_shares(text: str | None) -> dict[str, float]:
-    """Shares of splits; the default shares where no text is given.
+def split_shares(text: str | None, *, into: Path) -> dict[str, float] | None:
+    """Shares of splits; without a text those of an older table at `into`, None where there is none.
 
-    >>> split_shares("tune=.2,certify=.6,test=.2")
+    >>> split_shares("tune=.2,certify=.6,test=.2", into=Path("table"))
     {'tune': 0.2, 'certify': 0.6, 'test': 0.2}
 
     Raises:
         TableError: an unknown split, a share outside 0 to 1, or a sum that is not 1.
         UsageError: no NAME=NUMBER.
     """
-    from understudy.split import DEFAULT_SHARES, check_shares
+    from understudy.split import check_shares
+    from understudy.store import stored_shares
 
     if text is None:
-        return dict(DEFAULT_SHARES)
+        return stored_shares(into)
     return check_shares(named_numbers(text.split(","), "--split"))
 
 

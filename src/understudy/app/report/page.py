@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from understudy.app.bench_result import Bench
 from understudy.app.report.record import Report
-from understudy.display import cost_text, interval_text, percent
+from understudy.display import cost_text, interval_text, least_percent, percent
 from understudy.files import replacing
 from understudy.intervals import Interval
-from understudy.result import Result
+from understudy.result import DECIDED, Result
 
 WIDE, NARROW = 760.0, 330.0
 
@@ -37,6 +37,7 @@ def render(result: Result, bench: Bench | None = None) -> str:
         charts=_charts(report, bench),
         colours=drawing.colours(list(report.singles)),
         palette=drawing,
+        decided=DECIDED,
     )
     return page + "\n"
 
@@ -83,6 +84,7 @@ def _environment(report: Report) -> Environment:
     filters: dict[str, Any] = {
         "cost": partial(cost_text, unit=report.result.unit),
         "percent": percent,
+        "least": least_percent,
         "interval": _interval,
         "points": lambda drop: _minus(f"{drop:+.2f}"),
         "number": lambda value: _minus(f"{value:g}"),

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from understudy.certificate import several_guarantees
 from understudy.deciles import Bin
 from understudy.outcome import ClassGap
-from understudy.result import Choice, Result
+from understudy.result import DECIDED, Choice, Result
 from understudy.split import ALL, SPLITS
 
 DRAWN_POINTS = 400
@@ -44,6 +45,9 @@ class Report:
         plans = [choice.policy.exits for choice in self.result.choices]
         cascades = sum(len(exits) > 1 for exits in plans)
         if not cascades:
+            certificates = (choice.certificate for choice in self.result.choices)
+            if all(proof is not None and proof.unprovable for proof in certificates):
+                return f"Too few samples to certify a cascade for {self.result.reference}"
             names = dict.fromkeys(exits[0] for exits in plans)
             return f"A cascade does not pay here: use {' or '.join(names)}"
         if self.result.in_sample:
@@ -63,10 +67,23 @@ class Report:
             some = samples.get(ALL, "some")
             return f"Chosen among {exits} and measured on the same {some} samples.{partly}"
         tune, certify, test = (samples.get(name, "some") for name in SPLITS)
-        return (
-            f"Chosen among {exits} on {tune} samples, certified on {certify} others, "
-            f"measured once on {test} more.{partly}"
+        measured = (
+            f"measured on the same {certify}, {DECIDED}"
+            if self.result.measured_on == "certify"
+            else f"measured once on {test} more"
         )
+        certified = f"on {tune} samples, certified on {certify} others, {measured}."
+        return f"Chosen among {exits} {certified}{partly}"
+
+    def least_saving(self, choice: Choice) -> float | None:
+        """The certified saving of a plan; None where there is none."""
+        proof = choice.certificate
+        return None if proof is None else proof.saving_bounds.get(self.result.unit)
+
+    @property
+    def together(self) -> str:
+        """What several guarantees are together."""
+        return several_guarantees(len(self.result.choices), self.result.delta)
 
     @property
     def measure(self) -> str:
