@@ -61,11 +61,13 @@ class Neighbours:
         cost: (F,) mean cost per sample.
         wrong: (F,) number of wrong answers, strictly falling.
         thresholds: (F, K) float64; NaN is off, -inf answers everything.
+        answered: (F, J + 1) how many samples each group answers, and the full model.
     """
 
     cost: Array
     wrong: Array
     thresholds: Array
+    answered: Array
 
     def __len__(self) -> int:
         return len(self.cost)
@@ -229,7 +231,14 @@ def fill(problem: ExitProblem, configurations: Sequence[Configuration]) -> Neigh
     thresholds = np.stack([configurations[row].thresholds for row in index])
     thresholds[problem.group == problem.group[exit][:, None]] = np.nan
     thresholds[np.arange(len(exit)), exit] = _thresholds(problem, exit, accepted)
-    return Neighbours(cost * (quantum / problem.samples), wrong, thresholds)
+    answered = np.zeros((len(wrong), len(problem.first)), np.int64)
+    order = np.lexsort((accepted, exit, index))
+    for rows in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
+        setting = _setting(problem, configurations[index[rows[0]]].thresholds)
+        counts = np.zeros((len(rows), len(problem.first)), np.int64)
+        kernels.count_answers(arrays, setting, exit[rows], accepted[rows], counts)
+        answered[rows] = counts
+    return Neighbours(cost * (quantum / problem.samples), wrong, thresholds, answered)
 
 
 def _arrays(problem: ExitProblem) -> ProblemArrays:
