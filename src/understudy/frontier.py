@@ -155,13 +155,15 @@ class Frontier(
         return Frontier(tuple(sorted(points, key=lambda p: p.cost)), self.unit, self.reference)
 
 
-def undominated(cost: npt.ArrayLike, drop: npt.ArrayLike) -> npt.NDArray[np.intp]:
+def undominated(
+    cost: npt.NDArray[np.float64], drop: npt.NDArray[np.float64]
+) -> npt.NDArray[np.intp]:
     """The rows that no other one beats in cost and drop, by rising cost; of equals the first.
 
-    >>> undominated([2.0, 1.0, 1.0, 3.0], [0.5, 2.0, 1.0, 0.5]).tolist()
+    >>> undominated(np.array([2.0, 1.0, 1.0, 3.0]), np.array([0.5, 2.0, 1.0, 0.5])).tolist()
     [2, 0]
     """
     order = np.lexsort((drop, cost))
-    sorted_drop = np.asarray(drop, np.float64)[order]
+    sorted_drop = drop[order]
     least = np.minimum.accumulate(np.append(np.inf, sorted_drop))[:-1]
     return np.asarray(order[sorted_drop < least], np.intp)

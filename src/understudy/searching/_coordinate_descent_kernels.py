@@ -312,20 +312,17 @@ def count_answers(
             while row >= 0 and exits[row] == exit:
                 row -= 1
             rows = slice(row + 1, last + 1)
-            _count_prefixes(problem.order[exit], codes, counts, group, accepted[rows], out[rows])
+            out[row + 1] = counts[::2] + counts[1::2]
+            _count_prefixes(problem.order[exit], codes, group, accepted[rows], out[rows])
         if choice[group] != OFF:
             _answer(problem, group, choice[group], threshold[group], later)
 
 
 @compiled
-def _count_prefixes(
-    order: Array, codes: Array, counts: Array, group: int, accepted: Array, out: Array
-) -> None:
-    """The same for one exit of `group`, given the codes with it off and how many have each."""
-    answered = np.empty(out.shape[1], np.int64)
-    for other in range(answered.shape[0]):
-        answered[other] = counts[2 * other] + counts[2 * other + 1]
-    done = 0
+def _count_prefixes(order: Array, codes: Array, group: int, accepted: Array, out: Array) -> None:
+    """The same for one exit of `group`, given the `codes` with it off and their counts in the first
+    row of `out`."""
+    answered, done = out[0].copy(), 0
     for row in range(accepted.shape[0]):
         for at in range(done, accepted[row]):
             code = np.int64(codes[order[at] >> LOW_BITS])

@@ -244,7 +244,7 @@ def _costs(
     stages, kind = np.unique(visited, axis=0, return_inverse=True)
     for number, row in enumerate(stages):
         rows, names = np.flatnonzero(kind == number), []
-        for stage in np.flatnonzero(row):
+        for stage in np.flatnonzero(row).tolist():
             names.append(order[stage])
             cost[rows] += shares[rows, stage] * table.cost_of(names, unit)
     return cost

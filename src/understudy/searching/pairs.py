@@ -212,8 +212,9 @@ def _point(curve: PairCurve, reference: Outcome, position: int) -> Point:
     accepted = int(curve.accepted[position])
     shares = {curve.little: accepted / count, curve.last: (count - accepted) / count}
     reference_right = round(reference.reference_accuracy * count)
-    right = reference_right + int(curve.gains[position] - curve.losses[position])
-    cost, drop, full = float(curve.cost[position]), float(curve.drop[position]), curve.cost[0]
+    lost = int(curve.losses[position] - curve.gains[position])
+    right, drop = reference_right - lost, 100.0 * lost / count
+    cost, full = float(curve.cost[position]), curve.cost[0]
     saving = 1 - float(cost / full) if full else 0.0
     visited = {name: shares[name] for name in policy.exits}
     return Point(policy, cost, right / count, drop, saving, visited)

@@ -271,7 +271,8 @@ def _point(curve: PairCurve, reference: Outcome, row: int) -> Point:
     """The point of one position of an ensemble's curve."""
     policy, share = curve.policy(row), float(curve.accepted[row] / curve.samples)
     shares = {curve.little: share, curve.last: 1 - share}
-    drop, cost = float(curve.drop[row]), float(curve.cost[row])
+    drop = 100.0 * int(curve.losses[row] - curve.gains[row]) / curve.samples
+    cost = float(curve.cost[row])
     accuracy = reference.reference_accuracy - drop / 100
     saving = 1 - cost / curve.full if curve.full else 0.0
     visited = {name: shares[name] for name in policy.exits}
