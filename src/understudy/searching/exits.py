@@ -29,7 +29,7 @@ from understudy.searching.coordinate_descent import (
 from understudy.searching.exit_problem import ExitProblem
 
 TRADE_OFFS = 51
-STARTS = 6
+STARTS, ROUNDS = 6, 8
 Array = npt.NDArray[Any]
 
 
@@ -40,17 +40,19 @@ def search_exits(
     confidence: str = DEFAULT_CONFIDENCE,
     unit: str | None = None,
     starts: int = STARTS,
+    rounds: int = ROUNDS,
     seed: int = 0,
 ) -> Frontier:
     """Which exits to turn on and at which thresholds, for every trade-off of cost and accuracy.
 
     The exits are visited in order of cost, those that cost more than the reference never.
     Thresholds are found by exact line search from random starts and along the trade-off; the
-    frontier is then filled with every neighbour that differs in one exit.
+    frontier is then filled with every neighbour that differs in one exit, round after round.
 
     Args:
         reference, confidence, unit: as for `search`; the reference answers whatever is left.
         starts: random starts per trade-off; 1 is quicker and can miss a point or two of cost.
+        rounds: how often the frontier is filled again from points between the trade-offs.
         seed: of the random starts; one seed, one result, whatever the number of threads.
 
     Raises:
@@ -64,9 +66,8 @@ def search_exits(
     """
     unit = table.unit(unit)
     reference = table.reference(reference, unit=unit)
-    points = exit_points(
-        table, reference=reference, confidence=confidence, unit=unit, starts=starts, seed=seed
-    )
+    effort = {"starts": starts, "rounds": rounds, "seed": seed}
+    points = exit_points(table, reference=reference, confidence=confidence, unit=unit, **effort)
     return Frontier.of_arrays([points], unit=unit, reference=reference)
 
 
@@ -77,9 +78,11 @@ def exit_points(
     confidence: str,
     unit: str,
     starts: int = STARTS,
+    rounds: int = ROUNDS,
     seed: int = 0,
+    threads: int | None = None,
 ) -> PointArrays:
-    """What `search_exits` finds, as arrays; the arguments are the same."""
+    """What `search_exits` finds, as arrays, with so many threads; the arguments are the same."""
     names = exits_in_order(table, reference, unit)
     if not names:
         alone = Policy.single(reference)
@@ -87,10 +90,11 @@ def exit_points(
         return PointArrays.of([Point.of(alone, outcome, unit=unit)])
     problem = exit_problem(table, names, reference, confidence=confidence, unit=unit)
     off = configuration(problem, np.full(problem.exits, np.nan))
-    weights = even_weights(problem, TRADE_OFFS)
-    filled = fill(problem, [off, *trade_offs(problem, weights, starts=starts, seed=seed)])
-    found = _FoundExits.of(table, problem, filled, order=(*names, reference), unit=unit)
-    return PointArrays(found.cost, found.drop, partial(found.point, confidence=confidence))
+    weights = even_weights(problem, TRADE_OFFS if problem.exits > 1 else 0)
+    found = trade_offs(problem, weights, starts=starts, seed=seed, threads=threads)
+    filled = fill(problem, [off, *found], rounds=rounds, threads=threads)
+    points = _FoundExits.of(table, problem, filled, order=(*names, reference), unit=unit)
+    return PointArrays(points.cost, points.drop, partial(points.point, confidence=confidence))
 
 
 def exits_in_order(table: ScoreTable, reference: str, unit: str) -> list[str]:

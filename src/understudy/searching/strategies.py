@@ -8,7 +8,9 @@ searches on one half of tune and is measured on the other, both ways.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypedDict
@@ -140,11 +142,14 @@ def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
     candidates = exits_in_order(table, reference, unit)
     chosen: list[str] = []
     points: list[PointArrays] = []
+
+    def with_one_more(name: str) -> PointArrays:
+        few = table.only([*chosen, name, reference])
+        return exit_points(few, starts=1, rounds=0, threads=1, **spec.names)
+
     while candidates and len(chosen) < MOST_ON:
-        tried = {
-            name: exit_points(table.only([*chosen, name, reference]), starts=1, **spec.names)
-            for name in candidates
-        }
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            tried = dict(zip(candidates, pool.map(with_one_more, candidates), strict=True))
         candidates = sorted(candidates, key=lambda name: _summed_cost(tried[name], spec))
         points += tried.values()
         chosen.append(candidates[0])
