@@ -184,16 +184,22 @@ def trade_offs(
     weights = [_check_weight(problem, weight) for weight in weights]
     generators = np.random.default_rng(seed).spawn(len(weights) + 1)
     found: list[Configuration] = []
-    for weight in weights:
+    tried: list[set[bytes]] = [set() for _ in weights]
+    for weight, origins in zip(weights, tried, strict=True):
         start = found[-1].thresholds if found else random_start(problem, generators[-1])
         found.append(descend(problem, weight, start=start))
+        origins |= {start.tobytes(), found[-1].thresholds.tobytes()}
     if starts <= 1:
         return found
 
     def improved(index: int, origins: Iterable[Array]) -> Configuration:
-        weight = weights[index]
-        others = [descend(problem, weight, start=origin) for origin in origins]
-        return min([found[index], *others], key=lambda one: one.objective(weight, problem.samples))
+        weight, best = weights[index], found[index]
+        for origin in origins:
+            if origin.tobytes() not in tried[index]:
+                other = descend(problem, weight, start=origin)
+                tried[index] |= {origin.tobytes(), other.thresholds.tobytes()}
+                best = min(best, other, key=lambda one: one.objective(weight, problem.samples))
+        return best
 
     def from_random_starts(index: int) -> Configuration:
         draws = (random_start(problem, generators[index]) for _ in range(starts - 1))
