@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from understudy.errors import PolicyError
 from understudy.json_codec import Stored, StoredFile
@@ -33,6 +36,26 @@ class Point(Stored, keys=("cost", "accuracy", "drop", "saving", "shares", "polic
             saving=outcome.saving[unit],
             shares=outcome.shares,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class PointArrays:
+    """P points as arrays; `point` makes the one of a row, where it is kept.
+
+    Attributes:
+        cost, drop: (P,) mean cost per sample, and the drop in points.
+        point: the point of a row.
+    """
+
+    cost: npt.NDArray[np.float64]
+    drop: npt.NDArray[np.float64]
+    point: Callable[[int], Point]
+
+    @staticmethod
+    def of(points: Sequence[Point]) -> PointArrays:
+        """Points that are made already."""
+        cost, drop = (np.array([getattr(p, name) for p in points]) for name in ("cost", "drop"))
+        return PointArrays(cost, drop, points.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -68,10 +91,18 @@ class Frontier(
     @staticmethod
     def of(points: Iterable[Point], *, unit: str, reference: str) -> Frontier:
         """The non-dominated ones among `points`; of equals the first stays."""
-        kept: list[Point] = []
-        for point in sorted(points, key=lambda p: (p.cost, p.drop)):
-            if not kept or point.drop < kept[-1].drop:
-                kept.append(point)
+        return Frontier.of_arrays([PointArrays.of(list(points))], unit=unit, reference=reference)
+
+    @staticmethod
+    def of_arrays(arrays: Sequence[PointArrays], *, unit: str, reference: str) -> Frontier:
+        """The same for points in arrays: only those that are kept are made."""
+        cost = np.concatenate([one.cost for one in arrays])
+        drop = np.concatenate([one.drop for one in arrays])
+        ends = np.cumsum([len(one.cost) for one in arrays])
+        kept = []
+        for row in undominated(cost, drop).tolist():
+            source = int(np.searchsorted(ends, row, side="right"))
+            kept.append(arrays[source].point(row - int(ends[source]) + len(arrays[source].cost)))
         return Frontier(tuple(kept), unit, reference)
 
     def __iter__(self) -> Iterator[Point]:
@@ -122,3 +153,17 @@ class Frontier(
             for p in self.points
         )
         return Frontier(tuple(sorted(points, key=lambda p: p.cost)), self.unit, self.reference)
+
+
+def undominated(
+    cost: npt.NDArray[np.float64], drop: npt.NDArray[np.float64]
+) -> npt.NDArray[np.intp]:
+    """The rows that no other one beats in cost and drop, by rising cost; of equals the first.
+
+    >>> undominated(np.array([2.0, 1.0, 1.0, 3.0]), np.array([0.5, 2.0, 1.0, 0.5])).tolist()
+    [2, 0]
+    """
+    order = np.lexsort((drop, cost))
+    sorted_drop = drop[order]
+    least = np.minimum.accumulate(np.append(np.inf, sorted_drop))[:-1]
+    return np.asarray(order[sorted_drop < least], np.intp)

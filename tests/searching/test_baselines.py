@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 import oracle
 from tables import policies, score_tables, synthetic
@@ -87,7 +88,35 @@ def test_nothing_is_as_cheap() -> None:
     assert (found.single, found.single_drop) == (None, None)
 
 
-def test_many_stages_of_many_samples_are_a_transport_problem() -> None:
+def most_right_by_linear_program(right: np.ndarray, counts: np.ndarray) -> int:
+    """A transport problem between the stages and the patterns of which stages are right."""
+    patterns, sizes = np.unique(right, axis=1, return_counts=True)
+    by_pattern = np.kron(np.ones(len(counts)), np.eye(len(sizes)))
+    by_stage = np.kron(np.eye(len(counts)), np.ones(len(sizes)))
+    answer = linprog(
+        -patterns.astype(float).ravel(),
+        A_eq=np.concatenate([by_pattern, by_stage]),
+        b_eq=np.concatenate([sizes, counts]),
+        method="highs",
+    )
+    return round(float(-answer.fun))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_oracle_of_many_stages_solves_the_transport_problem(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    table = synthetic(300, seed=seed, exits=3 + seed % 4)
+    *before, last = draw.permutation(table.names).tolist()
+    steps = [PolicyStage(name, float(draw.choice([0.3, 0.5, 0.7, 0.9]))) for name in before]
+    policy = Policy((*steps, PolicyStage(last)))
+    found = baselines(policy, tune=table, measured=table, reference=last, unit="MACs", cost=1e9)
+    right = right_of(table, last)
+    rows = [table.index(name) for name in policy.exits]
+    best = most_right_by_linear_program(right[rows], stage_counts(table, policy))
+    assert found.oracle_drop == 100 * (int(right[rows[-1]].sum()) - best) / len(table)
+
+
+def test_the_oracle_of_many_samples_beats_the_policy() -> None:
     table = synthetic(3000, exits=4)
     steps = [
         PolicyStage(name, level) for name, level in zip(table.names, (0.7, 0.5, 0.3), strict=False)

@@ -181,6 +181,58 @@ def test_fill_is_the_frontier_of_all_neighbours(problem: ExitProblem, seed: int)
         assert (pytest.approx(cost), wrong) == (points.cost[index], points.wrong[index])
 
 
+@given(problems, st.integers(0, 99))
+def test_fill_counts_the_answers_of_every_group(problem: ExitProblem, seed: int) -> None:
+    bases = [configuration(problem, start_of(problem, seed + 100 * i)) for i in range(3)]
+    points = fill(problem, bases, rounds=2, threads=2)
+    for thresholds, answered in zip(points.thresholds, points.answered, strict=True):
+        left, counts = np.ones(problem.samples, bool), np.zeros(len(problem.first), int)
+        for exit in np.flatnonzero(~np.isnan(thresholds)):
+            stops = left & accepts(problem.confidence[exit], thresholds[exit])
+            counts[np.searchsorted(problem.first, exit, side="right") - 1] = stops.sum()
+            left &= ~stops
+        counts[-1] = left.sum()
+        assert answered.tolist() == counts.tolist()
+
+
+@given(problems, st.integers(0, 99))
+def test_further_rounds_only_gain(problem: ExitProblem, seed: int) -> None:
+    bases = [configuration(problem, start_of(problem, seed))]
+    once, often = fill(problem, bases), fill(problem, bases, rounds=3)
+    for cost, wrong in zip(once.cost, once.wrong, strict=True):
+        assert often.cost[often.wrong <= wrong].min() <= cost + 1e-9
+    for index in range(len(often)):
+        cost, wrong = evaluate_configuration(problem, often.thresholds[index])
+        assert (pytest.approx(cost), wrong) == (often.cost[index], often.wrong[index])
+
+
+def test_rounds_do_not_depend_on_threads() -> None:
+    problem = synthetic(500, 4, 2)
+    found = trade_offs(problem, even_weights(problem, 5), starts=1)
+    one, three = (fill(problem, found, rounds=3, threads=threads) for threads in (1, 3))
+    assert one.thresholds.tobytes() == three.thresholds.tobytes()
+    assert one.cost.tolist() == three.cost.tolist()
+    assert len(one) > 0
+
+
+def test_rounds_come_near_the_best_of_many_starts() -> None:
+    problem = synthetic(1500, 6, 2, seed=5)
+    weights = even_weights(problem, 21)
+    best = fill(problem, trade_offs(problem, weights, starts=12, seed=9), rounds=20)
+    start = trade_offs(problem, weights, starts=2)
+    budgets = np.count_nonzero(~problem.final) + np.arange(0, 60)
+
+    def gap(rounds: int) -> float:
+        found = fill(problem, start, rounds=rounds)
+        costs = [
+            np.array([one.cost[one.wrong <= most].min() for most in budgets])
+            for one in (found, best)
+        ]
+        return float((costs[0] - costs[1]).max() / problem.trunk[-1])
+
+    assert gap(8) < 0.003 < gap(0)
+
+
 def test_many_starts_and_fill_seldom_miss_the_best_of_all_configurations() -> None:
     missed = met = 0
     for seed in range(150):

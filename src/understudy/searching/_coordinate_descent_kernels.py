@@ -288,18 +288,46 @@ def fill(
 
 
 @compiled
-def count_answers(confidence: Array, thresholds: Array, out: Array) -> None:
-    """Add to `out` (P, K + 1) the samples that each exit, or else the full model, answers first.
+def count_answers(
+    problem: ProblemArrays, setting: ThresholdState, exits: Array, accepted: Array, out: Array
+) -> None:
+    """How many samples each group answers, `out` (R, J + 1), in R neighbours of a configuration.
 
-    `confidence` is (N, K) float64, `thresholds` (P, K) float64 with NaN for off.
+    In neighbour r only the group of ``exits[r]`` differs: this exit is on and accepts
+    ``accepted[r]`` samples, none where it is off. Both rise: the exits, and what one accepts.
     """
-    samples, exits = confidence.shape
-    for policy in range(thresholds.shape[0]):
-        on = np.flatnonzero(~np.isnan(thresholds[policy]))
-        for sample in range(samples):
-            answered = exits
-            for exit in on:
-                if confidence[sample, exit] >= thresholds[policy, exit]:
-                    answered = exit
-                    break
-            out[policy, answered] += 1
+    choice, threshold = setting
+    groups, samples = choice.shape[0], problem.final.shape[0]
+    counts = np.empty(2 * groups + 2, np.int64)
+    current, later, codes = np.empty((3, samples), problem.code.dtype)
+    _all_codes(problem, setting, current)
+    _answer_last(problem, later)
+    row = exits.shape[0] - 1
+    for group in range(groups - 1, -1, -1):
+        if row >= 0 and exits[row] >= problem.first[group]:
+            _codes_without(current, later, group, codes)
+            _count(codes, counts)
+        while row >= 0 and exits[row] >= problem.first[group]:
+            exit, last = exits[row], row
+            while row >= 0 and exits[row] == exit:
+                row -= 1
+            rows = slice(row + 1, last + 1)
+            out[row + 1] = counts[::2] + counts[1::2]
+            _count_prefixes(problem.order[exit], codes, group, accepted[rows], out[rows])
+        if choice[group] != OFF:
+            _answer(problem, group, choice[group], threshold[group], later)
+
+
+@compiled
+def _count_prefixes(order: Array, codes: Array, group: int, accepted: Array, out: Array) -> None:
+    """The same for one exit of `group`, given the `codes` with it off and their counts in the first
+    row of `out`."""
+    answered, done = out[0].copy(), 0
+    for row in range(accepted.shape[0]):
+        for at in range(done, accepted[row]):
+            code = np.int64(codes[order[at] >> LOW_BITS])
+            if code >= 2 * group:
+                answered[code >> 1] -= 1
+                answered[group] += 1
+        done = accepted[row]
+        out[row] = answered

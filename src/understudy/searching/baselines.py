@@ -123,22 +123,26 @@ def _oracle_right(right: Array, counts: Array) -> int:
         gains, losses = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
         first = int(counts[0])
         return int(right[1].sum()) + min(first, gains) - max(0, first + losses - int(samples))
-    return _transport(right, counts)
+    return _matched(right, counts)
 
 
-def _transport(right: Array, counts: Array) -> int:
-    """The same for any number of stages: a transport problem between the stages and the patterns of
-    which stages are right, at most 2^S of them."""
-    from scipy.optimize import linprog
+def _matched(right: Array, counts: Array) -> int:
+    """The same for any number of stages: the maximum flow from the samples, those alike in which
+    stages are right taken together, through these stages."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_flow
 
     stages = len(counts)
-    patterns, sizes = np.unique(right, axis=1, return_counts=True)
-    size = patterns.shape[1]
-    by_pattern = np.kron(np.ones(stages), np.eye(size))
-    by_stage = np.kron(np.eye(stages), np.ones(size))
-    equalities, sums = np.concatenate([by_pattern, by_stage]), np.concatenate([sizes, counts])
-    answer = linprog(-patterns.astype(float).ravel(), A_eq=equalities, b_eq=sums, method="highs")
-    return round(float(-answer.fun))
+    marks = np.ascontiguousarray(np.packbits(right, axis=0).T)
+    kinds = marks.view(f"V{marks.shape[1]}").ravel()
+    _, first, sizes = np.unique(kinds, return_index=True, return_counts=True)
+    kind, stage = np.nonzero(right[:, first].T)
+    source, sink = stages + len(sizes), stages + len(sizes) + 1
+    start = np.concatenate([np.full(len(sizes), source), stages + kind, np.arange(stages)])
+    end = np.concatenate([stages + np.arange(len(sizes)), stage, np.full(stages, sink)])
+    room = np.concatenate([sizes, sizes[kind], counts]).astype(np.int32)
+    network = csr_array((room, (start, end)), shape=(sink + 1, sink + 1))
+    return int(maximum_flow(network, source, sink).flow_value)
 
 
 def _measured(choice: Choice) -> str:

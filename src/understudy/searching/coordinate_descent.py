@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,10 @@ from understudy.searching.exit_problem import LOW_BITS, OFF, ExitProblem
 if TYPE_CHECKING:
     from understudy.searching._coordinate_descent_kernels import ProblemArrays, ThresholdState
 
+PER_ROUND, REACH = 100, 0.06
+GOLDEN = (math.sqrt(5) - 1) / 2  # rounds shifted by it never meet the same places
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 _SUM_BITS = 61  # bits of an int64 that a sum over all samples may use
 _LEAST = 1e-200
 _UNREACHED = np.iinfo(np.int64).max
@@ -61,11 +64,13 @@ class Neighbours:
         cost: (F,) mean cost per sample.
         wrong: (F,) number of wrong answers, strictly falling.
         thresholds: (F, K) float64; NaN is off, -inf answers everything.
+        answered: (F, J + 1) how many samples each group answers, and the full model.
     """
 
     cost: Array
     wrong: Array
     thresholds: Array
+    answered: Array
 
     def __len__(self) -> int:
         return len(self.cost)
@@ -179,16 +184,22 @@ def trade_offs(
     weights = [_check_weight(problem, weight) for weight in weights]
     generators = np.random.default_rng(seed).spawn(len(weights) + 1)
     found: list[Configuration] = []
-    for weight in weights:
+    tried: list[set[bytes]] = [set() for _ in weights]
+    for weight, origins in zip(weights, tried, strict=True):
         start = found[-1].thresholds if found else random_start(problem, generators[-1])
         found.append(descend(problem, weight, start=start))
+        origins |= {start.tobytes(), found[-1].thresholds.tobytes()}
     if starts <= 1:
         return found
 
     def improved(index: int, origins: Iterable[Array]) -> Configuration:
-        weight = weights[index]
-        others = [descend(problem, weight, start=origin) for origin in origins]
-        return min([found[index], *others], key=lambda one: one.objective(weight, problem.samples))
+        weight, best = weights[index], found[index]
+        for origin in origins:
+            if origin.tobytes() not in tried[index]:
+                other = descend(problem, weight, start=origin)
+                tried[index] |= {origin.tobytes(), other.thresholds.tobytes()}
+                best = min(best, other, key=lambda one: one.objective(weight, problem.samples))
+        return best
 
     def from_random_starts(index: int) -> Configuration:
         draws = (random_start(problem, generators[index]) for _ in range(starts - 1))
@@ -203,33 +214,130 @@ def trade_offs(
     return found
 
 
-def fill(problem: ExitProblem, configurations: Sequence[Configuration]) -> Neighbours:
+def fill(
+    problem: ExitProblem,
+    configurations: Sequence[Configuration],
+    *,
+    rounds: int = 0,
+    threads: int | None = None,
+) -> Neighbours:
     """The non-dominated configurations among all that differ from a given one in one group at most.
 
     Every threshold of every exit, others fixed, is counted exactly. Trade-offs alone find only the
-    corners of the convex hull; these points lie between them.
+    corners of the convex hull; these points lie between them. Each of the `rounds` goes on from
+    `PER_ROUND` points of the frontier found so far, evenly spaced by mistakes up to `REACH` of the
+    samples more than the full model makes (Pareto local search, Paquete et al. 2004). The result
+    does not depend on `threads` (all cores by default).
 
     Raises:
         PolicyError: no configuration, or one that does not fit.
     """
-    from understudy.searching import _coordinate_descent_kernels as kernels
-
     if not configurations:
         raise PolicyError("a frontier is filled from at least one configuration, found none")
-    arrays, quantum = _arrays(problem), _quantum(problem, 0.0)
-    points = np.zeros((problem.samples + 1, 4), np.int64)
-    points[:, 0] = _UNREACHED
-    distinct = {one.thresholds.tobytes(): index for index, one in enumerate(configurations)}
-    for index in distinct.values():
-        setting = _setting(problem, configurations[index].thresholds)
-        kernels.fill(arrays, setting, quantum, index, points)
-    least = np.minimum.accumulate(points[:, 0])
-    wrong = np.flatnonzero(points[:, 0] < np.append(_UNREACHED, least[:-1]))[::-1]
-    cost, index, exit, accepted = points[wrong].T
-    thresholds = np.stack([configurations[row].thresholds for row in index])
-    thresholds[problem.group == problem.group[exit][:, None]] = np.nan
-    thresholds[np.arange(len(exit)), exit] = _thresholds(problem, exit, accepted)
-    return Neighbours(cost * (quantum / problem.samples), wrong, thresholds)
+    workers = threads or os.cpu_count() or 1
+    filling = _Filling.of(problem)
+    filling.add([one.thresholds for one in configurations], workers)
+    most = np.count_nonzero(~problem.final) + REACH * problem.samples
+    for number in range(rounds):
+        wrong = filling.frontier()
+        share = (np.arange(PER_ROUND) + number * GOLDEN % 1) / PER_ROUND
+        places = wrong[0] + share * (most - wrong[0])
+        nearest = np.unique(np.searchsorted(wrong, places[places >= wrong[0]], side="right") - 1)
+        if not filling.add(filling.thresholds(wrong[nearest]), workers):
+            break
+    return filling.neighbours(workers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Filling:
+    """The least cost found for every number of mistakes, and how it is reached; grows in place.
+
+    `points` (N + 1, 4) are the kernels': cost in quanta, the number of a base, an exit, and how
+    many samples that accepts. `bases` are thresholds (K,), by their bytes, in order of number.
+    """
+
+    problem: ExitProblem
+    arrays: ProblemArrays
+    quantum: float
+    bases: dict[bytes, Array]
+    points: Array
+
+    @staticmethod
+    def of(problem: ExitProblem) -> _Filling:
+        """Nothing found."""
+        points = np.zeros((problem.samples + 1, 4), np.int64)
+        points[:, 0] = _UNREACHED
+        return _Filling(problem, _arrays(problem), _quantum(problem, 0.0), {}, points)
+
+    def add(self, thresholds: Iterable[Array], threads: int) -> bool:
+        """Enter all neighbours of each configuration; whether any is new."""
+        from understudy.searching import _coordinate_descent_kernels as kernels
+
+        number = len(self.bases)
+        new = {one.tobytes(): one for one in thresholds}
+        new = {key: one for key, one in new.items() if key not in self.bases}
+        self.bases.update(new)
+        jobs = [
+            (number + place, _setting(self.problem, one)) for place, one in enumerate(new.values())
+        ]
+
+        def entered(part: Array) -> Array:
+            points = self.points.copy()
+            for index in part.tolist():
+                base, setting = jobs[index]
+                kernels.fill(self.arrays, setting, self.quantum, base, points)
+            return points
+
+        for points in _in_parts(entered, len(jobs), threads):
+            better = points[:, 0] < self.points[:, 0]
+            self.points[better] = points[better]
+        return bool(jobs)
+
+    def frontier(self) -> Array:
+        """The numbers of mistakes, rising, at which less is paid than at any below."""
+        least = np.minimum.accumulate(self.points[:, 0])
+        frontier: Array = np.flatnonzero(self.points[:, 0] < np.append(_UNREACHED, least[:-1]))
+        return frontier
+
+    def thresholds(self, wrong: Array) -> Array:
+        """The configurations that reach these points, (F, K)."""
+        group = self.problem.group
+        _, base, exit, accepted = self.points[wrong].T
+        out: Array = np.stack(list(self.bases.values()))[base]
+        out[group == group[exit][:, None]] = np.nan
+        out[np.arange(len(exit)), exit] = _thresholds(self.problem, exit, accepted)
+        return out
+
+    def neighbours(self, threads: int) -> Neighbours:
+        """The frontier by rising cost, with the samples that each group answers."""
+        from understudy.searching import _coordinate_descent_kernels as kernels
+
+        wrong = self.frontier()[::-1]
+        cost, base, exit, accepted = self.points[wrong].T
+        answered = np.zeros((len(wrong), len(self.problem.first)), np.int64)
+        order = np.lexsort((accepted, exit, base))
+        runs = np.split(order, np.flatnonzero(np.diff(base[order])) + 1)
+        bases = list(self.bases.values())
+
+        def count(part: Array) -> None:
+            for rows in [runs[run] for run in part]:
+                setting = _setting(self.problem, bases[base[rows[0]]])
+                counts = np.zeros((len(rows), answered.shape[1]), np.int64)
+                kernels.count_answers(self.arrays, setting, exit[rows], accepted[rows], counts)
+                answered[rows] = counts
+
+        _in_parts(count, len(runs), threads)
+        per_sample = cost * (self.quantum / self.problem.samples)
+        return Neighbours(per_sample, wrong, self.thresholds(wrong), answered)
+
+
+def _in_parts(work: Callable[[Array], T], count: int, threads: int) -> list[T]:
+    """The work on the numbers below `count`, divided among threads, in order."""
+    parts = [part for part in np.array_split(np.arange(count), threads) if len(part)]
+    if len(parts) <= 1:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(work, parts))
 
 
 def _arrays(problem: ExitProblem) -> ProblemArrays:

@@ -7,24 +7,29 @@ policies and frontiers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.frontier import Frontier, Point
+from understudy.frontier import Frontier, Point, PointArrays
 from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
 from understudy.scores import ScoreTable
-from understudy.searching.coordinate_descent import configuration, even_weights, fill, trade_offs
+from understudy.searching.coordinate_descent import (
+    Neighbours,
+    configuration,
+    even_weights,
+    fill,
+    trade_offs,
+)
 from understudy.searching.exit_problem import ExitProblem
 
 TRADE_OFFS = 51
-STARTS = 6
+STARTS, ROUNDS = 6, 8
 Array = npt.NDArray[Any]
 
 
@@ -35,17 +40,19 @@ def search_exits(
     confidence: str = DEFAULT_CONFIDENCE,
     unit: str | None = None,
     starts: int = STARTS,
+    rounds: int = ROUNDS,
     seed: int = 0,
 ) -> Frontier:
     """Which exits to turn on and at which thresholds, for every trade-off of cost and accuracy.
 
     The exits are visited in order of cost, those that cost more than the reference never.
     Thresholds are found by exact line search from random starts and along the trade-off; the
-    frontier is then filled with every neighbour that differs in one exit.
+    frontier is then filled with every neighbour that differs in one exit, round after round.
 
     Args:
         reference, confidence, unit: as for `search`; the reference answers whatever is left.
         starts: random starts per trade-off; 1 is quicker and can miss a point or two of cost.
+        rounds: how often the frontier is filled again from points between the trade-offs.
         seed: of the random starts; one seed, one result, whatever the number of threads.
 
     Raises:
@@ -59,19 +66,35 @@ def search_exits(
     """
     unit = table.unit(unit)
     reference = table.reference(reference, unit=unit)
+    effort = {"starts": starts, "rounds": rounds, "seed": seed}
+    points = exit_points(table, reference=reference, confidence=confidence, unit=unit, **effort)
+    return Frontier.of_arrays([points], unit=unit, reference=reference)
+
+
+def exit_points(
+    table: ScoreTable,
+    *,
+    reference: str,
+    confidence: str,
+    unit: str,
+    starts: int = STARTS,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    threads: int | None = None,
+) -> PointArrays:
+    """What `search_exits` finds, as arrays, with so many threads; the arguments are the same."""
     names = exits_in_order(table, reference, unit)
     if not names:
         alone = Policy.single(reference)
-        point = Point.of(alone, evaluate(table, alone, reference=reference), unit=unit)
-        return Frontier((point,), unit, reference)
+        outcome = evaluate(table, alone, reference=reference)
+        return PointArrays.of([Point.of(alone, outcome, unit=unit)])
     problem = exit_problem(table, names, reference, confidence=confidence, unit=unit)
     off = configuration(problem, np.full(problem.exits, np.nan))
-    weights = even_weights(problem, TRADE_OFFS)
-    filled = fill(problem, [off, *trade_offs(problem, weights, starts=starts, seed=seed)])
-    policies = [_policy(row, names, reference, confidence) for row in filled.thresholds]
-    answered = _count_answers(problem, filled.thresholds)
-    points = _points(table, policies, answered, filled.wrong, order=[*names, reference], unit=unit)
-    return Frontier.of(points, unit=unit, reference=reference)
+    weights = even_weights(problem, TRADE_OFFS if problem.exits > 1 else 0)
+    found = trade_offs(problem, weights, starts=starts, seed=seed, threads=threads)
+    filled = fill(problem, [off, *found], rounds=rounds, threads=threads)
+    points = _FoundExits.of(table, problem, filled, order=(*names, reference), unit=unit)
+    return PointArrays(points.cost, points.drop, partial(points.point, confidence=confidence))
 
 
 def exits_in_order(table: ScoreTable, reference: str, unit: str) -> list[str]:
@@ -148,59 +171,84 @@ def exit_problem(
     )
 
 
-def _points(
-    table: ScoreTable,
-    policies: Sequence[Policy],
-    answered: Array,
-    wrong: Array,
-    *,
-    order: Sequence[str],
-    unit: str,
-) -> list[Point]:
-    """One point per policy (P,), from the samples that each exit answers, (P, K + 1), and the
-    number of mistakes (P,); `order` names the K exits and the reference, which is last."""
-    price = cache(lambda visited: table.cost_of(visited, unit))
-    reference, samples = order[-1], len(table)
-    full = table.cost_of([reference], unit)
-    right = table.prediction[table.index(reference)] == table.truth(reference)
-    reference_wrong = samples - int(right.sum())
-    points = []
-    for policy, counts, mistakes in zip(policies, answered.tolist(), wrong.tolist(), strict=True):
-        by_exit = dict(zip(order, counts, strict=True))
-        cost = 0.0
-        for stage in range(len(policy.stages)):
-            visited = policy.exits[: stage + 1]
-            cost += by_exit[visited[-1]] / samples * price(visited)
-        accuracy = (samples - mistakes) / samples
-        drop = 100.0 * (mistakes - reference_wrong) / samples
-        saving = 1 - cost / full if full else 0.0
-        shares = {name: by_exit[name] / samples for name in policy.exits}
-        points.append(Point(policy, cost, accuracy, drop, saving, shares))
-    return points
+@dataclass(frozen=True, eq=False)
+class _FoundExits:
+    """P configurations of K exits; their figures equal those of `evaluate` to the last bit.
+
+    `order` names the exits and the reference, which is last. `visited` (P, K + 1) marks the stages
+    of each policy, `answered` (P, K + 1) counts the samples that they answer. `thresholds` are
+    (P, K), `wrong`, `cost` and `drop` (P,).
+    """
+
+    order: tuple[str, ...]
+    samples: int
+    full: float
+    thresholds: Array
+    visited: Array
+    answered: Array
+    wrong: Array
+    cost: Array
+    drop: Array
+
+    @staticmethod
+    def of(
+        table: ScoreTable,
+        problem: ExitProblem,
+        filled: Neighbours,
+        *,
+        order: tuple[str, ...],
+        unit: str,
+    ) -> _FoundExits:
+        """The configurations of `filled`, with their costs and drops on the table."""
+        on = ~np.isnan(filled.thresholds)
+        ended = np.logical_or.accumulate(filled.thresholds == -np.inf, axis=1)
+        before = np.pad(ended, ((0, 0), (1, 0)))
+        visited = np.pad(on, ((0, 0), (0, 1)), constant_values=True) & ~before
+        group = np.append(np.searchsorted(problem.first, np.arange(problem.exits), "right") - 1, -1)
+        answered = filled.answered[:, group]
+        right = table.prediction[table.index(order[-1])] == table.truth(order[-1])
+        return _FoundExits(
+            order=order,
+            samples=len(table),
+            full=table.cost_of([order[-1]], unit),
+            thresholds=filled.thresholds,
+            visited=visited,
+            answered=answered,
+            wrong=filled.wrong,
+            cost=_costs(table, order, visited, answered / len(table), unit=unit),
+            drop=100.0 * (filled.wrong - (len(table) - int(right.sum()))) / len(table),
+        )
+
+    def point(self, row: int, *, confidence: str) -> Point:
+        """The policy of a row with its figures."""
+        stages = np.flatnonzero(self.visited[row]).tolist()
+        names = [self.order[stage] for stage in stages]
+        before = zip(names, self.thresholds[row, stages[:-1]].tolist(), strict=False)
+        policy = Policy(
+            (*(PolicyStage(name, t, confidence) for name, t in before), PolicyStage(names[-1]))
+        )
+        counts = self.answered[row, stages].tolist()
+        cost = float(self.cost[row])
+        return Point(
+            policy=policy,
+            cost=cost,
+            accuracy=(self.samples - int(self.wrong[row])) / self.samples,
+            drop=float(self.drop[row]),
+            saving=1 - cost / self.full if self.full else 0.0,
+            shares={name: k / self.samples for name, k in zip(names, counts, strict=True)},
+        )
 
 
-def _count_answers(problem: ExitProblem, thresholds: Array) -> Array:
-    """How many samples the exits and, in the last column, the reference answer, (P, K + 1)."""
-    from understudy.searching._coordinate_descent_kernels import count_answers
-
-    confidence = np.ascontiguousarray(problem.confidence.T, np.float64)
-    counts = np.zeros((len(thresholds), problem.exits + 1), np.int64)
-    chunks = np.array_split(np.arange(len(thresholds)), min(len(thresholds), os.cpu_count() or 1))
-
-    def count(rows: Array) -> None:
-        count_answers(confidence, thresholds[rows], counts[rows[0] : rows[-1] + 1])
-
-    with ThreadPoolExecutor(len(chunks)) as pool:
-        list(pool.map(count, chunks))
-    return counts
-
-
-def _policy(thresholds: Array, names: list[str], reference: str, confidence: str) -> Policy:
-    stages: list[PolicyStage] = []
-    for name, threshold in zip(names, thresholds.tolist(), strict=True):
-        if np.isnan(threshold):
-            continue
-        if threshold == -np.inf:
-            return Policy((*stages, PolicyStage(name)))
-        stages.append(PolicyStage(name, threshold, confidence))
-    return Policy((*stages, PolicyStage(reference)))
+def _costs(
+    table: ScoreTable, order: Sequence[str], visited: Array, shares: Array, *, unit: str
+) -> npt.NDArray[np.float64]:
+    """The mean cost (P,) of policies that visit these stages and end there for these shares,
+    (P, K + 1) both, summed from stage to stage as `evaluate` does."""
+    cost = np.zeros(len(visited))
+    stages, kind = np.unique(visited, axis=0, return_inverse=True)
+    for number, row in enumerate(stages):
+        rows, names = np.flatnonzero(kind == number), []
+        for stage in np.flatnonzero(row).tolist():
+            names.append(order[stage])
+            cost[rows] += shares[rows, stage] * table.cost_of(names, unit)
+    return cost

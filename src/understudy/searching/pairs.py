@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import PolicyError
-from understudy.frontier import Frontier, Point
+from understudy.frontier import Frontier, Point, PointArrays
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, midpoint
 from understudy.scores import ScoreTable
@@ -76,13 +77,6 @@ class PairCurve:
         cost = self.cost[allowed]
         best = allowed[cost == cost.min()]
         return int(best[np.argmin(self.losses[best] - self.gains[best])])
-
-    def undominated(self) -> list[int]:
-        """The positions that no other one beats in cost and drop, by rising cost."""
-        order = np.lexsort((self.drop, self.cost))
-        drop = self.drop[order]
-        best = np.minimum.accumulate(np.concatenate([[np.inf], drop[:-1]]))
-        return [int(position) for position in order[drop < best]]
 
 
 def pair_curve(
@@ -205,19 +199,22 @@ def pairs_frontier(
 ) -> Frontier:
     """The frontier of curves that were computed on `table`."""
     outcome = evaluate(table, Policy.single(reference), reference=reference)
-    points = [Point.of(Policy.single(reference), outcome, unit=unit)]
-    points += [_point(curve, k, outcome) for curve in curves for k in curve.undominated()]
-    return Frontier.of(points, unit=unit, reference=reference)
+    alone = PointArrays.of([Point.of(Policy.single(reference), outcome, unit=unit)])
+    pairs = [
+        PointArrays(curve.cost, curve.drop, partial(_point, curve, outcome)) for curve in curves
+    ]
+    return Frontier.of_arrays([alone, *pairs], unit=unit, reference=reference)
 
 
-def _point(curve: PairCurve, position: int, reference: Outcome) -> Point:
+def _point(curve: PairCurve, reference: Outcome, position: int) -> Point:
     """The point of one position; its figures equal those of `evaluate` to the last bit."""
     policy, count = curve.policy(position), curve.samples
     accepted = int(curve.accepted[position])
     shares = {curve.little: accepted / count, curve.last: (count - accepted) / count}
     reference_right = round(reference.reference_accuracy * count)
-    right = reference_right + int(curve.gains[position] - curve.losses[position])
-    cost, drop, full = float(curve.cost[position]), float(curve.drop[position]), curve.cost[0]
+    lost = int(curve.losses[position] - curve.gains[position])
+    right, drop = reference_right - lost, 100.0 * lost / count
+    cost, full = float(curve.cost[position]), curve.cost[0]
     saving = 1 - float(cost / full) if full else 0.0
     visited = {name: shares[name] for name in policy.exits}
     return Point(policy, cost, right / count, drop, saving, visited)

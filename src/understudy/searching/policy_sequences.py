@@ -7,7 +7,7 @@ step, so that losses and gains of all its policies are counted in one pass per s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from statistics import NormalDist
 from typing import Any
@@ -218,7 +218,7 @@ def _policy_at(
         threshold = float(sweep.threshold[row])
         if threshold == -np.inf:
             return Policy((*kept, PolicyStage(stage.exit)))
-        kept.append(replace(stage, threshold=threshold))
+        kept.append(PolicyStage(stage.exit, threshold, stage.confidence))
     return Policy((*kept, PolicyStage(reference)))
 
 

@@ -27,7 +27,7 @@ from understudy.searching.exits import exits_in_order, positions
 from understudy.searching.pairs import allowed_gap
 
 ONEPASS, FIRST_CROSSING = "onepass", "first crossing"
-STEP = 0.001
+GRID = np.arange(1, 0, -0.001)
 WEIGHTS = tuple(round(0.5 + 0.01 * step, 2) for step in range(51))
 MOST_EXITS, MOST_SHARED, MOST_SAMPLES = 24, 200, 2_000  # onepass takes 30 ms per exit
 Array = npt.NDArray[Any]
@@ -91,10 +91,13 @@ def saver_rules(
         return ()
     if not _in_range(tune.confidence[confidence]):
         return ()
-    chosen, spec = [], {"unit": unit, "confidence": confidence}
+    spec = {"unit": unit, "confidence": confidence}
+    sweeps = [_GridSweep.of(tune, name, reference, **spec) for name in littles]
+    chosen = []
     for drop in max_drop:
-        found = [_crossing(tune, name, reference, max_drop=drop, **spec) for name in littles]
-        chosen.append((FIRST_CROSSING, drop, min(found, key=lambda one: one[0])[1]))
+        ends = [sweep.crossing(drop) for sweep in sweeps]
+        best = min(range(len(ends)), key=lambda number: ends[number][0])
+        chosen.append((FIRST_CROSSING, drop, sweeps[best].policy(ends[best][1])))
     return _measured(chosen, measured, reference)
 
 
@@ -139,36 +142,62 @@ def first_crossing(
     unit = table.unit(unit)
     _check_range(table.scores(confidence)[table.index(little)])
     spec = {"unit": unit, "confidence": confidence}
-    return _crossing(table, little, reference, max_drop=max_drop, **spec)[1]
+    sweep = _GridSweep.of(table, little, reference, **spec)
+    return sweep.policy(sweep.crossing(max_drop)[1])
 
 
-def _crossing(
-    table: ScoreTable,
-    little: str,
-    reference: str,
-    *,
-    unit: str,
-    confidence: str,
-    max_drop: float | None,
-) -> tuple[float, Policy]:
-    """The mean cost and the policy of a pair at its crossing."""
-    row, truth = table.index(little), table.truth(reference)
-    scores = table.scores(confidence)[row].astype(np.float64)
-    lost = (table.prediction[table.index(reference)] == truth).astype(np.int64)
-    lost -= table.prediction[row] == truth
-    order = np.argsort(scores)
-    grid = np.arange(1, 0, -STEP)
-    accepted = len(scores) - np.searchsorted(scores[order], grid, side="right")
-    gap = np.append(0, np.cumsum(lost[order[::-1]]))[accepted]
-    crossed = gap > (0 if max_drop is None else allowed_gap(max_drop, len(scores)))
-    last = int(np.argmax(crossed)) - (max_drop is not None) if crossed.any() else len(grid) - 1
-    full, both = table.cost_of([reference], unit), table.cost_of([little, reference], unit)
-    share = accepted[max(last, 0)] / len(scores)
-    cost = share * table.cost_of([little], unit) + (1 - share) * both
-    if last < 0 or not cost < full:
-        return full, Policy.single(reference)
-    threshold = from_strict(float(grid[last]), scores)
-    return cost, Policy.pair(little, reference, threshold, confidence=confidence)
+@dataclass(frozen=True, eq=False)
+class _GridSweep:
+    """A pair as its threshold falls from 1 to 0 in steps of 0.001.
+
+    `scores` (N,) are the little model's. At each step of the grid, (G,): `gap` is how many samples
+    are lost net, `cost` the mean cost. `full` is the reference's.
+    """
+
+    little: str
+    reference: str
+    confidence: str
+    scores: Array
+    gap: Array
+    cost: Array
+    full: float
+
+    @staticmethod
+    def of(
+        table: ScoreTable, little: str, reference: str, *, unit: str, confidence: str
+    ) -> _GridSweep:
+        """The sweep on a table."""
+        row, truth = table.index(little), table.truth(reference)
+        scores = table.scores(confidence)[row].astype(np.float64)
+        lost = (table.prediction[table.index(reference)] == truth).astype(np.int64)
+        lost -= table.prediction[row] == truth
+        order = np.argsort(scores)
+        accepted = len(scores) - np.searchsorted(scores[order], GRID, side="right")
+        share = accepted / len(scores)
+        alone, both = (table.cost_of(names, unit) for names in ([little], [little, reference]))
+        return _GridSweep(
+            little=little,
+            reference=reference,
+            confidence=confidence,
+            scores=scores,
+            gap=np.append(0, np.cumsum(lost[order[::-1]]))[accepted],
+            cost=share * alone + (1 - share) * both,
+            full=table.cost_of([reference], unit),
+        )
+
+    def crossing(self, max_drop: float | None) -> tuple[float, int]:
+        """The mean cost and the step of the crossing; the reference's cost and -1 for no step."""
+        crossed = self.gap > (0 if max_drop is None else allowed_gap(max_drop, len(self.scores)))
+        last = int(np.argmax(crossed)) - (max_drop is not None) if crossed.any() else len(GRID) - 1
+        saves = last >= 0 and self.cost[last] < self.full
+        return (float(self.cost[last]), last) if saves else (self.full, -1)
+
+    def policy(self, step: int) -> Policy:
+        """The policy at a step."""
+        if step < 0:
+            return Policy.single(self.reference)
+        threshold = from_strict(float(GRID[step]), self.scores)
+        return Policy.pair(self.little, self.reference, threshold, confidence=self.confidence)
 
 
 def _onepass_policies(tune: ScoreTable, reference: str, unit: str, confidence: str) -> list[Policy]:

@@ -8,20 +8,23 @@ searches on one half of tune and is measured on the other, both ways.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
 
 from understudy.ensemble import ensemble_of, models_of
 from understudy.errors import PolicyError
-from understudy.frontier import Frontier, Point
+from understudy.frontier import Frontier, Point, PointArrays
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.chains import search_chains
-from understudy.searching.exits import exits_in_order, search_exits
+from understudy.searching.exits import exit_points, exits_in_order, search_exits
 from understudy.searching.pairs import PairCurve, pair_curve, pair_curves, pairs_frontier
 from understudy.searching.policy_sequences import (
     EMPTY,
@@ -109,9 +112,9 @@ def find_ensembles(table: ScoreTable, spec: SearchSpec) -> Candidates:
         if table.cost_of([little], unit) < full
     ]
     alone = evaluate(table, Policy.single(reference), reference=reference)
-    points = [Point.of(Policy.single(reference), alone, unit=unit)]
-    points += [_point(curve, row, alone) for curve in curves for row in curve.undominated()]
-    frontier = Frontier.of(points, unit=unit, reference=reference)
+    single = PointArrays.of([Point.of(Policy.single(reference), alone, unit=unit)])
+    pairs = [PointArrays(curve.cost, curve.drop, partial(_point, curve, alone)) for curve in curves]
+    frontier = Frontier.of_arrays([single, *pairs], unit=unit, reference=reference)
     return Candidates(tuple(pair_sequence(curve) for curve in curves), frontier)
 
 
@@ -138,17 +141,21 @@ def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
     reference, unit = spec.reference, spec.unit
     candidates = exits_in_order(table, reference, unit)
     chosen: list[str] = []
-    points: list[Point] = []
+    points: list[PointArrays] = []
+
+    def with_one_more(name: str) -> PointArrays:
+        few = table.only([*chosen, name, reference])
+        return exit_points(few, starts=1, rounds=0, threads=1, **spec.names)
+
     while candidates and len(chosen) < MOST_ON:
-        tried = {
-            name: search_exits(table.only([*chosen, name, reference]), starts=1, **spec.names)
-            for name in candidates
-        }
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            tried = dict(zip(candidates, pool.map(with_one_more, candidates), strict=True))
         candidates = sorted(candidates, key=lambda name: _summed_cost(tried[name], spec))
-        points += [point for frontier in tried.values() for point in frontier]
+        points += tried.values()
         chosen.append(candidates[0])
         candidates = candidates[1:CANDIDATES]
-    return _sequences_through(Frontier.of(points, unit=unit, reference=reference), table, spec)
+    frontier = Frontier.of_arrays(points, unit=unit, reference=reference)
+    return _sequences_through(frontier, table, spec)
 
 
 def chains_up_to(stages: int) -> Strategy:
@@ -242,11 +249,11 @@ def _drops_and_tighter(spec: SearchSpec) -> list[float]:
     return sorted({share * drop if drop > 0 else drop for drop in spec.drops for share in shares})
 
 
-def _summed_cost(frontier: Frontier, spec: SearchSpec) -> float:
+def _summed_cost(points: PointArrays, spec: SearchSpec) -> float:
     """The least costs within the budgets and tighter ones, summed."""
-    full = max(point.cost for point in frontier)
+    full = points.cost.max()
     return sum(
-        min((point.cost for point in frontier if point.drop <= drop + 1e-9), default=full)
+        float(np.min(points.cost, where=points.drop <= drop + 1e-9, initial=full))
         for drop in _drops_and_tighter(spec)
     )
 
@@ -265,11 +272,12 @@ def _sequences_through(frontier: Frontier, table: ScoreTable, spec: SearchSpec) 
     return Candidates(tuple(sequences), frontier)
 
 
-def _point(curve: PairCurve, row: int, reference: Outcome) -> Point:
+def _point(curve: PairCurve, reference: Outcome, row: int) -> Point:
     """The point of one position of an ensemble's curve."""
     policy, share = curve.policy(row), float(curve.accepted[row] / curve.samples)
     shares = {curve.little: share, curve.last: 1 - share}
-    drop, cost = float(curve.drop[row]), float(curve.cost[row])
+    drop = 100.0 * int(curve.losses[row] - curve.gains[row]) / curve.samples
+    cost = float(curve.cost[row])
     accuracy = reference.reference_accuracy - drop / 100
     saving = 1 - cost / curve.full if curve.full else 0.0
     visited = {name: shares[name] for name in policy.exits}
