@@ -101,7 +101,7 @@ ORDER = {
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
         "certify joint_certificates chain_solver chains coordinate_descent exits published_rules "
-        "strategies best_savers optimism search verify"
+        "strategies promising_pairs best_savers optimism search verify"
     ),
     "app": "bench_result run_cascade bench build_cascade report demo cli",
 }

@@ -52,7 +52,7 @@ def lines_by_hand(
 
 
 @given(score_tables(least_exits=2), st.sampled_from([-20.0, 20.0, 100.0]))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_lines_are_those_by_hand(table: ScoreTable, drop: float) -> None:
     table = replace(table, split=np.arange(len(table)) % 3)
     costs = table.exit_costs("MACs")
@@ -82,6 +82,20 @@ def test_every_proof_holds_at_its_level() -> None:
         counts = outcome.losses, outcome.gains, outcome.samples
         assert proof.p_value == drop_p_value(*counts, row.max_drop, proof.delta) <= proof.delta
         assert row.little is not None
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_of_many_little_models_the_best_is_found(labelled: bool) -> None:
+    """A zoo of 15 models, of which only the promising are led through a sequence."""
+    table = synthetic(1500, exits=15)
+    table = table if labelled else replace(table, label=None)
+    expected = lines_by_hand(table, [-1.0, 0.0, 2.0], 0.05)
+    found = best_savers(table, [-1.0, 0.0, 2.0])
+    assert len(found) == len(expected) == 42
+    for row in found:
+        level, policy = expected[row.big, row.max_drop]
+        assert row.certificate.delta == level
+        assert row.on["certify"].cost == evaluate(table.on("certify"), policy).cost
 
 
 def test_a_shared_part_that_costs_nothing_changes_nothing() -> None:

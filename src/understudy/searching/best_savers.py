@@ -21,8 +21,9 @@ from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify
 from understudy.searching.joint_certificates import certify_jointly
-from understudy.searching.pairs import checked_drops, pair_curves
+from understudy.searching.pairs import checked_drops, pair_curve
 from understudy.searching.policy_sequences import PolicySequence, pair_sequence
+from understudy.searching.promising_pairs import promising_littles
 from understudy.searching.strategies import SearchSpec, cheapest_expected
 from understudy.split import SPLITS
 
@@ -220,8 +221,11 @@ def _sequences(
 ) -> dict[tuple[str, float], PolicySequence]:
     """For every large model and budget the sequence that is expected to end cheapest."""
     chosen = {}
-    for big in bigs:
-        curves = pair_curves(tune, big, confidence=spec.confidence, unit=spec.unit)
+    for big, littles in promising_littles(tune, bigs, spec).items():
+        curves = (
+            pair_curve(tune, little, big, confidence=spec.confidence, unit=spec.unit)
+            for little in littles
+        )
         sequences = [pair_sequence(curve) for curve in curves]
         for drop in spec.drops:
             chosen[big, drop] = cheapest_expected(sequences, spec, drop)
