@@ -154,10 +154,10 @@ def test_it_goes_into_json_and_onto_a_page() -> None:
     assert "words" not in first["certificate"]
     page = " ".join(plain(savers_view(found), width=140).split())
     for words in (
-        "nothing proved: net2 alone",
+        "net2 -50 alone – – – – – nothing proved",
         "With probability 0.95 all 2 proved plans hold at once",
         "have been read 3 times",
-        f"{found.rows[1].certificate.p_value:.2g}",
+        "{0.p_value:.2g} ≤ {0.delta:.2g}".format(found.rows[1].certificate),
     ):
         assert words in page
     nothing = best_savers(synthetic(300), -50.0).words()

@@ -132,9 +132,9 @@ class Savers:
             claim = (
                 f"With probability {1 - self.delta:g} all {proved} proved plans hold at once: on "
                 f"new samples like the {proof.samples:,} certify samples the {budget} of each "
-                "against its model is within its budget; p is at most the line's level. The "
-                "promise ends when the data change. Shares, savings and drops are measured on the "
-                f"{measured.samples:,} {self.measured_on} samples{where}."
+                "against its model is within its budget. The promise ends when the data change. "
+                f"Shares, savings and drops are measured on the {measured.samples:,} "
+                f"{self.measured_on} samples{where}."
             )
         return claim + again
 

@@ -45,8 +45,8 @@ def promising_littles(
     ends = np.full((len(tune.names), len(bigs), 2 * len(spec.drops)), np.inf)
     truths = np.stack([tune.truth(big) for big in bigs])
     for little in range(len(tune.names)):
-        dearer = np.flatnonzero(costs[rows] > costs[little])
-        if len(dearer):
+        dearer = np.flatnonzero(costs[rows] > costs[little]).tolist()
+        if dearer:
             ends[little, dearer] = _expected_ends(
                 tune, little, [bigs[number] for number in dearer], truths[dearer], spec
             )

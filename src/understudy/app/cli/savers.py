@@ -45,7 +45,7 @@ def savers_view(found: Savers) -> Group:
     columns = ("model", "budget", "plan: saver", "threshold", "answers", "saving", "drop", "95 %")
     table = table_of(
         f"the best saver of every model, measured on {found.measured_on}",
-        (*columns, "p", "level"),
+        (*columns, "proof: p ≤ level"),
         (_cells(row, found.unit) for row in found),
     )
     return group_of(table, note_of(found.words()))
@@ -56,7 +56,7 @@ def _cells(row: Saver, unit: str) -> tuple[str, ...]:
     proof, outcome = row.certificate, row.outcome
     head = row.big, f"{row.max_drop:g}"
     if row.little is None:
-        return *head, f"nothing proved: {row.big} alone", *(["–"] * 7)
+        return *head, "alone", *(["–"] * 5), "nothing proved"
     return (
         *head,
         row.little,
@@ -65,6 +65,5 @@ def _cells(row: Saver, unit: str) -> tuple[str, ...]:
         percent(outcome.saving[unit]),
         f"{outcome.drop:+.2f}",
         interval_text(outcome.drop_interval),
-        f"{proof.p_value:.2g}",
-        f"{proof.delta:.2g}",
+        f"{proof.p_value:.2g} ≤ {proof.delta:.2g}",
     )
