@@ -135,7 +135,7 @@ def test_without_a_test_split_figures_are_those_on_certify() -> None:
     table = replace(table, split=np.minimum(table.split, 1))
     found = best_savers(table, 2.0)
     assert found.measured_on == "certify"
-    assert "where the plans were proved" in found.words()
+    assert "certify samples, which decided" in found.words()
     for row in found:
         assert row.outcome == evaluate(table.on("certify"), row.policy, reference=row.big)
         assert set(row.on) == {"tune", "certify"}
@@ -156,7 +156,7 @@ def test_it_goes_into_json_and_onto_a_page() -> None:
     for words in (
         "net2 -50 alone – – – – – nothing proved",
         "With probability 0.95 all 2 proved plans hold at once",
-        "have been read 3 times",
+        "look 3 at the certify samples: the best of several",
         "{0.p_value:.2g} ≤ {0.delta:.2g}".format(found.rows[1].certificate),
     ):
         assert words in page

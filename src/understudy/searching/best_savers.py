@@ -36,14 +36,12 @@ class Saver:
         big: the large model.
         certificate: the proof; its policy is little -> big, the little model alone, or the large
             one alone where nothing was proved. Its level is the share of delta of this line.
-        on: the outcome of the policy by split.
-        measured_on: the split of the headline figures.
+        on: the outcome of the policy by split: tune, certify, and test where there is one.
     """
 
     big: str
     certificate: Certificate
     on: Mapping[str, Outcome]
-    measured_on: str
 
     @property
     def max_drop(self) -> float:
@@ -56,8 +54,13 @@ class Saver:
 
     @property
     def outcome(self) -> Outcome:
-        """The headline figures."""
+        """The headline figures: those on `measured_on`."""
         return self.on[self.measured_on]
+
+    @property
+    def measured_on(self) -> str:
+        """The split of the headline figures: test, or certify where there is no test split."""
+        return "test" if "test" in self.on else "certify"
 
     @property
     def little(self) -> str | None:
@@ -103,14 +106,12 @@ class Savers:
         unit: the unit of cost that was minimised.
         confidence: the stored confidence that thresholds apply to.
         delta: the chance that any line is wrong.
-        measured_on: the split of the figures: test, or certify where the table has no test split.
         rows: one per large model and budget.
     """
 
     unit: str
     confidence: str
     delta: float
-    measured_on: str
     rows: tuple[Saver, ...]
 
     def __iter__(self) -> Iterator[Saver]:
@@ -119,13 +120,21 @@ class Savers:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def measured_on(self) -> str:
+        """The split of the headline figures of every row."""
+        return self.rows[0].measured_on
+
     def words(self) -> str:
         """What holds with which probability, and what the figures are."""
         proof, measured = self.rows[0].certificate, self.rows[0].outcome
         proved = sum(row.little is not None for row in self)
         budget = "drop" if proof.kind == "gap" else "disagreement"
-        again = f" The certify samples have been read {proof.looks} times." * (proof.looks > 1)
-        where = "" if self.measured_on == "test" else ", where the plans were proved"
+        look = f" This is look {proof.looks} at the certify samples"
+        again = (
+            ": the best of several looks is wrong with a probability of up to the sum of their δ"
+        )
+        decided = "" if self.measured_on == "test" else ", which decided: slightly optimistic"
         if not proved:
             claim = f"Nothing could be proved with {proof.samples:,} certify samples."
         else:
@@ -134,9 +143,9 @@ class Savers:
                 f"new samples like the {proof.samples:,} certify samples the {budget} of each "
                 "against its model is within its budget. The promise ends when the data change. "
                 f"Shares, savings and drops are measured on the {measured.samples:,} "
-                f"{self.measured_on} samples{where}."
+                f"{self.measured_on} samples{decided}."
             )
-        return claim + again
+        return claim + look + (again if proof.looks > 1 else "") + "."
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -203,17 +212,12 @@ def best_savers(
         partial(certify, sequence, parts["certify"], reference=big, max_drop=drop, looks=looks)
         for (big, drop), sequence in _sequences(parts["tune"], bigs, share).items()
     ]
-    measured_on = "test" if "test" in parts else "certify"
-    rows = (
-        Saver(
-            proof.reference,
-            proof,
-            {n: evaluate(t, proof.policy, reference=proof.reference) for n, t in parts.items()},
-            measured_on,
-        )
-        for proof in certify_jointly(tests, delta)
-    )
-    return Savers(unit, confidence, delta, measured_on, tuple(rows))
+    rows = []
+    for proof in certify_jointly(tests, delta):
+        big, policy = proof.reference, proof.policy
+        on = {name: evaluate(part, policy, reference=big) for name, part in parts.items()}
+        rows.append(Saver(big, proof, on))
+    return Savers(unit, confidence, delta, tuple(rows))
 
 
 def _sequences(
