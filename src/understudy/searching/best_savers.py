@@ -198,11 +198,7 @@ def best_savers(
     """
     drops = checked_drops(max_drop)
     unit = table.unit(unit)
-    costs = table.exit_costs(unit)
-    order = [int(row) for row in np.argsort(-costs, kind="stable") if costs[row] > costs.min()]
-    if not order:
-        raise TableError("a saver is cheaper than its large model, all exits cost alike")
-    bigs = [table.names[row] for row in order]
+    bigs = _large_models(table, unit)
     parts = {name: table.on(name) for name in ("tune", "certify")}
     if (table.split == SPLITS.index("test")).any():
         parts["test"] = table.on("test")
@@ -218,6 +214,15 @@ def best_savers(
         on = {name: evaluate(part, policy, reference=big) for name, part in parts.items()}
         rows.append(Saver(big, proof, on))
     return Savers(unit, confidence, delta, tuple(rows))
+
+
+def _large_models(table: ScoreTable, unit: str) -> list[str]:
+    """The exits that have a cheaper one, dearest first."""
+    costs = table.exit_costs(unit)
+    if (costs == costs.min()).all():
+        raise TableError("a saver is cheaper than its large model, all exits cost alike")
+    order = np.argsort(-costs, kind="stable")
+    return [table.names[row] for row in order.tolist() if costs[row] > costs.min()]
 
 
 def _sequences(
