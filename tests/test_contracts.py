@@ -102,8 +102,9 @@ ORDER = {
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
-        "saving_bound certify chain_solver chains coordinate_descent exits published_rules "
-        "best_savers strategies optimism search labels_needed verify"
+        "saving_bound certify joint_certificates chain_solver chains coordinate_descent exits "
+        "published_rules strategies promising_pairs best_savers optimism search "
+        "labels_needed verify"
     ),
     "app": "bench_result run_cascade bench build_cascade report demo cli",
 }

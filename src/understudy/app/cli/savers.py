@@ -1,66 +1,82 @@
-"""savers: the best saver of every model of a table."""
+"""savers: the best saver of every model of a table, all certified at once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from understudy.app.cli.terminal import Budgets, Confidence, Json, TablePath, Unit, answer, numbers
+import typer
+
+from understudy.app.cli.terminal import (
+    Budgets,
+    Confidence,
+    Json,
+    TablePath,
+    Unit,
+    answer,
+    note_missing_labels,
+    numbers,
+)
 from understudy.display import group_of, interval_text, note_of, percent, table_of
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from understudy.searching.best_savers import Savers
+    from understudy.searching.best_savers import Saver, Savers
 
 
 def savers(
     table: TablePath,
     max_drop: Budgets,
+    delta: Annotated[
+        float, typer.Option(help="The probability that any of the proved bounds is wrong.")
+    ] = 0.05,
     unit: Unit = None,
     confidence: Confidence = "max_softmax",
     as_json: Json = False,
 ) -> None:
-    """Find the best saver for every model that has a cheaper one.
+    """Find the best saver for every model that has a cheaper one, all certified at once.
 
-    Savers are chosen on the tune split and measured on the test split; without one on the certify
-    split, which counts as a look at it. Nothing is certified: search one of the pairs for a
-    certificate.
+    Savers are chosen on the tune split, certified on the certify split so that all of them hold
+    together, and measured on the test split.
     """
-    from understudy.looks import log_look
+    from understudy.looks import count_looks, log_look
     from understudy.searching.best_savers import best_savers
     from understudy.store import load_table
 
     drops = numbers(max_drop, "--max-drop")
     scores = load_table(table)
-    found = best_savers(scores, drops, unit=unit, confidence=confidence)
-    if found.rows[0].measured_on == "certify":
-        log_look(table, scores.on("certify").ids, why=f"savers {drops}")
+    read = scores.on("certify").ids
+    looks = count_looks(table, read) + 1
+    found = best_savers(scores, drops, unit=unit, confidence=confidence, delta=delta, looks=looks)
+    log_look(table, read, why=f"savers {drops}")
+    note_missing_labels(scores)
     answer(savers_view(found), found.to_dict(), as_json=as_json)
 
 
 def savers_view(found: Savers) -> Group:
-    """The best saver of every large model."""
-    rows = (
-        (
-            row.big,
-            f"{row.max_drop:g}",
-            row.little or "none",
-            f"{row.threshold:.4g}",
-            percent(row.share(row.measured_on)),
-            percent(row.on[row.measured_on].saving[found.unit]),
-            f"{row.on[row.measured_on].drop:+.2f}",
-            interval_text(row.on[row.measured_on].drop_interval),
-        )
-        for row in found
-    )
-    measured_on = found.rows[0].measured_on
+    """The best saver of every large model, with its proof."""
+    columns = ("model", "budget", "plan: saver", "threshold", "answers", "saving", "drop", "95 %")
     table = table_of(
-        f"the best saver of every model, measured on {measured_on}",
-        ("model", "budget", "plan: saver", "threshold", "answers", "saving", "drop", "95 %"),
-        rows,
+        f"the best saver of every model, measured on {found.measured_on}",
+        (*columns, "proof: p ≤ level"),
+        (_cells(row, found.unit) for row in found),
     )
-    words = (
-        f"Chosen on tune, measured on {measured_on}; nothing is certified here: search that pair "
-        "for a proof."
+    return group_of(table, note_of(found.words()))
+
+
+def _cells(row: Saver, unit: str) -> tuple[str, ...]:
+    """One line of the table."""
+    proof, outcome = row.certificate, row.outcome
+    head = row.big, f"{row.max_drop:g}"
+    if row.little is None:
+        return *head, "alone", *(["–"] * 5), "nothing proved"
+    return (
+        *head,
+        row.little,
+        f"{row.threshold:.4g}",
+        percent(row.share),
+        percent(outcome.saving[unit]),
+        f"{outcome.drop:+.2f}",
+        interval_text(outcome.drop_interval),
+        f"{proof.p_value:.2g} ≤ {proof.delta:.2g}",
     )
-    return group_of(table, note_of(words))
