@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,5 +117,6 @@ def search(
         result.save(out)
     if frontier is not None:
         write_json(frontier, [point.to_dict() for point in result.frontier])
-    data = result.to_dict()
+    without_points = replace(result, frontier=replace(result.frontier, points=()))
+    data = without_points.to_dict()
     terminal.answer(result.view(), {key: data[key] for key in JSON_KEYS}, as_json=as_json)
