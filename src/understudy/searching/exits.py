@@ -7,9 +7,9 @@ policies and frontiers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -177,7 +177,7 @@ class _FoundExits:
 
     `order` names the exits and the reference, which is last. `visited` (P, K + 1) marks the stages
     of each policy, `answered` (P, K + 1) counts the samples that they answer. `thresholds` are
-    (P, K), `wrong`, `cost` and `drop` (P,).
+    (P, K), `wrong`, `cost` and `drop` (P,). `stage` makes each stage once: neighbours share most.
     """
 
     order: tuple[str, ...]
@@ -189,6 +189,7 @@ class _FoundExits:
     wrong: Array
     cost: Array
     drop: Array
+    stage: Callable[..., PolicyStage]
 
     @staticmethod
     def of(
@@ -217,25 +218,22 @@ class _FoundExits:
             wrong=filled.wrong,
             cost=_costs(table, order, visited, answered / len(table), unit=unit),
             drop=100.0 * (filled.wrong - (len(table) - int(right.sum()))) / len(table),
+            stage=cache(PolicyStage),
         )
 
     def point(self, row: int, *, confidence: str) -> Point:
         """The policy of a row with its figures."""
-        stages = np.flatnonzero(self.visited[row]).tolist()
-        names = [self.order[stage] for stage in stages]
-        before = zip(names, self.thresholds[row, stages[:-1]].tolist(), strict=False)
-        policy = Policy(
-            (*(PolicyStage(name, t, confidence) for name, t in before), PolicyStage(names[-1]))
-        )
-        counts = self.answered[row, stages].tolist()
+        *before, last = self.visited[row].nonzero()[0].tolist()
+        thresholds, counts = self.thresholds[row].tolist(), self.answered[row].tolist()
+        stages = [self.stage(self.order[exit], thresholds[exit], confidence) for exit in before]
         cost = float(self.cost[row])
         return Point(
-            policy=policy,
+            policy=Policy((*stages, self.stage(self.order[last]))),
             cost=cost,
             accuracy=(self.samples - int(self.wrong[row])) / self.samples,
             drop=float(self.drop[row]),
             saving=1 - cost / self.full if self.full else 0.0,
-            shares={name: k / self.samples for name, k in zip(names, counts, strict=True)},
+            shares={self.order[exit]: counts[exit] / self.samples for exit in (*before, last)},
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,7 +129,8 @@ def search(
         result.save(out)
     if frontier is not None:
         write_json(frontier, [point.to_dict() for point in result.frontier])
-    data = result.to_dict()
+    without_points = replace(result, frontier=replace(result.frontier, points=()))
+    data = without_points.to_dict()
     counts = {key: data["table"][key] for key in ("samples", "labels")}
     answer = {key: data[key] for key in JSON_KEYS} | counts
     terminal.answer(result.view(), answer, as_json=as_json)
