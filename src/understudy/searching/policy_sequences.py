@@ -1,7 +1,7 @@
 """Sequences of policies from safe to cheap, which a certificate tests in order.
 
-A sequence is frozen on tune. It starts near the reference (gap 0) and accepts more from step to
-step, so that losses and gains of all its policies are counted in one pass per stage.
+A sequence is frozen on tune. It accepts more from step to step, so that losses and gains of all its
+policies are counted in one pass per stage. A test may start anywhere in it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.frontier import Point
 from understudy.policy import Policy, PolicyStage, accepts
 from understudy.scores import ScoreTable
 from understudy.searching.pairs import PairCurve, thresholds_between
@@ -40,8 +41,7 @@ class PolicySequence:
     def expected_proved(self, *, budget: float, samples: int, delta: float) -> int:
         """How many policies would be proved if `samples` certify samples looked just like tune.
 
-        Used to choose between sequences before certify is read; a normal approximation suffices.
-        `budget` is a fraction.
+        A normal approximation; `budget` is a fraction.
         """
         if not self.policies:
             return 0
@@ -50,6 +50,11 @@ class PolicySequence:
         z = NormalDist().inv_cdf(1 - delta)
         fails = gap + z * np.sqrt(discordant / samples + 4 / samples**2) > budget
         return int(np.argmax(fails)) if fails.any() else len(fails)
+
+    def starting_at(self, step: int) -> PolicySequence:
+        """The sequence without its first `step` policies."""
+        counts = self.losses[step:], self.gains[step:], self.cost[step:]
+        return PolicySequence(self.policies[step:], *counts, self.samples)
 
 
 EMPTY = PolicySequence((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1)
@@ -97,17 +102,103 @@ def sequence_through(
     unit = table.unit(unit)
     reference = table.reference(reference, unit=unit)
     stages = _stages_before(policy, reference)
-    sweeps = [_sweep_through(table, stage, steps=steps) for stage in stages]
-    names = [*(stage.exit for stage in stages), reference]
-    total = len(sweeps[0].threshold) if sweeps else 0
-    answered, losses, gains = _count_sweeps(table, sweeps, reference=reference, steps=total)
-    cost = np.zeros(len(losses))
-    for stage, counts in enumerate(answered):
-        cost += counts / len(table) * table.cost_of(names[: stage + 1], unit)
-    least = np.minimum.accumulate(np.append(table.cost_of([reference], unit), cost))[:-1]
-    rows = np.flatnonzero(cost < least)
-    policies = tuple(_policy_at(stages, sweeps, int(row), reference) for row in rows)
-    return PolicySequence(policies, losses[rows], gains[rows], cost[rows], len(table))
+    if not stages:
+        return EMPTY
+    thresholds = np.stack([_thresholds_through(table, stage, steps=steps) for stage in stages])
+    return ThresholdPath.of(table, stages, thresholds, reference=reference, unit=unit).sequence()
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdPath:
+    """P policies that differ in thresholds alone, none of which rises, and what they do on a table.
+
+    Policies that cost as much as the reference, or as one before them, are left out. A path is
+    arrays, of which policies are made where it is chosen.
+
+    Attributes:
+        stages: the stages before the reference; their own thresholds count for nothing.
+        thresholds: (S, P) float64; a stage whose threshold is -inf is the last one.
+        answered: (S + 1, P) how many samples each stage answers, and the reference.
+        losses, gains, cost: (P,) as in `PolicySequence`.
+        full: the cost of the reference; `right`: how many samples it has right.
+    """
+
+    stages: tuple[PolicyStage, ...]
+    reference: str
+    thresholds: Array
+    answered: Counts
+    losses: Counts
+    gains: Counts
+    cost: npt.NDArray[np.float64]
+    full: float
+    right: int
+
+    @property
+    def samples(self) -> int:
+        """The number of samples that were counted."""
+        return int(self.answered[:, :1].sum())
+
+    @property
+    def drop(self) -> npt.NDArray[np.float64]:
+        """The gap in points, (P,)."""
+        return 100.0 * (self.losses - self.gains) / max(self.samples, 1)
+
+    @staticmethod
+    def of(
+        table: ScoreTable,
+        stages: Sequence[PolicyStage],
+        thresholds: Array,
+        *,
+        reference: str,
+        unit: str,
+    ) -> ThresholdPath:
+        """The path of some stages and thresholds (S, P) on a table."""
+        sweeps = [
+            _ThresholdSweep.of(table, stage.exit, stage.confidence, row)
+            for stage, row in zip(stages, thresholds, strict=True)
+        ]
+        names = [*(stage.exit for stage in stages), reference]
+        answered, losses, gains = _count_sweeps(
+            table, sweeps, reference=reference, steps=thresholds.shape[1]
+        )
+        cost = np.zeros(len(losses))
+        for stage, counts in enumerate(answered):
+            if counts.any():
+                cost += counts / len(table) * table.cost_of(names[: stage + 1], unit)
+        full = table.cost_of([reference], unit)
+        right = int((table.prediction[table.index(reference)] == table.truth(reference)).sum())
+        rows = np.flatnonzero(cost < np.minimum.accumulate(np.append(full, cost))[:-1])
+        kept = thresholds[:, rows], answered[:, rows], losses[rows], gains[rows], cost[rows]
+        return ThresholdPath(tuple(stages), reference, *kept, full, right)
+
+    def point(self, row: int) -> Point:
+        """The point of a frontier at one policy."""
+        policy, samples = self._policy(self.thresholds[:, row].tolist()), self.samples
+        counts = dict(
+            zip(
+                (*(stage.exit for stage in self.stages), self.reference),
+                self.answered[:, row].tolist(),
+                strict=True,
+            )
+        )
+        accuracy = (self.right + int(self.gains[row] - self.losses[row])) / samples
+        cost = float(self.cost[row])
+        shares = {name: counts[name] / samples for name in policy.exits}
+        saving = 1 - cost / self.full if self.full else 0.0
+        return Point(policy, cost, accuracy, float(self.drop[row]), saving, shares)
+
+    def sequence(self) -> PolicySequence:
+        """The path as policies; stages behind one that accepts everything are left out."""
+        policies = tuple(self._policy(column) for column in self.thresholds.T.tolist())
+        return PolicySequence(policies, self.losses, self.gains, self.cost, self.samples)
+
+    def _policy(self, thresholds: Sequence[float]) -> Policy:
+        kept: list[PolicyStage] = []
+        for stage, threshold in zip(self.stages, thresholds, strict=True):
+            if threshold == -np.inf:
+                return Policy((*kept, PolicyStage(stage.exit)))
+            kept.append(PolicyStage(stage.exit, threshold, stage.confidence))
+        return Policy((*kept, PolicyStage(self.reference)))
 
 
 def losses_and_gains(
@@ -142,20 +233,19 @@ def labels_missing(table: ScoreTable, policies: Sequence[Policy], *, reference: 
 
 @dataclass(frozen=True, eq=False)
 class _ThresholdSweep:
-    """One stage along P policies, its thresholds (P,) never rising; `start` (N,) is the first in
-    which it accepts each sample, P for never."""
+    """One stage along P policies whose thresholds never rise; `start` (N,) is the first in which it
+    accepts each sample, P for never."""
 
     exit: str
-    threshold: Array
     start: Array
 
     @staticmethod
     def of(table: ScoreTable, exit: str, confidence: str, threshold: Array) -> _ThresholdSweep:
         """The sweep of an exit on a table, from thresholds that never rise."""
         if np.isneginf(threshold).all():  # the last stage, whose confidence may not be stored
-            return _ThresholdSweep(exit, threshold, np.zeros(len(table), np.intp))
+            return _ThresholdSweep(exit, np.zeros(len(table), np.intp))
         scores = table.scores(confidence)[table.index(exit)].astype(np.float64)
-        return _ThresholdSweep(exit, threshold, np.searchsorted(-threshold, -scores))
+        return _ThresholdSweep(exit, np.searchsorted(-threshold, -scores))
 
 
 def _count_sweeps(
@@ -197,29 +287,15 @@ def _stages_before(policy: Policy, reference: str) -> tuple[PolicyStage, ...]:
     return (*before, PolicyStage(last.exit, -np.inf, last.confidence))
 
 
-def _sweep_through(table: ScoreTable, stage: PolicyStage, *, steps: int) -> _ThresholdSweep:
-    """The sweep of a stage from accepting nothing through its own threshold to everything."""
+def _thresholds_through(table: ScoreTable, stage: PolicyStage, *, steps: int) -> Array:
+    """The thresholds of a stage from accepting nothing through its own one to everything."""
     scores = table.scores(stage.confidence)[table.index(stage.exit)].astype(np.float64)
     falling = -np.sort(-scores)
     ends = np.flatnonzero(np.append(falling[:-1] != falling[1:], True)) + 1
     own = np.count_nonzero(accepts(scores, stage.threshold))
     counts = np.append(np.linspace(0, own, steps + 1), np.linspace(own, len(scores), steps + 1)[1:])
     level = np.searchsorted(np.append(0, ends), counts[1:])
-    thresholds = thresholds_between(falling, ends)[level]
-    return _ThresholdSweep.of(table, stage.exit, stage.confidence, thresholds)
-
-
-def _policy_at(
-    stages: Sequence[PolicyStage], sweeps: Sequence[_ThresholdSweep], row: int, reference: str
-) -> Policy:
-    """The policy at one step; stages behind one that accepts everything are left out."""
-    kept: list[PolicyStage] = []
-    for stage, sweep in zip(stages, sweeps, strict=True):
-        threshold = float(sweep.threshold[row])
-        if threshold == -np.inf:
-            return Policy((*kept, PolicyStage(stage.exit)))
-        kept.append(PolicyStage(stage.exit, threshold, stage.confidence))
-    return Policy((*kept, PolicyStage(reference)))
+    return thresholds_between(falling, ends)[level]
 
 
 def _count_run(table: ScoreTable, run: list[Policy], *, reference: str) -> list[Counts]:

@@ -1,9 +1,8 @@
-"""Search strategies: pairs, chains, exits of one network, ensembles; and the choice between them.
+"""Search strategies: pairs, ensembles, longer cascades; and the choice between all they find.
 
-Every strategy proposes policy sequences that lead from the reference to the cheap. Of one strategy
-the sequence is taken that would end cheapest if certify looked just like tune. Between strategies
-that comparison would favour the one with more candidates, so it is cross-fitted: each strategy
-searches on one half of tune and is measured on the other, both ways.
+Every strategy proposes policy sequences that lead from the dear and safe to the cheap. All compete
+by what they are expected to cost once certified; that is fair, since none of them has thresholds
+that were fitted to the samples which count: a sequence leads through all thresholds.
 """
 
 from __future__ import annotations
@@ -11,74 +10,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TypedDict
 
 import numpy as np
 
 from understudy.ensemble import ensemble_of, models_of
-from understudy.errors import PolicyError
 from understudy.frontier import Frontier, Point, PointArrays
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.chains import search_chains
+from understudy.searching.equal_loss import EqualLossSearch
 from understudy.searching.exits import exit_points, exits_in_order, search_exits
 from understudy.searching.pairs import PairCurve, pair_curve, pair_curves, pairs_frontier
 from understudy.searching.policy_sequences import (
     EMPTY,
     PolicySequence,
-    losses_and_gains,
     pair_sequence,
     sequence_through,
 )
-from understudy.split import uniform
+from understudy.searching.search_spec import SearchSpec
 
-FEW = 8  # exits that are searched together; a larger zoo is searched for chains
+MOST_COMPARED = 16  # sequences whose expected cost is computed
+WORTH_START, WORTH_STAGE = 0.03, 0.01  # of the reference's cost
 MOST_ON, CANDIDATES = 3, 8  # exits of `find_few_exits`, and how many are tried behind the first
 STARTS = 2  # misses at most hundredths of a point of cost
-
-
-class SearchNames(TypedDict):
-    """Keyword arguments that most searches share."""
-
-    reference: str
-    unit: str
-    confidence: str
-
-
-@dataclass(frozen=True)
-class SearchSpec:
-    """What is searched for: policies within `drops` (points) of the reference's accuracy.
-
-    Raises:
-        PolicyError: a level that is no probability.
-    """
-
-    reference: str
-    unit: str
-    confidence: str
-    drops: tuple[float, ...]
-    delta: float
-    certify_samples: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.delta < 1:
-            raise PolicyError(
-                f"delta is a probability between 0 and 1, found {self.delta:g}: try 0.05"
-            )
-
-    @property
-    def names(self) -> SearchNames:
-        """The reference, unit and confidence, as keyword arguments."""
-        return {"reference": self.reference, "unit": self.unit, "confidence": self.confidence}
-
-    def expected_cost(self, sequence: PolicySequence, drop: float) -> float:
-        """The cost of what would be certified if certify looked just like the sequence's counts."""
-        samples = self.certify_samples
-        proved = sequence.expected_proved(budget=drop / 100, samples=samples, delta=self.delta)
-        return float(sequence.cost[proved - 1]) if proved else float("inf")
 
 
 @dataclass(frozen=True)
@@ -158,39 +115,40 @@ def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
     return _sequences_through(frontier, table, spec)
 
 
-def chains_up_to(stages: int) -> Strategy:
-    """The strategy of chains of up to `stages` independent models."""
-
-    def find_chains(table: ScoreTable, spec: SearchSpec) -> Candidates:
-        drops = _drops_and_tighter(spec)
-        frontier = search_chains(table, max_drops=drops, stages=stages, **spec.names)
-        return _sequences_through(frontier, table, spec)
-
-    return find_chains
+def find_chains(table: ScoreTable, spec: SearchSpec) -> Candidates:
+    """Chains of independent models whose thresholds are the best on this table."""
+    drops = _drops_and_tighter(spec)
+    frontier = search_chains(table, max_drops=drops, stages=spec.stages, **spec.names)
+    return _sequences_through(frontier, table, spec)
 
 
-def on_models(strategy: Strategy) -> Strategy:
-    """The strategy on the table without its ensembles."""
-    return lambda table, spec: strategy(models_of(table), spec)
+def find_equal_loss(table: ScoreTable, spec: SearchSpec) -> Candidates:
+    """Cascades of three exits and more whose stages accept the same expected loss per cost saved.
 
-
-def strategies_for(table: ScoreTable, *, stages: int) -> list[Strategy]:
-    """The strategies that fit the table's exits.
-
-    Always pairs; exits that share parts all together; with more stages also all exits of a small
-    zoo together where at most so many are visited, or chains; and ensembles behind their little
-    models.
+    Behind them stands the reference, or an ensemble with it of one of their exits.
     """
-    models = models_of(table)
+    order = exits_in_order(table, spec.reference, spec.unit)
+    ensembles = dict(ensembles_with(table, spec.reference))
+    searches = [EqualLossSearch.of(table, spec, order, spec.reference)]
+    searches += [
+        EqualLossSearch.of(table, spec, order, ensembles[name], member=name)
+        for name in order
+        if name in ensembles
+    ]
+    paths = [path for one in searches for path in one.paths()]
+    points = [PointArrays(path.cost, path.drop, path.point) for path in paths]
+    frontier = Frontier.of_arrays(points, unit=spec.unit, reference=spec.reference)
+    return Candidates(tuple(path.sequence() for path in paths), frontier)
+
+
+def strategies_for(table: ScoreTable, spec: SearchSpec) -> list[Strategy]:
+    """The strategies that fit the table's exits and the spec's number of stages."""
     strategies: list[Strategy] = [find_pairs]
-    if len(models.exits) > 2 and (models.shares_parts or stages > 2):
-        together = models.shares_parts or len(models.exits) <= min(stages, FEW)
-        strategies.append(find_exits if together else chains_up_to(stages))
-    if models.shares_parts and len(models.exits) > MOST_ON + 1:
-        strategies.append(find_few_exits)
-    if len(models.exits) == len(table.exits):
-        return strategies
-    return [*(on_models(strategy) for strategy in strategies), find_ensembles]
+    if len(models_of(table).exits) < len(table.exits):
+        strategies.append(find_ensembles)
+    if spec.stages > 2 and len(models_of(table).exits) > 2:
+        strategies.append(find_equal_loss)
+    return strategies
 
 
 # -- the choice between them ----------------------------------------------------------------------
@@ -201,46 +159,35 @@ def choose_sequences(
 ) -> tuple[list[PolicySequence], Frontier]:
     """For every budget the sequence to certify, and the frontier of all that was found on tune."""
     found = [strategy(tune, spec) for strategy in strategies]
-    points = [point for one in found for point in one.frontier]
-    frontier = Frontier.of(points, unit=spec.unit, reference=spec.reference)
-    if len(strategies) == 1:
-        sequences = found[0].sequences
-        return [cheapest_expected(sequences, spec, drop) for drop in spec.drops], frontier
-    first, second = _halves(tune)
-    crossed = [(strategy(first, spec), strategy(second, spec)) for strategy in strategies]
-    chosen = []
-    for drop in spec.drops:
-        costs = [
-            _held_out_cost(a, second, spec, drop) + _held_out_cost(b, first, spec, drop)
-            for a, b in crossed
-        ]
-        chosen.append(cheapest_expected(found[int(np.argmin(costs))].sequences, spec, drop))
-    return chosen, frontier
+    frontier = Frontier.of(
+        (point for one in found for point in one.frontier),
+        unit=spec.unit,
+        reference=spec.reference,
+    )
+    sequences = [sequence for one in found for sequence in one.sequences]
+    return [cheapest_expected(sequences, spec, drop) for drop in spec.drops], frontier
 
 
 def cheapest_expected(
     sequences: Sequence[PolicySequence], spec: SearchSpec, drop: float
 ) -> PolicySequence:
-    """The sequence that would end cheapest; one without policies where there is none."""
+    """The sequence that is expected to end cheapest, from where its test had best start.
+
+    A later start and another stage have to be worth something, since both rest on few samples. One
+    without policies where there is no sequence.
+    """
     filled = [sequence for sequence in sequences if sequence.policies]
-    return min(filled, key=lambda one: spec.expected_cost(one, drop), default=EMPTY)
-
-
-def _held_out_cost(found: Candidates, held_out: ScoreTable, spec: SearchSpec, drop: float) -> float:
-    """The expected cost of what was chosen on one half, by the counts of the other."""
-    full = held_out.cost_of([spec.reference], spec.unit)
-    sequence = cheapest_expected(found.sequences, spec, drop)
-    if not sequence.policies:
-        return full
-    losses, gains = losses_and_gains(held_out, sequence.policies, reference=spec.reference)
-    counted = replace(sequence, losses=losses, gains=gains, samples=len(held_out))
-    return min(spec.expected_cost(counted, drop), full)
-
-
-def _halves(tune: ScoreTable) -> tuple[ScoreTable, ScoreTable]:
-    order = np.argsort(uniform(tune.ids, salt=b"-halves"), kind="stable")
-    middle = max(len(order) // 2, 1)
-    return tune.rows(np.sort(order[:middle])), tune.rows(np.sort(order[-middle:]))
+    filled = sorted(filled, key=lambda one: spec.least_cost(one, drop))[:MOST_COMPARED]
+    best, least = EMPTY, np.inf
+    for sequence in filled:
+        expected = spec.expected_costs(sequence, drop)
+        start = int(np.argmin(expected))
+        start = start if expected[start] < expected[0] - WORTH_START * spec.full else 0
+        stages = max(len(policy.exits) for policy in sequence.policies)
+        cost = expected[start] + WORTH_STAGE * spec.full * (stages - 2)
+        if cost < least:
+            best, least = sequence.starting_at(start), cost
+    return best
 
 
 def _drops_and_tighter(spec: SearchSpec) -> list[float]:

@@ -1,0 +1,266 @@
+"""Sequences of policies whose stages all accept the same expected loss per cost that they save.
+
+An exit should answer a sample where the accuracy that its answer is expected to lose is worth the
+cost that it saves (Chow 1970; for cascades Jitkrittum et al. 2023, arXiv 2307.02764). The expected
+loss given the exit's confidence is fitted on tune with four coefficients per exit, so one number,
+the loss accepted per cost, gives the thresholds of all stages. Thresholds that are optimised one by
+one fit the noise of few samples, and certify then does not confirm what they reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.policy import PolicyStage
+from understudy.scores import ScoreTable
+from understudy.searching.policy_sequences import STEPS, ThresholdPath
+from understudy.searching.search_spec import SearchSpec
+
+Floats = npt.NDArray[np.float64]
+_PLACES = 256  # where a curve is kept, at even quantiles of the confidence
+_LEVELS = 150  # losses per cost, of either sign, that thresholds are computed for
+_SAMPLES = 1000  # samples on which the shares of deferred samples are estimated
+_ROUNDS = 2  # of thresholds and shares, each computed from the other
+_CLIP = 1e-4
+_RIDGE = 1.0
+MOST_TRIED = 24  # exits that are all combined in pairs
+KEPT, GROWN = 12, 6  # of as many exits: paths that are kept, and those that grow by one exit
+
+
+@dataclass(frozen=True, eq=False)
+class LossCurve:
+    """The expected loss of an exit's answers by its confidence: P(only the last exit is right) -
+    P(only this exit is right), (G,), which never rises with the confidence (G,)."""
+
+    confidence: Floats
+    loss: Floats
+
+    @staticmethod
+    def of(
+        confidence: Floats, losses: npt.NDArray[np.bool_], gains: npt.NDArray[np.bool_]
+    ) -> LossCurve:
+        """The difference of two logistic curves, made monotone; all arrays are (N,)."""
+        at = np.quantile(confidence, np.linspace(0, 1, _PLACES))
+        lost, gained = (_chance(confidence, marks, at) for marks in (losses, gains))
+        return LossCurve(at, _falling(lost - gained))
+
+    def threshold(self, level: Floats) -> Floats:
+        """The least confidence at which the expected loss is at most `level`; inf for none."""
+        first = np.searchsorted(-self.loss, -level)
+        place = np.clip(first, 1, _PLACES - 1)
+        above, below = self.loss[place - 1], self.loss[place]
+        share = np.clip((above - level) / np.maximum(above - below, 1e-12), 0, 1)
+        left, right = self.confidence[place - 1], self.confidence[place]
+        between = left + share * (right - left)
+        return np.where(first == 0, -np.inf, np.where(first == _PLACES, np.inf, between))
+
+
+@dataclass(frozen=True, eq=False)
+class EqualLossSearch:
+    """The search for exits whose path of equal expected loss may end cheapest, before one last exit.
+
+    Attributes:
+        table: where policies are chosen.
+        spec: what is searched for.
+        order: the exits in visiting order.
+        last: the reference, or the ensemble of it and `member`, which then is one of the stages.
+        curves: the expected loss of every exit against the last one.
+    """
+
+    table: ScoreTable
+    spec: SearchSpec
+    order: tuple[str, ...]
+    last: str
+    member: str | None
+    curves: Mapping[str, LossCurve]
+
+    @staticmethod
+    def of(
+        table: ScoreTable,
+        spec: SearchSpec,
+        order: Sequence[str],
+        last: str,
+        *,
+        member: str | None = None,
+    ) -> EqualLossSearch:
+        names = {"reference": spec.reference, "confidence": spec.confidence}
+        curves = loss_curves(table, order, last, **names)
+        return EqualLossSearch(table, spec, tuple(order), last, member, curves)
+
+    def paths(self) -> list[ThresholdPath]:
+        """The promising paths of two exits before the last one, and of more.
+
+        Of many exits those are combined that are best by themselves; longer paths grow from the
+        best shorter ones.
+        """
+        shorter: list[tuple[str, ...]] = [()]
+        found: list[ThresholdPath] = []
+        for length in range(1, self.spec.stages):
+            longer = self._longer(shorter)
+            if length == 1 and len(longer) <= MOST_TRIED:
+                shorter = longer
+                continue
+            tried = {exits: self._path(exits) for exits in longer}
+            best = self._promising(tried)
+            found += [tried[exits] for exits in best[:KEPT] if length > 1]
+            shorter = best[: MOST_TRIED if length == 1 else GROWN]
+        return found
+
+    def _path(self, exits: tuple[str, ...]) -> ThresholdPath:
+        return equal_loss_path(self.table, exits, self.last, self.curves, **self.spec.names)
+
+    def _longer(self, shorter: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """These exits and one more, in visiting order, the member of the last one first of all."""
+        place = {name: row for row, name in enumerate(self.order)}
+        more = self.order if shorter != [()] or self.member is None else [self.member]
+        longer = (
+            tuple(sorted((*exits, one), key=lambda name: place[name]))
+            for exits in shorter
+            for one in more
+            if one not in exits
+        )
+        return list(dict.fromkeys(longer))
+
+    def _promising(self, paths: Mapping[tuple[str, ...], ThresholdPath]) -> list[tuple[str, ...]]:
+        """Those that may end cheapest first: the best for every budget in turn."""
+        ranked = []
+        for drop in self.spec.drops:
+            costs = {exits: self.spec.least_cost(path, drop) for exits, path in paths.items()}
+            ranked.append(sorted(costs, key=lambda exits: costs[exits]))
+        return list(dict.fromkeys(exits for row in zip(*ranked, strict=True) for exits in row))
+
+
+def loss_curves(
+    table: ScoreTable, exits: Sequence[str], last: str, *, reference: str, confidence: str
+) -> dict[str, LossCurve]:
+    """The curve of every exit against the `last` one, on all samples of a table."""
+    right = {
+        name: table.prediction[table.index(name)] == table.truth(reference)
+        for name in (*exits, last)
+    }
+    return {
+        name: LossCurve.of(
+            _spread(table, name, confidence), right[last] & ~right[name], right[name] & ~right[last]
+        )
+        for name in exits
+    }
+
+
+def equal_loss_path(
+    table: ScoreTable,
+    exits: Sequence[str],
+    last: str,
+    curves: Mapping[str, LossCurve],
+    *,
+    reference: str,
+    confidence: str,
+    unit: str,
+    steps: int = STEPS,
+) -> ThresholdPath:
+    """The policies exits -> last, from the least expected loss per cost saved to the first exit
+    alone, in `steps` steps of as many samples that are not deferred to `last`.
+
+    `last` is the reference or an ensemble with it; losses and gains count against the reference.
+    """
+    spread = np.stack([_spread(table, name, confidence) for name in exits])
+    names = [*exits, last]
+    paid = [0.0, *(table.cost_of(names[: stage + 1], unit) for stage in range(len(names)))]
+    thresholds = _thresholds(spread[:, :_SAMPLES], [curves[name] for name in exits], np.diff(paid))
+    thresholds = _evenly(spread, thresholds, steps)
+    if _is_share(table, confidence):
+        thresholds = 1 / (1 + np.exp(-thresholds))
+    alone = np.concatenate([[-np.inf], thresholds[1:, -1]])
+    stages = [PolicyStage(name, -np.inf, confidence) for name in exits]
+    ends = [] if last == reference else [PolicyStage(last, -np.inf, confidence)]
+    rows = np.column_stack([thresholds, alone])
+    rows = np.vstack([rows, *(np.full((1, rows.shape[1]), -np.inf) for _ in ends)])
+    return ThresholdPath.of(table, (*stages, *ends), rows, reference=reference, unit=unit)
+
+
+def _thresholds(spread: Floats, curves: Sequence[LossCurve], price: Floats) -> Floats:
+    """The thresholds (S, L) of S stages for L losses per cost, none of which rises.
+
+    What a stage saves is the price of the next one and, for the share that it defers, what that
+    saves in turn.
+    """
+    size = np.exp(np.linspace(-9, 0.3, _LEVELS))
+    levels = np.concatenate([-size[::-1], [0.0], size])
+    deferred = np.full((len(curves), len(levels)), 0.7)
+    found = np.empty((len(curves), len(levels)))
+    for _ in range(_ROUNDS):
+        saved = np.ones(len(levels))
+        for stage in reversed(range(len(curves))):
+            found[stage] = curves[stage].threshold(levels * saved)
+            saved = price[stage] / price[-1] + deferred[stage] * saved
+        reached = np.ones((len(levels), spread.shape[1]), bool)
+        for stage, row in enumerate(spread):
+            left = reached & (row < found[stage][:, None])
+            deferred[stage] = (left.sum(1) + 1) / (reached.sum(1) + 2)
+            reached = left
+    return np.minimum.accumulate(found, axis=1)
+
+
+def _evenly(spread: Floats, thresholds: Floats, steps: int) -> Floats:
+    """The thresholds (S, steps) between those given at which even shares are not deferred."""
+    levels = thresholds.shape[1]
+    start = np.min(
+        [np.searchsorted(-t, -row) for t, row in zip(thresholds, spread, strict=True)], axis=0
+    )
+    kept = np.cumsum(np.bincount(start, minlength=levels + 1)[:levels]) / spread.shape[1]
+    even = np.linspace(0, kept[-1], steps + 1)[1:]
+    place = np.interp(even, kept + 1e-9 * np.arange(levels), np.arange(levels))
+    bounded = np.clip(thresholds, spread.min() - 1e-3, spread.max() + 1e-3)
+    return np.stack([np.interp(place, np.arange(levels), row) for row in bounded])
+
+
+def _is_share(table: ScoreTable, confidence: str) -> bool:
+    scores = table.scores(confidence)
+    return bool(scores.min() >= 0 and scores.max() <= 1)
+
+
+def _spread(table: ScoreTable, exit: str, confidence: str) -> Floats:
+    """The confidence of one exit (N,), as log-odds where it lies between 0 and 1."""
+    scores = table.scores(confidence)[table.index(exit)].astype(np.float64)
+    if not _is_share(table, confidence):
+        return scores
+    inside = np.clip(scores, _CLIP, 1 - _CLIP)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+def _chance(x: Floats, marks: npt.NDArray[np.bool_], at: Floats) -> Floats:
+    """The probability of a mark at some x, by a logistic regression with a small ridge."""
+    centre, scale = float(x.mean()), float(x.std()) + 1e-9
+    rows = (x - centre) / scale
+    count, total = int(marks.sum()), len(x)
+    bias, slope = np.log((count + 0.5) / (total - count + 0.5)), 0.0
+    for _ in range(25):
+        chance = 1 / (1 + np.exp(-(bias + slope * rows)))
+        residual, weight = marks - chance, chance * (1 - chance)
+        g0, g1 = residual.sum() - 1e-6 * bias, (residual * rows).sum() - _RIDGE * slope
+        h00, h01 = weight.sum() + 1e-6, (weight * rows).sum()
+        h11 = (weight * rows * rows).sum() + _RIDGE
+        determinant = h00 * h11 - h01 * h01
+        step0 = np.clip((h11 * g0 - h01 * g1) / determinant, -3, 3)
+        step1 = np.clip((h00 * g1 - h01 * g0) / determinant, -3, 3)
+        bias, slope = bias + step0, slope + step1
+        if max(abs(step0), abs(step1)) < 1e-8:
+            break
+    return np.asarray(1 / (1 + np.exp(-(bias + slope * (at - centre) / scale))))
+
+
+def _falling(values: Floats) -> Floats:
+    """The closest values that never rise (pooled adjacent violators)."""
+    means: list[float] = []
+    counts: list[int] = []
+    for value in values.tolist():
+        mean, count = value, 1
+        while means and means[-1] < mean:
+            before, size = means.pop(), counts.pop()
+            mean, count = (mean * count + before * size) / (count + size), count + size
+        means.append(mean)
+        counts.append(count)
+    return np.repeat(means, counts)

@@ -1,0 +1,79 @@
+"""What a sequence of policies is expected to cost once certified, by where its test starts.
+
+The test stops at the first policy that is not proved, so what counts is the whole course of losses
+and gains along the sequence, and both tune and certify are samples of it. Courses are drawn around
+the counts on tune: a random walk whose variance is that of the certify counts and of the unknown
+true course together.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.searching.policy_sequences import PolicySequence, ThresholdPath
+
+Floats = npt.NDArray[np.float64]
+_COURSES = 100
+_SEED = 0
+_UNSEEN = 2.0  # discordant samples that tune may have missed
+
+
+def expected_costs(
+    sequence: PolicySequence, *, budget: float, samples: int, delta: float, full: float
+) -> Floats:
+    """The expected cost of what a test that starts at each policy certifies, (P,).
+
+    Args:
+        budget: a fraction, of either sign.
+        samples: the number of certify samples.
+        delta: the level of the test.
+        full: the cost of the reference, which is left where the first test fails.
+
+    >>> losses, gains = np.array([0, 1, 4, 20]), np.array([0, 1, 2, 2])
+    >>> one = PolicySequence(("a", "b", "c", "d"), losses, gains, np.array([8, 6, 4, 1.0]), 1000)
+    >>> expected_costs(one, budget=.01, samples=3000, delta=.05, full=9.0).round(1).tolist()
+    [4.0, 4.0, 4.0, 9.0]
+    """
+    scale = samples / sequence.samples
+    discordant = (sequence.losses + sequence.gains).astype(np.float64)
+    known = np.maximum.accumulate(discordant + _UNSEEN) * scale * (1 + scale)
+    course = scale * (sequence.losses - sequence.gains) + np.cumsum(
+        _noise(len(known)) * np.sqrt(np.diff(known, prepend=0.0)), axis=1
+    )
+    quantile = NormalDist().inv_cdf(1 - delta)
+    proved = course + quantile * np.sqrt(scale * discordant + 4) <= samples * budget
+    reached = np.full(len(course), np.nan)
+    expected = np.empty(len(known))
+    for step in reversed(range(len(known))):
+        further = np.where(np.isnan(reached), sequence.cost[step], reached)
+        reached = np.where(proved[:, step], further, np.nan)
+        expected[step] = np.where(np.isnan(reached), full, reached).mean()
+    return expected
+
+
+def least_cost(
+    counted: PolicySequence | ThresholdPath,
+    *,
+    budget: float,
+    samples: int,
+    delta: float,
+    full: float,
+) -> float:
+    """The least cost of a policy that would be proved by itself if certify looked like tune.
+
+    A quick bound by which sequences are screened; the arguments are those of `expected_costs`.
+    """
+    gap = (counted.losses - counted.gains) / counted.samples
+    discordant = (counted.losses + counted.gains) / counted.samples
+    quantile = NormalDist().inv_cdf(1 - delta)
+    fits = gap + quantile * np.sqrt(discordant / samples + 4 / samples**2) <= budget
+    return float(counted.cost[fits].min(initial=full))
+
+
+@cache
+def _noise(steps: int) -> Floats:
+    return np.random.default_rng(_SEED).standard_normal((_COURSES, steps))
