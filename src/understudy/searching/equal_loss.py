@@ -225,7 +225,7 @@ def _is_share(table: ScoreTable, confidence: str) -> bool:
 
 def _spread(table: ScoreTable, exit: str, confidence: str) -> Floats:
     """The confidence of one exit (N,), as log-odds where it lies between 0 and 1."""
-    scores = table.scores(confidence)[table.index(exit)].astype(np.float64)
+    scores = np.asarray(table.scores(confidence)[table.index(exit)], np.float64)
     if not _is_share(table, confidence):
         return scores
     inside = np.clip(scores, _CLIP, 1 - _CLIP)
