@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ import harness
 from certificates import tables
 from imagenet_zoo import imagenet_zoo
 from understudy import Policy, ScoreTable, evaluate, load_table
-from understudy.deferral import scores_of
 from understudy.exit import LazyDetails
 from understudy.intervals import wilson
 from understudy.searching.exact_test import critical_totals
@@ -121,9 +121,8 @@ def one_draw(
         outcomes = []
         for drop, sequence in zip(DROPS, sequences, strict=True):
             policy = certified(sequence, data.splits["certify"], reference, drop)
-            scores = scores_of(data.table.provenance)
             ensembles = fitted_ensembles(data.searched, [policy])
-            used = {exit: score for exit, score in scores.items() if exit in policy.exits}
+            used = {exit: score for exit, score in data.scores.items() if exit in policy.exits}
             truth = evaluate(
                 with_fitted(whole, scores=used, ensembles=ensembles), policy, reference=reference
             )
@@ -146,7 +145,8 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, tuple[str, ...]]
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    spawned = get_context("spawn")  # polars holds threads, which a fork would lose
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawned) as pool:
         for name, variants in cases(arguments):
             draw = partial(one_draw, name, arguments.samples, variants, arguments.cache)
             draws = list(pool.map(draw, range(arguments.draws), chunksize=4))
