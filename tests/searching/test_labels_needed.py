@@ -219,6 +219,7 @@ def test_what_is_proved_without_labels_is_proved_with_them() -> None:
         np.zeros(len(cut), np.int64),
         np.arange(len(cut), 0, -1.0),
         100,
+        len(cut) + 1.0,
     )
     rng = np.random.default_rng(0)
     steps = []
