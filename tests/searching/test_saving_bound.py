@@ -16,8 +16,8 @@ from understudy.outcome import evaluate, units_of
 from understudy.policy import Policy, PolicyStage
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify, certify_one
-from understudy.searching.exact_test import discordance_limit
 from understudy.searching.equal_loss import equal_loss_path, loss_curves
+from understudy.searching.exact_test import discordance_limit
 from understudy.searching.pairs import pair_curve
 from understudy.searching.policy_sequences import pair_sequence
 from understudy.searching.saving_bound import saving_bounds
