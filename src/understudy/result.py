@@ -83,6 +83,12 @@ class Choice(
         """The split of the headline figures; see `headline_split`."""
         return headline_split(self.on)
 
+    @property
+    def exits(self) -> frozenset[str]:
+        """The exits of the policy and of those that were proved before it."""
+        path = () if self.certificate is None else self.certificate.path
+        return frozenset(name for policy in (self.policy, *path) for name in policy.exits)
+
     def to_dict(self, unit: str | None = None) -> dict[str, Any]:
         """Plain JSON; with the headline figures in front where their unit is given."""
         data, outcome = super().to_dict(), self.outcome

@@ -192,7 +192,7 @@ class SearchData:
                 "samples": {name: len(part) for name, part in self.splits.items()},
                 "labelled": self.table.label is not None,
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
-                "provenance": self._provenance([choice.policy for choice in choices]),
+                "provenance": self._provenance(choices),
             },
             arguments=requested,
             published=rules(
@@ -200,9 +200,9 @@ class SearchData:
             ),
         )
 
-    def _provenance(self, policies: Sequence[Policy]) -> dict[str, Any]:
-        """The table's provenance, with the learned scores that the policies use."""
-        used = {name for policy in policies for name in policy.exits}
+    def _provenance(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """The table's provenance, with the learned scores that the choices and their paths use."""
+        used = {name for choice in choices for name in choice.exits}
         provenance = dict(self.table.provenance)
         scores = provenance.pop(LEARNED, {})
         kept = {name: score for name, score in scores.items() if name in used}

@@ -166,9 +166,9 @@ def _checked(stored: Any, result: Result, table: ScoreTable) -> tuple[Check, ...
 
 
 def _with_fitted_exits(result: Result, table: ScoreTable) -> ScoreTable:
-    """The table with the scores and ensembles that the result's policies use."""
-    policies = [choice.policy for choice in result.choices]
-    used = {name for policy in policies for name in policy.exits}
+    """The table with the scores and ensembles that the result's policies use, those on the paths
+    to them included."""
+    used = {name for choice in result.choices for name in choice.exits}
     found = {single.name: ensemble_of(single.origin) for single in result.singles}
     ensembles = {name: one for name, one in found.items() if one is not None and name in used}
     scores = {} if LEARNED in table.confidence else scores_of(result.table.get("provenance", {}))
