@@ -85,6 +85,12 @@ class Choice(
         """The split of the headline figures; see `headline_split`."""
         return headline_split(self.on)
 
+    @property
+    def exits(self) -> frozenset[str]:
+        """The exits of the policy and of those that were proved before it."""
+        path = () if self.certificate is None else self.certificate.path
+        return frozenset(name for policy in (self.policy, *path) for name in policy.exits)
+
     def to_dict(self, unit: str | None = None) -> dict[str, Any]:
         """Plain JSON; with the headline figures in front where their unit is given."""
         data, outcome = super().to_dict(), self.outcome
@@ -230,7 +236,7 @@ class Result(
         scores = scores_of(self.table.get("provenance", {}))
         if scores and LEARNED not in table.confidence:
             table = with_scores(table, scores)
-        used = {name for choice in self.choices for name in choice.policy.exits}
+        used = {name for choice in self.choices for name in choice.exits}
         for single in self.singles:
             one = ensemble_of(single.origin)
             if one is not None and single.name in used and single.name not in table.names:

@@ -30,7 +30,6 @@ from understudy.searching.strategies import cheapest_within
 from understudy.split import ALL, SPLITS, headline_split
 
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
-STAGES = 2  # as `search` by default
 WAYS = (IN_SAMPLE, HELD_OUT, CERTIFIED)
 Progress = Callable[[str, int, int], None]
 
