@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.padding import Padding
     from rich.table import Table
 
+    from understudy.scores import ScoreTable
+
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 DECIDED = "the samples that decided: slightly optimistic"
@@ -213,6 +215,27 @@ class Result(
             f"{listed([f'{c.max_drop:g}' for c in self.choices], 12)}: search again with "
             f"--max-drop {max_drop:g}"
         )
+
+    def with_fitted(self, table: ScoreTable) -> ScoreTable:
+        """The table with what the search fitted: the scores and ensembles that its policies use.
+
+        `evaluate` needs it for policies with learned scores, on samples other than those of tune.
+
+        Raises:
+            TableError: the table lacks an exit, or the logits of an ensemble's member.
+        """
+        from understudy.deferral import LEARNED, scores_of, with_scores
+        from understudy.ensemble import ensemble_of, with_ensemble
+
+        scores = scores_of(self.table.get("provenance", {}))
+        if scores and LEARNED not in table.confidence:
+            table = with_scores(table, scores)
+        used = {name for choice in self.choices for name in choice.policy.exits}
+        for single in self.singles:
+            one = ensemble_of(single.origin)
+            if one is not None and single.name in used and single.name not in table.names:
+                table = with_ensemble(table, one.exits, one.temperatures, name=single.name)
+        return table
 
     def __str__(self) -> str:
         return display.plain(self.view())
