@@ -85,6 +85,12 @@ class Choice(
         """The split of the headline figures; see `headline_split`."""
         return headline_split(self.on)
 
+    @property
+    def exits(self) -> set[str]:
+        """The exits of the policy, and of those that were proved on the way to it."""
+        proved = self.certificate.path if self.certificate is not None else ()
+        return {name for policy in (self.policy, *proved) for name in policy.exits}
+
     def to_dict(self, unit: str | None = None) -> dict[str, Any]:
         """Plain JSON; with the headline figures in front where their unit is given."""
         data, outcome = super().to_dict(), self.outcome
@@ -217,7 +223,8 @@ class Result(
         )
 
     def with_fitted(self, table: ScoreTable) -> ScoreTable:
-        """The table with what the search fitted: the scores and ensembles that its policies use.
+        """The table with what the search fitted: the scores and ensembles that its policies use,
+        and those policies that were proved on the way to them.
 
         `evaluate` needs it for policies with learned scores, on samples other than those of tune.
 
@@ -230,7 +237,7 @@ class Result(
         scores = scores_of(self.table.get("provenance", {}))
         if scores and LEARNED not in table.confidence:
             table = with_scores(table, scores)
-        used = {name for choice in self.choices for name in choice.policy.exits}
+        used = {name for choice in self.choices for name in choice.exits}
         for single in self.singles:
             one = ensemble_of(single.origin)
             if one is not None and single.name in used and single.name not in table.names:

@@ -202,7 +202,7 @@ class SearchData:
                 "samples": {name: len(part) for name, part in self.splits.items()},
                 "labelled": models.label is not None,
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
-                "provenance": self._provenance([choice.policy for choice in choices]),
+                "provenance": self._provenance(choices),
             },
             arguments=requested,
             published=rules(
@@ -210,9 +210,9 @@ class SearchData:
             ),
         )
 
-    def _provenance(self, policies: Sequence[Policy]) -> dict[str, Any]:
-        """The table's provenance, with the learned scores that the policies use."""
-        used = {name for policy in policies for name in policy.exits}
+    def _provenance(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """The table's provenance, with the learned scores that the choices and their proofs use."""
+        used = {name for choice in choices for name in choice.exits}
         scores = {name: one.to_dict() for name, one in self.scores.items() if name in used}
         provenance = {k: v for k, v in self.models.provenance.items() if k != LEARNED}
         return {**provenance, **({LEARNED: scores} if scores else {})}
