@@ -223,7 +223,8 @@ class Result(
         )
 
     def with_fitted(self, table: ScoreTable) -> ScoreTable:
-        """The table with what the search fitted: the scores and ensembles that its policies use.
+        """The table with what the search fitted: the scores and ensembles that its policies use,
+        and those policies that were proved on the way to them.
 
         `evaluate` needs it for policies with learned scores, on samples other than those of tune.
 
