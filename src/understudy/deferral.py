@@ -320,7 +320,7 @@ class _Design:
         for column, count in self.columns:
             score += np.append(weights[at : at + count] / _OF_CLASS, 0.0)[column]
             at += count
-        return score
+        return np.asarray(score, np.float64)
 
     def _slope(self, residual: Array) -> Array:
         sums = [

@@ -24,7 +24,8 @@ from understudy.searching.joint_certificates import certify_jointly
 from understudy.searching.pairs import checked_drops, pair_curve
 from understudy.searching.policy_sequences import PolicySequence, pair_sequence
 from understudy.searching.promising_pairs import promising_littles
-from understudy.searching.strategies import SearchSpec, cheapest_expected
+from understudy.searching.search_spec import SearchSpec
+from understudy.searching.strategies import cheapest_expected
 from understudy.split import headline_split
 
 

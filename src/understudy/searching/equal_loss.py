@@ -56,12 +56,13 @@ class LossCurve:
         share = np.clip((above - level) / np.maximum(above - below, 1e-12), 0, 1)
         left, right = self.confidence[place - 1], self.confidence[place]
         between = left + share * (right - left)
-        return np.where(first == 0, -np.inf, np.where(first == _PLACES, np.inf, between))
+        edges = np.where(first == 0, -np.inf, np.where(first == _PLACES, np.inf, between))
+        return np.asarray(edges, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class EqualLossSearch:
-    """The search for exits whose path of equal expected loss may end cheapest, before one last exit.
+    """The search for the exits, before one last exit, whose path of equal loss may end cheapest.
 
     Attributes:
         table: where policies are chosen.
@@ -228,7 +229,7 @@ def _spread(table: ScoreTable, exit: str, confidence: str) -> Floats:
     if not _is_share(table, confidence):
         return scores
     inside = np.clip(scores, _CLIP, 1 - _CLIP)
-    return np.asarray(np.log(inside / (1 - inside)))
+    return np.asarray(np.log(inside / (1 - inside)), np.float64)
 
 
 def _chance(x: Floats, marks: npt.NDArray[np.bool_], at: Floats) -> Floats:
@@ -249,7 +250,7 @@ def _chance(x: Floats, marks: npt.NDArray[np.bool_], at: Floats) -> Floats:
         bias, slope = bias + step0, slope + step1
         if max(abs(step0), abs(step1)) < 1e-8:
             break
-    return np.asarray(1 / (1 + np.exp(-(bias + slope * (at - centre) / scale))))
+    return np.asarray(1 / (1 + np.exp(-(bias + slope * (at - centre) / scale))), np.float64)
 
 
 def _falling(values: Floats) -> Floats:
@@ -263,4 +264,4 @@ def _falling(values: Floats) -> Floats:
             mean, count = (mean * count + before * size) / (count + size), count + size
         means.append(mean)
         counts.append(count)
-    return np.repeat(means, counts)
+    return np.asarray(np.repeat(means, counts), np.float64)

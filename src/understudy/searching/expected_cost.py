@@ -23,19 +23,18 @@ _UNSEEN = 2.0  # discordant samples that tune may have missed
 
 
 def expected_costs(
-    sequence: PolicySequence, *, budget: float, samples: int, delta: float, full: float
+    sequence: PolicySequence, *, budget: float, samples: int, delta: float
 ) -> Floats:
     """The expected cost of what a test that starts at each policy certifies, (P,).
 
     Args:
         budget: a fraction, of either sign.
         samples: the number of certify samples.
-        delta: the level of the test.
-        full: the cost of the reference, which is left where the first test fails.
+        delta: the level of the test. Where its first policy fails the reference is left.
 
-    >>> losses, gains = np.array([0, 1, 4, 20]), np.array([0, 1, 2, 2])
-    >>> one = PolicySequence(("a", "b", "c", "d"), losses, gains, np.array([8, 6, 4, 1.0]), 1000)
-    >>> expected_costs(one, budget=.01, samples=3000, delta=.05, full=9.0).round(1).tolist()
+    >>> losses, gains, cost = np.array([[0, 1, 4, 20], [0, 1, 2, 2], [8, 6, 4, 1]])
+    >>> one = PolicySequence(("a", "b", "c", "d"), losses, gains, cost, 1000, 9.0)
+    >>> expected_costs(one, budget=.01, samples=3000, delta=.05).round(1).tolist()
     [4.0, 4.0, 4.0, 9.0]
     """
     scale = samples / sequence.samples
@@ -51,7 +50,7 @@ def expected_costs(
     for step in reversed(range(len(known))):
         further = np.where(np.isnan(reached), sequence.cost[step], reached)
         reached = np.where(proved[:, step], further, np.nan)
-        expected[step] = np.where(np.isnan(reached), full, reached).mean()
+        expected[step] = np.where(np.isnan(reached), sequence.full, reached).mean()
     return expected
 
 
@@ -61,7 +60,6 @@ def least_cost(
     budget: float,
     samples: int,
     delta: float,
-    full: float,
 ) -> float:
     """The least cost of a policy that would be proved by itself if certify looked like tune.
 
@@ -71,7 +69,7 @@ def least_cost(
     discordant = (counted.losses + counted.gains) / counted.samples
     quantile = NormalDist().inv_cdf(1 - delta)
     fits = gap + quantile * np.sqrt(discordant / samples + 4 / samples**2) <= budget
-    return float(counted.cost[fits].min(initial=full))
+    return float(counted.cost[fits].min(initial=counted.full))
 
 
 @cache

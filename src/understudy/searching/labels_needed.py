@@ -7,7 +7,7 @@ tested in order until the first that fails, so that later ones need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -18,7 +18,7 @@ from understudy.deferral import LEARNED
 from understudy.ensemble import models_of
 from understudy.json_codec import Stored
 from understudy.outcome import decide, evaluate
-from understudy.policy import DEFAULT_CONFIDENCE, Policy
+from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.baselines import best_single
 from understudy.searching.certify import largest_p_value
@@ -30,8 +30,8 @@ from understudy.searching.policy_sequences import (
     labels_missing,
     losses_and_gains,
 )
-from understudy.searching.search import Drops, SearchData
-from understudy.searching.strategies import choose_sequences
+from understudy.searching.search import Drops
+from understudy.searching.search_data import SearchData, SearchOptions
 
 MARGIN = 4  # further policies of 200: a few labels more, and fewer rounds
 Marks = npt.NDArray[np.bool_]
@@ -81,9 +81,10 @@ def labels_needed(
     max_drop: Drops,
     reference: str | None = None,
     unit: str | None = None,
-    confidence: str = DEFAULT_CONFIDENCE,
+    confidence: str | None = None,
+    at_most_stages: int | None = None,
+    without: Sequence[str] = (),
     delta: float = 0.05,
-    stages: int = 2,
 ) -> LabelsNeeded:
     """The samples that need a label before `search`, with the same arguments, is at its end.
 
@@ -93,7 +94,7 @@ def labels_needed(
 
     Args:
         table: some of its labels may be missing, or all of them.
-        max_drop, reference, unit, confidence, delta, stages: as for `search`.
+        max_drop, reference, unit, confidence, at_most_stages, without, delta: as for `search`.
 
     Raises:
         TableError: an unknown name, a missing cost, a single exit, an empty split.
@@ -104,20 +105,27 @@ def labels_needed(
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, np.ones(1000))},
     ...     None, costs={"tiny": 1, "big": 9})
-    >>> needed = labels_needed(table, max_drop=2.0)
+    >>> needed = labels_needed(table, max_drop=2.0, without=["learned"])
     >>> needed.split, len(needed.ids), len(table.on("tune"))
     ('tune', 18, 210)
     >>> table = table.with_labels(dict.fromkeys(needed.ids, 0))
-    >>> labels_needed(table, max_drop=2.0).split
+    >>> labels_needed(table, max_drop=2.0, without=["learned"]).split
     'certify'
     """
     drops = checked_drops(max_drop)
-    options = {"max_cost": None, "confidence": confidence, "stages": stages}
-    data = SearchData.of(table, drops, reference, unit, delta=delta, options=options)
+    options = SearchOptions(
+        reference=reference,
+        unit=unit,
+        max_cost=None,
+        confidence=confidence,
+        at_most_stages=at_most_stages,
+        without=tuple(without),
+    )
+    data = SearchData.of(table, drops, delta=delta, options=options)
     rows = _needed_on_tune(data)
     split = "tune"
     if not rows.any():
-        sequences, _ = choose_sequences(data.tune, data.spec, data.strategies)
+        data, sequences, _ = data.chosen()
         tests = [_LabelledTest.of(*pair, data) for pair in zip(sequences, drops, strict=True)]
         split, rows = "certify", np.any([test.needed() for test in tests], axis=0)
         if not rows.any() and "test" in data.splits:
@@ -136,7 +144,7 @@ def _needed_on_tune(data: SearchData) -> Marks:
     score, the temperatures of ensembles.
     """
     models = models_of(data.tune)
-    if data.spec.confidence == LEARNED or len(models.exits) < len(data.tune.exits):
+    if data.spec.confidence == LEARNED or len(models.exits) < len(data.searched.exits):
         return ~data.tune.labelled
     full = models.cost_of([data.spec.reference], data.spec.unit)
     used = models.exit_costs(data.spec.unit) < full

@@ -14,18 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from understudy.deferral import LEARNED, scores_of, with_deferral, with_scores
+from understudy.deferral import LEARNED, scores_of
 from understudy.ensemble import cheaper_models, models_of
 from understudy.errors import PolicyError, TableError
 from understudy.exit import LazyDetails
 from understudy.frontier import Frontier
 from understudy.json_codec import Stored
 from understudy.outcome import evaluate
-from understudy.policy import DEFAULT_CONFIDENCE, Policy
+from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify
+from understudy.searching.fitted_exits import chosen_confidence, fitted_ensembles, with_fitted
 from understudy.searching.pairs import checked_drops
-from understudy.searching.strategies import SearchSpec, choose_sequences, strategies_for
+from understudy.searching.search_data import SearchData, SearchOptions
+from understudy.searching.strategies import cheapest_within
 from understudy.split import ALL, SPLITS, headline_split
 
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
@@ -105,7 +107,7 @@ def optimism(
     max_drop: float | Sequence[float],
     reference: str | None = None,
     unit: str | None = None,
-    confidence: str = DEFAULT_CONFIDENCE,
+    confidence: str | None = None,
     delta: float = 0.05,
     resamples: int = 100,
     seed: int = 0,
@@ -139,23 +141,32 @@ def optimism(
     drops = checked_drops(max_drop)
     if resamples < 1:
         raise PolicyError(f"optimism takes at least one resample, found {resamples}: try 100")
+    table = models_of(table)
     unit = table.unit(unit)
-    reference = models_of(table).reference(reference, unit=unit)
+    reference = table.reference(reference, unit=unit)
     if not cheaper_models(table, reference, unit=unit):
         raise TableError(f"a cascade needs an exit that is cheaper than {reference!r}, found none")
     samples = {name: len(table.on(name)) for name in table.splits}
-    spec = SearchSpec(reference, unit, confidence, drops, delta, samples["certify"])
+    options = SearchOptions(
+        reference=reference,
+        unit=unit,
+        max_cost=None,
+        confidence=chosen_confidence(table, confidence, ()),
+        at_most_stages=None,
+        without=(),
+    )
     rng = np.random.default_rng(seed)
     trials: dict[tuple[float, str], list[_Trial]] = {(d, way): [] for d in drops for way in WAYS}
     for done in range(resamples):
         drawn = _drawn(table, rng, samples)
-        for key, policy, claimed, population in _choices(table, drawn, spec):
+        for key, policy, claimed, population in _choices(table, drawn, drops, delta, options):
             outcome = evaluate(population, policy, reference=reference)
             trials[key].append(_Trial(policy, claimed, outcome.drop, outcome.saving[unit]))
         if on_progress is not None:
             on_progress("resamples", done + 1, resamples)
     tunings = tuple(_tuning(*key, found, reference) for key, found in trials.items())
-    return Optimism(unit, reference, confidence, delta, resamples, seed, samples, tunings)
+    used = str(options["confidence"])
+    return Optimism(unit, reference, used, delta, resamples, seed, samples, tunings)
 
 
 class _Trial(NamedTuple):
@@ -166,46 +177,43 @@ class _Trial(NamedTuple):
 
 
 def _choices(
-    table: ScoreTable, drawn: ScoreTable, spec: SearchSpec
+    table: ScoreTable,
+    drawn: ScoreTable,
+    drops: tuple[float, ...],
+    delta: float,
+    options: SearchOptions,
 ) -> Iterator[tuple[tuple[float, str], Policy, float, ScoreTable]]:
     """For every budget and way the chosen policy, its claimed drop and the table of its truth."""
-    test = _with_score(drawn.on(headline_split(drawn.splits)), spec, fit_on=ALL)
-    drawn = _with_score(drawn, spec, fit_on="tune")
-    strategies = strategies_for(table, stages=STAGES)
-    _, frontier = choose_sequences(test, spec, strategies)
-    population = _population(table, test)
-    for drop in spec.drops:
-        yield (drop, IN_SAMPLE), *_cheapest_within(frontier, drop), population
-    sequences, frontier = choose_sequences(drawn.on("tune"), spec, strategies)
-    population, certified_on = _population(table, drawn), drawn.on("certify")
-    for drop, sequence in zip(spec.drops, sequences, strict=True):
-        yield (drop, HELD_OUT), *_cheapest_within(frontier, drop), population
-        proof = certify(
-            sequence, certified_on, reference=spec.reference, max_drop=drop, delta=spec.delta
-        )
+    test = drawn.on(headline_split(drawn.splits))
+    inside = SearchData.of(test, drops, delta=delta, options=options, splits=[ALL])
+    _, _, frontier = inside.chosen()
+    for drop in drops:
+        yield (drop, IN_SAMPLE), *_within(frontier, drop, inside, table)
+    data, sequences, frontier = SearchData.of(drawn, drops, delta=delta, options=options).chosen()
+    certified_on, reference = data.splits["certify"], data.spec.reference
+    for drop, sequence in zip(drops, sequences, strict=True):
+        yield (drop, HELD_OUT), *_within(frontier, drop, data, table)
+        proof = certify(sequence, certified_on, reference=reference, max_drop=drop, delta=delta)
         claimed = 100 * (proof.losses - proof.gains) / proof.samples
+        population = _population(table, data, proof.policy)
         yield (drop, CERTIFIED), proof.policy, claimed, population
 
 
-def _cheapest_within(frontier: Frontier, drop: float) -> tuple[Policy, float]:
-    """The cheapest policy within a drop, and its drop; the reference where there is none."""
-    within = (point for point in frontier if point.drop <= drop + 1e-9)
-    point = next(within, None)
-    return (Policy.single(frontier.reference), 0.0) if point is None else (point.policy, point.drop)
+def _within(
+    frontier: Frontier, drop: float, data: SearchData, table: ScoreTable
+) -> tuple[Policy, float, ScoreTable]:
+    """The cheapest policy within a drop, its drop, and the whole table with its exits."""
+    policy = cheapest_within(frontier, drop)
+    claimed = next((point.drop for point in frontier if point.policy == policy), 0.0)
+    return policy, claimed, _population(table, data, policy)
 
 
-def _with_score(drawn: ScoreTable, spec: SearchSpec, *, fit_on: str) -> ScoreTable:
-    """The drawn samples with the learned score, fitted on some of them, where it is requested."""
-    if spec.confidence != LEARNED or LEARNED in drawn.confidence:
-        return drawn
-    return with_deferral(drawn, spec.reference, fit_on=fit_on, unit=spec.unit)
-
-
-def _population(table: ScoreTable, drawn: ScoreTable) -> ScoreTable:
-    """The whole table, with the scores that were learned on samples drawn from it."""
-    if LEARNED in table.confidence or LEARNED not in drawn.confidence:
-        return table
-    return with_scores(table, scores_of(drawn.provenance))
+def _population(table: ScoreTable, data: SearchData, policy: Policy) -> ScoreTable:
+    """The whole table, with the scores and ensembles that were fitted to samples drawn from it."""
+    ensembles = fitted_ensembles(data.searched, [policy])
+    kept = LEARNED in table.confidence or LEARNED not in data.table.confidence
+    scores = {} if kept else scores_of(data.table.provenance)
+    return with_fitted(table, scores=scores, ensembles=ensembles)
 
 
 def _drawn(table: ScoreTable, rng: np.random.Generator, samples: Mapping[str, int]) -> ScoreTable:

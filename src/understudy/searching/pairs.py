@@ -198,12 +198,18 @@ def pairs_frontier(
     table: ScoreTable, curves: list[PairCurve], *, reference: str, unit: str
 ) -> Frontier:
     """The frontier of curves that were computed on `table`."""
+    points = curve_points(table, curves, reference=reference, unit=unit)
+    return Frontier.of_arrays(points, unit=unit, reference=reference)
+
+
+def curve_points(
+    table: ScoreTable, curves: Sequence[PairCurve], *, reference: str, unit: str
+) -> list[PointArrays]:
+    """The points of curves that were computed on `table`, and that of the reference alone."""
     outcome = evaluate(table, Policy.single(reference), reference=reference)
     alone = PointArrays.of([Point.of(Policy.single(reference), outcome, unit=unit)])
-    pairs = [
-        PointArrays(curve.cost, curve.drop, partial(_point, curve, outcome)) for curve in curves
-    ]
-    return Frontier.of_arrays([alone, *pairs], unit=unit, reference=reference)
+    pairs = (PointArrays(one.cost, one.drop, partial(_point, one, outcome)) for one in curves)
+    return [alone, *pairs]
 
 
 def _point(curve: PairCurve, reference: Outcome, position: int) -> Point:
@@ -214,7 +220,7 @@ def _point(curve: PairCurve, reference: Outcome, position: int) -> Point:
     reference_right = round(reference.reference_accuracy * count)
     lost = int(curve.losses[position] - curve.gains[position])
     right, drop = reference_right - lost, 100.0 * lost / count
-    cost, full = float(curve.cost[position]), curve.cost[0]
+    cost, full = float(curve.cost[position]), curve.full
     saving = 1 - float(cost / full) if full else 0.0
     visited = {name: shares[name] for name in policy.exits}
     return Point(policy, cost, right / count, drop, saving, visited)

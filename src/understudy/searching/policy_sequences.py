@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.frontier import Point
-from understudy.policy import Policy, PolicyStage, accepts
+from understudy.policy import Policy, PolicyStage
 from understudy.scores import ScoreTable
-from understudy.searching.pairs import PairCurve, thresholds_between
+from understudy.searching.pairs import PairCurve
 
 STEPS = 200
 Array = npt.NDArray[Any]
@@ -29,7 +29,8 @@ Counts = npt.NDArray[np.int64]
 class PolicySequence:
     """Policies in the order in which they will be tested, with what they did on tune.
 
-    `losses`, `gains` (counts) and `cost` (means) are (P,); `samples` is the size of the tune split.
+    `losses`, `gains` (counts) and `cost` (means) are (P,); `samples` is the size of the tune split,
+    `full` the cost of the reference.
     """
 
     policies: tuple[Policy, ...]
@@ -37,6 +38,7 @@ class PolicySequence:
     gains: Counts
     cost: npt.NDArray[np.float64]
     samples: int
+    full: float
 
     def expected_proved(self, *, budget: float, samples: int, delta: float) -> int:
         """How many policies would be proved if `samples` certify samples looked just like tune.
@@ -54,10 +56,10 @@ class PolicySequence:
     def starting_at(self, step: int) -> PolicySequence:
         """The sequence without its first `step` policies."""
         counts = self.losses[step:], self.gains[step:], self.cost[step:]
-        return PolicySequence(self.policies[step:], *counts, self.samples)
+        return PolicySequence(self.policies[step:], *counts, self.samples, self.full)
 
 
-EMPTY = PolicySequence((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1)
+EMPTY = PolicySequence((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1, 1.0)
 
 
 def pair_sequence(curve: PairCurve, *, steps: int = STEPS) -> PolicySequence:
@@ -71,41 +73,7 @@ def pair_sequence(curve: PairCurve, *, steps: int = STEPS) -> PolicySequence:
     rows = rows[curve.cost[rows] < curve.full]
     policies = tuple(curve.policy(int(row)) for row in rows)
     losses, gains, cost = curve.losses[rows], curve.gains[rows], curve.cost[rows]
-    return PolicySequence(policies, losses, gains, cost, curve.samples)
-
-
-def sequence_through(
-    table: ScoreTable,
-    policy: Policy,
-    *,
-    reference: str | None = None,
-    unit: str | None = None,
-    steps: int = STEPS,
-) -> PolicySequence:
-    """The sequence that leads from the reference through `policy` and on to its first exit alone.
-
-    In `steps` steps the share that every stage accepts grows from nothing to what it accepts in the
-    policy, in as many more to the whole table. A chain that ends before the reference is led there
-    with the reference behind it. Only policies that cost less than the reference and than all
-    before them are kept.
-
-    >>> table = ScoreTable.from_predictions(
-    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
-    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
-    >>> sequence = sequence_through(table, Policy.pair("tiny", "big", 0.65), steps=2)
-    >>> [policy.describe() for policy in sequence.policies[1:]], sequence.losses.tolist()
-    (['tiny when max_softmax >= 0.65, else big', 'tiny'], [0, 0, 1])
-
-    Raises:
-        TableError: an unknown name, or a missing cost.
-    """
-    unit = table.unit(unit)
-    reference = table.reference(reference, unit=unit)
-    stages = _stages_before(policy, reference)
-    if not stages:
-        return EMPTY
-    thresholds = np.stack([_thresholds_through(table, stage, steps=steps) for stage in stages])
-    return ThresholdPath.of(table, stages, thresholds, reference=reference, unit=unit).sequence()
+    return PolicySequence(policies, losses, gains, cost, curve.samples, curve.full)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +158,8 @@ class ThresholdPath:
     def sequence(self) -> PolicySequence:
         """The path as policies; stages behind one that accepts everything are left out."""
         policies = tuple(self._policy(column) for column in self.thresholds.T.tolist())
-        return PolicySequence(policies, self.losses, self.gains, self.cost, self.samples)
+        counts = self.losses, self.gains, self.cost
+        return PolicySequence(policies, *counts, self.samples, self.full)
 
     def _policy(self, thresholds: Sequence[float]) -> Policy:
         kept: list[PolicyStage] = []
@@ -277,25 +246,6 @@ def _over_steps(marks: Array, span: tuple[Array, Array], steps: int) -> Counts:
     """At each step, how many marked samples are within their span of steps."""
     start, stop = (np.bincount(edge[marks], minlength=steps + 1) for edge in span)
     return np.asarray(np.cumsum(start - stop)[:steps], np.int64)
-
-
-def _stages_before(policy: Policy, reference: str) -> tuple[PolicyStage, ...]:
-    """The stages before the reference; one that the policy ends with accepts everything."""
-    *before, last = policy.stages
-    if last.exit == reference:
-        return tuple(before)
-    return (*before, PolicyStage(last.exit, -np.inf, last.confidence))
-
-
-def _thresholds_through(table: ScoreTable, stage: PolicyStage, *, steps: int) -> Array:
-    """The thresholds of a stage from accepting nothing through its own one to everything."""
-    scores = table.scores(stage.confidence)[table.index(stage.exit)].astype(np.float64)
-    falling = -np.sort(-scores)
-    ends = np.flatnonzero(np.append(falling[:-1] != falling[1:], True)) + 1
-    own = np.count_nonzero(accepts(scores, stage.threshold))
-    counts = np.append(np.linspace(0, own, steps + 1), np.linspace(own, len(scores), steps + 1)[1:])
-    level = np.searchsorted(np.append(0, ends), counts[1:])
-    return thresholds_between(falling, ends)[level]
 
 
 def _count_run(table: ScoreTable, run: list[Policy], *, reference: str) -> list[Counts]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from understudy.scores import ScoreTable
 from understudy.searching.policy_sequences import STEPS
-from understudy.searching.strategies import SearchSpec
+from understudy.searching.search_spec import SearchSpec
 
 PROMISING = 3  # little models per large one, budget and order of testing
 Array = npt.NDArray[Any]

@@ -28,7 +28,6 @@ class SearchSpec:
     Attributes:
         reference, unit, confidence, drops, delta: as for `search`.
         certify_samples: how many samples the certificates will rest on.
-        full: the cost of the reference.
         stages: the most exits that a sample may visit, the last one counted.
 
     Raises:
@@ -41,7 +40,6 @@ class SearchSpec:
     drops: tuple[float, ...]
     delta: float
     certify_samples: int
-    full: float
     stages: int = 2
 
     def __post_init__(self) -> None:
@@ -60,11 +58,9 @@ class SearchSpec:
     def expected_costs(self, sequence: PolicySequence, drop: float) -> npt.NDArray[np.float64]:
         """The expected cost of what a test that starts at each policy certifies, (P,)."""
         samples, delta = self.certify_samples, self.delta
-        spec = {"samples": samples, "delta": delta, "full": self.full}
-        return expected_costs(sequence, budget=drop / 100, **spec)
+        return expected_costs(sequence, budget=drop / 100, samples=samples, delta=delta)
 
     def least_cost(self, counted: PolicySequence | ThresholdPath, drop: float) -> float:
         """The least cost of a policy that would be proved by itself if certify looked like tune."""
         samples, delta = self.certify_samples, self.delta
-        spec = {"samples": samples, "delta": delta, "full": self.full}
-        return least_cost(counted, budget=drop / 100, **spec)
+        return least_cost(counted, budget=drop / 100, samples=samples, delta=delta)

@@ -7,43 +7,38 @@ that were fitted to the samples which count: a sequence leads through all thresh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from understudy.ensemble import ensemble_of, models_of
-from understudy.frontier import Frontier, Point, PointArrays
-from understudy.outcome import Outcome, evaluate
+from understudy.frontier import Frontier, PointArrays
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.chains import search_chains
 from understudy.searching.equal_loss import EqualLossSearch
-from understudy.searching.exits import exit_points, exits_in_order, search_exits
-from understudy.searching.pairs import PairCurve, pair_curve, pair_curves, pairs_frontier
+from understudy.searching.exits import exit_points, exits_in_order
+from understudy.searching.pairs import PairCurve, curve_points, pair_curve, pair_curves
 from understudy.searching.policy_sequences import (
     EMPTY,
     PolicySequence,
     pair_sequence,
-    sequence_through,
 )
 from understudy.searching.search_spec import SearchSpec
 
 MOST_COMPARED = 16  # sequences whose expected cost is computed
-WORTH_START, WORTH_STAGE = 0.03, 0.01  # of the reference's cost
-MOST_ON, CANDIDATES = 3, 8  # exits of `find_few_exits`, and how many are tried behind the first
-STARTS = 2  # misses at most hundredths of a point of cost
+SAFE_LOSSES = 4  # certify samples times the budget from which on the safe end can be proved
+WORTH_BELOW, WORTH_ABOVE = 0.06, 0.2  # of the reference's cost: what a late start has to save
+WORTH_STAGE = 0.003  # and what another stage
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What one strategy found on one table: sequences to certify, and the frontier."""
+    """What one strategy found on one table: sequences to certify, and points of the frontier."""
 
     sequences: tuple[PolicySequence, ...]
-    frontier: Frontier
+    points: Sequence[PointArrays]
 
 
 Strategy = Callable[[ScoreTable, SearchSpec], Candidates]
@@ -54,25 +49,18 @@ Strategy = Callable[[ScoreTable, SearchSpec], Candidates]
 
 def find_pairs(table: ScoreTable, spec: SearchSpec) -> Candidates:
     """Every cheaper exit before the reference, at all thresholds up to that exit alone."""
-    curves = pair_curves(table, **spec.names)
-    frontier = pairs_frontier(table, curves, reference=spec.reference, unit=spec.unit)
-    return Candidates(tuple(pair_sequence(curve) for curve in curves), frontier)
+    return _candidates(table, spec, pair_curves(table, **spec.names))
 
 
 def find_ensembles(table: ScoreTable, spec: SearchSpec) -> Candidates:
     """Pairs little -> little+reference for every ensemble of the reference and a cheaper exit."""
-    reference, unit = spec.reference, spec.unit
-    full = table.cost_of([reference], unit)
-    curves = [
-        pair_curve(table, little, name, **spec.names)
-        for little, name in ensembles_with(table, reference)
-        if table.cost_of([little], unit) < full
-    ]
-    alone = evaluate(table, Policy.single(reference), reference=reference)
-    single = PointArrays.of([Point.of(Policy.single(reference), alone, unit=unit)])
-    pairs = [PointArrays(curve.cost, curve.drop, partial(_point, curve, alone)) for curve in curves]
-    frontier = Frontier.of_arrays([single, *pairs], unit=unit, reference=reference)
-    return Candidates(tuple(pair_sequence(curve) for curve in curves), frontier)
+    pairs = ensembles_with(table, spec.reference)
+    return _candidates(table, spec, [pair_curve(table, *pair, **spec.names) for pair in pairs])
+
+
+def _candidates(table: ScoreTable, spec: SearchSpec, curves: Sequence[PairCurve]) -> Candidates:
+    points = curve_points(table, curves, reference=spec.reference, unit=spec.unit)
+    return Candidates(tuple(pair_sequence(curve) for curve in curves), points)
 
 
 def ensembles_with(table: ScoreTable, reference: str) -> list[tuple[str, str]]:
@@ -83,43 +71,6 @@ def ensembles_with(table: ScoreTable, reference: str) -> list[tuple[str, str]]:
         for name, ensemble in ensembles.items()
         if ensemble is not None and len(ensemble.exits) == 2 and ensemble.exits[1] == reference
     ]
-
-
-def find_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
-    """The best thresholds of all exits that share parts."""
-    return _sequences_through(search_exits(table, starts=STARTS, **spec.names), table, spec)
-
-
-def find_few_exits(table: ScoreTable, spec: SearchSpec) -> Candidates:
-    """The best thresholds of at most `MOST_ON` exits, added one by one, whichever saves most.
-
-    Many thresholds fit the noise of few samples: certify often does not confirm what they reach.
-    """
-    reference, unit = spec.reference, spec.unit
-    candidates = exits_in_order(table, reference, unit)
-    chosen: list[str] = []
-    points: list[PointArrays] = []
-
-    def with_one_more(name: str) -> PointArrays:
-        few = table.only([*chosen, name, reference])
-        return exit_points(few, starts=1, rounds=0, threads=1, **spec.names)
-
-    while candidates and len(chosen) < MOST_ON:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            tried = dict(zip(candidates, pool.map(with_one_more, candidates), strict=True))
-        candidates = sorted(candidates, key=lambda name: _summed_cost(tried[name], spec))
-        points += tried.values()
-        chosen.append(candidates[0])
-        candidates = candidates[1:CANDIDATES]
-    frontier = Frontier.of_arrays(points, unit=unit, reference=reference)
-    return _sequences_through(frontier, table, spec)
-
-
-def find_chains(table: ScoreTable, spec: SearchSpec) -> Candidates:
-    """Chains of independent models whose thresholds are the best on this table."""
-    drops = _drops_and_tighter(spec)
-    frontier = search_chains(table, max_drops=drops, stages=spec.stages, **spec.names)
-    return _sequences_through(frontier, table, spec)
 
 
 def find_equal_loss(table: ScoreTable, spec: SearchSpec) -> Candidates:
@@ -137,18 +88,34 @@ def find_equal_loss(table: ScoreTable, spec: SearchSpec) -> Candidates:
     ]
     paths = [path for one in searches for path in one.paths()]
     points = [PointArrays(path.cost, path.drop, path.point) for path in paths]
-    frontier = Frontier.of_arrays(points, unit=spec.unit, reference=spec.reference)
-    return Candidates(tuple(path.sequence() for path in paths), frontier)
+    return Candidates(tuple(path.sequence() for path in paths), points)
 
 
 def strategies_for(table: ScoreTable, spec: SearchSpec) -> list[Strategy]:
-    """The strategies that fit the table's exits and the spec's number of stages."""
+    """The strategies that fit the exits of a table and the number of stages."""
     strategies: list[Strategy] = [find_pairs]
     if len(models_of(table).exits) < len(table.exits):
         strategies.append(find_ensembles)
     if spec.stages > 2 and len(models_of(table).exits) > 2:
         strategies.append(find_equal_loss)
     return strategies
+
+
+def frontier_in_sample(table: ScoreTable, spec: SearchSpec) -> Frontier:
+    """The frontier of the pairs and of the cascades whose thresholds are the best on this table.
+
+    Of independent models chains, of exits that share parts all together.
+    """
+    names = {"reference": spec.reference, "unit": spec.unit}
+    points = curve_points(table, pair_curves(table, **spec.names), **names)
+    if spec.stages > 2 and len(table.exits) > 2:
+        if table.shares_parts:
+            points.append(exit_points(table, **spec.names))
+        else:
+            drops, most = spec.drops, spec.stages - 1
+            chains = search_chains(table, max_drops=drops, stages=most, **spec.names)
+            points.append(PointArrays.of(chains.points))
+    return Frontier.of_arrays(points, **names)
 
 
 # -- the choice between them ----------------------------------------------------------------------
@@ -159,11 +126,8 @@ def choose_sequences(
 ) -> tuple[list[PolicySequence], Frontier]:
     """For every budget the sequence to certify, and the frontier of all that was found on tune."""
     found = [strategy(tune, spec) for strategy in strategies]
-    frontier = Frontier.of(
-        (point for one in found for point in one.frontier),
-        unit=spec.unit,
-        reference=spec.reference,
-    )
+    points = [arrays for one in found for arrays in one.points]
+    frontier = Frontier.of_arrays(points, unit=spec.unit, reference=spec.reference)
     sequences = [sequence for one in found for sequence in one.sequences]
     return [cheapest_expected(sequences, spec, drop) for drop in spec.drops], frontier
 
@@ -173,59 +137,27 @@ def cheapest_expected(
 ) -> PolicySequence:
     """The sequence that is expected to end cheapest, from where its test had best start.
 
-    A later start and another stage have to be worth something, since both rest on few samples. One
-    without policies where there is no sequence.
+    A late start stakes everything on its first test, so it has to be worth something. A sequence
+    without policies where there is none.
     """
     filled = [sequence for sequence in sequences if sequence.policies]
     filled = sorted(filled, key=lambda one: spec.least_cost(one, drop))[:MOST_COMPARED]
+    provable = spec.certify_samples * drop / 100 >= SAFE_LOSSES
+    worth = WORTH_ABOVE if provable else WORTH_BELOW
     best, least = EMPTY, np.inf
     for sequence in filled:
         expected = spec.expected_costs(sequence, drop)
         start = int(np.argmin(expected))
-        start = start if expected[start] < expected[0] - WORTH_START * spec.full else 0
+        start = start if expected[start] < expected[0] - worth * sequence.full else 0
         stages = max(len(policy.exits) for policy in sequence.policies)
-        cost = expected[start] + WORTH_STAGE * spec.full * (stages - 2)
+        cost = float(expected[start]) + WORTH_STAGE * sequence.full * stages
         if cost < least:
             best, least = sequence.starting_at(start), cost
     return best
 
 
-def _drops_and_tighter(spec: SearchSpec) -> list[float]:
-    """The budgets and tighter ones: what can be proved lies below the budget."""
-    shares = (1.0, 0.6, 0.3)
-    return sorted({share * drop if drop > 0 else drop for drop in spec.drops for share in shares})
-
-
-def _summed_cost(points: PointArrays, spec: SearchSpec) -> float:
-    """The least costs within the budgets and tighter ones, summed."""
-    full = points.cost.max()
-    return sum(
-        float(np.min(points.cost, where=points.drop <= drop + 1e-9, initial=full))
-        for drop in _drops_and_tighter(spec)
-    )
-
-
-def _sequences_through(frontier: Frontier, table: ScoreTable, spec: SearchSpec) -> Candidates:
-    """Sequences that lead through the cheapest points within the budgets and tighter ones."""
-    cheapest = []
-    for drop in _drops_and_tighter(spec):
-        within = [point for point in frontier if point.drop <= drop + 1e-9]
-        cheapest += [min(within, key=lambda point: point.cost).policy] if within else []
-    sequences = (
-        sequence_through(table, policy, reference=spec.reference, unit=spec.unit)
-        for policy in dict.fromkeys(cheapest)
-        if policy != Policy.single(spec.reference)
-    )
-    return Candidates(tuple(sequences), frontier)
-
-
-def _point(curve: PairCurve, reference: Outcome, row: int) -> Point:
-    """The point of one position of an ensemble's curve."""
-    policy, share = curve.policy(row), float(curve.accepted[row] / curve.samples)
-    shares = {curve.little: share, curve.last: 1 - share}
-    drop = 100.0 * int(curve.losses[row] - curve.gains[row]) / curve.samples
-    cost = float(curve.cost[row])
-    accuracy = reference.reference_accuracy - drop / 100
-    saving = 1 - cost / curve.full if curve.full else 0.0
-    visited = {name: shares[name] for name in policy.exits}
-    return Point(policy, cost, accuracy, drop, saving, visited)
+def cheapest_within(frontier: Frontier, drop: float) -> Policy:
+    """The cheapest policy of a frontier within a drop; the reference where there is none."""
+    within = [point for point in frontier if point.drop <= drop + 1e-6]
+    best = min(within, key=lambda point: point.cost, default=None)
+    return Policy.single(frontier.reference) if best is None else best.policy

@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from understudy.certificate import Certificate
+from understudy.deferral import LEARNED, scores_of
+from understudy.ensemble import ensemble_of
 from understudy.errors import PolicyError, UnderstudyError
 from understudy.files import read_json
 from understudy.json_codec import Stored
 from understudy.looks import logged_looks
 from understudy.outcome import evaluate
-from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value
-from understudy.searching.search import search, search_within_cost, with_learned_score
+from understudy.searching.fitted_exits import with_fitted
+from understudy.searching.search import search, search_within_cost
 from understudy.store import load_table
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12  # by how much numbers may differ that are not both whole
@@ -150,14 +152,27 @@ def _checked(stored: Any, result: Result, table: ScoreTable) -> tuple[Check, ...
             "a result that was searched in-sample certifies nothing: search without --in-sample"
         )
     again = _searched_again(result, table)
-    confidence = result.arguments.get("confidence", DEFAULT_CONFIDENCE)
-    table = with_learned_score(table, result.reference, confidence=confidence, unit=result.unit)
     certify = table.on("certify")
-    proofs = [check for choice in result.choices for check in _proved_again(choice, certify)]
+    counted_on = _with_fitted_exits(result, certify)
+    proofs = [
+        check
+        for choice in result.choices
+        for check in _proved_again(choice, counted_on, samples=certify.hash)
+    ]
     found = json.loads(json.dumps(again.to_dict()))
     others = [Check(None, path, False, values) for path, values in differences(stored, found)]
     same = f"{_entries(found):,} entries, numbers to {RELATIVE:g} of their size"
     return (*proofs, *(others or [Check(None, "everything is as searched", True, same)]))
+
+
+def _with_fitted_exits(result: Result, table: ScoreTable) -> ScoreTable:
+    """The table with the scores and ensembles that the result's policies use."""
+    policies = [choice.policy for choice in result.choices]
+    used = {name for policy in policies for name in policy.exits}
+    found = {single.name: ensemble_of(single.origin) for single in result.singles}
+    ensembles = {name: one for name, one in found.items() if one is not None and name in used}
+    scores = {} if LEARNED in table.confidence else scores_of(result.table.get("provenance", {}))
+    return with_fitted(table, scores=scores, ensembles=ensembles)
 
 
 def _searched_again(result: Result, table: ScoreTable) -> Result:
@@ -179,8 +194,8 @@ def _searched_again(result: Result, table: ScoreTable) -> Result:
         ) from error
 
 
-def _proved_again(choice: Choice, certify: ScoreTable) -> list[Check]:
-    """The checks of one certificate on the certify samples."""
+def _proved_again(choice: Choice, certify: ScoreTable, *, samples: str) -> list[Check]:
+    """The checks of one certificate on the certify samples, whose hash is `samples`."""
     certificate = choice.certificate
     if certificate is None:
         raise PolicyError(f"the choice for {choice.max_drop:g} points has no certificate")
@@ -199,7 +214,7 @@ def _proved_again(choice: Choice, certify: ScoreTable) -> list[Check]:
     is_last = policy == (certificate.path[-1] if certificate.path else certificate.policy)
     steps = f"each of {len(counts)} steps proved at {delta:g}"
     checks = [
-        Check(budget, "same certify samples", certificate.table == certify.hash, certify.hash[:16]),
+        Check(budget, "same certify samples", certificate.table == samples, samples[:16]),
         Check(
             budget,
             "the policy is the certified one",

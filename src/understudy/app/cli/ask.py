@@ -29,11 +29,10 @@ def ask(
         bool,
         typer.Option("--jointly", help="All budgets hold at once: each is proved at delta / k."),
     ] = False,
-    stages: Annotated[
-        int, typer.Option(min=2, help="The most models in a chain; the reference may follow them.")
-    ] = 2,
+    at_most_stages: terminal.AtMostStages = None,
+    without: terminal.Without = None,
     unit: terminal.Unit = None,
-    confidence: terminal.Confidence = "max_softmax",
+    confidence: terminal.ThresholdsOn = None,
     out: Annotated[
         Path | None,
         terminal.option("FILE", "Write the samples (CSV: id, split and an empty label)."),
@@ -60,8 +59,9 @@ def ask(
         reference=reference,
         unit=unit,
         confidence=confidence,
+        at_most_stages=at_most_stages,
+        without=[name for text in without or () for name in terminal.listed_values(text)],
         delta=delta / len(drops) if jointly else delta,
-        stages=stages,
     )
     if out is not None and needed.ids:
         from understudy.store import save_answers

@@ -26,7 +26,7 @@ def optimism(
         float, typer.Option(help="The probability, per budget, that a proved bound is wrong.")
     ] = 0.05,
     unit: terminal.Unit = None,
-    confidence: terminal.Confidence = "max_softmax",
+    confidence: terminal.ThresholdsOn = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.")] = 0,
     as_json: terminal.Json = False,
 ) -> None:

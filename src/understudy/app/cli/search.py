@@ -51,11 +51,10 @@ def search(
         list[str] | None,
         terminal.option("CLASS=POINTS", "A budget for one class, proved as well. Repeat it."),
     ] = None,
-    stages: Annotated[
-        int, typer.Option(min=2, help="The most models in a chain; the reference may follow them.")
-    ] = 2,
+    at_most_stages: terminal.AtMostStages = None,
+    without: terminal.Without = None,
     unit: terminal.Unit = None,
-    confidence: terminal.Confidence = "max_softmax",
+    confidence: terminal.ThresholdsOn = None,
     in_sample: Annotated[
         bool,
         typer.Option(
@@ -101,12 +100,13 @@ def search(
         "reference": reference,
         "unit": unit,
         "confidence": confidence,
-        "stages": stages,
+        "at_most_stages": at_most_stages,
     }
+    left_out = [name for text in without or () for name in terminal.listed_values(text)]
     read = scores.ids if in_sample else scores.on("certify").ids
     looks = count_looks(table, read) + 1
     level = delta if total_delta is None else delta_of_look(total_delta, looks)
-    certified: dict[str, Any] = {"delta": level, "looks": looks}
+    certified: dict[str, Any] = {"delta": level, "looks": looks, "without": left_out}
     if in_sample:
         terminal.note(
             "in-sample: chosen and measured on the same samples; nothing certified", style="red"

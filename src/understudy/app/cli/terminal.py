@@ -209,6 +209,22 @@ Confidence = Annotated[
         "NAME", "The stored confidence that thresholds apply to; `deferral` learns one on tune."
     ),
 ]
+ThresholdsOn = Annotated[
+    str | None,
+    option("NAME", "The stored confidence that thresholds apply to. [dim]One learned on tune.[/]"),
+]
+AtMostStages = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        metavar="N",
+        help="The most exits that a sample may visit. [dim]4; 6 for exits of one network.[/]",
+    ),
+]
+Without = Annotated[
+    list[str] | None,
+    option("FAMILY", "Leave out learned, ensembles, or chains (3 exits and more); or several."),
+]
 Budgets = Annotated[
     list[str], option("POINTS", "Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1.")
 ]

@@ -1,0 +1,224 @@
+"""What one search works on: a table, what is fitted to it, and what is reported of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import numpy as np
+
+from understudy.certificate import Certificate
+from understudy.deciles import difficulty
+from understudy.deferral import LEARNED
+from understudy.ensemble import models_of
+from understudy.errors import PolicyError, TableError, unknown
+from understudy.frontier import Frontier
+from understudy.outcome import Outcome, class_gaps, evaluate
+from understudy.policy import DEFAULT_CONFIDENCE, Policy
+from understudy.result import Choice, Result, Single
+from understudy.scores import ScoreTable
+from understudy.searching.baselines import baselines, dominating, verdict
+from understudy.searching.fitted_exits import (
+    chosen_confidence,
+    fitted_ensembles,
+    with_candidate_ensembles,
+    with_fitted,
+    with_learned_score,
+)
+from understudy.searching.policy_sequences import PolicySequence
+from understudy.searching.published_rules import published_rules, saver_rules
+from understudy.searching.search_spec import SearchNames, SearchSpec
+from understudy.searching.strategies import choose_sequences, strategies_for
+from understudy.split import ALL, SPLITS, headline_split
+
+FAMILIES = ("learned", "ensembles", "chains")
+STAGES = 4  # more save nothing more on the tables that were measured
+STAGES_OF_EXITS = 6
+
+
+class SearchOptions(TypedDict):
+    """What limits a search; all of it is searched where nothing does."""
+
+    reference: str | None
+    unit: str | None
+    max_cost: float | None
+    confidence: str | None
+    at_most_stages: int | None
+    without: Sequence[str]
+
+
+def check_without(without: Collection[str]) -> None:
+    """Raise PolicyError where a family of policies to leave out does not exist."""
+    strange = [name for name in without if name not in FAMILIES]
+    if strange:
+        raise PolicyError(unknown("family of policies", strange[0], FAMILIES))
+
+
+def most_stages(table: ScoreTable, at_most: int | None, without: Collection[str]) -> int:
+    """The most exits that a sample may visit."""
+    if "chains" in without:
+        return 2
+    if at_most is not None:
+        return at_most
+    return STAGES_OF_EXITS if table.shares_parts else STAGES
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """A table with its splits ("all" alone for a search in-sample) and what is searched for.
+
+    Attributes:
+        source: the table as it was given.
+        table: its models, with the learned score where thresholds apply to it, and with the
+            ensembles that a chosen policy uses.
+        splits: the table by split.
+        searched: where policies are chosen, with all ensembles that may be.
+    """
+
+    source: ScoreTable
+    table: ScoreTable
+    splits: Mapping[str, ScoreTable]
+    searched: ScoreTable
+    spec: SearchSpec
+    max_cost: float | None
+
+    @staticmethod
+    def of(
+        table: ScoreTable,
+        drops: tuple[float, ...],
+        *,
+        delta: float,
+        options: SearchOptions,
+        splits: Sequence[str] = (),
+    ) -> SearchData:
+        """The table's splits, with what is fitted to tune."""
+        max_cost, without = options["max_cost"], options["without"]
+        check_without(without)
+        if max_cost is not None and not max_cost > 0:
+            raise PolicyError(f"a cost to stay within is above 0, found {max_cost:g}")
+        models = models_of(table)
+        unit = table.unit(options["unit"])
+        reference = models.reference(options["reference"], unit=unit)
+        if len(models.exits) < 2:
+            raise TableError(
+                f"a cascade needs at least two exits, this table has {reference!r} alone: score "
+                "or import a cheaper model into it"
+            )
+        splits = splits or table.splits
+        confidence = chosen_confidence(models, options["confidence"], without)
+        samples = int((table.split == SPLITS.index("certify")).sum()) or len(table)
+        stages = most_stages(models, options["at_most_stages"], without)
+        spec = SearchSpec(reference, unit, confidence, drops, delta, samples, stages)
+        models = with_learned_score(models, **spec.names, fit_on=splits[0])
+        parts = {name: models.on(name) for name in splits}
+        searched = parts[splits[0]]
+        if "ensembles" not in without and splits[0] != ALL:
+            searched = with_candidate_ensembles(searched, reference, unit=unit)
+        return SearchData(table, models, parts, searched, spec, max_cost)
+
+    def chosen(self) -> tuple[SearchData, list[PolicySequence], Frontier]:
+        """For every budget the sequence to certify, with the data that has its exits; and the
+        frontier of all that was found on tune."""
+        strategies = strategies_for(self.searched, self.spec)
+        sequences, frontier = choose_sequences(self.searched, self.spec, strategies)
+        first = [policy for one in sequences for policy in one.policies[:1]]
+        return self.with_exits_of(first), sequences, frontier
+
+    def with_exits_of(self, policies: Iterable[Policy]) -> SearchData:
+        """The same with the ensembles that some policies use, on all samples."""
+        ensembles = fitted_ensembles(self.searched, policies)
+        if not ensembles:
+            return self
+        table = with_fitted(self.table, scores={}, ensembles=ensembles)
+        return replace(self, table=table, splits={name: table.on(name) for name in self.splits})
+
+    @property
+    def tune(self) -> ScoreTable:
+        """Where policies are chosen."""
+        return self.splits.get("tune", self.table)
+
+    @property
+    def stored(self) -> SearchNames:
+        """The names of the search with the stored confidence, for what is compared with it."""
+        names = self.spec.names
+        learned = names["confidence"] == LEARNED and LEARNED not in self.source.confidence
+        return {**names, "confidence": DEFAULT_CONFIDENCE} if learned else names
+
+    @property
+    def measured(self) -> ScoreTable:
+        """Where the headline figures are measured."""
+        return self.splits[headline_split(self.splits)]
+
+    def choice(
+        self, policy: Policy, max_drop: float, certificate: Certificate | None = None
+    ) -> Choice:
+        """A policy with its figures on every split, its baselines and the verdict."""
+        reference, unit, on = self.spec.reference, self.spec.unit, self._outcomes(policy)
+        cost = (on.get("tune") or on[ALL]).cost[unit]
+        compared = baselines(
+            policy,
+            tune=self.tune,
+            measured=self.measured,
+            reference=reference,
+            unit=unit,
+            cost=cost,
+        )
+        classes = class_gaps(self.tune, self.measured, policy, reference=reference)
+        choice = Choice(max_drop, policy, on, certificate, compared, "", classes)
+        better = dominating(self.tune, reference=reference, unit=unit)
+        words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better)
+        return replace(choice, verdict=words)
+
+    def result(
+        self, choices: Sequence[Choice], frontier: Frontier, requested: Mapping[str, Any]
+    ) -> Result:
+        """All that was found, with every exit alone and what the papers' rules choose."""
+        spec, models = self.spec, models_of(self.table)
+        rules = published_rules if models.shares_parts else saver_rules
+        drops = [choice.max_drop for choice in choices]
+        certified = "certify" in self.splits
+        return Result(
+            unit=spec.unit,
+            reference=spec.reference,
+            delta=spec.delta if certified else 0.0,
+            choices=tuple(choices),
+            singles=self._singles(),
+            frontier=frontier,
+            searched_on="tune" if certified else ALL,
+            difficulty=difficulty(models, **self.stored),
+            table={
+                "hash": self.source.hash,
+                "samples": {name: len(part) for name, part in self.splits.items()},
+                "labelled": self.table.label is not None,
+                "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
+                "provenance": self._provenance([choice.policy for choice in choices]),
+            },
+            arguments=requested,
+            published=rules(
+                models_of(self.tune), models_of(self.measured), max_drop=drops, **self.stored
+            ),
+        )
+
+    def _provenance(self, policies: Sequence[Policy]) -> dict[str, Any]:
+        """The table's provenance, with the learned scores that the policies use."""
+        used = {name for policy in policies for name in policy.exits}
+        provenance = dict(self.table.provenance)
+        scores = provenance.pop(LEARNED, {})
+        kept = {name: score for name, score in scores.items() if name in used}
+        return {**provenance, **({LEARNED: kept} if kept else {})}
+
+    def _singles(self) -> tuple[Single, ...]:
+        """Every exit alone, cheapest first."""
+        order = np.argsort(self.table.exit_costs(self.spec.unit), kind="stable")
+        exits = [self.table.exits[row] for row in order]
+        return tuple(
+            Single(exit.name, exit.origin, self._outcomes(Policy.single(exit.name)))
+            for exit in exits
+        )
+
+    def _outcomes(self, policy: Policy) -> dict[str, Outcome]:
+        reference = self.spec.reference
+        return {
+            name: evaluate(part, policy, reference=reference) for name, part in self.splits.items()
+        }
