@@ -47,9 +47,17 @@ def poisoned() -> Stage:
     return Stage(Poisoned(), preprocess=DIGIT)
 
 
-def pixels() -> Stage:
-    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+def pixels(classes: int = 3) -> Stage:
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, classes))
     return Stage(nn.Sequential(*layers), preprocess=PIXEL)
+
+
+def pixels_of_100_classes() -> Stage:
+    return pixels(100)
+
+
+def pixels_of_101_classes() -> Stage:
+    return pixels(101)
 
 
 def more_pixels() -> Stage:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -14,6 +15,7 @@ from understudy.errors import DataError, ModelError, TableError, UnderstudyError
 from understudy.looks import log_look
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
+from understudy.searching.search import search
 from understudy.store import load_table
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
@@ -39,6 +41,15 @@ def partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
+def parquet_of(images: str, labels: list[int]) -> str:
+    """The 15 images of an `image_folder` as a Parquet file, whose classes have no names."""
+    root = Path(images.removeprefix("folder:"))
+    frame = {"image": [file.read_bytes() for file in sorted(root.rglob("*.png"))], "label": labels}
+    file = root.with_suffix(".parquet")
+    pl.DataFrame(frame).write_parquet(file)
+    return f"parquet:{file}"
+
+
 def image_folder(root: Path, corrupt: list[str]) -> str:
     generator = np.random.default_rng(0)
     for label in "abc":
@@ -53,7 +64,7 @@ def image_folder(root: Path, corrupt: list[str]) -> str:
 
 
 def test_a_table_has_what_was_requested(tmp_path: Path) -> None:
-    table = scored(tmp_path / "table", keep_logits=True, measure_batches=(1, 4))
+    table = scored(tmp_path / "table", measure_batches=(1, 4))
     assert (table.names, len(table)) == (("tiny", "big"), 900)
     assert table.costs["MACs"] == {"tiny": 640.0, "big": 2368.0}
     assert list(table.times) == ["ms@1", "ms@4"]
@@ -75,14 +86,36 @@ def test_a_table_has_what_was_requested(tmp_path: Path) -> None:
     assert not partial(tmp_path / "table").exists()
 
 
+@pytest.mark.parametrize(
+    ("classes", "keep_logits", "kept"),
+    [(100, None, True), (101, None, False), (100, False, False), (101, True, True)],
+)
+def test_logits_are_kept_for_up_to_100_classes_unless_given(
+    tmp_path: Path, classes: int, keep_logits: bool | None, kept: bool
+) -> None:
+    models = {"pixels": f"py:digit_nets:pixels_of_{classes}_classes"}
+    data = parquet_of(image_folder(tmp_path / "images", []), [0, 1, 2] * 5)
+    table = scored(tmp_path / "table", models=models, data=data, keep_logits=keep_logits)
+    logits = table.details["pixels"].logits
+    assert (None if logits is None else logits.shape) == ((15, classes) if kept else None)
+
+
+def test_a_run_that_kept_no_logits_resumes_without_them(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        scored(tmp_path / "table", keep_logits=False, on_progress=after(20))
+    with pytest.raises(DataError, match=r"another for logits \(False, now True\): use the same"):
+        scored(tmp_path / "table")
+    assert scored(tmp_path / "table", keep_logits=False).details["tiny"].logits is None
+
+
 @pytest.mark.parametrize("calls", [2, 9, 10, 31, 45])
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, calls: int) -> None:
-    scored(tmp_path / "whole", keep_logits=True)
+    scored(tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
-        scored(tmp_path / "table", keep_logits=True, on_progress=after(calls))
+        scored(tmp_path / "table", on_progress=after(calls))
     assert not (tmp_path / "table").exists()
     log = RecordedProgress()
-    scored(tmp_path / "table", keep_logits=True, on_progress=log)
+    scored(tmp_path / "table", on_progress=log)
     full_shards = {2: 0, 9: 0, 10: 256, 31: 900, 45: 900}[calls]
     assert log.calls[0] == ("tiny", full_shards, 900)
     assert log.calls[-1] == ("big", 900, 900)
@@ -103,7 +136,7 @@ def test_measured_times_survive_an_interruption(tmp_path: Path) -> None:
         ({"batch": 64}, r"another for batch \(32, now 64\)"),
         ({"data": "digits:train"}, "another for data"),
         ({"models": {"tiny": MODELS["tiny"]}}, "another for models"),
-        ({"keep_logits": True}, "another for logits"),
+        ({"keep_logits": False}, r"another for logits \(True, now False\)"),
         (
             {"models": {"tiny": "py:digit_nets:restless", "big": MODELS["big"]}},
             "another for models",
@@ -188,6 +221,15 @@ def test_further_models_become_further_exits(tmp_path: Path) -> None:
     assert table.details["pixels"].top_classes.shape == (14, 3)
 
 
+def test_further_models_keep_logits_where_the_older_ones_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    scored(path, models={"tiny": MODELS["tiny"]}, keep_logits=False)
+    scored(path, models={"big": MODELS["big"]})
+    table = load_table(path)
+    assert [table.details[name].logits is not None for name in table.names] == [False, True]
+    search(table, reference="big", max_drop=50.0)
+
+
 def test_further_models_need_the_same_data_and_other_names(tmp_path: Path) -> None:
     path = tmp_path / "table"
     scored(path)
@@ -221,14 +263,9 @@ def test_what_cannot_work_fails_first_and_leaves_nothing(tmp_path: Path) -> None
 
 
 def test_labels_out_of_range_are_counted(tmp_path: Path) -> None:
-    import polars as pl
-
-    images = image_folder(tmp_path / "images", [])
-    files = sorted(Path(images.removeprefix("folder:")).rglob("*.png"))
-    frame = {"image": [file.read_bytes() for file in files], "label": [*range(12), 0, 1, 2]}
-    pl.DataFrame(frame).write_parquet(tmp_path / "data.parquet")
+    data = parquet_of(image_folder(tmp_path / "images", []), [*range(12), 0, 1, 2])
     with pytest.raises(DataError, match=r"0 to 2, 9 of 15 in .* \(found 0 to 11\)"):
-        scored(tmp_path / "table", models=PIXELS, data=f"parquet:{tmp_path / 'data.parquet'}")
+        scored(tmp_path / "table", models=PIXELS, data=data)
 
 
 def test_places_where_no_table_can_be(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from understudy.zoo.models import load_stages
 
 _LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
 _NAMED = 20  # corrupt images that the provenance names; all are counted
+_LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
 
 def score_into(
@@ -44,7 +45,7 @@ def score_into(
     data: str,
     *,
     batch: int = 256,
-    keep_logits: bool = False,
+    keep_logits: bool | None = None,
     strict: bool = False,
     measure_batches: Sequence[int] = (1, 32),
     workers: int = 2,
@@ -68,7 +69,8 @@ def score_into(
             exits.
         data: data spec (`zoo.open_data`).
         batch: samples per batch; the last bits of the scores depend on it.
-        keep_logits: keep all logits, as float16.
+        keep_logits: keep all logits (float16, 2 bytes per class, sample and exit), from which
+            `search` combines models; for up to 100 classes unless given.
         strict: treat a corrupt image as an error.
         measure_batches: batch sizes at which ms per sample are measured, as the units ``ms@SIZE``.
         workers: threads that decode ahead.
@@ -96,6 +98,8 @@ def score_into(
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
     settings = _settings(batch, usable_device(device))
     probes = _probe_all(images, models, device=settings["device"])
+    if keep_logits is None:
+        keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
     if older is not None:
         _check_appendable(older, target, images, exits_of(probes))
     job = ScoringJob(

@@ -36,8 +36,12 @@ def score(
     ] = None,
     device: terminal.Device = None,
     keep_logits: Annotated[
-        bool, typer.Option("--keep-logits", help="Keep all logits (float16), for ensembles.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Keep all logits (float16), from which search combines models. "
+            "[dim]Default: up to 100 classes[/]"
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="A corrupt image is an error, not a skipped sample.")
     ] = False,
