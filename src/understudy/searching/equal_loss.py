@@ -162,7 +162,7 @@ def equal_loss_path(
     steps: int = STEPS,
 ) -> ThresholdPath:
     """The policies exits -> last, from the least expected loss per cost saved to the first exit
-    alone, in `steps` steps of as many samples that are not deferred to `last`.
+    alone: `steps` steps of even shares that are not deferred to `last`, and half as many behind.
 
     `last` is the reference or an ensemble with it; losses and gains count against the reference.
     """
@@ -170,7 +170,7 @@ def equal_loss_path(
     names = [*exits, last]
     paid = [0.0, *(table.cost_of(names[: stage + 1], unit) for stage in range(len(names)))]
     thresholds = _thresholds(spread, [curves[name] for name in exits], np.diff(paid))
-    thresholds = _evenly(spread, thresholds, steps)
+    thresholds = _evenly(spread, thresholds, np.diff(paid), steps)
     if _is_share(table, confidence):
         thresholds = 1 / (1 + np.exp(-thresholds))
     alone = np.concatenate([[-np.inf], thresholds[1:, -1]])
@@ -215,14 +215,24 @@ def _deferred(spread: Floats, thresholds: Floats) -> npt.NDArray[np.int64]:
     return np.asarray(counts, np.int64)
 
 
-def _evenly(spread: Floats, thresholds: Floats, steps: int) -> Floats:
-    """The thresholds (S, steps) between those given at which even shares are not deferred."""
-    levels = thresholds.shape[1]
-    kept = 1 - _deferred(spread, thresholds)[-1] / spread.shape[1]
-    even = np.linspace(0, kept[-1], steps + 1)[1:]
-    place = np.interp(even, kept + 1e-9 * np.arange(levels), np.arange(levels))
+def _evenly(spread: Floats, thresholds: Floats, price: Floats, steps: int) -> Floats:
+    """The thresholds (S, P) between those given at which even shares are not deferred to the last
+    exit; and from where none is, those at which half as many even shares of the cost are saved."""
+    levels, deferred = np.arange(thresholds.shape[1]), _deferred(spread, thresholds)
+    kept = 1 - deferred[-1] / spread.shape[1]
+    saved = 1 - price @ deferred / (spread.shape[1] * max(float(price.sum()), 1e-300))
+    place = _places(kept, kept[-1] * np.linspace(0, 1, steps + 1)[1:])
+    reached = float(np.interp(place[-1], levels, saved))
+    further = np.linspace(reached, saved[-1], steps // 2 + 1)[1:]
+    place = np.append(place, np.maximum(_places(saved, further), place[-1]))
     bounded = np.clip(thresholds, spread.min() - 1e-3, spread.max() + 1e-3)
-    return np.stack([np.interp(place, np.arange(levels), row) for row in bounded])
+    return np.stack([np.interp(place, levels, row) for row in bounded])
+
+
+def _places(rising: Floats, values: Floats) -> Floats:
+    """Where along its index (L,) something that never falls reaches some values."""
+    index = np.arange(len(rising))
+    return np.asarray(np.interp(values, rising + 1e-9 * index, index), np.float64)
 
 
 def _is_share(table: ScoreTable, confidence: str) -> bool:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from understudy.searching.policy_sequences import PolicySequence, ThresholdPath
 
 Floats = npt.NDArray[np.float64]
-_COURSES = 100
+_COURSES = 300
 _SEED = 0
 _UNSEEN = 2.0  # discordant samples that tune may have missed
 
