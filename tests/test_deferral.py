@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.linear_model import LogisticRegression
 
 from fakes import scored
 from tables import score_tables, synthetic
@@ -181,3 +182,52 @@ def test_what_cannot_be_learned_from() -> None:
         DeferralScore("net0", "net2", 0.0, 1.0, 0.5).apply(table)
     with pytest.raises(PolicyError, match="a learned score has the field 'reference'"):
         DeferralScore.from_dict({"exit": "tiny"})
+
+
+def by_scikit_learn(table: ScoreTable, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """The score of every sample (N,) by scikit-learn's fit to some of them: targets of 1/2 are half
+    a sample of either kind, inputs are scaled by their spread, classes by 0.6."""
+    top = np.clip(table.scores("max_softmax")[0].astype(float), CLIP, 1 - CLIP)
+    numbers = [np.log(top / (1 - top)), table.scores("margin")[0].astype(float)]
+    columns = [values / max(values[rows].std(), 0.05) for values in numbers]
+    detail = table.details["tiny"]
+    for classes in (table.prediction[0], detail.top_classes[:, 1]):
+        frequent = [c for c in np.unique(classes[rows]) if (classes[rows] == c).sum() >= 10]
+        columns += [(classes == kind) / 0.6 for kind in frequent]
+    inputs = np.column_stack(columns)
+    assert table.label is not None
+    little, big = table.prediction[:, rows] == table.label[rows]
+    targets = np.where(little, 1.0, np.where(big, 0.0, 0.5))
+    fit = LogisticRegression(C=0.1, tol=1e-9, max_iter=5000)
+    twice = np.concatenate([inputs[rows], inputs[rows]])
+    marks = np.repeat([1, 0], len(rows))
+    fit.fit(twice, marks, sample_weight=np.concatenate([targets, 1 - targets]))
+    return np.asarray(fit.decision_function(inputs), np.float64)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
+    """Also where it starts from the weights of another fit, as those to folds do."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 5, 900)
+    logits = {
+        name: np.round(rng.normal(size=(900, 5)) + skill * np.eye(5)[label], 1)
+        for name, skill in (("tiny", 1.0), ("big", 2.0))
+    }
+    logits["tiny"][:, 0] += 0.7
+    table = scored(logits, label)
+    order = np.argsort(-logits["tiny"], axis=1, kind="stable")
+    values = np.take_along_axis(logits["tiny"], order, axis=1)
+    details = {"tiny": Detail(order, values), "big": Detail(order, values)}
+    table = replace(table, details=details)
+    whole, crossed = cross_fitted(table, "tiny", "big", folds_of(table))
+    every = np.arange(900)
+    np.testing.assert_allclose(whole.apply(table), by_scikit_learn(table, every), atol=1e-3)
+    assert whole == fit_deferral(table, "tiny", "big")
+    for fold in (0, 3):
+        inside = np.flatnonzero(folds_of(table) == fold)
+        others = np.setdiff1d(every, inside)
+        expected = by_scikit_learn(table, others)[inside]
+        np.testing.assert_allclose(crossed[inside], expected, atol=1e-3)
+        cold = fit_deferral(table.rows(others), "tiny", "big").apply(table.rows(inside))
+        np.testing.assert_allclose(crossed[inside], cold, atol=1e-3)

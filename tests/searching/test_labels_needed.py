@@ -120,7 +120,7 @@ def test_with_ensembles_all_labels_of_tune_are_needed() -> None:
     label = rng.integers(0, 5, 3000)
     rows = {n: rng.normal(size=(3000, 5)) + 1.5 * np.eye(5)[label] for n in ("tiny", "big")}
     table = scored(rows, label)
-    arguments = {"max_drop": -1.0, "confidence": "max_softmax"}
+    arguments: dict[str, Any] = {"max_drop": -1.0, "confidence": "max_softmax"}
     part, rounds = labelled_by_need(table, **arguments)
     assert part.label_counts()["tune"] == len(table.on("tune"))
     few, complete = search(part, **arguments), search(table, **arguments)
@@ -139,7 +139,7 @@ def test_resnet50_before_vit_needs_few_labels(shared: Path) -> None:
     table = table.rows(np.arange(0, len(table), 5))
     most = {("learned",): 0.2, (): 0.33}  # a learned score is fitted to all labels of tune
     for without, share in most.items():
-        arguments = {"max_drop": 0.5, "without": without}
+        arguments: dict[str, Any] = {"max_drop": 0.5, "without": without}
         part, _ = labelled_by_need(table, **arguments)
         assert decision(search(part, **arguments)) == decision(search(table, **arguments))
         counts = part.label_counts()

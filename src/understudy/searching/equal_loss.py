@@ -169,8 +169,9 @@ def equal_loss_path(
     spread = np.stack([_spread(table, name, confidence) for name in exits])
     names = [*exits, last]
     paid = [0.0, *(table.cost_of(names[: stage + 1], unit) for stage in range(len(names)))]
-    thresholds = _thresholds(spread, [curves[name] for name in exits], np.diff(paid))
-    thresholds = _evenly(spread, thresholds, np.diff(paid), steps)
+    price = np.maximum(np.diff(paid), 0)  # sums of the same parts may differ in their last bits
+    thresholds = _thresholds(spread, [curves[name] for name in exits], price)
+    thresholds = _evenly(spread, thresholds, price, steps)
     if _is_share(table, confidence):
         thresholds = 1 / (1 + np.exp(-thresholds))
     alone = np.concatenate([[-np.inf], thresholds[1:, -1]])
@@ -187,6 +188,7 @@ def _thresholds(spread: Floats, curves: Sequence[LossCurve], price: Floats) -> F
     What a stage saves is the price of the next one and, for the share that it defers, what that
     saves in turn.
     """
+    price = price / (price[-1] or price.sum() or 1.0)
     size = np.exp(np.linspace(-9, 0.3, _LEVELS))
     levels = np.concatenate([-size[::-1], [0.0], size])
     deferred = np.full((len(curves), len(levels)), 0.7)
@@ -241,10 +243,11 @@ def _is_share(table: ScoreTable, confidence: str) -> bool:
 
 
 def _spread(table: ScoreTable, exit: str, confidence: str) -> Floats:
-    """The confidence of one exit (N,), as log-odds where it lies between 0 and 1."""
+    """The confidence of one exit (N,), as log-odds where it lies between 0 and 1; always finite."""
     scores = np.asarray(table.scores(confidence)[table.index(exit)], np.float64)
     if not _is_share(table, confidence):
-        return scores
+        finite = scores[np.isfinite(scores)] if np.isfinite(scores).any() else np.zeros(1)
+        return np.clip(scores, finite.min() - 1, finite.max() + 1)
     inside = np.clip(scores, _CLIP, 1 - _CLIP)
     return np.asarray(np.log(inside / (1 - inside)), np.float64)
 

@@ -132,7 +132,7 @@ def optimism(
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": ((hard > .7).astype(int), 1 - hard), "big": ((hard > .8).astype(int), hard)},
     ...     np.zeros(2000, int), costs={"tiny": 1, "big": 9})
-    >>> found = optimism(table, max_drop=1.0, resamples=20)
+    >>> found = optimism(table, max_drop=1.0, confidence="max_softmax", resamples=20)
     >>> [(one.way, one.broken) for one in found.tunings]
     [('in-sample', 0.3), ('held-out', 0.45), ('certified', 0.0)]
     """
