@@ -148,7 +148,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "all": [*LITTLE, *exits],
     }
     curves = {name: curve(aside, test, plan) for name, plan in plans.items()}
-    certified = search(table, reference=BIG, max_drop=list(ASKED), stages=3)
+    certified = search(table, reference=BIG, max_drop=list(ASKED))
     accuracy = {name: evaluate(test, policy_of(name)).accuracy for name in table.names}
     training = ExitFolder.read(WORK / "own-exits").training
     full = table.cost_of([BIG], "MACs")

@@ -48,7 +48,7 @@ CORE = {
     "import_predictions": {"errors", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
-        "display", "split",
+        "display", "split", "scores", "deferral", "ensemble",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},
@@ -102,9 +102,9 @@ ORDER = {
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
-        "saving_bound certify joint_certificates chain_solver chains coordinate_descent exits "
-        "published_rules strategies promising_pairs best_savers optimism search "
-        "labels_needed verify"
+        "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
+        "chain_solver chains coordinate_descent exits published_rules equal_loss strategies "
+        "promising_pairs best_savers search_data optimism search labels_needed verify"
     ),
     "app": "bench_result run_cascade bench build_cascade report demo cli",
 }

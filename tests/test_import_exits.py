@@ -234,9 +234,18 @@ def test_nan_and_odd_labels_are_refused(tmp_path: Path) -> None:
     arrays["confs"][2, 5, 0] = np.nan
     with pytest.raises(TableError, match="'pos1/mlp1' has 1 NaN"):
         import_record(*written(tmp_path, arrays, MACS))
-    arrays = record_of() | {"label": np.full((40, 1), -1, np.int16)}
+    arrays = record_of() | {"label": np.full((40, 1), -2, np.int16)}
     with pytest.raises(TableError, match="labels are class numbers"):
         import_record(*written(tmp_path, arrays, MACS))
+
+
+def test_a_label_of_minus_one_is_missing(tmp_path: Path) -> None:
+    label = record_of()["label"].copy()
+    label[::3] = -1
+    table = import_record(*written(tmp_path, record_of() | {"label": label}, MACS))
+    np.testing.assert_array_equal(table.labelled, label[:, 0] >= 0)
+    nothing = record_of() | {"label": np.full((40, 1), -1, np.int16)}
+    assert import_record(*written(tmp_path, nothing, MACS)).label is None
 
 
 VALUES = st.one_of(st.sampled_from([0.0, 0.1, 0.5, 0.5 + 1e-16, 0.9, 1.0]), st.floats(0, 1))

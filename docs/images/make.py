@@ -30,7 +30,8 @@ from understudy.searching.chains import search_chains
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-REFERENCE, MAX_DROPS, STAGES = "resnet152", (0.5, 1.0, 2.0), 3
+REFERENCE, MAX_DROPS = "resnet152", (0.5, 1.0, 2.0)
+DRAWN_STAGES = 3  # models before the reference in the cascades whose frontier is drawn
 # The drops, in points, at which the frontier is drawn: finely where cascades are used.
 DRAWN = [step / 20 for step in range(-20, 60)] + [step / 10 for step in range(30, 240)]
 # Billions of MACs per image at 224 x 224 (inception_v3: 299 x 299), on torchvision's definitions.
@@ -92,7 +93,6 @@ def figures(result: Result) -> dict[str, Any]:
         "command": "python docs/images/make.py",
         "reference": REFERENCE,
         "samples": dict(result.table["samples"]),
-        "stages": STAGES,
         "policies_found": len(result.frontier),
         "certified": [
             {
@@ -153,7 +153,8 @@ def picture(width: float, height: float, parts: Iterator[str]) -> str:
 
 def frontier(result: Result, table: ScoreTable, theme: str) -> str:
     """The chart of cost against accuracy over the whole range, with many points of the frontier."""
-    chains = search_chains(table.on("tune"), reference=REFERENCE, stages=STAGES, max_drops=DRAWN)
+    tune = table.on("tune")
+    chains = search_chains(tune, reference=REFERENCE, stages=DRAWN_STAGES, max_drops=DRAWN)
     report = Report(replace(result, frontier=chains))
     chart = themed(tradeoff(report, width=760, height=420), theme)
     width, height = size(chart)
@@ -291,7 +292,7 @@ def card(
 
 def main() -> None:
     table = imagenet()
-    result = search(table, reference=REFERENCE, max_drop=MAX_DROPS, stages=STAGES)
+    result = search(table, reference=REFERENCE, max_drop=MAX_DROPS)
     record = json.dumps(figures(result), indent=1, ensure_ascii=False)
     (HERE / "figures.json").write_text(record + "\n", encoding="utf-8")
     for theme in ("light", "dark"):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.padding import Padding
     from rich.table import Table
 
+    from understudy.scores import ScoreTable
+
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 DECIDED = "the samples that decided: slightly optimistic"
@@ -82,6 +84,12 @@ class Choice(
     def measured_on(self) -> str:
         """The split of the headline figures; see `headline_split`."""
         return headline_split(self.on)
+
+    @property
+    def exits(self) -> frozenset[str]:
+        """The exits of the policy and of those that were proved before it."""
+        path = () if self.certificate is None else self.certificate.path
+        return frozenset(name for policy in (self.policy, *path) for name in policy.exits)
 
     def to_dict(self, unit: str | None = None) -> dict[str, Any]:
         """Plain JSON; with the headline figures in front where their unit is given."""
@@ -213,6 +221,28 @@ class Result(
             f"{listed([f'{c.max_drop:g}' for c in self.choices], 12)}: search again with "
             f"--max-drop {max_drop:g}"
         )
+
+    def with_fitted(self, table: ScoreTable) -> ScoreTable:
+        """The table with what the search fitted: the scores and ensembles that its policies use,
+        and those policies that were proved on the way to them.
+
+        `evaluate` needs it for policies with learned scores, on samples other than those of tune.
+
+        Raises:
+            TableError: the table lacks an exit, or the logits of an ensemble's member.
+        """
+        from understudy.deferral import LEARNED, scores_of, with_scores
+        from understudy.ensemble import ensemble_of, with_ensemble
+
+        scores = scores_of(self.table.get("provenance", {}))
+        if scores and LEARNED not in table.confidence:
+            table = with_scores(table, scores)
+        used = {name for choice in self.choices for name in choice.exits}
+        for single in self.singles:
+            one = ensemble_of(single.origin)
+            if one is not None and single.name in used and single.name not in table.names:
+                table = with_ensemble(table, one.exits, one.temperatures, name=single.name)
+        return table
 
     def __str__(self) -> str:
         return display.plain(self.view())

@@ -99,7 +99,8 @@ def test_looks_are_paid_for(run: Run, table: Path) -> None:
 
 
 def test_a_budget_that_cannot_be_certified_is_no_error(run: Run, table: Path) -> None:
-    (one,) = run("search", table, "--max-drop", "0.01", "--json").json["results"]
+    words = ("--max-drop", "0.01", "--delta", "1e-12", "--json")
+    (one,) = run("search", table, *words).json["results"]
     assert one["policy"]["stages"] == [
         {"exit": "net2", "confidence": "max_softmax", "threshold": None}
     ]

@@ -80,7 +80,7 @@ def test_verbs_are_completed(tmp_path: Path) -> None:
         COMP_WORDS="understudy import",
         COMP_CWORD="1",
     )
-    assert ended.stdout.split() == ["import", "import-exits"]
+    assert ended.stdout.split() == ["import", "import-exits", "import-labels"]
 
 
 def test_the_version(run: Run) -> None:

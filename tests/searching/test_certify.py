@@ -88,7 +88,7 @@ def certified(
     policies = tuple(Policy.pair("tiny", "big", t) for t in thresholds)
     total = np.cumsum(losses)
     cost = np.linspace(9, 1, len(total))
-    sequence = PolicySequence(policies, total, np.zeros_like(total), cost, samples)
+    sequence = PolicySequence(policies, total, np.zeros_like(total), cost, samples, 10.0)
     return certify(sequence, table, reference="big", max_drop=max_drop, delta=delta)
 
 

@@ -1,4 +1,4 @@
-"""Chains: against trying every chain at every threshold, and the sequences through them."""
+"""Chains: against trying every chain at every threshold."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from tables import score_tables, synthetic
+from tables import synthetic
 from understudy.errors import PolicyError, TableError
 from understudy.frontier import Frontier
 from understudy.outcome import evaluate
@@ -20,7 +20,6 @@ from understudy.policy import Policy, PolicyStage
 from understudy.scores import Exit, ScoreTable
 from understudy.searching.chains import search_chains
 from understudy.searching.pairs import search_pairs
-from understudy.searching.policy_sequences import sequence_through
 
 BUDGETS = (-25.0, 0.0, 13.0, 25.0, 50.0)
 
@@ -178,39 +177,3 @@ def test_exits_that_share_a_part_are_refused() -> None:
 def test_what_makes_no_sense_is_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(PolicyError, match=words):
         search_chains(synthetic(20), **options)  # type: ignore[arg-type]
-
-
-@given(st.data())
-def test_a_sequence_counts_what_its_policies_do(data: st.DataObject) -> None:
-    table = data.draw(score_tables(least_exits=2))
-    order = data.draw(st.permutations(table.names))[: data.draw(st.integers(1, 4))]
-    level = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.8, 2.0, math.inf, -math.inf])
-    policy = Policy(
-        (*(PolicyStage(name, data.draw(level)) for name in order[:-1]), PolicyStage(order[-1]))
-    )
-    big = data.draw(st.sampled_from(table.names))
-    assume(big not in order[:-1])
-    unit = table.unit()
-    sequence = sequence_through(table, policy, reference=big, steps=data.draw(st.integers(1, 5)))
-    last = table.cost_of([big], unit)
-    for index, step in enumerate(sequence.policies):
-        true = oracle.totals(table, step, reference=big, unit=unit)
-        assert (sequence.losses[index], sequence.gains[index]) == (true.losses, true.gains)
-        assert sequence.cost[index] == pytest.approx(true.cost, abs=1e-12)
-        assert sequence.cost[index] < last
-        last = sequence.cost[index]
-
-
-def test_a_sequence_leads_through_its_policy_from_safe_to_cheap() -> None:
-    table = synthetic(2_000, exits=4)
-    found = search_chains(table, max_drops=[0.5])
-    point = min(found, key=lambda p: p.cost)
-    assert len(point.policy.stages) == 3
-    sequence = sequence_through(table, point.policy, steps=50)
-    assert (np.diff(sequence.cost) < 0).all()
-    through = np.flatnonzero(np.isclose(sequence.cost, point.cost, rtol=1e-9))
-    assert len(through) == 1
-    drop = 100 * (sequence.losses - sequence.gains) / sequence.samples
-    assert drop[through[0]] == pytest.approx(point.drop)
-    assert abs(drop[0]) < 0.5
-    assert sequence.policies[-1] == Policy.single(point.policy.exits[0])

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from fakes import scored
 from understudy.ensemble import ensemble_pairs, with_ensemble
+from understudy.frontier import Frontier
 from understudy.outcome import evaluate
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.searching.pairs import PairCurve, pair_curve
 from understudy.searching.policy_sequences import losses_and_gains, pair_sequence
-from understudy.searching.strategies import SearchSpec, ensembles_with, find_ensembles
+from understudy.searching.search_spec import SearchSpec
+from understudy.searching.strategies import ensembles_with, find_ensembles
 
 CONFIDENCE = "margin"
 
@@ -61,8 +63,9 @@ def test_the_strategy(table: ScoreTable) -> None:
     spec = SearchSpec("big", "MACs", CONFIDENCE, (1.0,), 0.05, 100)
     found = find_ensembles(table, spec)
     assert len(found.sequences) == 1
-    assert any(point.policy == Policy.single("big") or point.drop <= 0 for point in found.frontier)
-    for point in found.frontier:
+    frontier = Frontier.of_arrays(found.points, unit="MACs", reference="big")
+    assert any(point.policy == Policy.single("big") or point.drop <= 0 for point in frontier)
+    for point in frontier:
         expected = evaluate(table, point.policy, reference="big")
         assert point.accuracy == pytest.approx(expected.accuracy)
         assert point.drop == pytest.approx(expected.drop)

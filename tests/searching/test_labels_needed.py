@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from tables import policies, record, score_tables, synthetic
+from fakes import scored
+from tables import Split, policies, record, score_tables, synthetic
 from understudy.errors import PolicyError, TableError
 from understudy.import_predictions import LabelFile, import_predictions
 from understudy.outcome import evaluate
@@ -29,9 +30,10 @@ from understudy.searching.policy_sequences import (
 )
 from understudy.searching.search import search
 from understudy.searching.verify import verify
+from understudy.split import SHARES_OF_MANY, SPLITS
 
 
-def guesses(count: int, *, seed: int = 0, exits: int = 3) -> ScoreTable:
+def guesses(count: int, *, seed: int = 0, exits: int = 3, split: Split = None) -> ScoreTable:
     """Three classes, so that models may differ and both be wrong."""
     rng = np.random.default_rng(seed)
     label, hard = rng.integers(0, 3, count), rng.random(count)
@@ -42,7 +44,7 @@ def guesses(count: int, *, seed: int = 0, exits: int = 3) -> ScoreTable:
         other = (label + rng.integers(1, 3, count)) % 3
         predictions[f"net{number}"] = (np.where(right, label, other), sure)
     costs = {f"net{number}": 10.0**number for number in range(exits)}
-    return ScoreTable.from_predictions(predictions, label, costs=costs)
+    return ScoreTable.from_predictions(predictions, label, costs=costs, split=split)
 
 
 def labelled_by_need(full: ScoreTable, **arguments: Any) -> tuple[ScoreTable, dict[str, int]]:
@@ -75,11 +77,15 @@ def decision(result: Result) -> list[Any]:
 @pytest.mark.parametrize(
     ("table", "arguments"),
     [
+        (guesses(3000), {"max_drop": [0.5, 2.0], "without": ["learned"]}),
+        (guesses(3000, split=SHARES_OF_MANY), {"max_drop": [0.5, 2.0], "without": ["learned"]}),
         (guesses(3000), {"max_drop": [0.5, 2.0]}),
         (guesses(3000, seed=1), {"max_drop": [0.0, -0.5], "reference": "net1"}),
-        (guesses(1500, seed=2, exits=4), {"max_drop": 4.0, "stages": 3}),
+        (guesses(1500, seed=2, exits=4), {"max_drop": 4.0, "at_most_stages": 3}),
+        (guesses(1500, seed=2, exits=4), {"max_drop": 4.0, "confidence": "max_softmax"}),
         (guesses(1500, seed=3), {"max_drop": 3.0, "confidence": "deferral"}),
         (record(800, types=1), {"max_drop": 4.0, "delta": 0.1}),
+        (record(800, types=1), {"max_drop": 4.0, "delta": 0.1, "without": ["learned"]}),
         (synthetic(500), {"max_drop": 0.5}),
     ],
 )
@@ -94,12 +100,33 @@ def test_the_decision_is_that_of_all_labels(table: ScoreTable, arguments: dict[s
 
 
 @settings(max_examples=10)
-@given(st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 3.0]))
-def test_the_decision_is_that_of_all_labels_in_every_draw(seed: int, drop: float) -> None:
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([-1.0, 0.3, 1.0, 3.0]),
+    st.sampled_from([(), ("learned",), ("chains",)]),
+)
+def test_the_decision_is_that_of_all_labels_in_every_draw(
+    seed: int, drop: float, without: tuple[str, ...]
+) -> None:
     table = guesses(1500, seed=seed)
-    part, rounds = labelled_by_need(table, max_drop=drop)
-    assert decision(search(part, max_drop=drop)) == decision(search(table, max_drop=drop))
+    part, rounds = labelled_by_need(table, max_drop=drop, without=without)
+    few, complete = (search(one, max_drop=drop, without=without) for one in (part, table))
+    assert decision(few) == decision(complete)
     assert rounds["certify"] <= 6
+
+
+def test_with_ensembles_all_labels_of_tune_are_needed() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 5, 3000)
+    rows = {n: rng.normal(size=(3000, 5)) + 1.5 * np.eye(5)[label] for n in ("tiny", "big")}
+    table = scored(rows, label)
+    arguments = {"max_drop": -1.0, "confidence": "max_softmax"}
+    part, rounds = labelled_by_need(table, **arguments)
+    assert part.label_counts()["tune"] == len(table.on("tune"))
+    few, complete = search(part, **arguments), search(table, **arguments)
+    assert "tiny+big" in complete.choice().policy.exits
+    assert decision(few) == decision(complete)
+    assert rounds["tune"] <= 2
 
 
 def test_resnet50_before_vit_needs_few_labels(shared: Path) -> None:
@@ -110,18 +137,22 @@ def test_resnet50_before_vit_needs_few_labels(shared: Path) -> None:
         costs={"ResNet50": 4.11e9, "ViT": 17.58e9},
     )
     table = table.rows(np.arange(0, len(table), 5))
-    part, _ = labelled_by_need(table, max_drop=0.5)
-    assert decision(search(part, max_drop=0.5)) == decision(search(table, max_drop=0.5))
-    counts = part.label_counts()
-    assert counts["tune"] + counts["certify"] < 0.2 * len(table)
+    most = {("learned",): 0.2, (): 0.33}  # a learned score is fitted to all labels of tune
+    for without, share in most.items():
+        arguments = {"max_drop": 0.5, "without": without}
+        part, _ = labelled_by_need(table, **arguments)
+        assert decision(search(part, **arguments)) == decision(search(table, **arguments))
+        counts = part.label_counts()
+        assert counts["tune"] + counts["certify"] < share * len(table)
 
 
 def test_a_learned_score_needs_all_labels_of_tune() -> None:
     table = replace(guesses(1000), label=None)
-    needed = labels_needed(table, max_drop=2.0, confidence="deferral")
+    needed = labels_needed(table, max_drop=2.0)
+    assert needed == labels_needed(table, max_drop=2.0, confidence="deferral")
     assert needed.ids == tuple(table.on("tune").ids)
-    assert needed.samples == {name: len(table.on(name)) for name in ("tune", "certify", "test")}
-    assert needed.labels == dict.fromkeys(needed.samples, 0)
+    assert needed.samples == {name: len(table.on(name)) for name in ("tune", "certify")}
+    assert needed.labels == dict.fromkeys(SPLITS, 0)
     assert "of tune need a label" in needed.words()
 
 
@@ -132,8 +163,10 @@ def test_models_that_agree_need_no_labels() -> None:
         None,
         costs={"tiny": 1, "big": 9},
     )
-    assert labels_needed(table, max_drop=1.0).split == ""
-    assert search(table, max_drop=1.0).choice().policy == Policy.single("tiny")
+    assert labels_needed(table, max_drop=1.0, without=["learned"]).split == ""
+    for without in ([], ["learned"]):
+        plan = search(table, max_drop=1.0, without=without).choice()
+        assert plan.policy == Policy.single("tiny")
 
 
 def test_budgets_that_make_no_sense() -> None:
@@ -219,6 +252,7 @@ def test_what_is_proved_without_labels_is_proved_with_them() -> None:
         np.zeros(len(cut), np.int64),
         np.arange(len(cut), 0, -1.0),
         100,
+        len(cut) + 1.0,
     )
     rng = np.random.default_rng(0)
     steps = []

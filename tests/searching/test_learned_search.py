@@ -27,7 +27,10 @@ def table(count: int = 6000) -> ScoreTable:
 @pytest.mark.parametrize("stages", [2, 3])
 def test_a_learned_score_is_certified_and_verified(stages: int) -> None:
     scores = table()
-    result = search(scores, max_drop=1.0, confidence="deferral", stages=stages)
+    result = search(scores, max_drop=1.0, at_most_stages=stages)
+    assert result.choices == search(
+        scores, max_drop=1.0, confidence="deferral", at_most_stages=stages
+    ).choices
     (choice,) = result.choices
     assert choice.certificate is not None
     assert not choice.certificate.falls_back
@@ -35,20 +38,27 @@ def test_a_learned_score_is_certified_and_verified(stages: int) -> None:
     assert "deferral" in result.table["provenance"]
     again = Result.from_dict(result.to_dict())
     assert all(check.holds for check in verify(again, scores))
-    plain = search(scores, max_drop=1.0, stages=stages).choices[0]
+    plain = search(scores, max_drop=1.0, without=["learned"], at_most_stages=stages).choices[0]
+    assert {step.confidence for step in plain.policy.stages} == {"max_softmax"}
     saved = choice.on["certify"].saving["MACs"]
     assert saved > plain.on["certify"].saving["MACs"]
 
 
 def test_ensembles_compete_and_leave_the_models_alone() -> None:
-    wide = ensemble_pairs(table(), "big")
+    """Those that a table has already are searched for again, and count for nothing else."""
+    plain = table()
+    wide = ensemble_pairs(plain, "big")
     assert models_of(wide).names == ("tiny", "mid", "big")
     result = search(wide, max_drop=[-0.2, 1.0])
     assert result.reference == "big"
-    assert {single.name for single in result.singles} == set(wide.names)
-    for choice in result.choices:
+    used = {name for choice in result.choices for name in choice.exits}
+    assert {*plain.names, *used} <= {single.name for single in result.singles} <= set(wide.names)
+    for choice, other in zip(
+        result.choices, search(plain, max_drop=[-0.2, 1.0]).choices, strict=True
+    ):
         assert choice.certificate is not None
         assert choice.on["certify"].losses == choice.certificate.losses
+        assert (choice.policy, choice.on) == (other.policy, other.on)
     assert all(check.holds for check in verify(result, wide))
 
 

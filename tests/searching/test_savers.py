@@ -23,7 +23,8 @@ from understudy.searching.certify import certify
 from understudy.searching.exact_test import drop_p_value
 from understudy.searching.pairs import pair_curves
 from understudy.searching.policy_sequences import PolicySequence, pair_sequence
-from understudy.searching.strategies import SearchSpec, cheapest_expected
+from understudy.searching.search_spec import SearchSpec
+from understudy.searching.strategies import cheapest_expected
 
 
 def lines_by_hand(

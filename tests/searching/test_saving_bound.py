@@ -16,9 +16,10 @@ from understudy.outcome import evaluate, units_of
 from understudy.policy import Policy, PolicyStage
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify, certify_one
+from understudy.searching.equal_loss import equal_loss_path, loss_curves
 from understudy.searching.exact_test import discordance_limit
 from understudy.searching.pairs import pair_curve
-from understudy.searching.policy_sequences import pair_sequence, sequence_through
+from understudy.searching.policy_sequences import pair_sequence
 from understudy.searching.saving_bound import saving_bounds
 
 PRICES = {"MACs": {"a": 1.0, "b": 2.0, "c": 10.0}, "joules": {"a": 5.0, "b": 1.0, "c": 6.0}}
@@ -132,20 +133,22 @@ def test_a_bound_is_below_what_was_measured(data: st.DataObject) -> None:
         assert found[unit] <= measured[unit] + 1e-9
 
 
-@pytest.mark.parametrize("reference", ["full", "net2"])
-def test_the_sequences_of_the_search_are_nested(reference: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "through"),
+    [
+        (record(300), ["place0/type0", "place1/type1", "place2/type0"]),
+        (record(300), ["place0/type0", "place1/type1"]),
+        (synthetic(300), ["net0", "net1"]),
+    ],
+)
+def test_the_sequences_of_the_search_are_nested(table: ScoreTable, through: list[str]) -> None:
     """The premise of the bound: at every stage thresholds fall from policy to policy."""
-    if reference == "full":
-        table = record(300)
-        stages = [PolicyStage("place0/type0", 0.7), PolicyStage("place1/type1", 0.6)]
-        through = [
-            Policy((*stages, PolicyStage("full"))),
-            Policy((*stages, PolicyStage("place2/type0"))),
-        ]
-    else:
-        table = synthetic(300)
-        through = [Policy.pair("net0", "net2", 0.8)]
-    sequences = [sequence_through(table, one, reference=reference, steps=20) for one in through]
+    reference = table.names[-1]
+    names = {"reference": reference, "confidence": "max_softmax"}
+    curves = loss_curves(table, through, reference, **names)
+    path = equal_loss_path(table, through, reference, curves, **names, unit="MACs", steps=20)
+    assert len(path.cost) > 5
+    sequences = [path.sequence()]
     sequences.append(pair_sequence(pair_curve(table, table.names[0], reference)))
     for sequence in sequences:
         by_stages: dict[tuple[str, ...], list[list[float]]] = {}

@@ -29,7 +29,9 @@ def test_in_sample_is_the_optimum_over_all_pairs_and_thresholds(data: st.DataObj
     big = table.reference(data.draw(st.none() | st.sampled_from(table.names)), unit="MACs")
     confidence = data.draw(st.sampled_from(CONFIDENCES))
     drops = [0.0, 10.0, 34.0]
-    result = search_in_sample(table, max_drop=drops, reference=big, confidence=confidence)
+    result = search_in_sample(
+        table, max_drop=drops, reference=big, confidence=confidence, at_most_stages=2
+    )
     tried = list(oracle.pairs(table, reference=big, confidence=confidence, unit="MACs"))
     for drop, choice in zip(drops, result.choices, strict=True):
         fitting = [
@@ -64,8 +66,9 @@ def test_certified_results_are_sound_on_any_table(data: st.DataObject) -> None:
         assert choice.policy == certificate.policy
         assert tuple(choice.on) == table.splits
         for split in table.splits:
-            part = table.on(split)
-            assert choice.on[split] == evaluate(part, choice.policy, reference=result.reference)
+            part = result.with_fitted(table.on(split))
+            if split != "tune":  # there the learned scores are cross-fitted
+                assert choice.on[split] == evaluate(part, choice.policy, reference=result.reference)
         certified = choice.on["certify"]
         assert (certificate.losses, certificate.gains) == (certified.losses, certified.gains)
         if certificate.falls_back:
@@ -80,8 +83,8 @@ def test_certified_results_are_sound_on_any_table(data: st.DataObject) -> None:
 def test_a_certificate_can_be_checked_again() -> None:
     table = synthetic(6000)
     result = search(table, max_drop=[0.5, 1.0, 3.0], looks=4)
-    assert [len(c.policy.stages) for c in result.choices].count(2) >= 2
-    certify = table.on("certify")
+    assert [len(c.policy.stages) >= 2 for c in result.choices].count(True) >= 2
+    certify = result.with_fitted(table.on("certify"))
     for choice in result.choices:
         proof = choice.certificate
         assert proof is not None
@@ -110,7 +113,7 @@ def test_the_sequence_is_frozen_on_tune() -> None:
     """Other answers on certify may shorten what is proved, never change its order."""
     table = synthetic(3000)
     wrong = table.prediction.copy()
-    wrong[:2, np.flatnonzero(table.split == 1)[::40]] = 0
+    wrong[:2, np.flatnonzero(table.split == 1)[::20]] = 0
     full = search(table, max_drop=2.0).choices[0].certificate
     less = search(replace(table, prediction=wrong), max_drop=2.0).choices[0].certificate
     assert full is not None
@@ -167,7 +170,7 @@ def test_all_confidences_tied_is_all_or_nothing() -> None:
     rng = np.random.default_rng(0)
     little = rng.random(2000) < 0.5
     table = pair_table(little, np.ones(2000), np.full(2000, 0.7))
-    (strict, loose) = search(table, max_drop=[2.0, 70.0]).choices
+    (strict, loose) = search(table, max_drop=[2.0, 70.0], confidence="max_softmax").choices
     assert strict.policy == Policy.single("big")
     assert loose.policy == Policy.single("tiny")
 
@@ -239,7 +242,8 @@ def test_a_cost_above_the_limit_is_reported() -> None:
 def test_a_table_without_max_softmax_can_be_searched() -> None:
     table = synthetic(3000)
     margin = replace(table, confidence={"margin": table.confidence["max_softmax"]})
-    plain, renamed = search(table, max_drop=2.0), search(margin, max_drop=2.0, confidence="margin")
+    plain = search(table, max_drop=2.0, confidence="max_softmax")
+    renamed = search(margin, max_drop=2.0, confidence="margin")
     assert plain.choices[0].outcome == renamed.choices[0].outcome
     assert plain.difficulty == renamed.difficulty
 
@@ -319,14 +323,15 @@ def test_an_empty_split_is_named(split: str) -> None:
 def test_without_a_test_split_plans_are_measured_on_certify() -> None:
     """The same search, and figures that are said to come from the samples that decided."""
     table = synthetic(3000, split={"tune": 0.2, "certify": 0.8})
-    result = search(table, max_drop=[0.01, 2.0])
+    result = search(table, max_drop=[-40.0, 2.0])
     assert result.measured_on == result.to_dict()["measured_on"] == "certify"
     assert Result.from_dict(result.to_dict()) == result
     fallen, choice = result.choices
     certificate = choice.certificate
     assert certificate is not None
     assert tuple(choice.on) == ("tune", "certify")
-    assert choice.outcome == evaluate(table.on("certify"), choice.policy, reference="net2")
+    certify = result.with_fitted(table.on("certify"))
+    assert choice.outcome == evaluate(certify, choice.policy, reference="net2")
     assert (choice.outcome.losses, choice.outcome.gains) == (certificate.losses, certificate.gains)
     assert all(one.samples == len(table.on("certify")) for one in [fallen.outcome, choice.outcome])
     assert "(measured on certify, the samples that decided: slightly optimistic)" in choice.verdict
@@ -361,11 +366,10 @@ def test_wrong_levels_are_policy_errors() -> None:
 @pytest.mark.parametrize("stages", [2, 3, 4])
 def test_no_more_stages_than_requested_and_more_never_cost_more(stages: int) -> None:
     table = synthetic(2000, exits=4)
-    (choice,) = search(table, max_drop=4.0, stages=stages).choices
-    chained = [name for name in choice.policy.exits if name != "net3"]
-    assert len(chained) <= (stages if stages > 2 else 1)  # the reference may stand behind a chain
-    frontier = search_in_sample(table, max_drop=1.0, stages=stages).frontier
-    pairs = search_in_sample(table, max_drop=1.0).frontier
+    (choice,) = search(table, max_drop=4.0, at_most_stages=stages).choices
+    assert len(choice.policy.exits) <= stages
+    frontier = search_in_sample(table, max_drop=1.0, at_most_stages=stages).frontier
+    pairs = search_in_sample(table, max_drop=1.0, at_most_stages=2).frontier
     assert frontier.points[0].cost <= pairs.points[0].cost
     for point in pairs:
         within = [one.cost for one in frontier if one.drop <= point.drop + 1e-9]

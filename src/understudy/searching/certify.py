@@ -228,11 +228,11 @@ class _SequenceTest:
 
 
 def _needed(sequence: PolicySequence, budget: float, delta: float) -> int | None:
-    """The number of certify samples that would prove the cheapest policy whose gap on tune is at
-    most 3/4 of the budget."""
+    """The number of certify samples that would prove the cheapest policy whose gap on tune lies
+    below the budget by a quarter of its size."""
     gap = (sequence.losses - sequence.gains) / sequence.samples
-    fitting = np.flatnonzero(gap <= 0.75 * budget)
-    if not len(fitting) or budget <= 0:
+    fitting = np.flatnonzero((gap <= budget - abs(budget) / 4) & (gap < budget))
+    if not len(fitting):
         return None
     best = fitting[np.argmin(sequence.cost[fitting])]
     discordant = float(sequence.losses[best] + sequence.gains[best]) / sequence.samples

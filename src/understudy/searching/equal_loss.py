@@ -23,7 +23,6 @@ from understudy.searching.search_spec import SearchSpec
 Floats = npt.NDArray[np.float64]
 _PLACES = 256  # where a curve is kept, at even quantiles of the confidence
 _LEVELS = 150  # losses per cost, of either sign, that thresholds are computed for
-_SAMPLES = 1000  # samples on which the shares of deferred samples are estimated
 _ROUNDS = 2  # of thresholds and shares, each computed from the other
 _CLIP = 1e-4
 _RIDGE = 1.0
@@ -170,7 +169,7 @@ def equal_loss_path(
     spread = np.stack([_spread(table, name, confidence) for name in exits])
     names = [*exits, last]
     paid = [0.0, *(table.cost_of(names[: stage + 1], unit) for stage in range(len(names)))]
-    thresholds = _thresholds(spread[:, :_SAMPLES], [curves[name] for name in exits], np.diff(paid))
+    thresholds = _thresholds(spread, [curves[name] for name in exits], np.diff(paid))
     thresholds = _evenly(spread, thresholds, steps)
     if _is_share(table, confidence):
         thresholds = 1 / (1 + np.exp(-thresholds))
@@ -192,26 +191,34 @@ def _thresholds(spread: Floats, curves: Sequence[LossCurve], price: Floats) -> F
     levels = np.concatenate([-size[::-1], [0.0], size])
     deferred = np.full((len(curves), len(levels)), 0.7)
     found = np.empty((len(curves), len(levels)))
+    share = price / max(float(price.sum()), 1e-300)
     for _ in range(_ROUNDS):
-        saved = np.ones(len(levels))
+        saved = np.full(len(levels), share[-1])
         for stage in reversed(range(len(curves))):
             found[stage] = curves[stage].threshold(levels * saved)
-            saved = price[stage] / price[-1] + deferred[stage] * saved
-        reached = np.ones((len(levels), spread.shape[1]), bool)
-        for stage, row in enumerate(spread):
-            left = reached & (row < found[stage][:, None])
-            deferred[stage] = (left.sum(1) + 1) / (reached.sum(1) + 2)
-            reached = left
-    return np.minimum.accumulate(found, axis=1)
+            saved = share[stage] + deferred[stage] * saved
+        found = np.minimum.accumulate(found, axis=1)
+        left = _deferred(spread, found) + 1
+        deferred = left[1:] / (left[:-1] + 1)
+    return found
+
+
+def _deferred(spread: Floats, thresholds: Floats) -> npt.NDArray[np.int64]:
+    """How many samples the first 0, 1, … S stages have deferred at each level, (S + 1, L)."""
+    samples, levels = spread.shape[1], thresholds.shape[1]
+    start = np.full(samples, levels)
+    counts = [np.full(levels, samples)]
+    for row, falling in zip(spread, thresholds, strict=True):
+        start = np.minimum(start, np.searchsorted(-falling, -row))
+        answered = np.cumsum(np.bincount(start, minlength=levels + 1)[:levels])
+        counts.append(samples - answered)
+    return np.asarray(counts, np.int64)
 
 
 def _evenly(spread: Floats, thresholds: Floats, steps: int) -> Floats:
     """The thresholds (S, steps) between those given at which even shares are not deferred."""
     levels = thresholds.shape[1]
-    start = np.min(
-        [np.searchsorted(-t, -row) for t, row in zip(thresholds, spread, strict=True)], axis=0
-    )
-    kept = np.cumsum(np.bincount(start, minlength=levels + 1)[:levels]) / spread.shape[1]
+    kept = 1 - _deferred(spread, thresholds)[-1] / spread.shape[1]
     even = np.linspace(0, kept[-1], steps + 1)[1:]
     place = np.interp(even, kept + 1e-9 * np.arange(levels), np.arange(levels))
     bounded = np.clip(thresholds, spread.min() - 1e-3, spread.max() + 1e-3)
@@ -225,7 +232,7 @@ def _is_share(table: ScoreTable, confidence: str) -> bool:
 
 def _spread(table: ScoreTable, exit: str, confidence: str) -> Floats:
     """The confidence of one exit (N,), as log-odds where it lies between 0 and 1."""
-    scores = table.scores(confidence)[table.index(exit)].astype(np.float64)
+    scores = np.asarray(table.scores(confidence)[table.index(exit)], np.float64)
     if not _is_share(table, confidence):
         return scores
     inside = np.clip(scores, _CLIP, 1 - _CLIP)

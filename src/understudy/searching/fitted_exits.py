@@ -27,12 +27,13 @@ def chosen_confidence(table: ScoreTable, confidence: str | None, without: Collec
 
 
 def with_learned_score(
-    table: ScoreTable, reference: str, *, confidence: str, unit: str, fit_on: str = "tune"
+    table: ScoreTable, reference: str, *, confidence: str, unit: str
 ) -> ScoreTable:
-    """The table with the learned deferral score where that is the confidence."""
+    """The table with the deferral score learned on all of its samples, cross-fitted, where that is
+    the confidence."""
     if confidence != LEARNED or LEARNED in table.confidence:
         return table
-    return with_deferral(table, reference, fit_on=fit_on, unit=unit)
+    return with_deferral(table, reference, fit_on="all", unit=unit)
 
 
 def with_candidate_ensembles(tune: ScoreTable, reference: str, *, unit: str) -> ScoreTable:

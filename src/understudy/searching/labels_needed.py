@@ -32,6 +32,7 @@ from understudy.searching.policy_sequences import (
 )
 from understudy.searching.search import Drops
 from understudy.searching.search_data import SearchData, SearchOptions
+from understudy.split import headline_split
 
 MARGIN = 4  # further policies of 200: a few labels more, and fewer rounds
 Marks = npt.NDArray[np.bool_]
@@ -46,8 +47,8 @@ class LabelsNeeded(
     """The samples that need a label next.
 
     Attributes:
-        split: where they are: first in tune, then in certify, at last in test; "" where no label
-            is needed any more.
+        split: where they are: first in tune, then in certify, at last in test if there is one; ""
+            where no label is needed any more.
         ids: their ids, in the table's order.
         labels, samples: how many samples of each split have a label, and how many there are.
     """
@@ -66,7 +67,8 @@ class LabelsNeeded(
             return f"No label is needed: search. Labelled: {counts}."
         purpose = {
             "tune": "the policies are chosen by them; what certify needs depends on them",
-            "certify": "the policies that are tested next disagree with the reference there",
+            "certify": "the policies that are tested next, or the exits that the certified one is "
+            "compared with, disagree with the reference there",
             "test": "the certificate needs no more, its policy is measured on them",
         }
         return (
@@ -89,8 +91,8 @@ def labels_needed(
     """The samples that need a label before `search`, with the same arguments, is at its end.
 
     Label them, add the labels (`ScoreTable.with_labels`) and call this again, until none is needed:
-    once for tune, where the policies are chosen, a few times for certify, once for test. The
-    certificates are then those of a table whose certify and test samples all have labels.
+    once for tune, where the policies are chosen, a few times for certify, once where the certified
+    ones are measured: on test, or on certify too. All is then as with labels of all samples there.
 
     Args:
         table: some of its labels may be missing, or all of them.
@@ -128,9 +130,9 @@ def labels_needed(
         data, sequences, _ = data.chosen()
         tests = [_LabelledTest.of(*pair, data) for pair in zip(sequences, drops, strict=True)]
         split, rows = "certify", np.any([test.needed() for test in tests], axis=0)
-        if not rows.any() and "test" in data.splits:
-            marks = [_needed_on_test(test.policy, data) for test in tests]
-            split, rows = "test", np.any(marks, axis=0)
+        if not rows.any():
+            marks = [_needed_to_measure(test.policy, data) for test in tests]
+            split, rows = headline_split(data.splits), np.any(marks, axis=0)
     ids = data.splits[split].ids[rows].tolist()
     samples = {name: len(part) for name, part in data.splits.items()}
     return LabelsNeeded(split if ids else "", tuple(ids), table.label_counts(), samples)
@@ -152,16 +154,17 @@ def _needed_on_tune(data: SearchData) -> Marks:
     return np.asarray(models.needs_label(data.spec.reference, answers).any(0))
 
 
-def _needed_on_test(policy: Policy, data: SearchData) -> Marks:
-    """The test samples that the policy answers otherwise, or an exit that it is compared with."""
-    test, reference, unit = data.measured, data.spec.reference, data.spec.unit
+def _needed_to_measure(policy: Policy, data: SearchData) -> Marks:
+    """The samples of the headline split that the policy answers otherwise, or an exit that it is
+    compared with."""
+    measured, reference, unit = data.measured, data.spec.reference, data.spec.unit
     if policy == Policy.single(reference):
-        return np.zeros(len(test), bool)
+        return np.zeros(len(measured), bool)
     cost = evaluate(data.tune, policy, reference=reference).cost[unit]
     single = best_single(data.tune, reference=reference, unit=unit, cost=cost)
-    rows = [test.index(name) for name in {*policy.exits, single} if name is not None]
-    answers = [decide(test, policy).prediction, *test.prediction[rows]]
-    return np.asarray(test.needs_label(reference, np.stack(answers)).any(0))
+    rows = [measured.index(name) for name in {*policy.exits, single} if name is not None]
+    answers = [decide(measured, policy).prediction, *measured.prediction[rows]]
+    return np.asarray(measured.needs_label(reference, np.stack(answers)).any(0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from understudy.deferral import LEARNED, scores_of
 from understudy.ensemble import cheaper_models, models_of
 from understudy.errors import PolicyError, TableError
 from understudy.exit import LazyDetails
@@ -31,7 +30,6 @@ from understudy.searching.strategies import cheapest_within
 from understudy.split import ALL, SPLITS, headline_split
 
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
-STAGES = 2  # as `search` by default
 WAYS = (IN_SAMPLE, HELD_OUT, CERTIFIED)
 Progress = Callable[[str, int, int], None]
 
@@ -211,9 +209,7 @@ def _within(
 def _population(table: ScoreTable, data: SearchData, policy: Policy) -> ScoreTable:
     """The whole table, with the scores and ensembles that were fitted to samples drawn from it."""
     ensembles = fitted_ensembles(data.searched, [policy])
-    kept = LEARNED in table.confidence or LEARNED not in data.table.confidence
-    scores = {} if kept else scores_of(data.table.provenance)
-    return with_fitted(table, scores=scores, ensembles=ensembles)
+    return with_fitted(table, scores=data.scores, ensembles=ensembles)
 
 
 def _drawn(table: ScoreTable, rng: np.random.Generator, samples: Mapping[str, int]) -> ScoreTable:

@@ -187,7 +187,7 @@ def search_in_sample(
         without=(),
     )
     data = SearchData.of(table, drops, delta=0.5, options=options, splits=[ALL])
-    frontier = frontier_in_sample(data.table, data.spec)
+    frontier = frontier_in_sample(data.searched, data.spec)
     choices = [data.choice(cheapest_within(frontier, drop), drop) for drop in drops]
     requested = {"by": "search_in_sample", "max_drop": list(drops), **_limits(options)}
     return data.result(choices, frontier, requested)

@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.certificate import Certificate
 from understudy.deciles import difficulty
-from understudy.deferral import LEARNED
+from understudy.deferral import LEARNED, DeferralScore, scores_of
 from understudy.ensemble import models_of
 from understudy.errors import PolicyError, TableError, unknown
 from understudy.frontier import Frontier
@@ -69,17 +69,19 @@ class SearchData:
     """A table with its splits ("all" alone for a search in-sample) and what is searched for.
 
     Attributes:
-        source: the table as it was given.
-        table: its models, with the learned score where thresholds apply to it, and with the
-            ensembles that a chosen policy uses.
-        splits: the table by split.
-        searched: where policies are chosen, with all ensembles that may be.
+        source: the table as it was given; `models`: its models, without ensembles.
+        splits: the models by split, with the learned score where thresholds apply to it, and with
+            the ensembles that a chosen policy uses.
+        searched: where policies are chosen, with all ensembles that may be; its samples are in the
+            order of their ids, so that the order in the table decides nothing.
+        scores: the learned scores, by exit.
     """
 
     source: ScoreTable
-    table: ScoreTable
+    models: ScoreTable
     splits: Mapping[str, ScoreTable]
     searched: ScoreTable
+    scores: Mapping[str, DeferralScore]
     spec: SearchSpec
     max_cost: float | None
 
@@ -110,12 +112,19 @@ class SearchData:
         samples = int((table.split == SPLITS.index("certify")).sum()) or len(table)
         stages = most_stages(models, options["at_most_stages"], without)
         spec = SearchSpec(reference, unit, confidence, drops, delta, samples, stages)
-        models = with_learned_score(models, **spec.names, fit_on=splits[0])
         parts = {name: models.on(name) for name in splits}
-        searched = parts[splits[0]]
+        searched = parts[splits[0]].rows(
+            np.argsort(parts[splits[0]].ids.astype(str), kind="stable")
+        )
+        searched = with_learned_score(searched, **spec.names)
+        scores = scores_of(searched.provenance) if confidence == LEARNED else {}
+        parts = {
+            name: searched if name == splits[0] else with_fitted(part, scores=scores, ensembles={})
+            for name, part in parts.items()
+        }
         if "ensembles" not in without and splits[0] != ALL:
             searched = with_candidate_ensembles(searched, reference, unit=unit)
-        return SearchData(table, models, parts, searched, spec, max_cost)
+        return SearchData(table, models, parts, searched, scores, spec, max_cost)
 
     def chosen(self) -> tuple[SearchData, list[PolicySequence], Frontier]:
         """For every budget the sequence to certify, with the data that has its exits; and the
@@ -128,15 +137,16 @@ class SearchData:
     def with_exits_of(self, policies: Iterable[Policy]) -> SearchData:
         """The same with the ensembles that some policies use, on all samples."""
         ensembles = fitted_ensembles(self.searched, policies)
-        if not ensembles:
-            return self
-        table = with_fitted(self.table, scores={}, ensembles=ensembles)
-        return replace(self, table=table, splits={name: table.on(name) for name in self.splits})
+        parts = {
+            name: with_fitted(part, scores={}, ensembles=ensembles)
+            for name, part in self.splits.items()
+        }
+        return replace(self, splits=parts)
 
     @property
     def tune(self) -> ScoreTable:
         """Where policies are chosen."""
-        return self.splits.get("tune", self.table)
+        return self.splits.get("tune", self.measured)
 
     @property
     def stored(self) -> SearchNames:
@@ -174,7 +184,7 @@ class SearchData:
         self, choices: Sequence[Choice], frontier: Frontier, requested: Mapping[str, Any]
     ) -> Result:
         """All that was found, with every exit alone and what the papers' rules choose."""
-        spec, models = self.spec, models_of(self.table)
+        spec, models = self.spec, self.models
         rules = published_rules if models.shares_parts else saver_rules
         drops = [choice.max_drop for choice in choices]
         certified = "certify" in self.splits
@@ -190,9 +200,9 @@ class SearchData:
             table={
                 "hash": self.source.hash,
                 "samples": {name: len(part) for name, part in self.splits.items()},
-                "labelled": self.table.label is not None,
+                "labelled": models.label is not None,
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
-                "provenance": self._provenance([choice.policy for choice in choices]),
+                "provenance": self._provenance(choices),
             },
             arguments=requested,
             published=rules(
@@ -200,18 +210,17 @@ class SearchData:
             ),
         )
 
-    def _provenance(self, policies: Sequence[Policy]) -> dict[str, Any]:
-        """The table's provenance, with the learned scores that the policies use."""
-        used = {name for policy in policies for name in policy.exits}
-        provenance = dict(self.table.provenance)
-        scores = provenance.pop(LEARNED, {})
-        kept = {name: score for name, score in scores.items() if name in used}
-        return {**provenance, **({LEARNED: kept} if kept else {})}
+    def _provenance(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """The table's provenance, with the learned scores that the choices and their paths use."""
+        used = {name for choice in choices for name in choice.exits}
+        scores = {name: one.to_dict() for name, one in self.scores.items() if name in used}
+        provenance = {k: v for k, v in self.models.provenance.items() if k != LEARNED}
+        return {**provenance, **({LEARNED: scores} if scores else {})}
 
     def _singles(self) -> tuple[Single, ...]:
         """Every exit alone, cheapest first."""
-        order = np.argsort(self.table.exit_costs(self.spec.unit), kind="stable")
-        exits = [self.table.exits[row] for row in order]
+        order = np.argsort(self.tune.exit_costs(self.spec.unit), kind="stable")
+        exits = [self.tune.exits[row] for row in order]
         return tuple(
             Single(exit.name, exit.origin, self._outcomes(Policy.single(exit.name)))
             for exit in exits

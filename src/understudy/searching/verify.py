@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from understudy.certificate import Certificate
-from understudy.deferral import LEARNED, scores_of
-from understudy.ensemble import ensemble_of
 from understudy.errors import PolicyError, UnderstudyError
 from understudy.files import read_json
 from understudy.json_codec import Stored
@@ -24,7 +22,6 @@ from understudy.outcome import evaluate
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value
-from understudy.searching.fitted_exits import with_fitted
 from understudy.searching.search import search, search_within_cost
 from understudy.store import load_table
 
@@ -153,7 +150,7 @@ def _checked(stored: Any, result: Result, table: ScoreTable) -> tuple[Check, ...
         )
     again = _searched_again(result, table)
     certify = table.on("certify")
-    counted_on = _with_fitted_exits(result, certify)
+    counted_on = result.with_fitted(certify)
     proofs = [
         check
         for choice in result.choices
@@ -163,16 +160,6 @@ def _checked(stored: Any, result: Result, table: ScoreTable) -> tuple[Check, ...
     others = [Check(None, path, False, values) for path, values in differences(stored, found)]
     same = f"{_entries(found):,} entries, numbers to {RELATIVE:g} of their size"
     return (*proofs, *(others or [Check(None, "everything is as searched", True, same)]))
-
-
-def _with_fitted_exits(result: Result, table: ScoreTable) -> ScoreTable:
-    """The table with the scores and ensembles that the result's policies use."""
-    policies = [choice.policy for choice in result.choices]
-    used = {name for policy in policies for name in policy.exits}
-    found = {single.name: ensemble_of(single.origin) for single in result.singles}
-    ensembles = {name: one for name, one in found.items() if one is not None and name in used}
-    scores = {} if LEARNED in table.confidence else scores_of(result.table.get("provenance", {}))
-    return with_fitted(table, scores=scores, ensembles=ensembles)
 
 
 def _searched_again(result: Result, table: ScoreTable) -> Result:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from understudy.app.cli.terminal import (
-    Confidence,
     Json,
     Reference,
     TablePath,
@@ -32,7 +31,10 @@ def difficulty(
     ] = None,
     reference: Reference = None,
     unit: Unit = None,
-    confidence: Confidence = "max_softmax",
+    confidence: Annotated[
+        str,
+        option("NAME", "The confidence that orders the samples; `deferral` learns one on tune."),
+    ] = "max_softmax",
     as_json: Json = False,
 ) -> None:
     """Show the accuracy of every model on easy and on hard samples, and what more cost buys there.

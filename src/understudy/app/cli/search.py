@@ -78,9 +78,10 @@ def search(
 ) -> None:
     """Find the cheapest policy whose drop in accuracy is certified to lie within a budget.
 
-    Every exit and every threshold is tried, exactly, on the tune split; the policy is certified on
-    the certify split and measured once on the test split, or on the certify split where the table
-    has no test split.
+    Pairs, cascades of more exits and ensembles with the reference, with thresholds on a learned
+    score, are all compared on the tune split; --at-most-stages, --without and --confidence limit
+    that. The policy is certified on the certify split and measured once on the test split, or on
+    the certify split where the table has no test split.
     """
     from understudy.files import write_json
     from understudy.looks import count_looks, delta_of_look, log_look

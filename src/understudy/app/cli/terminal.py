@@ -205,20 +205,22 @@ Unit = Annotated[
 ]
 Confidence = Annotated[
     str,
-    option(
-        "NAME", "The stored confidence that thresholds apply to; `deferral` learns one on tune."
-    ),
+    option("NAME", "The stored confidence that thresholds apply to."),
 ]
 ThresholdsOn = Annotated[
     str | None,
-    option("NAME", "The stored confidence that thresholds apply to. [dim]One learned on tune.[/]"),
+    option(
+        "NAME",
+        "The stored confidence that thresholds apply to. [dim]Default: a score learned on tune.[/]",
+    ),
 ]
 AtMostStages = Annotated[
     int | None,
     typer.Option(
         min=2,
         metavar="N",
-        help="The most exits that a sample may visit. [dim]4; 6 for exits of one network.[/]",
+        help="The most exits that a sample may visit. [dim]Default: 4; 6 for exits of one "
+        "network.[/]",
     ),
 ]
 Without = Annotated[
