@@ -29,7 +29,8 @@ from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.searching.exact_test import critical_totals
 from understudy.searching.pairs import PairCurve, pair_curves
 from understudy.searching.policy_sequences import PolicySequence, losses_and_gains
-from understudy.searching.strategies import SearchSpec, cheapest_expected, find_pairs
+from understudy.searching.search_spec import SearchSpec
+from understudy.searching.strategies import cheapest_expected, find_pairs
 
 DELTA = 0.05
 DROPS = (0.25, 0.5, 1.0)

@@ -23,7 +23,8 @@ from understudy import ScoreTable
 from understudy.looks import delta_of_look
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.searching.certify import certify
-from understudy.searching.strategies import SearchSpec, cheapest_expected, find_pairs
+from understudy.searching.search_spec import SearchSpec
+from understudy.searching.strategies import cheapest_expected, find_pairs
 
 DELTA, DROP, SAMPLES, LOOKS = 0.05, 0.5, 2_000, 10
 CUTS = (0.2, 0.8)  # of the samples: tune ends, certify ends

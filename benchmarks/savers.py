@@ -36,7 +36,8 @@ from understudy.searching.policy_sequences import (
     losses_and_gains,
     pair_sequence,
 )
-from understudy.searching.strategies import SearchSpec, cheapest_expected
+from understudy.searching.search_spec import SearchSpec
+from understudy.searching.strategies import cheapest_expected
 from understudy.store import save_table
 
 UNIT, DELTA = "MACs", 0.05

@@ -28,9 +28,10 @@ def table(count: int = 6000) -> ScoreTable:
 def test_a_learned_score_is_certified_and_verified(stages: int) -> None:
     scores = table()
     result = search(scores, max_drop=1.0, at_most_stages=stages)
-    assert result.choices == search(
-        scores, max_drop=1.0, confidence="deferral", at_most_stages=stages
-    ).choices
+    assert (
+        result.choices
+        == search(scores, max_drop=1.0, confidence="deferral", at_most_stages=stages).choices
+    )
     (choice,) = result.choices
     assert choice.certificate is not None
     assert not choice.certificate.falls_back
