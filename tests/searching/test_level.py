@@ -16,6 +16,7 @@ from understudy.searching.certify import certify
 from understudy.searching.exact_test import (
     SHARE,
     SLOPE,
+    STEP,
     critical_totals,
     discordance_limit,
     gap_p_value,
@@ -115,10 +116,10 @@ def test_the_chance_of_what_never_happens_is_no_underflow() -> None:
 @pytest.mark.parametrize("budget", [-0.1, -0.01, 0.0, 0.005, 0.2])
 @pytest.mark.parametrize("samples", [30, 900, 20_000])
 def test_a_grid_is_as_fine_as_documented(samples: int, budget: float) -> None:
-    from understudy.searching._exact_test_kernels import STEP, STRIP, grid
+    from understudy.searching._exact_test_kernels import STRIP, grid
 
     for low, high in ((0.0, 1.0), (0.21, 0.22), (0.3, 1.0)):
-        points = grid(samples, budget, low, high)
+        points = grid(samples, budget, low, high, STEP)
         assert points[0] <= max(low, abs(budget)) + STRIP / samples
         assert points[-1] >= high - STRIP / samples
         information = points / (points**2 - budget**2) + 1 / (1 - points)

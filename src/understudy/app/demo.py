@@ -143,7 +143,7 @@ def _build_and_run(
     build_cascade(result, path, max_drop=drop, specs={})
     cascade = load_cascade(path)
     run_cascade(cascade, open_data(DATA), answers, batch=256, workers=2, on_progress=on_progress)
-    return compare(table, cascade.policy, answers)
+    return compare(result.with_fitted(table), cascade.policy, answers)
 
 
 def compare(table: ScoreTable, policy: Policy, answers: Path) -> tuple[int, int]:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.intervals import PAD
 from understudy.searching._jit import compiled
 
 Array = npt.NDArray[Any]
 
-PAD = 4.0
-STEP = 1 / 16
 STRIP = 1e-7
 _LEAST = 1e-280  # of a term that a recursion goes on from; the next ones would lose their digits
 _EDGE = 1e-13
@@ -65,8 +64,8 @@ def _window(samples: int, discordance: float) -> tuple[int, int]:
 
 
 @compiled
-def grid(samples: int, gap: float, low: float, high: float) -> Array:
-    """Discordances from `low` to `high`, `STEP` standard errors apart: see `_information`.
+def grid(samples: int, gap: float, low: float, high: float, width: float) -> Array:
+    """Discordances from `low` to `high`, `width` standard errors apart: see `_information`.
 
     Where the information has no bound, next to |gap| and to 1, a strip of the width
     `STRIP` / samples is left out.
@@ -79,9 +78,9 @@ def grid(samples: int, gap: float, low: float, high: float) -> Array:
             points = np.append(points, np.empty(count))
         points[count] = at
         count += 1
-        step = STEP / math.sqrt(samples * _information(at, gap))
+        step = width / math.sqrt(samples * _information(at, gap))
         after = min(at + step, end)
-        at += min(step, STEP / math.sqrt(samples * _information(after, gap)))
+        at += min(step, width / math.sqrt(samples * _information(after, gap)))
     points[count] = min(max(end, abs(gap)), 1.0)
     return points[: count + 1]
 

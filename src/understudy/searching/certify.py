@@ -7,18 +7,17 @@ safe end lets the test go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
 from understudy.certificate import Certificate, ClassBound
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
-from understudy.searching.exact_test import drop_p_value, samples_needed
+from understudy.searching.exact_test import drop_p_value, drop_p_value_bound, samples_needed
 from understudy.searching.policy_sequences import (
     Counts,
     PolicySequence,
@@ -26,6 +25,8 @@ from understudy.searching.policy_sequences import (
     losses_and_gains,
 )
 from understudy.searching.saving_bound import saving_bounds
+
+_BLOCK = 8  # policies that one bound may prove
 
 
 def certify(
@@ -53,16 +54,14 @@ def certify(
     Raises:
         TableError: a named class that the table lacks, or has no sample of.
     """
-    test = partial(_SequenceTest.of, sequence, reference=reference, delta=delta)
+    policies = sequence.policies
+    test = partial(_SequenceTest.of, policies, reference=reference, delta=delta)
     whole = test(table, max_drop=max_drop)
     of_class = {
         name: test(table.of_class(name), max_drop=drop) for name, drop in class_drops.items()
     }
-    p_values = np.max([one.p_values for one in (whole, *of_class.values())], axis=0)
-    failed = p_values > delta
-    proved = int(np.argmax(failed)) if failed.any() else len(failed)
-    bound = whole.bound(proved, delta)
-    policies = sequence.policies
+    proved = min(one.proved for one in (whole, *of_class.values()))
+    bound = whole.bound(proved)
     saving = partial(saving_bounds, table, reference=reference, delta=delta)
     return Certificate(
         policy=policies[proved - 1] if proved else Policy.single(reference),
@@ -76,8 +75,8 @@ def certify(
         p_value=bound.p_value,
         path=policies[:proved],
         steps=len(policies),
-        classes={name: one.bound(proved, delta) for name, one in of_class.items()},
-        samples_needed=_needed(sequence, max_drop / 100, delta) if failed.any() else None,
+        classes={name: one.bound(proved) for name, one in of_class.items()},
+        samples_needed=_needed(sequence, max_drop / 100, delta) if proved < len(policies) else None,
         looks=looks,
         table=table.hash,
         split=table.provenance.get("split", {}),
@@ -150,53 +149,82 @@ def largest_p_value(
 
 @dataclass(frozen=True, eq=False)
 class _SequenceTest:
-    """P policies tested in order for one budget (points), on all samples or those of a class.
-
-    `p_values` (P,) are 1 behind the first policy that is not proved, where none is needed.
-    """
+    """P policies tested in order for one budget (points), on all samples or those of a class."""
 
     max_drop: float
+    delta: float
     samples: int
     losses: Counts
     gains: Counts
-    p_values: npt.NDArray[np.float64]
+    missing: Counts
 
     @staticmethod
     def of(
-        sequence: PolicySequence,
+        policies: Sequence[Policy],
         table: ScoreTable,
         *,
         reference: str,
         max_drop: float,
         delta: float,
     ) -> _SequenceTest:
-        losses, gains = losses_and_gains(table, sequence.policies, reference=reference)
-        missing = labels_missing(table, sequence.policies, reference=reference)
-        p_value = cache(partial(drop_p_value, samples=len(table), max_drop=max_drop, delta=delta))
-        p_values = np.ones(len(losses))
-        rows = zip(losses.tolist(), gains.tolist(), missing.tolist(), strict=True)
-        for row, counts in enumerate(rows):
-            p_values[row] = largest_p_value(p_value, *counts, delta=delta)
-            if p_values[row] > delta:
-                break
-        return _SequenceTest(max_drop, len(table), losses, gains, p_values)
+        counts = losses_and_gains(table, policies, reference=reference)
+        missing = labels_missing(table, policies, reference=reference)
+        return _SequenceTest(max_drop, delta, len(table), *counts, missing)
 
-    def bound(self, proved: int, delta: float) -> ClassBound:
+    @cached_property
+    def proved(self) -> int:
+        """The number of policies before the first that is not proved.
+
+        One bound proves most blocks of policies; in the others each is tested by itself.
+        """
+        rows = range(len(self.losses))
+        for start in rows[::_BLOCK]:
+            block = slice(start, start + _BLOCK)
+            if not self._bounded(block):
+                for row in rows[block]:
+                    if self.p_value(row) > self.delta:
+                        return row
+        return len(rows)
+
+    def p_value(self, row: int) -> float:
+        """The p-value of one policy: the largest that its missing labels could give, or one beyond
+        delta."""
+        counts = (int(count[row]) for count in (self.losses, self.gains, self.missing))
+        return largest_p_value(self._drop_p_value, *counts, delta=self.delta)
+
+    def bound(self, proved: int) -> ClassBound:
         """The bound of the last of `proved` policies; for 0, that of the reference itself."""
-        failed = proved < len(self.p_values) and bool(self.p_values[proved] > delta)
-        needed = self._needed(proved, delta) if failed else None
+        failed = proved == self.proved < len(self.losses)
+        needed = self._needed(proved) if failed else None
         losses, gains, p_value = 0, 0, None
         if proved:
             losses, gains = int(self.losses[proved - 1]), int(self.gains[proved - 1])
-            p_value = float(self.p_values[proved - 1])
+            p_value = self.p_value(proved - 1)
         return ClassBound(self.max_drop, self.samples, losses, gains, p_value, failed, needed)
 
-    def _needed(self, row: int, delta: float) -> int | None:
+    @cached_property
+    def _drop_p_value(self) -> Callable[[int, int], float]:
+        samples, max_drop, delta = self.samples, self.max_drop, self.delta
+        return cache(partial(drop_p_value, samples=samples, max_drop=max_drop, delta=delta))
+
+    def _bounded(self, block: slice) -> bool:
+        """Whether one bound of all their p-values proves the policies of a block."""
+        bound = drop_p_value_bound(
+            self.losses[block],
+            self.gains[block],
+            self.missing[block],
+            samples=self.samples,
+            max_drop=self.max_drop,
+            delta=self.delta,
+        )
+        return bound <= self.delta
+
+    def _needed(self, row: int) -> int | None:
         """About how many samples would prove a policy, by its counts here."""
         losses, gains = int(self.losses[row]) / self.samples, int(self.gains[row]) / self.samples
         if losses - gains >= self.max_drop / 100:
             return None
-        return samples_needed(losses + gains, losses - gains, self.max_drop / 100, delta)
+        return samples_needed(losses + gains, losses - gains, self.max_drop / 100, self.delta)
 
 
 def _needed(sequence: PolicySequence, budget: float, delta: float) -> int | None:
