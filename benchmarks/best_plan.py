@@ -46,7 +46,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "pairs and ensembles, learned": {"without": ("chains",)},
     "chains": {"confidence": "max_softmax", "without": ("ensembles",)},
     "chains, learned": {"without": ("ensembles",)},
-    "three stages": {"at_most_stages": 3},
 }
 
 
@@ -137,9 +136,10 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, tuple[str, ...]]
     for name in arguments.tables.split(","):
         models = population(name, arguments.cache)[0]
         logits = any(detail.logits is not None for detail in models.details.values())
-        kept = [one for one in VARIANTS if logits or "and ensembles" not in one]
-        if len(models.exits) == 2:
-            kept = [one for one in kept if "chains" not in one and "stages" not in one]
+        same = set() if logits else {"pairs and ensembles", "pairs and ensembles, learned"}
+        same |= set() if logits else {"chains, learned"}  # as by default
+        same |= {"chains", "chains, learned"} if len(models.exits) == 2 else set()
+        kept = [one for one in VARIANTS if one not in same]
         yield name, tuple(kept)
 
 
