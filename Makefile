@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/understudy demo
 
 test: check
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -37,10 +37,10 @@ def test_expected_costs_are_means_over_courses(
     delta = data.draw(st.sampled_from([0.05, 0.3]))
     found = expected_costs(sequence, budget=budget, samples=samples, delta=delta)
     steps, scale = len(sequence.policies), samples / sequence.samples
-    noise = np.random.default_rng(0).standard_normal((100, steps))
+    noise = np.random.default_rng(0).standard_normal((300, steps))
     quantile = NormalDist().inv_cdf(1 - delta)
     ends: list[list[float]] = [[] for _ in range(steps)]
-    for course in range(100):
+    for course in range(300):
         net, spread, most, proved = 0.0, 0.0, 0.0, []
         for step in range(steps):
             lost, gained = int(sequence.losses[step]), int(sequence.gains[step])

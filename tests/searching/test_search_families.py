@@ -207,7 +207,7 @@ def broken_budgets(
         drawn = drawn_from(population, rng.integers(0, len(population), samples))
         data = SearchData.of(drawn, BUDGETS, delta=delta, options=options)
         data, sequences, _ = data.chosen()
-        certify_on, scores = data.splits["certify"], scores_of(data.table.provenance)
+        certify_on, scores = data.splits["certify"], data.scores
         for number, (budget, sequence) in enumerate(zip(BUDGETS, sequences, strict=True)):
             policy = certify(
                 sequence, certify_on, reference="big", max_drop=budget, delta=delta

@@ -23,11 +23,12 @@ from understudy.searching.search_spec import SearchSpec
 Floats = npt.NDArray[np.float64]
 _PLACES = 256  # where a curve is kept, at even quantiles of the confidence
 _LEVELS = 150  # losses per cost, of either sign, that thresholds are computed for
+_SAMPLES = 2500  # by which shares of deferred samples are estimated
 _ROUNDS = 2  # of thresholds and shares, each computed from the other
 _CLIP = 1e-4
 _RIDGE = 1.0
 MOST_TRIED = 24  # exits that are all combined in pairs
-KEPT, GROWN = 12, 6  # of as many exits: paths that are kept, and those that grow by one exit
+KEPT, GROWN = 12, 4  # of as many exits: paths that are kept, and those that grow by one exit
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +171,9 @@ def equal_loss_path(
     names = [*exits, last]
     paid = [0.0, *(table.cost_of(names[: stage + 1], unit) for stage in range(len(names)))]
     price = np.maximum(np.diff(paid), 0)  # sums of the same parts may differ in their last bits
-    thresholds = _thresholds(spread, [curves[name] for name in exits], price)
-    thresholds = _evenly(spread, thresholds, price, steps)
+    some = spread[:, :: -(-len(table) // _SAMPLES)]
+    thresholds = _thresholds(some, [curves[name] for name in exits], price)
+    thresholds = _evenly(some, thresholds, price, steps)
     if _is_share(table, confidence):
         thresholds = 1 / (1 + np.exp(-thresholds))
     alone = np.concatenate([[-np.inf], thresholds[1:, -1]])
