@@ -17,6 +17,7 @@ import numpy as np
 
 import harness
 from exits import synthetic
+from imagenet_zoo import imagenet_zoo
 from understudy import ScoreTable, load_table, save_table
 
 RUNS = 5
@@ -76,14 +77,17 @@ def seconds_of(table: Path, *options: str, runs: int = RUNS) -> list[float]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        table, wide, exits = (Path(folder) / name for name in ("table", "wide", "exits"))
+        names = ("table", "wide", "exits", "zoo")
+        table, wide, exits, zoo = (Path(folder) / name for name in names)
         save_table(make_table(4, 50_000), table)
         save_table(make_table(8, 50_000), wide)
         save_table(make_record(12, 2, 50_000), exits)
+        save_table(imagenet_zoo(harness.shared()), zoo)
         start = perf_counter()
         load_table(wide)
         load = perf_counter() - start
         seconds = seconds_of(table, "--max-drop", "0.25,0.5,1")
+        large = seconds_of(zoo, "--max-drop", "0.5", "--reference", "resnet152", runs=3)[1:]
         one = seconds_of(exits, "--max-drop", "0.5", runs=3)[1:]
         five = seconds_of(exits, "--max-drop", "0,0.25,0.5,1,2", runs=3)[1:]
         inside = seconds_of(exits, "--in-sample", "--max-drop", "0,0.25,0.5,1,2", runs=3)[1:]
@@ -93,11 +97,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "worst_seconds": round(max(seconds[1:]), 3),
         "torch_imported": False,
         "load_8x50000_seconds": round(load, 3),
+        "zoo_21x50000_seconds": round(median(large), 3),
         "exits_24x50000_one_budget_seconds": round(median(one), 3),
         "exits_24x50000_five_budgets_seconds": round(median(five), 3),
         "exits_24x50000_in_sample_seconds": round(median(inside), 3),
-        "met": median(seconds[1:]) < 2
+        "met": median(seconds[1:]) <= 3
         and load < 0.5
+        and median(large) <= 12
         and max(median(one), median(five), median(inside)) <= 8,
     }
 
@@ -105,7 +111,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 if __name__ == "__main__":
     harness.main(
         measure,
-        claim="`understudy search` on 4 models x 50,000 samples and 3 budgets takes under 2 s as a "
-        "whole process without importing torch; a table of 8 x 50,000 loads in under 0.5 s; on 24 "
-        "exits x 50,000 samples it takes at most 8 s, certified and in-sample",
+        claim="`understudy search` on 4 models x 50,000 samples and 3 budgets takes at most 3 s as "
+        "a whole process without importing torch; on 21 networks x 50,000 images at most 12 s; on "
+        "24 exits x 50,000 at most 8 s, certified and in-sample; a table of 8 x 50,000 loads in "
+        "under 0.5 s",
     )
