@@ -133,9 +133,10 @@ def labels_needed(
         if not rows.any():
             marks = [_needed_to_measure(test.policy, data) for test in tests]
             split, rows = headline_split(data.splits), np.any(marks, axis=0)
-    ids = data.splits[split].ids[rows].tolist()
+    needed = set(data.splits[split].ids[rows].tolist())
+    ids = tuple(one for one in table.ids.tolist() if one in needed)  # tune is sorted by id
     samples = {name: len(part) for name, part in data.splits.items()}
-    return LabelsNeeded(split if ids else "", tuple(ids), table.label_counts(), samples)
+    return LabelsNeeded(split if ids else "", ids, table.label_counts(), samples)
 
 
 def _needed_on_tune(data: SearchData) -> Marks:
