@@ -185,7 +185,7 @@ def test_the_demo_excerpt_is_short_and_has_the_recorded_figures() -> None:
     assert len(excerpt) <= 15
     text = " ".join(excerpt)
     assert f"saves {100 * record['saving']:.1f} % of the MACs of {record['reference']}" in text
-    assert f"{record['agreeing']} of {record['compared']} test images" in text
+    assert f"{record['agreeing']} of {record['compared']} held-out images" in text
     for name, share in record["shares"].items():
         assert f"{name} {100 * share:.1f} %" in text
 

@@ -352,8 +352,8 @@ def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
 def _saving_text(choice: Choice, unit: str) -> str:
     """The measured saving, and the one that is certified."""
     least = choice.certificate.saving_bounds.get(unit) if choice.certificate else None
-    proved = "" if least is None else f"(≥ {display.least_percent(least)})".replace(" ", NO_BREAK)
-    return f"{display.percent(choice.outcome.saving[unit])} {proved}".rstrip()
+    proved = "" if least is None else f"\n≥{NO_BREAK}{display.least_percent(least)}"
+    return f"{display.percent(choice.outcome.saving[unit])}{proved}"
 
 
 def _baselines_table(result: Result) -> Table:
