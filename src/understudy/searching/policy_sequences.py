@@ -66,8 +66,7 @@ def pair_sequence(curve: PairCurve, *, steps: int = STEPS) -> PolicySequence:
     """The sequence of one pair: each policy accepts 1/steps more of the tune samples.
 
     Policies that cost as much as the reference or more, such as the first ones, are left out. Where
-    the last stage is an ensemble the sequence starts with the ensemble alone, which may well be
-    more accurate than the reference.
+    the last stage is an ensemble the first policies may well be more accurate than the reference.
     """
     rows = np.unique(np.searchsorted(curve.accepted, np.linspace(0, curve.samples, steps + 1)))
     rows = rows[curve.cost[rows] < curve.full]
