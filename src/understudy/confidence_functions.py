@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from understudy.errors import TableError
 
-PNORM = 4
 
 Array = npt.NDArray[Any]
 
@@ -56,7 +55,7 @@ def pnorm_max_logit(logits: Array) -> Array:
     centred = logits - logits.mean(1, keepdims=True)
     scale = np.abs(centred).max(1, keepdims=True)
     unit = centred / np.where(scale == 0, np.float32(1), scale)
-    norm = (unit**PNORM).sum(1) ** np.float32(1 / PNORM)
+    norm = np.sqrt(np.sqrt(np.square(np.square(unit)).sum(1)))
     return np.asarray(unit.max(1) / np.where(norm == 0, np.float32(1), norm))
 
 

@@ -106,3 +106,13 @@ def test_the_floor_is_the_smallest_float32_not_below(threshold: float) -> None:
     with np.errstate(over="ignore"):
         below = np.nextafter(np.float32(floor), np.float32(-np.inf))
     assert np.isinf(threshold) or float(below) < threshold
+
+
+@pytest.mark.parametrize("classes", [2, 4, 37])
+@pytest.mark.parametrize("name", confidence_functions)
+def test_they_do_not_depend_on_the_size_of_the_batch(name: str, classes: int) -> None:
+    """To the last bit: else a sample next to a threshold could leave elsewhere in another batch."""
+    logits = 3 * torch.randn(400, classes, generator=torch.Generator().manual_seed(0))
+    of = confidence_functions[name]
+    for size in (1, 7, 64):
+        assert torch.equal(torch.cat([of(part) for part in logits.split(size)]), of(logits))

@@ -13,7 +13,6 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from understudy.confidence_functions import PNORM
 from understudy.deferral import CLIP, DeferralScore
 
 LOWEST = torch.finfo(torch.float32).min  # times the probability 0 it is 0, where -inf would be NaN
@@ -56,7 +55,7 @@ def pnorm_max_logit(logits: Tensor) -> Tensor:
     centred = values - values.mean(1, keepdim=True)
     scale = centred.abs().amax(1, keepdim=True)
     unit = centred / scale.masked_fill(scale == 0, 1.0)
-    norm = (unit**PNORM).sum(1) ** (1 / PNORM)
+    norm = unit.square().square().sum(1).sqrt().sqrt()  # a power would round by the batch's size
     return unit.amax(1) / norm.masked_fill(norm == 0, 1.0)
 
 
