@@ -114,8 +114,7 @@ def one_draw(
     table, unit = drawn(whole, rows), whole.units[0]
     found = {}
     for variant in variants:
-        limits = {"confidence": None, "at_most_stages": None, "without": (), **VARIANTS[variant]}
-        options = SearchOptions(reference=reference, unit=unit, max_cost=None, **limits)
+        options = SearchOptions(reference, unit, **VARIANTS[variant])
         data, sequences, _ = SearchData.of(table, DROPS, delta=DELTA, options=options).chosen()
         outcomes = []
         for drop, sequence in zip(DROPS, sequences, strict=True):

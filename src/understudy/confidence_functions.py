@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from understudy.errors import TableError
 
-
 Array = npt.NDArray[Any]
 
 

@@ -149,6 +149,18 @@ def with_ensemble(
     )
 
 
+def with_ensembles(table: ScoreTable, ensembles: Mapping[str, Ensemble]) -> ScoreTable:
+    """The table with ensembles that were fitted before, by name; those that it has stay.
+
+    Raises:
+        TableError: what `with_ensemble` raises.
+    """
+    for name, one in ensembles.items():
+        if name not in table.names:
+            table = with_ensemble(table, one.exits, one.temperatures, name=name)
+    return table
+
+
 def fit_temperature(logits: Array, labels: Array) -> float:
     """The temperature of least negative log-likelihood, between 0.05 and 20.
 

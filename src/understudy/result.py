@@ -232,17 +232,14 @@ class Result(
             TableError: the table lacks an exit, or the logits of an ensemble's member.
         """
         from understudy.deferral import LEARNED, scores_of, with_scores
-        from understudy.ensemble import ensemble_of, with_ensemble
+        from understudy.ensemble import ensemble_of, with_ensembles
 
         scores = scores_of(self.table.get("provenance", {}))
         if scores and LEARNED not in table.confidence:
             table = with_scores(table, scores)
         used = {name for choice in self.choices for name in choice.exits}
-        for single in self.singles:
-            one = ensemble_of(single.origin)
-            if one is not None and single.name in used and single.name not in table.names:
-                table = with_ensemble(table, one.exits, one.temperatures, name=single.name)
-        return table
+        found = {one.name: ensemble_of(one.origin) for one in self.singles if one.name in used}
+        return with_ensembles(table, {name: one for name, one in found.items() if one is not None})
 
     def __str__(self) -> str:
         return display.plain(self.view())

@@ -18,6 +18,7 @@ from understudy.policy import Policy, accepts
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify
 from understudy.searching.exact_test import gap_p_value
+from understudy.searching.expected_cost import would_be_proved
 from understudy.searching.pairs import pair_curve
 from understudy.searching.policy_sequences import (
     EMPTY,
@@ -182,7 +183,7 @@ def test_a_tiny_budget_answers_at_once() -> None:
 def test_an_empty_sequence_falls_back() -> None:
     found = certify(EMPTY, pair_table([1], [1], [1.0]), reference="big", max_drop=1.0)
     assert found.falls_back
-    assert EMPTY.expected_proved(budget=0.01, samples=10, delta=0.05) == 0
+    assert not len(would_be_proved(EMPTY, budget=0.01, samples=10, delta=0.05))
 
 
 def test_without_labels_disagreement_is_certified() -> None:
@@ -200,7 +201,8 @@ def test_without_labels_disagreement_is_certified() -> None:
 def test_the_expected_number_of_proved_policies_is_about_right() -> None:
     tune, fresh = synthetic(4000, seed=1), synthetic(4000, seed=2)
     sequence = pair_sequence(pair_curve(tune, "net0", "net2"))
-    expected = sequence.expected_proved(budget=0.02, samples=4000, delta=0.05)
+    proved = would_be_proved(sequence, budget=0.02, samples=4000, delta=0.05)
+    expected = len(proved) if proved.all() else int(np.argmin(proved))
     found = certify(sequence, fresh, reference="net2", max_drop=2.0)
     assert 0 < expected < len(sequence.policies)
     assert abs(len(found.path) - expected) < 0.2 * len(sequence.policies)

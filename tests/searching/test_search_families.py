@@ -194,14 +194,7 @@ def broken_budgets(
     """The share of draws, by budget, in which the certified policy's drop on the whole population
     exceeds the budget, and the share in which something is certified."""
     rng = np.random.default_rng(11)
-    options = SearchOptions(
-        reference="big",
-        unit="MACs",
-        max_cost=None,
-        confidence=None,
-        at_most_stages=None,
-        without=without,
-    )
+    options = SearchOptions("big", "MACs", without=without)
     counts = np.zeros((2, len(BUDGETS)))
     for _ in range(draws):
         drawn = drawn_from(population, rng.integers(0, len(population), samples))

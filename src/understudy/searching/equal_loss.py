@@ -44,9 +44,11 @@ class LossCurve:
         confidence: Floats, losses: npt.NDArray[np.bool_], gains: npt.NDArray[np.bool_]
     ) -> LossCurve:
         """The difference of two logistic curves, made monotone; all arrays are (N,)."""
+        from scipy.optimize import isotonic_regression
+
         at = np.quantile(confidence, np.linspace(0, 1, _PLACES))
         lost, gained = (_chance(confidence, marks, at) for marks in (losses, gains))
-        return LossCurve(at, _falling(lost - gained))
+        return LossCurve(at, np.asarray(isotonic_regression(lost - gained, increasing=False).x))
 
     def threshold(self, level: Floats) -> Floats:
         """The least confidence at which the expected loss is at most `level`; inf for none."""
@@ -145,7 +147,9 @@ def loss_curves(
     }
     return {
         name: LossCurve.of(
-            _spread(table, name, confidence), right[last] & ~right[name], right[name] & ~right[last]
+            _on_logit_scale(table, name, confidence),
+            right[last] & ~right[name],
+            right[name] & ~right[last],
         )
         for name in exits
     }
@@ -167,14 +171,14 @@ def equal_loss_path(
 
     `last` is the reference or an ensemble with it; losses and gains count against the reference.
     """
-    spread = np.stack([_spread(table, name, confidence) for name in exits])
+    scaled = np.stack([_on_logit_scale(table, name, confidence) for name in exits])
     names = [*exits, last]
     paid = [0.0, *(table.cost_of(names[: stage + 1], unit) for stage in range(len(names)))]
     price = np.maximum(np.diff(paid), 0)  # sums of the same parts may differ in their last bits
-    some = spread[:, :: -(-len(table) // _SAMPLES)]
+    some = scaled[:, :: -(-len(table) // _SAMPLES)]
     thresholds = _thresholds(some, [curves[name] for name in exits], price)
     thresholds = _evenly(some, thresholds, price, steps)
-    if _is_share(table, confidence):
+    if _is_probability(table, confidence):
         thresholds = 1 / (1 + np.exp(-thresholds))
     alone = np.concatenate([[-np.inf], thresholds[1:, -1]])
     stages = [PolicyStage(name, -np.inf, confidence) for name in exits]
@@ -184,13 +188,12 @@ def equal_loss_path(
     return ThresholdPath.of(table, (*stages, *ends), rows, reference=reference, unit=unit)
 
 
-def _thresholds(spread: Floats, curves: Sequence[LossCurve], price: Floats) -> Floats:
+def _thresholds(scaled: Floats, curves: Sequence[LossCurve], price: Floats) -> Floats:
     """The thresholds (S, L) of S stages for L losses per cost, none of which rises.
 
     What a stage saves is the price of the next one and, for the share that it defers, what that
     saves in turn.
     """
-    price = price / (price[-1] or price.sum() or 1.0)
     size = np.exp(np.linspace(-9, 0.3, _LEVELS))
     levels = np.concatenate([-size[::-1], [0.0], size])
     deferred = np.full((len(curves), len(levels)), 0.7)
@@ -202,34 +205,34 @@ def _thresholds(spread: Floats, curves: Sequence[LossCurve], price: Floats) -> F
             found[stage] = curves[stage].threshold(levels * saved)
             saved = share[stage] + deferred[stage] * saved
         found = np.minimum.accumulate(found, axis=1)
-        left = _deferred(spread, found) + 1
+        left = _deferred(scaled, found) + 1
         deferred = left[1:] / (left[:-1] + 1)
     return found
 
 
-def _deferred(spread: Floats, thresholds: Floats) -> npt.NDArray[np.int64]:
+def _deferred(scaled: Floats, thresholds: Floats) -> npt.NDArray[np.int64]:
     """How many samples the first 0, 1, … S stages have deferred at each level, (S + 1, L)."""
-    samples, levels = spread.shape[1], thresholds.shape[1]
+    samples, levels = scaled.shape[1], thresholds.shape[1]
     start = np.full(samples, levels)
     counts = [np.full(levels, samples)]
-    for row, falling in zip(spread, thresholds, strict=True):
+    for row, falling in zip(scaled, thresholds, strict=True):
         start = np.minimum(start, np.searchsorted(-falling, -row))
         answered = np.cumsum(np.bincount(start, minlength=levels + 1)[:levels])
         counts.append(samples - answered)
     return np.asarray(counts, np.int64)
 
 
-def _evenly(spread: Floats, thresholds: Floats, price: Floats, steps: int) -> Floats:
+def _evenly(scaled: Floats, thresholds: Floats, price: Floats, steps: int) -> Floats:
     """The thresholds (S, P) between those given at which even shares are not deferred to the last
     exit; and from where none is, those at which half as many even shares of the cost are saved."""
-    levels, deferred = np.arange(thresholds.shape[1]), _deferred(spread, thresholds)
-    kept = 1 - deferred[-1] / spread.shape[1]
-    saved = 1 - price @ deferred / (spread.shape[1] * max(float(price.sum()), 1e-300))
+    levels, deferred = np.arange(thresholds.shape[1]), _deferred(scaled, thresholds)
+    kept = 1 - deferred[-1] / scaled.shape[1]
+    saved = 1 - price @ deferred / (scaled.shape[1] * max(float(price.sum()), 1e-300))
     place = _places(kept, kept[-1] * np.linspace(0, 1, steps + 1)[1:])
     reached = float(np.interp(place[-1], levels, saved))
     further = np.linspace(reached, saved[-1], steps // 2 + 1)[1:]
     place = np.append(place, np.maximum(_places(saved, further), place[-1]))
-    bounded = np.clip(thresholds, spread.min() - 1e-3, spread.max() + 1e-3)
+    bounded = np.clip(thresholds, scaled.min() - 1e-3, scaled.max() + 1e-3)
     return np.stack([np.interp(place, levels, row) for row in bounded])
 
 
@@ -239,15 +242,15 @@ def _places(rising: Floats, values: Floats) -> Floats:
     return np.asarray(np.interp(values, rising + 1e-9 * index, index), np.float64)
 
 
-def _is_share(table: ScoreTable, confidence: str) -> bool:
+def _is_probability(table: ScoreTable, confidence: str) -> bool:
     scores = table.scores(confidence)
     return bool(scores.min() >= 0 and scores.max() <= 1)
 
 
-def _spread(table: ScoreTable, exit: str, confidence: str) -> Floats:
+def _on_logit_scale(table: ScoreTable, exit: str, confidence: str) -> Floats:
     """The confidence of one exit (N,), as log-odds where it lies between 0 and 1; always finite."""
     scores = np.asarray(table.scores(confidence)[table.index(exit)], np.float64)
-    if not _is_share(table, confidence):
+    if not _is_probability(table, confidence):
         finite = scores[np.isfinite(scores)] if np.isfinite(scores).any() else np.zeros(1)
         return np.clip(scores, finite.min() - 1, finite.max() + 1)
     inside = np.clip(scores, _CLIP, 1 - _CLIP)
@@ -273,17 +276,3 @@ def _chance(x: Floats, marks: npt.NDArray[np.bool_], at: Floats) -> Floats:
         if max(abs(step0), abs(step1)) < 1e-8:
             break
     return np.asarray(1 / (1 + np.exp(-(bias + slope * (at - centre) / scale))), np.float64)
-
-
-def _falling(values: Floats) -> Floats:
-    """The closest values that never rise (pooled adjacent violators)."""
-    means: list[float] = []
-    counts: list[int] = []
-    for value in values.tolist():
-        mean, count = value, 1
-        while means and means[-1] < mean:
-            before, size = means.pop(), counts.pop()
-            mean, count = (mean * count + before * size) / (count + size), count + size
-        means.append(mean)
-        counts.append(count)
-    return np.asarray(np.repeat(means, counts), np.float64)

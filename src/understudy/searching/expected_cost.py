@@ -65,11 +65,22 @@ def least_cost(
 
     A quick bound by which sequences are screened; the arguments are those of `expected_costs`.
     """
+    proved = would_be_proved(counted, budget=budget, samples=samples, delta=delta)
+    return float(counted.cost[proved].min(initial=counted.full))
+
+
+def would_be_proved(
+    counted: PolicySequence | ThresholdPath, *, budget: float, samples: int, delta: float
+) -> npt.NDArray[np.bool_]:
+    """Which policies (P,) would each be proved by itself if `samples` looked just like tune.
+
+    A normal approximation; the arguments are those of `expected_costs`.
+    """
     gap = (counted.losses - counted.gains) / counted.samples
     discordant = (counted.losses + counted.gains) / counted.samples
     quantile = NormalDist().inv_cdf(1 - delta)
-    fits = gap + quantile * np.sqrt(discordant / samples + 4 / samples**2) <= budget
-    return float(counted.cost[fits].min(initial=counted.full))
+    spread = quantile * np.sqrt(discordant / samples + 4 / samples**2)
+    return np.asarray(gap + spread <= budget)
 
 
 @cache

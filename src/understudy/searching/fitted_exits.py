@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from understudy.deferral import LEARNED, DeferralScore, with_deferral, with_scores
-from understudy.ensemble import Ensemble, ensemble_of, ensemble_pairs, with_ensemble
+from understudy.ensemble import Ensemble, ensemble_of, ensemble_pairs, with_ensembles
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 
@@ -70,10 +70,7 @@ def with_fitted(
     """
     if scores:
         table = with_scores(table, scores)
-    for name, one in ensembles.items():
-        if name not in table.names:
-            table = with_ensemble(table, one.exits, one.temperatures, name=name)
-    return table
+    return with_ensembles(table, ensembles)
 
 
 def _has_logits(table: ScoreTable, exit: str) -> bool:

@@ -23,6 +23,7 @@ from understudy.scores import ScoreTable
 from understudy.searching.baselines import best_single
 from understudy.searching.certify import largest_p_value
 from understudy.searching.exact_test import drop_p_value
+from understudy.searching.expected_cost import would_be_proved
 from understudy.searching.pairs import checked_drops
 from understudy.searching.policy_sequences import (
     Counts,
@@ -115,14 +116,7 @@ def labels_needed(
     'certify'
     """
     drops = checked_drops(max_drop)
-    options = SearchOptions(
-        reference=reference,
-        unit=unit,
-        max_cost=None,
-        confidence=confidence,
-        at_most_stages=at_most_stages,
-        without=tuple(without),
-    )
+    options = SearchOptions(reference, unit, None, confidence, at_most_stages, without)
     data = SearchData.of(table, drops, delta=delta, options=options)
     rows = _needed_on_tune(data)
     split = "tune"
@@ -231,9 +225,10 @@ class _LabelledTest:
         losses = losses - self.missing + self.missing * sequence.losses // np.maximum(differing, 1)
         gains = gains + self.missing * sequence.gains // np.maximum(differing, 1)
         expected = replace(sequence, losses=losses, gains=gains, samples=len(certify))
-        end = expected.expected_proved(
-            budget=self.max_drop / 100, samples=len(certify), delta=spec.delta
+        proved = would_be_proved(
+            expected, budget=self.max_drop / 100, samples=len(certify), delta=spec.delta
         )
+        end = len(proved) if proved.all() else int(np.argmin(proved))
         return min(max(end, self.proved) + MARGIN, len(policies) - 1)
 
 

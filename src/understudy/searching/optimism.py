@@ -145,14 +145,8 @@ def optimism(
     if not cheaper_models(table, reference, unit=unit):
         raise TableError(f"a cascade needs an exit that is cheaper than {reference!r}, found none")
     samples = {name: len(table.on(name)) for name in table.splits}
-    options = SearchOptions(
-        reference=reference,
-        unit=unit,
-        max_cost=None,
-        confidence=chosen_confidence(table, confidence, ()),
-        at_most_stages=None,
-        without=(),
-    )
+    confidence = chosen_confidence(table, confidence, ())
+    options = SearchOptions(reference, unit, confidence=confidence)
     rng = np.random.default_rng(seed)
     trials: dict[tuple[float, str], list[_Trial]] = {(d, way): [] for d in drops for way in WAYS}
     for done in range(resamples):
@@ -163,8 +157,7 @@ def optimism(
         if on_progress is not None:
             on_progress("resamples", done + 1, resamples)
     tunings = tuple(_tuning(*key, found, reference) for key, found in trials.items())
-    used = str(options["confidence"])
-    return Optimism(unit, reference, used, delta, resamples, seed, samples, tunings)
+    return Optimism(unit, reference, confidence, delta, resamples, seed, samples, tunings)
 
 
 class _Trial(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -39,19 +38,6 @@ class PolicySequence:
     cost: npt.NDArray[np.float64]
     samples: int
     full: float
-
-    def expected_proved(self, *, budget: float, samples: int, delta: float) -> int:
-        """How many policies would be proved if `samples` certify samples looked just like tune.
-
-        A normal approximation; `budget` is a fraction.
-        """
-        if not self.policies:
-            return 0
-        gap = (self.losses - self.gains) / self.samples
-        discordant = (self.losses + self.gains) / self.samples
-        z = NormalDist().inv_cdf(1 - delta)
-        fails = gap + z * np.sqrt(discordant / samples + 4 / samples**2) > budget
-        return int(np.argmax(fails)) if fails.any() else len(fails)
 
     def starting_at(self, step: int) -> PolicySequence:
         """The sequence without its first `step` policies."""

@@ -76,14 +76,7 @@ def search(
     'tiny when max_softmax >= 0.75, else big'
     """
     drops = checked_drops(max_drop)
-    options = SearchOptions(
-        reference=reference,
-        unit=unit,
-        max_cost=max_cost,
-        confidence=confidence,
-        at_most_stages=at_most_stages,
-        without=tuple(without),
-    )
+    options = SearchOptions(reference, unit, max_cost, confidence, at_most_stages, without)
     data, sequences, frontier = SearchData.of(table, drops, delta=delta, options=options).chosen()
     found = []
     for drop, sequence in zip(drops, sequences, strict=True):
@@ -99,7 +92,7 @@ def search(
         found.append(replace(proof, table=table.on("certify").hash))
     choices = [data.choice(one.policy, one.budget, one) for one in found]
     spec = {"max_drop": list(drops), "class_drops": dict(class_drops), "looks": looks}
-    return data.result(choices, frontier, {"by": "search", **spec, **_limits(options)})
+    return data.result(choices, frontier, {"by": "search", **spec, **options.arguments})
 
 
 def search_jointly(
@@ -142,14 +135,7 @@ def search_within_cost(
     Raises:
         PolicyError: every policy costs more.
     """
-    options = SearchOptions(
-        reference=reference,
-        unit=unit,
-        max_cost=max_cost,
-        confidence=confidence,
-        at_most_stages=at_most_stages,
-        without=tuple(without),
-    )
+    options = SearchOptions(reference, unit, max_cost, confidence, at_most_stages, without)
     data, _, frontier = SearchData.of(table, (0.0,), delta=delta, options=options).chosen()
     policy = frontier.within(max_cost).policy
     data = data.with_exits_of([policy])
@@ -157,7 +143,7 @@ def search_within_cost(
     proof = certify_one(policy, certify_on, reference=reference, delta=delta, looks=looks)
     proof = replace(proof, table=table.on("certify").hash)
     choice = data.choice(policy, proof.budget, proof)
-    requested = {"by": "search_within_cost", "looks": looks, **_limits(options)}
+    requested = {"by": "search_within_cost", "looks": looks, **options.arguments}
     return data.result([choice], frontier, requested)
 
 
@@ -170,6 +156,7 @@ def search_in_sample(
     unit: str | None = None,
     confidence: str | None = None,
     at_most_stages: int | None = None,
+    without: Sequence[str] = (),
 ) -> Result:
     """The cheapest policy within each budget on all samples, reported on the same samples.
 
@@ -178,22 +165,10 @@ def search_in_sample(
     confidence, the max softmax if None.
     """
     drops = checked_drops(max_drop)
-    options = SearchOptions(
-        reference=reference,
-        unit=unit,
-        max_cost=max_cost,
-        confidence=DEFAULT_CONFIDENCE if confidence is None else confidence,
-        at_most_stages=at_most_stages,
-        without=(),
-    )
+    stored = DEFAULT_CONFIDENCE if confidence is None else confidence
+    options = SearchOptions(reference, unit, max_cost, stored, at_most_stages, without)
     data = SearchData.of(table, drops, delta=0.5, options=options, splits=[ALL])
     frontier = frontier_in_sample(data.searched, data.spec)
     choices = [data.choice(cheapest_within(frontier, drop), drop) for drop in drops]
-    requested = {"by": "search_in_sample", "max_drop": list(drops), **_limits(options)}
+    requested = {"by": "search_in_sample", "max_drop": list(drops), **options.arguments}
     return data.result(choices, frontier, requested)
-
-
-def _limits(options: SearchOptions) -> dict[str, Any]:
-    """The options that a result does not hold elsewhere, as plain JSON."""
-    limits = {**options, "without": list(options["without"])}
-    return {key: value for key, value in limits.items() if key not in {"reference", "unit"}}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
 from understudy.certificate import Certificate
 from understudy.deciles import difficulty
-from understudy.deferral import LEARNED, DeferralScore, scores_of
-from understudy.ensemble import models_of
+from understudy.deferral import LEARNED, DeferralScore, scores_of, with_scores
+from understudy.ensemble import models_of, with_ensembles
 from understudy.errors import PolicyError, TableError, unknown
 from understudy.frontier import Frontier
 from understudy.outcome import Outcome, class_gaps, evaluate
@@ -23,7 +23,6 @@ from understudy.searching.fitted_exits import (
     chosen_confidence,
     fitted_ensembles,
     with_candidate_ensembles,
-    with_fitted,
     with_learned_score,
 )
 from understudy.searching.policy_sequences import PolicySequence
@@ -37,31 +36,51 @@ STAGES = 4  # more save nothing more on the tables that were measured
 STAGES_OF_EXITS = 6
 
 
-class SearchOptions(TypedDict):
-    """What limits a search; all of it is searched where nothing does."""
+@dataclass(frozen=True)
+class SearchOptions:
+    """What limits a search; all of it is searched where nothing does. Fields are as for `search`.
 
-    reference: str | None
-    unit: str | None
-    max_cost: float | None
-    confidence: str | None
-    at_most_stages: int | None
-    without: Sequence[str]
+    Raises:
+        PolicyError: a cost that is not above 0, a family that does not exist, or a learned score
+            that is both requested and left out.
+    """
 
+    reference: str | None = None
+    unit: str | None = None
+    max_cost: float | None = None
+    confidence: str | None = None
+    at_most_stages: int | None = None
+    without: Sequence[str] = ()
 
-def check_without(without: Collection[str]) -> None:
-    """Raise PolicyError where a family of policies to leave out does not exist."""
-    strange = [name for name in without if name not in FAMILIES]
-    if strange:
-        raise PolicyError(unknown("family of policies", strange[0], FAMILIES))
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and not self.max_cost > 0:
+            raise PolicyError(f"a cost to stay within is above 0, found {self.max_cost:g}")
+        strange = [name for name in self.without if name not in FAMILIES]
+        if strange:
+            raise PolicyError(unknown("family of policies", strange[0], FAMILIES))
+        if self.confidence == LEARNED and "learned" in self.without:
+            raise PolicyError(
+                f"the confidence {LEARNED!r} is a learned score, which is also left out: drop "
+                "one of the two"
+            )
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What a result does not hold elsewhere, as plain JSON."""
+        return {
+            "max_cost": self.max_cost,
+            "confidence": self.confidence,
+            "at_most_stages": self.at_most_stages,
+            "without": list(self.without),
+        }
 
-def most_stages(table: ScoreTable, at_most: int | None, without: Collection[str]) -> int:
-    """The most exits that a sample may visit."""
-    if "chains" in without:
-        return 2
-    if at_most is not None:
-        return at_most
-    return STAGES_OF_EXITS if table.shares_parts else STAGES
+    def most_stages(self, table: ScoreTable) -> int:
+        """The most exits that a sample may visit."""
+        if "chains" in self.without:
+            return 2
+        if self.at_most_stages is not None:
+            return self.at_most_stages
+        return STAGES_OF_EXITS if table.shares_parts else STAGES
 
 
 @dataclass(frozen=True)
@@ -95,36 +114,30 @@ class SearchData:
         splits: Sequence[str] = (),
     ) -> SearchData:
         """The table's splits, with what is fitted to tune."""
-        max_cost, without = options["max_cost"], options["without"]
-        check_without(without)
-        if max_cost is not None and not max_cost > 0:
-            raise PolicyError(f"a cost to stay within is above 0, found {max_cost:g}")
         models = models_of(table)
-        unit = table.unit(options["unit"])
-        reference = models.reference(options["reference"], unit=unit)
+        unit = table.unit(options.unit)
+        reference = models.reference(options.reference, unit=unit)
         if len(models.exits) < 2:
             raise TableError(
                 f"a cascade needs at least two exits, this table has {reference!r} alone: score "
                 "or import a cheaper model into it"
             )
-        splits = splits or table.splits
-        confidence = chosen_confidence(models, options["confidence"], without)
+        first, *others = splits or table.splits
+        confidence = chosen_confidence(models, options.confidence, options.without)
         samples = int((table.split == SPLITS.index("certify")).sum()) or len(table)
-        stages = most_stages(models, options["at_most_stages"], without)
+        stages = options.most_stages(models)
         spec = SearchSpec(reference, unit, confidence, drops, delta, samples, stages)
-        parts = {name: models.on(name) for name in splits}
-        searched = parts[splits[0]].rows(
-            np.argsort(parts[splits[0]].ids.astype(str), kind="stable")
-        )
-        searched = with_learned_score(searched, **spec.names)
-        scores = scores_of(searched.provenance) if confidence == LEARNED else {}
-        parts = {
-            name: searched if name == splits[0] else with_fitted(part, scores=scores, ensembles={})
-            for name, part in parts.items()
-        }
-        if "ensembles" not in without and splits[0] != ALL:
-            searched = with_candidate_ensembles(searched, reference, unit=unit)
-        return SearchData(table, models, parts, searched, scores, spec, max_cost)
+        tune = models.on(first)
+        tune = tune.rows(np.argsort(tune.ids.astype(str), kind="stable"))
+        tune = searched = with_learned_score(tune, **spec.names)
+        scores = scores_of(tune.provenance) if confidence == LEARNED else {}
+        rest = {name: models.on(name) for name in others}
+        if scores:
+            rest = {name: with_scores(part, scores) for name, part in rest.items()}
+        parts = {first: tune, **rest}
+        if "ensembles" not in options.without and first != ALL:
+            searched = with_candidate_ensembles(tune, reference, unit=unit)
+        return SearchData(table, models, parts, searched, scores, spec, options.max_cost)
 
     def chosen(self) -> tuple[SearchData, list[PolicySequence], Frontier]:
         """For every budget the sequence to certify, with the data that has its exits; and the
@@ -137,10 +150,7 @@ class SearchData:
     def with_exits_of(self, policies: Iterable[Policy]) -> SearchData:
         """The same with the ensembles that some policies use, on all samples."""
         ensembles = fitted_ensembles(self.searched, policies)
-        parts = {
-            name: with_fitted(part, scores={}, ensembles=ensembles)
-            for name, part in self.splits.items()
-        }
+        parts = {name: with_ensembles(part, ensembles) for name, part in self.splits.items()}
         return replace(self, splits=parts)
 
     @property

@@ -29,8 +29,9 @@ from understudy.searching.search_spec import SearchSpec
 
 MOST_COMPARED = 16  # sequences whose expected cost is computed
 SAFE_LOSSES = 4  # certify samples times the budget from which on the safe end can be proved
-WORTH_BELOW, WORTH_ABOVE = 0.06, 0.2  # of the reference's cost: what a late start has to save
-WORTH_STAGE = 0.003  # and what another stage
+# What a late start has to save, below and above `SAFE_LOSSES`, and what another stage, as shares of
+# the reference's cost.
+LATE_START_BELOW, LATE_START_ABOVE, ONE_MORE_STAGE = 0.06, 0.2, 0.003
 
 
 @dataclass(frozen=True)
@@ -143,14 +144,14 @@ def cheapest_expected(
     filled = [sequence for sequence in sequences if sequence.policies]
     filled = sorted(filled, key=lambda one: spec.least_cost(one, drop))[:MOST_COMPARED]
     provable = spec.certify_samples * drop / 100 >= SAFE_LOSSES
-    worth = WORTH_ABOVE if provable else WORTH_BELOW
+    worth = LATE_START_ABOVE if provable else LATE_START_BELOW
     best, least = EMPTY, np.inf
     for sequence in filled:
         expected = spec.expected_costs(sequence, drop)
         start = int(np.argmin(expected))
         start = start if expected[start] < expected[0] - worth * sequence.full else 0
         stages = max(len(policy.exits) for policy in sequence.policies)
-        cost = float(expected[start]) + WORTH_STAGE * sequence.full * stages
+        cost = float(expected[start]) + ONE_MORE_STAGE * sequence.full * stages
         if cost < least:
             best, least = sequence.starting_at(start), cost
     return best

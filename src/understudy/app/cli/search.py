@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from understudy.app.cli import terminal
+
+if TYPE_CHECKING:
+    from understudy.result import Result
 
 JSON_KEYS = ("unit", "reference", "delta", "searched_on", "measured_on", "results", "singles")
 
@@ -96,42 +99,46 @@ def search(
             f"certified budgets take {option}, found {found}: "
             f"add --max-drop POINTS without --in-sample, or drop {option}"
         )
+    if not drops and (in_sample or max_cost is None):
+        raise terminal.UsageError(
+            "a search has a budget, found none: add --max-drop POINTS, or --max-cost COST alone"
+        )
     scores = load_table(table)
     spec: dict[str, Any] = {
         "reference": reference,
         "unit": unit,
+        "max_cost": max_cost,
         "confidence": confidence,
         "at_most_stages": at_most_stages,
+        "without": [name for text in without or () for name in terminal.listed_values(text)],
     }
-    left_out = [name for text in without or () for name in terminal.listed_values(text)]
     read = scores.ids if in_sample else scores.on("certify").ids
     looks = count_looks(table, read) + 1
     level = delta if total_delta is None else delta_of_look(total_delta, looks)
-    certified: dict[str, Any] = {"delta": level, "looks": looks, "without": left_out}
     if in_sample:
         terminal.note(
             "in-sample: chosen and measured on the same samples; nothing certified", style="red"
         )
-        result = searches.search_in_sample(scores, max_drop=drops, max_cost=max_cost, **spec)
+        result = searches.search_in_sample(scores, max_drop=drops, **spec)
     elif drops:
         verb = searches.search_jointly if jointly else searches.search
         by_class = terminal.named_numbers(class_drop or (), "--class-drop")
         result = verb(
-            scores, max_drop=drops, class_drops=by_class, max_cost=max_cost, **certified, **spec
+            scores, max_drop=drops, class_drops=by_class, delta=level, looks=looks, **spec
         )
-    elif max_cost is not None:
-        result = searches.search_within_cost(scores, max_cost=max_cost, **certified, **spec)
     else:
-        raise terminal.UsageError(
-            "a search has a budget, found none: add --max-drop POINTS, or --max-cost COST alone"
-        )
+        result = searches.search_within_cost(scores, delta=level, looks=looks, **spec)
     log_look(table, read, why=f"search {drops or max_cost}", search=result.search_record)
     if out is not None:
         result.save(out)
     if frontier is not None:
         write_json(frontier, [point.to_dict() for point in result.frontier])
-    without_points = replace(result, frontier=replace(result.frontier, points=()))
-    data = without_points.to_dict()
-    counts = {key: data["table"][key] for key in ("samples", "labels")}
-    answer = {key: data[key] for key in JSON_KEYS} | counts
-    terminal.answer(result.view(), answer, as_json=as_json)
+    terminal.answer(result.view(), _shown(result), as_json=as_json)
+
+
+def _shown(result: Result) -> dict[str, Any]:
+    """What is printed as JSON: the result without its frontier, which may be long."""
+    data = replace(result, frontier=replace(result.frontier, points=())).to_dict()
+    return {key: data[key] for key in JSON_KEYS} | {
+        key: data["table"][key] for key in ("samples", "labels")
+    }
