@@ -32,6 +32,7 @@ from understudy.scoring.outputs import (
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
+from understudy.zoo.encoded import check_unchanged
 from understudy.zoo.models import load_stages
 
 _LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -102,11 +103,14 @@ def score_into(
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
     if older is not None:
         _check_appendable(older, target, images, exits_of(probes))
+    files = _files_of(images, target)
     job = ScoringJob(
         images=images,
         sources=models,
         probes=probes,
-        shards=Shards(target, _plan(images, models, probes, {"logits": keep_logits, **settings})),
+        shards=Shards(
+            target, _plan(images, models, probes, {"logits": keep_logits, **files, **settings})
+        ),
         batch=batch,
         workers=workers,
         keep_logits=keep_logits,
@@ -133,6 +137,7 @@ def score_into(
         provenance={
             "data": images.spec,
             "fingerprint": images.fingerprint,
+            **files,
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
             "runs": [{"exits": list(outputs), **settings}],
         },
@@ -141,6 +146,23 @@ def score_into(
     save_table(table if older is None else _append(older, table), target)
     job.shards.remove()
     return load_table(target)
+
+
+def _files_of(images: DataSet, target: Path) -> dict[str, Any]:
+    """What the plan and the provenance record of the files of images: their hashes, and how they
+    are decoded. Unfinished work on the same data keeps what it has recorded.
+
+    Raises:
+        DataError: files that have changed since, or are decoded otherwise.
+    """
+    if images.encoded is None:
+        return {}
+    plan = Shards.plan_of(target)
+    if plan.get("data") != images.fingerprint:
+        return {"content": images.encoded.hash().to_dict(), "decoding": images.encoded.decoding}
+    where = f"the unfinished work next to {str(target)!r}"
+    check_unchanged(images.encoded, images.ids, plan, where=where)
+    return {key: plan[key] for key in ("content", "decoding") if key in plan}
 
 
 def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[int]) -> None:
@@ -378,6 +400,9 @@ def _check_appendable(
             f"{older.provenance.get('data', 'an import')!r} (fingerprint {str(found)[:12]}, here "
             f"{images.fingerprint[:12]}): choose another folder"
         )
+    if images.encoded is not None:
+        where = repr(str(path))
+        check_unchanged(images.encoded, images.ids, older.provenance, where=where, error=TableError)
     repeats = [exit.name for exit in exits if exit.name in older.names]
     if repeats:
         raise TableError(

@@ -237,6 +237,15 @@ class Shards:
         self.folder = table.with_name(f"{table.name}.partial")
         keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished run")
 
+    @staticmethod
+    def plan_of(table: Path) -> dict[str, Any]:
+        """The plan of an older run next to a table; empty where there is none."""
+        manifest = table.with_name(f"{table.name}.partial") / "manifest.json"
+        if not manifest.exists():
+            return {}
+        plan = read_json(manifest, DataError, "an unfinished run").get("plan")
+        return plan if isinstance(plan, dict) else {}
+
     def times(self, exit: int) -> dict[str, dict[str, float]]:
         """The times measured so far, unit -> part -> ms per sample; a network's are kept with its
         first exit."""
