@@ -63,11 +63,11 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
     if handle is None:
         yield False
         return
-    token = _held.set(_held.get() | {lock})
+    _held.set(_held.get() | {lock})
     try:
         yield True
     finally:
-        _held.reset(token)
+        _held.set(_held.get() - {lock})
         with suppress(OSError):
             lock.unlink()  # while it is held: those who wait for it notice, and make a new one
         os.close(handle)
