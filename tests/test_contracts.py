@@ -28,7 +28,10 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 # What each layer may import of understudy, beyond itself; the nouns and verbs at the root first.
 CORE = {
     "errors": set(),
-    "files": {"errors"},
+    "locks": {"errors"},
+    "files": {"errors", "locks"},
+    "folders": {"errors", "files", "locks"},
+    "unfinished": {"errors", "files", "folders"},
     "json_codec": {"errors", "files"},
     "split": {"errors"},
     "confidence_functions": {"errors"},
@@ -38,8 +41,11 @@ CORE = {
     "lazy_imports": {"errors"},
     "table_validation": {"errors"},
     "scores": {"errors", "confidence_functions", "split", "exit", "table_validation"},
-    "looks": {"errors", "files"},
-    "store": {"errors", "exit", "files", "looks", "split", "scores", "table_validation"},
+    "looks": {"errors", "files", "locks"},
+    "store": {
+        "errors", "exit", "files", "folders", "locks", "looks", "split", "scores",
+        "table_validation",
+    },
     "intervals": set(),
     "outcome": {"json_codec", "errors", "policy", "scores", "intervals"},
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},

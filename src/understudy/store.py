@@ -20,7 +20,9 @@ import polars as pl
 
 from understudy.errors import TableError, UnderstudyError
 from understudy.exit import Array, Detail, Exit, LazyDetails
-from understudy.files import check_version, read_json, replacing, replacing_folder, write_json
+from understudy.files import check_version, read_json, replacing, write_json
+from understudy.folders import read_unchanged, recover, replacing_folder
+from understudy.locks import locked
 from understudy.looks import keep_looks
 from understudy.scores import ScoreTable
 from understudy.split import SPLITS
@@ -58,10 +60,13 @@ def load_table(path: str | Path) -> ScoreTable:
     Raises:
         TableError: no table there, a broken one, or one that a newer version wrote.
     """
-    folder = Path(path)
+    return read_unchanged(path, _load)
+
+
+def _load(folder: Path) -> ScoreTable:
     if not (folder / _TABLE).is_file():
         raise TableError(
-            f"a score table is a folder with a {_TABLE}, {str(path)!r} is none: make one with "
+            f"a score table is a folder with a {_TABLE}, {str(folder)!r} is none: make one with "
             "`understudy score` or `understudy import`"
         )
     head = read_json(folder / _TABLE, TableError, "a score table")
@@ -73,7 +78,7 @@ def load_table(path: str | Path) -> ScoreTable:
     except (KeyError, TypeError, AttributeError, ValueError, *_PARQUET_ERRORS) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TableError(
-            f"the score table {str(path)!r} is damaged ({reason}): make it again"
+            f"the score table {str(folder)!r} is damaged ({reason}): make it again"
         ) from error
 
 
@@ -84,12 +89,13 @@ def save_labels(path: str | Path, table: ScoreTable) -> None:
         TableError: no table there, or one of other samples.
         UnderstudyError: the place cannot be written.
     """
-    if load_table(path).ids.tolist() != table.ids.tolist():
-        raise TableError(
-            f"labels are written to the table of their samples, {str(path)!r} has other samples: "
-            "save the whole table"
-        )
-    _write_samples(table, Path(path))
+    with locked(path):
+        if load_table(path).ids.tolist() != table.ids.tolist():
+            raise TableError(
+                f"labels are written to the table of their samples, {str(path)!r} has other "
+                "samples: save the whole table"
+            )
+        _write_samples(table, Path(path))
 
 
 def save_times(path: str | Path, times: Costs) -> None:
@@ -110,7 +116,7 @@ def check_target(path: str | Path) -> None:
     Raises:
         TableError: a file, or a folder of something else, is there.
     """
-    target = Path(path)
+    target = recover(path)
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty and not (target / _TABLE).is_file():
         raise TableError(
@@ -124,7 +130,7 @@ def stored_shares(path: str | Path) -> dict[str, float] | None:
 
     A table that is written over an older one keeps them, so that no sample changes its split.
     """
-    if not (Path(path) / _TABLE).is_file():
+    if not (recover(path) / _TABLE).is_file():
         return None
     head = read_json(Path(path) / _TABLE, TableError, "a score table")
     found: dict[str, float] | None = head.get("provenance", {}).get("split", {}).get("shares")

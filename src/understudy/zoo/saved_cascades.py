@@ -17,13 +17,8 @@ from understudy.early_exit.serialization import Architecture
 from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import ensemble_of
 from understudy.errors import ModelError
-from understudy.files import (
-    check_own_folder,
-    check_version,
-    read_json,
-    replacing_folder,
-    write_json,
-)
+from understudy.files import check_version, read_json, write_json
+from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
