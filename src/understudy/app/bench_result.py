@@ -14,7 +14,7 @@ from understudy.json_codec import Stored, stored
 
 LARGE, LITTLE, NAIVE = "large model alone", "first stage alone", "batch by batch"
 EXECUTOR, IDEAL = "executor", "ideal"
-FORMAT, VERSION = "understudy.bench", 2
+FORMAT, VERSION = "understudy.bench", 1
 REMEDY = "run the benchmark again"
 
 
