@@ -142,7 +142,7 @@ class ExitFolder(
     error=ModelError,
     remedy=REMEDY,
     format="understudy.exits",
-    version=1,
+    version=2,
 ):
     """The JSON file of a folder of trained exits.
 
