@@ -29,6 +29,7 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 CORE = {
     "errors": set(),
     "files": {"errors"},
+    "contained_files": {"errors"},
     "json_codec": {"errors", "files"},
     "split": {"errors"},
     "confidence_functions": {"errors"},
@@ -96,7 +97,7 @@ ORDER = {
     "nn": "confidence_functions preprocess stage execution_mode cost cascade",
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
-    "zoo": "spec weights parquet_images data models saved_cascades",
+    "zoo": "spec allowed_code weights parquet_images data models saved_cascades",
     "scoring": "outputs in_memory on_disk",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
