@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
@@ -53,6 +53,7 @@ def score_into(
     split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     device: str | None = None,
+    allow_code: Collection[str] = (),
     on_progress: Progress = no_progress,
 ) -> ScoreTable:
     """Score models one after another into the table at `path`, and read it back.
@@ -80,6 +81,7 @@ def score_into(
             `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
+        allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch.
 
     Raises:
@@ -99,7 +101,7 @@ def score_into(
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
     settings = _settings(batch, usable_device(device))
-    probes = _probe_all(images, models, device=settings["device"])
+    probes = _probe_all(images, models, device=settings["device"], allow_code=allow_code)
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
     plan = _plan(images, models, probes, {"logits": keep_logits, **settings})
@@ -114,6 +116,7 @@ def score_into(
             keep_logits=keep_logits,
             strict=strict,
             device=settings["device"],
+            allow_code=allow_code,
             on_progress=on_progress,
         )
         try:
@@ -189,7 +192,9 @@ def _settings(batch: int, device: str) -> dict[str, Any]:
     }
 
 
-def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> dict[str, Probe]:
+def _probe_all(
+    images: DataSet, sources: Mapping[str, str], *, device: str, allow_code: Collection[str]
+) -> dict[str, Probe]:
     """Run every source on one image, so that what cannot work fails before hours of scoring.
 
     Raises:
@@ -200,7 +205,8 @@ def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> d
     (image,) = images.first_images(1)
     probes: dict[str, Probe] = {}
     for source, spec in sources.items():
-        stages = {name: stage.to(device) for name, stage in load_stages(spec, source).items()}
+        loaded = load_stages(spec, source, allow_code=allow_code)
+        stages = {name: stage.to(device) for name, stage in loaded.items()}
         known = {exit.name for exit in exits_of(probes)}
         repeated = [name for name in stages if name in known]
         if repeated:
@@ -247,6 +253,7 @@ class ScoringJob:
         keep_logits: whether all logits are kept.
         strict: whether a corrupt image is an error.
         device: where to run, as torch names it.
+        allow_code: the modules that specs in folders of exits may import.
         on_progress: called after every batch.
     """
 
@@ -259,6 +266,7 @@ class ScoringJob:
     keep_logits: bool
     strict: bool
     device: str
+    allow_code: Collection[str]
     on_progress: Progress
 
     @property
@@ -286,7 +294,7 @@ class ScoringJob:
         self.on_progress(source, done, len(self.images))
         if not (missing or unmeasured):
             return
-        loaded = load_stages(self.sources[source], source)
+        loaded = load_stages(self.sources[source], source, allow_code=self.allow_code)
         stages = {name: stage.to(self.device) for name, stage in loaded.items()}
         _check_weights(stages, self.probes[source], self.sources[source])
         for shard in missing:

@@ -44,7 +44,7 @@ from understudy.training.loop import (
 from understudy.training.sampling import Augmentation, HoldOut, hold_out
 from understudy.training.targets import TargetSet, Teacher, check_targets
 from understudy.zoo.data import DataSet, Progress, no_progress, open_data
-from understudy.zoo.models import load_network, load_stage, named_models
+from understudy.zoo.models import load_network, load_stage, modules_of, named_models
 
 Note = Callable[[str], None]
 """Called with remarks for people."""
@@ -131,7 +131,7 @@ def train_exits(
             training=trained.to_dict(),
         )
         remove_folder(folder)
-    return load_network(f"exits:{target}")
+    return load_network(f"exits:{target}", allow_code=modules_of(filter(None, (model, saver))))
 
 
 def _network(
