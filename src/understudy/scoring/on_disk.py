@@ -17,7 +17,7 @@ from understudy.errors import DataError, ModelError, TableError, UnderstudyError
 from understudy.exit import Exit
 from understudy.files import only_writer
 from understudy.nn.cost import measure_parts
-from understudy.nn.stage import Stage, usable_device
+from understudy.nn.stage import Stage, resizings_of, usable_device
 from understudy.scores import Costs, ScoreTable
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
@@ -202,7 +202,6 @@ def _probe_all(
             exits of one name.
         DataError: no image that can be decoded, or labels that the models cannot answer.
     """
-    (image,) = images.first_images(1)
     probes: dict[str, Probe] = {}
     for source, spec in sources.items():
         loaded = load_stages(spec, source, allow_code=allow_code)
@@ -214,6 +213,7 @@ def _probe_all(
                 f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
                 "already: leave one out, or name it NAME=SPEC"
             )
+        (image,) = images.first_images(1, resizings=resizings_of(stages.values()))
         probes[source] = probe(stages, image)
     images.check_classes(common_classes({name: one.classes for name, one in probes.items()}))
     return probes
@@ -300,8 +300,12 @@ class ScoringJob:
         for shard in missing:
             self._score_shard(source, shard, stages, done)
             done += len(self.blocks[shard])
+        resizings = resizings_of(stages.values())
         times = {
-            unit_of(size): measure_parts(stages, self.images.first_images(size))
+            unit_of(size): measure_parts(
+                stages,
+                self.images.first_images(size, resizings=resizings, workers=self.workers),
+            )
             for size in unmeasured
         }
         self.shards.keep_times(numbers[0], times)
@@ -347,7 +351,11 @@ class ScoringJob:
         positions: list[Array] = []
         pieces: dict[str, list[ExitOutputs]] = {name: [] for name in stages}
         for batch in batches(
-            self.images, self.blocks[shard], size=self.batch, workers=self.workers
+            self.images,
+            self.blocks[shard],
+            size=self.batch,
+            workers=self.workers,
+            resizings=resizings_of(stages.values()),
         ):
             if batch.corrupt and self.strict:
                 raise DataError(batch.corrupt[0])

@@ -19,6 +19,7 @@ from understudy.files import read_json, replacing, write_json
 from understudy.folders import remove_folder
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
+from understudy.nn.preprocess import Image
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.scores import ScoreTable
 from understudy.unfinished import Plan, keep_plan, own_folder
@@ -134,7 +135,7 @@ class Probe:
     classes: int
 
 
-def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
+def probe(stages: Mapping[str, Stage], image: Image) -> Probe:
     """Run the stages of one source on one image, in order, and count the MACs of each part.
 
     Raises:

@@ -21,6 +21,7 @@ from understudy.errors import ModelError, UnderstudyError
 from understudy.files import only_writer
 from understudy.folders import remove_folder
 from understudy.json_codec import Stored, stored
+from understudy.nn.preprocess import pixels_of
 from understudy.nn.stage import Stage, usable_device
 from understudy.training.checkpoint import CacheRows, Checkpoint, FeatureCache, free_bytes
 from understudy.training.config import TrainingConfig
@@ -104,7 +105,7 @@ def train_exits(
     target = Path(into)
     check_replaceable(target)
     images = open_data(data)
-    (image,) = images.first_images(1)
+    image = pixels_of(*images.first_images(1))
     ((name, spec),) = named_models([model]).items()
     with _seeded(config.seed):
         network = _network(load_stage(spec), image, taps=taps, heads=heads, saver=saver)
