@@ -67,7 +67,7 @@ LAYERS = {
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
-    "scoring": {*CORE, "runtime", "nn", "early_exit", "zoo"},
+    "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "app": {
@@ -97,7 +97,7 @@ ORDER = {
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": "spec weights parquet_images data models saved_cascades",
-    "scoring": "outputs in_memory on_disk",
+    "scoring": "repeatability outputs in_memory on_disk",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

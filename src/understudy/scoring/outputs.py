@@ -20,6 +20,7 @@ from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.scores import ScoreTable
+from understudy.scoring.repeatability import check_repeatable
 from understudy.zoo.data import Array
 
 TOP = 5
@@ -125,20 +126,22 @@ def check_finite(logits: Tensor, *, model: str, ids: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """One source of exits run on one image: its exits, MACs per sample by part, classes."""
+    """One source of exits run on some images: its exits, MACs per sample by part, classes."""
 
     exits: tuple[Exit, ...]
     macs: Mapping[str, float]
     classes: int
 
 
-def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
-    """Run the stages of one source on one image, in order, and count the MACs of each part.
+def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
+    """Run the stages of one source on some images, in order, and count the MACs of each part.
 
     Raises:
-        ModelError: one returns no logits (N, C), or other classes than the others.
-        DataError: one cannot take such an image.
+        ModelError: one returns no logits (N, C), or other classes than the others; its logits
+            depend on chance, or on the rest of a batch.
+        DataError: one cannot take such images.
     """
+    image = images[0]
     counts = count_parts(stages, image)
     exits: list[Exit] = []
     classes: dict[str, int] = {}
@@ -154,6 +157,7 @@ def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
             "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),
         }
         exits.append(Exit(name, parts, origin))
+    check_repeatable(stages, images)
     macs = {part: count.total for part, count in counts.items()}
     return Probe(tuple(exits), macs, common_classes(classes))
 
