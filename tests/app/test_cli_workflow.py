@@ -219,7 +219,7 @@ def test_an_interrupted_score_resumes(here: Path, run: Run) -> None:
     assert interrupted.returncode == 130, interrupted.stderr
     assert "error: interrupted; finished work is kept" in interrupted.stderr
     assert "Traceback" not in interrupted.stderr
-    assert list(here.glob("table.partial/000/*.parquet"))
+    assert list(here.glob("table.partial/000/*.shard"))
     assert not (here / "table").exists()
     assert run(*words).exit_code == 0
     assert run(*(word.replace("table", "undisturbed") for word in words)).exit_code == 0

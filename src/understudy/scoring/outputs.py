@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,7 @@ def table_of(
 
 FORMAT, VERSION = "understudy.partial", 1
 SHARD_BATCHES = 8
+_DIGEST = 32  # bytes of SHA-256
 
 
 class Shards:
@@ -254,13 +257,17 @@ class Shards:
         write_json(self._times(exit), {**self.times(exit), **times})
 
     def has(self, exit: int, shard: int) -> bool:
-        """Whether a shard is done."""
-        return self._file(exit, shard).exists()
+        """Whether a shard is done; one that is damaged is not."""
+        file = self._file(exit, shard)
+        return file.exists() and _checked(file.read_bytes()) is not None
 
     def write(self, exit: int, shard: int, positions: Array, outputs: ExitOutputs | None) -> None:
         """Keep a shard, whole or not at all; None where none of its images could be decoded."""
+        buffer = BytesIO()
+        _frame(positions, outputs).write_parquet(buffer, compression="lz4", statistics=False)
+        content = buffer.getvalue()
         with replacing(self._file(exit, shard)) as temporary:
-            _frame(positions, outputs).write_parquet(temporary, compression="lz4", statistics=False)
+            temporary.write_bytes(sha256(content).digest() + content)
 
     def read(self, exit: int, shards: int) -> tuple[Array, ExitOutputs]:
         """Positions (n,) and the exit's outputs there, from its first shards.
@@ -268,13 +275,15 @@ class Shards:
         Raises:
             DataError: a shard is damaged.
         """
-        files = [self._file(exit, shard) for shard in range(shards)]
-        try:
-            frames = [pl.read_parquet(file) for file in files]
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(
-                f"unfinished work in {str(self.folder)!r} is damaged ({error}): delete that folder"
-            ) from error
+        frames = []
+        for file in (self._file(exit, shard) for shard in range(shards)):
+            content = _checked(file.read_bytes()) if file.exists() else None
+            if content is None:
+                raise DataError(
+                    f"unfinished work is whole, {str(file)!r} was damaged while scoring: score "
+                    "again, which repairs it"
+                )
+            frames.append(pl.read_parquet(content))
         frames = [frame for frame in frames if len(frame)]
         positions = np.concatenate([frame["position"].to_numpy() for frame in frames])
         return positions, ExitOutputs.concatenate([_outputs(frame) for frame in frames])
@@ -285,14 +294,20 @@ class Shards:
 
     def remove_if_empty(self) -> None:
         """Delete the folder where no shard is done yet: there is nothing to resume."""
-        if not any(self.folder.glob("*/*.parquet")):
+        if not any(self.folder.glob("*/*.shard")):
             self.remove()
 
     def _times(self, exit: int) -> Path:
         return self.folder / f"{exit:03}" / "times.json"
 
     def _file(self, exit: int, shard: int) -> Path:
-        return self.folder / f"{exit:03}" / f"{shard:05}.parquet"
+        return self.folder / f"{exit:03}" / f"{shard:05}.shard"
+
+
+def _checked(stored: bytes) -> bytes | None:
+    """The Parquet file of a shard, which stands behind its SHA-256; None where it is damaged."""
+    digest, content = stored[:_DIGEST], stored[_DIGEST:]
+    return content if sha256(content).digest() == digest else None
 
 
 def _frame(positions: Array, outputs: ExitOutputs | None) -> pl.DataFrame:
