@@ -198,7 +198,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ign
 renamed = []
 
 def interrupt_after_two_shards(event, details):
-    if event == "os.rename" and str(details[1]).endswith(".parquet"):
+    if event == "os.rename" and str(details[1]).endswith(".shard"):
         renamed.append(details)
         if len(renamed) == 3:
             os.kill(os.getpid(), signal.SIGINT)
