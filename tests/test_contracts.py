@@ -77,7 +77,7 @@ LAYERS = {
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
-    "scoring": {*CORE, "runtime", "nn", "early_exit", "zoo"},
+    "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "app": {
@@ -103,11 +103,11 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "runtime": "protocol metrics buffer pipeline base_cascade scheduler offline online executor",
     "graph": "capture liveness partition batch_norm_folding",
-    "nn": "confidence_functions preprocess stage execution_mode cost cascade",
+    "nn": "confidence_functions input_guard preprocess stage execution_mode cost cascade",
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": "spec allowed_code weights parquet_images decoding data models saved_cascades",
-    "scoring": "outputs in_memory on_disk",
+    "scoring": "repeatability outputs in_memory on_disk",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

@@ -30,6 +30,7 @@ from understudy.scoring.outputs import (
     run_stages,
     table_of,
 )
+from understudy.scoring.repeatability import CHECKED
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
@@ -195,11 +196,11 @@ def _settings(batch: int, device: str) -> dict[str, Any]:
 def _probe_all(
     images: DataSet, sources: Mapping[str, str], *, device: str, allow_code: Collection[str]
 ) -> dict[str, Probe]:
-    """Run every source on one image, so that what cannot work fails before hours of scoring.
+    """Run every source on some images, so that what cannot work fails before hours of scoring.
 
     Raises:
-        ModelError: a model that cannot be loaded or run, other classes than the others', or two
-            exits of one name.
+        ModelError: a model that cannot be loaded or run, whose logits depend on chance or on the
+            rest of a batch, other classes than the others', or two exits of one name.
         DataError: no image that can be decoded, or labels that the models cannot answer.
     """
     probes: dict[str, Probe] = {}
@@ -213,8 +214,8 @@ def _probe_all(
                 f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
                 "already: leave one out, or name it NAME=SPEC"
             )
-        (image,) = images.first_images(1, resizings=resizings_of(stages.values()))
-        probes[source] = probe(stages, image)
+        some = images.first_images(CHECKED, resizings=resizings_of(stages.values()))
+        probes[source] = probe(stages, some)
     images.check_classes(common_classes({name: one.classes for name, one in probes.items()}))
     return probes
 
