@@ -272,6 +272,7 @@ class BenchJob(NamedTuple):
     batch: int
     max_drop: float | None
     device: str | None
+    allow_code: Sequence[str] = ()
 
 
 def bench_cascade(
@@ -363,7 +364,7 @@ def _memory(job: BenchJob, on_progress: Progress) -> dict[str, int]:
 
 
 def _loaded(job: BenchJob) -> Any:
-    cascade = load_runnable(job.cascade, job.device)
+    cascade = load_runnable(job.cascade, job.device, allow_code=job.allow_code)
     if job.max_drop is not None:
         cascade.set_operating_point(max_drop=job.max_drop)
     return cascade

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,20 +57,24 @@ class RunSummary(
         return self.samples / self.seconds
 
 
-def load_runnable(folder: Path, device: str | None = None) -> Cascade | OnnxCascade:
+def load_runnable(
+    folder: Path, device: str | None = None, *, allow_code: Collection[str] = ()
+) -> Cascade | OnnxCascade:
     """Load what `build` or `export` wrote, ready to run.
 
     Args:
         folder: what was written.
         device: where to compute, as torch names it; by default an NVIDIA GPU if there is one, else
             the CPU. An exported cascade runs on `cpu`, its default, or `cuda`.
+        allow_code: the modules that specs of the folder may import; an exported cascade has none.
 
     Raises:
-        ModelError: the folder is neither, or there is no such device.
+        ModelError: the folder is neither, there is no such device, or a spec names a module that
+            was not allowed.
         MissingExtra: it was exported, and ONNX Runtime is not installed.
     """
     if not is_onnx_bundle(folder):
-        return load_cascade(folder).to(usable_device(device))
+        return load_cascade(folder, allow_code=allow_code).to(usable_device(device))
     if device not in (None, *PROVIDERS):
         raise ModelError(unknown("device", str(device), PROVIDERS, where="an exported cascade"))
     return load_onnx(folder, providers=PROVIDERS[device or "cpu"])

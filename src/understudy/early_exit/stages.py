@@ -257,7 +257,7 @@ class WholeNetwork(ExitStage):
         begun = any(key.kind == "feature" and key.owner == self.name for key in state)
         if begun or self.network.mode.folded:
             return super().resume(images, state)
-        return self.network.stage.model(self.network.prepare(images)), state
+        return self.network.stage.run_model(self.network.prepare(images), images), state
 
 
 def saver_stage(saver: Backbone, name: str, *, root: str) -> Stage:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError, unknown
 from understudy.nn.confidence_functions import confidence_functions
+from understudy.nn.input_guard import InputGuard
 from understudy.nn.preprocess import Image, Resizing, on_device, pixels_of
 from understudy.nn.preprocess import Images as Images  # noqa: PLC0414
 from understudy.nn.preprocess import Preprocess as Preprocess  # noqa: PLC0414
@@ -47,7 +48,8 @@ class Stage(nn.Module):
 
     The model is put into eval mode, and back into it before every run; it runs without gradients.
     Images are moved to its device first. Without `preprocess` the model gets tensors as they are (a
-    list is stacked): for modules that take ready tensors.
+    list is stacked): for modules that take ready tensors. Images stay as they are, also where the
+    model writes into its input.
 
     Args:
         model: returns logits (N, C).
@@ -70,6 +72,7 @@ class Stage(nn.Module):
         self.model = model.eval()
         self.preprocess = preprocess
         self.origin: Mapping[str, Any] = dict(origin or {})
+        self._guard = InputGuard()
 
     def forward(self, images: Images) -> Tensor:
         """Logits (N, C), everything being run.
@@ -90,7 +93,12 @@ class Stage(nn.Module):
         """
         if self.model.training:
             self.model.eval()
-        return _checked(self.model(self.prepare(images)), len(images)), state
+        return _checked(self.run_model(self.prepare(images), images), len(images)), state
+
+    def run_model(self, ready: Tensor, images: Images) -> Any:
+        """The model's output for its input, on a copy where that is the images themselves and the
+        model writes into it."""
+        return self._guard.run(self.model, ready) if ready is images else self.model(ready)
 
     def run(
         self, images: Images, state: StageState = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
