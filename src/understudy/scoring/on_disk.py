@@ -134,7 +134,9 @@ def score_into(
         except UnderstudyError:
             shards.remove_if_empty()
             raise
-        further = _table_of_job(job, split, groups, settings, files, measure_batches)
+        further = _table_of_job(
+            job, split, groups, settings=settings, files=files, measured=measure_batches
+        )
         with only_writer(target):  # other runs may have added exits meanwhile
             older = _older(target)
             _check_appendable(older, target, images, exits_of(probes))
@@ -148,6 +150,7 @@ def _table_of_job(
     job: ScoringJob,
     split: Mapping[str, float] | Sequence[str] | None,
     groups: Sequence[str] | None,
+    *,
     settings: Mapping[str, Any],
     files: Mapping[str, Any],
     measured: Sequence[int],
