@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,8 +45,22 @@ def select(images: Images, rows: Tensor) -> Images:
     return [images[row] for row in rows.tolist()]
 
 
+def as_tensor(images: Any) -> Tensor:
+    """Images as a tensor in the same memory; arrays that torch cannot hold are copied: those with
+    negative strides, or in the other byte order.
+
+    >>> as_tensor(np.arange(3)[::-1]).tolist()
+    [2, 1, 0]
+    """
+    if isinstance(images, np.ndarray) and (
+        min((0, *images.strides)) < 0 or not images.dtype.isnative
+    ):
+        images = images.astype(images.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(images)
+
+
 def _moved(image: Any, device: torch.device) -> Tensor:
-    return torch.as_tensor(image).to(device, non_blocking=device.type == "cuda")
+    return as_tensor(image).to(device, non_blocking=device.type == "cuda")
 
 
 @dataclass(frozen=True)
