@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from understudy.errors import DataError, PolicyError, UnderstudyError
+from understudy.files import read_json
 from understudy.json_codec import Stored, StoredFile, decode, encode, stored
 
 
@@ -142,3 +143,20 @@ def test_a_class_without_a_layout_raises_the_root_error() -> None:
 
     with pytest.raises(UnderstudyError, match="a record has an object"):
         Bare.from_dict(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "a": 2}', "the key 'a' repeats"),
+        ('{"a": ' + "9" * 5000 + "}", "beyond 64 bits"),
+        ('{"a": 1e999}', "1e999 is no finite number"),
+        ('{"a": NaN}', "NaN is no finite number"),
+        ('{"a": "\\ud800"}', "surrogates not allowed"),
+        ("[" * 100_000 + "]" * 100_000, "recursion"),
+    ],
+)
+def test_json_that_is_not_strict_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "file.json").write_text(text)
+    with pytest.raises(UnderstudyError, match=message):
+        read_json(tmp_path / "file.json", UnderstudyError, "a file")

@@ -314,3 +314,8 @@ def test_reversed_rows_are_saved_and_loaded(tmp_path: Path) -> None:
     assert turned.ids.tolist() == table.ids.tolist()[::-1]
     save_table(turned, tmp_path / "table")
     assert load_table(tmp_path / "table").hash == turned.hash
+
+
+def test_negative_predictions_are_refused() -> None:
+    with pytest.raises(TableError, match="from 0, exit 'tiny' has -2"):
+        two(predictions={"tiny": ([0, -2], [0.9, 0.6]), "big": ([0, 0], [0.8, 0.7])})

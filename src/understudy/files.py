@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -86,21 +87,54 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
-    """Read JSON.
+    """Read strict JSON: each key once, finite numbers of at most 64 bits, whole characters.
 
     Raises:
-        UnderstudyError: of the type given: the file is missing or is no JSON.
+        UnderstudyError: of the type given: the file is missing or is no such JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return _strict_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise error(
             f"{what} is read from a file, {str(path)!r} does not exist: check the path"
         ) from cause
     except OSError as cause:
         raise error(f"{what} cannot be read from {str(path)!r}: {cause.strerror}") from cause
-    except (UnicodeDecodeError, json.JSONDecodeError) as cause:
+    except (ValueError, RecursionError) as cause:
         raise error(f"{what} is a JSON file, {str(path)!r} is not: {cause}") from cause
+
+
+def _strict_json(text: str) -> Any:
+    data = json.loads(
+        text,
+        object_pairs_hook=_each_key_once,
+        parse_int=_whole_number,
+        parse_float=_finite_number,
+        parse_constant=_finite_number,
+    )
+    if "\\u" in text:  # half a character can only be an escape
+        json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} repeats")
+    return entries
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the number {text[:20]}… is beyond 64 bits")
+    return int(text)
+
+
+def _finite_number(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return float(text)
 
 
 def check_version(

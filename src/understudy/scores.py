@@ -24,6 +24,7 @@ from understudy.table_validation import (
     check_ids,
     check_labels,
     check_numbers,
+    check_predictions,
     check_shapes,
     class_numbers,
     confidence_rows,
@@ -103,6 +104,7 @@ class ScoreTable:
             per_sample={"label": self.label, "split": self.split},
         )
         check_ids(self.ids)
+        check_predictions(self.prediction, self.names)
         check_numbers(rows, self.names)
         check_labels(self.label, None if self.classes is None else len(self.classes))
         set_field("costs", read_only_costs(self.costs))

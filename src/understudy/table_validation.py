@@ -174,6 +174,21 @@ def check_numbers(confidence: Mapping[str, Array], exits: Sequence[str]) -> None
             )
 
 
+def check_predictions(prediction: Array, exits: Sequence[str]) -> None:
+    """Refuse predictions that are no class numbers.
+
+    Raises:
+        TableError: the message has the exit and the lowest one.
+    """
+    lowest = prediction.min(1)
+    if lowest.min() < 0:
+        worst = int(lowest.argmin())
+        raise TableError(
+            f"predictions are class numbers from 0, exit {exits[worst]!r} has {lowest[worst]}: "
+            "number the classes from 0"
+        )
+
+
 def check_labels(label: Array | None, classes: int | None) -> None:
     """Refuse labels that are no class numbers; `classes` is their number, None if unknown.
 

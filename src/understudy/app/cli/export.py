@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.terminal import Json, answer, argument, image_size, option, progress
+from understudy.app.cli.terminal import (
+    MOST_IMAGES,
+    Json,
+    answer,
+    argument,
+    image_size,
+    option,
+    progress,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +45,9 @@ def export(
     check: Annotated[
         str | None, option("DATA", "Compare both cascades on folder:DIR, parquet:FILE or digits:")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch of the comparison.")] = 256,
+    batch: Annotated[
+        int, typer.Option(min=1, max=MOST_IMAGES, help="Images per batch of the comparison.")
+    ] = 256,
     as_json: Json = False,
 ) -> None:
     """Write a cascade as ONNX models, one per stage or piece of a network, checked for parity."""
