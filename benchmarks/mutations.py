@@ -43,7 +43,7 @@ from typing import Any
 import harness
 import mutators
 
-LIMIT = 60.0  # seconds per case
+LIMIT = 180.0  # seconds per case
 CASES_PER_WORKER = 400
 OWN_PROCESS = 50  # every so many cases
 MEMORY = 12 * 2**30
@@ -164,7 +164,7 @@ TARGETS = {
     "cascade": Target(
         "cascade/**/*",
         (*MODELS, "images"),
-        (*RUNS * 5, "export cascade --onnx o --json", BENCH),
+        (*RUNS * 12, "export cascade --onnx o --json", BENCH),
         weight=10,
         own=True,
     ),
