@@ -76,6 +76,8 @@ def search(
     'tiny when max_softmax >= 0.75, else big'
     """
     drops = checked_drops(max_drop)
+    if class_drops:
+        checked_drops([*class_drops.values()])
     options = SearchOptions(reference, unit, max_cost, confidence, at_most_stages, without)
     data, sequences, frontier = SearchData.of(table, drops, delta=delta, options=options).chosen()
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,8 +54,10 @@ class SearchOptions:
     without: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.max_cost is not None and not self.max_cost > 0:
-            raise PolicyError(f"a cost to stay within is above 0, found {self.max_cost:g}")
+        if self.max_cost is not None and not 0 < self.max_cost < math.inf:
+            raise PolicyError(
+                f"a cost to stay within is a number above 0, found {self.max_cost:g}: correct it"
+            )
         strange = [name for name in self.without if name not in FAMILIES]
         if strange:
             raise PolicyError(unknown("family of policies", strange[0], FAMILIES))

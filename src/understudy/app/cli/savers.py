@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from understudy.app.cli.terminal import (
     Budgets,
     Confidence,
@@ -15,6 +13,7 @@ from understudy.app.cli.terminal import (
     answer,
     note_missing_labels,
     numbers,
+    option,
 )
 from understudy.display import group_of, interval_text, note_of, percent, table_of
 
@@ -28,7 +27,7 @@ def savers(
     table: TablePath,
     max_drop: Budgets,
     delta: Annotated[
-        float, typer.Option(help="The probability that any of the proved bounds is wrong.")
+        float, option("DELTA", "The probability that any of the proved bounds is wrong.")
     ] = 0.05,
     unit: Unit = None,
     confidence: Confidence = "max_softmax",

@@ -26,7 +26,9 @@ def score(
         str, terminal.option("DATA", "folder:DIR (one folder per class), parquet:FILE or digits:")
     ],
     into: Annotated[Path, terminal.option("TABLE", "The table to write or to add to.")],
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 256,
+    batch: Annotated[
+        int, typer.Option(min=1, max=terminal.MOST_IMAGES, help="Images per batch.")
+    ] = 256,
     measure: Annotated[
         list[str] | None,
         terminal.option(
@@ -46,7 +48,10 @@ def score(
         bool, typer.Option("--strict", help="A corrupt image is an error, not a skipped sample.")
     ] = False,
     split: terminal.SplitShares = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=terminal.MOST_THREADS, help="Threads that decode images."),
+    ] = 2,
     allow_code: terminal.AllowCode = None,
     as_json: terminal.Json = False,
 ) -> None:
