@@ -223,15 +223,13 @@ class _Recorder:
         return Disk(seen[self.root.stat().st_ino], folders, files)
 
 
-def content(path: Path, without: Sequence[str] = ()) -> dict[str, bytes] | bytes | None:
-    """The bytes of a file, or of all files in a folder; None where there is nothing."""
-    if path.is_dir():
-        return {
-            file.relative_to(path).as_posix(): file.read_bytes()
-            for file in sorted(path.rglob("*"))
-            if file.is_file() and file.name not in without
-        }
-    return path.read_bytes() if path.exists() else None
+def content(folder: Path, without: Sequence[str] = ()) -> dict[str, bytes]:
+    """The bytes of all files in a folder, by their paths in it."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name not in without
+    }
 
 
 def copied(folder: Path, into: Path) -> Path:
