@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -230,18 +231,55 @@ def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
     """Read JSON.
 
     Raises:
-        UnderstudyError: of the type given: the file is missing or is no JSON.
+        UnderstudyError: of the type given: the file is missing or is no strict JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise error(
             f"{what} is read from a file, {str(path)!r} does not exist: check the path"
         ) from cause
     except OSError as cause:
         raise error(f"{what} cannot be read from {str(path)!r}: {cause.strerror}") from cause
-    except (UnicodeDecodeError, json.JSONDecodeError) as cause:
+    except ValueError as cause:
         raise error(f"{what} is a JSON file, {str(path)!r} is not: {cause}") from cause
+
+
+def parse_json(text: str) -> Any:
+    """Strict JSON: no NaN or Infinity, no key twice, no number beyond float64, no endless nesting.
+
+    >>> parse_json('{"a": [1, 2.5]}')
+    {'a': [1, 2.5]}
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_object, parse_float=_float, parse_constant=_no_number
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"it has the key {twice!r} twice")
+    return found
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        _no_number(digits)
+    return number
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"it has {text[:40]!r} where JSON has finite numbers")
 
 
 def check_version(
@@ -252,7 +290,9 @@ def check_version(
     if found != kind:
         raise error(f"{str(path)!r} is no {kind} file: its format is {found!r}")
     version = data.get("version")
-    if not isinstance(version, int) or version > newest:
+    if type(version) is not int or version < 1:
+        raise error(f"{str(path)!r} is damaged: {kind} versions count from 1, found {version!r}")
+    if version > newest:
         raise error(
             f"{str(path)!r} has {kind} version {version!r}, this understudy reads up to {newest}: "
             "upgrade understudy"

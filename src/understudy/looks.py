@@ -21,9 +21,11 @@ from typing import Any
 import numpy.typing as npt
 import polars as pl
 
+from understudy.documents import HASH, content_hash
 from understudy.errors import PolicyError, TableError, UnderstudyError
-from understudy.files import replacing
+from understudy.files import parse_json, replacing
 from understudy.locks import locked
+from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 
 _LOG, _BY_SAMPLE = "looks.jsonl", "looks.parquet"
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -87,7 +89,7 @@ def log_look(
         line = {"look": look, "why": why, "search": None if search is None else dict(search)}
         with _where_writable():
             _write(seen, folder)
-            _append(line, folder)
+            _append({**line, HASH: content_hash(line)}, folder)
     return look
 
 
@@ -102,12 +104,9 @@ def logged_looks(path: str | Path) -> list[dict[str, Any]]:
     file = Path(path) / _LOG
     try:
         texts = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        lines = [json.loads(text) for text in texts]
-        if not all(isinstance(line, dict) and isinstance(line.get("look"), int) for line in lines):
-            raise ValueError("a line without the number of its look")
+        return [_line(parse_json(text)) for text in texts]
     except (OSError, ValueError) as error:
         raise _damaged(file, error) from error
-    return lines
 
 
 def keep_looks(older: str | Path, folder: str | Path) -> None:
@@ -142,6 +141,17 @@ def delta_of_look(delta: float, look: int) -> float:
     return delta / (look * (look + 1))
 
 
+def _line(line: Any) -> dict[str, Any]:
+    """A line of the log, checked; older ones have no hash, and no `search`."""
+    if not isinstance(line, dict) or type(line.get("look")) is not int:
+        raise ValueError("a line without the number of its look")
+    if not line.keys() <= {"look", "why", "search", HASH}:
+        raise ValueError(f"a line with the keys {', '.join(line)}")
+    if line.pop(HASH, content_hash(line)) != content_hash(line):
+        raise ValueError("a line that was changed after it was written")
+    return line
+
+
 def _last_looks(folder: Path) -> pl.DataFrame:
     """The last look at every sample (id, look).
 
@@ -151,7 +161,7 @@ def _last_looks(folder: Path) -> pl.DataFrame:
     file, log, samples = folder / _BY_SAMPLE, folder / _LOG, folder / "samples.parquet"
     try:
         if file.exists():
-            seen = pl.read_parquet(file)
+            seen = read_parquet(file, sealed=False)
             if seen.schema != _SCHEMA or seen.null_count().sum_horizontal().item():
                 raise ValueError(f"the columns {dict(seen.schema)}")
             return seen
@@ -160,7 +170,7 @@ def _last_looks(folder: Path) -> pl.DataFrame:
         looks = len(log.read_text(encoding="utf-8").splitlines())
         certify = pl.read_parquet(samples, columns=["id", "split"]).filter(split="certify")
         return certify.select("id", look=pl.lit(looks, pl.UInt32))
-    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except ERRORS as error:
         raise _damaged(file if file.exists() else log, error) from error
 
 
@@ -169,8 +179,7 @@ def _column(ids: npt.ArrayLike) -> pl.Series:
 
 
 def _write(seen: pl.DataFrame, folder: Path) -> None:
-    with replacing(folder / _BY_SAMPLE) as temporary:
-        seen.write_parquet(temporary, compression="zstd", statistics=False)
+    write_parquet(seen, folder / _BY_SAMPLE)
 
 
 def _append(line: Mapping[str, Any], folder: Path) -> None:

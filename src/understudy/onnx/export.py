@@ -19,7 +19,6 @@ from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import Ensemble
 from understudy.errors import MissingExtra, ModelError, PolicyError, unknown
-from understudy.files import write_json
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import Stage
@@ -100,10 +99,10 @@ def export_onnx(
                 "onnxruntime": onnx_runtime().__version__,
             },
         )
-        write_json(folder / NAME, bundle.to_dict())
+        bundle.save(folder / NAME)
         differences = _differences(bundle, cascade, folder, sample)
         bundle = replace(bundle, differences=differences)
-        write_json(folder / NAME, bundle.to_dict())
+        bundle.save(folder / NAME)
     return bundle
 
 
