@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tables import synthetic
 from understudy.documents import write_document
 from understudy.errors import PolicyError
+from understudy.files import write_json
 from understudy.result import Result
 from understudy.searching.search import search, search_in_sample
 
@@ -78,3 +80,36 @@ def test_a_damaged_path_is_a_sentence(result: Result, tmp_path: Path) -> None:
     write_document(tmp_path / "r.json", data)
     with pytest.raises(PolicyError, match="damaged"):
         Result.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda choice: choice["policy"]["stages"][0].update(threshold=0.75), r"found net\d when "),
+        (
+            lambda choice: choice["policy"]["stages"].pop(0),
+            "found net1 when .* where net0",
+        ),
+        (lambda choice: choice.update(max_drop=3.0), "found 3 points where 2 were proved"),
+        (
+            lambda choice: choice["certificate"]["policy"]["stages"][0].update(threshold=0.75),
+            "found net0 when deferral >= 0.75, else .* where net0 when",
+        ),
+    ],
+)
+def test_a_policy_is_that_of_its_certificate(
+    result: Result,
+    tmp_path: Path,
+    edit: Callable[[dict[str, Any]], object],
+    words: str,
+    version: int,
+) -> None:
+    """Whatever the hash of the file: version 1 had none."""
+    data = result.to_dict() | {"version": version}
+    edit(data["results"][1])
+    write = write_document if version > 1 else write_json
+    write(tmp_path / "r.json", data)
+    with pytest.raises(PolicyError, match=f"{words}.*: search again") as raised:
+        Result.load(tmp_path / "r.json")
+    assert "\n" not in str(raised.value)
