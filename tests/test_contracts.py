@@ -28,7 +28,10 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 # What each layer may import of understudy, beyond itself; the nouns and verbs at the root first.
 CORE = {
     "errors": set(),
-    "files": {"errors"},
+    "locks": {"errors"},
+    "files": {"errors", "locks"},
+    "folders": {"errors", "files", "locks"},
+    "unfinished": {"errors", "files", "folders"},
     "documents": {"errors", "files"},
     "parquet_files": {"files"},
     "json_codec": {"errors", "files", "documents"},
@@ -40,9 +43,10 @@ CORE = {
     "lazy_imports": {"errors"},
     "table_validation": {"errors"},
     "scores": {"errors", "confidence_functions", "split", "exit", "table_validation"},
-    "looks": {"errors", "files", "documents", "parquet_files"},
+    "looks": {"errors", "files", "locks", "documents", "parquet_files"},
     "store": {
-        "errors", "exit", "files", "documents", "parquet_files", "looks", "split", "scores",
+        "errors", "exit", "files", "folders", "locks", "documents", "parquet_files", "looks",
+        "split", "scores",
         "table_validation",
     },
     "intervals": set(),

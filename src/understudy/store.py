@@ -27,7 +27,9 @@ import polars as pl
 from understudy.documents import read_document, write_document
 from understudy.errors import TableError, UnderstudyError
 from understudy.exit import Array, Detail, Exit, LazyDetails
-from understudy.files import replacing, replacing_folder
+from understudy.files import replacing
+from understudy.folders import read_unchanged, recover, replacing_folder
+from understudy.locks import locked
 from understudy.looks import keep_looks
 from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
@@ -69,10 +71,13 @@ def load_table(path: str | Path) -> ScoreTable:
         TableError: no table there, one that was damaged or changed, or one that a newer version
             wrote.
     """
-    folder = Path(path)
+    return read_unchanged(path, _load)
+
+
+def _load(folder: Path) -> ScoreTable:
     if not (folder / _TABLE).is_file():
         raise TableError(
-            f"a score table is a folder with a {_TABLE}, {str(path)!r} is none: make one with "
+            f"a score table is a folder with a {_TABLE}, {str(folder)!r} is none: make one with "
             "`understudy score` or `understudy import`"
         )
     head = _read_head(folder)
@@ -83,7 +88,7 @@ def load_table(path: str | Path) -> ScoreTable:
     except (KeyError, TypeError, AttributeError, *ERRORS) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TableError(
-            f"the score table {str(path)!r} is damaged ({reason}): make it again"
+            f"the score table {str(folder)!r} is damaged ({reason}): make it again"
         ) from error
 
 
@@ -94,12 +99,13 @@ def save_labels(path: str | Path, table: ScoreTable) -> None:
         TableError: no table there, or one of other samples.
         UnderstudyError: the place cannot be written.
     """
-    if _samples_hash(load_table(path)) != _samples_hash(table):
-        raise TableError(
-            f"labels are written to the table of their samples, {str(path)!r} has other samples or "
-            "splits: save the whole table"
-        )
-    _write_samples(table, Path(path))
+    with locked(path):
+        if _samples_hash(load_table(path)) != _samples_hash(table):
+            raise TableError(
+                f"labels are written to the table of their samples, {str(path)!r} has other "
+                "samples or splits: save the whole table"
+            )
+        _write_samples(table, Path(path))
 
 
 def save_times(path: str | Path, times: Costs) -> None:
@@ -120,7 +126,7 @@ def check_target(path: str | Path) -> None:
     Raises:
         TableError: a file, or a folder of something else, is there.
     """
-    target = Path(path)
+    target = recover(path)
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty and not (target / _TABLE).is_file():
         raise TableError(
@@ -134,7 +140,7 @@ def stored_shares(path: str | Path) -> dict[str, float] | None:
 
     A table that is written over an older one keeps them, so that no sample changes its split.
     """
-    if not (Path(path) / _TABLE).is_file():
+    if not (recover(path) / _TABLE).is_file():
         return None
     head = _read_head(Path(path))
     found: dict[str, float] | None = head.get("provenance", {}).get("split", {}).get("shares")

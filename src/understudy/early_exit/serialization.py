@@ -18,7 +18,7 @@ from understudy.early_exit.heads import HeadSpec
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
 from understudy.early_exit.taps import Tap
 from understudy.errors import ModelError
-from understudy.files import check_own_folder, replacing_folder
+from understudy.folders import check_own_folder, replacing_folder
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.stage import Stage

@@ -15,6 +15,7 @@ import torch
 
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
 from understudy.exit import Exit
+from understudy.files import only_writer
 from understudy.nn.cost import measure_parts
 from understudy.nn.stage import Stage, usable_device
 from understudy.scores import Costs, ScoreTable
@@ -58,7 +59,8 @@ def score_into(
 
     Unfinished work lies in ``PATH.partial``: the same call resumes where it was interrupted, and
     ends with the bytes of an undisturbed run (`times.json` apart). Where `path` is a table of the
-    same data already, the models become further exits of it, and its split stays.
+    same data already, the models become further exits of it, and its split stays. Several processes
+    may score different models into one table at the same time.
 
     Images that cannot be decoded are left out for all models; ``provenance["corrupt"]`` counts and
     names them.
@@ -85,6 +87,7 @@ def score_into(
             not finite.
         DataError: data that cannot be read, labels out of the models' range, a corrupt image with
             `strict`, or unfinished work of another kind.
+        InUse: another process scores one of these models into the same table.
         TableError: something else is at `path`, a table of other data or with these exits, or a
             split that does not fit.
         UnderstudyError: `path` cannot be written.
@@ -93,37 +96,60 @@ def score_into(
     _check_arguments(models, batch, measure_batches)
     check_target(target)
     images = open_data(data)
-    older = load_table(target) if target.is_dir() and any(target.iterdir()) else None
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
     settings = _settings(batch, usable_device(device))
     probes = _probe_all(images, models, device=settings["device"])
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
-    if older is not None:
-        _check_appendable(older, target, images, exits_of(probes))
-    job = ScoringJob(
-        images=images,
-        sources=models,
-        probes=probes,
-        shards=Shards(target, _plan(images, models, probes, {"logits": keep_logits, **settings})),
-        batch=batch,
-        workers=workers,
-        keep_logits=keep_logits,
-        strict=strict,
-        device=settings["device"],
-        on_progress=on_progress,
-    )
-    try:
-        for source in models:
-            job.score(source, measured=measure_batches)
-    except UnderstudyError:
-        job.shards.remove_if_empty()
-        raise
+    plan = _plan(images, models, probes, {"logits": keep_logits, **settings})
+    with Shards.of(target, plan) as shards:
+        job = ScoringJob(
+            images=images,
+            sources=models,
+            probes=probes,
+            shards=shards,
+            batch=batch,
+            workers=workers,
+            keep_logits=keep_logits,
+            strict=strict,
+            device=settings["device"],
+            on_progress=on_progress,
+        )
+        try:
+            older = _older(target)
+            if older is not None and shards.resumed and _has_all(older, exits_of(probes)):
+                shards.remove()  # the run ended with its table written, and this left behind
+                return older
+            _check_appendable(older, target, images, exits_of(probes))
+            for source in models:
+                job.score(source, measured=measure_batches)
+        except UnderstudyError:
+            shards.remove_if_empty()
+            raise
+        further = _table_of_job(job, split, groups, settings, measure_batches)
+        with only_writer(target):  # other runs may have added exits meanwhile
+            older = _older(target)
+            _check_appendable(older, target, images, exits_of(probes))
+            save_table(further if older is None else _append(older, further), target)
+            saved = load_table(target)
+        shards.remove()
+    return saved
+
+
+def _table_of_job(
+    job: ScoringJob,
+    split: Mapping[str, float] | Sequence[str] | None,
+    groups: Sequence[str] | None,
+    settings: Mapping[str, Any],
+    measured: Sequence[int],
+) -> ScoreTable:
+    """The table of the exits that a job has scored."""
+    images = job.images
     rows, outputs = job.read()
     corrupt = images.ids[~rows].tolist()
     table = table_of(
-        probes,
+        job.probes,
         outputs,
         None if images.labels is None else images.labels[rows],
         classes=images.classes,
@@ -137,10 +163,7 @@ def score_into(
             "runs": [{"exits": list(outputs), **settings}],
         },
     )
-    table = replace(table, times=job.times(measure_batches))
-    save_table(table if older is None else _append(older, table), target)
-    job.shards.remove()
-    return load_table(target)
+    return replace(table, times=job.times(measured))
 
 
 def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[int]) -> None:
@@ -355,14 +378,30 @@ def _check_weights(stages: Mapping[str, Stage], probed: Probe, spec: str) -> Non
             )
 
 
+def _older(target: Path) -> ScoreTable | None:
+    """The table that exits are added to; None where there is none yet."""
+    check_target(target)
+    return load_table(target) if target.is_dir() and any(target.iterdir()) else None
+
+
+def _has_all(older: ScoreTable, exits: Sequence[Exit]) -> bool:
+    """Whether a table has the very exits: the same models, seen in the same way."""
+    known = {exit.name: exit for exit in older.exits}
+    return all(
+        exit.name in known and dict(known[exit.name].origin) == dict(exit.origin) for exit in exits
+    )
+
+
 def _check_appendable(
-    older: ScoreTable, path: Path, images: DataSet, exits: Sequence[Exit]
+    older: ScoreTable | None, path: Path, images: DataSet, exits: Sequence[Exit]
 ) -> None:
     """Refuse to append exits that were scored on other data, or whose names are taken.
 
     Raises:
         TableError: the message has what differs.
     """
+    if older is None:
+        return
     found = older.provenance.get("fingerprint")
     if found != images.fingerprint:
         raise TableError(

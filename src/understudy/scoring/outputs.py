@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from torch import Tensor
 
 from understudy.errors import DataError, ModelError, listed
 from understudy.exit import Detail, Exit
-from understudy.files import keep_plan, read_json, replacing, write_json
+from understudy.files import read_json, write_json
+from understudy.folders import remove_folder
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
 from understudy.nn.stage import EMPTY, Images, Stage
+from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
+from understudy.unfinished import Plan, keep_plan, own_folder
 from understudy.zoo.data import Array
 
 TOP = 5
@@ -224,17 +227,35 @@ class Shards:
     """The folder next to a table that holds an unfinished run.
 
     Args:
-        table: the table's folder.
+        folder: what `Shards.of` locked.
         plan: plain JSON that determines the scores; an older run resumes under the same one.
+
+    Attributes:
+        resumed: whether an older run is resumed.
 
     Raises:
         DataError: an older run of another plan is in the way.
         UnderstudyError: the place cannot be written.
     """
 
-    def __init__(self, table: Path, plan: Mapping[str, Any]) -> None:
-        self.folder = table.with_name(f"{table.name}.partial")
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.resumed = folder.exists()
         keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished run")
+
+    @staticmethod
+    @contextmanager
+    def of(table: Path, plan: Plan) -> Iterator[Shards]:
+        """The shards of a run, in a folder that no other process uses while the block runs.
+
+        Runs that score other models work beside this one, in folders of their own.
+
+        Raises:
+            InUse: another process scores one of the models.
+            DataError: what the class raises.
+        """
+        with own_folder(table, plan, beside=_other_models) as folder:
+            yield Shards(folder, plan)
 
     def times(self, exit: int) -> dict[str, dict[str, float]]:
         """The times measured so far, unit -> part -> ms per sample; a network's are kept with its
@@ -255,8 +276,7 @@ class Shards:
 
     def write(self, exit: int, shard: int, positions: Array, outputs: ExitOutputs | None) -> None:
         """Keep a shard, whole or not at all; None where none of its images could be decoded."""
-        with replacing(self._file(exit, shard)) as temporary:
-            _frame(positions, outputs).write_parquet(temporary, compression="lz4", statistics=False)
+        write_parquet(_frame(positions, outputs), self._file(exit, shard), compression="lz4")
 
     def read(self, exit: int, shards: int) -> tuple[Array, ExitOutputs]:
         """Positions (n,) and the exit's outputs there, from its first shards.
@@ -266,8 +286,8 @@ class Shards:
         """
         files = [self._file(exit, shard) for shard in range(shards)]
         try:
-            frames = [pl.read_parquet(file) for file in files]
-        except (pl.exceptions.PolarsError, OSError) as error:
+            frames = [read_parquet(file, sealed=False) for file in files]
+        except ERRORS as error:
             raise DataError(
                 f"unfinished work in {str(self.folder)!r} is damaged ({error}): delete that folder"
             ) from error
@@ -277,7 +297,7 @@ class Shards:
 
     def remove(self) -> None:
         """Delete the folder, when the table is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def remove_if_empty(self) -> None:
         """Delete the folder where no shard is done yet: there is nothing to resume."""
@@ -289,6 +309,10 @@ class Shards:
 
     def _file(self, exit: int, shard: int) -> Path:
         return self.folder / f"{exit:03}" / f"{shard:05}.parquet"
+
+
+def _other_models(plan: Plan, other: Plan) -> bool:
+    return not set(plan["models"]) & set(other.get("models", plan["models"]))
 
 
 def _frame(positions: Array, outputs: ExitOutputs | None) -> pl.DataFrame:

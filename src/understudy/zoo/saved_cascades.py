@@ -19,10 +19,7 @@ from understudy.early_exit.serialization import Architecture
 from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import ensemble_of
 from understudy.errors import ModelError
-from understudy.files import (
-    check_own_folder,
-    replacing_folder,
-)
+from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
