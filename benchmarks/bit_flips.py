@@ -4,7 +4,8 @@
 
 Of each kind (a table with logits, times and looks; a result; a cascade; exits; an ONNX export) one
 bit of one file is flipped at a time: the file is drawn first, then the bit, half of them within
-1,000 bytes of an end, where headers and footers are. What is stored is read and used whole: every array, every detail, a batch of images. A flip is refused in one sentence,
+1,000 bytes of an end, where headers and footers are. What is stored is read and used whole: every
+array, every detail, a batch of images. A flip is refused in one sentence,
 harmless (all that was read is equal), or it counts against the claim: unnoticed, or a traceback.
 """
 
