@@ -133,8 +133,7 @@ def test_a_result_written_again_keeps_all_but_its_words(tmp_path: Path) -> None:
 
 
 def assert_kept(older: Any, newer: Any) -> None:
-    """The newer JSON has every entry of the older one but versions, words and intervals, in its
-    order."""
+    """Every entry of the older JSON but versions, words and intervals is in the newer, in order."""
     if isinstance(older, dict):
         assert [key for key in newer if key in older] == list(older)
         for key in older.keys() - {"words", "interval", "drop_interval", "version"}:

@@ -49,7 +49,7 @@ MAKERS = {"py:nets:small": small, "py:nets:tied": Tied}
 def builder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds stages with other weights and no preprocessing: both come from the folder."""
 
-    def build_stage(spec: str) -> Stage:
+    def build_stage(spec: str, **_: object) -> Stage:
         return Stage(MAKERS[spec](), origin={"spec": spec})
 
     monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", build_stage)

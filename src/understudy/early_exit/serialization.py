@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from understudy.contained_files import check_contained
 from understudy.early_exit.exit_sequence import SequenceSpec
 from understudy.early_exit.heads import HeadSpec
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
@@ -168,7 +169,12 @@ class ExitFolder(
         Raises:
             ModelError: no folder of exits, a damaged one, or one that a newer understudy wrote.
         """
-        return ExitFolder.load(Path(path).expanduser() / NAME)
+        return ExitFolder.load(exits_file(path))
+
+
+def exits_file(path: str | Path) -> Path:
+    """The JSON file of a folder of exits, in which the specs of backbone and saver stand."""
+    return Path(path).expanduser() / NAME
 
 
 def save_exits(
@@ -215,6 +221,7 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
             that the exits were trained on.
     """
     folder = Path(path).expanduser()
+    check_contained(folder, error=ModelError)
     record = ExitFolder.read(folder)
     saved = _read_weights(folder / WEIGHTS, record.weights_hash)
     network = record.network.build(stage_of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
@@ -17,7 +17,7 @@ from understudy.errors import DataError, ModelError, TableError, UnderstudyError
 from understudy.exit import Exit
 from understudy.files import only_writer
 from understudy.nn.cost import measure_parts
-from understudy.nn.stage import Stage, usable_device
+from understudy.nn.stage import Stage, resizings_of, usable_device
 from understudy.scores import Costs, ScoreTable
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
@@ -30,6 +30,7 @@ from understudy.scoring.outputs import (
     run_stages,
     table_of,
 )
+from understudy.scoring.repeatability import CHECKED
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
@@ -53,6 +54,7 @@ def score_into(
     split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     device: str | None = None,
+    allow_code: Collection[str] = (),
     on_progress: Progress = no_progress,
 ) -> ScoreTable:
     """Score models one after another into the table at `path`, and read it back.
@@ -80,6 +82,7 @@ def score_into(
             `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
+        allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch.
 
     Raises:
@@ -99,7 +102,7 @@ def score_into(
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
     settings = _settings(batch, usable_device(device))
-    probes = _probe_all(images, models, device=settings["device"])
+    probes = _probe_all(images, models, device=settings["device"], allow_code=allow_code)
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
     plan = _plan(images, models, probes, {"logits": keep_logits, **settings})
@@ -114,6 +117,7 @@ def score_into(
             keep_logits=keep_logits,
             strict=strict,
             device=settings["device"],
+            allow_code=allow_code,
             on_progress=on_progress,
         )
         try:
@@ -189,18 +193,20 @@ def _settings(batch: int, device: str) -> dict[str, Any]:
     }
 
 
-def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> dict[str, Probe]:
-    """Run every source on one image, so that what cannot work fails before hours of scoring.
+def _probe_all(
+    images: DataSet, sources: Mapping[str, str], *, device: str, allow_code: Collection[str]
+) -> dict[str, Probe]:
+    """Run every source on some images, so that what cannot work fails before hours of scoring.
 
     Raises:
-        ModelError: a model that cannot be loaded or run, other classes than the others', or two
-            exits of one name.
+        ModelError: a model that cannot be loaded or run, whose logits depend on chance or on the
+            rest of a batch, other classes than the others', or two exits of one name.
         DataError: no image that can be decoded, or labels that the models cannot answer.
     """
-    (image,) = images.first_images(1)
     probes: dict[str, Probe] = {}
     for source, spec in sources.items():
-        stages = {name: stage.to(device) for name, stage in load_stages(spec, source).items()}
+        loaded = load_stages(spec, source, allow_code=allow_code)
+        stages = {name: stage.to(device) for name, stage in loaded.items()}
         known = {exit.name for exit in exits_of(probes)}
         repeated = [name for name in stages if name in known]
         if repeated:
@@ -208,7 +214,8 @@ def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> d
                 f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
                 "already: leave one out, or name it NAME=SPEC"
             )
-        probes[source] = probe(stages, image)
+        some = images.first_images(CHECKED, resizings=resizings_of(stages.values()))
+        probes[source] = probe(stages, some)
     images.check_classes(common_classes({name: one.classes for name, one in probes.items()}))
     return probes
 
@@ -247,6 +254,7 @@ class ScoringJob:
         keep_logits: whether all logits are kept.
         strict: whether a corrupt image is an error.
         device: where to run, as torch names it.
+        allow_code: the modules that specs in folders of exits may import.
         on_progress: called after every batch.
     """
 
@@ -259,6 +267,7 @@ class ScoringJob:
     keep_logits: bool
     strict: bool
     device: str
+    allow_code: Collection[str]
     on_progress: Progress
 
     @property
@@ -286,14 +295,18 @@ class ScoringJob:
         self.on_progress(source, done, len(self.images))
         if not (missing or unmeasured):
             return
-        loaded = load_stages(self.sources[source], source)
+        loaded = load_stages(self.sources[source], source, allow_code=self.allow_code)
         stages = {name: stage.to(self.device) for name, stage in loaded.items()}
         _check_weights(stages, self.probes[source], self.sources[source])
         for shard in missing:
             self._score_shard(source, shard, stages, done)
             done += len(self.blocks[shard])
+        resizings = resizings_of(stages.values())
         times = {
-            unit_of(size): measure_parts(stages, self.images.first_images(size))
+            unit_of(size): measure_parts(
+                stages,
+                self.images.first_images(size, resizings=resizings, workers=self.workers),
+            )
             for size in unmeasured
         }
         self.shards.keep_times(numbers[0], times)
@@ -339,7 +352,11 @@ class ScoringJob:
         positions: list[Array] = []
         pieces: dict[str, list[ExitOutputs]] = {name: [] for name in stages}
         for batch in batches(
-            self.images, self.blocks[shard], size=self.batch, workers=self.workers
+            self.images,
+            self.blocks[shard],
+            size=self.batch,
+            workers=self.workers,
+            resizings=resizings_of(stages.values()),
         ):
             if batch.corrupt and self.strict:
                 raise DataError(batch.corrupt[0])

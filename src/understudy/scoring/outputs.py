@@ -22,6 +22,7 @@ from understudy.nn.cost import count_parts
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
+from understudy.scoring.repeatability import check_repeatable
 from understudy.unfinished import Plan, keep_plan, own_folder
 from understudy.zoo.data import Array
 
@@ -128,20 +129,22 @@ def check_finite(logits: Tensor, *, model: str, ids: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """One source of exits run on one image: its exits, MACs per sample by part, classes."""
+    """One source of exits run on some images: its exits, MACs per sample by part, classes."""
 
     exits: tuple[Exit, ...]
     macs: Mapping[str, float]
     classes: int
 
 
-def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
-    """Run the stages of one source on one image, in order, and count the MACs of each part.
+def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
+    """Run the stages of one source on some images, in order, and count the MACs of each part.
 
     Raises:
-        ModelError: one returns no logits (N, C), or other classes than the others.
-        DataError: one cannot take such an image.
+        ModelError: one returns no logits (N, C), or other classes than the others; its logits
+            depend on chance, or on the rest of a batch.
+        DataError: one cannot take such images.
     """
+    image = images[0]
     counts = count_parts(stages, image)
     exits: list[Exit] = []
     classes: dict[str, int] = {}
@@ -157,6 +160,7 @@ def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
             "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),
         }
         exits.append(Exit(name, parts, origin))
+    check_repeatable(stages, images)
     macs = {part: count.total for part, count in counts.items()}
     return Probe(tuple(exits), macs, common_classes(classes))
 
@@ -271,8 +275,12 @@ class Shards:
         write_json(self._times(exit), {**self.times(exit), **times})
 
     def has(self, exit: int, shard: int) -> bool:
-        """Whether a shard is done."""
-        return self._file(exit, shard).exists()
+        """Whether a shard is done; one that is damaged is not."""
+        try:
+            read_parquet(self._file(exit, shard), ["position"])
+        except ERRORS:
+            return False
+        return True
 
     def write(self, exit: int, shard: int, positions: Array, outputs: ExitOutputs | None) -> None:
         """Keep a shard, whole or not at all; None where none of its images could be decoded."""
@@ -284,13 +292,15 @@ class Shards:
         Raises:
             DataError: a shard is damaged.
         """
-        files = [self._file(exit, shard) for shard in range(shards)]
-        try:
-            frames = [read_parquet(file, sealed=False) for file in files]
-        except ERRORS as error:
-            raise DataError(
-                f"unfinished work in {str(self.folder)!r} is damaged ({error}): delete that folder"
-            ) from error
+        frames = []
+        for file in (self._file(exit, shard) for shard in range(shards)):
+            try:
+                frames.append(read_parquet(file))
+            except ERRORS as error:
+                raise DataError(
+                    f"unfinished work is whole, {str(file)!r} was damaged while scoring: score "
+                    "again, which repairs it"
+                ) from error
         frames = [frame for frame in frames if len(frame)]
         positions = np.concatenate([frame["position"].to_numpy() for frame in frames])
         return positions, ExitOutputs.concatenate([_outputs(frame) for frame in frames])

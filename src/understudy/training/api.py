@@ -21,6 +21,7 @@ from understudy.errors import ModelError, UnderstudyError
 from understudy.files import only_writer
 from understudy.folders import remove_folder
 from understudy.json_codec import Stored, stored
+from understudy.nn.preprocess import pixels_of
 from understudy.nn.stage import Stage, usable_device
 from understudy.training.checkpoint import CacheRows, Checkpoint, FeatureCache, free_bytes
 from understudy.training.config import TrainingConfig
@@ -44,7 +45,7 @@ from understudy.training.loop import (
 from understudy.training.sampling import Augmentation, HoldOut, hold_out
 from understudy.training.targets import TargetSet, Teacher, check_targets
 from understudy.zoo.data import DataSet, Progress, no_progress, open_data
-from understudy.zoo.models import load_network, load_stage, named_models
+from understudy.zoo.models import load_network, load_stage, modules_of, named_models
 
 Note = Callable[[str], None]
 """Called with remarks for people."""
@@ -104,7 +105,7 @@ def train_exits(
     target = Path(into)
     check_replaceable(target)
     images = open_data(data)
-    (image,) = images.first_images(1)
+    image = pixels_of(*images.first_images(1))
     ((name, spec),) = named_models([model]).items()
     with _seeded(config.seed):
         network = _network(load_stage(spec), image, taps=taps, heads=heads, saver=saver)
@@ -131,7 +132,7 @@ def train_exits(
             training=trained.to_dict(),
         )
         remove_folder(folder)
-    return load_network(f"exits:{target}")
+    return load_network(f"exits:{target}", allow_code=modules_of(filter(None, (model, saver))))
 
 
 def _network(

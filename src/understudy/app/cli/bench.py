@@ -28,6 +28,7 @@ def bench(
     ] = 64,
     max_drop: terminal.WithinDrop = None,
     device: terminal.Device = None,
+    allow_code: terminal.AllowCode = None,
     out: Annotated[Path | None, terminal.option("FILE", "Write the figures (JSON).")] = None,
     as_json: terminal.Json = False,
 ) -> None:
@@ -35,9 +36,18 @@ def bench(
     from understudy.app.bench import BenchJob, bench_cascade
     from understudy.documents import write_document
 
+    job = BenchJob(
+        cascade,
+        data,
+        images=images,
+        batch=batch,
+        max_drop=max_drop,
+        device=device,
+        allow_code=allow_code or (),
+    )
     with terminal.progress("turns") as advance:
         found = bench_cascade(
-            BenchJob(cascade, data, images=images, batch=batch, max_drop=max_drop, device=device),
+            job,
             rounds=rounds,
             clients=clients,
             on_progress=advance,
