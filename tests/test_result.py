@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bit_flips import bit_flips
 from tables import synthetic
 from understudy.documents import write_document
 from understudy.errors import PolicyError
@@ -29,6 +30,14 @@ def test_a_result_survives_a_file(result: Result, tmp_path: Path) -> None:
         assert found == one
         found.save(tmp_path / "again.json")
         assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_flipped_bits_are_refused(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path / "r.json")
+    for flip in bit_flips(tmp_path, 60):
+        with pytest.raises(PolicyError) as raised:
+            Result.load(tmp_path / "r.json")
+        assert "\n" not in str(raised.value), flip
 
 
 def test_a_choice_is_found_by_its_budget(result: Result) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bit_flips import bit_flips
 from understudy.certificate import Certificate
 from understudy.documents import write_document
 from understudy.errors import ModelError, PolicyError, UnderstudyError
@@ -66,6 +67,9 @@ def cascade() -> Cascade:
     policy = Policy.pair("a/b.c", "A/b.c", 0.1 + 0.2, confidence="margin")
     point = OperatingPoint(policy, 0.5, 0.05, 1.5, "MACs")
     return Cascade(stages, policy, operating_points=[point])
+
+
+IMAGES = torch.arange(600, dtype=torch.uint8).reshape(20, 1, 6, 5)
 
 
 def images(count: int = 20) -> Tensor:
@@ -175,6 +179,20 @@ def test_damaged_weights(saved: Path) -> None:
     fails(saved, "not those that were saved")
     file.unlink()
     fails(saved, "weights of 'a/b.c' cannot be read")
+
+
+def test_flipped_bits_are_refused_or_harmless(saved: Path) -> None:
+    """Those of the text that safetensors keeps beside the tensors change nothing."""
+    cascade, harmless = load_cascade(saved), []
+    for flip in bit_flips(saved, 45):
+        try:
+            found = load_cascade(saved)
+        except UnderstudyError:
+            continue
+        harmless.append(flip)
+        assert found.policy == cascade.policy
+        assert torch.equal(found(IMAGES), cascade(IMAGES)), flip
+    assert len(harmless) < 6
 
 
 def test_weights_that_do_not_fit(saved: Path) -> None:
