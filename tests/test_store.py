@@ -242,7 +242,7 @@ def test_flipped_bits_are_refused(saved: Path) -> None:
     log_look(saved, ["1", "2"], why="search")
     for file, _ in bit_flips(saved, 120):
         if file.startswith("looks"):
-            with pytest.raises(TableError, match="looks.* damaged"):
+            with pytest.raises(TableError, match=r"looks.* damaged"):
                 count_looks(saved, ["1"]), logged_looks(saved)
         else:
             refused(saved, saved.as_posix())
@@ -273,12 +273,18 @@ def test_labels_are_added_to_older_tables(tmp_path: Path) -> None:
 
 def test_exits_of_other_lengths(saved: Path) -> None:
     rewrite(saved, "exits/001.parquet", pl.read_parquet(saved / "exits/001.parquet").head(5))
-    refused(saved, "damaged .*001.parquet has 5 rows, not 30")
+    refused(saved, "damaged .*001.parquet has 30 rows, found 5")
 
 
 def test_too_few_samples(saved: Path) -> None:
     write_parquet(pl.read_parquet(saved / "samples.parquet").head(5), saved / "samples.parquet")
-    refused(saved, "damaged .*samples.parquet has 5 rows, not 30")
+    refused(saved, "damaged .*samples.parquet has 30 rows, found 5")
+
+
+def test_exits_with_more_rows(saved: Path) -> None:
+    frame = pl.read_parquet(saved / "exits/001.parquet")
+    rewrite(saved, "exits/001.parquet", pl.concat([frame, frame]))
+    refused(saved, "damaged .*001.parquet has 30 rows, found more")
 
 
 def test_more_samples_than_a_file_can_hold(saved: Path) -> None:
