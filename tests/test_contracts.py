@@ -66,7 +66,7 @@ CORE = {
         "json_codec", "errors", "confidence_functions", "exit", "scores", "policy", "split",
         "ensemble",
     },
-    "operating_point": {"json_codec", "errors", "policy", "result"},
+    "operating_point": {"json_codec", "errors", "policy", "certificate", "result"},
     "display": set(),
 }  # fmt: skip
 LAYERS = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from understudy import display
 from understudy.certificate import Certificate, several_guarantees
@@ -174,6 +175,23 @@ class Result(
     table: Mapping[str, Any]
     arguments: Mapping[str, Any] = field(default_factory=dict, metadata=stored(key="asked"))
     published: tuple[Published, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            PolicyError: the file is something else, was changed, a newer version wrote it, or a
+                policy is not the one that its certificate proves.
+        """
+        result = super().load(path)
+        for choice in result.choices:
+            if choice.certificate is not None:
+                what = f"the policy for {choice.max_drop:g} points in {str(path)!r}"
+                choice.certificate.check(
+                    choice.policy, choice.max_drop, what=what, remedy="search again"
+                )
+        return result
 
     @property
     def in_sample(self) -> bool:
