@@ -106,7 +106,7 @@ ORDER = {
     "nn": "confidence_functions input_guard preprocess stage execution_mode cost cascade",
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
-    "zoo": "spec allowed_code weights parquet_images decoding data models saved_cascades",
+    "zoo": "spec allowed_code weights parquet_images decoding encoded data models saved_cascades",
     "scoring": "repeatability outputs in_memory on_disk",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

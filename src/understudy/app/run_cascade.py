@@ -102,6 +102,21 @@ def device_warnings(folder: Path, cascade: Runnable) -> list[str]:
     ]
 
 
+def decoding_warnings(folder: Path, data: DataSet) -> list[str]:
+    """A warning if the images that a cascade was scored on were decoded otherwise than these."""
+    if is_onnx_bundle(folder) or data.encoded is None:
+        return []
+    provenance = provenance_of(folder).get("table", {}).get("provenance", {})
+    scored = provenance.get("decoding")
+    if scored is None or scored == data.encoded.decoding:
+        return []
+    return [
+        f"the images that this cascade was scored and certified on were decoded by {scored}, these "
+        f"are by {data.encoded.decoding}: give the data with "
+        f"?orientation={scored.get('orientation')}"
+    ]
+
+
 def run_cascade(
     cascade: Runnable, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Progress
 ) -> RunSummary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 from pathlib import Path
@@ -34,6 +35,7 @@ from understudy.scoring.repeatability import CHECKED
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
+from understudy.zoo.encoded import check_unchanged
 from understudy.zoo.models import load_stages
 
 _LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -105,8 +107,9 @@ def score_into(
     probes = _probe_all(images, models, device=settings["device"], allow_code=allow_code)
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
-    plan = _plan(images, models, probes, {"logits": keep_logits, **settings})
-    with Shards.of(target, plan) as shards:
+    files = _files_of(images)
+    plan = _plan(images, models, probes, {"logits": keep_logits, **files, **settings})
+    with Shards.of(target, plan, check=partial(_check_resumable, images)) as shards:
         job = ScoringJob(
             images=images,
             sources=models,
@@ -131,7 +134,7 @@ def score_into(
         except UnderstudyError:
             shards.remove_if_empty()
             raise
-        further = _table_of_job(job, split, groups, settings, measure_batches)
+        further = _table_of_job(job, split, groups, settings, files, measure_batches)
         with only_writer(target):  # other runs may have added exits meanwhile
             older = _older(target)
             _check_appendable(older, target, images, exits_of(probes))
@@ -146,6 +149,7 @@ def _table_of_job(
     split: Mapping[str, float] | Sequence[str] | None,
     groups: Sequence[str] | None,
     settings: Mapping[str, Any],
+    files: Mapping[str, Any],
     measured: Sequence[int],
 ) -> ScoreTable:
     """The table of the exits that a job has scored."""
@@ -163,11 +167,19 @@ def _table_of_job(
         provenance={
             "data": images.spec,
             "fingerprint": images.fingerprint,
+            **files,
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
             "runs": [{"exits": list(outputs), **settings}],
         },
     )
     return replace(table, times=job.times(measured))
+
+
+def _files_of(images: DataSet) -> dict[str, Any]:
+    """What a table records of the files of images: their hashes, and how they are decoded."""
+    if images.encoded is None:
+        return {}
+    return {"content": images.encoded.hash().to_dict(), "decoding": images.encoded.decoding}
 
 
 def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[int]) -> None:
@@ -432,6 +444,19 @@ def _check_appendable(
             f"exit names are unique, {str(path)!r} has {listed(map(repr, repeats))} already: "
             "leave them out, name them NAME=SPEC, or choose another folder"
         )
+    if images.encoded is not None:
+        where = repr(str(path))
+        check_unchanged(images.encoded, images.ids, older.provenance, where=where, error=TableError)
+
+
+def _check_resumable(images: DataSet, plan: Mapping[str, Any]) -> None:
+    """Refuse to resume work on files that have changed.
+
+    Raises:
+        DataError: the message names them.
+    """
+    if images.encoded is not None and "content" in plan and plan["data"] == images.fingerprint:
+        check_unchanged(images.encoded, images.ids, plan, where="the unfinished part")
 
 
 def _append(older: ScoreTable, further: ScoreTable) -> ScoreTable:

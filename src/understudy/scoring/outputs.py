@@ -233,6 +233,7 @@ class Shards:
     Args:
         folder: what `Shards.of` locked.
         plan: plain JSON that determines the scores; an older run resumes under the same one.
+        check: called with the plan of an older run before they are compared.
 
     Attributes:
         resumed: whether an older run is resumed.
@@ -242,14 +243,19 @@ class Shards:
         UnderstudyError: the place cannot be written.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(
+        self, folder: Path, plan: Plan, *, check: Callable[[Plan], None] = lambda _: None
+    ) -> None:
         self.folder = folder
         self.resumed = folder.exists()
-        keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished run")
+        what = "an unfinished run"
+        keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what=what, check=check)
 
     @staticmethod
     @contextmanager
-    def of(table: Path, plan: Plan) -> Iterator[Shards]:
+    def of(
+        table: Path, plan: Plan, *, check: Callable[[Plan], None] = lambda _: None
+    ) -> Iterator[Shards]:
         """The shards of a run, in a folder that no other process uses while the block runs.
 
         Runs that score other models work beside this one, in folders of their own.
@@ -259,7 +265,7 @@ class Shards:
             DataError: what the class raises.
         """
         with own_folder(table, plan, beside=_other_models) as folder:
-            yield Shards(folder, plan)
+            yield Shards(folder, plan, check=check)
 
     def times(self, exit: int) -> dict[str, dict[str, float]]:
         """The times measured so far, unit -> part -> ms per sample; a network's are kept with its
