@@ -10,7 +10,7 @@ TABLE/looks.*           how often the certify samples have been read (see `under
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.files import check_version, read_json, replacing, replacing_folder, write_json
 from understudy.looks import keep_looks
 from understudy.scores import ScoreTable
+from understudy.sitting import Sitting, sittings_of
 from understudy.split import SPLITS
 from understudy.table_validation import Costs
 
@@ -48,7 +49,7 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
         _write_samples(table, folder)
         write_json(folder / _TABLE, _head(table))
         if table.times:
-            save_times(folder, table.times)
+            save_times(folder, table.times, table.sittings)
         keep_looks(path, folder)
 
 
@@ -92,16 +93,15 @@ def save_labels(path: str | Path, table: ScoreTable) -> None:
     _write_samples(table, Path(path))
 
 
-def save_times(path: str | Path, times: Costs) -> None:
-    """Write measured times (unit -> part -> ms per sample) next to the scores."""
-    write_json(
-        Path(path) / _TIMES,
-        {
-            "format": "understudy.times",
-            "version": 1,
-            "times": {u: dict(p) for u, p in times.items()},
-        },
-    )
+def save_times(path: str | Path, times: Costs, sittings: Sequence[Sitting] = ()) -> None:
+    """Write measured times (unit -> part -> ms per sample) next to the scores.
+
+    Without sittings the file is that of version 1.
+    """
+    head = {"format": "understudy.times", "version": 2 if sittings else 1}
+    spread = {"sittings": [one.to_dict() for one in sittings]} if sittings else {}
+    plain = {unit: dict(parts) for unit, parts in times.items()}
+    write_json(Path(path) / _TIMES, {**head, "times": plain, **spread})
 
 
 def check_target(path: str | Path) -> None:
@@ -155,11 +155,8 @@ def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
         pl.read_parquet(folder / "exits" / f"{number:03}.parquet", columns=["prediction", *names])
         for number in range(len(exits))
     ]
-    times = (
-        read_json(folder / _TIMES, TableError, "a file of times")["times"]
-        if (folder / _TIMES).exists()
-        else {}
-    )
+    timed = (folder / _TIMES).exists()
+    measured = read_json(folder / _TIMES, TableError, "a file of times") if timed else {"times": {}}
     classes = head["classes"]
     return ScoreTable(
         exits=exits,
@@ -169,10 +166,11 @@ def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
         ids=np.array(samples["id"].to_list(), dtype=object),
         split=_split_codes(samples["split"]),
         costs=head["costs"],
-        times=times,
+        times=measured["times"],
         classes=None if classes is None else tuple(classes),
         details=_details(folder, exits),
         provenance=head["provenance"],
+        sittings=sittings_of(measured),
     )
 
 

@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from understudy.errors import DataError, ModelError, listed
+from understudy.errors import DataError, ModelError, UnderstudyError, listed
 from understudy.exit import Detail, Exit
 from understudy.files import keep_plan, read_json, replacing, write_json
 from understudy.nn.confidence_functions import confidence_functions
@@ -23,6 +23,7 @@ from understudy.nn.cost import count_parts
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.scores import ScoreTable
 from understudy.scoring.repeatability import check_repeatable
+from understudy.sitting import Sitting
 from understudy.zoo.data import Array
 
 TOP = 5
@@ -243,18 +244,16 @@ class Shards:
         self.folder = table.with_name(f"{table.name}.partial")
         keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished run")
 
-    def times(self, exit: int) -> dict[str, dict[str, float]]:
-        """The times measured so far, unit -> part -> ms per sample; a network's are kept with its
-        first exit."""
-        file = self._times(exit)
-        kept: dict[str, dict[str, float]] = (
-            read_json(file, DataError, "times") if file.exists() else {}
-        )
-        return kept
+    def sitting(self, unit: str) -> Sitting | None:
+        """The times measured in a unit; None where they are not, or the file is damaged."""
+        try:
+            return Sitting.from_dict(read_json(self._times(unit), DataError, "times"))
+        except UnderstudyError:
+            return None
 
-    def keep_times(self, exit: int, times: Mapping[str, Mapping[str, float]]) -> None:
-        """Add measured times, unit -> part -> ms per sample."""
-        write_json(self._times(exit), {**self.times(exit), **times})
+    def keep_sitting(self, sitting: Sitting) -> None:
+        """Keep the times measured in a unit."""
+        write_json(self._times(sitting.unit), sitting.to_dict())
 
     def has(self, exit: int, shard: int) -> bool:
         """Whether a shard is done; one that is damaged is not."""
@@ -297,8 +296,8 @@ class Shards:
         if not any(self.folder.glob("*/*.shard")):
             self.remove()
 
-    def _times(self, exit: int) -> Path:
-        return self.folder / f"{exit:03}" / "times.json"
+    def _times(self, unit: str) -> Path:
+        return self.folder / f"{unit}.json"
 
     def _file(self, exit: int, shard: int) -> Path:
         return self.folder / f"{exit:03}" / f"{shard:05}.shard"
