@@ -45,7 +45,9 @@ CORE = {
         "errors", "exit", "files", "looks", "split", "scores", "sitting", "table_validation",
     },
     "intervals": set(),
-    "outcome": {"json_codec", "errors", "policy", "scores", "intervals", "time_noise"},
+    "outcome": {
+        "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
+    },
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
     "deciles": {"json_codec", "errors", "scores", "deferral"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},

@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from understudy.display import percent
 from understudy.intervals import Interval, drop_interval, wilson
 from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
@@ -65,10 +66,17 @@ class Outcome(
         default_factory=dict, metadata=stored(optional=True, sparse=True)
     )
 
-    def saves(self, unit: str) -> bool:
-        """Whether it saves anything: by time, more than the noise could explain."""
-        low, _ = self.saving_intervals.get(unit, (self.saving[unit], 0.0))
-        return low > 0
+    def saving_interval(self, unit: str) -> Interval:
+        """The smallest and the largest saving: one figure for costs that are counted."""
+        return self.saving_intervals.get(unit, (self.saving[unit], self.saving[unit]))
+
+    def saving_text(self, unit: str) -> str:
+        """The saving as percent, by time with its interval; or that it is within the noise."""
+        low, high = self.saving_interval(unit)
+        if low <= 0 <= high and low < high:
+            return "within noise"
+        ends = f" ({100 * low:.1f} to {100 * high:.1f})" if low < high else ""
+        return f"{percent(self.saving[unit])}{ends}"
 
     @property
     def drop(self) -> float:

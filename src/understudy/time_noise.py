@@ -90,12 +90,21 @@ def noise_of(table: ScoreTable, exit: str, unit: str) -> float:
     return (high - low) / 2 / cost
 
 
-def time_remarks(table: ScoreTable) -> list[str]:
+def within_noise(table: ScoreTable, unit: str, reference: str) -> list[str]:
+    """The exits whose cost is below that of the reference by no more than the noise."""
+    full, cautious = table.cost_of([reference], unit), with_cautious_times(table, reference)
+    least = cautious.cost_of([reference], unit)
+    return [
+        name
+        for name in table.names
+        if table.cost_of([name], unit) < full and cautious.cost_of([name], unit) >= least
+    ]
+
+
+def time_remarks(table: ScoreTable, unit: str) -> Iterator[str]:
     """What should be known before measured times are compared, one sentence each."""
-    return [text for unit in table.times for text in _remarks(table, unit)]
-
-
-def _remarks(table: ScoreTable, unit: str) -> Iterator[str]:
+    if unit not in table.times:
+        return
     measured = [
         exit.name for exit in table.exits if all(part in table.times[unit] for part in exit.parts)
     ]
@@ -106,8 +115,8 @@ def _remarks(table: ScoreTable, unit: str) -> Iterator[str]:
     own = [one for one in table.sittings if one.unit == unit and one.date in dates]
     if noisy:
         yield (
-            f"{unit} of {listed(noisy)} varies by more than ±{100 * NOISY:.0f} % between rounds "
-            f"({'; '.join(one.words() for one in own)}): measure on an idle machine"
+            f"{unit} of {listed(noisy)} is known to no better than ±{100 * NOISY:.0f} % (load "
+            f"{max(one.load for one in own):.1f} on {own[0].cores} cores): score on an idle machine"
         )
     if len(dates) > 1:
         yield (

@@ -96,5 +96,6 @@ def _note_doubts(scores: ScoreTable) -> None:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:
             terminal.note(f"MACs of {exit.name} leave out the operators {listed(uncounted)}")
-    for remark in time_remarks(scores):
-        terminal.note(remark)
+    for unit in scores.times:
+        for remark in time_remarks(scores, unit):
+            terminal.note(remark)
