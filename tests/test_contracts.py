@@ -28,8 +28,14 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 # What each layer may import of understudy, beyond itself; the nouns and verbs at the root first.
 CORE = {
     "errors": set(),
-    "files": {"errors"},
-    "json_codec": {"errors", "files"},
+    "locks": {"errors"},
+    "files": {"errors", "locks"},
+    "folders": {"errors", "files", "locks"},
+    "contained_files": {"errors"},
+    "documents": {"errors", "files"},
+    "parquet_files": {"files"},
+    "unfinished": {"errors", "files", "folders"},
+    "json_codec": {"errors", "files", "documents"},
     "split": {"errors"},
     "confidence_functions": {"errors"},
     "policy": {"json_codec", "errors"},
@@ -40,9 +46,11 @@ CORE = {
     "sitting": {"json_codec", "errors"},
     "scores": {"errors", "confidence_functions", "split", "exit", "table_validation", "sitting"},
     "time_noise": {"errors", "exit", "scores", "sitting"},
-    "looks": {"errors", "files"},
+    "looks": {"errors", "files", "documents", "locks", "parquet_files"},
     "store": {
-        "errors", "exit", "files", "looks", "split", "scores", "sitting", "table_validation",
+        "errors", "exit", "files", "documents", "folders", "locks", "parquet_files", "looks",
+        "split", "scores", "sitting",
+        "table_validation",
     },
     "intervals": set(),
     "outcome": {
@@ -102,7 +110,7 @@ ORDER = {
     "nn": "confidence_functions input_guard preprocess stage execution_mode cost cascade",
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
-    "zoo": "spec weights parquet_images data models saved_cascades",
+    "zoo": "spec allowed_code weights parquet_images decoding data models saved_cascades",
     "scoring": "repeatability outputs measuring in_memory on_disk",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

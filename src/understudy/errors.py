@@ -36,6 +36,15 @@ class MissingExtra(UnderstudyError):
         )
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; that of a file in another encoding cannot.
+
+    >>> is_text("café"), is_text("caf\\udce9")
+    (True, False)
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> str:
     """The sentence for a name that is not there: the nearest names, and all where they are few.
 
@@ -63,3 +72,15 @@ def listed(items: Iterable[object], most: int = 5) -> str:
     rows = list(items)
     rest = len(rows) - most
     return ", ".join(map(str, rows[:most])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def brief(error: BaseException, most: int = 200) -> str:
+    """An error in one line: its type and the first line of its message, cut to a length.
+
+    >>> brief(KeyError("width"))
+    "KeyError: 'width'"
+    >>> brief(SystemExit())
+    'SystemExit'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:most]}" if lines else type(error).__name__

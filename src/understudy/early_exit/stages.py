@@ -21,7 +21,8 @@ from understudy.errors import ModelError
 from understudy.graph.batch_norm_folding import fold
 from understudy.graph.partition import Trunk, partition
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
-from understudy.nn.stage import Images, Stage, StageGroup, StagePart, hash_of
+from understudy.nn.preprocess import Resizing
+from understudy.nn.stage import Images, Stage, StageGroup, StagePart, hash_of, resizings_of
 from understudy.runtime.protocol import StageState, StateKey
 
 REST = "(rest)"
@@ -222,6 +223,11 @@ class ExitStage(Stage):
     def members(self) -> Mapping[str, Stage]:
         """The saver, for the exits of an Exit Sequence Network."""
         return self._members
+
+    @property
+    def resizings(self) -> frozenset[Resizing | None]:
+        """How its network resizes images, and its saver."""
+        return super().resizings | resizings_of(self._members.values())
 
     @property
     def weights_hash(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +16,9 @@ import torch
 
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
 from understudy.exit import Exit
-from understudy.nn.stage import Stage, usable_device
+from understudy.files import only_writer
+from understudy.nn.preprocess import Resizing
+from understudy.nn.stage import Stage, resizings_of, usable_device
 from understudy.scores import Costs, ScoreTable
 from understudy.scoring.measuring import measure, size_of, unit_of
 from understudy.scoring.outputs import (
@@ -55,13 +57,15 @@ def score_into(
     split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     device: str | None = None,
+    allow_code: Collection[str] = (),
     on_progress: Progress = no_progress,
 ) -> ScoreTable:
     """Score models one after another into the table at `path`, and read it back.
 
     Unfinished work lies in ``PATH.partial``: the same call resumes where it was interrupted, and
     ends with the bytes of an undisturbed run (`times.json` apart). Where `path` is a table of the
-    same data already, the models become further exits of it, and its split stays.
+    same data already, the models become further exits of it, and its split stays. Several processes
+    may score different models into one table at the same time.
 
     Images that cannot be decoded are left out for all models; ``provenance["corrupt"]`` counts and
     names them.
@@ -83,6 +87,7 @@ def score_into(
             `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
+        allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch.
 
     Raises:
@@ -90,6 +95,7 @@ def score_into(
             not finite.
         DataError: data that cannot be read, labels out of the models' range, a corrupt image with
             `strict`, or unfinished work of another kind.
+        InUse: another process scores one of these models into the same table.
         TableError: something else is at `path`, a table of other data or with these exits, or a
             split that does not fit.
         UnderstudyError: `path` cannot be written.
@@ -98,38 +104,65 @@ def score_into(
     _check_arguments(models, batch, measure_batches or ())
     check_target(target)
     images = open_data(data)
-    older = load_table(target) if target.is_dir() and any(target.iterdir()) else None
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
     settings = _settings(batch, usable_device(device))
-    probes = _probe_all(images, models, device=settings["device"])
+    probes = _probe_all(images, models, device=settings["device"], allow_code=allow_code)
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
-    if older is not None:
-        _check_appendable(older, target, images, exits_of(probes))
-    job = ScoringJob(
-        images=images,
-        sources=models,
-        probes=probes,
-        shards=Shards(target, _plan(images, models, probes, {"logits": keep_logits, **settings})),
-        batch=batch,
-        workers=workers,
-        keep_logits=keep_logits,
-        strict=strict,
-        device=settings["device"],
-        on_progress=on_progress,
-    )
-    try:
-        for source in models:
-            job.score(source)
-        sittings = job.measured(_sizes(measure_batches, batch, older))
-    except UnderstudyError:
-        job.shards.remove_if_empty()
-        raise
+    plan = _plan(images, models, probes, {"logits": keep_logits, **settings})
+    with Shards.of(target, plan) as shards:
+        job = ScoringJob(
+            images=images,
+            sources=models,
+            probes=probes,
+            shards=shards,
+            batch=batch,
+            workers=workers,
+            keep_logits=keep_logits,
+            strict=strict,
+            device=settings["device"],
+            allow_code=allow_code,
+            on_progress=on_progress,
+        )
+        try:
+            older = _older(target)
+            if older is not None and shards.resumed and _has_all(older, exits_of(probes)):
+                shards.remove()  # the run ended with its table written, and this left behind
+                return older
+            _check_appendable(older, target, images, exits_of(probes))
+            for source in models:
+                job.score(source)
+            sittings = job.measured(_sizes(measure_batches, batch, older))
+        except UnderstudyError:
+            shards.remove_if_empty()
+            raise
+        further = replace(
+            _table_of_job(job, split, groups, settings),
+            times={one.unit: one.median for one in sittings},
+            sittings=sittings,
+        )
+        with only_writer(target):  # other runs may have added exits meanwhile
+            older = _older(target)
+            _check_appendable(older, target, images, exits_of(probes))
+            save_table(further if older is None else _append(older, further), target)
+            saved = load_table(target)
+        shards.remove()
+    return saved
+
+
+def _table_of_job(
+    job: ScoringJob,
+    split: Mapping[str, float] | Sequence[str] | None,
+    groups: Sequence[str] | None,
+    settings: Mapping[str, Any],
+) -> ScoreTable:
+    """The table of the exits that a job has scored, without times."""
+    images = job.images
     rows, outputs = job.read()
     corrupt = images.ids[~rows].tolist()
-    table = table_of(
-        probes,
+    return table_of(
+        job.probes,
         outputs,
         None if images.labels is None else images.labels[rows],
         classes=images.classes,
@@ -143,11 +176,6 @@ def score_into(
             "runs": [{"exits": list(outputs), **settings}],
         },
     )
-    times = {one.unit: one.median for one in sittings}
-    table = replace(table, times=times, sittings=sittings)
-    save_table(table if older is None else _append(older, table), target)
-    job.shards.remove()
-    return load_table(target)
 
 
 def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[int]) -> None:
@@ -183,7 +211,9 @@ def _settings(batch: int, device: str) -> dict[str, Any]:
     }
 
 
-def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> dict[str, Probe]:
+def _probe_all(
+    images: DataSet, sources: Mapping[str, str], *, device: str, allow_code: Collection[str]
+) -> dict[str, Probe]:
     """Run every source on some images, so that what cannot work fails before hours of scoring.
 
     Raises:
@@ -191,10 +221,10 @@ def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> d
             rest of a batch, other classes than the others', or two exits of one name.
         DataError: no image that can be decoded, or labels that the models cannot answer.
     """
-    some = images.first_images(CHECKED)
     probes: dict[str, Probe] = {}
     for source, spec in sources.items():
-        stages = {name: stage.to(device) for name, stage in load_stages(spec, source).items()}
+        loaded = load_stages(spec, source, allow_code=allow_code)
+        stages = {name: stage.to(device) for name, stage in loaded.items()}
         known = {exit.name for exit in exits_of(probes)}
         repeated = [name for name in stages if name in known]
         if repeated:
@@ -202,6 +232,7 @@ def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> d
                 f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
                 "already: leave one out, or name it NAME=SPEC"
             )
+        some = images.first_images(CHECKED, resizings=resizings_of(stages.values()))
         probes[source] = probe(stages, some)
     images.check_classes(common_classes({name: one.classes for name, one in probes.items()}))
     return probes
@@ -241,6 +272,7 @@ class ScoringJob:
         keep_logits: whether all logits are kept.
         strict: whether a corrupt image is an error.
         device: where to run, as torch names it.
+        allow_code: the modules that specs in folders of exits may import.
         on_progress: called after every batch.
     """
 
@@ -253,6 +285,7 @@ class ScoringJob:
     keep_logits: bool
     strict: bool
     device: str
+    allow_code: Collection[str]
     on_progress: Progress
 
     @property
@@ -289,13 +322,16 @@ class ScoringJob:
             name: 4 * max(exit.origin["parameters"] for exit in probed.exits)
             for name, probed in self.probes.items()
         }
+        resizings = frozenset[Resizing | None]().union(
+            *(probed.resizings for probed in self.probes.values())
+        )
         found = []
         for size in sizes:
             sitting = self.shards.sitting(unit_of(size))
             if sitting is None:
                 sitting = measure(
                     {name: partial(self._load, name) for name in self.sources},
-                    self.images.first_images(size),
+                    self.images.first_images(size, resizings=resizings, workers=self.workers),
                     bytes_of=bytes_of,
                     device=self.device,
                     on_progress=self.on_progress,
@@ -306,7 +342,7 @@ class ScoringJob:
 
     def _load(self, source: str) -> dict[str, Stage]:
         """The stages of a source on the device, the same as when it was probed."""
-        loaded = load_stages(self.sources[source], source)
+        loaded = load_stages(self.sources[source], source, allow_code=self.allow_code)
         stages = {name: stage.to(self.device) for name, stage in loaded.items()}
         _check_weights(stages, self.probes[source], self.sources[source])
         return stages
@@ -344,7 +380,11 @@ class ScoringJob:
         positions: list[Array] = []
         pieces: dict[str, list[ExitOutputs]] = {name: [] for name in stages}
         for batch in batches(
-            self.images, self.blocks[shard], size=self.batch, workers=self.workers
+            self.images,
+            self.blocks[shard],
+            size=self.batch,
+            workers=self.workers,
+            resizings=resizings_of(stages.values()),
         ):
             if batch.corrupt and self.strict:
                 raise DataError(batch.corrupt[0])
@@ -374,14 +414,30 @@ def _check_weights(stages: Mapping[str, Stage], probed: Probe, spec: str) -> Non
             )
 
 
+def _older(target: Path) -> ScoreTable | None:
+    """The table that exits are added to; None where there is none yet."""
+    check_target(target)
+    return load_table(target) if target.is_dir() and any(target.iterdir()) else None
+
+
+def _has_all(older: ScoreTable, exits: Sequence[Exit]) -> bool:
+    """Whether a table has the very exits: the same models, seen in the same way."""
+    known = {exit.name: exit for exit in older.exits}
+    return all(
+        exit.name in known and dict(known[exit.name].origin) == dict(exit.origin) for exit in exits
+    )
+
+
 def _check_appendable(
-    older: ScoreTable, path: Path, images: DataSet, exits: Sequence[Exit]
+    older: ScoreTable | None, path: Path, images: DataSet, exits: Sequence[Exit]
 ) -> None:
     """Refuse to append exits that were scored on other data, or whose names are taken.
 
     Raises:
         TableError: the message has what differs.
     """
+    if older is None:
+        return
     found = older.provenance.get("fingerprint")
     if found != images.fingerprint:
         raise TableError(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,17 @@ from torch import Tensor
 
 from understudy.errors import DataError, ModelError, UnderstudyError, listed
 from understudy.exit import Detail, Exit
-from understudy.files import keep_plan, read_json, replacing, write_json
+from understudy.files import read_json, write_json
+from understudy.folders import remove_folder
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
-from understudy.nn.stage import EMPTY, Images, Stage
+from understudy.nn.preprocess import Resizing
+from understudy.nn.stage import EMPTY, Images, Stage, resizings_of
+from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
 from understudy.scoring.repeatability import check_repeatable
 from understudy.sitting import Sitting
+from understudy.unfinished import Plan, keep_plan, own_folder
 from understudy.zoo.data import Array
 
 TOP = 5
@@ -129,11 +131,13 @@ def check_finite(logits: Tensor, *, model: str, ids: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """One source of exits run on some images: its exits, MACs per sample by part, classes."""
+    """One source of exits run on some images: its exits, MACs per sample by part, classes, and how
+    it resizes images."""
 
     exits: tuple[Exit, ...]
     macs: Mapping[str, float]
     classes: int
+    resizings: frozenset[Resizing | None]
 
 
 def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
@@ -162,7 +166,7 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         exits.append(Exit(name, parts, origin))
     check_repeatable(stages, images)
     macs = {part: count.total for part, count in counts.items()}
-    return Probe(tuple(exits), macs, common_classes(classes))
+    return Probe(tuple(exits), macs, common_classes(classes), resizings_of(stages.values()))
 
 
 def common_classes(classes: Mapping[str, int]) -> int:
@@ -225,24 +229,41 @@ def table_of(
 
 FORMAT, VERSION = "understudy.partial", 1
 SHARD_BATCHES = 8
-_DIGEST = 32  # bytes of SHA-256
 
 
 class Shards:
     """The folder next to a table that holds an unfinished run.
 
     Args:
-        table: the table's folder.
+        folder: what `Shards.of` locked.
         plan: plain JSON that determines the scores; an older run resumes under the same one.
+
+    Attributes:
+        resumed: whether an older run is resumed.
 
     Raises:
         DataError: an older run of another plan is in the way.
         UnderstudyError: the place cannot be written.
     """
 
-    def __init__(self, table: Path, plan: Mapping[str, Any]) -> None:
-        self.folder = table.with_name(f"{table.name}.partial")
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.resumed = folder.exists()
         keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished run")
+
+    @staticmethod
+    @contextmanager
+    def of(table: Path, plan: Plan) -> Iterator[Shards]:
+        """The shards of a run, in a folder that no other process uses while the block runs.
+
+        Runs that score other models work beside this one, in folders of their own.
+
+        Raises:
+            InUse: another process scores one of the models.
+            DataError: what the class raises.
+        """
+        with own_folder(table, plan, beside=_other_models) as folder:
+            yield Shards(folder, plan)
 
     def sitting(self, unit: str) -> Sitting | None:
         """The times measured in a unit; None where they are not, or the file is damaged."""
@@ -257,16 +278,15 @@ class Shards:
 
     def has(self, exit: int, shard: int) -> bool:
         """Whether a shard is done; one that is damaged is not."""
-        file = self._file(exit, shard)
-        return file.exists() and _checked(file.read_bytes()) is not None
+        try:
+            read_parquet(self._file(exit, shard), ["position"])
+        except ERRORS:
+            return False
+        return True
 
     def write(self, exit: int, shard: int, positions: Array, outputs: ExitOutputs | None) -> None:
         """Keep a shard, whole or not at all; None where none of its images could be decoded."""
-        buffer = BytesIO()
-        _frame(positions, outputs).write_parquet(buffer, compression="lz4", statistics=False)
-        content = buffer.getvalue()
-        with replacing(self._file(exit, shard)) as temporary:
-            temporary.write_bytes(sha256(content).digest() + content)
+        write_parquet(_frame(positions, outputs), self._file(exit, shard), compression="lz4")
 
     def read(self, exit: int, shards: int) -> tuple[Array, ExitOutputs]:
         """Positions (n,) and the exit's outputs there, from its first shards.
@@ -276,37 +296,35 @@ class Shards:
         """
         frames = []
         for file in (self._file(exit, shard) for shard in range(shards)):
-            content = _checked(file.read_bytes()) if file.exists() else None
-            if content is None:
+            try:
+                frames.append(read_parquet(file))
+            except ERRORS as error:
                 raise DataError(
                     f"unfinished work is whole, {str(file)!r} was damaged while scoring: score "
                     "again, which repairs it"
-                )
-            frames.append(pl.read_parquet(content))
+                ) from error
         frames = [frame for frame in frames if len(frame)]
         positions = np.concatenate([frame["position"].to_numpy() for frame in frames])
         return positions, ExitOutputs.concatenate([_outputs(frame) for frame in frames])
 
     def remove(self) -> None:
         """Delete the folder, when the table is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def remove_if_empty(self) -> None:
         """Delete the folder where no shard is done yet: there is nothing to resume."""
-        if not any(self.folder.glob("*/*.shard")):
+        if not any(self.folder.glob("*/*.parquet")):
             self.remove()
 
     def _times(self, unit: str) -> Path:
         return self.folder / f"{unit}.json"
 
     def _file(self, exit: int, shard: int) -> Path:
-        return self.folder / f"{exit:03}" / f"{shard:05}.shard"
+        return self.folder / f"{exit:03}" / f"{shard:05}.parquet"
 
 
-def _checked(stored: bytes) -> bytes | None:
-    """The Parquet file of a shard, which stands behind its SHA-256; None where it is damaged."""
-    digest, content = stored[:_DIGEST], stored[_DIGEST:]
-    return content if sha256(content).digest() == digest else None
+def _other_models(plan: Plan, other: Plan) -> bool:
+    return not set(plan["models"]) & set(other.get("models", plan["models"]))
 
 
 def _frame(positions: Array, outputs: ExitOutputs | None) -> pl.DataFrame:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.terminal import Json, answer, argument, image_size, option, progress
+from understudy.app.cli.terminal import (
+    AllowCode,
+    Json,
+    answer,
+    argument,
+    image_size,
+    option,
+    progress,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +46,7 @@ def export(
         str | None, option("DATA", "Compare both cascades on folder:DIR, parquet:FILE or digits:")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch of the comparison.")] = 256,
+    allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
     """Write a cascade as ONNX models, one per stage or piece of a network, checked for parity."""
@@ -47,7 +56,7 @@ def export(
         from understudy.zoo.data import open_data
         from understudy.zoo.saved_cascades import load_cascade
 
-        loaded = load_cascade(cascade)
+        loaded = load_cascade(cascade, allow_code=allow_code or ())
         data = None if check is None else open_data(check)
         bundle = export_onnx(loaded, onnx, size=sides, exits=exit, on_progress=advance)
         found = None if data is None else _checked(loaded, onnx, data, batch, advance)

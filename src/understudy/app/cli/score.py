@@ -48,6 +48,7 @@ def score(
     ] = False,
     split: terminal.SplitShares = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    allow_code: terminal.AllowCode = None,
     as_json: terminal.Json = False,
 ) -> None:
     """Run models over labelled images and store every model's prediction for every image.
@@ -69,6 +70,7 @@ def score(
             workers=workers,
             split=terminal.split_shares(split, into=into),
             device=device,
+            allow_code=allow_code or (),
             on_progress=advance,
         )
     _note_doubts(scores)
