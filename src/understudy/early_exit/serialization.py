@@ -21,6 +21,7 @@ from understudy.errors import ModelError
 from understudy.files import check_own_folder, replacing_folder
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
+from understudy.nn.identity import check_identity, identity_of
 from understudy.nn.stage import Stage
 
 NAME, WEIGHTS = "exits.json", "exits.safetensors"
@@ -109,7 +110,7 @@ class Architecture(
             )
         branch, dtype = network.saver_branch, str(network.image.dtype).removeprefix("torch.")
         return Architecture(
-            backbone=network.stage.to_origin(),
+            backbone=identity_of(network.stage),
             run=network.mode.name,
             image=_Image(tuple(network.image.shape), dtype),
             taps=network.taps,
@@ -134,6 +135,18 @@ class Architecture(
             saver_branch=None if branch is None else branch.build(stage_of),
             mode=ExecutionMode.parse(self.run) if self.run else PLAIN,
         )
+
+    def check_backbones(self, network: ExitNetwork) -> None:
+        """Check that a network's backbone and saver are those of this architecture.
+
+        Raises:
+            ModelError: the message has what differs.
+        """
+        remedy = "restore it, or train the exits again"
+        past = "there when exits were trained"
+        check_identity("the backbone", self.backbone, network.stage, past=past, remedy=remedy)
+        if self.saver_branch is not None and network.saver_branch is not None:
+            self.saver_branch.saver.check_backbones(network.saver_branch.saver)
 
 
 @dataclass(frozen=True)
@@ -239,13 +252,7 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
     with torch.no_grad():
         for key, value in saved.items():
             own[key].copy_(value)
-    expected, found = record.network.backbone["weights_hash"], network.stage.weights_hash
-    if found != expected:
-        raise ModelError(
-            f"the exits in {str(folder)!r} were trained on other weights of "
-            f"{network.stage.spec!r} (hash {expected[:12]}, here {found[:12]}): restore those "
-            "weights, or train the exits again"
-        )
+    record.network.check_backbones(network)
     return network
 
 

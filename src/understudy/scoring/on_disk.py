@@ -16,6 +16,7 @@ import torch
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
 from understudy.exit import Exit
 from understudy.nn.cost import measure_parts
+from understudy.nn.identity import SAMPLE
 from understudy.nn.stage import Stage, usable_device
 from understudy.scores import Costs, ScoreTable
 from understudy.scoring.outputs import (
@@ -155,18 +156,22 @@ def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[i
 
 def _settings(batch: int, device: str) -> dict[str, Any]:
     """What else the last bits of the scores depend on, besides the models and the data."""
-    libraries = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            libraries[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    found = {name: installed_version(name) for name in _LIBRARIES}
+    libraries = {name: one for name, one in found.items() if one is not None}
     return {
         "batch": batch,
         "device": device,
         "threads": torch.get_num_threads(),
-        "libraries": libraries,
+        "libraries": {"python": platform.python_version(), **libraries},
     }
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _probe_all(
@@ -210,7 +215,7 @@ def _plan(
         "weights": {exit.name: exit.origin["weights_hash"] for exit in exits},
         "shard": SHARD_BATCHES,
         **settings,
-        "origin": {exit.name: dict(exit.origin) for exit in exits},
+        "origin": {exit.name: {**exit.origin, SAMPLE: None} for exit in exits},  # it may round
     }
 
 

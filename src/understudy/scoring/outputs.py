@@ -18,6 +18,7 @@ from understudy.exit import Detail, Exit
 from understudy.files import keep_plan, read_json, replacing, write_json
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
+from understudy.nn.identity import identity_of
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.scores import ScoreTable
 from understudy.zoo.data import Array
@@ -148,7 +149,7 @@ def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
         classes[name] = int(logits.shape[1])
         parts = tuple(dict.fromkeys(part.part for part in stage.parts(name)))
         origin = {
-            **stage.to_origin(),
+            **identity_of(stage),
             "classes": classes[name],
             "parameters": sum(parameter.numel() for parameter in stage.parameters()),
             "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),

@@ -27,6 +27,7 @@ from understudy.files import (
     write_json,
 )
 from understudy.nn.cascade import Cascade, EnsembleStage
+from understudy.nn.identity import SAMPLE, check_identity, identity_of
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
@@ -34,7 +35,7 @@ from understudy.zoo.models import build_stage
 
 FORMAT, VERSION = "understudy.cascade", 2
 NAME = "cascade.json"
-ADDED = ("weights", "weights_hash", "preprocess", "dtype")  # to the origin of a stage
+ADDED = ("weights", "weights_hash", "preprocess", "dtype", SAMPLE)  # to the origin of a stage
 
 
 def save_cascade(
@@ -158,7 +159,7 @@ def _entry(stage: Stage, file: str | None) -> Mapping[str, Any]:
         return stage.origin
     if isinstance(stage, ExitStage):
         return stage.to_origin()
-    return {**stage.to_origin(), "weights": file}
+    return {**identity_of(stage), "weights": file}
 
 
 @dataclass(frozen=True)
@@ -213,12 +214,7 @@ class _SavedModels:
 
 
 def _checked(name: str, stage: Stage, entry: Mapping[str, Any]) -> Stage:
-    if stage.weights_hash != entry["weights_hash"]:
-        raise ModelError(
-            f"the weights of {name!r} are not those that were saved (their hash is "
-            f"{stage.weights_hash[:12]}, not {str(entry['weights_hash'])[:12]}): build the cascade "
-            "again"
-        )
+    check_identity(name, entry, stage, past="saved", remedy="build the cascade again")
     return stage
 
 

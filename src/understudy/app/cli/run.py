@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Answer images with a cascade: prediction, confidence and the exit that answered."""
     with terminal.progress("images") as advance:
-        from understudy.app.run_cascade import device_warnings, load_runnable, run_cascade
+        from understudy.app.run_cascade import load_runnable, run_cascade, setting_warnings
         from understudy.zoo.data import open_data
 
         loaded = load_runnable(cascade, device, allow_code=allow_code or ())
@@ -36,7 +36,7 @@ def run(
         done = run_cascade(
             loaded, open_data(data), out, batch=batch, workers=workers, on_progress=advance
         )
-        warnings = device_warnings(cascade, loaded)
+        warnings = setting_warnings(cascade, loaded)
     for message in (*warnings, *done.corrupt[:SHOWN], *_causes(done.failed)):
         terminal.note(message)
     accuracy = [] if done.accuracy is None else [f"  accuracy {percent(done.accuracy)}"]
