@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,7 +185,11 @@ class ExitFolder(
 
 def exits_file(path: str | Path) -> Path:
     """The JSON file of a folder of exits, in which the specs of backbone and saver stand."""
-    return Path(path).expanduser() / NAME
+    return _folder(path) / NAME
+
+
+def _folder(path: str | Path) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises where no such user is
 
 
 def save_exits(
@@ -228,7 +233,7 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
         ModelError: no folder of exits, a damaged one, or a backbone with other weights than those
             that the exits were trained on.
     """
-    folder = Path(path).expanduser()
+    folder = _folder(path)
     check_contained(folder, error=ModelError)
     record = ExitFolder.read(folder)
     network = record.network.build(stage_of)

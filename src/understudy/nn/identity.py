@@ -6,13 +6,14 @@ was recorded of them. Records of older versions have fewer entries; those that a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from understudy.errors import ModelError
+from understudy.errors import ModelError, UnderstudyError, brief
 from understudy.nn.execution_mode import ModelInMode
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
@@ -39,14 +40,36 @@ def sample_answer(stage: Stage) -> list[float] | None:
 
     They notice code that changed while the weights did not. None for a stage without such a size,
     for several models at once, and where logits are not finite.
+
+    Raises:
+        ModelError: the model cannot answer that image.
     """
     preprocess = stage.preprocess
     if type(stage) is not Stage or preprocess is None or preprocess.size is None:
         return None
     model = stage.model.model if isinstance(stage.model, ModelInMode) else stage.model
     image = _pattern(len(preprocess.mean), *preprocess.size)
-    logits = Stage(model, preprocess=preprocess)([image])[0, :LOGITS].double()
+    with answering(stage.spec or type(model).__name__):
+        logits = Stage(model, preprocess=preprocess)([image])[0, :LOGITS].double()
     return logits.tolist() if bool(torch.isfinite(logits).all()) else None
+
+
+@contextmanager
+def answering(name: str) -> Iterator[None]:
+    """Runs a model for the first time: what it raises becomes one sentence.
+
+    Raises:
+        ModelError: the model raised, or left the process.
+    """
+    try:
+        yield
+    except UnderstudyError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"a model answers an image of its size, {name!r} raised {brief(error)}: correct its "
+            "code, or the input that it declares"
+        ) from error
 
 
 def check_identity(

@@ -18,7 +18,7 @@ from understudy.exit import Detail, Exit
 from understudy.files import keep_plan, read_json, replacing, write_json
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
-from understudy.nn.identity import identity_of
+from understudy.nn.identity import answering, identity_of
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.scores import ScoreTable
 from understudy.zoo.data import Array
@@ -140,7 +140,8 @@ def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
         ModelError: one returns no logits (N, C), or other classes than the others.
         DataError: one cannot take such an image.
     """
-    counts = count_parts(stages, image)
+    with answering(next(iter(stages))):
+        counts = count_parts(stages, image)
     exits: list[Exit] = []
     classes: dict[str, int] = {}
     state = EMPTY
