@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -34,17 +35,16 @@ def table_of(
     Text is taken literally; a Rich `Text` brings a style of its own.
     """
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    heading = Text(title, style="bold", no_wrap=True, overflow="ignore")  # wider than some tables
+    heading = Text(visible(title), style="bold", no_wrap=True, overflow="ignore")  # may be wider
     table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         left = number == 0 or "plan" in column
-        table.add_column(escape(column), justify="left" if left else "right")
+        table.add_column(Text(visible(column)), justify="left" if left else "right")
     for row in rows:
-        table.add_row(*(escape(cell) if isinstance(cell, str) else cell for cell in row))
+        table.add_row(*(Text(visible(cell)) if isinstance(cell, str) else cell for cell in row))
     return table
 
 
@@ -53,7 +53,7 @@ def note_of(text: str, *, heading: str = "") -> Padding:
     from rich.padding import Padding
     from rich.text import Text
 
-    return Padding(Text.assemble((heading, "bold"), text), (0, 2))
+    return Padding(Text.assemble((heading, "bold"), visible(text)), (0, 2))
 
 
 def group_of(*views: RenderableType) -> Group:
@@ -67,7 +67,19 @@ def warning_of(text: str) -> Text:
     """A warning in red."""
     from rich.text import Text
 
-    return Text(text, style="bold red")
+    return Text(visible(text), style="bold red")
+
+
+def visible(text: str) -> str:
+    """Text whose control characters are escaped, line breaks apart: a name cannot steer a terminal.
+
+    >>> visible("red\\x1b[31m name")
+    'red\\\\x1b[31m name'
+    """
+    if text.isprintable():
+        return text
+    hidden = {c for c in text if category(c) in {"Cc", "Cf", "Cs"}} - {"\n"}
+    return text.translate({ord(c): ascii(c)[1:-1] for c in hidden})
 
 
 def cost_text(cost: float, unit: str) -> str:

@@ -36,6 +36,15 @@ class MissingExtra(UnderstudyError):
         )
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; that of a file in another encoding cannot.
+
+    >>> is_text("café"), is_text("caf\\udce9")
+    (True, False)
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> str:
     """The sentence for a name that is not there: the nearest names, and all where they are few.
 

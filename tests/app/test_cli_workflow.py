@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from command_line import Run, refused
+from understudy.documents import write_document
 from understudy.store import load_table
 
 CLASSES = ("dark", "grey", "light")
@@ -154,7 +155,7 @@ def test_where_to_compute(here: Path, run: Run) -> None:
     (scoring,) = record["provenance"]["table"]["provenance"]["runs"]
     scoring["device"] = "cuda"
     scoring["libraries"] |= {"torch": "1.13.1", "timm": "0.4.12", "numpy": "1.0"}
-    Path("cascade/cascade.json").write_text(json.dumps(record))
+    write_document("cascade/cascade.json", record)
     elsewhere = run(*words)
     assert elsewhere.json["samples"] == 600
     assert "certified on cuda and runs on cpu" in elsewhere.stderr

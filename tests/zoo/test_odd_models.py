@@ -176,7 +176,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def one_sentence(spec: str, message: str) -> None:
     with pytest.raises(ModelError) as caught:
-        probe(load_stages(spec, "x"), torch.zeros(1, 8, 8, dtype=torch.uint8))
+        probe(load_stages(spec, "x"), torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not Path("ran").exists()

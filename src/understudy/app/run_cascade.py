@@ -13,7 +13,8 @@ import numpy as np
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.json_codec import Stored, stored
 from understudy.nn.cascade import Cascade
-from understudy.nn.stage import Images, usable_device
+from understudy.nn.preprocess import Resizing
+from understudy.nn.stage import Images, resizings_of, usable_device
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.runtime.executor import Executor
@@ -153,7 +154,7 @@ def run_cascade(
 
     def images() -> Iterator[Images]:
         checked = False
-        for block in batches(data, size=batch, workers=workers):
+        for block in batches(data, size=batch, workers=workers, resizings=resizings_in(cascade)):
             corrupt.extend(block.corrupt)
             if len(block):
                 checked = checked or check_data(data, cascade, block.images)
@@ -193,6 +194,13 @@ def run_cascade(
         shares={name: float(shares[cascade.exits.index(name)]) for name in cascade.policy.exits},
         accuracy=None if label is None else float((kept.prediction == label).mean()),
     )
+
+
+def resizings_in(cascade: Runnable) -> frozenset[Resizing | None]:
+    """How the stages of a policy resize images; an exported cascade takes them as they are."""
+    if not isinstance(cascade, Cascade):
+        return frozenset({None})
+    return resizings_of(runner.stage for runner in cascade.runners)
 
 
 def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:

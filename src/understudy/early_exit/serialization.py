@@ -19,7 +19,7 @@ from understudy.early_exit.heads import HeadSpec
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
 from understudy.early_exit.taps import Tap
 from understudy.errors import ModelError
-from understudy.files import check_own_folder, replacing_folder
+from understudy.folders import check_own_folder, replacing_folder
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.identity import check_identity, identity_of
@@ -157,7 +157,7 @@ class ExitFolder(
     error=ModelError,
     remedy=REMEDY,
     format="understudy.exits",
-    version=1,
+    version=2,
 ):
     """The JSON file of a folder of trained exits.
 

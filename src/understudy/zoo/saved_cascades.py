@@ -14,18 +14,13 @@ from torch import nn
 
 from understudy.contained_files import check_contained
 from understudy.deferral import DeferralScore
+from understudy.documents import read_document, write_document
 from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.serialization import Architecture
 from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError
-from understudy.files import (
-    check_own_folder,
-    check_version,
-    read_json,
-    replacing_folder,
-    write_json,
-)
+from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.identity import SAMPLE, check_identity, identity_of
 from understudy.nn.stage import Preprocess, Stage
@@ -33,7 +28,7 @@ from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.zoo.models import build_stage
 
-FORMAT, VERSION = "understudy.cascade", 2
+FORMAT, VERSION = "understudy.cascade", 3
 NAME = "cascade.json"
 ADDED = ("weights", "weights_hash", "preprocess", "dtype", SAMPLE)  # to the origin of a stage
 
@@ -89,7 +84,7 @@ def save_cascade(
             save_model(stage.model, str(folder / files[name]))
         for name, network in networks.items():
             save_model(network, str(folder / files[name]))
-        write_json(folder / NAME, data)
+        write_document(folder / NAME, data)
 
 
 def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Cascade:
@@ -111,8 +106,7 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
     """
     folder = Path(path)
     check_contained(folder, error=ModelError)
-    data = read_json(folder / NAME, ModelError, "a cascade")
-    check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
+    data = _read(folder)
     try:
         stages = _SavedModels(folder, allow_code).stages(data)
         return Cascade(
@@ -136,9 +130,19 @@ def provenance_of(path: str | Path) -> Mapping[str, Any]:
     Raises:
         ModelError: the folder is no cascade.
     """
-    data = read_json(Path(path) / NAME, ModelError, "a cascade")
-    found: Mapping[str, Any] = data.get("provenance", {})
+    found: Mapping[str, Any] = _read(Path(path)).get("provenance", {})
     return found
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return read_document(
+        folder / NAME,
+        kind=FORMAT,
+        newest=VERSION,
+        what="a cascade",
+        error=ModelError,
+        remedy="build the cascade again",
+    )
 
 
 def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -34,7 +34,7 @@ def bench(
 ) -> None:
     """Time a cascade against its large model, its first stage and its ideal, in turns."""
     from understudy.app.bench import BenchJob, bench_cascade
-    from understudy.files import write_json
+    from understudy.documents import write_document
 
     job = BenchJob(
         cascade,
@@ -54,7 +54,7 @@ def bench(
         )
     terminal.answer(_view(found), found.to_dict(), as_json=as_json)
     if out is not None:  # told before: minutes of work are not lost to a path
-        write_json(out, found.to_dict())
+        write_document(out, found.to_dict())
 
 
 def _view(found: Bench) -> Group:

@@ -5,6 +5,8 @@ A verb imports what it needs when it runs, so that help and shell completion sta
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -29,10 +31,9 @@ from understudy.app.cli import (
     train_exits,
     verify,
 )
-from understudy.app.cli.terminal import fail
-from understudy.errors import UnderstudyError
-
-INTERRUPTED = 130  # the exit code that Typer gives Ctrl-C
+from understudy.app.cli.failures import INTERRUPTED, one_sentence
+from understudy.app.cli.terminal import UsageError
+from understudy.errors import is_text
 
 app = typer.Typer(
     name="understudy",
@@ -95,11 +96,23 @@ def main() -> None:
     from understudy.malloc import keep_freed_memory
 
     keep_freed_memory()
-    try:
-        app()
-    except UnderstudyError as error:
-        fail(str(error))
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            fail("interrupted; finished work is kept", code=INTERRUPTED)
-        raise
+    with one_sentence():
+        _check_words(sys.argv[1:])
+        try:
+            app()
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                raise KeyboardInterrupt from end
+            sys.stdout.flush()
+            raise
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what is no text in the system's encoding: tables and results could not hold it.
+
+    Raises:
+        UsageError: the message has the first such word.
+    """
+    for word in words:
+        if not is_text(word):
+            raise UsageError(f"names are UTF-8 text, found {word!r}: rename the file or folder")

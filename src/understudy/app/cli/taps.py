@@ -98,7 +98,7 @@ def _view(model: str, image: Tensor, places: Sequence[Tap], even: Sequence[Tap])
         rows,
     )
     for column in ("shape", "layout", ""):
-        next(one for one in table.columns if one.header == column).justify = "left"
+        next(one for one in table.columns if str(one.header) == column).justify = "left"
     if not even:
         return group_of(table)
     return group_of(table, note_of(f"--taps {','.join(tap.path for tap in even)}"))

@@ -9,14 +9,14 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from functools import cache
+from contextlib import contextmanager, redirect_stdout, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from understudy.display import cost_text, group_of, note_of, percent, table_of
+from understudy.display import cost_text, group_of, note_of, percent, table_of, visible
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -32,10 +32,22 @@ Advance = Callable[[str, int, int], None]
 def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
     """Print the answer of a verb: a view for people, or JSON for machines."""
     if as_json:
-        sys.stdout.write(json.dumps(data, allow_nan=False, ensure_ascii=False) + "\n")
+        sys.stdout.write(_json_text(data) + "\n")
     else:
         whole_lines = isinstance(view, str)  # a path that is broken cannot be copied
-        _console(stderr=False).print(view, highlight=False, markup=False, soft_wrap=whole_lines)
+        shown = visible(view) if isinstance(view, str) else view
+        _console(stderr=False).print(shown, soft_wrap=whole_lines)
+    sys.stdout.flush()
+
+
+def _json_text(data: Any) -> str:
+    """JSON in the characters of stdout's encoding; others are escaped."""
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(data, allow_nan=False)
+    return text
 
 
 def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
@@ -78,7 +90,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
 
 def note(text: str, *, style: str | None = None) -> None:
     """Print a remark on stderr."""
-    _console(stderr=True).print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    _console(stderr=True).print(visible(text), style=style, soft_wrap=True)
 
 
 def note_missing_labels(scores: ScoreTable) -> None:
@@ -96,8 +108,9 @@ def fail(message: str, *, code: int = 2) -> NoReturn:
     """Print one sentence on stderr and exit with a code."""
     from rich.text import Text
 
-    text = Text.assemble(("error:", "bold red"), f" {message}")
-    _console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    text = Text.assemble(("error:", "bold red"), f" {visible(' '.join(message.splitlines()))}")
+    with suppress(OSError):  # nobody can be told on a full disk
+        _console(stderr=True).print(text, soft_wrap=True)
     sys.exit(code)
 
 
@@ -117,10 +130,10 @@ def progress(unit: str) -> Iterator[Advance]:
     from rich import progress as rich
 
     columns = (
-        rich.TextColumn("{task.description}"),
+        rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
         rich.MofNCompleteColumn(),
-        rich.TextColumn(f"{{task.fields[rate]}} {unit}/s"),
+        rich.TextColumn(f"{{task.fields[rate]}} {unit}/s", markup=False),
         rich.TimeRemainingColumn(),
     )
     console = _console(stderr=True)
@@ -131,7 +144,7 @@ def progress(unit: str) -> Iterator[Advance]:
         def advance(description: str, done: int, total: int) -> None:
             if description not in tasks:
                 tasks[description] = bars.add_task(
-                    description, total=total, rate="…", completed=done
+                    visible(description), total=total, rate="…", completed=done
                 )
             task = tasks[description]
             speed = bars.tasks[bars.task_ids.index(task)].speed
@@ -144,8 +157,9 @@ def progress(unit: str) -> Iterator[Advance]:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+    literal = partial(Console, stderr=stderr, markup=False, emoji=False, highlight=False)
+    console = literal()
+    return console if console.is_terminal else literal(width=WIDTH)
 
 
 def _rate(speed: float | None) -> str:
