@@ -107,7 +107,9 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "runtime": "protocol metrics buffer pipeline base_cascade scheduler offline online executor",
     "graph": "capture liveness partition batch_norm_folding",
-    "nn": "confidence_functions input_guard preprocess stage execution_mode cost cascade",
+    "nn": (
+        "confidence_functions input_guard preprocess stage execution_mode identity cost cascade"
+    ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": "spec allowed_code weights parquet_images decoding encoded data models saved_cascades",

@@ -89,7 +89,7 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
     refused(run("build", "r.json", "--into", "images", *ALLOWED), "a folder of its own")
     refused(
         run("build", "r.json", "--into", "c2", "--model", "big=py:shade_nets:other", *ALLOWED),
-        "other weights than the model that was scored as 'big'",
+        "'big' from 'py:shade_nets:other' is not the model that was scored, its weights",
     )
 
     command = run(
@@ -154,11 +154,16 @@ def test_where_to_compute(here: Path, run: Run) -> None:
     words = ("run", "cascade", "--data", "folder:images", "--device", "cpu", *ALLOWED, "--json")
     assert "certified on" not in run(*words).stderr
     record = json.loads(Path("cascade/cascade.json").read_text())
-    record["provenance"]["table"]["provenance"]["runs"][0]["device"] = "cuda"
+    (scoring,) = record["provenance"]["table"]["provenance"]["runs"]
+    scoring["device"] = "cuda"
+    scoring["libraries"] |= {"torch": "1.13.1", "timm": "0.4.12", "numpy": "1.0"}
     write_document("cascade/cascade.json", record)
     elsewhere = run(*words)
     assert elsewhere.json["samples"] == 600
     assert "certified on cuda and runs on cpu" in elsewhere.stderr
+    assert "scored with torch 1.13.1 (here " in elsewhere.stderr
+    assert "), timm 0.4.12 (here " in elsewhere.stderr
+    assert "numpy" not in elsewhere.stderr
 
 
 def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:

@@ -14,10 +14,11 @@ import torch
 
 from command_line import Run, refused
 from understudy.app.build_cascade import build_cascade
+from understudy.documents import write_document
 from understudy.early_exit.network import attach
 from understudy.early_exit.serialization import save_exits
 from understudy.errors import ModelError
-from understudy.files import read_json, write_json
+from understudy.files import read_json
 from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Stage
 from understudy.policy import Policy
@@ -33,7 +34,8 @@ DATA = ("--data", "digits:heldout")
 
 
 def rename(file: Path, old: str = OWN, new: str = STRANGE) -> None:
-    file.write_text(file.read_text().replace(f"py:{old}", f"py:{new}"))
+    """Name another module in a file, with a content hash that fits, as a stranger would."""
+    write_document(file, json.loads(file.read_text().replace(f"py:{old}", f"py:{new}")))
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +56,11 @@ def gift(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "nested").mkdir()
     for entry in nested["stages"].values():
         entry["spec"] = "exits:exits"
-    write_json(here / "nested" / "cascade.json", nested)
+    write_document(here / "nested" / "cascade.json", nested)
     of_exits = json.loads((here / "result.json").read_text())
     for single in of_exits["singles"]:
         single["origin"] = {"spec": "exits:exits"}
-    write_json(here / "of_exits.json", of_exits)
+    write_document(here / "of_exits.json", of_exits)
     (here / f"{STRANGE}.py").write_text(MARKED)
     return here
 

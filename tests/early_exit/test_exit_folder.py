@@ -78,13 +78,17 @@ def test_other_weights_of_the_backbone(tmp_path: Path) -> None:
             stage.model.stem.bias.add_(1)
         return stage
 
-    with pytest.raises(ModelError, match="trained on other weights of 'net:8'"):
+    with pytest.raises(
+        ModelError, match=r"the backbone' from 'net:8' is not the model .* its weights"
+    ):
         load_exits(tmp_path / "exits", stage_of=other)
 
 
 def test_another_architecture(tmp_path: Path) -> None:
     save_exits(network(), tmp_path / "exits", name="net")
-    with pytest.raises(ModelError, match="trained on other weights of 'net:6'"):
+    with pytest.raises(
+        ModelError, match=r"the backbone' from 'net:6' is not the model .* its weights"
+    ):
         load_exits(tmp_path / "exits", stage_of=lambda _: stage_of("net:6"))
 
 
@@ -190,7 +194,7 @@ def test_weights_of_a_network_that_were_changed(tmp_path: Path) -> None:
     saved = load_file(file)
     key = next(key for key in saved if key.startswith("heads.") and saved[key].is_floating_point())
     save_file({**saved, key: saved[key] + 1}, file)
-    with pytest.raises(ModelError, match="are not those that were saved"):
+    with pytest.raises(ModelError, match="is not the model that was saved, its weights"):
         load_cascade(tmp_path / "cascade")
 
 

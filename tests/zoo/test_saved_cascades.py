@@ -100,6 +100,8 @@ def test_what_the_folder_holds(cascade: Cascade, tmp_path: Path) -> None:
     assert (data["format"], data["version"]) == ("understudy.cascade", 3)
     assert data["provenance"] == {"table": "abc"}
     assert data["policy"] == cascade.policy.to_dict()
+    sample = data["stages"]["a/b.c"].pop("sample")
+    assert len(sample) == 3
     assert data["stages"]["a/b.c"] == {
         "spec": "py:nets:small",
         "note": "x",
@@ -176,7 +178,7 @@ def test_damaged_weights(saved: Path) -> None:
     file.write_bytes(b"\x80\x04pickle")
     fails(saved, "weights of 'a/b.c' cannot be read")
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    fails(saved, "not those that were saved")
+    fails(saved, "is not the model that was saved, its weights")
     file.unlink()
     fails(saved, "weights of 'a/b.c' cannot be read")
 
@@ -193,6 +195,12 @@ def test_flipped_bits_are_refused_or_harmless(saved: Path) -> None:
         assert found.policy == cascade.policy
         assert torch.equal(found(IMAGES), cascade(IMAGES)), flip
     assert len(harmless) < 6
+
+
+def test_code_that_changed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has the preprocessing; what a factory builds otherwise now is refused."""
+    monkeypatch.setattr(nn.BatchNorm1d, "forward", lambda self, x: x.relu() * self.weight)
+    fails(saved, r"'a/b.c' from 'py:nets:small' is not the model that was saved, its code answers")
 
 
 def test_weights_that_do_not_fit(saved: Path) -> None:

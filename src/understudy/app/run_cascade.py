@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from errno import EISDIR
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import DataError, ModelError, UnderstudyError, listed, unknown
-from understudy.files import behind_links, is_stream, make_folder, writing
+from understudy.files import behind_links, is_stream, make_folder, unwritable, writing
 from understudy.json_codec import Stored, stored
 from understudy.nn.cascade import Cascade
 from understudy.nn.preprocess import Resizing
@@ -22,12 +21,15 @@ from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import FAILED, Answers, Runnable
+from understudy.scoring.on_disk import installed_version
 from understudy.store import save_answers
 from understudy.zoo.data import DataSet, Progress, batches
 from understudy.zoo.saved_cascades import load_cascade, provenance_of
 
 PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
 """Device, as torch names it -> execution providers of ONNX Runtime."""
+ROUNDING = ("torch", "torchvision", "timm", "pillow")
+"""Libraries whose versions may change the last bits of a score, or of a decoded image."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +85,24 @@ def load_runnable(
     return load_onnx(folder, providers=PROVIDERS[device or "cpu"])
 
 
-def device_warnings(folder: Path, cascade: Runnable) -> list[str]:
-    """A warning if a cascade was scored and certified on another kind of device than it runs on.
+def setting_warnings(folder: Path, cascade: Runnable) -> list[str]:
+    """Warnings if a cascade was scored and certified on another kind of device than it runs on, or
+    with other versions of libraries.
 
-    Devices round differently, so a certificate holds for the kind of device it was made on.
+    They round differently, so a certificate holds for what it was made with.
     """
     if not isinstance(cascade, Cascade):
         return []
-    provenance = provenance_of(folder).get("table", {}).get("provenance", {})
-    scored = {run["device"] for run in provenance.get("runs", ())}
+    table = provenance_of(folder).get("table", {})
+    scored = {run["device"] for run in runs_of(table) if "device" in run}
     here = cascade.runners[0].stage.device.type
     others = sorted(device for device in scored if device.partition(":")[0] != here)
     if not others:
-        return []
+        return library_warnings(table)
     return [
         f"this cascade was scored and certified on {listed(others)} and runs on {here}, which "
-        f"rounds differently: score it with --device {here} to certify what runs"
+        f"rounds differently: score it with --device {here} to certify what runs",
+        *library_warnings(table),
     ]
 
 
@@ -115,6 +119,40 @@ def decoding_warnings(folder: Path, data: DataSet) -> list[str]:
         f"are by {data.encoded.decoding}: give the data with "
         f"?orientation={scored.get('orientation')}"
     ]
+
+
+def library_warnings(table: Mapping[str, Any]) -> list[str]:
+    """A warning if models were scored with other versions of libraries than those installed.
+
+    Args:
+        table: what a result or a cascade records of its score table.
+
+    >>> library_warnings({"provenance": {"runs": [{"libraries": {"torch": "1.0.1"}}]}})
+    ['the models were scored with torch 1.0.1 ...: score them again to certify what runs']
+    """
+    differing: dict[str, str] = {}
+    for run in runs_of(table):
+        for name in ROUNDING:
+            then, now = run.get("libraries", {}).get(name), installed_version(name)
+            if then is not None and now is not None and _series(then) != _series(now):
+                differing[name] = f"{name} {then} (here {now})"
+    if not differing:
+        return []
+    return [
+        f"the models were scored with {listed(differing.values())}, which may round or decode "
+        "differently: score them again to certify what runs"
+    ]
+
+
+def runs_of(table: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The runs in which the exits of a table were scored: device, batch and libraries."""
+    runs: Sequence[Mapping[str, Any]] = table.get("provenance", {}).get("runs", ())
+    return runs
+
+
+def _series(version: str) -> list[str]:
+    """Major and minor number: later ones mend faults."""
+    return version.split("+", maxsplit=1)[0].split(".")[:2]
 
 
 def run_cascade(
@@ -192,7 +230,7 @@ def check_place(out: Path) -> None:
     with writing(out):
         target = behind_links(out)
         if target.is_dir():
-            raise IsADirectoryError(EISDIR, "a folder is there")
+            raise unwritable(out, "a folder is there")
         make_folder(target.parent)
         with TemporaryFile(dir=target.parent):
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from understudy.errors import ModelError
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
+from understudy.nn.identity import check_identity, identity_of
 from understudy.nn.stage import Stage
 
 NAME, WEIGHTS = "exits.json", "exits.safetensors"
@@ -110,7 +112,7 @@ class Architecture(
             )
         branch, dtype = network.saver_branch, str(network.image.dtype).removeprefix("torch.")
         return Architecture(
-            backbone=network.stage.to_origin(),
+            backbone=identity_of(network.stage),
             run=network.mode.name,
             image=_Image(tuple(network.image.shape), dtype),
             taps=network.taps,
@@ -135,6 +137,18 @@ class Architecture(
             saver_branch=None if branch is None else branch.build(stage_of),
             mode=ExecutionMode.parse(self.run) if self.run else PLAIN,
         )
+
+    def check_backbones(self, network: ExitNetwork) -> None:
+        """Check that a network's backbone and saver are those of this architecture.
+
+        Raises:
+            ModelError: the message has what differs.
+        """
+        remedy = "restore it, or train the exits again"
+        past = "there when exits were trained"
+        check_identity("the backbone", self.backbone, network.stage, past=past, remedy=remedy)
+        if self.saver_branch is not None and network.saver_branch is not None:
+            self.saver_branch.saver.check_backbones(network.saver_branch.saver)
 
 
 @dataclass(frozen=True)
@@ -174,7 +188,11 @@ class ExitFolder(
 
 def exits_file(path: str | Path) -> Path:
     """The JSON file of a folder of exits, in which the specs of backbone and saver stand."""
-    return Path(path).expanduser() / NAME
+    return _folder(path) / NAME
+
+
+def _folder(path: str | Path) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises where no such user is
 
 
 def save_exits(
@@ -220,7 +238,7 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
         ModelError: no folder of exits, a damaged one, or a backbone with other weights than those
             that the exits were trained on.
     """
-    folder = Path(path).expanduser()
+    folder = _folder(path)
     check_contained(folder, error=ModelError)
     record = ExitFolder.read(folder)
     saved = _read_weights(folder / WEIGHTS, record.weights_hash)
@@ -238,13 +256,7 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
     with torch.no_grad():
         for key, value in saved.items():
             own[key].copy_(value)
-    expected, found = record.network.backbone["weights_hash"], network.stage.weights_hash
-    if found != expected:
-        raise ModelError(
-            f"the exits in {str(folder)!r} were trained on other weights of "
-            f"{network.stage.spec!r} (hash {expected[:12]}, here {found[:12]}): restore those "
-            "weights, or train the exits again"
-        )
+    record.network.check_backbones(network)
     return network
 
 

@@ -17,6 +17,7 @@ import torch
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
 from understudy.exit import Exit
 from understudy.files import only_writer
+from understudy.nn.identity import SAMPLE
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage, resizings_of, usable_device
 from understudy.scores import Costs, ScoreTable
@@ -208,18 +209,22 @@ def _sizes(measured: Sequence[int] | None, batch: int, older: ScoreTable | None)
 
 def _settings(batch: int, device: str) -> dict[str, Any]:
     """What else the last bits of the scores depend on, besides the models and the data."""
-    libraries = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            libraries[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    found = {name: installed_version(name) for name in _LIBRARIES}
+    libraries = {name: one for name, one in found.items() if one is not None}
     return {
         "batch": batch,
         "device": device,
         "threads": torch.get_num_threads(),
-        "libraries": libraries,
+        "libraries": {"python": platform.python_version(), **libraries},
     }
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _probe_all(
@@ -263,7 +268,7 @@ def _plan(
         "weights": {exit.name: exit.origin["weights_hash"] for exit in exits},
         "shard": SHARD_BATCHES,
         **settings,
-        "origin": {exit.name: dict(exit.origin) for exit in exits},
+        "origin": {exit.name: {**exit.origin, SAMPLE: None} for exit in exits},  # it may round
     }
 
 

@@ -19,6 +19,7 @@ from understudy.files import read_json, write_json
 from understudy.folders import remove_folder
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
+from understudy.nn.identity import answering, identity_of
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import EMPTY, Images, Stage, resizings_of
 from understudy.parquet_files import ERRORS, read_parquet, write_parquet
@@ -149,7 +150,8 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         DataError: one cannot take such images.
     """
     image = images[0]
-    counts = count_parts(stages, image)
+    with answering(next(iter(stages))):
+        counts = count_parts(stages, image)
     exits: list[Exit] = []
     classes: dict[str, int] = {}
     state = EMPTY
@@ -158,7 +160,7 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         classes[name] = int(logits.shape[1])
         parts = tuple(dict.fromkeys(part.part for part in stage.parts(name)))
         origin = {
-            **stage.to_origin(),
+            **identity_of(stage),
             "classes": classes[name],
             "parameters": sum(parameter.numel() for parameter in stage.parameters()),
             "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),

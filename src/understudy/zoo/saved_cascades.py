@@ -23,6 +23,7 @@ from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
+from understudy.nn.identity import SAMPLE, check_identity, identity_of
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
@@ -30,7 +31,7 @@ from understudy.zoo.models import build_stage
 
 FORMAT, VERSION = "understudy.cascade", 3
 NAME = "cascade.json"
-ADDED = ("weights", "weights_hash", "preprocess", "dtype")  # to the origin of a stage
+ADDED = ("weights", "weights_hash", "preprocess", "dtype", SAMPLE)  # to the origin of a stage
 
 
 def save_cascade(
@@ -176,7 +177,7 @@ def _entry(stage: Stage, file: str | None) -> Mapping[str, Any]:
         return stage.origin
     if isinstance(stage, ExitStage):
         return stage.to_origin()
-    return {**stage.to_origin(), "weights": file}
+    return {**identity_of(stage), "weights": file}
 
 
 @dataclass(frozen=True)
@@ -231,12 +232,7 @@ class _SavedModels:
 
 
 def _checked(name: str, stage: Stage, entry: Mapping[str, Any]) -> Stage:
-    if stage.weights_hash != entry["weights_hash"]:
-        raise ModelError(
-            f"the weights of {name!r} are not those that were saved (their hash is "
-            f"{stage.weights_hash[:12]}, not {str(entry['weights_hash'])[:12]}): build the cascade "
-            "again"
-        )
+    check_identity(name, entry, stage, past="saved", remedy="build the cascade again")
     return stage
 
 
