@@ -258,8 +258,8 @@ class Shards:
             InUse: another process scores one of the models.
             DataError: what the class raises.
         """
-        with own_folder(table, plan, beside=_other_models) as folder:
-            yield Shards(folder, plan)
+        with own_folder(table, plan, Shards, beside=_other_models) as shards:
+            yield shards
 
     def times(self, exit: int) -> dict[str, dict[str, float]]:
         """The times measured so far, unit -> part -> ms per sample; a network's are kept with its
