@@ -16,8 +16,8 @@ from understudy.errors import DataError
 from understudy.locks import InUse
 from understudy.looks import log_look, logged_looks
 from understudy.scores import ScoreTable
-from understudy.scoring import on_disk
 from understudy.scoring.on_disk import score_into
+from understudy.scoring.outputs import Shards
 
 NETS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_killed_behind_its_table_ends_when_it_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(on_disk.Shards, "remove", lambda shards: None)
+        patch.setattr(Shards, "remove", lambda shards: None)
         whole = scored(tmp_path / "table", "tiny")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table", "table.partial"]
     assert scored(tmp_path / "table", "tiny").hash == whole.hash
