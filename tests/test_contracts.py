@@ -34,7 +34,7 @@ CORE = {
     "contained_files": {"errors"},
     "documents": {"errors", "files"},
     "parquet_files": {"files"},
-    "unfinished": {"errors", "files", "folders"},
+    "unfinished": {"errors", "files", "folders", "locks"},
     "json_codec": {"errors", "files", "documents"},
     "split": {"errors"},
     "confidence_functions": {"errors"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -270,8 +271,8 @@ class Shards:
             InUse: another process scores one of the models.
             DataError: what the class raises.
         """
-        with own_folder(table, plan, beside=_other_models) as folder:
-            yield Shards(folder, plan, check=check)
+        with own_folder(table, plan, partial(Shards, check=check), beside=_other_models) as shards:
+            yield shards
 
     def sitting(self, unit: str) -> Sitting | None:
         """The times measured in a unit; None where they are not, or the file is damaged."""
