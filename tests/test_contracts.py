@@ -46,6 +46,7 @@ CORE = {
     "scores": {"errors", "confidence_functions", "split", "exit", "table_validation"},
     "looks": {"errors", "files", "documents", "locks", "parquet_files"},
     "store": {
+        "contained_files",
         "errors", "exit", "files", "documents", "folders", "locks", "parquet_files", "looks",
         "split", "scores",
         "table_validation",
