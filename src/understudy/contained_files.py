@@ -24,8 +24,8 @@ def check_contained(folder: str | Path, *, error: type[UnderstudyError]) -> None
             real = Path(os.path.realpath(entry.path))
             if not real.is_relative_to(root):
                 raise error(
-                    f"a folder holds its own files, {entry.path!r} is a link to {str(real)!r}: copy "
-                    "the folder with what its links lead to"
+                    f"a folder holds its own files, {entry.path!r} is a link to {str(real)!r}: "
+                    "copy the folder with what its links lead to"
                 )
         elif not (entry.is_file() or entry.is_dir()):
             raise error(f"a folder holds files, {entry.path!r} is a pipe or a device: remove it")
