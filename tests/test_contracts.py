@@ -48,6 +48,7 @@ CORE = {
     "time_noise": {"errors", "exit", "scores", "sitting"},
     "looks": {"errors", "files", "documents", "locks", "parquet_files"},
     "store": {
+        "contained_files",
         "errors", "exit", "files", "documents", "folders", "locks", "parquet_files", "looks",
         "split", "scores", "sitting",
         "table_validation",

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from understudy.contained_files import check_contained
 from understudy.documents import read_document, write_document
 from understudy.errors import TableError, UnderstudyError
 from understudy.exit import Array, Detail, Exit, LazyDetails
@@ -81,6 +82,7 @@ def _load(folder: Path) -> ScoreTable:
             f"a score table is a folder with a {_TABLE}, {str(folder)!r} is none: make one with "
             "`understudy score` or `understudy import`"
         )
+    check_contained(folder, error=TableError)
     head = _read_head(folder)
     try:
         return _assemble(folder, head)

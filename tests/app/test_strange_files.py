@@ -17,14 +17,16 @@ from understudy.app.build_cascade import build_cascade
 from understudy.documents import write_document
 from understudy.early_exit.network import attach
 from understudy.early_exit.serialization import save_exits
-from understudy.errors import ModelError
+from understudy.errors import ModelError, UnderstudyError
 from understudy.files import read_json
 from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Stage
+from understudy.onnx.bundle import read_bundle
 from understudy.policy import Policy
 from understudy.result import Result
 from understudy.scoring.on_disk import score_into
 from understudy.searching.search import search
+from understudy.store import load_table
 from understudy.zoo.models import load_stage, load_stages
 from understudy.zoo.saved_cascades import load_cascade, save_cascade
 
@@ -181,3 +183,18 @@ def test_links_do_not_lead_out_of_a_folder(here: Path, run: Run, tmp_path: Path)
     assert load_cascade(tmp_path / "link", allow_code=[OWN])(
         torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     ).shape == (2, 10)
+
+
+def test_links_of_tables_and_exported_cascades(here: Path, tmp_path: Path) -> None:
+    for name, read in (("table", load_table), ("onnx", read_bundle)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("table.json", "onnx.json"):
+            (folder / file).write_text("{}")
+        (folder / "samples").symlink_to(here / "result.json")
+        with pytest.raises(UnderstudyError, match=r"samples' is a link to .*result.json"):
+            read(folder)
+        (folder / "samples").unlink()
+        os.mkfifo(folder / "samples")
+        with pytest.raises(UnderstudyError, match="is a pipe or a device"):
+            read(folder)

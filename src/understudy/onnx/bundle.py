@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from understudy.certificate import Certificate
+from understudy.contained_files import check_contained
 from understudy.deferral import DeferralScore
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, unknown
@@ -140,6 +141,7 @@ def read_bundle(path: str | Path) -> OnnxBundle:
             missing or was changed.
     """
     folder = Path(path)
+    check_contained(folder, error=ModelError)
     bundle = OnnxBundle.load(folder / NAME)
     _check_files(folder, bundle)
     return bundle
