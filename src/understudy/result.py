@@ -203,6 +203,11 @@ class Result(
         labels = self.table.get("labels", {})
         return any(labels.values()) and labels != self.table["samples"]
 
+    @property
+    def time_remarks(self) -> tuple[str, ...]:
+        """What should be known of measured times, where they were minimised."""
+        return tuple(self.table.get("time_remarks", ()))
+
     def label_words(self) -> str:
         """How many samples have labels, and what the figures are without them."""
         samples, labels = self.table["samples"], self.table["labels"]
@@ -277,6 +282,7 @@ class Result(
             *([] if self.in_sample else [_guarantees_note(self)]),
             _baselines_table(self),
             *([_published_table(self)] if self.published else []),
+            *(display.note_of(remark, heading="Times: ") for remark in self.time_remarks),
             *(
                 display.note_of(
                     choice.verdict + _worst_class(choice), heading=f"{points(choice.max_drop)}: "
@@ -314,7 +320,7 @@ def _singles_table(result: Result) -> Table:
             display.cost_text(outcome.cost[result.unit], result.unit),
             display.percent(outcome.accuracy),
             f"{outcome.drop:+.2f}",
-            display.percent(outcome.saving[result.unit]),
+            outcome.saving_text(result.unit),
         )
         for name, outcome in outcomes.items()
     )
@@ -358,7 +364,7 @@ def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
         display.plan_text(outcome.shares),
         display.cost_text(outcome.cost[unit], unit),
         _saving_text(choice, unit),
-        *(display.percent(outcome.saving[other]) for other in others),
+        *(outcome.saving_text(other) for other in others),
         f"{outcome.drop:+.2f}",
         display.interval_text(outcome.drop_interval),
         proof,
@@ -369,7 +375,7 @@ def _saving_text(choice: Choice, unit: str) -> str:
     """The measured saving, and the one that is certified."""
     least = choice.certificate.saving_bounds.get(unit) if choice.certificate else None
     proved = "" if least is None else f"\n≥{NO_BREAK}{display.least_percent(least)}"
-    return f"{display.percent(choice.outcome.saving[unit])}{proved}"
+    return f"{choice.outcome.saving_text(unit)}{proved}"
 
 
 def _baselines_table(result: Result) -> Table:
@@ -398,7 +404,7 @@ def _published_table(result: Result) -> Table:
                 display.plan_text(one.outcome.shares),
                 one.rule,
                 display.cost_text(one.outcome.cost[result.unit], result.unit),
-                display.percent(one.outcome.saving[result.unit]),
+                one.outcome.saving_text(result.unit),
                 f"{one.outcome.drop:+.2f}",
             )
             for one in result.published
