@@ -10,7 +10,7 @@ from pathlib import Path
 def bit_flips(folder: Path, count: int) -> Iterator[tuple[str, int]]:
     """Flip bits of the files in a folder, half of them near an end; each is restored.
 
-    Flips of white space into other white space change nothing in JSON, and are left out.
+    A line break that becomes another one, in the log of looks, changes nothing and is left out.
     """
     draw = random.Random(0)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
