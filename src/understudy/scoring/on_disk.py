@@ -141,7 +141,7 @@ def score_into(
             shards.remove_if_empty()
             raise
         further = replace(
-            _table_of_job(job, split, groups, settings, files),
+            _table_of_job(job, split, groups, settings=settings, files=files),
             times={one.unit: one.median for one in sittings},
             sittings=sittings,
         )
@@ -158,6 +158,7 @@ def _table_of_job(
     job: ScoringJob,
     split: Mapping[str, float] | Sequence[str] | None,
     groups: Sequence[str] | None,
+    *,
     settings: Mapping[str, Any],
     files: Mapping[str, Any],
 ) -> ScoreTable:
