@@ -4,7 +4,7 @@
 
 Six real tables are taken as populations. Each draw takes samples with replacement, 20 % to tune on
 and 60 % to certify with. The saving and the drop of what each variant certifies are the true ones,
-those on the whole table. CIFAR-10 is scored once, with logits, into the folder given by --cache.
+those on the whole table. CIFAR-10 is scored once into the folder given by --cache.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,10 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 import harness
-from certificates import tables
-from imagenet_zoo import imagenet_zoo
-from understudy import Policy, ScoreTable, evaluate, load_table
-from understudy.exit import LazyDetails
+from populations import cifar10, drawn, imagenet_zoo, tables
+from understudy import Policy, ScoreTable, evaluate
 from understudy.intervals import wilson
 from understudy.searching.exact_test import critical_totals
 from understudy.searching.fitted_exits import fitted_ensembles, with_fitted
@@ -53,29 +50,15 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 def population(name: str, folder: Path | None) -> tuple[ScoreTable, str]:
     """A table by name and the reference that it is searched with."""
     if name in {"resnet152", "densenet161", "resnet50"}:
-        zoo = imagenet_zoo(harness.shared())
+        zoo, _ = imagenet_zoo()
         full = zoo.cost_of([name], "MACs")
         cheaper = [one for one in zoo.names if zoo.cost_of([one], "MACs") < full]
         return zoo.only([*cheaper, name]), name
     if name == "CIFAR-10":
-        return cifar10(folder), "resnet56"
+        return cifar10(folder or Path(tempfile.gettempdir()))
     if name == "resnet20 -> 56":
         return population("CIFAR-10", folder)[0].only(["resnet20", "resnet56"]), "resnet56"
     return tables(None)[name]
-
-
-def cifar10(cache: Path | None) -> ScoreTable:
-    """The five networks' table with logits, scored where the folder does not hold it yet."""
-    folder = (cache or Path(tempfile.gettempdir())) / "cifar10-logits"
-    if not (folder / "table.json").is_file():
-        from cifar10 import BATCH, specs
-        from understudy.scoring.on_disk import score_into
-
-        data = harness.shared()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        images = f"parquet:{data}/cifar10/test.parquet"
-        score_into(folder, specs(data), images, batch=BATCH, measure_batches=(BATCH,))
-    return load_table(folder)
 
 
 @cache
@@ -89,20 +72,6 @@ def certified(sequence: PolicySequence, table: ScoreTable, reference: str, drop:
     proved = losses - gains <= critical(len(table), drop)[losses + gains]
     steps = len(proved) if proved.all() else int(np.argmin(proved))
     return sequence.policies[steps - 1] if steps else Policy.single(reference)
-
-
-def drawn(table: ScoreTable, rows: npt.NDArray[np.int64]) -> ScoreTable:
-    """The table of some samples, repeats allowed: a fifth tune, three fifths certify, in order."""
-    place = np.arange(len(rows))
-    return replace(
-        table,
-        prediction=table.prediction[:, rows],
-        confidence={name: values[:, rows] for name, values in table.confidence.items()},
-        label=None if table.label is None else table.label[rows],
-        ids=place.astype(str),
-        split=np.searchsorted([0.2, 0.8], place / len(rows), side="right").astype(np.uint8),
-        details=LazyDetails.of(table.details).rows(rows),
-    )
 
 
 def one_draw(

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 import harness
-from understudy import Policy, ScoreTable, load_table, search
-from understudy.import_predictions import LabelFile, import_predictions
+from populations import drawn, tables
+from understudy import Policy, ScoreTable, search
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.searching.exact_test import critical_totals
 from understudy.searching.pairs import PairCurve, pair_curves
@@ -53,52 +53,7 @@ LEVEL_DISCORDANCE = (0.002, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 Counts = npt.NDArray[np.int64]
 
 
-# -- the tables -----------------------------------------------------------------------------------
-
-
-def tables(cache: Path | None) -> dict[str, tuple[ScoreTable, str]]:
-    """The populations, each with its reference."""
-    data = harness.shared()
-    imagenet, apis = data / "imagenet", data / "apis" / "rafdb.parquet"
-    vision = import_predictions(
-        LabelFile(imagenet / "labels.parquet", "file_name", "label"),
-        {name: imagenet / f"{name}.parquet" for name in ("ResNet50", "ViT")},
-        costs={"ResNet50": 4.11e9, "ViT": 17.58e9},
-    )
-    prices = {"github_cnn": 0.01, "facepp": 5.0, "google": 15.0, "microsoft": 10.0}
-    faces = import_predictions(
-        LabelFile(apis, "sample_id", "label"),
-        dict.fromkeys(prices, apis),
-        costs=prices,
-        unit="USD per 10,000",
-        prediction="{exit}_prediction",
-        confidence="{exit}_confidence",
-    )
-    found = {"imagenet": (vision, "ViT"), "rafdb": (faces, "microsoft")}
-    return found if cache is None else found | {"cifar10": (cifar10(cache, data), "resnet56")}
-
-
-def cifar10(cache: Path, data: Path) -> ScoreTable:
-    folder = cache / "cifar10"
-    if not (folder / "table.json").is_file():
-        from cifar10 import scored
-
-        cache.mkdir(parents=True, exist_ok=True)
-        scored(folder, data)
-    return load_table(folder)
-
-
-def drawn(table: ScoreTable, rows: Counts) -> ScoreTable:
-    """The table of some samples, repeats allowed."""
-    return replace(
-        table,
-        prediction=table.prediction[:, rows],
-        confidence={DEFAULT_CONFIDENCE: table.scores(DEFAULT_CONFIDENCE)[:, rows]},
-        label=None if table.label is None else table.label[rows],
-        ids=np.arange(len(rows)),
-        split=table.split[rows],
-        details={},
-    )
+# -- populations ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -111,6 +66,8 @@ class Population:
 
     @staticmethod
     def of(table: ScoreTable, reference: str) -> Population:
+        scores = {DEFAULT_CONFIDENCE: table.scores(DEFAULT_CONFIDENCE)}
+        table = replace(table, confidence=scores, details={})
         curves = pair_curves(table, reference, unit=table.unit())
         return Population(table, reference, {curve.little: curve for curve in curves})
 

@@ -49,7 +49,10 @@ def retrained(name: str, shared: Path) -> Path:
     if not file.exists():
         weights = shared / "cifar10" / "weights" / f"{LITTLE[name]}.safetensors"
         folder = trained(name, weights, shared, taps=1, heads=["linear"])
-        save_file(load_network(f"exits:{folder}").stage.model.state_dict(), file)
+        save_file(
+            load_network(f"exits:{folder}", allow_code=["cifar_nets"]).stage.model.state_dict(),
+            file,
+        )
     return file
 
 
@@ -99,6 +102,7 @@ def scores(shared: Path) -> ScoreTable:
             f"parquet:{shared / 'cifar10' / 'test.parquet'}",
             measure_batches=(256,),
             keep_logits=True,
+            allow_code=["cifar_nets"],
         )
     return load_table(target)
 

@@ -71,7 +71,7 @@ def pictures() -> Tensor:
 def retrained() -> ExitNetwork:
     """resnet56 with the exits of cifar_exits.py, without those that need a saver."""
     folder = cifar_exits.WORK / f"{cifar_exits.BIG}-exits"
-    return exit_speed.without_saver(load_network(f"exits:{folder}"))
+    return exit_speed.without_saver(load_network(f"exits:{folder}", allow_code=["cifar_nets"]))
 
 
 def pair(variant: ExecutionMode = PLAIN) -> Cascade:

@@ -52,7 +52,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def loaded() -> ExitNetwork:
-    return without_saver(load_network(f"exits:{cifar_exits.WORK / f'{BIG}-exits'}"))
+    folder = cifar_exits.WORK / f"{BIG}-exits"
+    return without_saver(load_network(f"exits:{folder}", allow_code=["cifar_nets"]))
 
 
 def without_saver(network: ExitNetwork) -> ExitNetwork:

@@ -16,60 +16,20 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 import harness
+from populations import drawn, imagenet, rafdb
 from understudy import ScoreTable, search
-from understudy.import_predictions import LabelFile, import_predictions
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.result import Result
 from understudy.searching.labels_needed import labels_needed
 
 DROP, SAMPLES = 0.5, 10_000
-SHARES = (0.2, 0.6, 0.2)
-RAFDB = {"github_cnn": 0.01, "facepp": 5.0, "microsoft": 10.0, "google": 15.0}
-
-
-def imagenet(data: Path) -> ScoreTable:
-    folder = data / "imagenet"
-    return import_predictions(
-        LabelFile(folder / "labels.parquet", "file_name", "label"),
-        {name: folder / f"{name}.parquet" for name in ("ResNet50", "ViT")},
-        costs={"ResNet50": 4.11e9, "ViT": 17.58e9},
-    )
-
-
-def rafdb(data: Path) -> ScoreTable:
-    file = data / "apis" / "rafdb.parquet"
-    return import_predictions(
-        LabelFile(file, "sample_id", "label"),
-        dict.fromkeys(RAFDB, file),
-        costs=RAFDB,
-        unit="USD",
-        prediction="{exit}_prediction",
-        confidence="{exit}_confidence",
-    )
-
-
-TABLES = {"ResNet50 -> ViT": (imagenet, "ViT", 1 / 4), "RAF-DB": (rafdb, "microsoft", 1 / 3)}
-
-
-def drawn(table: ScoreTable, generator: np.random.Generator) -> ScoreTable:
-    """A table of samples drawn with replacement, with a split and ids of its own."""
-    rows = generator.integers(0, len(table), SAMPLES)
-    ids = np.arange(SAMPLES)
-    return replace(
-        table,
-        prediction=table.prediction[:, rows],
-        confidence={name: values[:, rows] for name, values in table.confidence.items()},
-        label=None if table.label is None else table.label[rows],
-        ids=ids.astype(str),
-        split=np.searchsorted(np.cumsum(SHARES)[:2] * SAMPLES, ids, side="right"),
-    )
+TABLES = {"ResNet50 -> ViT": (imagenet, 1 / 4), "RAF-DB": (rafdb, 1 / 3)}
 
 
 def labelled_by_need(full: ScoreTable, **arguments: Any) -> tuple[ScoreTable, dict[str, list[int]]]:
@@ -95,8 +55,8 @@ def decision(result: Result) -> tuple[Any, ...]:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     start = perf_counter()
     plain, learned = {}, {}
-    for name, (make, reference, goal) in TABLES.items():
-        table = make(harness.shared())
+    for name, (population, goal) in TABLES.items():
+        table, reference = population()
         spec = {"max_drop": DROP, "reference": reference}
         few = over_draws(table, arguments.draws, confidence=DEFAULT_CONFIDENCE, **spec)
         plain[name] = {"goal": round(goal, 4), **few}
@@ -119,7 +79,7 @@ def over_draws(population: ScoreTable, draws: int, **spec: Any) -> dict[str, Any
     generator = np.random.default_rng(0)
     counts, rounds, same, savings = [], [], [], []
     for _ in range(draws):
-        full = drawn(population, generator)
+        full = drawn(population, generator.integers(0, len(population), SAMPLES))
         table, added = labelled_by_need(full, **spec)
         expected = search(full, **spec)
         same.append(decision(search(table, **spec)) == decision(expected))

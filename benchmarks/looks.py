@@ -18,7 +18,8 @@ import numpy as np
 from scipy.stats import beta
 
 import harness
-from certificates import Population, drawn, tables
+from certificates import Population
+from populations import drawn, tables
 from understudy import ScoreTable
 from understudy.looks import delta_of_look
 from understudy.policy import DEFAULT_CONFIDENCE

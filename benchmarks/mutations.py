@@ -169,7 +169,7 @@ TARGETS = {
         own=True,
     ),
     "ONNX folder": Target(
-        "onnx/**/*", ("images",), (*RUNS * 5, BENCH), weight=8, own=True
+        "onnx/**/*", ("images",), RUNS, weight=8, own=True
     ),
     "exits": Target(
         "exits/**/*",

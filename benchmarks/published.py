@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import harness
-from understudy.import_predictions import LabelFile, import_predictions
+from populations import imagenet, rafdb
 from understudy.searching.search import search_in_sample
 
 DROPS = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -14,25 +14,12 @@ EXPECTED = (0.903, 0.910, 0.916, 0.932, 0.961)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    imagenet, apis = harness.shared() / "imagenet", harness.shared() / "apis" / "rafdb.parquet"
-    vision = import_predictions(
-        LabelFile(imagenet / "labels.parquet", "file_name", "label"),
-        {name: imagenet / f"{name}.parquet" for name in ("ResNet50", "ViT")},
-        costs={"ResNet50": 4.11e9, "ViT": 17.58e9},
-    )
+    vision, _ = imagenet()
     found = search_in_sample(vision, max_drop=DROPS)
     shares = [choice.outcome.shares.get("ResNet50", 0.0) for choice in found.choices]
-    names = ("github_cnn", "facepp", "google", "microsoft")
-    prices = import_predictions(
-        LabelFile(apis, "sample_id", "label"),
-        dict.fromkeys(names, apis),
-        costs={"github_cnn": 0.01, "facepp": 5.0, "google": 15.0, "microsoft": 10.0},
-        unit="USD per 10,000",
-        prediction="{exit}_prediction",
-        confidence="{exit}_confidence",
-    )
+    prices, reference = rafdb()
     pair = search_in_sample(
-        prices.only(["github_cnn", "microsoft"]), max_drop=0.0, reference="microsoft"
+        prices.only(["github_cnn", "microsoft"]), max_drop=0.0, reference=reference
     )
     saving = pair.choices[0].outcome.saving[pair.unit]
     return {

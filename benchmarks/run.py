@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NO_CLAIM = {"run", "compare", "harness", "cifar_nets", "imagenet_zoo", "jpeg_nets", "train_zoo"}
+NO_CLAIM = {"run", "compare", "harness", "cifar_nets", "jpeg_nets", "populations", "train_zoo"}
 
 
 def main() -> int:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import harness
-from imagenet_zoo import imagenet_zoo
+from populations import drawn, imagenet_zoo
 from understudy import Policy, ScoreTable, evaluate
 from understudy.outcome import wilson
 from understudy.searching.best_savers import best_savers
@@ -80,22 +79,6 @@ def lines_at(table: ScoreTable, drops: tuple[float, ...], level: float) -> Lines
     return lines
 
 
-def drawn(table: ScoreTable, draw: np.random.Generator, samples: int) -> ScoreTable:
-    """Samples of the table with replacement, under new ids: 20 % tune, 60 % certify."""
-    index = draw.integers(0, len(table), samples * 8 // 10)
-    ids = np.arange(len(index)).astype(object)
-    split = (np.arange(len(index)) >= samples * 2 // 10).astype(np.uint8)
-    return replace(
-        table,
-        prediction=table.prediction[:, index],
-        confidence={name: rows[:, index] for name, rows in table.confidence.items()},
-        label=None if table.label is None else table.label[index],
-        ids=ids,
-        split=split,
-        details={},
-    )
-
-
 def three_ways(table: ScoreTable, drops: tuple[float, ...]) -> Mapping[str, Lines]:
     """The lines of one draw, each way."""
     jointly = {(row.big, row.max_drop): row.policy for row in best_savers(table, drops)}
@@ -138,12 +121,13 @@ def seconds(table: ScoreTable, drops: str) -> float:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures of this benchmark, in plain JSON."""
-    table = imagenet_zoo(harness.shared())
+    table, _ = imagenet_zoo()
     drops = tuple(float(part) for part in arguments.max_drop.split(","))
     draw = np.random.default_rng(arguments.seed)
     found: dict[str, list[Lines]] = {EACH: [], DIVIDED: [], JOINTLY: []}
     for _ in range(arguments.draws):
-        for way, lines in three_ways(drawn(table, draw, arguments.samples), drops).items():
+        small = drawn(table, draw.integers(0, len(table), arguments.samples))
+        for way, lines in three_ways(small, drops).items():
             found[way].append(lines)
     ways = {way: figures(table, lines) for way, lines in found.items()}
     times = {drops: seconds(table, drops) for drops in ("0.5", FIVE)}

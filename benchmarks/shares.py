@@ -10,14 +10,13 @@ by --cache.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import harness
-from certificates import drawn, tables
+from populations import drawn, tables
 from understudy import ScoreTable, evaluate, search
 from understudy.split import MANY_SAMPLES, default_shares
 
@@ -56,13 +55,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def certified(table: ScoreTable, reference: str, rows: Any, shares: str) -> Any:
     """The true savings of what is certified for every budget on some rows of a table."""
-    edges = np.cumsum(list(SHARES[shares].values()))[:-1] * len(rows)
-    codes = np.searchsorted(edges, np.arange(len(rows)), side="right").astype(np.uint8)
-    small = replace(drawn(table, rows), split=codes)
+    small = drawn(table, rows, tuple(SHARES[shares].values()))
     result = search(small, max_drop=DROPS, reference=reference)
-    unit = result.unit
+    population, unit = result.with_fitted(table), result.unit
     policies = (choice.policy for choice in result.choices)
-    return np.array([evaluate(table, p, reference=reference).saving[unit] for p in policies])
+    return np.array([evaluate(population, p, reference=reference).saving[unit] for p in policies])
 
 
 def _gain(savings: dict[str, dict[str, dict[str, list[float]]]], sizes: list[str]) -> float:

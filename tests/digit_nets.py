@@ -66,3 +66,37 @@ def more_pixels() -> Stage:
 
 
 _RESTLESS = torch.Generator().manual_seed(1)
+
+
+class Jittered(nn.Module):
+    """Shifts its input at random, as augmentation that was left on does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(x.roll(int(torch.randint(1, 8, ())), -1).flatten(1))
+        return logits
+
+
+def jittered() -> Stage:
+    return Stage(Jittered(), preprocess=DIGIT)
+
+
+class Standardised(nn.Module):
+    """Normalises by the batch, as batch normalisation in training mode does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64, affine=False, track_running_stats=False)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        logits: Tensor = self.linear(self.norm(flat) if len(flat) > 1 else flat)
+        return logits
+
+
+def standardised() -> Stage:
+    return Stage(Standardised(), preprocess=DIGIT)

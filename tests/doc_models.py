@@ -1,10 +1,11 @@
 """Small models and data that take the place of real ones in the examples of the documentation.
 
-The factories are model specifications too: ``py:doc_models:small``.
+The factories are model specifications too, ``py:nets:small``: `nets` is this module.
 """
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ def trained(stage: Stage, spec: str, *, epochs: int) -> Stage:
 def scored_models() -> tuple[dict[str, Stage], Loader, ScoreTable]:
     """Two trained models, the held-out digits in batches, and the table of both."""
     models = {
-        "small": trained(small(), "py:doc_models:small", epochs=4),
-        "large": trained(large(), "py:doc_models:large", epochs=4),
+        "small": trained(small(), "py:nets:small", epochs=4),
+        "large": trained(large(), "py:nets:large", epochs=4),
     }
     loader = list(DataLoader(TensorDataset(*digits("heldout")), batch_size=BATCH))
     return models, loader, score(models, loader)
@@ -106,6 +107,7 @@ def namespace(folder: Path) -> dict[str, Any]:
     images = torch.cat([batch for batch, _ in loader])
     cascade = build(search(table, reference="large", max_drop=[2.0, 4.0]), models)
     save_cascade(cascade, folder / "cascade")
+    sys.modules["nets"] = sys.modules[__name__]
     with torch.no_grad():
         probabilities = {n: model(images).softmax(1).double() for n, model in models.items()}
     return {

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from understudy.documents import read_document
 from understudy.errors import DataError, PolicyError, UnderstudyError
 from understudy.files import read_json
 from understudy.json_codec import Stored, StoredFile, decode, encode, stored
@@ -145,18 +146,46 @@ def test_a_class_without_a_layout_raises_the_root_error() -> None:
         Bare.from_dict(3)
 
 
+def test_a_document_carries_the_hash_of_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "tree.json"
+    TREE.save(file)
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(reversed(written.items())), indent=7))
+    assert Tree.load(file) == TREE
+    assert Tree.from_dict(written) == TREE
+    file.write_text(json.dumps(written | {"name": "elm"}))
+    with pytest.raises(DataError, match=r"is a tree that was changed \(.*\): plant it again"):
+        Tree.load(file)
+    del written["content_hash"]
+    file.write_text(json.dumps(written))
+    assert Tree.load(file) == TREE, "version 1 had no hash"
+    file.write_text(json.dumps(written | {"format": "understudy.cascade", "version": 3}))
+    with pytest.raises(DataError, match="its content_hash is None"):
+        read_document(
+            file, kind="understudy.cascade", newest=3, what="a tree", error=DataError, remedy="x"
+        )
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "words"),
     [
-        ('{"a": 1, "a": 2}', "the key 'a' repeats"),
-        ('{"a": ' + "9" * 5000 + "}", "beyond 64 bits"),
-        ('{"a": 1e999}', "1e999 is no finite number"),
-        ('{"a": NaN}', "NaN is no finite number"),
-        ('{"a": "\\ud800"}', "surrogates not allowed"),
-        ("[" * 100_000 + "]" * 100_000, "recursion"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' twice"),
+        ('{"a": NaN}', "'NaN' where JSON has finite numbers"),
+        ("[-Infinity]", "'-Infinity' where"),
+        ("[1e999]", "'1e999' where"),
+        (f"[{'9' * 5000}]", "numbers of 64 bits"),
+        (f"[{2**64}]", "numbers of 64 bits"),
+        ('["\\ud800"]', "surrogates not allowed"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": ' * 100_000, "nested too deeply"),
+        ("\ufeff{}", "is not"),
+        ("", "is not"),
     ],
 )
-def test_json_that_is_not_strict_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "file.json").write_text(text)
-    with pytest.raises(UnderstudyError, match=message):
-        read_json(tmp_path / "file.json", UnderstudyError, "a file")
+def test_json_is_strict(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    with pytest.raises(
+        DataError, match=f"x is a JSON file, .*x.json' is not: .*{words}|{words}"
+    ) as e:
+        read_json(tmp_path / "x.json", DataError, "x")
+    assert "\n" not in str(e.value)

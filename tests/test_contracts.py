@@ -28,8 +28,14 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 # What each layer may import of understudy, beyond itself; the nouns and verbs at the root first.
 CORE = {
     "errors": set(),
-    "files": {"errors"},
-    "json_codec": {"errors", "files"},
+    "locks": {"errors"},
+    "files": {"errors", "locks"},
+    "folders": {"errors", "files", "locks"},
+    "contained_files": {"errors"},
+    "documents": {"errors", "files"},
+    "parquet_files": {"files"},
+    "unfinished": {"errors", "files", "folders"},
+    "json_codec": {"errors", "files", "documents"},
     "split": {"errors"},
     "confidence_functions": {"errors"},
     "policy": {"json_codec", "errors"},
@@ -38,8 +44,12 @@ CORE = {
     "lazy_imports": {"errors"},
     "table_validation": {"errors"},
     "scores": {"errors", "confidence_functions", "split", "exit", "table_validation"},
-    "looks": {"errors", "files"},
-    "store": {"errors", "exit", "files", "looks", "split", "scores", "table_validation"},
+    "looks": {"errors", "files", "documents", "locks", "parquet_files"},
+    "store": {
+        "errors", "exit", "files", "documents", "folders", "locks", "parquet_files", "looks",
+        "split", "scores",
+        "table_validation",
+    },
     "intervals": set(),
     "outcome": {"json_codec", "errors", "policy", "scores", "intervals"},
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
@@ -67,7 +77,7 @@ LAYERS = {
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
-    "scoring": {*CORE, "runtime", "nn", "early_exit", "zoo"},
+    "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "app": {
@@ -93,11 +103,11 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "runtime": "protocol metrics buffer pipeline base_cascade scheduler offline online executor",
     "graph": "capture liveness partition batch_norm_folding",
-    "nn": "confidence_functions preprocess stage execution_mode cost cascade",
+    "nn": "confidence_functions input_guard preprocess stage execution_mode cost cascade",
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
-    "zoo": "spec weights parquet_images data models saved_cascades",
-    "scoring": "outputs in_memory on_disk",
+    "zoo": "spec allowed_code weights parquet_images decoding data models saved_cascades",
+    "scoring": "repeatability outputs in_memory on_disk",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

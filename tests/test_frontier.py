@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tables import score_tables, synthetic
+from understudy.documents import write_document
 from understudy.errors import PolicyError, TableError
-from understudy.files import write_json
 from understudy.frontier import Frontier, Point
 from understudy.outcome import evaluate
 from understudy.policy import Policy
@@ -104,13 +104,13 @@ def test_another_unit_is_no_place_to_measure() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 2}, "reads up to 1: upgrade"),
+        ({"version": 3}, "reads up to 2: upgrade"),
         ({"format": "understudy.result"}, "is no understudy.frontier file"),
         ({"points": [{"cost": 1}]}, r"the field 'policy' at \$.points\[0\], found none"),
         ({"points": None}, r"a list at \$.points, found None"),
     ],
 )
 def test_a_wrong_file_is_a_sentence(tmp_path: Path, changes: dict[str, object], words: str) -> None:
-    write_json(tmp_path / "f.json", frontier(point(1, 2)).to_dict() | changes)
+    write_document(tmp_path / "f.json", frontier(point(1, 2)).to_dict() | changes)
     with pytest.raises(PolicyError, match=words):
         Frontier.load(tmp_path / "f.json")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tables import synthetic
+from understudy.documents import write_document
 from understudy.errors import PolicyError
-from understudy.files import write_json
 from understudy.result import Result
 from understudy.searching.search import search, search_in_sample
 
@@ -55,7 +55,7 @@ def test_it_prints_as_a_table(result: Result) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 2}, "reads up to 1: upgrade"),
+        ({"version": 3}, "reads up to 2: upgrade"),
         ({"format": "understudy.table"}, "is no understudy.result file"),
         ({"results": [{}]}, r"the field 'max_drop' at \$.results\[0\], found none: search again"),
         ({"results": None}, r"a list at \$.results, found None"),
@@ -66,7 +66,7 @@ def test_it_prints_as_a_table(result: Result) -> None:
 def test_a_wrong_file_is_a_sentence(
     result: Result, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    write_json(tmp_path / "r.json", result.to_dict() | changes)
+    write_document(tmp_path / "r.json", result.to_dict() | changes)
     with pytest.raises(PolicyError, match=words) as raised:
         Result.load(tmp_path / "r.json")
     assert "\n" not in str(raised.value)
@@ -75,6 +75,6 @@ def test_a_wrong_file_is_a_sentence(
 def test_a_damaged_path_is_a_sentence(result: Result, tmp_path: Path) -> None:
     data = result.to_dict()
     data["results"][1]["certificate"]["path"][0]["thresholds"][0] = []
-    write_json(tmp_path / "r.json", data)
+    write_document(tmp_path / "r.json", data)
     with pytest.raises(PolicyError, match="damaged"):
         Result.load(tmp_path / "r.json")

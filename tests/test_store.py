@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,9 +15,20 @@ import pytest
 from hypothesis import given, settings
 
 from tables import score_tables, synthetic
+from understudy.documents import write_document
 from understudy.errors import TableError, UnderstudyError
+from understudy.parquet_files import write_parquet
 from understudy.scores import Exit, ScoreTable
-from understudy.store import check_target, load_table, save_labels, save_table, stored_shares
+from understudy.store import (
+    check_target,
+    load_table,
+    save_labels,
+    save_table,
+    save_times,
+    stored_shares,
+)
+
+GOLD = Path(__file__).parent / "gold"
 
 
 def probable(count: int = 30, *, seed: int = 0) -> ScoreTable:
@@ -149,9 +162,20 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "t"
 
 
+def head_of(folder: Path) -> dict[str, Any]:
+    head: dict[str, Any] = json.loads((folder / "table.json").read_text())
+    return head
+
+
 def edit(folder: Path, **changes: object) -> None:
-    head = json.loads((folder / "table.json").read_text())
-    (folder / "table.json").write_text(json.dumps(head | changes))
+    """Change table.json, hash and all."""
+    write_document(folder / "table.json", head_of(folder) | changes)
+
+
+def rewrite(folder: Path, name: str, frame: pl.DataFrame) -> None:
+    """Put another frame into a table, with its hash where it is noted."""
+    digest = write_parquet(frame, folder / name)
+    edit(folder, files={**head_of(folder)["files"], name: digest})
 
 
 def refused(folder: Path, words: str) -> None:
@@ -166,11 +190,11 @@ def test_no_table_there(tmp_path: Path) -> None:
 
 
 def test_a_newer_version(saved: Path) -> None:
-    edit(saved, version=2)
-    refused(saved, "version 2, this understudy reads up to 1: upgrade")
+    edit(saved, version=3)
+    refused(saved, "version 3, this understudy reads up to 2: upgrade")
 
 
-@pytest.mark.parametrize("version", [None, "1", 1.5])
+@pytest.mark.parametrize("version", [None, "1", 1.5, 0, True])
 def test_a_strange_version(saved: Path, version: object) -> None:
     edit(saved, version=version)
     refused(saved, "version")
@@ -188,11 +212,14 @@ def test_broken_json(saved: Path) -> None:
     refused(saved, "its format is None")
 
 
-@pytest.mark.parametrize("key", ["exits", "confidences", "costs", "classes", "provenance"])
+@pytest.mark.parametrize(
+    "key",
+    ["exits", "confidences", "costs", "classes", "provenance", "files", "samples", "samples_hash"],
+)
 def test_a_head_that_lacks_something(saved: Path, key: str) -> None:
-    head = json.loads((saved / "table.json").read_text())
+    head = head_of(saved)
     del head[key]
-    (saved / "table.json").write_text(json.dumps(head))
+    write_document(saved / "table.json", head)
     refused(saved, "damaged")
 
 
@@ -208,10 +235,26 @@ def test_a_damaged_file(saved: Path, file: str, damage: str) -> None:
     refused(saved, "damaged")
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_flipped_bytes_give_a_sentence_or_a_table(saved: Path, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    for path in saved.rglob("*.parquet"):
+def test_flipped_bits_are_refused(saved: Path) -> None:
+    save_times(saved, {"ms@1": {"big": 1.25}})
+    rng = np.random.default_rng(0)
+    for path in saved.rglob("*.*"):
+        whole = path.read_bytes()
+        for place in rng.integers(0, 8 * len(whole), 40).tolist():
+            flipped = bytearray(whole)
+            flipped[place // 8] ^= 1 << place % 8
+            path.write_bytes(flipped)
+            if chr(flipped[place // 8]).strip() or chr(whole[place // 8]).strip():
+                refused(saved, saved.as_posix())
+        path.write_bytes(whole)
+    same(load_table(saved), replace(probable(), times={"ms@1": {"big": 1.25}}))
+
+
+def test_flipped_bytes_of_older_tables_give_a_sentence_or_a_table(tmp_path: Path) -> None:
+    """Version 1 had no hashes."""
+    saved = Path(shutil.copytree(GOLD / "table-v1", tmp_path / "t"))
+    rng = np.random.default_rng(0)
+    for path in [*saved.rglob("*.parquet")] * 8:
         whole = path.read_bytes()
         flipped = bytearray(whole)
         for place in rng.integers(max(len(whole) - 600, 0), len(whole), 4):
@@ -222,27 +265,57 @@ def test_flipped_bytes_give_a_sentence_or_a_table(saved: Path, seed: int) -> Non
         path.write_bytes(whole)
 
 
+def test_labels_are_added_to_older_tables(tmp_path: Path) -> None:
+    saved = Path(shutil.copytree(GOLD / "table-v1", tmp_path / "t"))
+    table = replace(load_table(saved), label=None).with_labels({"5": 1})
+    save_labels(saved, table)
+    assert load_table(saved).hash == table.hash
+
+
 def test_exits_of_other_lengths(saved: Path) -> None:
-    file = saved / "exits" / "001.parquet"
-    pl.read_parquet(file).head(5).write_parquet(file)
-    refused(saved, "damaged")
+    rewrite(saved, "exits/001.parquet", pl.read_parquet(saved / "exits/001.parquet").head(5))
+    refused(saved, "damaged .*001.parquet has 5 rows, not 30")
 
 
 def test_too_few_samples(saved: Path) -> None:
-    file = saved / "samples.parquet"
-    pl.read_parquet(file).head(5).write_parquet(file)
-    refused(saved, "shape")
+    write_parquet(pl.read_parquet(saved / "samples.parquet").head(5), saved / "samples.parquet")
+    refused(saved, "damaged .*samples.parquet has 5 rows, not 30")
+
+
+def test_more_samples_than_a_file_can_hold(saved: Path) -> None:
+    edit(saved, samples=10**12)
+    refused(saved, "too small for 1,000,000,000,000 samples")
 
 
 def test_an_unknown_split(saved: Path) -> None:
     file = saved / "samples.parquet"
-    pl.read_parquet(file).with_columns(split=pl.lit("train")).write_parquet(file)
+    write_parquet(pl.read_parquet(file).with_columns(split=pl.lit("train")), file)
     refused(saved, "damaged")
 
 
+def test_other_ids_or_splits(saved: Path) -> None:
+    file = saved / "samples.parquet"
+    write_parquet(pl.read_parquet(file).with_columns(pl.col("split").reverse()), file)
+    refused(saved, "samples.parquet has other ids or splits")
+
+
+def test_exits_that_changed_places(saved: Path) -> None:
+    files = [saved / "exits" / f"{number:03}.parquet" for number in (0, 1)]
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, reversed(contents), strict=True):
+        file.write_bytes(content)
+    refused(saved, "000.parquet is that of another table")
+
+
+def test_logits_that_are_gone(saved: Path) -> None:
+    (saved / "logits" / "001.parquet").unlink()
+    refused(saved, "001.parquet.* or its logits cannot be read .*score that model again")
+
+
 def test_nan_confidences_on_disk(saved: Path) -> None:
-    file = saved / "exits" / "000.parquet"
-    pl.read_parquet(file).with_columns(margin=pl.lit(float("nan"), pl.Float32)).write_parquet(file)
+    frame = pl.read_parquet(saved / "exits" / "000.parquet")
+    nan = pl.lit(float("nan"), pl.Float32)
+    rewrite(saved, "exits/000.parquet", frame.with_columns(margin=nan))
     refused(saved, "'margin' of exit 'a/b: ü' has 30 NaN among 30")
 
 

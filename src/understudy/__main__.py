@@ -63,4 +63,6 @@ def _reserve_stdout() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory, where `-m` looks for modules first
     main()

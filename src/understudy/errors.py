@@ -72,3 +72,15 @@ def listed(items: Iterable[object], most: int = 5) -> str:
     rows = list(items)
     rest = len(rows) - most
     return ", ".join(map(str, rows[:most])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def brief(error: BaseException, most: int = 200) -> str:
+    """An error in one line: its type and the first line of its message, cut to a length.
+
+    >>> brief(KeyError("width"))
+    "KeyError: 'width'"
+    >>> brief(SystemExit())
+    'SystemExit'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:most]}" if lines else type(error).__name__

@@ -1,82 +1,216 @@
-"""Files and folders that are written whole or not at all; JSON with its format and version."""
+"""Files that are written whole or not at all; JSON with its format and version."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from understudy.errors import DataError, UnderstudyError
+from understudy.errors import UnderstudyError
+from understudy.locks import locked
+
+_MOST_LINKS = 40  # as many as Linux follows
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file next to `path` that takes its place when the block ends well.
+    """A temporary file that takes the place of `path`, durably, when the block ends well.
+
+    A link stays, and the file that it leads to is replaced. An older file hands on its mode and
+    owner; a new one follows the umask. A device, a pipe or an open file (/dev/stdout, /dev/fd/3) is
+    written into when the block ends well.
 
     Raises:
-        UnderstudyError: the folder cannot be written.
+        UnderstudyError: the file cannot be written, for example because the disk is full.
     """
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    temporary = Path(name)
-    try:
-        temporary.chmod(0o644)
-        yield temporary
-        temporary.replace(target)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        if is_stream(path):
+            with _poured_into(Path(path)) as temporary:
+                yield temporary
+            return
+        target = behind_links(path)
+        make_folder(target.parent)
+        with locked(target) as alone:
+            if alone:
+                remove_leftovers(target)
+            temporary = beside(target)
+            mode = 0o600 if target.exists() else 0o666
+            try:
+                os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+                yield temporary
+                hand_on_mode(target, temporary)
+                sync(temporary)
+                temporary.replace(target)
+                sync(target.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder next to `path` that takes its place when the block ends well.
-
-    An older folder stays whole until the new one is complete.
-    """
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        _swap(temporary, target)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_own_folder(path: str | Path, *, mark: str, rule: str) -> None:
-    """Refuse to replace a folder that is something else: replacing it removes all that is in it.
-
-    Args:
-        path: nothing yet, an empty folder, or one that holds the file `mark`.
-        mark: the file by which a folder of that kind is known.
-        rule: for the message, such as "a cascade goes into a folder of its own".
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the system refuses while `path` is written into one sentence.
 
     Raises:
-        UnderstudyError: something else is there.
+        UnderstudyError: an OSError, or the error of a library that quotes one, was raised.
     """
-    place = Path(path)
-    free = not place.exists() or (place.is_dir() and not any(place.iterdir()))
-    if not free and not (place / mark).is_file():
-        raise UnderstudyError(f"{rule}, {str(path)!r} is something else: choose another place")
+    try:
+        yield
+    except UnderstudyError:
+        raise
+    except Exception as error:
+        reason = _system_error(error)
+        if reason is None:
+            raise
+        raise unwritable(path, reason) from error
+
+
+def unwritable(path: str | Path, reason: str) -> UnderstudyError:
+    """The error for a path that the system does not let be written, for a reason in its words."""
+    way_out = "make room" if "space" in reason or "quota" in reason else "choose another place"
+    return UnderstudyError(f"{str(path)!r} cannot be written ({reason}): {way_out}")
+
+
+@contextmanager
+def only_writer(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """Keep other writers of a file or folder out, across several steps; its parent is made.
+
+    Args:
+        path: the file or folder, there or not.
+        wait: wait for another writer rather than raise.
+
+    Raises:
+        InUse: there is another writer, without `wait`.
+        UnderstudyError: the place cannot be written.
+    """
+    with ExitStack() as stack:
+        with writing(path):
+            target = behind_links(path)
+            make_folder(target.parent)
+            stack.enter_context(locked(target, wait=wait))
+        yield
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether a path is a device, a pipe or an open file of this process: none is ever replaced.
+
+    >>> is_stream("/dev/null"), is_stream("/dev/stdout"), is_stream("result.json")
+    (True, True, False)
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        mode = stat.S_IFREG
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or _descriptor(Path(path)) is not None
+
+
+def behind_links(path: str | Path) -> Path:
+    """The file or folder that a path leads to through links, whether it is there yet or not.
+
+    Raises:
+        OSError: links that lead in a circle.
+    """
+    with suppress(FileNotFoundError):
+        os.stat(path)  # noqa: PTH116
+    return Path(os.path.realpath(path))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing, durably."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
+def beside(target: Path) -> Path:
+    """A new temporary name in the same folder."""
+    return target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove the temporaries of killed writers of a file or folder, whose lock is held here."""
+    temporary = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
+    with os.scandir(target.parent) as entries:
+        left = [entry for entry in entries if temporary.fullmatch(entry.name)]
+    for entry in left:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def hand_on_mode(older: Path, newer: Path) -> None:
+    """Give a file or folder the mode of an older one, and its owner where that is permitted."""
+    try:
+        status = older.stat()
+    except FileNotFoundError:
+        return
+    with suppress(PermissionError):
+        if newer.stat().st_gid != status.st_gid:
+            os.chown(newer, -1, status.st_gid)
+        if newer.stat().st_uid != status.st_uid:
+            os.chown(newer, status.st_uid, -1)
+    with suppress(PermissionError):  # some file systems have no modes
+        newer.chmod(stat.S_IMODE(status.st_mode))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _poured_into(path: Path) -> Iterator[Path]:
+    """A temporary file elsewhere, whose content is written into a stream."""
+    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
+        temporary = Path(folder) / "content"
+        temporary.touch()
+        yield temporary
+        with temporary.open("rb") as source, _open_stream(path) as sink:
+            shutil.copyfileobj(source, sink)
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    number = _descriptor(path)
+    return path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the open file of this process that a path such as /dev/stdout leads to."""
+    for _ in range(_MOST_LINKS):
+        folder = os.path.realpath(path.parent)
+        if re.fullmatch(rf"/proc/{os.getpid()}(/task/\d+)?/fd", folder) and path.name.isdecimal():
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def _system_error(error: Exception) -> str | None:
+    """Why the system refused, in its words; None for errors of another kind.
+
+    Libraries written in Rust quote it: "... No space left on device (os error 28)".
+    """
+    quoted = re.search(r"\(os error (\d+)\)", str(error))
+    if quoted is not None:
+        return os.strerror(int(quoted[1]))
+    return (error.strerror or str(error)) if isinstance(error, OSError) else None
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -87,54 +221,71 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
-    """Read strict JSON: each key once, finite numbers of at most 64 bits, whole characters.
+    """Read JSON.
 
     Raises:
-        UnderstudyError: of the type given: the file is missing or is no such JSON.
+        UnderstudyError: of the type given: the file is missing or is no strict JSON.
     """
     try:
-        return _strict_json(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise error(
             f"{what} is read from a file, {str(path)!r} does not exist: check the path"
         ) from cause
     except OSError as cause:
         raise error(f"{what} cannot be read from {str(path)!r}: {cause.strerror}") from cause
-    except (ValueError, RecursionError) as cause:
+    except ValueError as cause:
         raise error(f"{what} is a JSON file, {str(path)!r} is not: {cause}") from cause
 
 
-def _strict_json(text: str) -> Any:
-    data = json.loads(
-        text,
-        object_pairs_hook=_each_key_once,
-        parse_int=_whole_number,
-        parse_float=_finite_number,
-        parse_constant=_finite_number,
-    )
-    if "\\u" in text:  # half a character can only be an escape
-        json.dumps(data, ensure_ascii=False).encode()
-    return data
+def parse_json(text: str) -> Any:
+    """Strict JSON: no NaN or Infinity, no key twice, no number beyond float64, no endless nesting.
+
+    >>> parse_json('{"a": [1, 2.5]}')
+    {'a': [1, 2.5]}
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        data = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_int,
+            parse_float=_float,
+            parse_constant=_no_number,
+        )
+        if "\\u" in text:  # half a character can only be an escape
+            json.dumps(data, ensure_ascii=False).encode()
+        return data
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} repeats")
-    return entries
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"it has the key {twice!r} twice")
+    return found
 
 
-def _whole_number(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
-        raise ValueError(f"the number {text[:20]}… is beyond 64 bits")
-    return int(text)
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        _no_number(digits)
+    return number
 
 
-def _finite_number(text: str) -> float:
-    if not math.isfinite(float(text)):
-        raise ValueError(f"{text[:20]} is no finite number")
-    return float(text)
+def _int(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"it has {digits[:40]!r} where JSON has numbers of 64 bits")
+    return int(digits)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"it has {text[:40]!r} where JSON has finite numbers")
 
 
 def check_version(
@@ -145,58 +296,10 @@ def check_version(
     if found != kind:
         raise error(f"{str(path)!r} is no {kind} file: its format is {found!r}")
     version = data.get("version")
-    if not isinstance(version, int) or version > newest:
+    if type(version) is not int or version < 1:
+        raise error(f"{str(path)!r} is damaged: {kind} versions count from 1, found {version!r}")
+    if version > newest:
         raise error(
             f"{str(path)!r} has {kind} version {version!r}, this understudy reads up to {newest}: "
             "upgrade understudy"
         )
-
-
-def keep_plan(folder: Path, plan: Mapping[str, Any], *, kind: str, newest: int, what: str) -> None:
-    """Write the arguments of unfinished work into its folder, or check that they are the same.
-
-    Args:
-        folder: made where it is missing.
-        plan: the arguments that decide the outcome, as plain JSON.
-        kind, newest: the format and version of the file.
-        what: what is unfinished, for the message.
-
-    Raises:
-        DataError: work with other arguments, or something else, is in the way.
-        UnderstudyError: the place cannot be written.
-    """
-    manifest = folder / "manifest.json"
-    if not manifest.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise DataError(
-                f"unfinished work lies in {str(folder)!r}, where something else is: move it"
-            )
-        write_json(manifest, {"format": kind, "version": newest, "plan": dict(plan)})
-        return
-    data = read_json(manifest, DataError, what)
-    check_version(data, kind=kind, newest=newest, path=manifest, error=DataError)
-    now, found = json.loads(json.dumps(plan)), data.get("plan")
-    if found == now:
-        return
-    older = found if isinstance(found, dict) else {}
-    key = next((key for key in now if older.get(key) != now[key]), "plan")
-    raise DataError(
-        f"{what} goes on under the same plan, {str(folder)!r} has another for {key} "
-        f"({str(older.get(key))[:200]}, now {str(now.get(key))[:200]}): use the same arguments, or "
-        "delete that folder"
-    )
-
-
-def _swap(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        temporary.replace(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "old"
-    target.replace(old)
-    temporary.replace(target)
-    shutil.rmtree(old.parent, ignore_errors=True)
-
-
-def _unwritable(target: Path, error: OSError) -> UnderstudyError:
-    reason = error.strerror or str(error)
-    return UnderstudyError(f"{str(target)!r} cannot be written ({reason}): choose another place")

@@ -64,7 +64,9 @@ class Frontier(
     what="a frontier",
     error=PolicyError,
     keys=("unit", "reference", "points"),
+    remedy="make it again",
     format="understudy.frontier",
+    version=2,
 ):
     """Points sorted by cost. Found on one table; `measured_on` looks at the same policies
     elsewhere.

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast, get_origin
 
+from understudy.documents import HASH, read_document, write_document
 from understudy.errors import UnderstudyError
-from understudy.files import check_version, read_json, write_json
+from understudy.files import read_json, write_json
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -84,21 +85,30 @@ class StoredFile(Stored):
     """What is stored in a file of its own."""
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, atomically."""
-        write_json(path, self.to_dict())
+        """Write it as JSON, atomically; where it has a format, with the hash of its content."""
+        write = write_document if self.json_layout.head else write_json
+        write(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote.
 
         Raises:
-            UnderstudyError: the file is something else, or a newer version wrote it.
+            UnderstudyError: the file is something else, was changed, or a newer version wrote it.
         """
         layout = cls.json_layout
-        data = read_json(path, layout.error, layout.what)
-        if layout.head:
-            kind, newest = str(layout.head["format"]), int(layout.head["version"])
-            check_version(data, kind=kind, newest=newest, path=Path(path), error=layout.error)
+        data = (
+            read_document(
+                path,
+                kind=str(layout.head["format"]),
+                newest=int(layout.head["version"]),
+                what=layout.what,
+                error=layout.error,
+                remedy=layout.remedy,
+            )
+            if layout.head
+            else read_json(path, layout.error, layout.what)
+        )
         what = f"{layout.what} in {str(path)!r}"
         return decode(data, cls, what=what, error=layout.error, remedy=layout.remedy)
 
@@ -252,7 +262,8 @@ def _dataclass_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any
 
     known = _fields(kind)
     required = [key for key, (_, form) in known.items() if not form.optional]
-    derived = {*_keys(kind), *(kind.json_layout.ignored if issubclass(kind, Stored) else ())}
+    layout = kind.json_layout if issubclass(kind, Stored) else _Layout()
+    derived = {*_keys(kind), *layout.ignored, *((HASH,) if layout.head else ())}
     ignored = derived - set(known)
 
     def unpacked(form: _FieldForm) -> Callable[[Any, Any], Any] | None:

@@ -11,19 +11,24 @@ TABLE/looks.jsonl    the log: one line per look
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import polars as pl
 
+from understudy.documents import HASH, content_hash
 from understudy.errors import PolicyError, TableError, UnderstudyError
-from understudy.files import replacing
+from understudy.files import parse_json, replacing
+from understudy.locks import locked
+from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 
 _LOG, _BY_SAMPLE = "looks.jsonl", "looks.parquet"
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 _SCHEMA = pl.Schema({"id": pl.String, "look": pl.UInt32})
 
 
@@ -36,6 +41,20 @@ def count_looks(path: str | Path, ids: npt.ArrayLike) -> int:
     seen = _last_looks(Path(path))
     last = seen.filter(pl.col("id").is_in(_column(ids).implode()))["look"].max()
     return 0 if last is None else int(last)  # type: ignore[arg-type]
+
+
+@contextmanager
+def looking(path: str | Path) -> Iterator[None]:
+    """Keep other looks at the table in a folder waiting, so that each has a number of its own.
+
+    For whoever counts the looks before a search and logs its own behind it. A folder that cannot be
+    written to is read without.
+    """
+    with ExitStack() as stack:
+        with _where_writable():
+            if Path(path).is_dir():
+                stack.enter_context(locked(path))
+        yield
 
 
 def log_look(
@@ -60,17 +79,17 @@ def log_look(
         TableError: the folder's count of looks is damaged.
     """
     folder = Path(path)
-    look = count_looks(folder, ids) + 1
-    if not folder.is_dir():
-        return look
-    column = _column(ids)
-    now = pl.DataFrame({"id": column, "look": [look] * len(column)}, schema=_SCHEMA)
-    seen = pl.concat([now, _last_looks(folder)]).unique("id", keep="first", maintain_order=True)
-    line = {"look": look, "why": why, "search": None if search is None else dict(search)}
-    with suppress(OSError, UnderstudyError):
-        _write(seen, folder)
-        with (folder / _LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line, allow_nan=False) + "\n")
+    with looking(folder):
+        look = count_looks(folder, ids) + 1
+        if not folder.is_dir():
+            return look
+        column = _column(ids)
+        now = pl.DataFrame({"id": column, "look": [look] * len(column)}, schema=_SCHEMA)
+        seen = pl.concat([now, _last_looks(folder)]).unique("id", keep="first", maintain_order=True)
+        line = {"look": look, "why": why, "search": None if search is None else dict(search)}
+        with _where_writable():
+            _write(seen, folder)
+            _append({**line, HASH: content_hash(line)}, folder)
     return look
 
 
@@ -85,12 +104,9 @@ def logged_looks(path: str | Path) -> list[dict[str, Any]]:
     file = Path(path) / _LOG
     try:
         texts = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        lines = [json.loads(text) for text in texts]
-        if not all(isinstance(line, dict) and isinstance(line.get("look"), int) for line in lines):
-            raise ValueError("a line without the number of its look")
+        return [_line(parse_json(text)) for text in texts]
     except (OSError, ValueError) as error:
         raise _damaged(file, error) from error
-    return lines
 
 
 def keep_looks(older: str | Path, folder: str | Path) -> None:
@@ -125,6 +141,17 @@ def delta_of_look(delta: float, look: int) -> float:
     return delta / (look * (look + 1))
 
 
+def _line(line: Any) -> dict[str, Any]:
+    """A line of the log, checked; older ones have no hash, and no `search`."""
+    if not isinstance(line, dict) or type(line.get("look")) is not int:
+        raise ValueError("a line without the number of its look")
+    if not line.keys() <= {"look", "why", "search", HASH}:
+        raise ValueError(f"a line with the keys {', '.join(line)}")
+    if line.pop(HASH, content_hash(line)) != content_hash(line):
+        raise ValueError("a line that was changed after it was written")
+    return line
+
+
 def _last_looks(folder: Path) -> pl.DataFrame:
     """The last look at every sample (id, look).
 
@@ -134,7 +161,7 @@ def _last_looks(folder: Path) -> pl.DataFrame:
     file, log, samples = folder / _BY_SAMPLE, folder / _LOG, folder / "samples.parquet"
     try:
         if file.exists():
-            seen = pl.read_parquet(file)
+            seen = read_parquet(file, sealed=False)
             if seen.schema != _SCHEMA or seen.null_count().sum_horizontal().item():
                 raise ValueError(f"the columns {dict(seen.schema)}")
             return seen
@@ -143,7 +170,7 @@ def _last_looks(folder: Path) -> pl.DataFrame:
         looks = len(log.read_text(encoding="utf-8").splitlines())
         certify = pl.read_parquet(samples, columns=["id", "split"]).filter(split="certify")
         return certify.select("id", look=pl.lit(looks, pl.UInt32))
-    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except ERRORS as error:
         raise _damaged(file if file.exists() else log, error) from error
 
 
@@ -152,8 +179,26 @@ def _column(ids: npt.ArrayLike) -> pl.Series:
 
 
 def _write(seen: pl.DataFrame, folder: Path) -> None:
-    with replacing(folder / _BY_SAMPLE) as temporary:
-        seen.write_parquet(temporary, compression="zstd", statistics=False)
+    write_parquet(seen, folder / _BY_SAMPLE)
+
+
+def _append(line: Mapping[str, Any], folder: Path) -> None:
+    """Add a line to the log, which is written whole or not at all."""
+    log = folder / _LOG
+    older = log.read_bytes() if log.exists() else b""
+    with replacing(log) as temporary:
+        temporary.write_bytes(older + json.dumps(line, allow_nan=False).encode() + b"\n")
+
+
+@contextmanager
+def _where_writable() -> Iterator[None]:
+    """Go on where the user may not write; a full disk, for example, is an error."""
+    try:
+        yield
+    except (OSError, UnderstudyError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _READ_ONLY:
+            raise
 
 
 def _damaged(file: Path, error: Exception) -> TableError:

@@ -146,6 +146,7 @@ class Result(
         *("difficulty", "table", "asked", "published"),
     ),
     format="understudy.result",
+    version=2,
 ):
     """All that one search found; `print(result)` prints it as a table.
 

@@ -1,16 +1,22 @@
 """Score tables on disk: a folder of Parquet files and one JSON.
 
-TABLE/table.json        format, version, exits, costs, provenance
+TABLE/table.json        format, version, exits, costs, provenance, the hashes of exits and logits
 TABLE/samples.parquet   id, label (-1 where it is missing), split
 TABLE/exits/000.parquet prediction, the confidences, top_class, top_probability
 TABLE/logits/000.parquet logits (float16), where they were kept
 TABLE/times.json        measured times: apart, since they differ from run to run
 TABLE/looks.*           how often the certify samples have been read (see `understudy.looks`)
+
+Every file carries the hash of what it holds (`documents`, `parquet_files`), so that labels, times
+and looks are each replaced by themselves; table.json names the files and the samples that belong
+together.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +24,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from understudy.documents import read_document, write_document
 from understudy.errors import TableError, UnderstudyError
 from understudy.exit import Array, Detail, Exit, LazyDetails
-from understudy.files import check_version, read_json, replacing, replacing_folder, write_json
+from understudy.files import replacing
+from understudy.folders import read_unchanged, recover, replacing_folder
+from understudy.locks import locked
 from understudy.looks import keep_looks
+from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
 from understudy.split import SPLITS
 from understudy.table_validation import Costs
 
-FORMAT, VERSION = "understudy.table", 1
+FORMAT, VERSION = "understudy.table", 2
+TIMES_FORMAT, TIMES_VERSION = "understudy.times", 2
 _TABLE, _SAMPLES, _TIMES = "table.json", "samples.parquet", "times.json"
-_PARQUET_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+_ROWS_PER_BYTE = 64  # of the file of samples, whose ids differ: more is no table
 
 
 def save_table(table: ScoreTable, path: str | Path) -> None:
@@ -43,10 +54,11 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
     check_target(path)
     with replacing_folder(path) as folder:
         (folder / "exits").mkdir()
+        files: dict[str, str] = {}
         for number, name in enumerate(table.names):
-            _write_exit(table, name, folder, number)
+            files |= _write_exit(table, name, folder, number)
         _write_samples(table, folder)
-        write_json(folder / _TABLE, _head(table))
+        write_document(folder / _TABLE, {**_head(table), "files": files})
         if table.times:
             save_times(folder, table.times)
         keep_looks(path, folder)
@@ -56,24 +68,27 @@ def load_table(path: str | Path) -> ScoreTable:
     """Read a table; top classes and logits are read on first use.
 
     Raises:
-        TableError: no table there, a broken one, or one that a newer version wrote.
+        TableError: no table there, one that was damaged or changed, or one that a newer version
+            wrote.
     """
-    folder = Path(path)
+    return read_unchanged(path, _load)
+
+
+def _load(folder: Path) -> ScoreTable:
     if not (folder / _TABLE).is_file():
         raise TableError(
-            f"a score table is a folder with a {_TABLE}, {str(path)!r} is none: make one with "
+            f"a score table is a folder with a {_TABLE}, {str(folder)!r} is none: make one with "
             "`understudy score` or `understudy import`"
         )
-    head = read_json(folder / _TABLE, TableError, "a score table")
-    check_version(head, kind=FORMAT, newest=VERSION, path=folder / _TABLE, error=TableError)
+    head = _read_head(folder)
     try:
         return _assemble(folder, head)
     except UnderstudyError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, *_PARQUET_ERRORS) as error:
+    except (KeyError, TypeError, AttributeError, *ERRORS) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TableError(
-            f"the score table {str(path)!r} is damaged ({reason}): make it again"
+            f"the score table {str(folder)!r} is damaged ({reason}): make it again"
         ) from error
 
 
@@ -84,21 +99,22 @@ def save_labels(path: str | Path, table: ScoreTable) -> None:
         TableError: no table there, or one of other samples.
         UnderstudyError: the place cannot be written.
     """
-    if load_table(path).ids.tolist() != table.ids.tolist():
-        raise TableError(
-            f"labels are written to the table of their samples, {str(path)!r} has other samples: "
-            "save the whole table"
-        )
-    _write_samples(table, Path(path))
+    with locked(path):
+        if _samples_hash(load_table(path)) != _samples_hash(table):
+            raise TableError(
+                f"labels are written to the table of their samples, {str(path)!r} has other "
+                "samples or splits: save the whole table"
+            )
+        _write_samples(table, Path(path))
 
 
 def save_times(path: str | Path, times: Costs) -> None:
     """Write measured times (unit -> part -> ms per sample) next to the scores."""
-    write_json(
+    write_document(
         Path(path) / _TIMES,
         {
-            "format": "understudy.times",
-            "version": 1,
+            "format": TIMES_FORMAT,
+            "version": TIMES_VERSION,
             "times": {u: dict(p) for u, p in times.items()},
         },
     )
@@ -110,7 +126,7 @@ def check_target(path: str | Path) -> None:
     Raises:
         TableError: a file, or a folder of something else, is there.
     """
-    target = Path(path)
+    target = recover(path)
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty and not (target / _TABLE).is_file():
         raise TableError(
@@ -124,11 +140,37 @@ def stored_shares(path: str | Path) -> dict[str, float] | None:
 
     A table that is written over an older one keeps them, so that no sample changes its split.
     """
-    if not (Path(path) / _TABLE).is_file():
+    if not (recover(path) / _TABLE).is_file():
         return None
-    head = read_json(Path(path) / _TABLE, TableError, "a score table")
+    head = _read_head(Path(path))
     found: dict[str, float] | None = head.get("provenance", {}).get("split", {}).get("shares")
     return found
+
+
+def _read_head(folder: Path) -> dict[str, Any]:
+    return read_document(
+        folder / _TABLE,
+        kind=FORMAT,
+        newest=VERSION,
+        what="a score table",
+        error=TableError,
+        remedy="make it again",
+    )
+
+
+def _read_times(folder: Path) -> dict[str, Any]:
+    if not (folder / _TIMES).exists():
+        return {}
+    data = read_document(
+        folder / _TIMES,
+        kind=TIMES_FORMAT,
+        newest=TIMES_VERSION,
+        what="a file of times",
+        error=TableError,
+        remedy="measure again, or delete it",
+    )
+    times: dict[str, Any] = data["times"]
+    return times
 
 
 def _head(table: ScoreTable) -> dict[str, Any]:
@@ -136,6 +178,7 @@ def _head(table: ScoreTable) -> dict[str, Any]:
         "format": FORMAT,
         "version": VERSION,
         "samples": len(table),
+        "samples_hash": _samples_hash(table),
         "exits": [
             {"name": exit.name, "parts": list(exit.parts), "origin": dict(exit.origin)}
             for exit in table.exits
@@ -147,21 +190,43 @@ def _head(table: ScoreTable) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, eq=False)
+class _Files:
+    """The Parquet files of a table: their hashes by name, or None in version 1, which had none."""
+
+    folder: Path
+    hashes: Mapping[str, str] | None
+    rows: int
+
+    @staticmethod
+    def of(folder: Path, head: Mapping[str, Any]) -> _Files:
+        rows, most = head["samples"], (folder / _SAMPLES).stat().st_size * _ROWS_PER_BYTE
+        if rows > most:
+            raise ValueError(f"{_SAMPLES} is too small for {rows:,} samples")
+        return _Files(folder, None if head["version"] == 1 else head["files"], rows)
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists() if self.hashes is None else name in self.hashes
+
+    def samples(self) -> pl.DataFrame:
+        return read_parquet(self.folder / _SAMPLES, sealed=self.hashes is not None, rows=self.rows)
+
+    def read(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
+        digest = None if self.hashes is None else self.hashes[name]
+        sealed = self.hashes is not None
+        return read_parquet(
+            self.folder / name, columns, sealed=sealed, digest=digest, rows=self.rows
+        )
+
+
 def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
     exits = tuple(Exit(e["name"], tuple(e["parts"]), e["origin"]) for e in head["exits"])
     names = list(head["confidences"])
-    samples = pl.read_parquet(folder / _SAMPLES)
-    frames = [
-        pl.read_parquet(folder / "exits" / f"{number:03}.parquet", columns=["prediction", *names])
-        for number in range(len(exits))
-    ]
-    times = (
-        read_json(folder / _TIMES, TableError, "a file of times")["times"]
-        if (folder / _TIMES).exists()
-        else {}
-    )
+    files = _Files.of(folder, head)
+    samples = files.samples()
+    frames = [files.read(_exit_file(n), ["prediction", *names]) for n in range(len(exits))]
     classes = head["classes"]
-    return ScoreTable(
+    table = ScoreTable(
         exits=exits,
         prediction=np.stack([frame["prediction"].to_numpy() for frame in frames]),
         confidence={n: np.stack([frame[n].to_numpy() for frame in frames]) for n in names},
@@ -169,39 +234,55 @@ def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
         ids=np.array(samples["id"].to_list(), dtype=object),
         split=_split_codes(samples["split"]),
         costs=head["costs"],
-        times=times,
+        times=_read_times(folder),
         classes=None if classes is None else tuple(classes),
-        details=_details(folder, exits),
+        details=_details(files, exits),
         provenance=head["provenance"],
     )
+    if files.hashes is not None and _samples_hash(table) != head["samples_hash"]:
+        raise ValueError(f"{_SAMPLES} has other ids or splits")
+    return table
+
+
+def _samples_hash(table: ScoreTable) -> str:
+    """SHA-256 over ids and splits, which stay when labels are added."""
+    digest = hashlib.sha256("\0".join(map(str, table.ids)).encode())
+    digest.update(np.ascontiguousarray(table.split).data)
+    return digest.hexdigest()
 
 
 def _split_codes(column: pl.Series) -> Array:
     return column.cast(pl.Enum(list(SPLITS))).to_physical().cast(pl.UInt8).to_numpy()
 
 
-def _details(folder: Path, exits: tuple[Exit, ...]) -> LazyDetails:
+def _exit_file(number: int) -> str:
+    return f"exits/{number:03}.parquet"
+
+
+def _logits_file(number: int) -> str:
+    return f"logits/{number:03}.parquet"
+
+
+def _details(files: _Files, exits: tuple[Exit, ...]) -> LazyDetails:
     read = cache(_read_detail)
-    files = {
-        exit.name: (folder / "exits" / f"{i:03}.parquet", folder / "logits" / f"{i:03}.parquet")
-        for i, exit in enumerate(exits)
-    }
     return LazyDetails(
         {
-            name: partial(read, *pair)
-            for name, pair in files.items()
-            if "top_class" in pl.read_parquet_schema(pair[0])
+            exit.name: partial(read, files, number)
+            for number, exit in enumerate(exits)
+            if "top_class" in pl.read_parquet_schema(files.folder / _exit_file(number))
         }
     )
 
 
-def _read_detail(file: Path, logits: Path) -> Detail:
+def _read_detail(files: _Files, number: int) -> Detail:
     try:
-        frame = pl.read_parquet(file, columns=["top_class", "top_probability"])
-        stored = pl.read_parquet(logits)["logits"].to_numpy() if logits.exists() else None
-    except _PARQUET_ERRORS as error:
+        frame = files.read(_exit_file(number), ["top_class", "top_probability"])
+        logits = _logits_file(number)
+        stored = files.read(logits)["logits"].to_numpy() if files.has(logits) else None
+    except ERRORS as error:
         raise TableError(
-            f"{str(file)!r} cannot be read ({error}): score that model again"
+            f"{str(files.folder / _exit_file(number))!r} or its logits cannot be read ({error}): "
+            "score that model again"
         ) from error
     return Detail(
         frame["top_class"].to_numpy(),
@@ -215,11 +296,12 @@ def _write_samples(table: ScoreTable, folder: Path) -> None:
     if table.label is not None:
         samples["label"] = pl.Series(table.label)
     samples["split"] = pl.Series([SPLITS[code] for code in table.split.tolist()])
-    _write_parquet(pl.DataFrame(samples), folder / _SAMPLES)
+    write_parquet(pl.DataFrame(samples), folder / _SAMPLES)
 
 
-def _write_exit(table: ScoreTable, name: str, folder: Path, number: int) -> None:
-    row = table.index(name)
+def _write_exit(table: ScoreTable, name: str, folder: Path, number: int) -> dict[str, str]:
+    """Write the files of an exit, and return their hashes by name."""
+    row, hashes = table.index(name), {}
     columns = {"prediction": pl.Series(table.prediction[row])}
     columns |= {key: pl.Series(rows[row]) for key, rows in table.confidence.items()}
     detail = table.details.get(name)
@@ -230,17 +312,13 @@ def _write_exit(table: ScoreTable, name: str, folder: Path, number: int) -> None
             (folder / "logits").mkdir(exist_ok=True)
             bits = np.ascontiguousarray(detail.logits, np.float16).view(np.uint16)
             frame = pl.DataFrame({"logits": _array_column(bits, pl.UInt16)})
-            _write_parquet(frame, folder / "logits" / f"{number:03}.parquet")
-    _write_parquet(pl.DataFrame(columns), folder / "exits" / f"{number:03}.parquet")
+            hashes[_logits_file(number)] = write_parquet(frame, folder / _logits_file(number))
+    hashes[_exit_file(number)] = write_parquet(pl.DataFrame(columns), folder / _exit_file(number))
+    return hashes
 
 
 def _array_column(rows: Array, dtype: Any) -> pl.Series:
     return pl.Series(np.ascontiguousarray(rows), dtype=pl.Array(dtype, rows.shape[1]))
-
-
-def _write_parquet(frame: pl.DataFrame, file: Path) -> None:
-    with replacing(file) as temporary:
-        frame.write_parquet(temporary, compression="zstd", statistics=False)
 
 
 def save_answers(path: str | Path, columns: Mapping[str, Any]) -> None:

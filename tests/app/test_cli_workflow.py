@@ -51,6 +51,7 @@ def other():
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with noisy grey PNGs and JPEGs in a folder per class, and two nets."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # where specs in files are looked for
     monkeypatch.delitem(sys.modules, "shade_nets", raising=False)
     (tmp_path / "shade_nets.py").write_text(NETS)
     random = np.random.default_rng(0)
@@ -66,6 +67,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 SCORE = ("score", "py:shade_nets:tiny", "py:shade_nets:big", "--data", "folder:images")
+ALLOWED = ("--allow-code", "shade_nets")
 SCORED = (*SCORE, "--into", "table", "--batch", 32, "--measure", 1)
 
 
@@ -79,17 +81,19 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
     (found,) = run(*words).json["results"]
     assert [stage["exit"] for stage in found["policy"]["stages"]] == ["tiny", "big"]
 
-    built = run("build", "r.json", "--max-drop", 8, "--into", "cascade", "--json").json
+    built = run("build", "r.json", "--max-drop", 8, "--into", "cascade", *ALLOWED, "--json").json
     assert built["policy"] == found["policy"]
     refused(run("build", "r.json", "--max-drop", 7, "--into", "c2"), "no choice for a drop of 7")
     refused(run("build", "r.json", "--into", "c2", "--model", "bug=py:a:b"), "did you mean 'big'")
-    refused(run("build", "r.json", "--into", "images"), "a folder of its own")
+    refused(run("build", "r.json", "--into", "images", *ALLOWED), "a folder of its own")
     refused(
-        run("build", "r.json", "--into", "c2", "--model", "big=py:shade_nets:other"),
+        run("build", "r.json", "--into", "c2", "--model", "big=py:shade_nets:other", *ALLOWED),
         "other weights than the model that was scored as 'big'",
     )
 
-    command = run("run", "cascade", "--data", "folder:images", "--out", "a.parquet", "--json")
+    command = run(
+        "run", "cascade", "--data", "folder:images", "--out", "a.parquet", *ALLOWED, "--json"
+    )
     summary = command.json
     assert (summary["samples"], summary["corrupt"]) == (600, 1)
     answers = pl.read_parquet("a.parquet")
@@ -99,7 +103,9 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
     assert (rows["prediction"] == rows["label"]).mean() == pytest.approx(
         found["on"]["certify"]["accuracy"]
     )
-    assert run("run", "cascade", "--data", "folder:images", "--out", "a.csv").exit_code == 0
+    assert (
+        run("run", "cascade", "--data", "folder:images", "--out", "a.csv", *ALLOWED).exit_code == 0
+    )
     assert pl.read_csv("a.csv")["class"].to_list() == answers["class"].to_list()
 
     report = run("report", "r.json", "--out", "r.html", "--json").json
@@ -110,8 +116,8 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
 def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
     run(*SCORE, "--into", "t")
     run("search", "t", "--max-drop", 8, "--out", "r.json")
-    run("build", "r.json", "--into", "cascade")
-    words = ("bench", "cascade", "--data", "folder:images", "--rounds", 1, "--batch", 16)
+    run("build", "r.json", "--into", "cascade", *ALLOWED)
+    words = ("bench", "cascade", "--data", "folder:images", "--rounds", 1, "--batch", 16, *ALLOWED)
     figures = run(*words, "--images", 60, "--clients", 3, "--out", "b.json", "--json").json
     assert figures["measured"]["reached"]["tiny"] == 60
     assert figures == json.loads(Path("b.json").read_text())
@@ -136,10 +142,13 @@ def test_where_to_compute(here: Path, run: Run) -> None:
     assert load_table("t").units == ("MACs", "ms@1", "ms@16")
     search = run("search", "t", "--max-drop", 8, "--cost", "ms@16", "--out", "r.json")
     assert search.exit_code == 0
-    run("build", "r.json", "--into", "cascade")
+    run("build", "r.json", "--into", "cascade", *ALLOWED)
     for verb in ("run", "bench"):
-        refused(run(verb, "cascade", "--data", "folder:images", "--device", "abacus"), "'abacus'")
-    words = ("run", "cascade", "--data", "folder:images", "--device", "cpu", "--json")
+        refused(
+            run(verb, "cascade", "--data", "folder:images", "--device", "abacus", *ALLOWED),
+            "'abacus'",
+        )
+    words = ("run", "cascade", "--data", "folder:images", "--device", "cpu", *ALLOWED, "--json")
     assert "certified on" not in run(*words).stderr
     record = json.loads(Path("cascade/cascade.json").read_text())
     record["provenance"]["table"]["provenance"]["runs"][0]["device"] = "cuda"
@@ -152,20 +161,25 @@ def test_where_to_compute(here: Path, run: Run) -> None:
 def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
     run(*SCORED)
     run("search", "table", "--max-drop", 8, "--out", "r.json")
-    run("build", "r.json", "--into", "cascade")
+    run("build", "r.json", "--into", "cascade", *ALLOWED)
     (here / "images" / "black").mkdir()
     image = here / "images" / "dark" / "000.jpg"
     (here / "images" / "black" / "000.jpg").write_bytes(image.read_bytes())
-    command = run("run", "cascade", "--data", "folder:images", "--out", "a.csv")
+    command = run("run", "cascade", "--data", "folder:images", "--out", "a.csv", *ALLOWED)
     refused(command, "has 4 names where the models have 3 classes")
-    refused(run("bench", "cascade", "--data", "folder:images"), "has 4 names where the models")
-    refused(run("run", "cascade", "--data", "folder:nowhere"), "'nowhere' is none")
+    refused(
+        run("bench", "cascade", "--data", "folder:images", *ALLOWED), "has 4 names where the models"
+    )
+    refused(run("run", "cascade", "--data", "folder:nowhere", *ALLOWED), "'nowhere' is none")
     head = json.loads((here / "cascade" / "cascade.json").read_text())
     (here / "cascade" / "cascade.json").write_text(json.dumps(head | {"version": 99}))
     refused(run("run", "cascade", "--data", "folder:images"), "version 99")
     (here / "cascade" / "cascade.json").write_text(json.dumps(head))
     (here / "cascade" / "weights" / "big.safetensors").unlink()
-    refused(run("run", "cascade", "--data", "folder:images"), "the weights of 'big' cannot be read")
+    refused(
+        run("run", "cascade", "--data", "folder:images", *ALLOWED),
+        "the weights of 'big' cannot be read",
+    )
     refused(run("run", "table", "--data", "folder:images"), "a cascade is read from a file")
 
 

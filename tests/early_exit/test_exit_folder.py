@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from exit_nets import images, network, refined, stage_of
+from understudy.documents import write_document
 from understudy.early_exit.network import ExitNetwork, attach
 from understudy.early_exit.serialization import NAME, WEIGHTS, ExitFolder, load_exits, save_exits
 from understudy.ensemble import Ensemble
@@ -26,7 +27,9 @@ from understudy.zoo.saved_cascades import load_cascade, save_cascade
 @pytest.fixture(autouse=True)
 def builder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds the stages of saved cascades from the specs of these tests."""
-    monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", stage_of)
+    monkeypatch.setattr(
+        "understudy.zoo.saved_cascades.build_stage", lambda spec, **_: stage_of(spec)
+    )
 
 
 def origin_of(origin: Mapping[str, Any]) -> Stage:
@@ -103,7 +106,7 @@ def test_a_damaged_folder(
     file = tmp_path / "exits" / NAME
     data = json.loads(file.read_text())
     edit(data)
-    file.write_text(json.dumps(data))
+    write_document(file, data)
     with pytest.raises(ModelError, match=message):
         load_exits(tmp_path / "exits", stage_of=origin_of)
 

@@ -213,7 +213,7 @@ class SavedLogits(nn.Module):
 def test_saved_and_loaded(
     table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stage_of(spec: str) -> Stage:
+    def stage_of(spec: str, **_: object) -> Stage:
         return Stage(SavedLogits(), origin={"spec": spec})
 
     monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", stage_of)

@@ -148,7 +148,7 @@ class Weighted(nn.Module):
 def test_saved_and_loaded(
     table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stage_of(spec: str) -> Stage:
+    def stage_of(spec: str, **_: object) -> Stage:
         return Stage(Weighted(torch.zeros(5, 5)), origin={"spec": spec})
 
     monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", stage_of)

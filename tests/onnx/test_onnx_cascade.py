@@ -20,6 +20,7 @@ from exit_nets import images
 from exported_cascades import Exported
 from sample_rows import Array
 from understudy.confidence_functions import confidence_functions
+from understudy.documents import write_document
 from understudy.errors import DataError, MissingExtra, ModelError, PolicyError
 from understudy.nn.cascade import Cascade
 from understudy.onnx.bundle import NAME, is_onnx_bundle, read_bundle
@@ -212,6 +213,7 @@ answers = loaded.answer(np.load(sys.argv[2]))
 np.save(sys.argv[3], answers.confidence)
 loaded.set_operating_point(max_drop=0)
 import understudy.onnx
+from understudy.documents import write_document
 from understudy.errors import MissingExtra
 try:
     understudy.onnx.export_onnx
@@ -260,7 +262,7 @@ def edit_bundle(folder: Path, edit: Callable[[Any], object]) -> None:
     """Change the description of a bundle in place."""
     data = json.loads((folder / NAME).read_text())
     edit(data)
-    (folder / NAME).write_text(json.dumps(data))
+    write_document(folder / NAME, data)
 
 
 @pytest.mark.parametrize(

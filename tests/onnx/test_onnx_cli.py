@@ -39,6 +39,8 @@ def big():
     return Net(32)
 """
 
+EXPORT = ("export", "cascade", "--onnx", "out", "--allow-code", "onnx_digit_nets")
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -53,7 +55,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_export_and_check(here: Path, run: Run) -> None:
-    data = run("export", "cascade", "--onnx", "out", "--check", "digits:heldout", "--json").json
+    data = run(*EXPORT, "--check", "digits:heldout", "--json").json
     assert data["images"] == {"name": "images", "dtype": "uint8", "shape": [1, 8, 8]}
     assert data["exits"] == ["tiny", "big"]
     assert data["check"]["samples"] > 300
@@ -67,10 +69,9 @@ def test_export_for_people(here: Path, run: Run) -> None:
     save_cascade(
         Cascade({"tiny": load_stage("py:onnx_digit_nets:tiny")}, Policy.single("tiny")), "cascade"
     )
-    words = ("export", "cascade", "--onnx", "out")
-    wrong_size = run(*words, "--size", "10x9", "--check", "digits:heldout")
+    wrong_size = run(*EXPORT, "--size", "10x9", "--check", "digits:heldout")
     refused(wrong_size, "found uint8 (1, 8, 8): resize or convert them")
-    command = run(*words)
+    command = run(*EXPORT)
     assert command.exit_code == 0, command.stderr
     assert "1 ONNX model for images uint8 1x8x8" in command.stdout
 

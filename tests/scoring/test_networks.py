@@ -23,6 +23,8 @@ from understudy.store import load_table
 from understudy.zoo.data import open_data
 from understudy.zoo.models import load_network, load_stage, load_stages, named_models
 
+ALLOWED = ("exit_nets",)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def score(target: Path, folder: Path, **options: Any) -> ScoreTable:
     models = {"net": f"exits:{folder}", "other": "py:exit_nets:four"}
-    return score_into(target, models, "digits:heldout", measure_batches=(4,), **options)
+    options = {"measure_batches": (4,), "allow_code": ALLOWED, **options}
+    return score_into(target, models, "digits:heldout", **options)
 
 
 def test_a_folder_is_scored_at_all_its_exits(folder: Path, tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_a_folder_is_scored_at_all_its_exits(folder: Path, tmp_path: Path) -> No
     )
     data = open_data("digits:heldout")
     images = torch.stack([data.image(index) for index in range(64)])
-    stages = load_network(f"exits:{folder}").stages("net")
+    stages = load_network(f"exits:{folder}", allow_code=ALLOWED).stages("net")
     for name in table.names[:-1]:
         predicted = stages[name](images).argmax(1).tolist()
         assert predicted == table.prediction[table.index(name)][:64].tolist()
@@ -81,16 +84,20 @@ def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path) -> None:
 def test_two_exits_of_one_name(folder: Path, tmp_path: Path) -> None:
     models = {"net": f"exits:{folder}", "four": "py:exit_nets:four"}
     with pytest.raises(ModelError, match="brings 'four', which is there already"):
-        score_into(tmp_path / "table", models, "digits:heldout")
-    score_into(tmp_path / "table", {"net": f"exits:{folder}"}, "digits:heldout")
+        score_into(tmp_path / "table", models, "digits:heldout", allow_code=ALLOWED)
+    network = {"net": f"exits:{folder}"}
+    score_into(tmp_path / "table", network, "digits:heldout", allow_code=ALLOWED)
     with pytest.raises(TableError, match="'four', 'net/blocks"):
-        score_into(tmp_path / "table", {"net": f"exits:{folder}"}, "digits:heldout")
+        score_into(tmp_path / "table", network, "digits:heldout", allow_code=ALLOWED)
 
 
 def test_names_and_specs(folder: Path) -> None:
     assert named_models([f"exits:{folder}"]) == {"net": f"exits:{folder}"}
     assert named_models([f"mine=exits:{folder}"]) == {"mine": f"exits:{folder}"}
-    assert list(load_stages(f"exits:{folder}", "mine"))[1] == "mine/blocks.0/linear"
+    assert (
+        list(load_stages(f"exits:{folder}", "mine", allow_code=ALLOWED))[1]
+        == "mine/blocks.0/linear"
+    )
     with pytest.raises(ModelError, match="one model is needed here"):
         load_stage(f"exits:{folder}")
     with pytest.raises(ModelError, match="does not exist"):
@@ -102,13 +109,13 @@ def test_names_and_specs(folder: Path) -> None:
 def test_from_the_command_line(run: Run, folder: Path, tmp_path: Path) -> None:
     """Scored, searched, built and run: every answer is the one that `evaluate` predicts."""
     table, result, cascade = (tmp_path / name for name in ("table", "result.json", "cascade"))
-    data = ("--data", "digits:heldout")
+    data = ("--data", "digits:heldout", "--allow-code", "exit_nets")
     assert run("score", f"exits:{folder}", *data, "--into", table).exit_code == 0
     said = run(
         "search", table, "--max-drop", "20,40", "--reference", "net", "--jointly", "--out", result
     )
     assert said.exit_code == 0, said.stderr
-    built = run("build", result, "--into", cascade, "--json")
+    built = run("build", result, "--into", cascade, *data[2:], "--json")
     assert built.exit_code == 0, built.stderr
     settings = json.loads(built.stdout)["frontier"]
     policy = Policy.from_dict(json.loads(built.stdout)["policy"])
@@ -132,14 +139,15 @@ def test_a_folder_that_was_trained_again(run: Run, folder: Path, tmp_path: Path)
     copy = tmp_path / "exits"
     shutil.copytree(folder, copy)
     words = ("score", f"exits:{copy}", "--data", "digits:heldout", "--into", tmp_path / "t")
-    assert run(*words).exit_code == 0
+    allowed = ("--allow-code", "exit_nets")
+    assert run(*words, *allowed).exit_code == 0
     out = ("--max-drop", 0, "--reference", "net", "--out", tmp_path / "r.json")
     assert run("search", tmp_path / "t", *out).exit_code == 0
-    network = load_network(f"exits:{copy}")
+    network = load_network(f"exits:{copy}", allow_code=ALLOWED)
     with torch.no_grad():
         next(network.heads.parameters()).add_(1)
     save_exits(network, copy, name="net")
-    said = run("build", tmp_path / "r.json", "--into", tmp_path / "c")
+    said = run("build", tmp_path / "r.json", "--into", tmp_path / "c", *allowed)
     assert said.exit_code == 2
     assert "has other weights than the model that was scored" in said.stderr
     assert PolicyStage("net").threshold is None

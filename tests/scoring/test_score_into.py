@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,34 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, calls: int
     full_shards = {2: 0, 9: 0, 10: 256, 31: 900, 45: 900}[calls]
     assert log.calls[0] == ("tiny", full_shards, 900)
     assert log.calls[-1] == ("big", 900, 900)
+    assert content(tmp_path / "table") == content(tmp_path / "whole")
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [emptied, cut, flipped])
+def test_damaged_shards_are_scored_again_when_a_run_resumes(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    scored(tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        scored(tmp_path / "table", on_progress=after(45))
+    file = sorted(partial(tmp_path / "table").glob("000/*.*"))[1]
+    file.write_bytes(damage(file.read_bytes()))
+    log = RecordedProgress()
+    scored(tmp_path / "table", on_progress=log)
+    assert log.calls[0] == ("tiny", 900 - 256, 900)
     assert content(tmp_path / "table") == content(tmp_path / "whole")
 
 

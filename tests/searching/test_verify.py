@@ -14,7 +14,9 @@ import pytest
 
 from command_line import Run
 from tables import pair_table, synthetic
+from understudy.documents import write_document
 from understudy.errors import PolicyError, UnderstudyError
+from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.searching.search import search, search_in_sample, search_within_cost
 from understudy.searching.verify import Check, differences, verify, verify_file
@@ -85,9 +87,12 @@ def searched(run: Run, folder: Path, *words: object) -> Any:
 
 
 def checked(folder: Path, data: Any) -> list[Check]:
-    """The checks that do not hold for a file with this content."""
+    """The checks that do not hold for a file with this content, and the hash of it."""
     file = folder / "changed.json"
-    file.write_text(json.dumps(data))
+    if isinstance(data, dict):
+        write_document(file, data)
+    else:
+        file.write_text(json.dumps(data))
     return [check for check in verify_file(file, folder / "table") if not check.holds]
 
 
@@ -127,6 +132,26 @@ def test_a_change_is_named_by_its_path_and_both_values(run: Run, folder: Path) -
     assert words.claim == "results[0].certificate.words"
     assert "Always." in words.found
     assert len(words.found) < 100
+
+
+def test_a_file_that_was_changed_is_named_with_what_was_changed(run: Run, folder: Path) -> None:
+    data, file = searched(run, folder, "--max-drop", 20), folder / "result.json"
+    data["results"][0]["certificate"]["losses"] += 1
+    file.write_text(json.dumps(data))
+    with pytest.raises(PolicyError, match=r"was changed \(its content hashes to .*search again"):
+        Result.load(file)
+    written, _, losses = (one for one in verify_file(file, folder / "table") if not one.holds)
+    assert written.claim == "the file is as it was written"
+    assert losses.claim == "results[0].certificate.losses"
+
+
+def test_a_result_of_version_1_verifies(run: Run, folder: Path) -> None:
+    """It had no hash."""
+    data = searched(run, folder, "--max-drop", 20)
+    del data["content_hash"]
+    data["version"] = data["frontier"]["version"] = 1
+    (folder / "old.json").write_text(json.dumps(data))
+    assert all(check.holds for check in verify_file(folder / "old.json", folder / "table"))
 
 
 def test_arguments_that_change_nothing_are_in_the_log(run: Run, folder: Path) -> None:

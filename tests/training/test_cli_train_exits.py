@@ -30,10 +30,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_a_model_to_a_score(run: Run) -> None:
     command = run(*TRAIN_FAST, "--taps", "blocks.0,blocks.1", "--heads", "linear,conv4")
     assert command.exit_code == 0, command.stderr
-    assert "score it as exits:exits" in command.stdout
+    assert "score it as exits:exits --allow-code exit_digits, on other data" in command.stdout
     assert "exits, epoch 2:" in command.stderr
-    assert len(load_network("exits:exits").locations) == 4
-    scored = run("score", "exits:exits", "--data", "digits:heldout", "--into", "table", "--json")
+    assert len(load_network("exits:exits", allow_code=["exit_digits"]).locations) == 4
+    words = ("score", "exits:exits", "--data", "digits:heldout", "--into", "table")
+    scored = run(*words, "--allow-code", "exit_digits", "--json")
     assert scored.json["exits"][-1] == "net"
 
 

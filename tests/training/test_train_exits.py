@@ -109,7 +109,7 @@ def test_the_folder_gives_the_same_network_again(
     trained: Train, weights: dict[str, str], tmp_path: Path
 ) -> None:
     network = trained(tmp_path / "exits", saver=f"tiny={weights['small']}", classifier=True)
-    again = load_network(f"exits:{tmp_path / 'exits'}")
+    again = load_network(f"exits:{tmp_path / 'exits'}", allow_code=["exit_digits"])
     assert network.weights_hash == again.weights_hash
     assert all(not module.training for module in again.modules())
     images = torch.stack([open_data(DIGITS).image(number) for number in range(9)])
@@ -124,7 +124,8 @@ def test_the_folder_gives_the_same_network_again(
     ]
     for name, stage in mine.items():
         assert torch.equal(stage(images), theirs[name](images))
-    table = score_into(tmp_path / "table", {"net": f"exits:{tmp_path / 'exits'}"}, "digits:heldout")
+    models = {"net": f"exits:{tmp_path / 'exits'}"}
+    table = score_into(tmp_path / "table", models, "digits:heldout", allow_code=["exit_digits"])
     assert table.names == tuple(mine)
 
 

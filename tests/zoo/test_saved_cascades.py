@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from understudy.documents import write_document
 from understudy.errors import ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Preprocess, Stage
@@ -46,7 +47,7 @@ MAKERS = {"py:nets:small": small, "py:nets:tied": Tied}
 def builder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds stages with other weights and no preprocessing: both come from the folder."""
 
-    def build_stage(spec: str) -> Stage:
+    def build_stage(spec: str, **_: object) -> Stage:
         return Stage(MAKERS[spec](), origin={"spec": spec})
 
     monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", build_stage)
@@ -90,7 +91,7 @@ def test_what_the_folder_holds(cascade: Cascade, tmp_path: Path) -> None:
     weights = ["A_b.c-2.safetensors", "a_b.c.safetensors"]
     assert files == ["c/cascade.json", *(f"c/weights/{name}" for name in weights)]
     data = json.loads((tmp_path / "c/cascade.json").read_text())
-    assert (data["format"], data["version"]) == ("understudy.cascade", 2)
+    assert (data["format"], data["version"]) == ("understudy.cascade", 3)
     assert data["provenance"] == {"table": "abc"}
     assert data["policy"] == cascade.policy.to_dict()
     assert data["stages"]["a/b.c"] == {
@@ -153,7 +154,7 @@ def saved(cascade: Cascade, tmp_path: Path) -> Path:
 def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     data = json.loads((folder / "cascade.json").read_text())
     edit(data)
-    (folder / "cascade.json").write_text(json.dumps(data))
+    write_document(folder / "cascade.json", data)
 
 
 def fails(folder: Path, message: str, error: type[UnderstudyError] = ModelError) -> None:
@@ -203,7 +204,7 @@ def test_damaged_json(saved: Path, tmp_path: Path) -> None:
     fails(saved, "no stage 'tiny'", PolicyError)
     change(saved, lambda d: d.pop("policy"))
     fails(saved, "is damaged")
-    change(saved, lambda d: d.update(version=3))
+    change(saved, lambda d: d.update(version=4))
     fails(saved, "upgrade understudy")
     change(saved, lambda d: d.update(format="understudy.table"))
     fails(saved, "is no understudy.cascade file")

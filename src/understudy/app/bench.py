@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
-from understudy.app.run_cascade import check_data, load_runnable
+from understudy.app.run_cascade import check_data, load_runnable, resizings_in
 from understudy.errors import DataError
+from understudy.nn.preprocess import Image
 from understudy.policy import Policy
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.executor import Executor
@@ -271,6 +272,7 @@ class BenchJob(NamedTuple):
     batch: int
     max_drop: float | None
     device: str | None
+    allow_code: Sequence[str] = ()
 
 
 def bench_cascade(
@@ -286,7 +288,7 @@ def bench_cascade(
         PolicyError: no operating point within `max_drop`.
     """
     data, cascade = open_data(job.data), _loaded(job)
-    images, labels = _decoded(data, job.images)
+    images, labels = _decoded(data, job.images, cascade)
     check_data(data, cascade, images)
     found = bench(
         cascade,
@@ -307,7 +309,8 @@ def peak_memory(job: BenchJob, contestant: str) -> int:
 
     On an accelerator that of its tensors there; otherwise all memory of the process.
     """
-    cascade, (images, _) = _loaded(job), _decoded(open_data(job.data), job.images)
+    cascade = _loaded(job)
+    images, _ = _decoded(open_data(job.data), job.images, cascade)
     if contestant == LARGE:
         cascade = _last_stage(cascade)  # releases the other models
     gc.collect()
@@ -361,21 +364,23 @@ def _memory(job: BenchJob, on_progress: Progress) -> dict[str, int]:
 
 
 def _loaded(job: BenchJob) -> Any:
-    cascade = load_runnable(job.cascade, job.device)
+    cascade = load_runnable(job.cascade, job.device, allow_code=job.allow_code)
     if job.max_drop is not None:
         cascade.set_operating_point(max_drop=job.max_drop)
     return cascade
 
 
-def _decoded(data: DataSet, count: int) -> tuple[Any, np.ndarray | None]:
-    """The first images, or all there are: uint8 (N, C, H, W), or a list where sizes differ; labels.
+def _decoded(data: DataSet, count: int, cascade: Runnable) -> tuple[Any, np.ndarray | None]:
+    """The first images, or all there are, as a cascade takes them, and their labels.
+
+    Images are uint8 (N, C, H, W), or a list where sizes differ, or where they have been resized.
 
     Raises:
         DataError: none can be decoded.
     """
-    found: list[torch.Tensor] = []
+    found: list[Image] = []
     positions: list[int] = []
-    for block in batches(data, size=256):
+    for block in batches(data, size=256, resizings=resizings_in(cascade)):
         free = count - len(found)
         found.extend(islice(block.images, free))
         positions.extend(block.positions[:free].tolist())
@@ -383,6 +388,7 @@ def _decoded(data: DataSet, count: int) -> tuple[Any, np.ndarray | None]:
             break
     if not found:
         raise DataError(f"no image of {data.spec!r} can be decoded: check the files")
-    same = all(image.shape == found[0].shape for image in found)
+    tensors = [image for image in found if isinstance(image, torch.Tensor)]
+    same = len(tensors) == len(found) and len({image.shape for image in tensors}) == 1
     labels = None if data.labels is None else data.labels[positions]
-    return torch.stack(found) if same else found, labels
+    return torch.stack(tensors) if same else found, labels

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from understudy.documents import read_document
 from understudy.errors import DataError
-from understudy.files import check_version, read_json
 from understudy.json_codec import Stored, stored
 
 LARGE, LITTLE, NAIVE = "large model alone", "first stage alone", "batch by batch"
 EXECUTOR, IDEAL = "executor", "ideal"
 FORMAT, VERSION = "understudy.bench", 1
+REMEDY = "run the benchmark again"
 
 
 @dataclass(frozen=True)
@@ -158,16 +159,19 @@ class Bench(
         Raises:
             DataError: another file, a damaged one, or one that a newer understudy wrote.
         """
-        file = Path(path)
-        data = read_json(file, DataError, "a benchmark")
-        check_version(data, kind=FORMAT, newest=VERSION, path=file, error=DataError)
+        data = read_document(
+            path,
+            kind=FORMAT,
+            newest=VERSION,
+            what="a benchmark",
+            error=DataError,
+            remedy=REMEDY,
+        )
         rest = {"accuracy": data.get("accuracy", {}), "memory": data.get("peak_memory_bytes", {})}
         try:
             return Bench.from_dict(data["measured"] | rest)
         except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{str(file)!r} is damaged ({error!r}): run the benchmark again"
-            ) from error
+            raise DataError(f"{str(path)!r} is damaged ({error!r}): {REMEDY}") from error
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> float:

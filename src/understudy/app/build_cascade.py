@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from understudy.zoo.saved_cascades import save_cascade
 
 
 def build_cascade(
-    result: Result, into: Path, *, max_drop: float | None, specs: Mapping[str, str]
+    result: Result,
+    into: Path,
+    *,
+    max_drop: float | None,
+    specs: Mapping[str, str],
+    found_in: str | Path = "the result",
+    allow_code: Collection[str] = (),
 ) -> tuple[Cascade, Choice]:
     """Load the models of the chosen policies, check that they are those that were scored, and save
     them as a cascade.
@@ -27,7 +34,11 @@ def build_cascade(
         into: the folder of the cascade.
         max_drop: the one budget whose policy is built; by default the policies of all budgets,
             which become the cascade's operating points, set to the first.
-        specs: exit name -> model spec, for exits that the table knows by name only.
+        specs: exit name -> model spec that you write: for exits that the table knows by name only,
+            or instead of the spec in the result.
+        found_in: the file of the result, for messages.
+        allow_code: the modules that specs ``py:module:factory`` in the result, and in folders of
+            exits, may import; a package stands for all its modules.
 
     Returns:
         The cascade, and the choice whose policy it is set to.
@@ -35,7 +46,8 @@ def build_cascade(
     Raises:
         PolicyError: no choice for that budget.
         TableError: a spec for an exit that the result does not have.
-        ModelError: a model that is missing, or other weights than those that were scored.
+        ModelError: a model that is missing, other weights than those that were scored, or a module
+            that was not allowed.
         UnderstudyError: the folder cannot be written.
     """
     choice = result.choice(max_drop)
@@ -51,34 +63,51 @@ def build_cascade(
         if ensemble is not None:
             ensembles[exit] = ensemble
         for name in (exit,) if ensemble is None else ensemble.exits:
-            members[name] = {**origins[name], **({"spec": specs[name]} if name in specs else {})}
-    cascade = cascade_of(result, choice.policy, {**_load(members), **ensembles})
+            members[name] = origins[name]
+    loader = _Loader(specs, found_in, allow_code)
+    cascade = cascade_of(result, choice.policy, {**loader.stages(members), **ensembles})
     proof = None if choice.certificate is None else choice.certificate.to_dict()
     save_cascade(cascade, into, provenance={"certificate": proof, "table": dict(result.table)})
     return cascade, choice
 
 
-def _load(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, Stage]:
-    """The stages of exits; a network with several exits is loaded once, with all of them."""
-    stages: dict[str, Stage] = {}
-    for name, origin in origins.items():
-        spec, scored = origin.get("spec"), origin.get("weights_hash")
-        if spec is None:
-            raise ModelError(
-                f"the table knows the exit {name!r} by its predictions only: name its model with "
-                f"--model {name}=SPEC, for example timm:{name}"
-            )
-        if name not in stages:
-            stages |= load_stages(str(spec), str(origin.get("root", name)))
-        if name not in stages:
-            raise ModelError(
-                f"{spec!r} has no exit {name!r}, which the table was scored with: restore the "
-                "folder, or score it again"
-            )
-        found = stages[name].weights_hash
-        if scored is not None and found != scored:
-            raise ModelError(
-                f"{spec!r} has other weights than the model that was scored as {name!r} "
-                f"({found[:12]}, not {scored[:12]}): score it again or restore the weights"
-            )
-    return stages
+@dataclass(frozen=True)
+class _Loader:
+    """Loads the models of exits: `specs` are those that you write, all others stand in a file."""
+
+    specs: Mapping[str, str]
+    found_in: str | Path
+    allow_code: Collection[str]
+
+    def stages(self, origins: Mapping[str, Mapping[str, Any]]) -> dict[str, Stage]:
+        """The stages of exits; a network with several exits is loaded once, with all of them.
+
+        Raises:
+            ModelError: a model that is missing, or other weights than those that were scored.
+        """
+        stages: dict[str, Stage] = {}
+        for name, origin in origins.items():
+            spec, scored = self.specs.get(name, origin.get("spec")), origin.get("weights_hash")
+            if spec is None:
+                raise ModelError(
+                    f"the table knows the exit {name!r} by its predictions only: name its model "
+                    f"with --model {name}=SPEC, for example timm:{name}"
+                )
+            if name not in stages:
+                stages |= self._load(name, str(spec), root=str(origin.get("root", name)))
+            if name not in stages:
+                raise ModelError(
+                    f"{spec!r} has no exit {name!r}, which the table was scored with: restore the "
+                    "folder, or score it again"
+                )
+            found = stages[name].weights_hash
+            if scored is not None and found != scored:
+                raise ModelError(
+                    f"{spec!r} has other weights than the model that was scored as {name!r} "
+                    f"({found[:12]}, not {scored[:12]}): score it again or restore the weights"
+                )
+        return stages
+
+    def _load(self, name: str, spec: str, *, root: str) -> dict[str, Stage]:
+        found_in = None if name in self.specs else self.found_in
+        return load_stages(spec, root, allow_code=self.allow_code, found_in=found_in)

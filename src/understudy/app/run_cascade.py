@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import EISDIR
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 from understudy.errors import DataError, ModelError, UnderstudyError, listed, unknown
 from understudy.json_codec import Stored, stored
 from understudy.nn.cascade import Cascade
-from understudy.nn.stage import Images, usable_device
+from understudy.nn.preprocess import Resizing
+from understudy.nn.stage import Images, resizings_of, usable_device
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.runtime.executor import Executor
@@ -58,20 +59,24 @@ class RunSummary(
         return self.samples / self.seconds
 
 
-def load_runnable(folder: Path, device: str | None = None) -> Cascade | OnnxCascade:
+def load_runnable(
+    folder: Path, device: str | None = None, *, allow_code: Collection[str] = ()
+) -> Cascade | OnnxCascade:
     """Load what `build` or `export` wrote, ready to run.
 
     Args:
         folder: what was written.
         device: where to compute, as torch names it; by default an NVIDIA GPU if there is one, else
             the CPU. An exported cascade runs on `cpu`, its default, or `cuda`.
+        allow_code: the modules that specs of the folder may import; an exported cascade has none.
 
     Raises:
-        ModelError: the folder is neither, or there is no such device.
+        ModelError: the folder is neither, there is no such device, or a spec names a module that
+            was not allowed.
         MissingExtra: it was exported, and ONNX Runtime is not installed.
     """
     if not is_onnx_bundle(folder):
-        return load_cascade(folder).to(usable_device(device))
+        return load_cascade(folder, allow_code=allow_code).to(usable_device(device))
     if device not in (None, *PROVIDERS):
         raise ModelError(unknown("device", str(device), PROVIDERS, where="an exported cascade"))
     return load_onnx(folder, providers=PROVIDERS[device or "cpu"])
@@ -114,7 +119,7 @@ def run_cascade(
 
     def images() -> Iterator[Images]:
         checked = False
-        for block in batches(data, size=batch, workers=workers):
+        for block in batches(data, size=batch, workers=workers, resizings=resizings_in(cascade)):
             corrupt.extend(block.corrupt)
             if len(block):
                 checked = checked or check_data(data, cascade, block.images)
@@ -162,9 +167,10 @@ def check_place(out: Path) -> None:
     try:
         if out.is_dir():
             raise IsADirectoryError(EISDIR, "a folder is there")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out.parent):
-            pass
+        if not out.exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=out.parent):
+                pass
     except OSError as error:
         raise UnderstudyError(
             f"{str(out)!r} cannot be written ({error.strerror}): choose another place"
@@ -175,7 +181,7 @@ def _keep(
     answers: Sequence[Answers], positions: Sequence[np.ndarray], data: DataSet, out: Path
 ) -> str | None:
     """Write the answers of a run that ended early next to `out`; where, or None without any."""
-    if not answers:
+    if not answers or (out.exists() and not out.is_file()):
         return None
     place = out.with_name(f"{out.stem}.partial{out.suffix}")
     kept, rows, _ = _join(answers, np.concatenate(positions[: len(answers)]), data)
@@ -196,6 +202,13 @@ def _save(kept: Answers, rows: np.ndarray, data: DataSet, out: Path) -> None:
     if data.labels is not None:
         columns["label"] = data.labels[rows]
     save_answers(out, columns)
+
+
+def resizings_in(cascade: Runnable) -> frozenset[Resizing | None]:
+    """How the stages of a policy resize images; an exported cascade takes them as they are."""
+    if not isinstance(cascade, Cascade):
+        return frozenset({None})
+    return resizings_of(runner.stage for runner in cascade.runners)
 
 
 def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:

@@ -119,7 +119,7 @@ class PlainHead(Head):
 
     def forward(self, reduced: Tensor, saver_features: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Logits (N, C) from the feature."""
-        logits: Tensor = self.module(reduced)
+        logits: Tensor = self.module(reduced.clone())  # later segments take the feature as it is
         return logits
 
 

@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from understudy.contained_files import check_contained
 from understudy.early_exit.exit_sequence import SequenceSpec
 from understudy.early_exit.heads import HeadSpec
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
 from understudy.early_exit.taps import Tap
 from understudy.errors import ModelError
-from understudy.files import check_own_folder, replacing_folder
+from understudy.folders import check_own_folder, replacing_folder
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.stage import Stage
@@ -142,7 +143,7 @@ class ExitFolder(
     error=ModelError,
     remedy=REMEDY,
     format="understudy.exits",
-    version=1,
+    version=2,
 ):
     """The JSON file of a folder of trained exits.
 
@@ -165,7 +166,12 @@ class ExitFolder(
         Raises:
             ModelError: no folder of exits, a damaged one, or one that a newer understudy wrote.
         """
-        return ExitFolder.load(Path(path).expanduser() / NAME)
+        return ExitFolder.load(exits_file(path))
+
+
+def exits_file(path: str | Path) -> Path:
+    """The JSON file of a folder of exits, in which the specs of backbone and saver stand."""
+    return Path(path).expanduser() / NAME
 
 
 def save_exits(
@@ -210,6 +216,7 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
             that the exits were trained on.
     """
     folder = Path(path).expanduser()
+    check_contained(folder, error=ModelError)
     record = ExitFolder.read(folder)
     network = record.network.build(stage_of)
     try:

@@ -21,7 +21,8 @@ from understudy.errors import ModelError
 from understudy.graph.batch_norm_folding import fold
 from understudy.graph.partition import Trunk, partition
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
-from understudy.nn.stage import Images, Stage, StageGroup, StagePart, hash_of
+from understudy.nn.preprocess import Resizing
+from understudy.nn.stage import Images, Stage, StageGroup, StagePart, hash_of, resizings_of
 from understudy.runtime.protocol import StageState, StateKey
 
 REST = "(rest)"
@@ -224,6 +225,11 @@ class ExitStage(Stage):
         return self._members
 
     @property
+    def resizings(self) -> frozenset[Resizing | None]:
+        """How its network resizes images, and its saver."""
+        return super().resizings | resizings_of(self._members.values())
+
+    @property
     def weights_hash(self) -> str:
         """SHA-256 over all weights of the network."""
         return self.network.weights_hash
@@ -251,7 +257,7 @@ class WholeNetwork(ExitStage):
         begun = any(key.kind == "feature" and key.owner == self.name for key in state)
         if begun or self.network.mode.folded:
             return super().resume(images, state)
-        return self.network.stage.model(self.network.prepare(images)), state
+        return self.network.stage.run_model(self.network.prepare(images), images), state
 
 
 def saver_stage(saver: Backbone, name: str, *, root: str) -> Stage:

@@ -232,11 +232,11 @@ def _validate(model: nn.Module, trunk: Trunk, example: Tensor) -> None:
             try:
                 inputs, before = values, [value.clone() for value in values]
                 values = trunk.run(number, inputs)
-                off = _distance(values[0], expected)
+                off = distance(values[0], expected)
             except RuntimeError as error:
                 found = f"fails ({str(error).splitlines()[0]})"
                 raise _mismatch(location, len(kept), found) from error
-            if not off <= _tolerance(expected):
+            if not off <= tolerance(expected):
                 raise _mismatch(location, len(kept), f"is off by {off:.1e} of the largest value")
             if not all(map(_is_equal, inputs, before)):
                 raise _mismatch(location, len(kept), "modifies its input")
@@ -280,7 +280,7 @@ def _store(features: dict[str, Tensor], path: str, output: Tensor) -> None:
     features[path] = output.clone()
 
 
-def _distance(found: Tensor, expected: Tensor) -> float:
+def distance(found: Tensor, expected: Tensor) -> float:
     """The largest difference, as a share of the largest value (at least 1); NaN equals NaN."""
     if found.shape != expected.shape:
         return float("inf")
@@ -294,6 +294,7 @@ def _is_equal(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
-def _tolerance(value: Tensor) -> float:
+def tolerance(value: Tensor) -> float:
+    """How far apart two roundings of a value may be, as `distance` counts it."""
     least = TOLERANCE if value.device.type == "cpu" else ACCELERATED
     return max(least, 8 * torch.finfo(value.dtype).eps)

@@ -15,8 +15,8 @@ from understudy.deferral import DeferralScore, scores_of
 from understudy.ensemble import ORIGIN_KEY, Ensemble, ensemble_of
 from understudy.errors import ModelError, listed
 from understudy.nn.confidence_functions import confidence_functions, deferral_score
-from understudy.nn.preprocess import as_tensor, on_device
-from understudy.nn.stage import Images, Stage, stages_of
+from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
+from understudy.nn.stage import Images, Stage, resizings_of, stages_of
 from understudy.operating_point import OperatingPoint, operating_points_of
 from understudy.policy import Policy
 from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade
@@ -63,6 +63,11 @@ class EnsembleStage(Stage):
         """The member stages by exit."""
         stages = cast("nn.ModuleList", self.model)
         return dict(zip(self.ensemble.exits, stages, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def resizings(self) -> frozenset[Resizing | None]:
+        """How the members resize images."""
+        return resizings_of(self.members.values())
 
     @property
     def device(self) -> torch.device:
@@ -150,8 +155,10 @@ class TorchRunner:
         classes = logits.shape[1]
         return RunnerOutput(prediction, confidence, deferred, images, state, classes, logits)
 
-    def stack(self, samples: Sequence[Tensor]) -> Tensor:
+    def stack(self, samples: Sequence[Any]) -> Images:
         """Single images of one shape and dtype as one batch, on their device."""
+        if isinstance(samples[0], ResizedImage):
+            return samples
         return torch.stack([as_tensor(sample) for sample in samples])
 
     def buffer(self, size: int, like: Any) -> Tensor:

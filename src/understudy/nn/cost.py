@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from understudy.nn.preprocess import Image
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.runtime.protocol import StageState
 
@@ -32,7 +32,7 @@ class MacCount:
     uncounted: tuple[str, ...]
 
 
-def count_parts(stages: Mapping[str, Stage], image: Tensor) -> dict[str, MacCount]:
+def count_parts(stages: Mapping[str, Stage], image: Image) -> dict[str, MacCount]:
     """The MACs of one sample for every part that some stages run: part -> count.
 
     The stages are run one after another, each on the state of those before it, so that work they

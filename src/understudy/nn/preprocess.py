@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -15,10 +15,146 @@ from torch import Tensor
 from understudy.errors import DataError, MissingExtra, ModelError, unknown
 from understudy.json_codec import Stored, stored
 
-Images = Tensor | Sequence[Tensor]
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
+MOST_PIXELS = 2**28
+"""Of an image that is resized, before it is cropped: a strip of a few rows would become larger."""
+
+
+class Resizing(NamedTuple):
+    """How a model's preprocessing changes the size of images; see `Preprocess` for its fields.
+
+    >>> Resizing((14, 14), crop=14 / 16).covering(64, 32)
+    (32, 16)
+    """
+
+    size: tuple[int, int]
+    crop: float = 1.0
+    interpolation: str = "bilinear"
+    squash: bool = False
+
+    def covering(self, height: int, width: int) -> tuple[int, int]:
+        """The size to which images of a size are resized before they are cropped to `size`."""
+        rows, columns = (math.floor(side / self.crop) for side in self.size)
+        if self.squash:
+            return rows, columns
+        if rows * width >= columns * height:
+            return rows, max(columns, rows * width // height)
+        return max(rows, columns * height // width), columns
+
+    def shrinks(self, height: int, width: int) -> bool:
+        """Whether images of a size have fewer pixels afterwards."""
+        return math.prod(self.size) < height * width
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels (..., C, H, W), resized and cropped to `size`.
+
+        Raises:
+            MissingExtra: torchvision is not installed.
+        """
+        height, width = pixels.shape[-2:]
+        if self.crop == 1.0 and (height, width) == self.size:
+            return pixels
+        functional = _torchvision()
+        resized = functional.resize(
+            pixels,
+            list(self.covering(height, width)),
+            interpolation=self.interpolation,
+            antialias=True,
+        )
+        cut: Tensor = functional.center_crop(resized, list(self.size))
+        return cut
+
+
+@dataclass(frozen=True, eq=False)
+class ResizedImage:
+    """An image in the sizes that some models take: what is left of a photograph of a data set.
+
+    Attributes:
+        shape: (C, H, W) of the image itself.
+        sizes: how the image was resized -> the result, uint8 (C, h, w).
+        pixels: the image itself, uint8 (C, H, W), where a model takes it as it is or larger.
+    """
+
+    shape: torch.Size
+    sizes: Mapping[Resizing, Tensor]
+    pixels: Tensor | None
+    dtype = torch.uint8
+    ndim = 3
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it holds."""
+        return sum(one.nbytes for one in (*self.sizes.values(), self.pixels) if one is not None)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> ResizedImage:
+        """The same on a device."""
+        sizes = {how: one.to(device, non_blocking=non_blocking) for how, one in self.sizes.items()}
+        pixels = self.pixels
+        if pixels is not None:
+            pixels = pixels.to(device, non_blocking=non_blocking)
+        return ResizedImage(self.shape, sizes, pixels)
+
+
+Image = Tensor | ResizedImage
+"""A single sample."""
+
+Images = Tensor | Sequence[Image]
 """A batch with the samples first, or a list of single samples, which may differ in size."""
 
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+Pixels = Tensor | Sequence[Tensor]
+"""The same, all in their own sizes."""
+
+
+def resized_image(pixels: Tensor, resizings: Iterable[Resizing | None]) -> Image:
+    """An image (C, H, W) in the sizes that models take, where they are smaller; else as it is.
+
+    A model's result is the same for either. The image itself is kept where a model takes it as it
+    is (None) or makes it larger.
+
+    >>> image = resized_image(torch.zeros(3, 40, 60, dtype=torch.uint8), [Resizing((8, 8))])
+    >>> image.shape, image.pixels, [tuple(one.shape) for one in image.sizes.values()]
+    (torch.Size([3, 40, 60]), None, [(3, 8, 8)])
+
+    Raises:
+        ValueError: a strip that would be larger than `MOST_PIXELS` before it is cropped.
+    """
+    height, width = pixels.shape[-2:]
+    sizes: dict[Resizing, Tensor] = {}
+    whole = False
+    for how in resizings:
+        if how is not None and math.prod(how.covering(height, width)) > MOST_PIXELS:
+            raise ValueError(f"{height} x {width} pixels are too long a strip for {how.size}")
+        if how is None or not how.shrinks(height, width):
+            whole = True
+        elif how not in sizes:
+            sizes[how] = contiguous(how(pixels))
+    pixels = contiguous(pixels) if whole or not sizes else pixels
+    return ResizedImage(pixels.shape, sizes, pixels if whole else None) if sizes else pixels
+
+
+def pixels_of(image: Image) -> Tensor:
+    """The pixels (C, H, W) of an image in its own size.
+
+    Raises:
+        DataError: it is there in the sizes of other models alone.
+    """
+    if not isinstance(image, ResizedImage):
+        return image
+    if image.pixels is None:
+        raise DataError(
+            "images are resized for the models that take them, found one of "
+            f"{tuple(image.shape)} that is there for other models alone: read it for this one"
+        )
+    return image.pixels
+
+
+def contiguous(pixels: Tensor) -> Tensor:
+    """Pixels on the host in contiguous memory, by this thread alone.
+
+    PyTorch would start a team of threads for every thread that copies.
+    """
+    return torch.from_numpy(np.ascontiguousarray(pixels.numpy()))
 
 
 def on_device(images: Images, device: torch.device) -> Images:
@@ -29,8 +165,9 @@ def on_device(images: Images, device: torch.device) -> Images:
     >>> on_device([torch.zeros(1)], torch.device("cpu"))
     [tensor([0.])]
     """
-    if hasattr(images, "shape"):
-        return _moved(images, device)
+    if not isinstance(images, Sequence):
+        moved: Tensor = _moved(images, device)
+        return moved
     return [_moved(image, device) for image in images]
 
 
@@ -59,8 +196,9 @@ def as_tensor(images: Any) -> Tensor:
     return torch.as_tensor(images)
 
 
-def _moved(image: Any, device: torch.device) -> Tensor:
-    return as_tensor(image).to(device, non_blocking=device.type == "cuda")
+def _moved(image: Any, device: torch.device) -> Any:
+    image = image if isinstance(image, ResizedImage) else as_tensor(image)
+    return image.to(device, non_blocking=device.type == "cuda")
 
 
 @dataclass(frozen=True)
@@ -125,50 +263,41 @@ class Preprocess(Stored, what="preprocessing", error=ModelError):
         >>> Preprocess((14, 14), (0.0,), (1.0,), crop=14 / 16).covering(64, 32)
         (32, 16)
         """
+        return (height, width) if self.resizing is None else self.resizing.covering(height, width)
+
+    @property
+    def resizing(self) -> Resizing | None:
+        """How the size of images is changed; None leaves it unchanged."""
         if self.size is None:
-            return height, width
-        rows, columns = (math.floor(side / self.crop) for side in self.size)
-        if self.squash:
-            return rows, columns
-        if rows * width >= columns * height:
-            return rows, max(columns, rows * width // height)
-        return max(rows, columns * height // width), columns
+            return None
+        return Resizing(self.size, self.crop, self.interpolation, self.squash)
 
     def _resized(self, images: Images) -> Tensor:
+        resizing = self.resizing
         if isinstance(images, Tensor):
             self._check(images, dims=4)
-            return self._fit(images)
-        for image in images:
-            self._check(image, dims=3)
-        groups: dict[torch.Size, list[int]] = {}
+            return images if resizing is None else resizing(images)
+        groups: dict[torch.Size | None, list[int]] = {}
         for position, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(position)
+            self._check(image, dims=3)
+            groups.setdefault(None if _is_done(image, resizing) else image.shape, []).append(
+                position
+            )
         if not groups:
             raise DataError("a batch has at least one image, found none")
-        if len(groups) > 1 and self.size is None:
+        if len(groups) > 1 and resizing is None:
             raise DataError(
                 "images of one batch have one size where the model sets none, found "
-                f"{', '.join(str(tuple(shape)) for shape in groups)}: give the preprocessing a size"
+                f"{', '.join(str(tuple(shape or ())) for shape in groups)}: give the preprocessing "
+                "a size"
             )
-        fitted = [self._fit(torch.stack([images[i] for i in rows])) for rows in groups.values()]
+        fitted = [_stacked([images[row] for row in rows], resizing) for rows in groups.values()]
         if len(fitted) == 1:
             return fitted[0]
         order = torch.tensor([i for rows in groups.values() for i in rows]).argsort()
         return torch.cat(fitted)[order.to(fitted[0].device)]
 
-    def _fit(self, pixels: Tensor) -> Tensor:
-        height, width = pixels.shape[-2:]
-        if self.size is None or (self.crop == 1.0 and (height, width) == self.size):
-            return pixels
-        functional = _torchvision()
-        covering = list(self.covering(height, width))
-        resized = functional.resize(
-            pixels, covering, interpolation=self.interpolation, antialias=True
-        )
-        cut: Tensor = functional.center_crop(resized, list(self.size))
-        return cut
-
-    def _check(self, images: Tensor, *, dims: int) -> None:
+    def _check(self, images: Image, *, dims: int) -> None:
         channels = len(self.mean)
         if images.dtype != torch.uint8:
             raise DataError(
@@ -181,6 +310,18 @@ class Preprocess(Stored, what="preprocessing", error=ModelError):
                 f"images are {shape} with C = {channels}, found the shape {tuple(images.shape)}: "
                 "convert them to the channels the model takes"
             )
+
+
+def _stacked(images: Sequence[Image], resizing: Resizing | None) -> Tensor:
+    """Images of one shape, or resized already, as one batch of the size that a model takes."""
+    if resizing is None:
+        return torch.stack([pixels_of(image) for image in images])
+    done = [image.sizes[resizing] for image in images if _is_done(image, resizing)]
+    return torch.stack(done) if done else resizing(torch.stack(list(map(pixels_of, images))))
+
+
+def _is_done(image: Image, resizing: Resizing | None) -> TypeGuard[ResizedImage]:
+    return isinstance(image, ResizedImage) and resizing in image.sizes
 
 
 @lru_cache(maxsize=64)

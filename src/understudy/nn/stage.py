@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError, unknown
 from understudy.nn.confidence_functions import confidence_functions
+from understudy.nn.input_guard import InputGuard
+from understudy.nn.preprocess import Image, Resizing, on_device, pixels_of
 from understudy.nn.preprocess import Images as Images  # noqa: PLC0414
 from understudy.nn.preprocess import Preprocess as Preprocess  # noqa: PLC0414
-from understudy.nn.preprocess import on_device
 from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.runtime.protocol import StageState, StateKey
 
@@ -47,7 +48,8 @@ class Stage(nn.Module):
 
     The model is put into eval mode, and back into it before every run; it runs without gradients.
     Images are moved to its device first. Without `preprocess` the model gets tensors as they are (a
-    list is stacked): for modules that take ready tensors.
+    list is stacked): for modules that take ready tensors. Images stay as they are, also where the
+    model writes into its input.
 
     Args:
         model: returns logits (N, C).
@@ -70,6 +72,7 @@ class Stage(nn.Module):
         self.model = model.eval()
         self.preprocess = preprocess
         self.origin: Mapping[str, Any] = dict(origin or {})
+        self._guard = InputGuard()
 
     def forward(self, images: Images) -> Tensor:
         """Logits (N, C), everything being run.
@@ -90,7 +93,12 @@ class Stage(nn.Module):
         """
         if self.model.training:
             self.model.eval()
-        return _checked(self.model(self.prepare(images)), len(images)), state
+        return _checked(self.run_model(self.prepare(images), images), len(images)), state
+
+    def run_model(self, ready: Tensor, images: Images) -> Any:
+        """The model's output for its input, on a copy where that is the images themselves and the
+        model writes into it."""
+        return self._guard.run(self.model, ready) if ready is images else self.model(ready)
 
     def run(
         self, images: Images, state: StageState = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
@@ -134,6 +142,11 @@ class Stage(nn.Module):
         if self.preprocess is None:
             return (images if isinstance(images, Tensor) else _stacked(images)).to(device)
         return self.preprocess(on_device(images, device)).to(self.dtype)
+
+    @property
+    def resizings(self) -> frozenset[Resizing | None]:
+        """How it resizes images, by itself and in stages that it runs; None takes them as are."""
+        return frozenset({None if self.preprocess is None else self.preprocess.resizing})
 
     @property
     def device(self) -> torch.device:
@@ -211,6 +224,15 @@ def stages_of(models: Mapping[str, nn.Module]) -> dict[str, Stage]:
     return stages
 
 
+def resizings_of(stages: Iterable[Stage]) -> frozenset[Resizing | None]:
+    """How some stages resize images, for `batches`.
+
+    >>> resizings_of([Stage(nn.Linear(4, 3))])
+    frozenset({None})
+    """
+    return frozenset[Resizing | None]().union(*(stage.resizings for stage in stages))
+
+
 def usable_device(name: str | None) -> str:
     """The device, as torch names it; by default an NVIDIA GPU if there is one, else the CPU.
 
@@ -243,7 +265,7 @@ def hash_of(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _stacked(samples: Images) -> Tensor:
+def _stacked(samples: Sequence[Image]) -> Tensor:
     shapes = dict.fromkeys(tuple(sample.shape) for sample in samples)
     if not shapes:
         raise DataError("a batch has at least one sample, found none")
@@ -252,7 +274,7 @@ def _stacked(samples: Images) -> Tensor:
             "a model without preprocessing takes samples of one shape, found "
             f"{', '.join(map(str, shapes))}: give its Stage a Preprocess with a size"
         )
-    return torch.stack(list(samples))
+    return torch.stack([pixels_of(sample) for sample in samples])
 
 
 def _checked(logits: Any, samples: int) -> Tensor:

@@ -62,6 +62,7 @@ class OnnxBundle(
         *("tolerance", "differences", "files", "made_with"),
     ),
     format="understudy.onnx",
+    version=2,
 ):
     """The description of an exported cascade.
 

@@ -19,7 +19,7 @@ from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import Ensemble
 from understudy.errors import MissingExtra, ModelError, PolicyError, unknown
-from understudy.files import check_own_folder, replacing_folder, write_json
+from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import IMAGES, NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
@@ -99,10 +99,10 @@ def export_onnx(
                 "onnxruntime": onnx_runtime().__version__,
             },
         )
-        write_json(folder / NAME, bundle.to_dict())
+        bundle.save(folder / NAME)
         differences = _differences(bundle, cascade, folder, sample)
         bundle = replace(bundle, differences=differences)
-        write_json(folder / NAME, bundle.to_dict())
+        bundle.save(folder / NAME)
     return bundle
 
 
@@ -195,12 +195,12 @@ def _write(part: ModulePart, example: Sequence[Tensor], file: Path) -> None:
                 verbose=False,
             )
             assert program is not None
-            program.save(str(file))
     except Exception as error:
         raise ModelError(
             f"the stage {part.part!r} cannot be exported to ONNX ({_root_cause(error)}): replace "
             "that in the model, or leave the stage to PyTorch"
         ) from error
+    program.save(str(file))
 
 
 def _differences(

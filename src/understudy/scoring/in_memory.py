@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from understudy.scoring.outputs import (
     run_stages,
     table_of,
 )
+from understudy.scoring.repeatability import CHECKED
 from understudy.zoo.data import Array, check_class_names, check_labels
 
 
@@ -36,6 +38,9 @@ def score(
     keep_logits: bool = True,
 ) -> ScoreTable:
     """Run every model on every batch and keep the outputs.
+
+    Models run in eval mode, and are back in their own mode afterwards. What they write into their
+    input changes neither the batches nor the scores of other models.
 
     Args:
         models: exit name -> a `Stage`, a module that takes the loader's images as they are, or an
@@ -58,16 +63,17 @@ def score(
     ((2, 8), 12.0)
 
     Raises:
-        ModelError: no model, one that returns no finite logits (N, C), or models whose classes
-            differ in number.
+        ModelError: no model, one that returns no finite logits (N, C), models whose classes differ
+            in number, or one whose logits for an image depend on chance or on the rest of a batch.
         DataError: no batch, labels that are no class numbers, or that the models cannot answer.
         TableError: ids, groups or splits that do not fit.
     """
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
-    stages_of(models)  # refuses two exits of one name
-    sources = {name: stages_of({name: model}) for name, model in models.items()}
-    run = _run(sources, loader, classes=classes, keep_logits=keep_logits)
+    with _modes_kept(models):
+        stages_of(models)  # refuses two exits of one name
+        sources = {name: stages_of({name: model}) for name, model in models.items()}
+        run = _run(sources, loader, classes=classes, keep_logits=keep_logits)
     labels = np.concatenate(run.labels) if run.labels else None
     if labels is not None and len(labels) != run.count:
         raise DataError(
@@ -84,6 +90,18 @@ def score(
         groups=groups,
         split=split,
     )
+
+
+@contextmanager
+def _modes_kept(models: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Training and eval modes of all modules, as they were before."""
+    own = [model for model in models.values() if isinstance(model, nn.Module)]
+    before = [(module, module.training) for model in own for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 @dataclass
@@ -109,7 +127,8 @@ def _run(
         if not len(images):
             continue
         if not run.probes:
-            run.probes = {name: probe(stages, images[0]) for name, stages in sources.items()}
+            some = images[:CHECKED]
+            run.probes = {name: probe(stages, some) for name, stages in sources.items()}
             count = common_classes({name: found.classes for name, found in run.probes.items()})
             check_class_names(classes, count, data="`classes`")
         if labels is not None:
@@ -143,9 +162,11 @@ def _images_and_labels(batch: Any) -> tuple[Images, Array | None]:
 
 def _tensors(images: Any) -> Images:
     """Images as tensors; arrays are accepted as well."""
-    if hasattr(images, "shape"):
+    if isinstance(images, np.ndarray):
         return as_tensor(images)
-    return [as_tensor(image) for image in images]
+    if isinstance(images, Tensor):
+        return images
+    return [as_tensor(one) if isinstance(one, np.ndarray) else one for one in images]
 
 
 def _is_sample(item: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
@@ -15,8 +15,9 @@ import torch
 
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
 from understudy.exit import Exit
+from understudy.files import only_writer
 from understudy.nn.cost import measure_parts
-from understudy.nn.stage import Stage, usable_device
+from understudy.nn.stage import Stage, resizings_of, usable_device
 from understudy.scores import Costs, ScoreTable
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
@@ -29,6 +30,7 @@ from understudy.scoring.outputs import (
     run_stages,
     table_of,
 )
+from understudy.scoring.repeatability import CHECKED
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
@@ -52,13 +54,15 @@ def score_into(
     split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     device: str | None = None,
+    allow_code: Collection[str] = (),
     on_progress: Progress = no_progress,
 ) -> ScoreTable:
     """Score models one after another into the table at `path`, and read it back.
 
     Unfinished work lies in ``PATH.partial``: the same call resumes where it was interrupted, and
     ends with the bytes of an undisturbed run (`times.json` apart). Where `path` is a table of the
-    same data already, the models become further exits of it, and its split stays.
+    same data already, the models become further exits of it, and its split stays. Several processes
+    may score different models into one table at the same time.
 
     Images that cannot be decoded are left out for all models; ``provenance["corrupt"]`` counts and
     names them.
@@ -78,6 +82,7 @@ def score_into(
             `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
+        allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch.
 
     Raises:
@@ -85,6 +90,7 @@ def score_into(
             not finite.
         DataError: data that cannot be read, labels out of the models' range, a corrupt image with
             `strict`, or unfinished work of another kind.
+        InUse: another process scores one of these models into the same table.
         TableError: something else is at `path`, a table of other data or with these exits, or a
             split that does not fit.
         UnderstudyError: `path` cannot be written.
@@ -93,37 +99,61 @@ def score_into(
     _check_arguments(models, batch, measure_batches)
     check_target(target)
     images = open_data(data)
-    older = load_table(target) if target.is_dir() and any(target.iterdir()) else None
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
     settings = _settings(batch, usable_device(device))
-    probes = _probe_all(images, models, device=settings["device"])
+    probes = _probe_all(images, models, device=settings["device"], allow_code=allow_code)
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
-    if older is not None:
-        _check_appendable(older, target, images, exits_of(probes))
-    job = ScoringJob(
-        images=images,
-        sources=models,
-        probes=probes,
-        shards=Shards(target, _plan(images, models, probes, {"logits": keep_logits, **settings})),
-        batch=batch,
-        workers=workers,
-        keep_logits=keep_logits,
-        strict=strict,
-        device=settings["device"],
-        on_progress=on_progress,
-    )
-    try:
-        for source in models:
-            job.score(source, measured=measure_batches)
-    except UnderstudyError:
-        job.shards.remove_if_empty()
-        raise
+    plan = _plan(images, models, probes, {"logits": keep_logits, **settings})
+    with Shards.of(target, plan) as shards:
+        job = ScoringJob(
+            images=images,
+            sources=models,
+            probes=probes,
+            shards=shards,
+            batch=batch,
+            workers=workers,
+            keep_logits=keep_logits,
+            strict=strict,
+            device=settings["device"],
+            allow_code=allow_code,
+            on_progress=on_progress,
+        )
+        try:
+            older = _older(target)
+            if older is not None and shards.resumed and _has_all(older, exits_of(probes)):
+                shards.remove()  # the run ended with its table written, and this left behind
+                return older
+            _check_appendable(older, target, images, exits_of(probes))
+            for source in models:
+                job.score(source, measured=measure_batches)
+        except UnderstudyError:
+            shards.remove_if_empty()
+            raise
+        further = _table_of_job(job, split, groups, settings, measure_batches)
+        with only_writer(target):  # other runs may have added exits meanwhile
+            older = _older(target)
+            _check_appendable(older, target, images, exits_of(probes))
+            save_table(further if older is None else _append(older, further), target)
+            saved = load_table(target)
+        shards.remove()
+    return saved
+
+
+def _table_of_job(
+    job: ScoringJob,
+    split: Mapping[str, float] | Sequence[str] | None,
+    groups: Sequence[str] | None,
+    settings: Mapping[str, Any],
+    measured: Sequence[int],
+) -> ScoreTable:
+    """The table of the exits that a job has scored."""
+    images = job.images
     rows, outputs = job.read()
     corrupt = images.ids[~rows].tolist()
     table = table_of(
-        probes,
+        job.probes,
         outputs,
         None if images.labels is None else images.labels[rows],
         classes=images.classes,
@@ -137,10 +167,7 @@ def score_into(
             "runs": [{"exits": list(outputs), **settings}],
         },
     )
-    table = replace(table, times=job.times(measure_batches))
-    save_table(table if older is None else _append(older, table), target)
-    job.shards.remove()
-    return load_table(target)
+    return replace(table, times=job.times(measured))
 
 
 def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[int]) -> None:
@@ -166,18 +193,20 @@ def _settings(batch: int, device: str) -> dict[str, Any]:
     }
 
 
-def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> dict[str, Probe]:
-    """Run every source on one image, so that what cannot work fails before hours of scoring.
+def _probe_all(
+    images: DataSet, sources: Mapping[str, str], *, device: str, allow_code: Collection[str]
+) -> dict[str, Probe]:
+    """Run every source on some images, so that what cannot work fails before hours of scoring.
 
     Raises:
-        ModelError: a model that cannot be loaded or run, other classes than the others', or two
-            exits of one name.
+        ModelError: a model that cannot be loaded or run, whose logits depend on chance or on the
+            rest of a batch, other classes than the others', or two exits of one name.
         DataError: no image that can be decoded, or labels that the models cannot answer.
     """
-    (image,) = images.first_images(1)
     probes: dict[str, Probe] = {}
     for source, spec in sources.items():
-        stages = {name: stage.to(device) for name, stage in load_stages(spec, source).items()}
+        loaded = load_stages(spec, source, allow_code=allow_code)
+        stages = {name: stage.to(device) for name, stage in loaded.items()}
         known = {exit.name for exit in exits_of(probes)}
         repeated = [name for name in stages if name in known]
         if repeated:
@@ -185,7 +214,8 @@ def _probe_all(images: DataSet, sources: Mapping[str, str], *, device: str) -> d
                 f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
                 "already: leave one out, or name it NAME=SPEC"
             )
-        probes[source] = probe(stages, image)
+        some = images.first_images(CHECKED, resizings=resizings_of(stages.values()))
+        probes[source] = probe(stages, some)
     images.check_classes(common_classes({name: one.classes for name, one in probes.items()}))
     return probes
 
@@ -224,6 +254,7 @@ class ScoringJob:
         keep_logits: whether all logits are kept.
         strict: whether a corrupt image is an error.
         device: where to run, as torch names it.
+        allow_code: the modules that specs in folders of exits may import.
         on_progress: called after every batch.
     """
 
@@ -236,6 +267,7 @@ class ScoringJob:
     keep_logits: bool
     strict: bool
     device: str
+    allow_code: Collection[str]
     on_progress: Progress
 
     @property
@@ -263,14 +295,18 @@ class ScoringJob:
         self.on_progress(source, done, len(self.images))
         if not (missing or unmeasured):
             return
-        loaded = load_stages(self.sources[source], source)
+        loaded = load_stages(self.sources[source], source, allow_code=self.allow_code)
         stages = {name: stage.to(self.device) for name, stage in loaded.items()}
         _check_weights(stages, self.probes[source], self.sources[source])
         for shard in missing:
             self._score_shard(source, shard, stages, done)
             done += len(self.blocks[shard])
+        resizings = resizings_of(stages.values())
         times = {
-            unit_of(size): measure_parts(stages, self.images.first_images(size))
+            unit_of(size): measure_parts(
+                stages,
+                self.images.first_images(size, resizings=resizings, workers=self.workers),
+            )
             for size in unmeasured
         }
         self.shards.keep_times(numbers[0], times)
@@ -316,7 +352,11 @@ class ScoringJob:
         positions: list[Array] = []
         pieces: dict[str, list[ExitOutputs]] = {name: [] for name in stages}
         for batch in batches(
-            self.images, self.blocks[shard], size=self.batch, workers=self.workers
+            self.images,
+            self.blocks[shard],
+            size=self.batch,
+            workers=self.workers,
+            resizings=resizings_of(stages.values()),
         ):
             if batch.corrupt and self.strict:
                 raise DataError(batch.corrupt[0])
@@ -355,14 +395,30 @@ def _check_weights(stages: Mapping[str, Stage], probed: Probe, spec: str) -> Non
             )
 
 
+def _older(target: Path) -> ScoreTable | None:
+    """The table that exits are added to; None where there is none yet."""
+    check_target(target)
+    return load_table(target) if target.is_dir() and any(target.iterdir()) else None
+
+
+def _has_all(older: ScoreTable, exits: Sequence[Exit]) -> bool:
+    """Whether a table has the very exits: the same models, seen in the same way."""
+    known = {exit.name: exit for exit in older.exits}
+    return all(
+        exit.name in known and dict(known[exit.name].origin) == dict(exit.origin) for exit in exits
+    )
+
+
 def _check_appendable(
-    older: ScoreTable, path: Path, images: DataSet, exits: Sequence[Exit]
+    older: ScoreTable | None, path: Path, images: DataSet, exits: Sequence[Exit]
 ) -> None:
     """Refuse to append exits that were scored on other data, or whose names are taken.
 
     Raises:
         TableError: the message has what differs.
     """
+    if older is None:
+        return
     found = older.provenance.get("fingerprint")
     if found != images.fingerprint:
         raise TableError(

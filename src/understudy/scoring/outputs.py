@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ from torch import Tensor
 
 from understudy.errors import DataError, ModelError, listed
 from understudy.exit import Detail, Exit
-from understudy.files import keep_plan, read_json, replacing, write_json
+from understudy.files import read_json, write_json
+from understudy.folders import remove_folder
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
 from understudy.nn.stage import EMPTY, Images, Stage
+from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
+from understudy.scoring.repeatability import check_repeatable
+from understudy.unfinished import Plan, keep_plan, own_folder
 from understudy.zoo.data import Array
 
 TOP = 5
@@ -125,20 +129,22 @@ def check_finite(logits: Tensor, *, model: str, ids: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """One source of exits run on one image: its exits, MACs per sample by part, classes."""
+    """One source of exits run on some images: its exits, MACs per sample by part, classes."""
 
     exits: tuple[Exit, ...]
     macs: Mapping[str, float]
     classes: int
 
 
-def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
-    """Run the stages of one source on one image, in order, and count the MACs of each part.
+def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
+    """Run the stages of one source on some images, in order, and count the MACs of each part.
 
     Raises:
-        ModelError: one returns no logits (N, C), or other classes than the others.
-        DataError: one cannot take such an image.
+        ModelError: one returns no logits (N, C), or other classes than the others; its logits
+            depend on chance, or on the rest of a batch.
+        DataError: one cannot take such images.
     """
+    image = images[0]
     counts = count_parts(stages, image)
     exits: list[Exit] = []
     classes: dict[str, int] = {}
@@ -154,6 +160,7 @@ def probe(stages: Mapping[str, Stage], image: Tensor) -> Probe:
             "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),
         }
         exits.append(Exit(name, parts, origin))
+    check_repeatable(stages, images)
     macs = {part: count.total for part, count in counts.items()}
     return Probe(tuple(exits), macs, common_classes(classes))
 
@@ -224,17 +231,35 @@ class Shards:
     """The folder next to a table that holds an unfinished run.
 
     Args:
-        table: the table's folder.
+        folder: what `Shards.of` locked.
         plan: plain JSON that determines the scores; an older run resumes under the same one.
+
+    Attributes:
+        resumed: whether an older run is resumed.
 
     Raises:
         DataError: an older run of another plan is in the way.
         UnderstudyError: the place cannot be written.
     """
 
-    def __init__(self, table: Path, plan: Mapping[str, Any]) -> None:
-        self.folder = table.with_name(f"{table.name}.partial")
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.resumed = folder.exists()
         keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished run")
+
+    @staticmethod
+    @contextmanager
+    def of(table: Path, plan: Plan) -> Iterator[Shards]:
+        """The shards of a run, in a folder that no other process uses while the block runs.
+
+        Runs that score other models work beside this one, in folders of their own.
+
+        Raises:
+            InUse: another process scores one of the models.
+            DataError: what the class raises.
+        """
+        with own_folder(table, plan, beside=_other_models) as folder:
+            yield Shards(folder, plan)
 
     def times(self, exit: int) -> dict[str, dict[str, float]]:
         """The times measured so far, unit -> part -> ms per sample; a network's are kept with its
@@ -250,13 +275,16 @@ class Shards:
         write_json(self._times(exit), {**self.times(exit), **times})
 
     def has(self, exit: int, shard: int) -> bool:
-        """Whether a shard is done."""
-        return self._file(exit, shard).exists()
+        """Whether a shard is done; one that is damaged is not."""
+        try:
+            read_parquet(self._file(exit, shard), ["position"])
+        except ERRORS:
+            return False
+        return True
 
     def write(self, exit: int, shard: int, positions: Array, outputs: ExitOutputs | None) -> None:
         """Keep a shard, whole or not at all; None where none of its images could be decoded."""
-        with replacing(self._file(exit, shard)) as temporary:
-            _frame(positions, outputs).write_parquet(temporary, compression="lz4", statistics=False)
+        write_parquet(_frame(positions, outputs), self._file(exit, shard), compression="lz4")
 
     def read(self, exit: int, shards: int) -> tuple[Array, ExitOutputs]:
         """Positions (n,) and the exit's outputs there, from its first shards.
@@ -264,20 +292,22 @@ class Shards:
         Raises:
             DataError: a shard is damaged.
         """
-        files = [self._file(exit, shard) for shard in range(shards)]
-        try:
-            frames = [pl.read_parquet(file) for file in files]
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(
-                f"unfinished work in {str(self.folder)!r} is damaged ({error}): delete that folder"
-            ) from error
+        frames = []
+        for file in (self._file(exit, shard) for shard in range(shards)):
+            try:
+                frames.append(read_parquet(file))
+            except ERRORS as error:
+                raise DataError(
+                    f"unfinished work is whole, {str(file)!r} was damaged while scoring: score "
+                    "again, which repairs it"
+                ) from error
         frames = [frame for frame in frames if len(frame)]
         positions = np.concatenate([frame["position"].to_numpy() for frame in frames])
         return positions, ExitOutputs.concatenate([_outputs(frame) for frame in frames])
 
     def remove(self) -> None:
         """Delete the folder, when the table is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def remove_if_empty(self) -> None:
         """Delete the folder where no shard is done yet: there is nothing to resume."""
@@ -289,6 +319,10 @@ class Shards:
 
     def _file(self, exit: int, shard: int) -> Path:
         return self.folder / f"{exit:03}" / f"{shard:05}.parquet"
+
+
+def _other_models(plan: Plan, other: Plan) -> bool:
+    return not set(plan["models"]) & set(other.get("models", plan["models"]))
 
 
 def _frame(positions: Array, outputs: ExitOutputs | None) -> pl.DataFrame:

@@ -16,7 +16,7 @@ import numpy as np
 
 from understudy.ensemble import cheaper_models, models_of
 from understudy.errors import PolicyError, TableError
-from understudy.exit import LazyDetails
+from understudy.exit import Array, LazyDetails
 from understudy.frontier import Frontier
 from understudy.json_codec import Stored
 from understudy.outcome import evaluate
@@ -145,12 +145,13 @@ def optimism(
     if not cheaper_models(table, reference, unit=unit):
         raise TableError(f"a cascade needs an exit that is cheaper than {reference!r}, found none")
     samples = {name: len(table.on(name)) for name in table.splits}
+    split = np.repeat([SPLITS.index(name) for name in samples], list(samples.values()))
     confidence = chosen_confidence(table, confidence, ())
     options = SearchOptions(reference, unit, confidence=confidence)
     rng = np.random.default_rng(seed)
     trials: dict[tuple[float, str], list[_Trial]] = {(d, way): [] for d in drops for way in WAYS}
     for done in range(resamples):
-        drawn = _drawn(table, rng, samples)
+        drawn = resampled(table, rng.integers(0, len(table), len(split)), split)
         for key, policy, claimed, population in _choices(table, drawn, drops, delta, options):
             outcome = evaluate(population, policy, reference=reference)
             trials[key].append(_Trial(policy, claimed, outcome.drop, outcome.saving[unit]))
@@ -205,16 +206,20 @@ def _population(table: ScoreTable, data: SearchData, policy: Policy) -> ScoreTab
     return with_fitted(table, scores=data.scores, ensembles=ensembles)
 
 
-def _drawn(table: ScoreTable, rng: np.random.Generator, samples: Mapping[str, int]) -> ScoreTable:
-    """So many samples of the table for each split, with replacement, under new ids."""
-    rows = np.concatenate([rng.integers(0, len(table), count) for count in samples.values()])
+def resampled(table: ScoreTable, rows: Array, split: Array) -> ScoreTable:
+    """A table of some samples of another, repeats allowed, under new ids.
+
+    Args:
+        rows: (M,) positions in the table.
+        split: (M,) codes of the splits.
+    """
     return replace(
         table,
         prediction=table.prediction[:, rows],
         confidence={name: values[:, rows] for name, values in table.confidence.items()},
         label=None if table.label is None else table.label[rows],
-        ids=np.arange(len(rows)).astype(object),
-        split=np.repeat([SPLITS.index(name) for name in samples], list(samples.values())),
+        ids=np.arange(len(rows)).astype(str).astype(object),
+        split=split,
         details=LazyDetails.of(table.details).rows(rows),
     )
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from understudy.certificate import Certificate
+from understudy.documents import HASH, change_of
 from understudy.errors import PolicyError, UnderstudyError
-from understudy.files import read_json
+from understudy.files import check_version, read_json
+from understudy.frontier import Frontier
 from understudy.json_codec import Stored
 from understudy.looks import logged_looks
 from understudy.outcome import evaluate
@@ -26,6 +28,7 @@ from understudy.searching.search import search, search_within_cost
 from understudy.store import load_table
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12  # by how much numbers may differ that are not both whole
+_WHAT = "a search result"
 _SHOWN = 60  # characters of a value
 _NOTHING = object()
 
@@ -81,15 +84,27 @@ def verify_file(result: str | Path, table: str | Path) -> tuple[Check, ...]:
 
     What the file holds is compared, also entries that are written for readers alone, such as
     savings, intervals and words. Where the folder has a log of looks, the search must be in it
-    under the number that the result states.
+    under the number that the result states. A file whose content was changed after it was written
+    does not hold, and what was changed is named.
 
     Raises:
         UnderstudyError: what `verify` raises; a file that cannot be read.
     """
-    found = Result.load(result)
-    stored = read_json(result, PolicyError, "a search result")
-    checks = _checked(stored, found, load_table(table))
-    return (*checks, *_logged(found, logged_looks(table)))
+    stored, (kind, newest) = read_json(result, PolicyError, _WHAT), Result.json_layout.head.values()
+    check_version(stored, kind=str(kind), newest=int(newest), path=Path(result), error=PolicyError)
+    found, change = Result.from_dict(stored), change_of(stored)
+    written = [Check(None, "the file is as it was written", False, change)] if change else []
+    checks = _checked(_under_this_version(stored), found, load_table(table))
+    return (*written, *checks, *_logged(found, logged_looks(table)))
+
+
+def _under_this_version(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain JSON of a result with the versions that are written now, and without its hash."""
+    plain = {key: value for key, value in stored.items() if key != HASH}
+    now, frontier = Result.json_layout.head["version"], Frontier.json_layout.head["version"]
+    if plain["version"] != now:
+        plain |= {"version": now, "frontier": plain["frontier"] | {"version": frontier}}
+    return plain
 
 
 def differences(stored: Any, found: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,10 @@ from understudy.early_exit.network import ExitNetwork, attach, example_image
 from understudy.early_exit.serialization import check_replaceable, save_exits
 from understudy.early_exit.taps import Tap, even_taps, list_taps, tap_at
 from understudy.errors import ModelError, UnderstudyError
+from understudy.files import only_writer
+from understudy.folders import remove_folder
 from understudy.json_codec import Stored, stored
+from understudy.nn.preprocess import pixels_of
 from understudy.nn.stage import Stage, usable_device
 from understudy.training.checkpoint import CacheRows, Checkpoint, FeatureCache, free_bytes
 from understudy.training.config import TrainingConfig
@@ -43,7 +45,7 @@ from understudy.training.loop import (
 from understudy.training.sampling import Augmentation, HoldOut, hold_out
 from understudy.training.targets import TargetSet, Teacher, check_targets
 from understudy.zoo.data import DataSet, Progress, no_progress, open_data
-from understudy.zoo.models import load_network, load_stage, named_models
+from understudy.zoo.models import load_network, load_stage, modules_of, named_models
 
 Note = Callable[[str], None]
 """Called with remarks for people."""
@@ -97,38 +99,40 @@ def train_exits(
         ModelError: models that cannot be loaded or split, an unknown tap or kind of head, a saver
             of other classes, and what `fit_exits` raises.
         DataError: data that cannot be used, or unfinished work of another plan.
+        InUse: another process trains into the same folder.
         UnderstudyError: `into` is something else, or cannot be written.
     """
     target = Path(into)
     check_replaceable(target)
     images = open_data(data)
-    (image,) = images.first_images(1)
+    image = pixels_of(*images.first_images(1))
     ((name, spec),) = named_models([model]).items()
     with _seeded(config.seed):
         network = _network(load_stage(spec), image, taps=taps, heads=heads, saver=saver)
     network.stages(name)  # refuses a saver of the same name
     _ = network.trunk  # refuses what cannot be split, before hours of work
     folder = target.with_name(f"{target.name}.partial")
-    trained = fit_exits(
-        network.to(usable_device(device)),
-        images,
-        config=config,
-        classifier=classifier,
-        folder=folder,
-        cache_gb=cache_gb,
-        workers=workers,
-        on_progress=on_progress,
-        on_note=on_note,
-    )
-    save_exits(
-        network.cpu(),
-        target,
-        name=name,
-        classifier=trained.classifier,
-        training=trained.to_dict(),
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    return load_network(f"exits:{target}")
+    with only_writer(folder, wait=False):
+        trained = fit_exits(
+            network.to(usable_device(device)),
+            images,
+            config=config,
+            classifier=classifier,
+            folder=folder,
+            cache_gb=cache_gb,
+            workers=workers,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
+        save_exits(
+            network.cpu(),
+            target,
+            name=name,
+            classifier=trained.classifier,
+            training=trained.to_dict(),
+        )
+        remove_folder(folder)
+    return load_network(f"exits:{target}", allow_code=modules_of(filter(None, (model, saver))))
 
 
 def _network(
@@ -414,9 +418,10 @@ def _checkpoint(folder: str | Path | None, plan: Mapping[str, Any]) -> Iterator[
         ) as temporary:
             yield Checkpoint(Path(temporary), plan)
         return
-    checkpoint = Checkpoint(Path(folder), plan)
-    try:
-        yield checkpoint
-    except UnderstudyError:
-        checkpoint.remove_if_empty()
-        raise
+    with only_writer(folder, wait=False):
+        checkpoint = Checkpoint(Path(folder), plan)
+        try:
+            yield checkpoint
+        except UnderstudyError:
+            checkpoint.remove_if_empty()
+            raise

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,10 +22,12 @@ import torch
 from torch import Tensor
 
 from understudy.errors import DataError, UnderstudyError
-from understudy.files import keep_plan, read_json, replacing, write_json
+from understudy.files import read_json, replacing, write_json
+from understudy.folders import remove_folder
 from understudy.nn.preprocess import select
 from understudy.training.features import FeatureBatch, TrainingImages
 from understudy.training.sampling import HoldOut, SampleOrder
+from understudy.unfinished import keep_plan
 from understudy.zoo.data import Array, Batch
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -248,13 +251,15 @@ class Checkpoint:
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Save a state, whole or not at all."""
+        content = BytesIO()
+        torch.save(dict(state), content)
         with replacing(self._file(name)) as temporary:
-            torch.save(dict(state), temporary)
+            temporary.write_bytes(content.getbuffer())
 
     def remove_if_empty(self) -> None:
         """Delete the folder where nothing is done yet: there is nothing to resume."""
         if not (any(self.folder.glob("*.pt")) or FeatureCache.begun(self.features)):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.pt"

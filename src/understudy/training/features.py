@@ -16,7 +16,7 @@ from understudy.early_exit.heads import PooledHead, pool
 from understudy.early_exit.network import ExitNetwork
 from understudy.errors import ModelError
 from understudy.graph.capture import hooked
-from understudy.nn.preprocess import on_device
+from understudy.nn.preprocess import on_device, pixels_of
 from understudy.nn.stage import Images, Stage
 from understudy.training.sampling import Augmentation, SampleOrder
 from understudy.zoo.data import Array, Batch, DataSet, batches
@@ -229,7 +229,8 @@ class TrainingImages:
         """The features of decoded images, each in the requested view."""
         ids = self.data.ids[batch.positions].tolist()
         images = on_device(batch.images, self.extract.device)
-        return self.extract(self.augmentation.apply(images, ids, views))
+        pixels = images if isinstance(images, Tensor) else [pixels_of(image) for image in images]
+        return self.extract(self.augmentation.apply(pixels, ids, views))
 
 
 class StreamedFeatures:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from understudy.errors import DataError
-from understudy.nn.stage import Images
+from understudy.nn.preprocess import Pixels
 from understudy.split import uniform
 from understudy.zoo.data import Array, DataSet
 
@@ -125,7 +125,7 @@ class Augmentation:
     flip: bool
     seed: int
 
-    def apply(self, images: Images, ids: Sequence[str], views: Array) -> Images:
+    def apply(self, images: Pixels, ids: Sequence[str], views: Array) -> Pixels:
         """The images (N, C, H, W), or a list of (C, H, W), each in the requested view.
 
         Args:

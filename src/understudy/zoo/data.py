@@ -5,35 +5,49 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from understudy.errors import DataError, MissingExtra, UnderstudyError, listed, unknown
+from understudy.errors import DataError, UnderstudyError, listed, unknown
+from understudy.nn.preprocess import Image, Resizing, contiguous, resized_image
 from understudy.split import uniform
+from understudy.zoo import decoding
+from understudy.zoo.decoding import decode_image
 from understudy.zoo.parquet_images import open_parquet
 from understudy.zoo.spec import Spec, parse_spec
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with the name of the work, how much of it is done, and how much there is."""
 
 SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
-    {"folder": (), "parquet": ("image", "label", "key", "group"), "digits": ()}
+    {
+        "folder": ("orientation",),
+        "parquet": ("image", "label", "key", "group", "orientation"),
+        "digits": (),
+    }
 )
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
+PART = 64
+"""Images that a thread decodes at a time."""
+
+AHEAD = 2**28
+"""Bytes of decoded images that wait for their batch, about; but a part per thread may."""
+
 _DIGITS_TRAIN = 897  # of 1,797; the other 900 are held out
 
 
@@ -51,8 +65,11 @@ class DataSet:
         labels: (N,) class numbers, or None.
         classes: the names of the classes by number, or None where they are not known.
         fingerprint: SHA-256 over ids, labels and sizes: the same for the same data elsewhere.
-        read: returns the image at a position, uint8 (C, H, W); may raise any exception.
+        read: returns the image at a position, uint8 (C, H, W), in any layout; may raise any
+            exception.
         groups: N names of what must share a split (a patient, a video), or None.
+        encoded: returns the file of the image at a position; None where there are pixels alone.
+        decoding: plain JSON: the rules by which files become pixels; empty without files.
 
     >>> digits = open_data("digits:heldout")
     >>> len(digits), tuple(digits.image(0).shape)
@@ -66,6 +83,8 @@ class DataSet:
     fingerprint: str
     read: Callable[[int], Tensor]
     groups: tuple[str, ...] | None = None
+    encoded: Callable[[int], bytes] | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ids = self.ids.tolist()
@@ -88,8 +107,40 @@ class DataSet:
         Raises:
             DataError: it cannot be decoded; the message names its id.
         """
+        return self._decoded(index, contiguous)
+
+    def resized(self, index: int, resizings: Collection[Resizing | None]) -> Image:
+        """The image at a position in the sizes that models take; see `resized_image`.
+
+        Raises:
+            DataError: it cannot be decoded, or is too thin; the message names its id.
+        """
+        return self._decoded(index, lambda pixels: resized_image(pixels, resizings))
+
+    def first_images(
+        self, count: int, *, resizings: Collection[Resizing | None] = (), workers: int = 0
+    ) -> list[Image]:
+        """The first `count` images that can be decoded, repeated where there are fewer.
+
+        Args:
+            count: how many.
+            resizings: how the models resize them, as for `batches`.
+            workers: threads that decode.
+
+        Raises:
+            DataError: there is none.
+        """
+        blocks = batches(self, size=count, workers=workers, resizings=resizings)
+        found = list(islice((image for block in blocks for image in block.images), count))
+        if not found:
+            raise DataError(
+                f"no image of {self.spec!r} can be decoded ({len(self)} tried): check the data"
+            )
+        return list(islice(cycle(found), count))
+
+    def _decoded(self, index: int, then: Callable[[Tensor], T]) -> T:
         try:
-            return self.read(index)
+            return then(self.read(index))
         except UnderstudyError:
             raise
         except Exception as error:
@@ -98,22 +149,6 @@ class DataSet:
                 f"images can be decoded, {self.ids[index]!r} of {self.spec!r} cannot ({reason}): "
                 "mend or remove it"
             ) from error
-
-    def first_images(self, count: int) -> list[Tensor]:
-        """The first `count` images that can be decoded, repeated where there are fewer.
-
-        Raises:
-            DataError: there is none.
-        """
-        decoded = (
-            image for batch in batches(self, size=count, workers=0) for image in batch.images
-        )
-        found = list(islice(decoded, count))
-        if not found:
-            raise DataError(
-                f"no image of {self.spec!r} can be decoded ({len(self)} tried): check the data"
-            )
-        return list(islice(cycle(found), count))
 
     def check_classes(self, count: int) -> None:
         """Refuse class names or labels that do not fit models of `count` classes.
@@ -161,12 +196,13 @@ class Batch:
 
     Attributes:
         positions: (n,) positions of the images in the data set.
-        images: uint8 (n, C, H, W), or a list of (C, H, W) where sizes differ.
+        images: uint8 (n, C, H, W), or a list of (C, H, W) where sizes differ, or images have been
+            resized for models.
         corrupt: one message for every image that could not be decoded; it is left out above.
     """
 
     positions: Array
-    images: Tensor | list[Tensor]
+    images: Tensor | list[Image]
     corrupt: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -179,14 +215,21 @@ def batches(
     *,
     size: int = 256,
     workers: int = 2,
+    resizings: Collection[Resizing | None] = (),
 ) -> Iterator[Batch]:
     """Batches in order, each of the same `size` positions however many of them are corrupt.
+
+    With `resizings` a photograph is dropped as soon as it is in the sizes that the models take, so
+    that memory does not grow with its size times that of the batch.
 
     Args:
         data: the images.
         positions: positions in the data set, all by default.
         size: positions per batch; the last may have fewer.
-        workers: threads that decode ahead, at most one batch each; 0 decodes in this thread.
+        workers: threads that decode ahead, at most one batch each, and about `AHEAD` bytes in all;
+            0 decodes in this thread.
+        resizings: how the models that take the images resize them (`Stage.resizings`), None among
+            them where one takes them as they are.
 
     >>> [len(batch) for batch in batches(open_data("digits:heldout"), range(5), size=2)]
     [2, 2, 1]
@@ -199,42 +242,88 @@ def batches(
             f"a batch has at least 1 image and workers are 0 or more, found {size} and {workers}"
         )
     chosen = range(len(data)) if positions is None else positions
-    blocks = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    blocks = [
+        _BatchPositions(chosen[start : start + size]) for start in range(0, len(chosen), size)
+    ]
+    decode = partial(_decode, data, frozenset(resizings))
     if not workers:
-        return (_decode_block(data, block) for block in blocks)
-    return _decode_ahead(data, blocks, workers)
+        return (block.batch(map(decode, block.parts)) for block in blocks)
+    return _decode_ahead(blocks, decode, workers)
 
 
-def _decode_ahead(data: DataSet, blocks: Iterator[Sequence[int]], workers: int) -> Iterator[Batch]:
+class _DecodedPart(NamedTuple):
+    """Some decoded images, their positions, and why others cannot be decoded."""
+
+    positions: list[int]
+    images: list[Image]
+    corrupt: list[str]
+
+
+class _BatchPositions(NamedTuple):
+    """The positions of a batch."""
+
+    positions: Sequence[int]
+
+    @property
+    def parts(self) -> list[Sequence[int]]:
+        """The positions that are decoded at a time."""
+        starts = range(0, len(self.positions), PART)
+        return [self.positions[start : start + PART] for start in starts]
+
+    def batch(self, parts: Iterable[_DecodedPart]) -> Batch:
+        """The batch of the decoded parts."""
+        found = _DecodedPart([], [], [])
+        for part in parts:
+            found.positions.extend(part.positions)
+            found.images.extend(part.images)
+            found.corrupt.extend(part.corrupt)
+        tensors = [image for image in found.images if isinstance(image, Tensor)]
+        one_shape = len(tensors) == len(found.images) and len({one.shape for one in tensors}) == 1
+        return Batch(
+            positions=np.array(found.positions, np.int64),
+            images=torch.stack(tensors) if one_shape else found.images,
+            corrupt=tuple(found.corrupt),
+        )
+
+
+def _decode_ahead(
+    blocks: Sequence[_BatchPositions], decode: Callable[[Sequence[int]], _DecodedPart], workers: int
+) -> Iterator[Batch]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="understudy-decode")
-    waiting: deque[Future[Batch]] = deque()
+    todo = (part for block in blocks for part in block.parts)
+    waiting: deque[Future[_DecodedPart]] = deque()
+
+    def submit(most: int) -> None:
+        waiting.extend(pool.submit(decode, part) for part in islice(todo, most - len(waiting)))
+
+    def decoded(block: _BatchPositions) -> Iterator[_DecodedPart]:
+        for _ in block.parts:
+            part = waiting.popleft().result()
+            held = sum(image.nbytes for image in part.images)
+            submit(max(workers, min(workers * len(block.parts), AHEAD // max(held, 1))))
+            yield part
+
     try:
-        waiting.extend(pool.submit(_decode_block, data, block) for block in islice(blocks, workers))
-        while waiting:
-            batch = waiting.popleft().result()
-            waiting.extend(pool.submit(_decode_block, data, block) for block in islice(blocks, 1))
-            yield batch
+        submit(workers)
+        for block in blocks:
+            yield block.batch(decoded(block))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_block(data: DataSet, block: Sequence[int]) -> Batch:
-    positions: list[int] = []
-    images: list[Tensor] = []
-    corrupt: list[str] = []
-    for position in block:
+def _decode(
+    data: DataSet, resizings: Collection[Resizing | None], positions: Sequence[int]
+) -> _DecodedPart:
+    part = _DecodedPart([], [], [])
+    for position in positions:
         try:
-            images.append(data.image(int(position)))
+            image = data.resized(int(position), resizings)
         except DataError as error:
-            corrupt.append(str(error))
+            part.corrupt.append(str(error))
         else:
-            positions.append(int(position))
-    one_shape = len({image.shape for image in images}) == 1
-    return Batch(
-        positions=np.array(positions, np.int64),
-        images=torch.stack(images) if one_shape else images,
-        corrupt=tuple(corrupt),
-    )
+            part.images.append(image)
+            part.positions.append(int(position))
+    return part
 
 
 def open_data(spec: str) -> DataSet:
@@ -245,6 +334,9 @@ def open_data(spec: str) -> DataSet:
     ``&label=``, ``&key=`` and ``&group=`` name columns that are not called `image`, `label`, `name`
     (or `key`, `id`, `file_name`). ``digits:`` are scikit-learn's 1,797 digits, ``digits:train`` and
     ``digits:heldout`` two fixed halves of them (897 and 900).
+
+    Images in files are decoded by `decode_image`; ``?orientation=ignore`` leaves those unturned
+    whose EXIF orientation says that they are to be turned.
 
     Raises:
         DataError: no such data, or data that break these rules.
@@ -284,7 +376,7 @@ def _folder(spec: Spec) -> DataSet:
         fingerprint=_fingerprint(
             ids, labels if classes else None, np.array([file.stat().st_size for file in files])
         ),
-        read=lambda index: decode_image(files[index].read_bytes()),
+        **_files(spec, lambda index: files[index].read_bytes()),
     )
 
 
@@ -306,9 +398,28 @@ def _parquet(spec: Spec) -> DataSet:
         labels=table.labels,
         classes=table.classes,
         fingerprint=_fingerprint(table.ids, table.labels, table.footer),
-        read=lambda index: decode_image(table.image_bytes(index)),
         groups=table.groups,
+        **_files(spec, table.image_bytes),
     )
+
+
+def _files(spec: Spec, encoded: Callable[[int], bytes]) -> dict[str, Any]:
+    """How images in files are read."""
+    orientation = spec.options.get("orientation", decoding.FOLLOW)
+    if orientation not in decoding.ORIENTATIONS:
+        raise DataError(
+            unknown("orientation", orientation, decoding.ORIENTATIONS, where=repr(spec.text))
+        )
+
+    def read(index: int) -> Tensor:
+        pixels = decode_image(encoded(index), orientation=orientation)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    return {
+        "read": read,
+        "encoded": encoded,
+        "decoding": {"version": decoding.VERSION, "orientation": orientation},
+    }
 
 
 def _digits(spec: Spec) -> DataSet:
@@ -343,25 +454,3 @@ def _fingerprint(ids: Array, labels: Array | None, content: Array) -> str:
     digest.update(b"\0no labels" if labels is None else labels.astype("<i8").tobytes())
     digest.update(np.ascontiguousarray(content).tobytes())
     return digest.hexdigest()
-
-
-def decode_image(encoded: bytes) -> Tensor:
-    """The pixels of an encoded image (PNG, JPEG, ...) as RGB, uint8 (3, H, W).
-
-    Grey becomes three equal channels, transparency is dropped, an animation gives its first frame.
-    Pillow's errors about damaged images are not caught.
-
-    Raises:
-        ValueError: a format that Pillow does not support.
-        MissingExtra: Pillow is not installed.
-    """
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise MissingExtra("decoding images", "torch") from error
-    try:
-        with Image.open(BytesIO(encoded)) as image:
-            pixels = np.array(image.convert("RGB"))
-    except UnidentifiedImageError as error:  # its message names an object in memory
-        raise ValueError(f"its {len(encoded)} bytes are no known kind of image") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from understudy.early_exit.network import ExitNetwork
-from understudy.early_exit.serialization import ExitFolder, load_exits
-from understudy.errors import ModelError, unknown
+from understudy.early_exit.serialization import ExitFolder, exits_file, load_exits
+from understudy.errors import ModelError, UnderstudyError, brief, unknown
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.stage import Preprocess, Stage
+from understudy.zoo.allowed_code import check_allowed, import_path
 from understudy.zoo.spec import Spec, parse_spec
 from understudy.zoo.weights import load_weights, timm_stage, torchvision_stage
 
@@ -36,7 +36,9 @@ _HUBS: Mapping[str, Callable[..., Stage]] = MappingProxyType(
 )
 
 
-def load_stage(spec: str) -> Stage:
+def load_stage(
+    spec: str, *, allow_code: Collection[str] = (), found_in: str | Path | None = None
+) -> Stage:
     """The model that a spec names, with its weights and its own preprocessing.
 
     ``?checkpoint=FILE`` gives the weights; ``?weights=random`` leaves the model untrained, always
@@ -44,52 +46,71 @@ def load_stage(spec: str) -> Stage:
     factory sets (py). ``?classes=N`` sets the number of classes. ``?run=folded+channels_last`` runs
     the model in another execution mode (`nn.execution_mode`).
 
+    Args:
+        spec: a model spec.
+        allow_code: the modules that specs read from files may import.
+        found_in: the file that the spec was read from; None for a spec that you write, which may
+            import any module, of the working directory first.
+
     Raises:
-        ModelError: no such model, weights that cannot be had or do not fit.
+        ModelError: no such model, a module that was not allowed, or weights that cannot be had or
+            do not fit.
         MissingExtra: timm or torchvision is not installed.
     """
     parsed = parse_model_spec(spec)
     checkpoint = parsed.options.get("checkpoint")
-    stage = _make(parsed, published=checkpoint is None and "weights" not in parsed.options)
+    published = checkpoint is None and "weights" not in parsed.options
+    stage = _make(parsed, published=published, allow_code=allow_code, found_in=found_in)
     if checkpoint is not None:
         load_weights(stage.model, checkpoint)
     return with_mode(stage, _execution_mode(parsed))
 
 
-def build_stage(spec: str) -> Stage:
+def build_stage(
+    spec: str, *, allow_code: Collection[str] = (), found_in: str | Path | None = None
+) -> Stage:
     """Architecture and preprocessing alone: nothing is downloaded and no checkpoint is read.
 
-    For a saved cascade, which brings its own weights.
+    For a saved cascade, which brings its own weights. The arguments are those of `load_stage`.
 
     Raises:
-        ModelError: no such model.
+        ModelError: no such model, or a module that was not allowed.
         MissingExtra: timm or torchvision is not installed.
     """
     parsed = parse_model_spec(spec)
-    return with_mode(_make(parsed, published=False), _execution_mode(parsed))
+    stage = _make(parsed, published=False, allow_code=allow_code, found_in=found_in)
+    return with_mode(stage, _execution_mode(parsed))
 
 
-def load_stages(spec: str, name: str) -> dict[str, Stage]:
+def load_stages(
+    spec: str, name: str, *, allow_code: Collection[str] = (), found_in: str | Path | None = None
+) -> dict[str, Stage]:
     """The stages of a spec by exit: all those of a network for ``exits:DIR``, otherwise one.
 
     Args:
         spec: a model spec.
         name: the name of the model; exits inside a network are named NAME/TAP/HEAD.
+        allow_code, found_in: as for `load_stage`.
 
     Raises:
         ModelError: no such model or folder, weights that cannot be had or do not fit.
         MissingExtra: timm or torchvision is not installed.
     """
     if parse_model_spec(spec).scheme == "exits":
-        return load_network(spec).stages(name)
-    return {name: load_stage(spec)}
+        return load_network(spec, allow_code=allow_code).stages(name)
+    return {name: load_stage(spec, allow_code=allow_code, found_in=found_in)}
 
 
-def load_network(spec: str) -> ExitNetwork:
+def load_network(spec: str, *, allow_code: Collection[str] = ()) -> ExitNetwork:
     """The network of ``exits:DIR``, its backbone and saver loaded from their own specs.
 
+    Args:
+        spec: ``exits:DIR``.
+        allow_code: the modules that these specs, which stand in a file of the folder, may import.
+
     Raises:
-        ModelError: no such folder, or a backbone with other weights than the exits were trained on.
+        ModelError: no such folder, a backbone with other weights than the exits were trained on, or
+            a module that was not allowed.
     """
     parsed = parse_model_spec(spec)
     if parsed.scheme != "exits":
@@ -97,7 +118,13 @@ def load_network(spec: str) -> ExitNetwork:
             f"a network with exits reads exits:DIR, found {spec!r}: train some with `understudy "
             "train-exits`"
         )
-    network = load_exits(parsed.target, stage_of=lambda origin: load_stage(str(origin["spec"])))
+    file = exits_file(parsed.target)
+    network = load_exits(
+        parsed.target,
+        stage_of=lambda origin: load_stage(
+            str(origin["spec"]), allow_code=allow_code, found_in=file
+        ),
+    )
     network.origin = {"spec": spec}
     return network.with_mode(_execution_mode(parsed))
 
@@ -129,6 +156,19 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
     return named
 
 
+def modules_of(texts: Iterable[str]) -> set[str]:
+    """The modules that specs ``SPEC`` or ``NAME=SPEC`` import.
+
+    >>> modules_of(["timm:resnet18", "big=py:nets.large:big?weights=random"])
+    {'nets.large'}
+
+    Raises:
+        ModelError: not a model spec.
+    """
+    specs = map(parse_model_spec, named_models(list(texts)).values())
+    return {spec.target.rpartition(":")[0] for spec in specs if spec.scheme == "py"}
+
+
 def _default_name(spec: Spec) -> str:
     if spec.scheme == "exits":
         return ExitFolder.read(spec.target).name
@@ -158,7 +198,9 @@ def _execution_mode(spec: Spec) -> ExecutionMode:
     return ExecutionMode.parse(spec.options["run"]) if "run" in spec.options else PLAIN
 
 
-def _make(spec: Spec, *, published: bool) -> Stage:
+def _make(
+    spec: Spec, *, published: bool, allow_code: Collection[str], found_in: str | Path | None
+) -> Stage:
     if spec.scheme == "exits":
         raise ModelError(
             f"one model is needed here, {spec.text!r} has all exits of a network: name its "
@@ -166,28 +208,23 @@ def _make(spec: Spec, *, published: bool) -> Stage:
         )
     with _fixed_seed():
         if spec.scheme == "py":
-            stage = _python_stage(spec)
+            stage = _python_stage(spec, allow_code=allow_code, found_in=found_in)
         else:
             stage = _HUBS[spec.scheme](spec.target, classes=_classes(spec), published=published)
     stage.origin = {**stage.origin, "spec": spec.text}  # a plain dict: modules get deep-copied
     return stage
 
 
-def _python_stage(spec: Spec) -> Stage:
+def _python_stage(spec: Spec, *, allow_code: Collection[str], found_in: str | Path | None) -> Stage:
     module_name, colon, factory_name = spec.target.rpartition(":")
     if not colon or not module_name or not factory_name:
         raise ModelError(
             f"a Python model reads py:module:factory, found {spec.text!r}: name the module and the "
             "function in it that makes the model"
         )
-    with _current_directory_first():
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ModelError(
-                f"{spec.text!r} names the module {module_name!r}, which cannot be imported "
-                f"({error}): run in its folder, or install it"
-            ) from error
+    check_allowed(module_name, factory_name, allow_code=allow_code, found_in=found_in)
+    with import_path(found_in):
+        module = _imported(module_name, spec, found_in=found_in)
         factory = getattr(module, factory_name, None)
         if not callable(factory):
             names = [
@@ -196,8 +233,39 @@ def _python_stage(spec: Spec) -> Stage:
                 if callable(value) and getattr(value, "__module__", None) == module.__name__
             ]
             raise ModelError(unknown("factory", factory_name, names, where=repr(module_name)))
-        made = factory()
+        try:
+            made = factory()
+        except UnderstudyError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ModelError(
+                f"a factory returns a model, that of {spec.text!r} raised {brief(error)}: correct "
+                f"{factory_name!r}"
+            ) from error
     return made if isinstance(made, Stage) else _stage_of_module(made, spec)
+
+
+def _imported(name: str, spec: Spec, *, found_in: str | Path | None) -> ModuleType:
+    """A module by its name.
+
+    Raises:
+        ModelError: there is none, or it raises.
+    """
+    try:
+        return importlib.import_module(name)
+    except UnderstudyError:
+        raise
+    except (Exception, SystemExit) as error:
+        way_out = (
+            "run in its folder, or install it"
+            if found_in is None
+            else "install it, or put its folder on PYTHONPATH (PYTHONPATH=. for this one): specs "
+            "in files are not looked for in the working directory"
+        )
+        raise ModelError(
+            f"{spec.text!r} names the module {name!r}, which cannot be imported ({brief(error)}): "
+            f"{way_out}"
+        ) from error
 
 
 def _stage_of_module(model: Any, spec: Spec) -> Stage:
@@ -246,13 +314,3 @@ def _fixed_seed() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
-
-
-@contextmanager
-def _current_directory_first() -> Iterator[None]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

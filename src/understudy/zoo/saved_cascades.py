@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 
+from understudy.contained_files import check_contained
 from understudy.deferral import DeferralScore
+from understudy.documents import read_document, write_document
 from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.serialization import Architecture
 from understudy.early_exit.stages import ExitStage
-from understudy.ensemble import ensemble_of
+from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError
-from understudy.files import (
-    check_own_folder,
-    check_version,
-    read_json,
-    replacing_folder,
-    write_json,
-)
+from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.zoo.models import build_stage
 
-FORMAT, VERSION = "understudy.cascade", 2
+FORMAT, VERSION = "understudy.cascade", 3
 NAME = "cascade.json"
 ADDED = ("weights", "weights_hash", "preprocess", "dtype")  # to the origin of a stage
 
@@ -86,38 +83,31 @@ def save_cascade(
             save_model(stage.model, str(folder / files[name]))
         for name, network in networks.items():
             save_model(network, str(folder / files[name]))
-        write_json(folder / NAME, data)
+        write_document(folder / NAME, data)
 
 
-def load_cascade(path: str | Path) -> Cascade:
+def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Cascade:
     """Read a cascade that `save_cascade` or `understudy build` wrote, on the CPU.
 
     Architectures are built from the specs in the folder, weights come from its safetensors; nothing
-    is downloaded.
+    is downloaded. Code runs only where you allow it.
+
+    Args:
+        path: the folder.
+        allow_code: the modules that specs ``py:module:factory`` of the folder may import, as
+            installed or on `sys.path`; a package stands for all its modules.
 
     Raises:
-        ModelError: the folder is no cascade, a newer understudy wrote it, or weights are missing,
-            damaged, or do not fit the architecture that the spec builds.
+        ModelError: the folder is no cascade, a newer understudy wrote it, a spec names a module
+            that was not allowed, or weights are missing, damaged, or do not fit the architecture
+            that the spec builds.
         PolicyError: the policy is damaged.
     """
     folder = Path(path)
-    data = read_json(folder / NAME, ModelError, "a cascade")
-    check_version(data, kind=FORMAT, newest=VERSION, path=folder / NAME, error=ModelError)
+    check_contained(folder, error=ModelError)
+    data = _read(folder)
     try:
-        networks = {
-            str(name): _load_network(str(name), entry, folder)
-            for name, entry in data.get("networks", {}).items()
-        }
-        inside = {name: network.stages(name) for name, network in networks.items()}
-        stages = {
-            str(name): ensemble_of(entry)
-            or (
-                _checked(str(name), inside[entry["root"]][name], entry)
-                if "root" in entry
-                else _load_stage(str(name), entry, folder)
-            )
-            for name, entry in data["stages"].items()
-        }
+        stages = _SavedModels(folder, allow_code).stages(data)
         return Cascade(
             stages,
             Policy.from_dict(data["policy"]),
@@ -139,9 +129,19 @@ def provenance_of(path: str | Path) -> Mapping[str, Any]:
     Raises:
         ModelError: the folder is no cascade.
     """
-    data = read_json(Path(path) / NAME, ModelError, "a cascade")
-    found: Mapping[str, Any] = data.get("provenance", {})
+    found: Mapping[str, Any] = _read(Path(path)).get("provenance", {})
     return found
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return read_document(
+        folder / NAME,
+        kind=FORMAT,
+        newest=VERSION,
+        what="a cascade",
+        error=ModelError,
+        remedy="build the cascade again",
+    )
 
 
 def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -165,26 +165,55 @@ def _entry(stage: Stage, file: str | None) -> Mapping[str, Any]:
     return {**stage.to_origin(), "weights": file}
 
 
-def _load_stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
-    stage = _new_stage(entry)
-    _load_weights(stage.model, folder / "weights" / Path(entry["weights"]).name, name)
-    return _checked(name, stage, entry)
+@dataclass(frozen=True)
+class _SavedModels:
+    """The models of a cascade's folder, and the modules that their specs may import."""
 
+    folder: Path
+    allow_code: Collection[str]
 
-def _load_network(name: str, entry: Mapping[str, Any], folder: Path) -> ExitNetwork:
-    network = Architecture.from_dict(entry["made"]).build(_new_stage)
-    _load_weights(network, folder / "weights" / Path(entry["weights"]).name, name)
-    return network
+    def stages(self, data: Mapping[str, Any]) -> dict[str, Stage | Ensemble]:
+        """The stages by exit, and the ensembles among them."""
+        networks = {
+            str(name): self.network(str(name), entry)
+            for name, entry in data.get("networks", {}).items()
+        }
+        inside = {name: network.stages(name) for name, network in networks.items()}
+        return {
+            str(name): ensemble_of(entry)
+            or (
+                _checked(str(name), inside[entry["root"]][name], entry)
+                if "root" in entry
+                else _checked(str(name), self.stage(str(name), entry), entry)
+            )
+            for name, entry in data["stages"].items()
+        }
 
+    def stage(self, name: str, entry: Mapping[str, Any]) -> Stage:
+        """The stage of a whole model, with its weights."""
+        stage = self._untrained(entry)
+        _load_weights(stage.model, self._file(entry), name)
+        return stage
 
-def _new_stage(origin: Mapping[str, Any]) -> Stage:
-    """A stage with the architecture and preprocessing of an origin, and any weights."""
-    preprocess = origin["preprocess"]
-    return Stage(
-        build_stage(str(origin["spec"])).model,
-        preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
-        origin={key: value for key, value in origin.items() if key not in ADDED},
-    )
+    def network(self, name: str, entry: Mapping[str, Any]) -> ExitNetwork:
+        """A network with exits, with its weights."""
+        network = Architecture.from_dict(entry["made"]).build(self._untrained)
+        _load_weights(network, self._file(entry), name)
+        return network
+
+    def _untrained(self, origin: Mapping[str, Any]) -> Stage:
+        """A stage with the architecture and preprocessing of an origin, and any weights."""
+        spec, preprocess = str(origin["spec"]), origin["preprocess"]
+        built = build_stage(spec, allow_code=self.allow_code, found_in=self.folder / NAME)
+        return Stage(
+            built.model,
+            preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
+            origin={key: value for key, value in origin.items() if key not in ADDED},
+        )
+
+    def _file(self, entry: Mapping[str, Any]) -> Path:
+        """The file of weights: always in one folder, whatever its name."""
+        return self.folder / "weights" / Path(entry["weights"]).name
 
 
 def _checked(name: str, stage: Stage, entry: Mapping[str, Any]) -> Stage:

@@ -45,10 +45,11 @@ def ask(
     Label them, add the labels with `import-labels`, and repeat until none is needed: then `search`,
     with the same options, ends as it would with all labels.
     """
+    from understudy.files import is_stream
     from understudy.searching.labels_needed import labels_needed
     from understudy.store import load_table
 
-    if out is not None and out.exists():
+    if out is not None and out.exists() and not is_stream(out):
         raise terminal.UsageError(
             f"samples are listed in a new file, {str(out)!r} exists: choose another name, so that "
             "no labels are lost"

@@ -39,23 +39,33 @@ def bench(
     ] = 64,
     max_drop: terminal.WithinDrop = None,
     device: terminal.Device = None,
+    allow_code: terminal.AllowCode = None,
     out: Annotated[Path | None, terminal.option("FILE", "Write the figures (JSON).")] = None,
     as_json: terminal.Json = False,
 ) -> None:
     """Time a cascade against its large model, its first stage and its ideal, in turns."""
     from understudy.app.bench import BenchJob, bench_cascade
-    from understudy.files import write_json
+    from understudy.documents import write_document
 
+    job = BenchJob(
+        cascade,
+        data,
+        images=images,
+        batch=batch,
+        max_drop=max_drop,
+        device=device,
+        allow_code=allow_code or (),
+    )
     with terminal.progress("turns") as advance:
         found = bench_cascade(
-            BenchJob(cascade, data, images=images, batch=batch, max_drop=max_drop, device=device),
+            job,
             rounds=rounds,
             clients=clients,
             on_progress=advance,
         )
     terminal.answer(_view(found), found.to_dict(), as_json=as_json)
     if out is not None:  # told before: minutes of work are not lost to a path
-        write_json(out, found.to_dict())
+        write_document(out, found.to_dict())
 
 
 def _view(found: Bench) -> Group:

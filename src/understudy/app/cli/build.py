@@ -24,6 +24,7 @@ def build(
         list[str] | None,
         terminal.option("NAME=SPEC", "A model that the table knows by name only. Repeat it."),
     ] = None,
+    allow_code: terminal.AllowCode = None,
     as_json: terminal.Json = False,
 ) -> None:
     """Make a cascade that runs: policy, certified operating points and weights in one folder."""
@@ -32,7 +33,14 @@ def build(
         from understudy.app.build_cascade import build_cascade
         from understudy.result import Result
 
-        cascade, choice = build_cascade(Result.load(result), into, max_drop=max_drop, specs=specs)
+        cascade, choice = build_cascade(
+            Result.load(result),
+            into,
+            max_drop=max_drop,
+            specs=specs,
+            found_in=result,
+            allow_code=allow_code or (),
+        )
     data = {
         "cascade": str(into),
         "policy": choice.policy.to_dict(),

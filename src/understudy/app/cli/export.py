@@ -9,6 +9,7 @@ import typer
 
 from understudy.app.cli.terminal import (
     MOST_IMAGES,
+    AllowCode,
     Json,
     answer,
     argument,
@@ -48,6 +49,7 @@ def export(
     batch: Annotated[
         int, typer.Option(min=1, max=MOST_IMAGES, help="Images per batch of the comparison.")
     ] = 256,
+    allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
     """Write a cascade as ONNX models, one per stage or piece of a network, checked for parity."""
@@ -57,7 +59,7 @@ def export(
         from understudy.zoo.data import open_data
         from understudy.zoo.saved_cascades import load_cascade
 
-        loaded = load_cascade(cascade)
+        loaded = load_cascade(cascade, allow_code=allow_code or ())
         data = None if check is None else open_data(check)
         bundle = export_onnx(loaded, onnx, size=sides, exits=exit, on_progress=advance)
         found = None if data is None else _checked(loaded, onnx, data, batch, advance)

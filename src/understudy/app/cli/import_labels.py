@@ -17,13 +17,16 @@ def import_labels(
     as_json: terminal.Json = False,
 ) -> None:
     """Add labels to a score table, such as those that `ask` lists; empty ones are left out."""
+    from understudy.files import only_writer
     from understudy.import_predictions import LabelFile, read_labels
     from understudy.split import SPLITS
     from understudy.store import load_table, save_labels
 
-    older = load_table(into)
-    scores = older.with_labels(read_labels(LabelFile(labels, key, label), older.classes))
-    save_labels(into, scores)
+    read = read_labels(LabelFile(labels, key, label), load_table(into).classes)
+    with only_writer(into):  # labels that others added meanwhile stay
+        older = load_table(into)
+        scores = older.with_labels(read)
+        save_labels(into, scores)
     added = int(scores.labelled.sum() - older.labelled.sum())
     samples = {name: int((scores.split == code).sum()) for code, name in enumerate(SPLITS)}
     counts = scores.label_counts()

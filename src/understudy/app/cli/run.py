@@ -22,6 +22,7 @@ def run(
     batch: terminal.StageBatch = 256,
     workers: terminal.Workers = 2,
     device: terminal.Device = None,
+    allow_code: terminal.AllowCode = None,
     as_json: terminal.Json = False,
 ) -> None:
     """Answer images with a cascade: prediction, confidence and the exit that answered."""
@@ -29,7 +30,7 @@ def run(
         from understudy.app.run_cascade import device_warnings, load_runnable, run_cascade
         from understudy.zoo.data import open_data
 
-        loaded = load_runnable(cascade, device)
+        loaded = load_runnable(cascade, device, allow_code=allow_code or ())
         if max_drop is not None:
             loaded.set_operating_point(max_drop=max_drop)
         done = run_cascade(

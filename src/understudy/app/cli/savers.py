@@ -38,16 +38,19 @@ def savers(
     Savers are chosen on the tune split, certified on the certify split so that all of them hold
     together, and measured on the test split.
     """
-    from understudy.looks import count_looks, log_look
+    from understudy.looks import count_looks, log_look, looking
     from understudy.searching.best_savers import best_savers
     from understudy.store import load_table
 
     drops = numbers(max_drop, "--max-drop")
     scores = load_table(table)
     read = scores.on("certify").ids
-    looks = count_looks(table, read) + 1
-    found = best_savers(scores, drops, unit=unit, confidence=confidence, delta=delta, looks=looks)
-    log_look(table, read, why=f"savers {drops}")
+    with looking(table):
+        looks = count_looks(table, read) + 1
+        found = best_savers(
+            scores, drops, unit=unit, confidence=confidence, delta=delta, looks=looks
+        )
+        log_look(table, read, why=f"savers {drops}")
     note_missing_labels(scores)
     answer(savers_view(found), found.to_dict(), as_json=as_json)
 

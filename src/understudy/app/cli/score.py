@@ -52,6 +52,7 @@ def score(
         int,
         typer.Option(min=1, max=terminal.MOST_THREADS, help="Threads that decode images."),
     ] = 2,
+    allow_code: terminal.AllowCode = None,
     as_json: terminal.Json = False,
 ) -> None:
     """Run models over labelled images and store every model's prediction for every image.
@@ -73,6 +74,7 @@ def score(
             workers=workers,
             split=terminal.split_shares(split, into=into),
             device=device,
+            allow_code=allow_code or (),
             on_progress=advance,
         )
     _note_omissions(scores)

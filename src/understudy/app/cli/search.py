@@ -88,7 +88,7 @@ def search(
     the certify split where the table has no test split.
     """
     from understudy.files import write_json
-    from understudy.looks import count_looks, delta_of_look, log_look
+    from understudy.looks import count_looks, delta_of_look, log_look, looking
     from understudy.searching import search as searches
     from understudy.store import load_table
 
@@ -114,22 +114,23 @@ def search(
         "without": [name for text in without or () for name in terminal.listed_values(text)],
     }
     read = scores.ids if in_sample else scores.on("certify").ids
-    looks = count_looks(table, read) + 1
-    level = delta if total_delta is None else delta_of_look(total_delta, looks)
-    if in_sample:
-        terminal.note(
-            "in-sample: chosen and measured on the same samples; nothing certified", style="red"
-        )
-        result = searches.search_in_sample(scores, max_drop=drops, **spec)
-    elif drops:
-        verb = searches.search_jointly if jointly else searches.search
-        by_class = terminal.named_numbers(class_drop or (), "--class-drop")
-        result = verb(
-            scores, max_drop=drops, class_drops=by_class, delta=level, looks=looks, **spec
-        )
-    else:
-        result = searches.search_within_cost(scores, delta=level, looks=looks, **spec)
-    log_look(table, read, why=f"search {drops or max_cost}", search=result.search_record)
+    with looking(table):
+        looks = count_looks(table, read) + 1
+        level = delta if total_delta is None else delta_of_look(total_delta, looks)
+        if in_sample:
+            terminal.note(
+                "in-sample: chosen and measured on the same samples; nothing certified", style="red"
+            )
+            result = searches.search_in_sample(scores, max_drop=drops, **spec)
+        elif drops:
+            verb = searches.search_jointly if jointly else searches.search
+            by_class = terminal.named_numbers(class_drop or (), "--class-drop")
+            result = verb(
+                scores, max_drop=drops, class_drops=by_class, delta=level, looks=looks, **spec
+            )
+        else:
+            result = searches.search_within_cost(scores, delta=level, looks=looks, **spec)
+        log_look(table, read, why=f"search {drops or max_cost}", search=result.search_record)
     if out is not None:
         result.save(out)
     if frontier is not None:

@@ -272,6 +272,15 @@ SplitShares = Annotated[
     ),
 ]
 
+AllowCode = Annotated[
+    list[str] | None,
+    option(
+        "MODULE",
+        "A module that specs py:MODULE:factory in files may import. Repeat it. [dim]Default: none; "
+        "the specs that you write yourself need no option.[/]",
+    ),
+]
+
 
 class UsageError(UnderstudyError):
     """An option that cannot be read."""

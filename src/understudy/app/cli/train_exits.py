@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,7 +112,7 @@ def train_exits(
         )
     folder = ExitFolder.read(into)
     terminal.answer(
-        _view(folder.training, into),
+        _view(folder.training, spec_words(into, filter(None, (model, saver)))),
         {"folder": str(into), "spec": f"exits:{into}", "name": folder.name, **folder.training},
         as_json=as_json,
     )
@@ -159,7 +159,15 @@ def _taps(text: str | None) -> int | list[str] | None:
     return int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else terminal.listed_values(text)
 
 
-def _view(training: Mapping[str, Any], into: Path) -> Group:
+def spec_words(folder: Path, specs: Iterable[str]) -> str:
+    """What `score` needs to score a folder of exits: its spec, and the modules behind it."""
+    from understudy.zoo.models import modules_of
+
+    options = [f"--allow-code {module}" for module in sorted(modules_of(specs))]
+    return " ".join([f"exits:{folder}", *options])
+
+
+def _view(training: Mapping[str, Any], spec: str) -> Group:
     corrupt = f", {training['corrupt']} corrupt left out" if training["corrupt"] else ""
     title = (
         f"{training['samples']:,} images ({training['held_out']:,} more held out{corrupt}), "
@@ -171,5 +179,5 @@ def _view(training: Mapping[str, Any], into: Path) -> Group:
     )
     return group_of(
         table_of(title, ("exit", "held-out accuracy", "loss", "best epoch"), rows),
-        note_of(f"written to {into}; score it as exits:{into}, on other data"),
+        note_of(f"score it as {spec}, on other data"),
     )
