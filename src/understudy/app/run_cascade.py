@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from errno import EISDIR
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -164,9 +163,12 @@ def check_place(out: Path) -> None:
     Raises:
         UnderstudyError: a folder is there, or no file can be made.
     """
+    if out.is_dir():
+        raise UnderstudyError(
+            f"answers are written to a file, {str(out)!r} is a folder and cannot be written: name "
+            "a file in it"
+        )
     try:
-        if out.is_dir():
-            raise IsADirectoryError(EISDIR, "a folder is there")
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=out.parent):
