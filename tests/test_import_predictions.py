@@ -294,3 +294,11 @@ def test_numbers_beyond_64_bits_are_refused(tmp_path: Path) -> None:
 def test_missing_labels_are_called_labels(tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="labels are read from a file"):
         read_labels(LabelFile(tmp_path / "none.csv", "id", "label"))
+
+
+def test_confidences_may_be_numbers_beyond_64_bits(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("id,label\n0,0\n")
+    (tmp_path / "a.csv").write_text("id,prediction,confidence\n0,0,99999999999999999999\n")
+    labels = LabelFile(tmp_path / "labels.csv", "id", "label")
+    table = import_predictions(labels, {"a": tmp_path / "a.csv"}, costs={"a": 1})
+    assert table.confidence["max_softmax"].tolist() == [[1e20]]

@@ -228,7 +228,7 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
-    """Read strict JSON: each key once, finite numbers of at most 64 bits, whole characters.
+    """Read JSON.
 
     Raises:
         UnderstudyError: of the type given: the file is missing or is no strict JSON.
@@ -258,15 +258,15 @@ def parse_json(text: str) -> Any:
         data = json.loads(
             text,
             object_pairs_hook=_object,
-            parse_int=_whole_number,
-            parse_float=_finite_number,
-            parse_constant=_finite_number,
+            parse_int=_int,
+            parse_float=_float,
+            parse_constant=_no_number,
         )
+        if "\\u" in text:  # half a character can only be an escape
+            json.dumps(data, ensure_ascii=False).encode()
+        return data
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if "\\u" in text:  # half a character can only be an escape
-        json.dumps(data, ensure_ascii=False).encode()
-    return data
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -278,17 +278,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _whole_number(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
-        raise ValueError(f"it has {text[:20]}…, a number beyond 64 bits")
-    return int(text)
-
-
-def _finite_number(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"it has {text[:40]!r} where JSON has finite numbers")
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        _no_number(digits)
     return number
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"it has {digits[:40]!r} where JSON has numbers of 64 bits")
+    return int(digits)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"it has {text[:40]!r} where JSON has finite numbers")
 
 
 def check_version(

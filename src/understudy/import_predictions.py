@@ -223,7 +223,7 @@ def _confidence(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
     """A column of numbers; CSV files may spell NaN in ways that make it a column of texts."""
     column = _column(frame, name, file)
     if column.dtype.is_numeric():
-        return column
+        return column if column.dtype.is_float() else column.cast(pl.Float64)
     numbers = column.cast(pl.Float64, strict=False) if column.dtype == pl.String else None
     if numbers is None or numbers.null_count():
         wrong = column[0] if numbers is None else column.filter(numbers.is_null())[0]

@@ -182,11 +182,6 @@ def select(images: Images, rows: Tensor) -> Images:
     return [images[row] for row in rows.tolist()]
 
 
-def _moved(image: Any, device: torch.device) -> Any:
-    image = image if isinstance(image, ResizedImage) else as_tensor(image)
-    return image.to(device, non_blocking=device.type == "cuda")
-
-
 def as_tensor(images: Any) -> Tensor:
     """Images as a tensor in the same memory; arrays that torch cannot hold are copied: those with
     negative strides, or in the other byte order.
@@ -199,6 +194,11 @@ def as_tensor(images: Any) -> Tensor:
     ):
         images = images.astype(images.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(images)
+
+
+def _moved(image: Any, device: torch.device) -> Any:
+    image = image if isinstance(image, ResizedImage) else as_tensor(image)
+    return image.to(device, non_blocking=device.type == "cuda")
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,11 @@ def _images_and_labels(batch: Any) -> tuple[Images, Array | None]:
 
 def _tensors(images: Any) -> Images:
     """Images as tensors; arrays are accepted as well."""
-    if hasattr(images, "shape"):
+    if isinstance(images, np.ndarray):
         return as_tensor(images)
-    return [as_tensor(image) for image in images]
+    if isinstance(images, Tensor):
+        return images
+    return [as_tensor(one) if isinstance(one, np.ndarray) else one for one in images]
 
 
 def _is_sample(item: Any) -> bool:
