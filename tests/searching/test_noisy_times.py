@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from command_line import Run
 from understudy.app.report.page import write_report
+from understudy.documents import write_document
 from understudy.policy import Policy
 from understudy.result import Result
 from understudy.scores import ScoreTable
@@ -119,7 +121,8 @@ def test_results_tables_and_the_page_keep_the_noise(tmp_path: Path, run: Run) ->
 def test_damaged_sittings_are_refused(tmp_path: Path, damage: str, run: Run) -> None:
     save_table(copies(), tmp_path / "table")
     file = tmp_path / "table" / "times.json"
-    file.write_text(file.read_text().replace(f'"{damage}"', '"x"'))
+    stored = json.loads(file.read_text().replace(f'"{damage}"', '"x"'))
+    write_document(file, stored)
     refused = run("search", tmp_path / "table", "--max-drop", 1)
     assert refused.exit_code == 2
     assert "a sitting of measured times" in refused.stderr
