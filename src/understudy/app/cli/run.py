@@ -29,9 +29,9 @@ def run(
     with terminal.progress("images") as advance:
         from understudy.app.run_cascade import (
             decoding_warnings,
-            device_warnings,
             load_runnable,
             run_cascade,
+            setting_warnings,
         )
         from understudy.zoo.data import open_data
 
@@ -40,7 +40,7 @@ def run(
             loaded.set_operating_point(max_drop=max_drop)
         images = open_data(data)
         done = run_cascade(loaded, images, out, batch=batch, workers=workers, on_progress=advance)
-        warnings = device_warnings(cascade, loaded) + decoding_warnings(cascade, images)
+        warnings = setting_warnings(cascade, loaded) + decoding_warnings(cascade, images)
     for message in (*warnings, *done.corrupt[:SHOWN], *_causes(done.failed)):
         terminal.note(message)
     accuracy = [] if done.accuracy is None else [f"  accuracy {percent(done.accuracy)}"]
