@@ -243,8 +243,8 @@ def test_labels_are_from_zero(files: Files) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 not really", b"\xff\xfe\x00"])
 def test_a_damaged_file_is_a_sentence(files: Files, content: bytes) -> None:
-    refused("cannot be read|no column|at least one row", lambda: files.load(tiny=content))
-    refused("cannot be read|no column|at least one row", lambda: files.load(content))
+    refused("cannot be read|no column|a row per sample", lambda: files.load(tiny=content))
+    refused("cannot be read|no column|a row per sample", lambda: files.load(content))
 
 
 def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
 
 
 def test_no_rows(csv: Files) -> None:
-    refused("at least one row", lambda: csv.load("id,label\n"))
+    refused("a row per sample", lambda: csv.load("id,label\n"))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -282,3 +282,15 @@ def test_provenance_says_where_it_came_from(csv: Files) -> None:
     assert Path(about["labels"]["file"]).name == "labels.csv"
     assert Path(about["exits"]["tiny"]).name == "tiny.csv"
     assert np.isclose(sum(about["split"]["shares"].values()), 1)
+
+
+def test_numbers_beyond_64_bits_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("id,label\n0,99999999999999999999\n")
+    with pytest.raises(UnderstudyError, match="'label' has 99999999999999999999"):
+        read_labels(LabelFile(file, "id", "label"))
+
+
+def test_missing_labels_are_called_labels(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="labels are read from a file"):
+        read_labels(LabelFile(tmp_path / "none.csv", "id", "label"))

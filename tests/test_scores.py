@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import FrozenInstanceError, replace
+import pickle
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from tables import pair_table, score_tables, synthetic
 from understudy.errors import TableError
 from understudy.scores import Exit, ScoreTable
+from understudy.store import load_table, save_table
 
 TINY = ([0, 1], [0.9, 0.6])
 
@@ -253,3 +257,65 @@ def test_labels_are_added_by_id() -> None:
         table.with_labels({"a": 1, "b": 1})
     with pytest.raises(TableError, match="from 0, found -1"):
         table.with_labels({"a": -1})
+
+
+def test_nobody_changes_a_table_through_arrays_of_their_own() -> None:
+    prediction, confidence = np.zeros((1, 3), np.int32), np.ones((1, 3), np.float32)
+    label, split = np.zeros(3, np.int32), np.zeros(3, np.uint8)
+    ids = np.array(["a", "b", "c"], object)
+    view = confidence.view()
+    view.flags.writeable = False  # its owner can still be written to
+    table = ScoreTable(
+        exits=(Exit("tiny"),),
+        prediction=prediction,
+        confidence={"max_softmax": view},
+        label=label,
+        ids=ids,
+        split=split,
+        costs={"MACs": {"tiny": 1.0}},
+    )
+    before = ScoreTable(**{one.name: getattr(table, one.name) for one in fields(table)}).hash
+    prediction[:], confidence[:], label[:], split[:], ids[:] = 1, 0.5, 1, 2, ["x", "y", "z"]
+    assert table.hash == before
+    assert table.prediction.tolist() == [[0, 0, 0]]
+    assert table.ids.tolist() == ["a", "b", "c"]
+
+
+def test_tables_share_what_nobody_can_change() -> None:
+    table = synthetic(50)
+    again = replace(table, provenance={})
+    assert np.shares_memory(again.prediction, table.prediction)
+    assert np.shares_memory(again.confidence["max_softmax"], table.confidence["max_softmax"])
+    part = table.rows(slice(10, None))
+    assert np.shares_memory(part.prediction, table.prediction)
+
+
+def test_a_table_can_be_pickled_and_copied(tmp_path: Path) -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 20)
+    table = ScoreTable.from_probabilities({"a": probabilities}, [0] * 20, costs={"a": 1})
+    save_table(table, tmp_path / "table")
+    loaded = load_table(tmp_path / "table").with_classes(["x", "y", "z"])
+    for twin in (pickle.loads(pickle.dumps(loaded)), copy.deepcopy(loaded)):  # noqa: S301
+        assert twin.hash == loaded.hash
+        assert twin.classes == ("x", "y", "z")
+        assert dict(twin.provenance) == dict(loaded.provenance)
+        top, expected = twin.details["a"].top_probabilities, loaded.details["a"].top_probabilities
+        assert np.array_equal(top, expected)
+        with pytest.raises(ValueError, match="read-only"):
+            twin.prediction[0, 0] = 1
+
+
+def test_reversed_rows_are_saved_and_loaded(tmp_path: Path) -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 20)
+    table = ScoreTable.from_probabilities(
+        {"a": probabilities[:, ::-1]}, np.zeros(20, int)[::-1], costs={"a": 1}
+    )
+    turned = table.rows(slice(None, None, -1))
+    assert turned.ids.tolist() == table.ids.tolist()[::-1]
+    save_table(turned, tmp_path / "table")
+    assert load_table(tmp_path / "table").hash == turned.hash
+
+
+def test_negative_predictions_are_refused() -> None:
+    with pytest.raises(TableError, match="from 0, exit 'tiny' has -2"):
+        two(predictions={"tiny": ([0, -2], [0.9, 0.6]), "big": ([0, 0], [0.8, 0.7])})

@@ -37,6 +37,9 @@ class Exit:
         if not self.name:
             raise TableError("an exit has a name, found an empty one")
 
+    def __reduce__(self) -> tuple[type[Exit], tuple[Any, ...]]:
+        return Exit, (self.name, self.parts, dict(self.origin))
+
 
 @dataclass(frozen=True)
 class Detail:
@@ -49,7 +52,7 @@ class Detail:
     top_probabilities: Array
     logits: Array | None = None
 
-    def rows(self, index: Array) -> Detail:
+    def rows(self, index: Array | slice) -> Detail:
         """The same for some of the samples."""
         logits = None if self.logits is None else self.logits[index]
         return Detail(self.top_classes[index], self.top_probabilities[index], logits)
@@ -77,7 +80,7 @@ class LazyDetails(Mapping[str, Detail]):
         chosen = source if names is None else [name for name in names if name in known]
         return LazyDetails({name: partial(source.__getitem__, name) for name in chosen})
 
-    def rows(self, index: Array) -> LazyDetails:
+    def rows(self, index: Array | slice) -> LazyDetails:
         """The same for some of the samples."""
         return LazyDetails(
             {name: partial(_rows, load, index) for name, load in self._loaders.items()}
@@ -88,5 +91,5 @@ class LazyDetails(Mapping[str, Detail]):
         return LazyDetails({**self._loaders, name: lambda: detail})
 
 
-def _rows(load: Callable[[], Detail], index: Array) -> Detail:
+def _rows(load: Callable[[], Detail], index: Array | slice) -> Detail:
     return load().rows(index)

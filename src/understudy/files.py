@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,8 @@ from understudy.errors import UnderstudyError
 from understudy.locks import locked
 
 _MOST_LINKS = 40  # as many as Linux follows
+new_folder: ContextVar[Path | None] = ContextVar("new_folder", default=None)
+"""The folder that `folders.replacing_folder` is writing."""
 
 
 @contextmanager
@@ -26,12 +29,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     A link stays, and the file that it leads to is replaced. An older file hands on its mode and
     owner; a new one follows the umask. A device, a pipe or an open file (/dev/stdout, /dev/fd/3) is
-    written into when the block ends well.
+    written into when the block ends well. In a folder that is being replaced the file is written as
+    it is: the folder is there whole or not at all.
 
     Raises:
         UnderstudyError: the file cannot be written, for example because the disk is full.
     """
     with writing(path):
+        if new_folder.get() in Path(path).parents:
+            yield Path(path)
+            return
         if is_stream(path):
             with _poured_into(Path(path)) as temporary:
                 yield temporary
@@ -221,7 +228,7 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
-    """Read JSON.
+    """Read strict JSON: each key once, finite numbers of at most 64 bits, whole characters.
 
     Raises:
         UnderstudyError: of the type given: the file is missing or is no strict JSON.
@@ -239,7 +246,7 @@ def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Strict JSON: no NaN or Infinity, no key twice, no number beyond float64, no endless nesting.
+    """Strict JSON: each key once, finite numbers of at most 64 bits, whole characters.
 
     >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
@@ -248,11 +255,18 @@ def parse_json(text: str) -> Any:
         ValueError: anything else.
     """
     try:
-        return json.loads(
-            text, object_pairs_hook=_object, parse_float=_float, parse_constant=_no_number
+        data = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_whole_number,
+            parse_float=_finite_number,
+            parse_constant=_finite_number,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if "\\u" in text:  # half a character can only be an escape
+        json.dumps(data, ensure_ascii=False).encode()
+    return data
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -264,15 +278,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _float(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        _no_number(digits)
+def _whole_number(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"it has {text[:20]}…, a number beyond 64 bits")
+    return int(text)
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it has {text[:40]!r} where JSON has finite numbers")
     return number
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"it has {text[:40]!r} where JSON has finite numbers")
 
 
 def check_version(

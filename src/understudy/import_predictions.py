@@ -63,7 +63,7 @@ def import_predictions(
             f"every exit has a cost in {unit}, {listed(map(repr, missing))} "
             f"{'has' if len(missing) == 1 else 'have'} none: --cost {missing[0]}=NUMBER"
         )
-    frame = _read(labels.file, labels.key)
+    frame = _read(labels.file, labels.key, what="labels")
     keys = _keys(frame, labels.key, labels.file)
     rows = {
         name: _exit_rows(
@@ -104,7 +104,7 @@ def read_labels(labels: LabelFile, classes: Sequence[str] | None = None) -> dict
             are no whole numbers.
     """
     name = labels.label or "label"
-    frame = _read(labels.file, labels.key, *([name] if classes else []))
+    frame = _read(labels.file, labels.key, *([name] if classes else []), what="labels")
     keys, column = (
         _keys(frame, labels.key, labels.file),
         _column(frame, name, labels.file, blanks=True),
@@ -126,30 +126,35 @@ def read_labels(labels: LabelFile, classes: Sequence[str] | None = None) -> dict
             f"the classes of the table are numbers, column {name!r} of {str(labels.file)!r} has "
             f"the type {column.dtype}: write whole numbers"
         )
-    return dict(zip(keys.to_list(), column.cast(pl.Int64).to_list(), strict=True))
+    return dict(zip(keys.to_list(), _class_numbers(column).tolist(), strict=True))
 
 
-def _read(file: str | Path, *texts: str) -> pl.DataFrame:
+def _read(file: str | Path, *texts: str, what: str = "predictions") -> pl.DataFrame:
     """A file as a frame; keys stay as they are written, so that '001' is not 1."""
     path = Path(file)
     if not path.is_file():
-        raise DataError(f"predictions are read from a file, {str(file)!r} is none: check the path")
+        raise DataError(f"{what} are read from a file, {str(file)!r} is none: check the path")
     try:
         if path.suffix.lower() in {".csv", ".tsv", ".txt"}:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            return pl.read_csv(
+            frame = pl.read_csv(
                 path,
                 separator=separator,
                 infer_schema_length=None,
                 schema_overrides=dict.fromkeys(texts, pl.String),
             )
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        else:
+            frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise DataError(
-            f"predictions are CSV (.csv, .tsv) or Parquet files, {str(file)!r} cannot be read: "
-            f"{reason}"
+            f"{what} are CSV (.csv, .tsv) or Parquet files, {str(file)!r} cannot be read as one "
+            f"({next(iter(str(error).splitlines()), type(error).__name__)}): write it again"
         ) from error
+    if not len(frame):
+        raise DataError(
+            f"{what} have a row per sample, {str(file)!r} has none below its header: fill it in"
+        )
+    return frame
 
 
 def _labels(frame: pl.DataFrame, labels: LabelFile) -> pl.Series | None:
@@ -184,8 +189,6 @@ def _column(frame: pl.DataFrame, name: str, file: str | Path, *, blanks: bool = 
 
 def _keys(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
     keys = _column(frame, name, file).cast(pl.String)
-    if not len(keys):
-        raise DataError(f"{str(file)!r} has at least one row, found none")
     if keys.n_unique() < len(keys):
         repeats = keys.filter(keys.is_duplicated()).unique(maintain_order=True)
         raise DataError(
@@ -233,7 +236,7 @@ def _confidence(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
 def _numbered(columns: Sequence[pl.Series]) -> tuple[list[np.ndarray], list[str] | None]:
     """Classes as numbers; texts are numbered in sorted order over labels and all predictions."""
     if all(_whole(column) for column in columns):
-        return [column.cast(pl.Int64).to_numpy() for column in columns], None
+        return [_class_numbers(column) for column in columns], None
     if not all(column.dtype == pl.String for column in columns):
         types = sorted({str(column.dtype) for column in columns})
         raise DataError(
@@ -242,6 +245,21 @@ def _numbered(columns: Sequence[pl.Series]) -> tuple[list[np.ndarray], list[str]
     classes = sorted(set().union(*(column.unique().to_list() for column in columns)))
     codes = (column.cast(pl.Enum(classes)).to_physical() for column in columns)
     return [column.to_numpy().astype(np.int64) for column in codes], classes
+
+
+def _class_numbers(column: pl.Series) -> np.ndarray:
+    """Whole numbers as 64-bit integers.
+
+    Raises:
+        DataError: a number beyond that.
+    """
+    numbers = column.cast(pl.Int64, strict=False)
+    strange = column.filter(numbers.is_null())
+    if len(strange):
+        raise DataError(
+            f"classes are numbered from 0, column {column.name!r} has {strange[0]}: correct it"
+        )
+    return numbers.to_numpy()
 
 
 def _whole(column: pl.Series) -> bool:

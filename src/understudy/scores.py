@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from understudy.confidence_functions import CONFIDENCES, confidences_of, log_probabilities
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
+from understudy.sitting import Sitting
 from understudy.split import ALL, SPLITS, assign_splits
 from understudy.table_validation import (
     NO_LABEL,
@@ -24,10 +25,12 @@ from understudy.table_validation import (
     check_ids,
     check_labels,
     check_numbers,
+    check_predictions,
     check_shapes,
     class_numbers,
     confidence_rows,
     costs_by_unit,
+    frozen,
     label_numbers,
     read_only,
     read_only_costs,
@@ -39,7 +42,10 @@ __all__ = ["Array", "Costs", "Detail", "Exit", "ScoreTable"]
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """The outputs of E exits for N samples. Arrays are (E, N), read-only, exits in `exits` order.
+    """The outputs of E exits for N samples. Arrays are (E, N), exits in `exits` order.
+
+    Nobody can change a table: arrays that the caller could write to are copied. It can be pickled,
+    which reads its details from disk.
 
     Attributes:
         exits: The exits, with the parts they run.
@@ -54,6 +60,7 @@ class ScoreTable:
         classes: the names of the classes, or None where they are not known.
         details: by exit, top classes and logits; may load from disk on first use.
         provenance: plain JSON: data, library versions, device, how samples were split.
+        sittings: how the times were measured, and their spread; none for times of older tables.
 
     >>> import numpy as np
     >>> table = ScoreTable.from_probabilities(
@@ -77,6 +84,7 @@ class ScoreTable:
     classes: tuple[str, ...] | None = None
     details: Mapping[str, Detail] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    sittings: tuple[Sitting, ...] = ()
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)
@@ -99,6 +107,7 @@ class ScoreTable:
             per_sample={"label": self.label, "split": self.split},
         )
         check_ids(self.ids)
+        check_predictions(self.prediction, self.names)
         check_numbers(rows, self.names)
         check_labels(self.label, None if self.classes is None else len(self.classes))
         set_field("costs", read_only_costs(self.costs))
@@ -214,6 +223,15 @@ class ScoreTable:
             costs=costs_by_unit(costs),
             provenance={**(provenance or {}), "split": rule},
         )
+
+    def __reduce__(self) -> tuple[Callable[[], ScoreTable], tuple[()]]:
+        """The table for another process, with details that lie on disk."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name in ("confidence", "details", "provenance"):
+            values[name] = dict(values[name])
+        for name in ("costs", "times"):
+            values[name] = {unit: dict(parts) for unit, parts in values[name].items()}
+        return partial(ScoreTable, **values), ()
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -402,12 +420,12 @@ class ScoreTable:
             raise TableError(f"a class with a budget has samples, {name!r} has none among these")
         return self.rows(index)
 
-    def rows(self, index: Array) -> ScoreTable:
-        """The sub-table of some samples, by position."""
+    def rows(self, index: Array | slice) -> ScoreTable:
+        """The sub-table of some samples, by position; a slice shares the memory of this table."""
         return replace(
             self,
-            prediction=self.prediction[:, index],
-            confidence={name: rows[:, index] for name, rows in self.confidence.items()},
+            prediction=frozen(self.prediction[:, index]),
+            confidence={name: frozen(rows[:, index]) for name, rows in self.confidence.items()},
             label=None if self.label is None else self.label[index],
             ids=self.ids[index],
             split=self.split[index],
@@ -459,8 +477,8 @@ class ScoreTable:
         return replace(
             self,
             exits=tuple(self.exits[i] for i in index),
-            prediction=self.prediction[index],
-            confidence={name: rows[index] for name, rows in self.confidence.items()},
+            prediction=frozen(self.prediction[index]),
+            confidence={name: frozen(rows[index]) for name, rows in self.confidence.items()},
             details=LazyDetails.of(self.details, names),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -19,10 +19,32 @@ NO_LABEL = -1
 
 
 def read_only(values: npt.ArrayLike, dtype: Any) -> Array:
-    """A read-only view as an array of that type."""
-    array = np.asarray(values, dtype).view()
-    array.flags.writeable = False
+    """An array of that type that nobody can write to: it shares memory that is read-only already,
+    and copies other memory.
+
+    >>> mine = np.zeros(2)
+    >>> theirs = read_only(mine, float)
+    >>> mine[0] = 7
+    >>> theirs.tolist(), read_only(theirs, float) is theirs
+    ([0.0, 0.0], True)
+    """
+    array = np.asarray(values, dtype)
+    return array if all(not one.flags.writeable for one in _owners(array)) else frozen(array.copy())
+
+
+def frozen(array: Array) -> Array:
+    """An array that was just made, now read-only, as is what it is a view of."""
+    for one in _owners(array):
+        one.flags.writeable = False
     return array
+
+
+def _owners(array: Array) -> Iterator[Array]:
+    """An array, what it is a view of, and so on."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        yield owner
+        owner = owner.base
 
 
 def class_numbers(values: npt.ArrayLike, what: str) -> Array:
@@ -152,6 +174,21 @@ def check_numbers(confidence: Mapping[str, Array], exits: Sequence[str]) -> None
             )
 
 
+def check_predictions(prediction: Array, exits: Sequence[str]) -> None:
+    """Refuse predictions that are no class numbers.
+
+    Raises:
+        TableError: the message has the exit and the lowest one.
+    """
+    lowest = prediction.min(1)
+    if lowest.min() < 0:
+        worst = int(lowest.argmin())
+        raise TableError(
+            f"predictions are class numbers from 0, exit {exits[worst]!r} has {lowest[worst]}: "
+            "number the classes from 0"
+        )
+
+
 def check_labels(label: Array | None, classes: int | None) -> None:
     """Refuse labels that are no class numbers; `classes` is their number, None if unknown.
 
@@ -184,7 +221,7 @@ def stacked(rows: Mapping[str, npt.ArrayLike], what: str) -> Array:
         raise TableError(
             f"{what} of all exits have one entry per sample, found the shapes {shapes}"
         )
-    return np.stack(list(arrays.values()))
+    return frozen(np.stack(list(arrays.values())))
 
 
 def costs_by_unit(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -47,7 +47,15 @@ def own_folder(
         yield folder
 
 
-def keep_plan(folder: Path, plan: Plan, *, kind: str, newest: int, what: str) -> None:
+def keep_plan(
+    folder: Path,
+    plan: Plan,
+    *,
+    kind: str,
+    newest: int,
+    what: str,
+    check: Callable[[Plan], None] = lambda _: None,
+) -> None:
     """Write the arguments of unfinished work into its folder, or check that they are the same.
 
     Args:
@@ -55,6 +63,8 @@ def keep_plan(folder: Path, plan: Plan, *, kind: str, newest: int, what: str) ->
         plan: the arguments of the work.
         kind, newest: the format and version of the file.
         what: what is unfinished, for the message.
+        check: called with the arguments of older work before they are compared, to refuse some
+            with a message of its own.
 
     Raises:
         DataError: work with other arguments, or something else, is in the way.
@@ -75,6 +85,7 @@ def keep_plan(folder: Path, plan: Plan, *, kind: str, newest: int, what: str) ->
     if found == now:
         return
     older = found if isinstance(found, dict) else {}
+    check(older)
     key = next((key for key in now if older.get(key) != now[key]), "plan")
     raise DataError(
         f"{what} goes on under the same plan, {str(folder)!r} has another for {key} "

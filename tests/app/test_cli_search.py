@@ -126,7 +126,7 @@ WRONG = {
     "unit": (["--max-drop", "1", "--unit", "MAC"], "did you mean 'MACs'"),
     "confidence": (["--max-drop", "1", "--confidence", "margin"], "no confidence 'margin'"),
     "text": (["--max-drop", "little"], "--max-drop takes a number, found 'little'"),
-    "nan": (["--max-drop", "nan"], "found nan"),
+    "nan": (["--max-drop", "nan"], "found 'nan'"),
     "empty": (["--max-drop", ","], "a search has a budget"),
     "no budget": ([], "--max-drop"),
     "delta": (["--max-drop", "1", "--delta", "2"], "found 2"),

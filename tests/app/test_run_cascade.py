@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.app.run_cascade import RunSummary, run_cascade
-from understudy.errors import DataError
+from understudy.errors import DataError, UnderstudyError
 from understudy.nn.cascade import Cascade
 from understudy.policy import Policy
 from understudy.zoo.data import open_data
@@ -64,3 +65,36 @@ def test_a_run_without_any_answer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"was answered: the last stage .* found NaN"):
         run(FailsOnSome(always_nan=True), tmp_path / "a.parquet")
     assert not (tmp_path / "a.parquet").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("the disk is gone"), OSError(5)])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_run_that_ends_early_keeps_its_answers(
+    tmp_path: Path, error: BaseException, suffix: str
+) -> None:
+    def stop(_: str, done: int, total: int) -> None:
+        if done >= 128:
+            raise error
+
+    cascade = Cascade({"net": FailsOnSome()}, Policy.single("net"))
+    out, place = tmp_path / f"a.{suffix}", tmp_path / f"a.partial.{suffix}"
+    with pytest.raises(type(error)) as raised:
+        run_cascade(cascade, DATA, out, batch=64, workers=0, on_progress=stop)
+    if isinstance(error, DataError):
+        assert f"gone; the 128 answers before are in {str(place)!r}" in str(raised.value)
+    assert {file.name for file in tmp_path.iterdir()} == {place.name}
+    read = {
+        "csv": partial(pl.read_csv, schema_overrides={"id": pl.String}),
+        "parquet": pl.read_parquet,
+    }
+    assert len(read[suffix](place)) == 126  # two of them fail
+    assert read[suffix](place)["id"].to_list()[0] == DATA.ids[0]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    model = FailsOnSome()
+    model.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    for out in (tmp_path, tmp_path / "file" / "a.csv"):
+        with pytest.raises(UnderstudyError, match="cannot be written"):
+            run(model, out)

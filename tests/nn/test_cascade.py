@@ -6,6 +6,7 @@ import copy
 import threading
 import weakref
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -366,3 +367,15 @@ def test_arrays_are_taken_like_tensors() -> None:
     assert np.concatenate([answers.exit for answers in streamed]).tolist() == expected.exit.tolist()
     answers = answer_each(executor, rows.numpy())
     assert [answer.prediction for answer in answers] == expected.prediction.tolist()
+
+
+def test_arrays_that_torch_cannot_hold_are_answered() -> None:
+    models = {"tiny": nn.Linear(4, 3), "big": nn.Linear(4, 3)}
+    cascade: Any = Cascade(models, Policy.pair("tiny", "big", 0.5))
+    images = np.random.default_rng(0).random((8, 4), np.float32)
+    expected = cascade.answer(images).prediction.tolist()
+    assert cascade.answer(images[::-1]).prediction.tolist() == expected[::-1]
+    assert cascade.answer(images.astype(">f4")).prediction.tolist() == expected
+    turned = np.ascontiguousarray(images[:, ::-1])[:, ::-1]
+    answers = answer_each(Executor(cascade), turned)
+    assert [one.prediction for one in answers] == expected

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError
 from understudy.nn.confidence_functions import confidence_functions
-from understudy.nn.stage import Preprocess, Stage, as_stage
+from understudy.nn.stage import Preprocess, Stage, as_stage, usable_device
 from understudy.runtime.protocol import StageState, StateKey
 
 
@@ -157,3 +157,9 @@ def test_as_stage() -> None:
     assert as_stage(stage.model).model is stage.model
     with pytest.raises(ModelError, match="found str"):
         as_stage("resnet18")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["meta", "abacus", "cuda:99", "hpu", "\0"])
+def test_devices_that_compute_nothing_are_refused(device: str) -> None:
+    with pytest.raises(ModelError, match="cannot be used"):
+        usable_device(device)

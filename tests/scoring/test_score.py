@@ -108,3 +108,13 @@ def test_what_cannot_be_scored(images: Tensor, labels: Tensor) -> None:
     refused(
         ModelError, "'nan' gives NaN", {"nan": nn.Linear(4, 3)}, [torch.full((2, 4), torch.nan)]
     )
+
+
+def test_a_loader_of_arrays_is_scored() -> None:
+    images = np.random.default_rng(0).random((8, 4), np.float32)
+    labels = np.arange(8) % 3
+    models = {"tiny": nn.Linear(4, 3), "big": nn.Linear(4, 3)}
+    table = score(models, [(torch.from_numpy(images), labels)])
+    turned = score(models, [(images[::-1], labels[::-1])])
+    assert np.array_equal(turned.prediction[:, ::-1], table.prediction)
+    assert score(models, [[images]]).label is None

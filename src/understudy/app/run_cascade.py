@@ -6,11 +6,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
-from understudy.errors import DataError, ModelError, listed, unknown
+from understudy.errors import DataError, ModelError, UnderstudyError, listed, unknown
+from understudy.files import behind_links, is_stream, make_folder, unwritable, writing
 from understudy.json_codec import Stored, stored
 from understudy.nn.cascade import Cascade
 from understudy.nn.preprocess import Resizing
@@ -104,6 +106,21 @@ def setting_warnings(folder: Path, cascade: Runnable) -> list[str]:
     ]
 
 
+def decoding_warnings(folder: Path, data: DataSet) -> list[str]:
+    """A warning if the images that a cascade was scored on were decoded otherwise than these."""
+    if is_onnx_bundle(folder) or data.encoded is None:
+        return []
+    provenance = provenance_of(folder).get("table", {}).get("provenance", {})
+    scored = provenance.get("decoding")
+    if scored is None or scored == data.encoded.decoding:
+        return []
+    return [
+        f"the images that this cascade was scored and certified on were decoded by {scored}, these "
+        f"are by {data.encoded.decoding}: give the data with "
+        f"?orientation={scored.get('orientation')}"
+    ]
+
+
 def library_warnings(table: Mapping[str, Any]) -> list[str]:
     """A warning if models were scored with other versions of libraries than those installed.
 
@@ -143,6 +160,8 @@ def run_cascade(
 ) -> RunSummary:
     """Answer a data set and write the answers, one row per image that got one.
 
+    Where that ends early, the answers so far are written next to `out`, as "NAME.partial.SUFFIX".
+
     Raises:
         DataError: no image that can be decoded and answered, class names or labels that are not
             the models'.
@@ -161,29 +180,26 @@ def run_cascade(
                 positions.append(block.positions)
                 yield block.images
 
+    check_place(out)
     start, done = time.perf_counter(), 0
-    for answered in Executor(cascade, max_batch=batch).map(images()):
-        answers.append(answered)
-        done += len(answered)
-        on_progress("run", done, len(data))
+    try:
+        for answered in Executor(cascade, max_batch=batch).map(images()):
+            answers.append(answered)
+            done += len(answered)
+            on_progress("run", done, len(data))
+    except BaseException as error:
+        kept_in = _keep(answers, positions, data, out)
+        if kept_in is None or not isinstance(error, UnderstudyError):
+            raise
+        raise DataError(f"{error}; the {done:,} answers before are in {kept_in!r}") from error
     seconds = time.perf_counter() - start
     if not answers:
         raise DataError(f"no image of {data.spec!r} can be decoded: {listed(corrupt, 1)}")
     kept, rows, failed = _join(answers, np.concatenate(positions), data)
     if not len(kept):
         raise DataError(f"no image of {data.spec!r} was answered: {listed(failed.values(), 1)}")
+    _save(kept, rows, data, out)
     label = None if data.labels is None else data.labels[rows]
-    columns: dict[str, Any] = {
-        "id": data.ids[rows].tolist(),
-        "prediction": kept.prediction,
-        "confidence": kept.confidence,
-        "exit": kept.exit_names(),
-    }
-    if data.classes is not None:
-        columns["class"] = [data.classes[number] for number in kept.prediction.tolist()]
-    if label is not None:
-        columns["label"] = label
-    save_answers(out, columns)
     shares = np.bincount(kept.exit, minlength=len(cascade.exits)) / len(kept)
     return RunSummary(
         out=out,
@@ -201,6 +217,50 @@ def resizings_in(cascade: Runnable) -> frozenset[Resizing | None]:
     if not isinstance(cascade, Cascade):
         return frozenset({None})
     return resizings_of(runner.stage for runner in cascade.runners)
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place where answers cannot be written, before there are any.
+
+    Raises:
+        UnderstudyError: a folder is there, or no file can be made.
+    """
+    if is_stream(out):
+        return
+    with writing(out):
+        target = behind_links(out)
+        if target.is_dir():
+            raise unwritable(out, "a folder is there")
+        make_folder(target.parent)
+        with TemporaryFile(dir=target.parent):
+            pass
+
+
+def _keep(
+    answers: Sequence[Answers], positions: Sequence[np.ndarray], data: DataSet, out: Path
+) -> str | None:
+    """Write the answers of a run that ended early next to `out`; where, or None without any."""
+    if not answers or is_stream(out):
+        return None
+    place = behind_links(out).with_name(f"{out.stem}.partial{out.suffix}")
+    kept, rows, _ = _join(answers, np.concatenate(positions[: len(answers)]), data)
+    _save(kept, rows, data, place)
+    return str(place)
+
+
+def _save(kept: Answers, rows: np.ndarray, data: DataSet, out: Path) -> None:
+    """Write answers to the images at these positions."""
+    columns: dict[str, Any] = {
+        "id": data.ids[rows].tolist(),
+        "prediction": kept.prediction,
+        "confidence": kept.confidence,
+        "exit": kept.exit_names(),
+    }
+    if data.classes is not None:
+        columns["class"] = [data.classes[number] for number in kept.prediction.tolist()]
+    if data.labels is not None:
+        columns["label"] = data.labels[rows]
+    save_answers(out, columns)
 
 
 def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -166,12 +167,14 @@ class ExitFolder(
         network: its architecture.
         classifier: the backbone's own last layer, by module path, if it was trained anew.
         training: plain JSON, how the exits were trained, and their accuracy.
+        weights_hash: SHA-256 of the file of weights; empty in older folders.
     """
 
     name: str
     network: Architecture
     classifier: str | None
     training: Mapping[str, Any]
+    weights_hash: str = field(default="", metadata=stored(optional=True))
 
     @staticmethod
     def read(path: str | Path) -> ExitFolder:
@@ -215,10 +218,12 @@ def save_exits(
     """
     target = Path(path)
     check_replaceable(target)
-    record = ExitFolder(name, Architecture.of(network), classifier, dict(training or {}))
+    architecture = Architecture.of(network)
     with replacing_folder(target) as folder:
         weights = {key: v.contiguous() for key, v in _trained(network, classifier).items()}
         save_file(weights, folder / WEIGHTS)
+        found = _file_hash(folder / WEIGHTS)
+        record = ExitFolder(name, architecture, classifier, dict(training or {}), found)
         record.save(folder / NAME)
 
 
@@ -236,14 +241,8 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
     folder = _folder(path)
     check_contained(folder, error=ModelError)
     record = ExitFolder.read(folder)
+    saved = _read_weights(folder / WEIGHTS, record.weights_hash)
     network = record.network.build(stage_of)
-    try:
-        saved = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"the weights of the exits cannot be read from {str(folder / WEIGHTS)!r} ({error}): "
-            "train them again"
-        ) from error
     own = _trained(network, record.classifier)
     different = sorted(
         set(own.keys() ^ saved.keys())
@@ -259,6 +258,27 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
             own[key].copy_(value)
     record.network.check_backbones(network)
     return network
+
+
+def _read_weights(file: Path, expected: str) -> dict[str, Tensor]:
+    """The tensors of a file with a hash; any where that is empty."""
+    try:
+        found = _file_hash(file)
+        if expected not in ("", found):
+            raise ModelError(
+                f"the weights in {str(file)!r} are not those that were saved (their hash is "
+                f"{found[:12]}, not {expected[:12]}): {REMEDY}"
+            )
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights of the exits cannot be read from {str(file)!r} ({error}): {REMEDY}"
+        ) from error
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _trained(network: ExitNetwork, classifier: str | None) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from understudy.ensemble import ORIGIN_KEY, Ensemble, ensemble_of
 from understudy.errors import ModelError, listed
 from understudy.nn.confidence_functions import confidence_functions, deferral_score
 from understudy.nn.identity import check_identity
-from understudy.nn.preprocess import ResizedImage, Resizing, on_device
+from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
 from understudy.nn.stage import Images, Stage, resizings_of, stages_of
 from understudy.operating_point import OperatingPoint, operating_points_of
 from understudy.policy import Policy
@@ -160,11 +160,11 @@ class TorchRunner:
         """Single images of one shape and dtype as one batch, on their device."""
         if isinstance(samples[0], ResizedImage):
             return samples
-        return torch.stack([torch.as_tensor(sample) for sample in samples])
+        return torch.stack([as_tensor(sample) for sample in samples])
 
     def buffer(self, size: int, like: Any) -> Tensor:
         """A tensor of `size` rows like those of another, in its layout, on the stage's device."""
-        like = torch.as_tensor(like)
+        like = as_tensor(like)
         return torch.empty(
             (size, *like.shape[1:]),
             dtype=like.dtype,
@@ -175,7 +175,7 @@ class TorchRunner:
     @torch.inference_mode()
     def gather(self, source: Any, rows: Array, target: Tensor) -> None:
         """Copy rows of a tensor or array into a slice of a buffer."""
-        source = torch.as_tensor(source)
+        source = as_tensor(source)
         index = torch.from_numpy(rows).to(source.device)
         if source.device == target.device:
             torch.index_select(source, 0, index, out=target)

@@ -183,8 +183,22 @@ def select(images: Images, rows: Tensor) -> Images:
 
 
 def _moved(image: Any, device: torch.device) -> Any:
-    image = image if isinstance(image, ResizedImage) else torch.as_tensor(image)
+    image = image if isinstance(image, ResizedImage) else as_tensor(image)
     return image.to(device, non_blocking=device.type == "cuda")
+
+
+def as_tensor(images: Any) -> Tensor:
+    """Images as a tensor in the same memory; arrays that torch cannot hold are copied: those with
+    negative strides, or in the other byte order.
+
+    >>> as_tensor(np.arange(3)[::-1]).tolist()
+    [2, 1, 0]
+    """
+    if isinstance(images, np.ndarray) and (
+        min((0, *images.strides)) < 0 or not images.dtype.isnative
+    ):
+        images = images.astype(images.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(images)
 
 
 @dataclass(frozen=True)

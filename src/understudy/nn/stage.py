@@ -244,8 +244,8 @@ def usable_device(name: str | None) -> str:
     """
     chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=chosen).item()  # the device `meta` computes nothing
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ModelError(
             f"device {chosen!r} cannot be used ({str(error).splitlines()[0]}): try 'cpu'"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from threading import Lock
@@ -14,7 +15,7 @@ from understudy.errors import DataError, PolicyError, unknown
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.online import CLOSED, RequestBatcher
-from understudy.runtime.protocol import Answer, Answers, ExecutorClosed, Runnable
+from understudy.runtime.protocol import Answer, Answers, ExecutionError, ExecutorClosed, Runnable
 
 MAX_BATCH = 256
 MAX_WAITING = 4096
@@ -29,7 +30,8 @@ class Executor:
     only the samples at fault fail; where memory runs out the stage takes smaller batches from then
     on, which is logged and counted. NaN is deferred, and at the last stage a failure.
 
-    One stage is run at a time. The policy may be switched at any time: a batch or request is
+    One stage is run at a time, by the process that made the executor: a fork of it is refused, and
+    makes one of its own. The policy may be switched at any time: a batch or request is
     answered by the policy that was set when it arrived.
 
     Args:
@@ -76,7 +78,8 @@ class Executor:
             max_wait={n: None if wait is None else wait / 1000 for n, wait in waits.items()},
             max_waiting=max_waiting,
         )
-        finalize(self, self._batcher.close, cancel=True)  # also at the end of the program
+        self._process = os.getpid()
+        finalize(self, _close, self._batcher, self._process, cancel=True)  # as programs end, too
 
     def map(self, batches: Iterable[Any]) -> Iterator[Answers]:
         """The answers to each incoming batch, in order, with every stage run on full batches.
@@ -91,9 +94,11 @@ class Executor:
 
         Raises:
             ExecutorClosed: the executor is closed.
+            ExecutionError: this process is a fork of the one that made the executor.
             DataError: a batch with something else than images.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
+        self._check_process()
         if self.closed:
             raise ExecutorClosed(CLOSED)
         return self._mapped(batches)
@@ -103,6 +108,7 @@ class Executor:
         source, broken = iter(batches), None
         try:
             while True:
+                self._check_process()
                 try:
                     images = next(source)
                 except StopIteration:
@@ -133,8 +139,10 @@ class Executor:
             DataError: not an array or tensor.
             RequestFailed: a stage raised on it, which is the cause, or the last one returned NaN.
             ExecutorClosed: the executor is closed, or was closed while the request waited.
-            ExecutionError: requests of another event loop are in flight.
+            ExecutionError: requests of another event loop are in flight, or this process is a fork
+                of the one that made the executor.
         """
+        self._check_process()
         if not (hasattr(image, "shape") and hasattr(image, "dtype")):
             raise DataError(
                 f"a request is one image (C, H, W), found {type(image).__name__}: give an array or "
@@ -144,13 +152,18 @@ class Executor:
 
     @property
     def stats(self) -> ExecutorStats:
-        """The counts so far."""
+        """The counts so far.
+
+        Raises:
+            ExecutionError: this process is a fork of the one that made the executor.
+        """
+        self._check_process()
         return self._metrics.snapshot()
 
     @property
     def closed(self) -> bool:
         """Whether new batches and requests are refused."""
-        return self._batcher.closed
+        return self._process != os.getpid() or self._batcher.closed
 
     def close(self, *, cancel: bool = False) -> None:
         """Refuse new requests, and return when those in flight are answered.
@@ -160,7 +173,15 @@ class Executor:
         Args:
             cancel: answer none of the requests in flight; they raise `ExecutorClosed`.
         """
-        self._batcher.close(cancel=cancel)
+        _close(self._batcher, self._process, cancel=cancel)
+
+    def _check_process(self) -> None:
+        """Refuse to wait for a thread, or for a lock, that a fork does not have."""
+        if self._process != os.getpid():
+            raise ExecutionError(
+                f"an executor runs in the process that made it, found process {os.getpid()}, a "
+                f"fork of {self._process}: make an executor in each process"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -183,6 +204,12 @@ class Executor:
         trace: TracebackType | None,
     ) -> None:
         await asyncio.to_thread(self.close, cancel=kind is not None)
+
+
+def _close(batcher: RequestBatcher, process: int, *, cancel: bool) -> None:
+    """Close a batcher, in the process whose thread it is."""
+    if process == os.getpid():
+        batcher.close(cancel=cancel)
 
 
 def _per_exit(given: Any, default: Any, exits: Iterable[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError
+from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, Stage, stages_of
 from understudy.scores import ScoreTable
 from understudy.scoring.outputs import (
@@ -145,22 +146,29 @@ def _run(
 
 def _images_and_labels(batch: Any) -> tuple[Images, Array | None]:
     """Images and labels of a batch: ``(images, labels)``, ``[images]`` or images alone."""
-    if isinstance(batch, Tensor):
-        return batch, None
+    if isinstance(batch, Tensor | np.ndarray):
+        return as_tensor(batch), None
     if not isinstance(batch, tuple | list):
         raise DataError(
             f"a batch is (images, labels), or images alone, found {type(batch).__name__}: "
             "let the loader yield tuples"
         )
     if len(batch) == 2 and not _is_sample(batch[1]):
-        return batch[0], _labels(batch[1], len(batch[0]))
+        return _tensors(batch[0]), _labels(batch[1], len(batch[0]))
     if len(batch) == 1 and not _is_sample(batch[0]):
-        return batch[0], None
-    return batch, None
+        return _tensors(batch[0]), None
+    return _tensors(batch), None
+
+
+def _tensors(images: Any) -> Images:
+    """Images as tensors; arrays are accepted as well."""
+    if hasattr(images, "shape"):
+        return as_tensor(images)
+    return [as_tensor(image) for image in images]
 
 
 def _is_sample(item: Any) -> bool:
-    return isinstance(item, Tensor) and item.ndim == 3
+    return isinstance(item, Tensor | np.ndarray) and item.ndim == 3
 
 
 def _labels(values: Any, count: int) -> Array:

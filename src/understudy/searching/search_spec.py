@@ -12,6 +12,8 @@ from understudy.errors import PolicyError
 from understudy.searching.expected_cost import expected_costs, least_cost
 from understudy.searching.policy_sequences import PolicySequence, ThresholdPath
 
+LEAST_DELTA = 1e-12  # 1 - delta is a number below 1, with some digits of delta
+
 
 class SearchNames(TypedDict):
     """Keyword arguments that most searches share."""
@@ -45,9 +47,10 @@ class SearchSpec:
     def __post_init__(self) -> None:
         if self.stages < 2:
             raise PolicyError(f"a cascade has at least two stages, found {self.stages}: give 2")
-        if not 0 < self.delta < 1:
+        if not LEAST_DELTA <= self.delta < 1:
             raise PolicyError(
-                f"delta is a probability between 0 and 1, found {self.delta:g}: try 0.05"
+                f"delta is a probability between {LEAST_DELTA:g} and 1, found {self.delta:g}: "
+                "try 0.05"
             )
 
     @property

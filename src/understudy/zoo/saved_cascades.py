@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 
+from understudy.certificate import Certificate
 from understudy.contained_files import check_contained
 from understudy.deferral import DeferralScore
 from understudy.documents import read_document, write_document
@@ -48,6 +49,7 @@ def save_cascade(
 
     Raises:
         ModelError: a stage without a spec.
+        PolicyError: the certificate in the provenance is that of another policy.
         UnderstudyError: the folder cannot be written, or holds something else.
     """
     networks = _networks(cascade)
@@ -63,6 +65,7 @@ def save_cascade(
             'from a spec such as "timm:NAME" or "py:module:factory", or name one with '
             'Stage(model, origin={"spec": ...})'
         )
+    _check_certified(cascade.policy, provenance or {})
     check_own_folder(path, mark=NAME, rule="a cascade goes into a folder of its own")
     files = _file_names((*models, *networks))
     data = {
@@ -102,16 +105,18 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
         ModelError: the folder is no cascade, a newer understudy wrote it, a spec names a module
             that was not allowed, or weights are missing, damaged, or do not fit the architecture
             that the spec builds.
-        PolicyError: the policy is damaged.
+        PolicyError: the policy is damaged, or not the one that its certificate proves.
     """
     folder = Path(path)
     check_contained(folder, error=ModelError)
     data = _read(folder)
     try:
+        policy = Policy.from_dict(data["policy"])
+        _check_certified(policy, data.get("provenance", {}))
         stages = _SavedModels(folder, allow_code).stages(data)
         return Cascade(
             stages,
-            Policy.from_dict(data["policy"]),
+            policy,
             operating_points=[OperatingPoint.from_dict(point) for point in _frontier(data)],
             scores={
                 name: DeferralScore.from_dict(score)
@@ -143,6 +148,15 @@ def _read(folder: Path) -> dict[str, Any]:
         error=ModelError,
         remedy="build the cascade again",
     )
+
+
+def _check_certified(policy: Policy, provenance: Mapping[str, Any]) -> None:
+    """Refuse a policy other than that of the certificate, where there is one."""
+    proof = provenance.get("certificate")
+    if isinstance(proof, Mapping):
+        certificate = Certificate.from_dict(proof)
+        what, remedy = "the policy of a saved cascade", "build it again from the search result"
+        certificate.check(policy, certificate.budget, what=what, remedy=remedy)
 
 
 def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

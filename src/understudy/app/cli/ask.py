@@ -23,7 +23,8 @@ def ask(
     max_drop: terminal.Budgets,
     reference: terminal.Reference = None,
     delta: Annotated[
-        float, typer.Option(help="The probability, per budget, that the proved bound is wrong.")
+        float,
+        terminal.option("DELTA", "The probability, per budget, that the proved bound is wrong."),
     ] = 0.05,
     jointly: Annotated[
         bool,

@@ -15,16 +15,27 @@ if TYPE_CHECKING:
     from understudy.app.bench_result import Bench
 
 WIDTH = 20
+MOST = 2**31 - 1  # images
 
 
 def bench(
     cascade: terminal.CascadePath,
     data: terminal.Data,
-    images: Annotated[int, typer.Option(min=1, help="Images that a round answers.")] = 2000,
+    images: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Images that a round answers.")
+    ] = 2000,
     batch: terminal.StageBatch = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is timed.")] = 5,
+    rounds: Annotated[
+        int,
+        typer.Option(min=1, max=terminal.MOST_ROUNDS, help="How often each contestant is timed."),
+    ] = 5,
     clients: Annotated[
-        int, typer.Option(min=0, help="Clients that wait for answers; 0 leaves latencies out.")
+        int,
+        typer.Option(
+            min=0,
+            max=terminal.MOST_IMAGES,
+            help="Clients that wait for answers; 0 leaves latencies out.",
+        ),
     ] = 64,
     max_drop: terminal.WithinDrop = None,
     device: terminal.Device = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.app.cli.terminal import (
+    MOST_IMAGES,
     AllowCode,
     Json,
     answer,
@@ -45,7 +46,9 @@ def export(
     check: Annotated[
         str | None, option("DATA", "Compare both cascades on folder:DIR, parquet:FILE or digits:")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch of the comparison.")] = 256,
+    batch: Annotated[
+        int, typer.Option(min=1, max=MOST_IMAGES, help="Images per batch of the comparison.")
+    ] = 256,
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:

@@ -19,15 +19,22 @@ def optimism(
     table: terminal.TablePath,
     max_drop: terminal.Budgets,
     resamples: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How often the splits are drawn anew.")
+        int,
+        typer.Option(
+            min=1,
+            max=terminal.MOST_ROUNDS,
+            metavar="N",
+            help="How often the splits are drawn anew.",
+        ),
     ] = 100,
     reference: terminal.Reference = None,
     delta: Annotated[
-        float, typer.Option(help="The probability, per budget, that a proved bound is wrong.")
+        float,
+        terminal.option("DELTA", "The probability, per budget, that a proved bound is wrong."),
     ] = 0.05,
     unit: terminal.Unit = None,
     confidence: terminal.ThresholdsOn = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random draws.")] = 0,
     as_json: terminal.Json = False,
 ) -> None:
     """Compare the claimed drop of a policy with its real one: tuned in-sample, held-out, certified.

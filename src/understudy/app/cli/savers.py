@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from understudy.app.cli.terminal import (
     Budgets,
     Confidence,
@@ -15,6 +13,7 @@ from understudy.app.cli.terminal import (
     answer,
     note_missing_labels,
     numbers,
+    option,
 )
 from understudy.display import group_of, interval_text, note_of, percent, table_of
 
@@ -28,7 +27,7 @@ def savers(
     table: TablePath,
     max_drop: Budgets,
     delta: Annotated[
-        float, typer.Option(help="The probability that any of the proved bounds is wrong.")
+        float, option("DELTA", "The probability that any of the proved bounds is wrong.")
     ] = 0.05,
     unit: Unit = None,
     confidence: Confidence = "max_softmax",
@@ -78,7 +77,7 @@ def _cells(row: Saver, unit: str) -> tuple[str, ...]:
         row.little,
         f"{row.threshold:.4g}",
         percent(row.share),
-        percent(outcome.saving[unit]),
+        outcome.saving_text(unit),
         f"{outcome.drop:+.2f}",
         interval_text(outcome.drop_interval),
         f"{proof.p_value:.2g} ≤ {proof.delta:.2g}",

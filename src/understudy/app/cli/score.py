@@ -26,12 +26,15 @@ def score(
         str, terminal.option("DATA", "folder:DIR (one folder per class), parquet:FILE or digits:")
     ],
     into: Annotated[Path, terminal.option("TABLE", "The table to write or to add to.")],
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 256,
+    batch: Annotated[
+        int, typer.Option(min=1, max=terminal.MOST_IMAGES, help="Images per batch.")
+    ] = 256,
     measure: Annotated[
         list[str] | None,
         terminal.option(
             "BATCHES",
-            "Measure ms per sample at these batches: 1,16,64,256. [dim]Default: --batch[/]",
+            "Measure ms per sample at these batches: 1,16,64,256, or none. [dim]Default: --batch; "
+            "over an older table, its own.[/]",
         ),
     ] = None,
     device: terminal.Device = None,
@@ -46,7 +49,10 @@ def score(
         bool, typer.Option("--strict", help="A corrupt image is an error, not a skipped sample.")
     ] = False,
     split: terminal.SplitShares = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=terminal.MOST_THREADS, help="Threads that decode images."),
+    ] = 2,
     allow_code: terminal.AllowCode = None,
     as_json: terminal.Json = False,
 ) -> None:
@@ -63,7 +69,7 @@ def score(
             named_models(models),
             data,
             batch=batch,
-            measure_batches=terminal.batch_sizes(measure, "--measure") if measure else (batch,),
+            measure_batches=_sizes(measure),
             keep_logits=keep_logits,
             strict=strict,
             workers=workers,
@@ -72,13 +78,22 @@ def score(
             allow_code=allow_code or (),
             on_progress=advance,
         )
-    _note_omissions(scores)
+    _note_doubts(scores)
     terminal.answer_table(scores, into, as_json=as_json)
 
 
-def _note_omissions(scores: ScoreTable) -> None:
-    """Note corrupt images that were left out, and operators whose MACs were not counted."""
+def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
+    """The batch sizes at which models are measured; None leaves the choice to the table."""
+    if measure == ["none"]:
+        return ()
+    return terminal.batch_sizes(measure, "--measure") if measure else None
+
+
+def _note_doubts(scores: ScoreTable) -> None:
+    """Note corrupt images that were left out, operators whose MACs were not counted, and times that
+    are noisy."""
     from understudy.errors import listed
+    from understudy.time_noise import time_remarks
 
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
@@ -88,3 +103,6 @@ def _note_omissions(scores: ScoreTable) -> None:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:
             terminal.note(f"MACs of {exit.name} leave out the operators {listed(uncounted)}")
+    for unit in scores.times:
+        for remark in time_remarks(scores, unit):
+            terminal.note(remark)

@@ -36,7 +36,8 @@ def search(
         ),
     ] = None,
     delta: Annotated[
-        float, typer.Option(help="The probability, per budget, that the proved bound is wrong.")
+        float,
+        terminal.option("DELTA", "The probability, per budget, that the proved bound is wrong."),
     ] = 0.05,
     total_delta: Annotated[
         float | None,

@@ -29,7 +29,9 @@ def taps(
     ],
     count: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Mark N of them, spread evenly over the cost."),
+        typer.Option(
+            min=1, max=10**6, metavar="N", help="Mark N of them, spread evenly over the cost."
+        ),
     ] = None,
     size: Annotated[
         str | None, terminal.option("HxW", "The size of images, for models that take any.")

@@ -6,6 +6,7 @@ Rich is imported when something is printed, so that help and shell completion st
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -66,10 +67,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
         right = scores.prediction[row] == scores.truth(name)
         accuracy = [percent(float(right.mean()))] if whole else []
         known = units_of(scores, {name})  # exits of another run may be measured in other batches
-        costs = [
-            cost_text(scores.cost_of([name], unit), unit) if unit in known else "–"
-            for unit in scores.units
-        ]
+        costs = [_cost_cell(scores, name, unit) if unit in known else "–" for unit in scores.units]
         rows.append([name, *accuracy, *costs])
     labels = "" if whole else f", {labelled:,} with a label"
     view = group_of(
@@ -86,6 +84,14 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
         "hash": scores.hash,
     }
     answer(view, data, as_json=as_json)
+
+
+def _cost_cell(scores: ScoreTable, exit: str, unit: str) -> str:
+    """The cost of an exit; a time that is noisy, with its noise."""
+    from understudy.time_noise import NOISY, noise_of
+
+    cost, noise = cost_text(scores.cost_of([exit], unit), unit), noise_of(scores, exit, unit)
+    return f"{cost} ±{100 * noise:.0f} %" if noise > NOISY else cost
 
 
 def note(text: str, *, style: str | None = None) -> None:
@@ -174,9 +180,21 @@ def argument(metavar: str, help: str) -> Any:
 
 
 def option(metavar: str, help: str, *names: str) -> Any:
-    """An option of a verb that takes a value; its name is the parameter's unless given."""
-    return typer.Option(*names, metavar=metavar, help=help)
+    """An option of a verb that takes a value; its name is the parameter's unless given.
 
+    Infinity and NaN are refused.
+    """
+    return typer.Option(*names, metavar=metavar, help=help, callback=_finite)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
+
+MOST_IMAGES, MOST_THREADS, MOST_STAGES = 2**20, 1024, 1000  # of a batch, of a command, of a policy
+MOST_ROUNDS = 10**6  # in which something is measured again
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 TablePath = Annotated[Path, argument("TABLE", "A score table.")]
@@ -192,7 +210,9 @@ Device = Annotated[
         "wrote.[/]",
     ),
 ]
-StageBatch = Annotated[int, typer.Option(min=1, help="Images per batch of every stage.")]
+StageBatch = Annotated[
+    int, typer.Option(min=1, max=MOST_IMAGES, help="Images per batch of every stage.")
+]
 WithinDrop = Annotated[
     float | None,
     option(
@@ -202,7 +222,10 @@ WithinDrop = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option(min=0, help="Threads that decode images; 0 decodes without threads.")
+    int,
+    typer.Option(
+        min=0, max=MOST_THREADS, help="Threads that decode images; 0 decodes without threads."
+    ),
 ]
 Reference = Annotated[
     str | None,
@@ -232,6 +255,7 @@ AtMostStages = Annotated[
     int | None,
     typer.Option(
         min=2,
+        max=MOST_STAGES,
         metavar="N",
         help="The most exits that a sample may visit. [dim]Default: 4; 6 for exits of one "
         "network.[/]",
@@ -305,12 +329,15 @@ def number(text: str, option: str) -> float:
     """A number.
 
     Raises:
-        UsageError: the text is none.
+        UsageError: the text is none, or infinite.
     """
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5")
+    return value
 
 
 def numbers(texts: Iterable[str], option: str) -> list[float]:
@@ -332,7 +359,7 @@ def listed_values(text: str) -> list[str]:
 
 
 def batch_sizes(texts: Iterable[str], option: str) -> tuple[int, ...]:
-    """Whole numbers from 1 up that are repeated or joined by commas.
+    """Numbers of images, from 1 up, that are repeated or joined by commas.
 
     >>> batch_sizes(["1,16", "64"], "--measure")
     (1, 16, 64)
@@ -341,10 +368,10 @@ def batch_sizes(texts: Iterable[str], option: str) -> tuple[int, ...]:
         UsageError: anything else.
     """
     parts = [part.strip() for text in texts for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
+    if not all(re.fullmatch(r"0*[1-9]\d{,6}", part) and int(part) <= MOST_IMAGES for part in parts):
         raise UsageError(
-            f"{option} takes whole numbers from 1 up, found {','.join(parts)!r}: write them like "
-            "1,16,64"
+            f"{option} takes whole numbers from 1 up to {MOST_IMAGES:,}, found "
+            f"{','.join(parts)!r}: write them like 1,16,64"
         )
     return tuple(map(int, parts))
 
@@ -376,7 +403,7 @@ def image_size(text: str) -> tuple[int, int]:
     Raises:
         UsageError: anything else.
     """
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9]\d{,4})x([1-9]\d{,4})", text)
     if match is None:
         raise UsageError(f"--size reads HxW in pixels, found {text!r}: write it like 224x224")
     return int(match[1]), int(match[2])

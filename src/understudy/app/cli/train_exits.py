@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -61,14 +62,24 @@ def train_exits(
             "FILE", "Settings of training (TOML); --epochs, --batch, --lr and --seed override it."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="The most epochs. [dim]Default: 12[/]")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per step. [dim]Default: 256[/]")] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="The highest learning rate. [dim]Default: .002[/]")
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="The most epochs. [dim]Default: 12[/]")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of training. [dim]Default: 0[/]")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=2, max=terminal.MOST_IMAGES, help="Images per step. [dim]Default: 256[/]"),
+    ] = None,
+    lr: Annotated[
+        float | None, terminal.option("RATE", "The highest learning rate. [dim]Default: .002[/]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of training. [dim]Default: 0[/]")
+    ] = None,
     cache_gb: Annotated[
-        float, typer.Option(min=0, metavar="GB", help="Disk space for cached features, at most.")
+        float,
+        typer.Option(
+            min=0, max=10**9, metavar="GB", help="Disk space for cached features, at most."
+        ),
     ] = 8.0,
     workers: terminal.Workers = 2,
     device: terminal.Device = None,
@@ -145,7 +156,7 @@ def _toml(file: Path) -> dict[str, Any]:
 def _taps(text: str | None) -> int | list[str] | None:
     if text is None:
         return None
-    return int(text) if text.strip().isdecimal() else terminal.listed_values(text)
+    return int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else terminal.listed_values(text)
 
 
 def spec_words(folder: Path, specs: Iterable[str]) -> str:
