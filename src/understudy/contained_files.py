@@ -19,10 +19,11 @@ def check_contained(folder: str | Path, *, error: type[UnderstudyError]) -> None
     root = Path(folder).resolve()
     for entry in _entries(root):
         path = Path(entry.path)
-        if entry.is_symlink() and not path.resolve().is_relative_to(root):
+        end = Path(os.path.realpath(path))  # a link to itself ends there
+        if entry.is_symlink() and not end.is_relative_to(root):
             raise error(
                 f"a folder holds its own files, {str(path)!r} is a link to "
-                f"{str(path.resolve())!r}: copy the folder with what its links lead to"
+                f"{str(end)!r}: copy the folder with what its links lead to"
             )
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise error(f"a folder holds files, {str(path)!r} is a pipe or a device: remove it")
