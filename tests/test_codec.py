@@ -184,8 +184,6 @@ def test_a_document_carries_the_hash_of_its_content(tmp_path: Path) -> None:
 )
 def test_json_is_strict(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "x.json").write_text(text, encoding="utf-8")
-    with pytest.raises(
-        DataError, match=f"x is a JSON file, .*x.json' is not: .*{words}|{words}"
-    ) as e:
+    with pytest.raises(DataError, match=words) as raised:
         read_json(tmp_path / "x.json", DataError, "x")
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(raised.value)

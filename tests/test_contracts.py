@@ -34,7 +34,7 @@ CORE = {
     "contained_files": {"errors"},
     "documents": {"errors", "files"},
     "parquet_files": {"files"},
-    "unfinished": {"errors", "files", "folders"},
+    "unfinished": {"errors", "files", "folders", "locks"},
     "json_codec": {"errors", "files", "documents"},
     "split": {"errors"},
     "confidence_functions": {"errors"},
@@ -43,15 +43,20 @@ CORE = {
     "malloc": set(),
     "lazy_imports": {"errors"},
     "table_validation": {"errors"},
-    "scores": {"errors", "confidence_functions", "split", "exit", "table_validation"},
+    "sitting": {"json_codec", "errors"},
+    "scores": {"errors", "confidence_functions", "split", "exit", "table_validation", "sitting"},
+    "time_noise": {"errors", "exit", "scores", "sitting"},
     "looks": {"errors", "files", "documents", "locks", "parquet_files"},
     "store": {
+        "contained_files",
         "errors", "exit", "files", "documents", "folders", "locks", "parquet_files", "looks",
-        "split", "scores",
+        "split", "scores", "sitting",
         "table_validation",
     },
     "intervals": set(),
-    "outcome": {"json_codec", "errors", "policy", "scores", "intervals"},
+    "outcome": {
+        "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
+    },
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
     "deciles": {"json_codec", "errors", "scores", "deferral"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
@@ -66,7 +71,7 @@ CORE = {
         "json_codec", "errors", "confidence_functions", "exit", "scores", "policy", "split",
         "ensemble",
     },
-    "operating_point": {"json_codec", "errors", "policy", "result"},
+    "operating_point": {"json_codec", "errors", "policy", "certificate", "result"},
     "display": set(),
 }  # fmt: skip
 LAYERS = {
@@ -103,11 +108,13 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "runtime": "protocol metrics buffer pipeline base_cascade scheduler offline online executor",
     "graph": "capture liveness partition batch_norm_folding",
-    "nn": "confidence_functions input_guard preprocess stage execution_mode cost cascade",
+    "nn": (
+        "confidence_functions input_guard preprocess stage execution_mode identity cost cascade"
+    ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
-    "zoo": "spec allowed_code weights parquet_images decoding data models saved_cascades",
-    "scoring": "repeatability outputs in_memory on_disk",
+    "zoo": "spec allowed_code weights parquet_images decoding encoded data models saved_cascades",
+    "scoring": "repeatability outputs measuring in_memory on_disk",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

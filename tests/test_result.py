@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bit_flips import bit_flips
 from tables import synthetic
 from understudy.documents import write_document
 from understudy.errors import PolicyError
+from understudy.files import write_json
 from understudy.result import Result
 from understudy.searching.search import search, search_in_sample
 
@@ -27,6 +30,14 @@ def test_a_result_survives_a_file(result: Result, tmp_path: Path) -> None:
         assert found == one
         found.save(tmp_path / "again.json")
         assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_flipped_bits_are_refused(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path / "r.json")
+    for flip in bit_flips(tmp_path, 60):
+        with pytest.raises(PolicyError) as raised:
+            Result.load(tmp_path / "r.json")
+        assert "\n" not in str(raised.value), flip
 
 
 def test_a_choice_is_found_by_its_budget(result: Result) -> None:
@@ -78,3 +89,36 @@ def test_a_damaged_path_is_a_sentence(result: Result, tmp_path: Path) -> None:
     write_document(tmp_path / "r.json", data)
     with pytest.raises(PolicyError, match="damaged"):
         Result.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda choice: choice["policy"]["stages"][0].update(threshold=0.75), r"found net\d when "),
+        (
+            lambda choice: choice["policy"]["stages"].pop(0),
+            "found net1 when .* where net0",
+        ),
+        (lambda choice: choice.update(max_drop=3.0), "found 3 points where 2 were proved"),
+        (
+            lambda choice: choice["certificate"]["policy"]["stages"][0].update(threshold=0.75),
+            "found net0 when deferral >= 0.75, else .* where net0 when",
+        ),
+    ],
+)
+def test_a_policy_is_that_of_its_certificate(
+    result: Result,
+    tmp_path: Path,
+    edit: Callable[[dict[str, Any]], object],
+    words: str,
+    version: int,
+) -> None:
+    """Whatever the hash of the file: version 1 had none."""
+    data = result.to_dict() | {"version": version}
+    edit(data["results"][1])
+    write = write_document if version > 1 else write_json
+    write(tmp_path / "r.json", data)
+    with pytest.raises(PolicyError, match=f"{words}.*: search again") as raised:
+        Result.load(tmp_path / "r.json")
+    assert "\n" not in str(raised.value)

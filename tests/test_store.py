@@ -14,9 +14,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
+from bit_flips import bit_flips
 from tables import score_tables, synthetic
 from understudy.documents import write_document
 from understudy.errors import TableError, UnderstudyError
+from understudy.looks import count_looks, log_look, logged_looks
 from understudy.parquet_files import write_parquet
 from understudy.scores import Exit, ScoreTable
 from understudy.store import (
@@ -237,16 +239,13 @@ def test_a_damaged_file(saved: Path, file: str, damage: str) -> None:
 
 def test_flipped_bits_are_refused(saved: Path) -> None:
     save_times(saved, {"ms@1": {"big": 1.25}})
-    rng = np.random.default_rng(0)
-    for path in saved.rglob("*.*"):
-        whole = path.read_bytes()
-        for place in rng.integers(0, 8 * len(whole), 40).tolist():
-            flipped = bytearray(whole)
-            flipped[place // 8] ^= 1 << place % 8
-            path.write_bytes(flipped)
-            if chr(flipped[place // 8]).strip() or chr(whole[place // 8]).strip():
-                refused(saved, saved.as_posix())
-        path.write_bytes(whole)
+    log_look(saved, ["1", "2"], why="search")
+    for file, _ in bit_flips(saved, 120):
+        if file.startswith("looks"):
+            with pytest.raises(TableError, match=r"looks.* damaged"):
+                count_looks(saved, ["1"]), logged_looks(saved)
+        else:
+            refused(saved, saved.as_posix())
     same(load_table(saved), replace(probable(), times={"ms@1": {"big": 1.25}}))
 
 
@@ -274,12 +273,18 @@ def test_labels_are_added_to_older_tables(tmp_path: Path) -> None:
 
 def test_exits_of_other_lengths(saved: Path) -> None:
     rewrite(saved, "exits/001.parquet", pl.read_parquet(saved / "exits/001.parquet").head(5))
-    refused(saved, "damaged .*001.parquet has 5 rows, not 30")
+    refused(saved, "damaged .*001.parquet has 30 rows, found 5")
 
 
 def test_too_few_samples(saved: Path) -> None:
     write_parquet(pl.read_parquet(saved / "samples.parquet").head(5), saved / "samples.parquet")
-    refused(saved, "damaged .*samples.parquet has 5 rows, not 30")
+    refused(saved, "damaged .*samples.parquet has 30 rows, found 5")
+
+
+def test_exits_with_more_rows(saved: Path) -> None:
+    frame = pl.read_parquet(saved / "exits/001.parquet")
+    rewrite(saved, "exits/001.parquet", pl.concat([frame, frame]))
+    refused(saved, "damaged .*001.parquet has 30 rows, found more")
 
 
 def test_more_samples_than_a_file_can_hold(saved: Path) -> None:

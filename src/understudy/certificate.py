@@ -188,6 +188,29 @@ class Certificate(
         """Whether a budget failed that so few samples cannot prove, whatever the models."""
         return self._too_few(self) or any(map(self._too_few, self.classes.values()))
 
+    def check(self, policy: Policy, max_drop: float, *, what: str, remedy: str) -> None:
+        """Refuse another policy or budget than was proved.
+
+        Args:
+            policy, max_drop: what is said to be certified, the budget in points.
+            what, remedy: whose they are, and the way out, for the message.
+
+        Raises:
+            PolicyError: they differ from the certificate's, or its policy from the end of its path.
+        """
+        proved = self.path[-1] if self.path else Policy.single(self.reference)
+        for found in (self.policy, policy):
+            if _exactly(found) != _exactly(proved):
+                raise PolicyError(
+                    f"{what} is that of its certificate, found {_exactly(found)} where "
+                    f"{_exactly(proved)} was proved: {remedy}"
+                )
+        if max_drop != self.budget:
+            raise PolicyError(
+                f"{what} has the budget of its certificate, found {max_drop:g} points where "
+                f"{self.budget:g} were proved: {remedy}"
+            )
+
     def words(self) -> str:
         """The guarantee in words, and when it ends."""
         again = ""
@@ -262,6 +285,12 @@ class Certificate(
             bound = f"loses against {self.reference} by at most {points(self.budget)}"
         classes = [f"at most {points(b.budget)} in class {n}" for n, b in self.classes.items()]
         return ", and by ".join([bound, *classes])
+
+
+def _exactly(policy: Policy) -> str:
+    """A policy with all digits of its thresholds."""
+    stages = [f"{s.exit} when {s.confidence} >= {s.threshold!r}" for s in policy.stages[:-1]]
+    return ", else ".join([*stages, policy.exits[-1]])
 
 
 def _rounded_up(budget: float) -> float:

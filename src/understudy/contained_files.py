@@ -16,17 +16,19 @@ def check_contained(folder: str | Path, *, error: type[UnderstudyError]) -> None
     Raises:
         UnderstudyError: of the type given; the message names the entry.
     """
-    root = Path(folder).resolve()
+    if "\0" in str(folder):
+        raise error(f"a folder has a path without null bytes, found {str(folder)!r}: correct it")
+    root = Path(os.path.realpath(folder))
     for entry in _entries(root):
-        path = Path(entry.path)
-        end = Path(os.path.realpath(path))  # a link to itself ends there
-        if entry.is_symlink() and not end.is_relative_to(root):
-            raise error(
-                f"a folder holds its own files, {str(path)!r} is a link to "
-                f"{str(end)!r}: copy the folder with what its links lead to"
-            )
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise error(f"a folder holds files, {str(path)!r} is a pipe or a device: remove it")
+        if entry.is_symlink():
+            real = Path(os.path.realpath(entry.path))
+            if not real.is_relative_to(root):
+                raise error(
+                    f"a folder holds its own files, {entry.path!r} is a link to {str(real)!r}: "
+                    "copy the folder with what its links lead to"
+                )
+        elif not (entry.is_file() or entry.is_dir()):
+            raise error(f"a folder holds files, {entry.path!r} is a pipe or a device: remove it")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

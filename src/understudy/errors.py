@@ -83,4 +83,5 @@ def brief(error: BaseException, most: int = 200) -> str:
     'SystemExit'
     """
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:most]}" if lines else type(error).__name__
+    message = f": {lines[0][:most].rstrip('.')}" if lines else ""
+    return f"{type(error).__name__}{message}"

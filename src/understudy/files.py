@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,8 @@ from understudy.errors import UnderstudyError
 from understudy.locks import locked
 
 _MOST_LINKS = 40  # as many as Linux follows
+new_folder: ContextVar[Path | None] = ContextVar("new_folder", default=None)
+"""The folder that `folders.replacing_folder` is writing."""
 
 
 @contextmanager
@@ -26,12 +29,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     A link stays, and the file that it leads to is replaced. An older file hands on its mode and
     owner; a new one follows the umask. A device, a pipe or an open file (/dev/stdout, /dev/fd/3) is
-    written into when the block ends well.
+    written into when the block ends well. In a folder that is being replaced the file is written as
+    it is: the folder is there whole or not at all.
 
     Raises:
         UnderstudyError: the file cannot be written, for example because the disk is full.
     """
     with writing(path):
+        if new_folder.get() in Path(path).parents:
+            yield Path(path)
+            return
         if is_stream(path):
             with _poured_into(Path(path)) as temporary:
                 yield temporary
@@ -239,7 +246,7 @@ def read_json(path: str | Path, error: type[UnderstudyError], what: str) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Strict JSON: no NaN or Infinity, no key twice, no number beyond float64, no endless nesting.
+    """Strict JSON: each key once, finite numbers of at most 64 bits, whole characters.
 
     >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}

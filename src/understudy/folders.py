@@ -21,6 +21,7 @@ from understudy.files import (
     beside,
     hand_on_mode,
     make_folder,
+    new_folder,
     remove_leftovers,
     sync,
     unwritable,
@@ -57,11 +58,14 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
                 shutil.rmtree(_older(target), ignore_errors=True)
             temporary = beside(target)
             temporary.mkdir(mode=0o700 if target.exists() else 0o777)
+            outer = new_folder.get()
+            new_folder.set(temporary)
             try:
                 yield temporary
                 _settle(temporary, target)
                 _swap(temporary, target)
             finally:
+                new_folder.set(outer)
                 shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -137,7 +137,9 @@ def encode(value: Any) -> Any:
         return [encode(entry) for entry in value]
     if not is_dataclass(value):
         return value
-    return {key: encode(_entry(value, key)) for key in _keys(value.__class__)}
+    entries = {key: _entry(value, key) for key in _keys(value.__class__)}
+    sparse = _sparse(value.__class__)
+    return {key: encode(entry) for key, entry in entries.items() if entry or key not in sparse}
 
 
 def decode(
@@ -184,11 +186,13 @@ class _FieldForm(NamedTuple):
     Attributes:
         key: its key in JSON; by default the field's name.
         optional: whether older files may lack it; the field has a default then.
+        sparse: whether it is left out of files where it is empty, so that these stay as they were.
         shape, pack, unpack: the type in JSON, and the functions to it and from it.
     """
 
     key: str = ""
     optional: bool = False
+    sparse: bool = False
     shape: Any = None
     pack: Callable[[Any], Any] | None = None
     unpack: Callable[[Any], Any] | None = None
@@ -214,6 +218,12 @@ def _keys(kind: Any) -> tuple[str, ...]:
     """The keys of a class in the order in which they are written."""
     layout = kind.json_layout if issubclass(kind, Stored) else _Layout()
     return (*layout.head, *(layout.keys or _fields(kind)))
+
+
+@cache
+def _sparse(kind: Any) -> frozenset[str]:
+    """The keys of a class that are left out where they are empty."""
+    return frozenset(key for key, (_, form) in _fields(kind).items() if form.sparse)
 
 
 def _entry(value: Any, key: str) -> Any:

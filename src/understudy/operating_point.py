@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from understudy.certificate import Certificate
 from understudy.errors import PolicyError, listed
-from understudy.json_codec import Stored
+from understudy.json_codec import Stored, stored
 from understudy.policy import Policy
 from understudy.result import Result
 
@@ -21,6 +22,10 @@ class OperatingPoint(Stored, what="an operating point", error=PolicyError):
         delta: the chance that this proof is wrong; 0 for the reference itself.
         cost: mean cost per sample, measured on the split of the result's headline figures.
         unit: the unit of the cost.
+        certificate: the proof; None for the reference itself, and in older files.
+
+    Raises:
+        PolicyError: the certificate is that of another policy or budget.
     """
 
     policy: Policy
@@ -28,6 +33,16 @@ class OperatingPoint(Stored, what="an operating point", error=PolicyError):
     delta: float
     cost: float
     unit: str
+    certificate: Certificate | None = field(default=None, metadata=stored(optional=True))
+
+    def __post_init__(self) -> None:
+        if self.certificate is not None:
+            self.certificate.check(
+                self.policy,
+                self.max_drop,
+                what="the policy of an operating point",
+                remedy="take it from the search result",
+            )
 
 
 def operating_points_of(result: Result) -> tuple[OperatingPoint, ...]:
@@ -43,7 +58,9 @@ def operating_points_of(result: Result) -> tuple[OperatingPoint, ...]:
         proof = choice.certificate
         if proof is not None and not proof.falls_back:
             cost = choice.outcome.cost[unit]
-            points.append(OperatingPoint(choice.policy, proof.budget, proof.delta, cost, unit))
+            points.append(
+                OperatingPoint(choice.policy, proof.budget, proof.delta, cost, unit, proof)
+            )
     return tuple(sorted(points, key=lambda point: (point.cost, point.max_drop)))
 
 

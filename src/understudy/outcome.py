@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
+from understudy.display import percent
 from understudy.intervals import Interval, drop_interval, wilson
 from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
 from understudy.scores import Array, ScoreTable
+from understudy.time_noise import saving_interval
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Outcome(
     what="an outcome",
     keys=(
         *("samples", "reference", "accuracy", "accuracy_interval", "reference_accuracy"),
-        *("drop", "drop_interval", "losses", "gains", "cost", "saving", "shares"),
+        *("drop", "drop_interval", "losses", "gains", "cost", "saving", "saving_intervals"),
+        "shares",
     ),
 ):
     """The figures of a policy on a table.
@@ -47,6 +50,7 @@ class Outcome(
         cost: mean cost per sample, by unit.
         saving: the fraction of the reference's cost that is saved, by unit (negative if dearer).
         shares: the fraction of samples that each stage answers, by exit.
+        saving_intervals: by unit of measured times, the savings that their noise allows.
     """
 
     samples: int
@@ -58,6 +62,21 @@ class Outcome(
     cost: Mapping[str, float]
     saving: Mapping[str, float]
     shares: Mapping[str, float]
+    saving_intervals: Mapping[str, Interval] = field(
+        default_factory=dict, metadata=stored(optional=True, sparse=True)
+    )
+
+    def saving_interval(self, unit: str) -> Interval:
+        """The smallest and the largest saving: one figure for costs that are counted."""
+        return self.saving_intervals.get(unit, (self.saving[unit], self.saving[unit]))
+
+    def saving_text(self, unit: str) -> str:
+        """The saving as percent, by time with its interval; or that it is within the noise."""
+        low, high = self.saving_interval(unit)
+        if low <= 0 <= high and low < high:
+            return "within noise"
+        ends = f" ({100 * low:.1f} to {100 * high:.1f})" if low < high else ""
+        return f"{percent(self.saving[unit])}{ends}"
 
     @property
     def drop(self) -> float:
@@ -133,12 +152,15 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
     answered = np.bincount(decisions.stage, minlength=len(policy.stages))
     visits = [policy.exits[: stage + 1] for stage in range(len(policy.stages))]
     count = len(table)
-    cost, saving = {}, {}
+    cost, saving, intervals = {}, {}, {}
     for unit in units_of(table, {reference, *policy.exits}):
         paid = [table.cost_of(exits, unit) for exits in visits]
         full = table.cost_of([reference], unit)
         cost[unit] = float(sum(k / count * price for k, price in zip(answered, paid, strict=True)))
         saving[unit] = 1 - cost[unit] / full if full else 0.0
+        if unit in table.times and table.sittings:
+            paid_parts = _shares_of_parts(table, visits, (answered / count).tolist())
+            intervals[unit] = saving_interval(table, unit, paid_parts, reference)
     return Outcome(
         samples=count,
         reference=reference,
@@ -149,7 +171,20 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
         cost=cost,
         saving=saving,
         shares={name: int(k) / count for name, k in zip(policy.exits, answered, strict=True)},
+        saving_intervals=intervals,
     )
+
+
+def _shares_of_parts(
+    table: ScoreTable, visits: Sequence[tuple[str, ...]], shares: Sequence[float]
+) -> dict[str, float]:
+    """Part -> the fraction of samples that pay it; those of each stage visit some exits."""
+    paid: dict[str, float] = {}
+    for exits, share in zip(visits, shares, strict=True):
+        parts = (part for name in exits for part in table.exits[table.index(name)].parts)
+        for part in dict.fromkeys(parts):
+            paid[part] = paid.get(part, 0.0) + share
+    return paid
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from understudy import display
 from understudy.certificate import Certificate, several_guarantees
@@ -175,6 +176,23 @@ class Result(
     arguments: Mapping[str, Any] = field(default_factory=dict, metadata=stored(key="asked"))
     published: tuple[Published, ...] = ()
 
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            PolicyError: the file is something else, was changed, a newer version wrote it, or a
+                policy is not the one that its certificate proves.
+        """
+        result = super().load(path)
+        for choice in result.choices:
+            if choice.certificate is not None:
+                what = f"the policy for {choice.max_drop:g} points in {str(path)!r}"
+                choice.certificate.check(
+                    choice.policy, choice.max_drop, what=what, remedy="search again"
+                )
+        return result
+
     @property
     def in_sample(self) -> bool:
         return self.searched_on == ALL
@@ -184,6 +202,11 @@ class Result(
         """Whether some samples have a label and others none."""
         labels = self.table.get("labels", {})
         return any(labels.values()) and labels != self.table["samples"]
+
+    @property
+    def time_remarks(self) -> tuple[str, ...]:
+        """What should be known of measured times, where they were minimised."""
+        return tuple(self.table.get("time_remarks", ()))
 
     def label_words(self) -> str:
         """How many samples have labels, and what the figures are without them."""
@@ -259,6 +282,7 @@ class Result(
             *([] if self.in_sample else [_guarantees_note(self)]),
             _baselines_table(self),
             *([_published_table(self)] if self.published else []),
+            *(display.note_of(remark, heading="Times: ") for remark in self.time_remarks),
             *(
                 display.note_of(
                     choice.verdict + _worst_class(choice), heading=f"{points(choice.max_drop)}: "
@@ -296,7 +320,7 @@ def _singles_table(result: Result) -> Table:
             display.cost_text(outcome.cost[result.unit], result.unit),
             display.percent(outcome.accuracy),
             f"{outcome.drop:+.2f}",
-            display.percent(outcome.saving[result.unit]),
+            outcome.saving_text(result.unit),
         )
         for name, outcome in outcomes.items()
     )
@@ -340,7 +364,7 @@ def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
         display.plan_text(outcome.shares),
         display.cost_text(outcome.cost[unit], unit),
         _saving_text(choice, unit),
-        *(display.percent(outcome.saving[other]) for other in others),
+        *(outcome.saving_text(other) for other in others),
         f"{outcome.drop:+.2f}",
         display.interval_text(outcome.drop_interval),
         proof,
@@ -351,7 +375,7 @@ def _saving_text(choice: Choice, unit: str) -> str:
     """The measured saving, and the one that is certified."""
     least = choice.certificate.saving_bounds.get(unit) if choice.certificate else None
     proved = "" if least is None else f"\n≥{NO_BREAK}{display.least_percent(least)}"
-    return f"{display.percent(choice.outcome.saving[unit])}{proved}"
+    return f"{choice.outcome.saving_text(unit)}{proved}"
 
 
 def _baselines_table(result: Result) -> Table:
@@ -380,7 +404,7 @@ def _published_table(result: Result) -> Table:
                 display.plan_text(one.outcome.shares),
                 one.rule,
                 display.cost_text(one.outcome.cost[result.unit], result.unit),
-                display.percent(one.outcome.saving[result.unit]),
+                one.outcome.saving_text(result.unit),
                 f"{one.outcome.drop:+.2f}",
             )
             for one in result.published

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from understudy.confidence_functions import CONFIDENCES, confidences_of, log_probabilities
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
+from understudy.sitting import Sitting
 from understudy.split import ALL, SPLITS, assign_splits
 from understudy.table_validation import (
     NO_LABEL,
@@ -59,6 +60,7 @@ class ScoreTable:
         classes: the names of the classes, or None where they are not known.
         details: by exit, top classes and logits; may load from disk on first use.
         provenance: plain JSON: data, library versions, device, how samples were split.
+        sittings: how the times were measured, and their spread; none for times of older tables.
 
     >>> import numpy as np
     >>> table = ScoreTable.from_probabilities(
@@ -82,6 +84,7 @@ class ScoreTable:
     classes: tuple[str, ...] | None = None
     details: Mapping[str, Detail] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    sittings: tuple[Sitting, ...] = ()
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)

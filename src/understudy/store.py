@@ -15,7 +15,7 @@ together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from understudy.contained_files import check_contained
 from understudy.documents import read_document, write_document
 from understudy.errors import TableError, UnderstudyError
 from understudy.exit import Array, Detail, Exit, LazyDetails
@@ -33,6 +34,7 @@ from understudy.locks import locked
 from understudy.looks import keep_looks
 from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
+from understudy.sitting import Sitting, sittings_of
 from understudy.split import SPLITS
 from understudy.table_validation import Costs
 
@@ -60,7 +62,7 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
         _write_samples(table, folder)
         write_document(folder / _TABLE, {**_head(table), "files": files})
         if table.times:
-            save_times(folder, table.times)
+            save_times(folder, table.times, table.sittings)
         keep_looks(path, folder)
 
 
@@ -80,6 +82,7 @@ def _load(folder: Path) -> ScoreTable:
             f"a score table is a folder with a {_TABLE}, {str(folder)!r} is none: make one with "
             "`understudy score` or `understudy import`"
         )
+    check_contained(folder, error=TableError)
     head = _read_head(folder)
     try:
         return _assemble(folder, head)
@@ -108,16 +111,13 @@ def save_labels(path: str | Path, table: ScoreTable) -> None:
         _write_samples(table, Path(path))
 
 
-def save_times(path: str | Path, times: Costs) -> None:
-    """Write measured times (unit -> part -> ms per sample) next to the scores."""
-    write_document(
-        Path(path) / _TIMES,
-        {
-            "format": TIMES_FORMAT,
-            "version": TIMES_VERSION,
-            "times": {u: dict(p) for u, p in times.items()},
-        },
-    )
+def save_times(path: str | Path, times: Costs, sittings: Sequence[Sitting] = ()) -> None:
+    """Write measured times (unit -> part -> ms per sample) next to the scores, with their spread
+    where it is known."""
+    plain = {unit: dict(parts) for unit, parts in times.items()}
+    spread = {"sittings": [one.to_dict() for one in sittings]} if sittings else {}
+    head = {"format": TIMES_FORMAT, "version": TIMES_VERSION}
+    write_document(Path(path) / _TIMES, {**head, "times": plain, **spread})
 
 
 def check_target(path: str | Path) -> None:
@@ -160,8 +160,8 @@ def _read_head(folder: Path) -> dict[str, Any]:
 
 def _read_times(folder: Path) -> dict[str, Any]:
     if not (folder / _TIMES).exists():
-        return {}
-    data = read_document(
+        return {"times": {}}
+    return read_document(
         folder / _TIMES,
         kind=TIMES_FORMAT,
         newest=TIMES_VERSION,
@@ -169,8 +169,6 @@ def _read_times(folder: Path) -> dict[str, Any]:
         error=TableError,
         remedy="measure again, or delete it",
     )
-    times: dict[str, Any] = data["times"]
-    return times
 
 
 def _head(table: ScoreTable) -> dict[str, Any]:
@@ -225,6 +223,7 @@ def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
     files = _Files.of(folder, head)
     samples = files.samples()
     frames = [files.read(_exit_file(n), ["prediction", *names]) for n in range(len(exits))]
+    measured = _read_times(folder)
     classes = head["classes"]
     table = ScoreTable(
         exits=exits,
@@ -234,10 +233,11 @@ def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
         ids=np.array(samples["id"].to_list(), dtype=object),
         split=_split_codes(samples["split"]),
         costs=head["costs"],
-        times=_read_times(folder),
+        times=measured["times"],
         classes=None if classes is None else tuple(classes),
         details=_details(files, exits),
         provenance=head["provenance"],
+        sittings=sittings_of(measured),
     )
     if files.hashes is not None and _samples_hash(table) != head["samples_hash"]:
         raise ValueError(f"{_SAMPLES} has other ids or splits")

@@ -7,33 +7,40 @@ TARGET.partial.2   what another run has done, which works on something else besi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from understudy.errors import DataError, UnderstudyError
 from understudy.files import check_version, only_writer, read_json, write_json
 from understudy.folders import recover, replacing_folder
+from understudy.locks import InUse
 
 _MANIFEST = "manifest.json"
 _MOST = 100  # unfinished runs beside one another
 
 Plan = Mapping[str, Any]
 """The arguments that decide an outcome, as plain JSON."""
+Opened = TypeVar("Opened")
 
 
 @contextmanager
 def own_folder(
-    target: Path, plan: Plan, *, beside: Callable[[Plan, Plan], bool] = lambda *_: False
-) -> Iterator[Path]:
-    """A folder for unfinished work on `target`, locked while the block runs.
+    target: Path,
+    plan: Plan,
+    open_folder: Callable[[Path, Plan], Opened],
+    *,
+    beside: Callable[[Plan, Plan], bool],
+) -> Iterator[Opened]:
+    """A folder for unfinished work on `target`, opened, and locked while the block runs.
 
     It is the one that holds work of this plan already, or else a new one.
 
     Args:
-        target: what will be made of the work; its lock is held while the folder is chosen.
+        target: what will be made of the work; its lock is held until the folder is open.
         plan: the arguments of the work.
+        open_folder: makes the folder, with the plan in it (`keep_plan`), or resumes what it holds.
         beside: whether work of two plans can go on at the same time.
 
     Raises:
@@ -42,12 +49,20 @@ def own_folder(
     """
     with ExitStack() as stack:
         with only_writer(target):
-            folder = _folder_of(target, plan, beside)
-            stack.enter_context(only_writer(folder, wait=False))
-        yield folder
+            places = _places(target, plan, beside)
+            opened = open_folder(_locked_first(places, stack), plan)
+        yield opened
 
 
-def keep_plan(folder: Path, plan: Plan, *, kind: str, newest: int, what: str) -> None:
+def keep_plan(
+    folder: Path,
+    plan: Plan,
+    *,
+    kind: str,
+    newest: int,
+    what: str,
+    check: Callable[[Plan], None] = lambda _: None,
+) -> None:
     """Write the arguments of unfinished work into its folder, or check that they are the same.
 
     Args:
@@ -55,6 +70,8 @@ def keep_plan(folder: Path, plan: Plan, *, kind: str, newest: int, what: str) ->
         plan: the arguments of the work.
         kind, newest: the format and version of the file.
         what: what is unfinished, for the message.
+        check: called with the arguments of older work before they are compared, to refuse some
+            with a message of its own.
 
     Raises:
         DataError: work with other arguments, or something else, is in the way.
@@ -75,6 +92,7 @@ def keep_plan(folder: Path, plan: Plan, *, kind: str, newest: int, what: str) ->
     if found == now:
         return
     older = found if isinstance(found, dict) else {}
+    check(older)
     key = next((key for key in now if older.get(key) != now[key]), "plan")
     raise DataError(
         f"{what} goes on under the same plan, {str(folder)!r} has another for {key} "
@@ -83,22 +101,34 @@ def keep_plan(folder: Path, plan: Plan, *, kind: str, newest: int, what: str) ->
     )
 
 
-def _folder_of(target: Path, plan: Plan, beside: Callable[[Plan, Plan], bool]) -> Path:
-    """The first folder with work that this plan continues or collides with, or the first free."""
+def _places(target: Path, plan: Plan, beside: Callable[[Plan, Plan], bool]) -> list[Path]:
+    """The folder with work that this plan continues or collides with, or else all free ones."""
     names = [f"{target.name}.partial", *(f"{target.name}.partial.{n}" for n in range(2, _MOST + 1))]
     folders = [recover(target.with_name(name)) for name in names]
     used = [folder for folder in folders if folder.exists()]
     for folder in used:
         other = _plan_in(folder)
         if other is None or not beside(plan, other):
-            return folder
-    free = next((folder for folder in folders if folder not in used), None)
-    if free is None:
+            return [folder]
+    if len(used) == len(folders):
         raise UnderstudyError(
             f"at most {_MOST} unfinished runs lie beside {str(target)!r}, found {len(used)}: "
             "delete those that nobody will resume"
         )
-    return free
+    return [folder for folder in folders if folder not in used]
+
+
+def _locked_first(folders: Sequence[Path], stack: ExitStack) -> Path:
+    """The first folder that no other process is at work in; its lock is kept by the stack."""
+    for folder in folders:
+        try:
+            stack.enter_context(only_writer(folder, wait=False))
+        except InUse:  # also a free one, where a run that ended has just removed it
+            if folder is folders[-1]:
+                raise
+        else:
+            break
+    return folder
 
 
 def _plan_in(folder: Path) -> Plan | None:

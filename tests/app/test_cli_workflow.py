@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from command_line import Run, refused
+from understudy.documents import write_document
 from understudy.store import load_table
 
 CLASSES = ("dark", "grey", "light")
@@ -88,7 +89,7 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
     refused(run("build", "r.json", "--into", "images", *ALLOWED), "a folder of its own")
     refused(
         run("build", "r.json", "--into", "c2", "--model", "big=py:shade_nets:other", *ALLOWED),
-        "other weights than the model that was scored as 'big'",
+        "'big' from 'py:shade_nets:other' is not the model that was scored, its weights",
     )
 
     command = run(
@@ -120,7 +121,9 @@ def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
     words = ("bench", "cascade", "--data", "folder:images", "--rounds", 1, "--batch", 16, *ALLOWED)
     figures = run(*words, "--images", 60, "--clients", 3, "--out", "b.json", "--json").json
     assert figures["measured"]["reached"]["tiny"] == 60
-    assert figures == json.loads(Path("b.json").read_text())
+    written = json.loads(Path("b.json").read_text())
+    assert written.pop("content_hash")
+    assert figures == written
     assert figures["accuracy"]["large model alone"] > 0.5
     assert set(figures["peak_memory_bytes"]) == {"large model alone", "executor"}
     assert min(figures["peak_memory_bytes"].values()) > 2**20
@@ -151,11 +154,16 @@ def test_where_to_compute(here: Path, run: Run) -> None:
     words = ("run", "cascade", "--data", "folder:images", "--device", "cpu", *ALLOWED, "--json")
     assert "certified on" not in run(*words).stderr
     record = json.loads(Path("cascade/cascade.json").read_text())
-    record["provenance"]["table"]["provenance"]["runs"][0]["device"] = "cuda"
-    Path("cascade/cascade.json").write_text(json.dumps(record))
+    (scoring,) = record["provenance"]["table"]["provenance"]["runs"]
+    scoring["device"] = "cuda"
+    scoring["libraries"] |= {"torch": "1.13.1", "timm": "0.4.12", "numpy": "1.0"}
+    write_document("cascade/cascade.json", record)
     elsewhere = run(*words)
     assert elsewhere.json["samples"] == 600
     assert "certified on cuda and runs on cpu" in elsewhere.stderr
+    assert "scored with torch 1.13.1 (here " in elsewhere.stderr
+    assert "), timm 0.4.12 (here " in elsewhere.stderr
+    assert "numpy" not in elsewhere.stderr
 
 
 def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
@@ -185,7 +193,8 @@ def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
 
 def test_a_corrupt_image_is_an_error_under_strict(here: Path, run: Run) -> None:
     command = run(*SCORED, "--strict")
-    refused(command, "'grey/broken.png' of 'folder:images' cannot (its 16 bytes are no known kind")
+    message = "'grey/broken.png' of 'folder:images' cannot (its 16 bytes are none of the formats"
+    refused(command, message)
     assert not (here / "table").exists()
 
 

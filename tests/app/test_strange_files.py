@@ -14,16 +14,19 @@ import torch
 
 from command_line import Run, refused
 from understudy.app.build_cascade import build_cascade
+from understudy.documents import write_document
 from understudy.early_exit.network import attach
 from understudy.early_exit.serialization import save_exits
-from understudy.errors import ModelError
-from understudy.files import read_json, write_json
+from understudy.errors import ModelError, UnderstudyError
+from understudy.files import read_json
 from understudy.nn.cascade import Cascade
 from understudy.nn.stage import Stage
+from understudy.onnx.bundle import read_bundle
 from understudy.policy import Policy
 from understudy.result import Result
 from understudy.scoring.on_disk import score_into
 from understudy.searching.search import search
+from understudy.store import load_table
 from understudy.zoo.models import load_stage, load_stages
 from understudy.zoo.saved_cascades import load_cascade, save_cascade
 
@@ -33,7 +36,8 @@ DATA = ("--data", "digits:heldout")
 
 
 def rename(file: Path, old: str = OWN, new: str = STRANGE) -> None:
-    file.write_text(file.read_text().replace(f"py:{old}", f"py:{new}"))
+    """Name another module in a file, with a content hash that fits, as a stranger would."""
+    write_document(file, json.loads(file.read_text().replace(f"py:{old}", f"py:{new}")))
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +58,11 @@ def gift(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "nested").mkdir()
     for entry in nested["stages"].values():
         entry["spec"] = "exits:exits"
-    write_json(here / "nested" / "cascade.json", nested)
+    write_document(here / "nested" / "cascade.json", nested)
     of_exits = json.loads((here / "result.json").read_text())
     for single in of_exits["singles"]:
         single["origin"] = {"spec": "exits:exits"}
-    write_json(here / "of_exits.json", of_exits)
+    write_document(here / "of_exits.json", of_exits)
     (here / f"{STRANGE}.py").write_text(MARKED)
     return here
 
@@ -179,3 +183,18 @@ def test_links_do_not_lead_out_of_a_folder(here: Path, run: Run, tmp_path: Path)
     assert load_cascade(tmp_path / "link", allow_code=[OWN])(
         torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     ).shape == (2, 10)
+
+
+def test_links_of_tables_and_exported_cascades(here: Path, tmp_path: Path) -> None:
+    for name, read in (("table", load_table), ("onnx", read_bundle)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("table.json", "onnx.json"):
+            (folder / file).write_text("{}")
+        (folder / "samples").symlink_to(here / "result.json")
+        with pytest.raises(UnderstudyError, match=r"samples' is a link to .*result.json"):
+            read(folder)
+        (folder / "samples").unlink()
+        os.mkfifo(folder / "samples")
+        with pytest.raises(UnderstudyError, match="is a pipe or a device"):
+            read(folder)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bit_flips import bit_flips
 from exit_nets import images, network, refined, stage_of
 from understudy.documents import write_document
 from understudy.early_exit.network import ExitNetwork, attach
@@ -77,13 +78,17 @@ def test_other_weights_of_the_backbone(tmp_path: Path) -> None:
             stage.model.stem.bias.add_(1)
         return stage
 
-    with pytest.raises(ModelError, match="trained on other weights of 'net:8'"):
+    with pytest.raises(
+        ModelError, match=r"the backbone' from 'net:8' is not the model .* its weights"
+    ):
         load_exits(tmp_path / "exits", stage_of=other)
 
 
 def test_another_architecture(tmp_path: Path) -> None:
     save_exits(network(), tmp_path / "exits", name="net")
-    with pytest.raises(ModelError, match="trained on other weights of 'net:6'"):
+    with pytest.raises(
+        ModelError, match=r"the backbone' from 'net:6' is not the model .* its weights"
+    ):
         load_exits(tmp_path / "exits", stage_of=lambda _: stage_of("net:6"))
 
 
@@ -117,11 +122,24 @@ def test_damaged_weights(tmp_path: Path) -> None:
     saved = load_file(file)
     key = next(key for key in saved if saved[key].ndim)
     save_file({**saved, key: saved[key][..., :1].contiguous()}, file)
+    with pytest.raises(ModelError, match=r"not those that were saved .*train the exits again"):
+        load_exits(tmp_path / "exits", stage_of=origin_of)
+    head = json.loads((tmp_path / "exits" / NAME).read_text())
+    del head["weights_hash"]  # as in older folders
+    write_document(tmp_path / "exits" / NAME, head)
     with pytest.raises(ModelError, match=f"1 differ, such as '{key}'"):
         load_exits(tmp_path / "exits", stage_of=origin_of)
     file.write_bytes(b"nothing")
     with pytest.raises(ModelError, match="cannot be read"):
         load_exits(tmp_path / "exits", stage_of=origin_of)
+
+
+def test_flipped_bits_are_refused(tmp_path: Path) -> None:
+    save_exits(network(), tmp_path / "exits", name="net")
+    for flip in bit_flips(tmp_path / "exits", 40):
+        with pytest.raises(ModelError) as raised:
+            load_exits(tmp_path / "exits", stage_of=origin_of)
+        assert "\n" not in str(raised.value), flip
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
@@ -176,7 +194,7 @@ def test_weights_of_a_network_that_were_changed(tmp_path: Path) -> None:
     saved = load_file(file)
     key = next(key for key in saved if key.startswith("heads.") and saved[key].is_floating_point())
     save_file({**saved, key: saved[key] + 1}, file)
-    with pytest.raises(ModelError, match="are not those that were saved"):
+    with pytest.raises(ModelError, match="is not the model that was saved, its weights"):
         load_cascade(tmp_path / "cascade")
 
 

@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bit_flips import bit_flips
 from exit_nets import images
 from exported_cascades import Exported
 from sample_rows import Array
+from understudy.certificate import Certificate
 from understudy.confidence_functions import confidence_functions
 from understudy.documents import write_document
-from understudy.errors import DataError, MissingExtra, ModelError, PolicyError
+from understudy.errors import DataError, MissingExtra, ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade
 from understudy.onnx.bundle import NAME, is_onnx_bundle, read_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
@@ -213,7 +215,6 @@ answers = loaded.answer(np.load(sys.argv[2]))
 np.save(sys.argv[3], answers.confidence)
 loaded.set_operating_point(max_drop=0)
 import understudy.onnx
-from understudy.documents import write_document
 from understudy.errors import MissingExtra
 try:
     understudy.onnx.export_onnx
@@ -293,6 +294,25 @@ def test_damaged_files(copied: Path) -> None:
         load_onnx(copied)
     file.unlink()
     with pytest.raises(ModelError, match="lacks 'pieces/00-"):
+        load_onnx(copied)
+
+
+def test_flipped_bits_are_refused(copied: Path) -> None:
+    for flip in bit_flips(copied, 60):
+        with pytest.raises(UnderstudyError) as raised:
+            load_onnx(copied)
+        assert "\n" not in str(raised.value), flip
+
+
+def test_the_policy_is_that_of_its_certificate(copied: Path) -> None:
+    policy = read_bundle(copied).policy
+    proof = Certificate(
+        *(policy, "net", "gap", 0.5, 0.05, 900, 3, 1, 0.01, (policy,), 1, None, 1, "", {})
+    )
+    edit_bundle(copied, lambda data: data.update(certificate=proof.to_dict()))
+    assert load_onnx(copied).policy == policy
+    edit_bundle(copied, lambda data: data["policy"]["stages"][0].update(threshold=0.25))
+    with pytest.raises(ModelError, match=r"found tiny when max_softmax >= 0\.25, .* was proved"):
         load_onnx(copied)
 
 

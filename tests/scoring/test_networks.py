@@ -149,5 +149,5 @@ def test_a_folder_that_was_trained_again(run: Run, folder: Path, tmp_path: Path)
     save_exits(network, copy, name="net")
     said = run("build", tmp_path / "r.json", "--into", tmp_path / "c", *allowed)
     assert said.exit_code == 2
-    assert "has other weights than the model that was scored" in said.stderr
+    assert "is not the model that was scored, its weights have the hash" in said.stderr
     assert PolicyStage("net").threshold is None

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from progress import InterruptedRunError, RecordedProgress, after
+from progress import Call, InterruptedRunError, RecordedProgress, after
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError
 from understudy.looks import log_look
 from understudy.scores import ScoreTable
@@ -152,11 +152,16 @@ def test_damaged_shards_are_scored_again_when_a_run_resumes(
 
 
 def test_measured_times_survive_an_interruption(tmp_path: Path) -> None:
+    def in_the_second_unit(calls: list[Call]) -> bool:
+        return calls[-1][0] == "measuring ms@4"
+
+    log = RecordedProgress(in_the_second_unit)
     with pytest.raises(InterruptedRunError):
-        scored(tmp_path / "table", measure_batches=(2,), on_progress=after(35))
-    kept = json.loads((partial(tmp_path / "table") / "000" / "times.json").read_text())
-    table = scored(tmp_path / "table", measure_batches=(2,))
-    assert table.times["ms@2"]["tiny"] == kept["ms@2"]["tiny"]
+        scored(tmp_path / "table", measure_batches=(2, 4), on_progress=log)
+    kept = json.loads((partial(tmp_path / "table") / "ms@2.json").read_text())
+    table = scored(tmp_path / "table", measure_batches=(2, 4))
+    assert table.times["ms@2"] == kept["median"]
+    assert [sitting.unit for sitting in table.sittings] == ["ms@2", "ms@4"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bit_flips import bit_flips
+from understudy.certificate import Certificate
 from understudy.documents import write_document
 from understudy.errors import ModelError, PolicyError, UnderstudyError
 from understudy.nn.cascade import Cascade
@@ -66,6 +69,9 @@ def cascade() -> Cascade:
     return Cascade(stages, policy, operating_points=[point])
 
 
+IMAGES = torch.arange(600, dtype=torch.uint8).reshape(20, 1, 6, 5)
+
+
 def images(count: int = 20) -> Tensor:
     return torch.randint(0, 256, (count, 1, 6, 5), dtype=torch.uint8)
 
@@ -94,6 +100,8 @@ def test_what_the_folder_holds(cascade: Cascade, tmp_path: Path) -> None:
     assert (data["format"], data["version"]) == ("understudy.cascade", 3)
     assert data["provenance"] == {"table": "abc"}
     assert data["policy"] == cascade.policy.to_dict()
+    sample = data["stages"]["a/b.c"].pop("sample")
+    assert len(sample) == 3
     assert data["stages"]["a/b.c"] == {
         "spec": "py:nets:small",
         "note": "x",
@@ -170,9 +178,29 @@ def test_damaged_weights(saved: Path) -> None:
     file.write_bytes(b"\x80\x04pickle")
     fails(saved, "weights of 'a/b.c' cannot be read")
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    fails(saved, "not those that were saved")
+    fails(saved, "is not the model that was saved, its weights")
     file.unlink()
     fails(saved, "weights of 'a/b.c' cannot be read")
+
+
+def test_flipped_bits_are_refused_or_harmless(saved: Path) -> None:
+    """Those of the text that safetensors keeps beside the tensors change nothing."""
+    cascade, harmless = load_cascade(saved), []
+    for flip in bit_flips(saved, 45):
+        try:
+            found = load_cascade(saved)
+        except UnderstudyError:
+            continue
+        harmless.append(flip)
+        assert found.policy == cascade.policy
+        assert torch.equal(found(IMAGES), cascade(IMAGES)), flip
+    assert len(harmless) < 6
+
+
+def test_code_that_changed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has the preprocessing; what a factory builds otherwise now is refused."""
+    monkeypatch.setattr(nn.BatchNorm1d, "forward", lambda self, x: x.relu() * self.weight)
+    fails(saved, r"'a/b.c' from 'py:nets:small' is not the model that was saved, its code answers")
 
 
 def test_weights_that_do_not_fit(saved: Path) -> None:
@@ -196,6 +224,34 @@ def test_cascades_of_version_1(saved: Path) -> None:
     change(saved, lambda d: d.update(version=1, frontier=[point]))
     change(saved, lambda d: d.pop("networks"))
     assert load_cascade(saved).operating_points == ()
+
+
+def certificate_of(policy: Policy) -> Certificate:
+    return Certificate(
+        *(policy, "A/b.c", "gap", 0.5, 0.05, 900, 3, 1, 0.01, (policy,), 1, None, 1, "", {})
+    )
+
+
+def test_a_policy_that_its_certificate_does_not_prove(cascade: Cascade, tmp_path: Path) -> None:
+    proof = certificate_of(cascade.policy)
+    point = replace(cascade.operating_points[0], certificate=proof)
+    certified = Cascade(cascade.stages, cascade.policy, operating_points=[point])
+    save_cascade(certified, tmp_path / "c", provenance={"certificate": proof.to_dict()})
+    loaded = load_cascade(tmp_path / "c")
+    assert loaded.operating_points == (point,)
+    words = r">= 0\.30000000000000004.* was proved: "
+    change(tmp_path / "c", lambda d: d["policy"]["stages"][0].update(threshold=0.25))
+    fails(tmp_path / "c", f"the policy of a saved cascade .*{words}build it again", PolicyError)
+    change(tmp_path / "c", lambda d: d.update(policy=cascade.policy.to_dict()))
+    change(tmp_path / "c", lambda d: d["frontier"][0]["policy"]["stages"][0].update(threshold=1.0))
+    fails(tmp_path / "c", f"an operating point is damaged .*{words}take it", PolicyError)
+    loaded.policy = Policy.single("A/b.c")
+    save_cascade(loaded, tmp_path / "changed")
+    assert load_cascade(tmp_path / "changed").policy == loaded.policy
+    with pytest.raises(PolicyError, match=r"found A/b\.c where a/b\.c when"):
+        save_cascade(loaded, tmp_path / "c", provenance={"certificate": proof.to_dict()})
+    with pytest.raises(PolicyError, match=r"0\.3 points where 0\.5 were"):
+        replace(point, max_drop=0.3)
 
 
 def test_damaged_json(saved: Path, tmp_path: Path) -> None:

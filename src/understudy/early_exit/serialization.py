@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from understudy.errors import ModelError
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
+from understudy.nn.identity import check_identity, identity_of
 from understudy.nn.stage import Stage
 
 NAME, WEIGHTS = "exits.json", "exits.safetensors"
@@ -109,7 +112,7 @@ class Architecture(
             )
         branch, dtype = network.saver_branch, str(network.image.dtype).removeprefix("torch.")
         return Architecture(
-            backbone=network.stage.to_origin(),
+            backbone=identity_of(network.stage),
             run=network.mode.name,
             image=_Image(tuple(network.image.shape), dtype),
             taps=network.taps,
@@ -135,6 +138,18 @@ class Architecture(
             mode=ExecutionMode.parse(self.run) if self.run else PLAIN,
         )
 
+    def check_backbones(self, network: ExitNetwork) -> None:
+        """Check that a network's backbone and saver are those of this architecture.
+
+        Raises:
+            ModelError: the message has what differs.
+        """
+        remedy = "restore it, or train the exits again"
+        past = "there when exits were trained"
+        check_identity("the backbone", self.backbone, network.stage, past=past, remedy=remedy)
+        if self.saver_branch is not None and network.saver_branch is not None:
+            self.saver_branch.saver.check_backbones(network.saver_branch.saver)
+
 
 @dataclass(frozen=True)
 class ExitFolder(
@@ -152,12 +167,14 @@ class ExitFolder(
         network: its architecture.
         classifier: the backbone's own last layer, by module path, if it was trained anew.
         training: plain JSON, how the exits were trained, and their accuracy.
+        weights_hash: SHA-256 of the file of weights; empty in older folders.
     """
 
     name: str
     network: Architecture
     classifier: str | None
     training: Mapping[str, Any]
+    weights_hash: str = field(default="", metadata=stored(optional=True))
 
     @staticmethod
     def read(path: str | Path) -> ExitFolder:
@@ -171,7 +188,11 @@ class ExitFolder(
 
 def exits_file(path: str | Path) -> Path:
     """The JSON file of a folder of exits, in which the specs of backbone and saver stand."""
-    return Path(path).expanduser() / NAME
+    return _folder(path) / NAME
+
+
+def _folder(path: str | Path) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises where no such user is
 
 
 def save_exits(
@@ -197,10 +218,12 @@ def save_exits(
     """
     target = Path(path)
     check_replaceable(target)
-    record = ExitFolder(name, Architecture.of(network), classifier, dict(training or {}))
+    architecture = Architecture.of(network)
     with replacing_folder(target) as folder:
         weights = {key: v.contiguous() for key, v in _trained(network, classifier).items()}
         save_file(weights, folder / WEIGHTS)
+        found = _file_hash(folder / WEIGHTS)
+        record = ExitFolder(name, architecture, classifier, dict(training or {}), found)
         record.save(folder / NAME)
 
 
@@ -215,17 +238,11 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
         ModelError: no folder of exits, a damaged one, or a backbone with other weights than those
             that the exits were trained on.
     """
-    folder = Path(path).expanduser()
+    folder = _folder(path)
     check_contained(folder, error=ModelError)
     record = ExitFolder.read(folder)
+    saved = _read_weights(folder / WEIGHTS, record.weights_hash)
     network = record.network.build(stage_of)
-    try:
-        saved = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"the weights of the exits cannot be read from {str(folder / WEIGHTS)!r} ({error}): "
-            "train them again"
-        ) from error
     own = _trained(network, record.classifier)
     different = sorted(
         set(own.keys() ^ saved.keys())
@@ -239,14 +256,29 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
     with torch.no_grad():
         for key, value in saved.items():
             own[key].copy_(value)
-    expected, found = record.network.backbone["weights_hash"], network.stage.weights_hash
-    if found != expected:
-        raise ModelError(
-            f"the exits in {str(folder)!r} were trained on other weights of "
-            f"{network.stage.spec!r} (hash {expected[:12]}, here {found[:12]}): restore those "
-            "weights, or train the exits again"
-        )
+    record.network.check_backbones(network)
     return network
+
+
+def _read_weights(file: Path, expected: str) -> dict[str, Tensor]:
+    """The tensors of a file with a hash; any where that is empty."""
+    try:
+        found = _file_hash(file)
+        if expected not in ("", found):
+            raise ModelError(
+                f"the weights in {str(file)!r} are not those that were saved (their hash is "
+                f"{found[:12]}, not {expected[:12]}): {REMEDY}"
+            )
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights of the exits cannot be read from {str(file)!r} ({error}): {REMEDY}"
+        ) from error
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _trained(network: ExitNetwork, classifier: str | None) -> dict[str, Tensor]:

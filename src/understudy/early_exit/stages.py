@@ -214,6 +214,8 @@ class ExitStage(Stage):
         root: str = "",
     ) -> None:
         origin = {"backbone": network.stage.spec, **network.origin, "root": root or name}
+        if network.mode != PLAIN:
+            origin["run"] = network.mode.name
         super().__init__(network, preprocess=network.stage.preprocess, origin=origin)
         self.network, self.name, self.exit = network, name, exit
         self._parts = tuple(parts)

@@ -15,6 +15,7 @@ from understudy.deferral import DeferralScore, scores_of
 from understudy.ensemble import ORIGIN_KEY, Ensemble, ensemble_of
 from understudy.errors import ModelError, listed
 from understudy.nn.confidence_functions import confidence_functions, deferral_score
+from understudy.nn.identity import check_identity
 from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
 from understudy.nn.stage import Images, Stage, resizings_of, stages_of
 from understudy.operating_point import OperatingPoint, operating_points_of
@@ -281,7 +282,8 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
     ('tiny',)
 
     Raises:
-        ModelError: a model that the policy names is missing.
+        ModelError: a model that the policy names is missing, or is not the one that was scored: in
+            weights, preprocessing, precision or execution mode, as far as the result records them.
         PolicyError: no choice for that budget.
     """
     stages = build_stages(models)
@@ -296,10 +298,11 @@ def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
     """A cascade of these models, with the learned scores and operating points that fit them.
 
     Raises:
-        ModelError: a model that the policy names is missing.
+        ModelError: a model that the policy names is missing, or is not the one that was scored.
     """
     stages = build_stages(models)
     _check_complete(policy, stages)
+    _check_scored(result, stages)
     scores = scores_of(result.table.get("provenance", {}))
     points = operating_points_of(result)
     return Cascade(
@@ -337,6 +340,26 @@ def _check_complete(policy: Policy, stages: Mapping[str, Stage]) -> None:
             f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
             f"given were {listed(map(repr, stages)) or 'none'}: add it under the name of the exit"
         )
+
+
+def _check_scored(result: Result, stages: Mapping[str, Stage]) -> None:
+    """Check that the stages are the exits that the table of a result was scored with."""
+    for single in result.singles:
+        stage, ensemble = stages.get(single.name), ensemble_of(single.origin)
+        if isinstance(stage, EnsembleStage):
+            if ensemble is not None and ensemble != stage.ensemble:
+                raise ModelError(
+                    f"{single.name!r} is not the ensemble that was searched, it is "
+                    f"{stage.ensemble} and was {ensemble}: leave it out, the result brings its own"
+                )
+        elif stage is not None:
+            check_identity(
+                single.name,
+                single.origin,
+                stage,
+                past="scored",
+                remedy="restore it, or score it again",
+            )
 
 
 def _ensembles(result: Result, names: Sequence[str]) -> dict[str, Ensemble]:

@@ -66,15 +66,13 @@ def count_parts(stages: Mapping[str, Stage], image: Image) -> dict[str, MacCount
     return counts
 
 
-def measure_parts(
-    stages: Mapping[str, Stage], images: Images, *, repeats: int = 5
-) -> dict[str, float]:
-    """Milliseconds per sample for every part: the median of some runs after one to warm up.
+def time_parts(stages: Mapping[str, Stage], images: Images) -> dict[str, float]:
+    """Milliseconds per sample for every part, from one run of each.
 
     Preprocessing belongs to the part that does it. On an accelerator the time includes waiting for
     the work to finish.
 
-    >>> list(measure_parts({"tiny": Stage(torch.nn.Linear(4, 3))}, torch.zeros(2, 4)))
+    >>> list(time_parts({"tiny": Stage(torch.nn.Linear(4, 3))}, torch.zeros(2, 4)))
     ['tiny']
     """
     times: dict[str, float] = {}
@@ -83,15 +81,23 @@ def measure_parts(
         for part, run in stage.parts(name):
             if part in times:
                 continue
-            elapsed = []
-            for _ in range(repeats + 1):
-                start = _now(stage.device)
-                with torch.inference_mode():
-                    after = run(images, state)
-                elapsed.append(_now(stage.device) - start)
-            state = after
-            times[part] = 1000 * statistics.median(elapsed[1:]) / len(images)
+            start = _now(stage.device)
+            with torch.inference_mode():
+                state = run(images, state)
+            times[part] = 1000 * (_now(stage.device) - start) / len(images)
     return times
+
+
+def measure_parts(
+    stages: Mapping[str, Stage], images: Images, *, repeats: int = 5
+) -> dict[str, float]:
+    """Milliseconds per sample for every part: the median of some runs after one to warm up.
+
+    >>> list(measure_parts({"tiny": Stage(torch.nn.Linear(4, 3))}, torch.zeros(2, 4)))
+    ['tiny']
+    """
+    runs = [time_parts(stages, images) for _ in range(repeats + 1)]
+    return {part: statistics.median(run[part] for run in runs[1:]) for part in runs[0]}
 
 
 @contextmanager

@@ -107,7 +107,8 @@ def with_mode(stage: Stage, mode: ExecutionMode) -> Stage:
     if mode == PLAIN:
         return stage
     model = ModelInMode(stage.model, mode)
-    return Stage(model, preprocess=stage.preprocess, origin=stage.origin)
+    origin = {**stage.origin, "run": mode.name}
+    return Stage(model, preprocess=stage.preprocess, origin=origin)
 
 
 class ModelInMode(nn.Module):

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from understudy.certificate import Certificate
+from understudy.contained_files import check_contained
 from understudy.deferral import DeferralScore
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError, unknown
-from understudy.json_codec import Stored, StoredFile
+from understudy.json_codec import Stored, StoredFile, stored
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.runtime.protocol import StateKey
@@ -59,7 +61,7 @@ class OnnxBundle(
     remedy="export the cascade again",
     keys=(
         *("images", "exits", "policy", "frontier", "averages", "scores", "pieces"),
-        *("tolerance", "differences", "files", "made_with"),
+        *("tolerance", "differences", "files", "made_with", "certificate"),
     ),
     format="understudy.onnx",
     version=2,
@@ -78,6 +80,7 @@ class OnnxBundle(
         differences: exit -> the difference of its logits from PyTorch's.
         files: file in the folder -> its SHA-256.
         made_with: package -> version.
+        certificate: of the initial policy, where it is one of the operating points.
     """
 
     images: Value
@@ -91,8 +94,13 @@ class OnnxBundle(
     differences: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     made_with: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    certificate: Certificate | None = field(default=None, metadata=stored(optional=True))
 
     def __post_init__(self) -> None:
+        if self.certificate is not None:
+            what, remedy = "the policy of an exported cascade", "export the cascade again"
+            budget = self.certificate.budget
+            self.certificate.check(self.policy, budget, what=what, remedy=remedy)
         given = {IMAGES, *(value.name for piece in self.pieces for value in piece.gives)}
         given |= {logits_of(name) for name in self.averages}
         for piece in self.pieces:
@@ -133,6 +141,7 @@ def read_bundle(path: str | Path) -> OnnxBundle:
             missing or was changed.
     """
     folder = Path(path)
+    check_contained(folder, error=ModelError)
     bundle = OnnxBundle.load(folder / NAME)
     _check_files(folder, bundle)
     return bundle

@@ -98,6 +98,10 @@ def export_onnx(
                 "onnx": version("onnx"),
                 "onnxruntime": onnx_runtime().__version__,
             },
+            certificate=next(
+                (p.certificate for p in cascade.operating_points if p.policy == cascade.policy),
+                None,
+            ),
         )
         bundle.save(folder / NAME)
         differences = _differences(bundle, cascade, folder, sample)

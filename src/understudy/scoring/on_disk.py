@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 from pathlib import Path
@@ -16,9 +17,11 @@ import torch
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
 from understudy.exit import Exit
 from understudy.files import only_writer
-from understudy.nn.cost import measure_parts
+from understudy.nn.identity import SAMPLE
+from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage, resizings_of, usable_device
 from understudy.scores import Costs, ScoreTable
+from understudy.scoring.measuring import measure, size_of, unit_of
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
     ExitOutputs,
@@ -31,9 +34,11 @@ from understudy.scoring.outputs import (
     table_of,
 )
 from understudy.scoring.repeatability import CHECKED
+from understudy.sitting import Sitting
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
+from understudy.zoo.encoded import check_unchanged
 from understudy.zoo.models import load_stages
 
 _LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -49,7 +54,7 @@ def score_into(
     batch: int = 256,
     keep_logits: bool | None = None,
     strict: bool = False,
-    measure_batches: Sequence[int] = (1, 32),
+    measure_batches: Sequence[int] | None = None,
     workers: int = 2,
     split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
@@ -76,7 +81,9 @@ def score_into(
         keep_logits: keep all logits (float16, 2 bytes per class, sample and exit), from which
             `search` combines models; for up to 100 classes unless given.
         strict: treat a corrupt image as an error.
-        measure_batches: batch sizes at which ms per sample are measured, as the units ``ms@SIZE``.
+        measure_batches: batch sizes at which ms per sample are measured, as the units ``ms@SIZE``;
+            none for an empty list. By default `batch`, and in any case those of the table that is
+            at `path`, so that its units hold for all exits.
         workers: threads that decode ahead.
         split: shares of tune, certify and test, or one split name per image; by default
             `split.default_shares`.
@@ -96,7 +103,7 @@ def score_into(
         UnderstudyError: `path` cannot be written.
     """
     target = Path(path)
-    _check_arguments(models, batch, measure_batches)
+    _check_arguments(models, batch, measure_batches or ())
     check_target(target)
     images = open_data(data)
     groups = images.groups if groups is None and images.groups is not None else groups
@@ -105,8 +112,9 @@ def score_into(
     probes = _probe_all(images, models, device=settings["device"], allow_code=allow_code)
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
-    plan = _plan(images, models, probes, {"logits": keep_logits, **settings})
-    with Shards.of(target, plan) as shards:
+    files = _files_of(images)
+    plan = _plan(images, models, probes, {"logits": keep_logits, **files, **settings})
+    with Shards.of(target, plan, check=partial(_check_resumable, images)) as shards:
         job = ScoringJob(
             images=images,
             sources=models,
@@ -127,11 +135,16 @@ def score_into(
                 return older
             _check_appendable(older, target, images, exits_of(probes))
             for source in models:
-                job.score(source, measured=measure_batches)
+                job.score(source)
+            sittings = job.measured(_sizes(measure_batches, batch, older))
         except UnderstudyError:
             shards.remove_if_empty()
             raise
-        further = _table_of_job(job, split, groups, settings, measure_batches)
+        further = replace(
+            _table_of_job(job, split, groups, settings=settings, files=files),
+            times={one.unit: one.median for one in sittings},
+            sittings=sittings,
+        )
         with only_writer(target):  # other runs may have added exits meanwhile
             older = _older(target)
             _check_appendable(older, target, images, exits_of(probes))
@@ -145,14 +158,15 @@ def _table_of_job(
     job: ScoringJob,
     split: Mapping[str, float] | Sequence[str] | None,
     groups: Sequence[str] | None,
+    *,
     settings: Mapping[str, Any],
-    measured: Sequence[int],
+    files: Mapping[str, Any],
 ) -> ScoreTable:
-    """The table of the exits that a job has scored."""
+    """The table of the exits that a job has scored, without times."""
     images = job.images
     rows, outputs = job.read()
     corrupt = images.ids[~rows].tolist()
-    table = table_of(
+    return table_of(
         job.probes,
         outputs,
         None if images.labels is None else images.labels[rows],
@@ -163,11 +177,18 @@ def _table_of_job(
         provenance={
             "data": images.spec,
             "fingerprint": images.fingerprint,
+            **files,
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
             "runs": [{"exits": list(outputs), **settings}],
         },
     )
-    return replace(table, times=job.times(measured))
+
+
+def _files_of(images: DataSet) -> dict[str, Any]:
+    """What a table records of the files of images: their hashes, and how they are decoded."""
+    if images.encoded is None:
+        return {}
+    return {"content": images.encoded.hash().to_dict(), "decoding": images.encoded.decoding}
 
 
 def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[int]) -> None:
@@ -177,20 +198,34 @@ def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[i
         raise DataError(f"batches have at least 1 sample, found {batch} and {list(measured)}")
 
 
+def _sizes(measured: Sequence[int] | None, batch: int, older: ScoreTable | None) -> list[int]:
+    """The batch sizes at which models are measured, with those of the table they are added to."""
+    if measured is not None and not measured:
+        return []
+    units = [] if older is None else map(size_of, older.times)
+    known = [size for size in units if size is not None]
+    further = ([batch] if older is None else []) if measured is None else measured
+    return list(dict.fromkeys([*known, *further]))
+
+
 def _settings(batch: int, device: str) -> dict[str, Any]:
     """What else the last bits of the scores depend on, besides the models and the data."""
-    libraries = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            libraries[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    found = {name: installed_version(name) for name in _LIBRARIES}
+    libraries = {name: one for name, one in found.items() if one is not None}
     return {
         "batch": batch,
         "device": device,
         "threads": torch.get_num_threads(),
-        "libraries": libraries,
+        "libraries": {"python": platform.python_version(), **libraries},
     }
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _probe_all(
@@ -234,7 +269,7 @@ def _plan(
         "weights": {exit.name: exit.origin["weights_hash"] for exit in exits},
         "shard": SHARD_BATCHES,
         **settings,
-        "origin": {exit.name: dict(exit.origin) for exit in exits},
+        "origin": {exit.name: {**exit.origin, SAMPLE: None} for exit in exits},  # it may round
     }
 
 
@@ -276,8 +311,8 @@ class ScoringJob:
         total, step = len(self.images), self.batch * SHARD_BATCHES
         return [range(start, min(start + step, total)) for start in range(0, total, step)]
 
-    def score(self, source: str, *, measured: Sequence[int]) -> None:
-        """Score the missing shards of one source, and measure its missing times.
+    def score(self, source: str) -> None:
+        """Score the missing shards of one source; damaged ones are missing too.
 
         Raises:
             ModelError: logits that are not finite, or other weights at each loading.
@@ -289,35 +324,45 @@ class ScoringJob:
             for shard in range(len(self.blocks))
             if not all(self.shards.has(number, shard) for number in numbers)
         ]
-        kept = self.shards.times(numbers[0])
-        unmeasured = [size for size in measured if unit_of(size) not in kept]
         done = len(self.images) - sum(len(self.blocks[shard]) for shard in missing)
         self.on_progress(source, done, len(self.images))
-        if not (missing or unmeasured):
+        if not missing:
             return
-        loaded = load_stages(self.sources[source], source, allow_code=self.allow_code)
-        stages = {name: stage.to(self.device) for name, stage in loaded.items()}
-        _check_weights(stages, self.probes[source], self.sources[source])
+        stages = self._load(source)
         for shard in missing:
             self._score_shard(source, shard, stages, done)
             done += len(self.blocks[shard])
-        resizings = resizings_of(stages.values())
-        times = {
-            unit_of(size): measure_parts(
-                stages,
-                self.images.first_images(size, resizings=resizings, workers=self.workers),
-            )
-            for size in unmeasured
-        }
-        self.shards.keep_times(numbers[0], times)
 
-    def times(self, measured: Sequence[int]) -> dict[str, dict[str, float]]:
-        """The measured times: unit -> part -> ms per sample."""
-        kept = [self.shards.times(self._numbers(source)[0]) for source in self.sources]
-        return {
-            unit_of(size): {part: ms for one in kept for part, ms in one[unit_of(size)].items()}
-            for size in measured
+    def measured(self, sizes: Sequence[int]) -> tuple[Sitting, ...]:
+        """The times of all sources at some batch sizes, measured unless they are kept."""
+        bytes_of = {
+            name: 4 * max(exit.origin["parameters"] for exit in probed.exits)
+            for name, probed in self.probes.items()
         }
+        resizings = frozenset[Resizing | None]().union(
+            *(probed.resizings for probed in self.probes.values())
+        )
+        found = []
+        for size in sizes:
+            sitting = self.shards.sitting(unit_of(size))
+            if sitting is None:
+                sitting = measure(
+                    {name: partial(self._load, name) for name in self.sources},
+                    self.images.first_images(size, resizings=resizings, workers=self.workers),
+                    bytes_of=bytes_of,
+                    device=self.device,
+                    on_progress=self.on_progress,
+                )
+                self.shards.keep_sitting(sitting)
+            found.append(sitting)
+        return tuple(found)
+
+    def _load(self, source: str) -> dict[str, Stage]:
+        """The stages of a source on the device, the same as when it was probed."""
+        loaded = load_stages(self.sources[source], source, allow_code=self.allow_code)
+        stages = {name: stage.to(self.device) for name, stage in loaded.items()}
+        _check_weights(stages, self.probes[source], self.sources[source])
+        return stages
 
     def read(self) -> tuple[Array, dict[str, ExitOutputs]]:
         """Which images every model could score, (N,) bool, and the outputs for those, by exit.
@@ -375,15 +420,6 @@ class ScoringJob:
             self.shards.write(number, shard, decoded, whole)
 
 
-def unit_of(size: int) -> str:
-    """The unit of times measured at a batch size.
-
-    >>> unit_of(32)
-    'ms@32'
-    """
-    return f"ms@{size}"
-
-
 def _check_weights(stages: Mapping[str, Stage], probed: Probe, spec: str) -> None:
     for exit, (name, stage) in zip(probed.exits, stages.items(), strict=True):
         before, now = str(exit.origin["weights_hash"]), stage.weights_hash
@@ -432,6 +468,19 @@ def _check_appendable(
             f"exit names are unique, {str(path)!r} has {listed(map(repr, repeats))} already: "
             "leave them out, name them NAME=SPEC, or choose another folder"
         )
+    if images.encoded is not None:
+        where = repr(str(path))
+        check_unchanged(images.encoded, images.ids, older.provenance, where=where, error=TableError)
+
+
+def _check_resumable(images: DataSet, plan: Mapping[str, Any]) -> None:
+    """Refuse to resume work on files that have changed.
+
+    Raises:
+        DataError: the message names them.
+    """
+    if images.encoded is not None and "content" in plan and plan["data"] == images.fingerprint:
+        check_unchanged(images.encoded, images.ids, plan, where="the unfinished part")
 
 
 def _append(older: ScoreTable, further: ScoreTable) -> ScoreTable:
@@ -463,6 +512,7 @@ def _append(older: ScoreTable, further: ScoreTable) -> ScoreTable:
         },
         costs=_merge(older.costs, further.costs),
         times=_merge(older.times, further.times),
+        sittings=(*older.sittings, *further.sittings),
         details={**older.details, **further.details},
         provenance={**older.provenance, "runs": runs},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from understudy.errors import DataError, ModelError, listed
+from understudy.errors import DataError, ModelError, UnderstudyError, listed
 from understudy.exit import Detail, Exit
 from understudy.files import read_json, write_json
 from understudy.folders import remove_folder
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
-from understudy.nn.stage import EMPTY, Images, Stage
+from understudy.nn.identity import answering, identity_of
+from understudy.nn.preprocess import Resizing
+from understudy.nn.stage import EMPTY, Images, Stage, resizings_of
 from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
 from understudy.scoring.repeatability import check_repeatable
+from understudy.sitting import Sitting
 from understudy.unfinished import Plan, keep_plan, own_folder
 from understudy.zoo.data import Array
 
@@ -129,11 +133,13 @@ def check_finite(logits: Tensor, *, model: str, ids: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """One source of exits run on some images: its exits, MACs per sample by part, classes."""
+    """One source of exits run on some images: its exits, MACs per sample by part, classes, and how
+    it resizes images."""
 
     exits: tuple[Exit, ...]
     macs: Mapping[str, float]
     classes: int
+    resizings: frozenset[Resizing | None]
 
 
 def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
@@ -145,7 +151,8 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         DataError: one cannot take such images.
     """
     image = images[0]
-    counts = count_parts(stages, image)
+    with answering(next(iter(stages))):
+        counts = count_parts(stages, image)
     exits: list[Exit] = []
     classes: dict[str, int] = {}
     state = EMPTY
@@ -154,7 +161,7 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         classes[name] = int(logits.shape[1])
         parts = tuple(dict.fromkeys(part.part for part in stage.parts(name)))
         origin = {
-            **stage.to_origin(),
+            **identity_of(stage),
             "classes": classes[name],
             "parameters": sum(parameter.numel() for parameter in stage.parameters()),
             "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),
@@ -162,7 +169,7 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         exits.append(Exit(name, parts, origin))
     check_repeatable(stages, images)
     macs = {part: count.total for part, count in counts.items()}
-    return Probe(tuple(exits), macs, common_classes(classes))
+    return Probe(tuple(exits), macs, common_classes(classes), resizings_of(stages.values()))
 
 
 def common_classes(classes: Mapping[str, int]) -> int:
@@ -233,6 +240,7 @@ class Shards:
     Args:
         folder: what `Shards.of` locked.
         plan: plain JSON that determines the scores; an older run resumes under the same one.
+        check: called with the plan of an older run before they are compared.
 
     Attributes:
         resumed: whether an older run is resumed.
@@ -242,14 +250,19 @@ class Shards:
         UnderstudyError: the place cannot be written.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(
+        self, folder: Path, plan: Plan, *, check: Callable[[Plan], None] = lambda _: None
+    ) -> None:
         self.folder = folder
         self.resumed = folder.exists()
-        keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished run")
+        what = "an unfinished run"
+        keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what=what, check=check)
 
     @staticmethod
     @contextmanager
-    def of(table: Path, plan: Plan) -> Iterator[Shards]:
+    def of(
+        table: Path, plan: Plan, *, check: Callable[[Plan], None] = lambda _: None
+    ) -> Iterator[Shards]:
         """The shards of a run, in a folder that no other process uses while the block runs.
 
         Runs that score other models work beside this one, in folders of their own.
@@ -258,21 +271,19 @@ class Shards:
             InUse: another process scores one of the models.
             DataError: what the class raises.
         """
-        with own_folder(table, plan, beside=_other_models) as folder:
-            yield Shards(folder, plan)
+        with own_folder(table, plan, partial(Shards, check=check), beside=_other_models) as shards:
+            yield shards
 
-    def times(self, exit: int) -> dict[str, dict[str, float]]:
-        """The times measured so far, unit -> part -> ms per sample; a network's are kept with its
-        first exit."""
-        file = self._times(exit)
-        kept: dict[str, dict[str, float]] = (
-            read_json(file, DataError, "times") if file.exists() else {}
-        )
-        return kept
+    def sitting(self, unit: str) -> Sitting | None:
+        """The times measured in a unit; None where they are not, or the file is damaged."""
+        try:
+            return Sitting.from_dict(read_json(self._times(unit), DataError, "times"))
+        except UnderstudyError:
+            return None
 
-    def keep_times(self, exit: int, times: Mapping[str, Mapping[str, float]]) -> None:
-        """Add measured times, unit -> part -> ms per sample."""
-        write_json(self._times(exit), {**self.times(exit), **times})
+    def keep_sitting(self, sitting: Sitting) -> None:
+        """Keep the times measured in a unit."""
+        write_json(self._times(sitting.unit), sitting.to_dict())
 
     def has(self, exit: int, shard: int) -> bool:
         """Whether a shard is done; one that is damaged is not."""
@@ -314,8 +325,8 @@ class Shards:
         if not any(self.folder.glob("*/*.parquet")):
             self.remove()
 
-    def _times(self, exit: int) -> Path:
-        return self.folder / f"{exit:03}" / "times.json"
+    def _times(self, unit: str) -> Path:
+        return self.folder / f"{unit}.json"
 
     def _file(self, exit: int, shard: int) -> Path:
         return self.folder / f"{exit:03}" / f"{shard:05}.parquet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from understudy.certificate import Certificate
 from understudy.display import least_percent
+from understudy.errors import listed
 from understudy.outcome import Outcome, decide, points
 from understudy.policy import Policy
 from understudy.result import DECIDED, Baselines, Choice
@@ -71,12 +73,20 @@ def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
     return best if best is not None and table.cost_of([best], unit) < full else None
 
 
-def verdict(choice: Choice, *, unit: str, max_cost: float | None, better: str | None) -> str:
+def verdict(
+    choice: Choice,
+    *,
+    unit: str,
+    max_cost: float | None,
+    better: str | None,
+    alike: Sequence[str] = (),
+) -> str:
     """The verdict on a choice from its headline figures.
 
     Args:
         max_cost: a mean cost per sample that the verdict compares with.
         better: a single exit that makes the reference a poor one; see `dominating`.
+        alike: exits that are faster than the reference by no more than the noise.
     """
     outcome, certificate = choice.outcome, choice.certificate
     reference = outcome.reference
@@ -90,10 +100,15 @@ def verdict(choice: Choice, *, unit: str, max_cost: float | None, better: str | 
         few = certificate is not None and certificate.unprovable
         head = "Too few samples to certify a cascade" if few else "A cascade does not pay here"
         words = f"{head}: use {reference}. {reason}"
+        if alike:
+            words += (
+                f" In {unit} {listed(alike)} {'is' if len(alike) == 1 else 'are'} faster than "
+                f"{reference} by no more than the noise of the times, which is no saving."
+            )
     else:
         figures = (
-            f"saves {100 * outcome.saving[unit]:.1f} % of {unit} at a drop of "
-            f"{outcome.drop:.2f} points{_measured(choice)}; {_bound(certificate, unit)}."
+            f"saves {100 * outcome.saving[unit]:.1f} % of {unit}{_noise(outcome, unit)} at a drop "
+            f"of {outcome.drop:.2f} points{_measured(choice)}; {_bound(certificate, unit)}."
         )
         words = _comparison(choice, figures) + _lost_time(outcome, unit)
         if max_cost is not None and outcome.cost[unit] > max_cost:
@@ -107,6 +122,15 @@ def verdict(choice: Choice, *, unit: str, max_cost: float | None, better: str | 
             f"search with --reference {better}, so that a poor reference flatters nobody."
         )
     return words
+
+
+def _noise(outcome: Outcome, unit: str) -> str:
+    """What the noise of measured times leaves of the saving."""
+    low, high = outcome.saving_interval(unit)
+    if low == high:
+        return ""
+    none = ": within the noise, which is no saving" if low <= 0 else ""
+    return f" ({100 * low:.1f} to {100 * high:.1f} % by the noise of the times{none})"
 
 
 def stage_counts(table: ScoreTable, policy: Policy) -> Array:
@@ -185,7 +209,7 @@ def _lost_time(outcome: Outcome, unit: str) -> str:
     """The measured time that is lost most where another unit is saved."""
     times = [name for name in outcome.saving if name.startswith(TIME) and name != unit]
     name = min(times, key=outcome.saving.__getitem__, default=None)
-    if name is None or not outcome.saving[name] < 0:
+    if name is None or not outcome.saving_interval(name)[1] < 0:
         return ""
     return (
         f" It takes {-100 * outcome.saving[name]:.0f} % more {name} than {outcome.reference}: "

@@ -27,6 +27,7 @@ from understudy.searching.promising_pairs import promising_littles
 from understudy.searching.search_spec import SearchSpec
 from understudy.searching.strategies import cheapest_expected
 from understudy.split import headline_split
+from understudy.time_noise import with_cautious_times
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,14 @@ def best_savers(
     spec = SearchSpec(bigs[0], unit, confidence, drops, delta, len(parts["certify"]))
     share = replace(spec, delta=delta / (len(bigs) * len(drops)))
     tests = [
-        partial(certify, sequence, parts["certify"], reference=big, max_drop=drop, looks=looks)
+        partial(
+            certify,
+            sequence,
+            with_cautious_times(parts["certify"], big),
+            reference=big,
+            max_drop=drop,
+            looks=looks,
+        )
         for (big, drop), sequence in _sequences(parts["tune"], bigs, share).items()
     ]
     rows = []
@@ -229,12 +237,26 @@ def _sequences(
 ) -> dict[tuple[str, float], PolicySequence]:
     """For every large model and budget the sequence that is expected to end cheapest."""
     chosen = {}
-    for big, littles in promising_littles(tune, bigs, spec).items():
+    for big, littles, table in _promising(tune, bigs, spec):
         curves = (
-            pair_curve(tune, little, big, confidence=spec.confidence, unit=spec.unit)
+            pair_curve(table, little, big, confidence=spec.confidence, unit=spec.unit)
             for little in littles
         )
         sequences = [pair_sequence(curve) for curve in curves]
         for drop in spec.drops:
             chosen[big, drop] = cheapest_expected(sequences, spec, drop)
     return chosen
+
+
+def _promising(
+    tune: ScoreTable, bigs: Sequence[str], spec: SearchSpec
+) -> Iterator[tuple[str, list[str], ScoreTable]]:
+    """For every large model the little ones worth a sequence, and the table that they are compared
+    on: with times that are cautious for that model, where times are minimised."""
+    if spec.unit not in tune.times or not tune.sittings:
+        for big, littles in promising_littles(tune, bigs, spec).items():
+            yield big, littles, tune
+        return
+    for big in bigs:
+        table = with_cautious_times(tune, big)
+        yield big, promising_littles(table, [big], spec)[big], table

@@ -182,7 +182,7 @@ def _choices(
     for drop in drops:
         yield (drop, IN_SAMPLE), *_within(frontier, drop, inside, table)
     data, sequences, frontier = SearchData.of(drawn, drops, delta=delta, options=options).chosen()
-    certified_on, reference = data.splits["certify"], data.spec.reference
+    certified_on, reference = data.certified_on, data.spec.reference
     for drop, sequence in zip(drops, sequences, strict=True):
         yield (drop, HELD_OUT), *_within(frontier, drop, data, table)
         proof = certify(sequence, certified_on, reference=reference, max_drop=drop, delta=delta)

@@ -41,7 +41,8 @@ def saving_bounds(
 
     Each holds with probability 1 - delta over the samples of `table`, whichever policy of
     `sequence` was selected, on the same samples or others; the sequence was fixed beforehand.
-    Labels play no part. Measured times are means of a device and taken as they are.
+    Labels play no part. Costs are taken as they are; a search gives the cautious ends of measured
+    times (`with_cautious_times`).
 
     >>> table = ScoreTable.from_predictions(
     ...     {"tiny": ([0] * 1000, [.9] * 800 + [.5] * 200), "big": ([0] * 1000, [1.0] * 1000)},

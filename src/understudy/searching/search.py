@@ -84,7 +84,7 @@ def search(
     for drop, sequence in zip(drops, sequences, strict=True):
         proof = certify(
             sequence,
-            data.splits["certify"],
+            data.certified_on,
             reference=data.spec.reference,
             max_drop=drop,
             delta=delta,
@@ -141,7 +141,7 @@ def search_within_cost(
     data, _, frontier = SearchData.of(table, (0.0,), delta=delta, options=options).chosen()
     policy = frontier.within(max_cost).policy
     data = data.with_exits_of([policy])
-    certify_on, reference = data.splits["certify"], data.spec.reference
+    certify_on, reference = data.certified_on, data.spec.reference
     proof = certify_one(policy, certify_on, reference=reference, delta=delta, looks=looks)
     proof = replace(proof, table=table.on("certify").hash)
     choice = data.choice(policy, proof.budget, proof)

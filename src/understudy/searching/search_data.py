@@ -31,6 +31,7 @@ from understudy.searching.published_rules import published_rules, saver_rules
 from understudy.searching.search_spec import SearchNames, SearchSpec
 from understudy.searching.strategies import choose_sequences, strategies_for
 from understudy.split import ALL, SPLITS, headline_split
+from understudy.time_noise import time_remarks, with_cautious_times, within_noise
 
 FAMILIES = ("learned", "ensembles", "chains")
 STAGES = 4  # more save nothing more on the tables that were measured
@@ -94,8 +95,9 @@ class SearchData:
         source: the table as it was given; `models`: its models, without ensembles.
         splits: the models by split, with the learned score where thresholds apply to it, and with
             the ensembles that a chosen policy uses.
-        searched: where policies are chosen, with all ensembles that may be; its samples are in the
-            order of their ids, so that the order in the table decides nothing.
+        searched: where policies are chosen, with all ensembles that may be, and with cautious
+            times: a saving that noise could explain is none. Its samples are in the order of their
+            ids, so that the order in the table decides nothing.
         scores: the learned scores, by exit.
     """
 
@@ -130,14 +132,14 @@ class SearchData:
         samples = int((table.split == SPLITS.index("certify")).sum()) or len(table)
         stages = options.most_stages(models)
         spec = SearchSpec(reference, unit, confidence, drops, delta, samples, stages)
-        tune = models.on(first)
+        tune = with_cautious_times(models, reference).on(first)
         tune = tune.rows(np.argsort(tune.ids.astype(str), kind="stable"))
         tune = searched = with_learned_score(tune, **spec.names)
         scores = scores_of(tune.provenance) if confidence == LEARNED else {}
         rest = {name: models.on(name) for name in others}
         if scores:
             rest = {name: with_scores(part, scores) for name, part in rest.items()}
-        parts = {first: tune, **rest}
+        parts = {first: replace(tune, times=models.times), **rest}
         if "ensembles" not in options.without and first != ALL:
             searched = with_candidate_ensembles(tune, reference, unit=unit)
         return SearchData(table, models, parts, searched, scores, spec, options.max_cost)
@@ -155,6 +157,11 @@ class SearchData:
         ensembles = fitted_ensembles(self.searched, policies)
         parts = {name: with_ensembles(part, ensembles) for name, part in self.splits.items()}
         return replace(self, splits=parts)
+
+    @property
+    def certified_on(self) -> ScoreTable:
+        """The certify split, with cautious times for the bound on the saving."""
+        return with_cautious_times(self.splits["certify"], self.spec.reference)
 
     @property
     def tune(self) -> ScoreTable:
@@ -189,8 +196,11 @@ class SearchData:
         )
         classes = class_gaps(self.tune, self.measured, policy, reference=reference)
         choice = Choice(max_drop, policy, on, certificate, compared, "", classes)
-        better = dominating(self.tune, reference=reference, unit=unit)
-        words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better)
+        better = dominating(
+            with_cautious_times(self.tune, reference), reference=reference, unit=unit
+        )
+        alike = within_noise(self.tune, unit, reference)
+        words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better, alike=alike)
         return replace(choice, verdict=words)
 
     def result(
@@ -201,6 +211,7 @@ class SearchData:
         rules = published_rules if models.shares_parts else saver_rules
         drops = [choice.max_drop for choice in choices]
         certified = "certify" in self.splits
+        remarks = list(time_remarks(self.source, spec.unit))
         return Result(
             unit=spec.unit,
             reference=spec.reference,
@@ -216,6 +227,7 @@ class SearchData:
                 "labelled": models.label is not None,
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
                 "provenance": self._provenance(choices),
+                **({"time_remarks": remarks} if remarks else {}),
             },
             arguments=requested,
             published=rules(

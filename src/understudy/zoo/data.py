@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -22,8 +22,8 @@ from torch import Tensor
 from understudy.errors import DataError, UnderstudyError, listed, unknown
 from understudy.nn.preprocess import Image, Resizing, contiguous, resized_image
 from understudy.split import uniform
-from understudy.zoo import decoding
-from understudy.zoo.decoding import decode_image
+from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
+from understudy.zoo.encoded import EncodedImages
 from understudy.zoo.parquet_images import open_parquet
 from understudy.zoo.spec import Spec, parse_spec
 
@@ -34,14 +34,15 @@ Progress = Callable[[str, int, int], None]
 
 SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
-        "folder": ("orientation",),
-        "parquet": ("image", "label", "key", "group", "orientation"),
+        "folder": ("orientation", "fingerprint"),
+        "parquet": ("image", "label", "key", "group", "orientation", "fingerprint"),
         "digits": (),
     }
 )
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
+FINGERPRINTS = ("sample", "all")
 PART = 64
 """Images that a thread decodes at a time."""
 
@@ -68,8 +69,7 @@ class DataSet:
         read: returns the image at a position, uint8 (C, H, W), in any layout; may raise any
             exception.
         groups: N names of what must share a split (a patient, a video), or None.
-        encoded: returns the file of the image at a position; None where there are pixels alone.
-        decoding: plain JSON: the rules by which files become pixels; empty without files.
+        encoded: the files of the images; None where there are pixels alone.
 
     >>> digits = open_data("digits:heldout")
     >>> len(digits), tuple(digits.image(0).shape)
@@ -83,8 +83,7 @@ class DataSet:
     fingerprint: str
     read: Callable[[int], Tensor]
     groups: tuple[str, ...] | None = None
-    encoded: Callable[[int], bytes] | None = None
-    decoding: Mapping[str, Any] = field(default_factory=dict)
+    encoded: EncodedImages | None = None
 
     def __post_init__(self) -> None:
         ids = self.ids.tolist()
@@ -335,8 +334,9 @@ def open_data(spec: str) -> DataSet:
     (or `key`, `id`, `file_name`). ``digits:`` are scikit-learn's 1,797 digits, ``digits:train`` and
     ``digits:heldout`` two fixed halves of them (897 and 900).
 
-    Images in files are decoded by `decode_image`; ``?orientation=ignore`` leaves those unturned
-    whose EXIF orientation says that they are to be turned.
+    Images in files are decoded by `decode_image`; ``?orientation=ignore`` does not turn them as
+    their EXIF orientation says. Changes of files are noticed by the hashes of 256 of them, or of
+    all with ``?fingerprint=all``.
 
     Raises:
         DataError: no such data, or data that break these rules.
@@ -376,7 +376,7 @@ def _folder(spec: Spec) -> DataSet:
         fingerprint=_fingerprint(
             ids, labels if classes else None, np.array([file.stat().st_size for file in files])
         ),
-        **_files(spec, lambda index: files[index].read_bytes()),
+        **_files(spec, lambda index: files[index].read_bytes(), len(files)),
     )
 
 
@@ -399,27 +399,26 @@ def _parquet(spec: Spec) -> DataSet:
         classes=table.classes,
         fingerprint=_fingerprint(table.ids, table.labels, table.footer),
         groups=table.groups,
-        **_files(spec, table.image_bytes),
+        **_files(spec, table.image_bytes, len(table.ids), table.image_bytes.block_rows),
     )
 
 
-def _files(spec: Spec, encoded: Callable[[int], bytes]) -> dict[str, Any]:
-    """How images in files are read."""
-    orientation = spec.options.get("orientation", decoding.FOLLOW)
-    if orientation not in decoding.ORIENTATIONS:
-        raise DataError(
-            unknown("orientation", orientation, decoding.ORIENTATIONS, where=repr(spec.text))
-        )
-
-    def read(index: int) -> Tensor:
-        pixels = decode_image(encoded(index), orientation=orientation)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
+def _files(spec: Spec, read: Callable[[int], bytes], count: int, block: int = 1) -> dict[str, Any]:
+    """How images in files are read, by the options of a spec."""
+    orientation = _choice(spec, "orientation", ORIENTATIONS, FOLLOW)
+    hash_all = _choice(spec, "fingerprint", FINGERPRINTS, "sample") == "all"
+    files = EncodedImages(read, count, orientation, hash_all, block)
     return {
-        "read": read,
-        "encoded": encoded,
-        "decoding": {"version": decoding.VERSION, "orientation": orientation},
+        "read": lambda index: torch.from_numpy(files.decode(index)).permute(2, 0, 1),
+        "encoded": files,
     }
+
+
+def _choice(spec: Spec, option: str, values: Sequence[str], default: str) -> str:
+    value = spec.options.get(option, default)
+    if value not in values:
+        raise DataError(unknown(option, value, values, where=repr(spec.text)))
+    return value
 
 
 def _digits(spec: Spec) -> DataSet:

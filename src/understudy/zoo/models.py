@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,9 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
         "exits": ("run",),
     }
 )
+LARGEST_SIDE = 65_535  # of an image, in pixels
+MOST_CLASSES = 1_000_000
+_DECLARED = ("input_size", "mean", "std", "scale")
 _HUBS: Mapping[str, Callable[..., Stage]] = MappingProxyType(
     {"timm": timm_stage, "torchvision": torchvision_stage}
 )
@@ -210,9 +215,43 @@ def _make(
         if spec.scheme == "py":
             stage = _python_stage(spec, allow_code=allow_code, found_in=found_in)
         else:
-            stage = _HUBS[spec.scheme](spec.target, classes=_classes(spec), published=published)
-    stage.origin = {**stage.origin, "spec": spec.text}  # a plain dict: modules get deep-copied
+            stage = _hub_stage(spec, published=published)
+    stage.origin = {**_plain(stage.origin, spec), "spec": spec.text}
     return stage
+
+
+def _hub_stage(spec: Spec, *, published: bool) -> Stage:
+    """A model of timm or torchvision.
+
+    Raises:
+        ModelError: no such model or weights, or it cannot be made.
+        MissingExtra: timm or torchvision is not installed.
+    """
+    classes = _classes(spec)
+    try:
+        return _HUBS[spec.scheme](spec.target, classes=classes, published=published)
+    except UnderstudyError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{spec.text!r} cannot be made ({brief(error)}): check the name and ?classes=N"
+        ) from error
+
+
+def _plain(origin: Any, spec: Spec) -> dict[str, Any]:
+    """The origin that a factory gave to its stage: plain JSON, and a dict, to be deep-copied.
+
+    Raises:
+        ModelError: it is none.
+    """
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(dict(origin), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"the origin of a stage is plain JSON, that of {spec.text!r} is not ({brief(error)}): "
+            "use texts, numbers and lists"
+        ) from error
+    return found
 
 
 def _python_stage(spec: Spec, *, allow_code: Collection[str], found_in: str | Path | None) -> Stage:
@@ -242,7 +281,7 @@ def _python_stage(spec: Spec, *, allow_code: Collection[str], found_in: str | Pa
                 f"a factory returns a model, that of {spec.text!r} raised {brief(error)}: correct "
                 f"{factory_name!r}"
             ) from error
-    return made if isinstance(made, Stage) else _stage_of_module(made, spec)
+    return _stage_of(made, spec)
 
 
 def _imported(name: str, spec: Spec, *, found_in: str | Path | None) -> ModuleType:
@@ -268,44 +307,89 @@ def _imported(name: str, spec: Spec, *, found_in: str | Path | None) -> ModuleTy
         ) from error
 
 
-def _stage_of_module(model: Any, spec: Spec) -> Stage:
-    if not isinstance(model, nn.Module):
+def _stage_of(made: Any, spec: Spec) -> Stage:
+    """What a factory returned, as a stage.
+
+    Raises:
+        ModelError: it is no model, or has no preprocessing that can be used.
+    """
+    if isinstance(made, Stage):
+        if made.preprocess is not None and not isinstance(made.preprocess, Preprocess):
+            raise ModelError(
+                f"a stage has a Preprocess or none, that of {spec.target!r} has "
+                f"{type(made.preprocess).__name__}: give Stage(model, preprocess=Preprocess(...))"
+            )
+        return made
+    if not isinstance(made, nn.Module):
         raise ModelError(
             f"a factory returns a Stage or a torch.nn.Module, {spec.target!r} returned "
-            f"{type(model).__name__}: return the model"
+            f"{type(made).__name__}: return the model"
         )
-    needed = ("input_size", "mean", "std", "scale")
-    missing = [name for name in needed if not hasattr(model, name)]
+    if any(weights.is_meta for weights in made.parameters()):
+        raise ModelError(
+            f"a model has weights, those of {spec.target!r} are on the device 'meta', which holds "
+            "none: make it on the CPU"
+        )
+    try:
+        return Stage(made, preprocess=_declared(made, spec))
+    except UnderstudyError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"a module declares its input by {', '.join(_DECLARED)}, those of {spec.target!r} "
+            f"cannot be read ({brief(error)}): correct them, or return Stage(model, preprocess=...)"
+        ) from error
+
+
+def _declared(model: nn.Module, spec: Spec) -> Preprocess:
+    """The preprocessing that a module declares by its attributes."""
+    missing = [name for name in _DECLARED if not hasattr(model, name)]
     if missing:
         raise ModelError(
-            f"a module declares its input by {', '.join(needed)}; that of {spec.target!r} "
+            f"a module declares its input by {', '.join(_DECLARED)}; that of {spec.target!r} "
             f"has no {', '.join(missing)}: set them, or return Stage(model, preprocess=...)"
         )
-    size: Any = model.input_size
-    sides = (size, size) if isinstance(size, int) else tuple(size)[-2:]
-    if len(sides) != 2:
+    size, mean, std, scale = (_listed(getattr(model, name)) for name in _DECLARED)
+    sides = size * 2 if len(size) == 1 and not _is_sequence(model.input_size) else size[-2:]
+    if len(sides) != 2 or len(size) > 3 or not all(_is_side(side) for side in sides):
         raise ModelError(
-            f"input_size is a number, (H, W) or (C, H, W), {spec.target!r} has {size!r}: correct it"
+            f"input_size is a number, (H, W) or (C, H, W), up to {LARGEST_SIDE:,} pixels, "
+            f"{spec.target!r} has {model.input_size!r}: correct it"
         )
-    preprocess = Preprocess(
-        size=(int(sides[0]), int(sides[1])),
-        mean=_numbers(model.mean),
-        std=_numbers(model.std),
-        scale=float(model.scale),  # type: ignore[arg-type]
+    for name, values in (("mean", mean), ("std", std), ("scale", scale)):
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            raise ModelError(
+                f"{name} is made of finite numbers, {spec.target!r} has "
+                f"{getattr(model, name)!r}: correct it"
+            )
+    return Preprocess(
+        size=(sides[0], sides[1]), mean=tuple(mean), std=tuple(std), scale=float(*scale)
     )
-    return Stage(model, preprocess=preprocess)
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
-    return (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+def _listed(value: Any) -> list[Any]:
+    """A number or numbers, of Python, NumPy or PyTorch, as a list of Python's."""
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    return list(plain) if _is_sequence(plain) else [plain]
+
+
+def _is_sequence(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIDE
 
 
 def _classes(spec: Spec) -> int | None:
     text = spec.options.get("classes")
     if text is None:
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ModelError(f"classes is a whole number above 0, found {text!r} in {spec.text!r}")
+    if re.fullmatch(r"[1-9][0-9]{0,6}", text) is None or int(text) > MOST_CLASSES:
+        raise ModelError(
+            f"classes is a whole number above 0, found {text[:80]!r} in {spec.text[:80]!r}: give "
+            f"the number of classes of the checkpoint, {MOST_CLASSES:,} at most"
+        )
     return int(text)
 
 

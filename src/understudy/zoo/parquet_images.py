@@ -93,12 +93,12 @@ class _ImageColumn:
     def __init__(self, path: Path, column: pl.Expr, rows: int) -> None:
         small = path.stat().st_size <= HELD_WHOLE
         self._path, self._column = path, column
-        self._block_rows = max(rows, 1) if small else BLOCK_ROWS
+        self.block_rows = max(rows, 1) if small else BLOCK_ROWS
         self._block = lru_cache(maxsize=4)(self._read)
         self._lock = Lock()
 
     def __call__(self, row: int) -> bytes:
-        number, place = divmod(row, self._block_rows)
+        number, place = divmod(row, self.block_rows)
         with self._lock:
             block = self._block(number)
         encoded = block[place]
@@ -108,7 +108,7 @@ class _ImageColumn:
 
     def _read(self, number: int) -> pl.Series:
         scan = pl.scan_parquet(self._path).select(self._column)
-        frame = scan.slice(number * self._block_rows, self._block_rows).collect()
+        frame = scan.slice(number * self.block_rows, self.block_rows).collect()
         return frame.to_series()
 
 

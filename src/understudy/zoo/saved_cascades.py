@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 
+from understudy.certificate import Certificate
 from understudy.contained_files import check_contained
 from understudy.deferral import DeferralScore
 from understudy.documents import read_document, write_document
@@ -22,6 +23,7 @@ from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
+from understudy.nn.identity import SAMPLE, check_identity, identity_of
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
@@ -29,7 +31,7 @@ from understudy.zoo.models import build_stage
 
 FORMAT, VERSION = "understudy.cascade", 3
 NAME = "cascade.json"
-ADDED = ("weights", "weights_hash", "preprocess", "dtype")  # to the origin of a stage
+ADDED = ("weights", "weights_hash", "preprocess", "dtype", SAMPLE)  # to the origin of a stage
 
 
 def save_cascade(
@@ -47,6 +49,7 @@ def save_cascade(
 
     Raises:
         ModelError: a stage without a spec.
+        PolicyError: the certificate in the provenance is that of another policy.
         UnderstudyError: the folder cannot be written, or holds something else.
     """
     networks = _networks(cascade)
@@ -62,6 +65,7 @@ def save_cascade(
             'from a spec such as "timm:NAME" or "py:module:factory", or name one with '
             'Stage(model, origin={"spec": ...})'
         )
+    _check_certified(cascade.policy, provenance or {})
     check_own_folder(path, mark=NAME, rule="a cascade goes into a folder of its own")
     files = _file_names((*models, *networks))
     data = {
@@ -101,16 +105,18 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
         ModelError: the folder is no cascade, a newer understudy wrote it, a spec names a module
             that was not allowed, or weights are missing, damaged, or do not fit the architecture
             that the spec builds.
-        PolicyError: the policy is damaged.
+        PolicyError: the policy is damaged, or not the one that its certificate proves.
     """
     folder = Path(path)
     check_contained(folder, error=ModelError)
     data = _read(folder)
     try:
+        policy = Policy.from_dict(data["policy"])
+        _check_certified(policy, data.get("provenance", {}))
         stages = _SavedModels(folder, allow_code).stages(data)
         return Cascade(
             stages,
-            Policy.from_dict(data["policy"]),
+            policy,
             operating_points=[OperatingPoint.from_dict(point) for point in _frontier(data)],
             scores={
                 name: DeferralScore.from_dict(score)
@@ -144,6 +150,15 @@ def _read(folder: Path) -> dict[str, Any]:
     )
 
 
+def _check_certified(policy: Policy, provenance: Mapping[str, Any]) -> None:
+    """Refuse a policy other than that of the certificate, where there is one."""
+    proof = provenance.get("certificate")
+    if isinstance(proof, Mapping):
+        certificate = Certificate.from_dict(proof)
+        what, remedy = "the policy of a saved cascade", "build it again from the search result"
+        certificate.check(policy, certificate.budget, what=what, remedy=remedy)
+
+
 def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """The certified operating points; those of version 1 were not certified and are left out."""
     return data["frontier"] if data["version"] > 1 else ()
@@ -162,7 +177,7 @@ def _entry(stage: Stage, file: str | None) -> Mapping[str, Any]:
         return stage.origin
     if isinstance(stage, ExitStage):
         return stage.to_origin()
-    return {**stage.to_origin(), "weights": file}
+    return {**identity_of(stage), "weights": file}
 
 
 @dataclass(frozen=True)
@@ -217,12 +232,7 @@ class _SavedModels:
 
 
 def _checked(name: str, stage: Stage, entry: Mapping[str, Any]) -> Stage:
-    if stage.weights_hash != entry["weights_hash"]:
-        raise ModelError(
-            f"the weights of {name!r} are not those that were saved (their hash is "
-            f"{stage.weights_hash[:12]}, not {str(entry['weights_hash'])[:12]}): build the cascade "
-            "again"
-        )
+    check_identity(name, entry, stage, past="saved", remedy="build the cascade again")
     return stage
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.errors import MissingExtra, ModelError, listed, unknown
+from understudy.errors import MissingExtra, ModelError, brief, listed, unknown
 from understudy.nn.stage import Preprocess, Stage
 
 _NESTED_UNDER = ("state_dict", "model")
@@ -30,13 +31,22 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     Raises:
         ModelError: no such file, a damaged one, or one that holds more than tensors.
     """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise ModelError(f"weights are read from a file, {str(file)!r} is none: check the path")
+    path = Path(os.path.expanduser(file))  # noqa: PTH111 - Path's raises where no such user is
+    if not _is_file(path):
+        raise ModelError(
+            f"weights are read from a file, {str(file)[:200]!r} is none: check the path"
+        )
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if all(name.startswith(_WRAPPER) for name in state):
         state = {name.removeprefix(_WRAPPER): value for name, value in state.items()}
     return state
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def load_weights(model: nn.Module, file: str | Path) -> None:
@@ -52,19 +62,35 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
         for name, value in state.items()
         if name in own and value.shape != own[name].shape
     ]
-    fitting = {n: v for n, v in state.items() if n not in own or v.shape == own[n].shape}
+    kinds = [
+        f"{name!r} is {value.layout} of {value.dtype} where the model has {own[name].dtype}"
+        for name, value in state.items()
+        if name in own and not _can_be_copied(value, own[name])
+    ]
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name not in own or (value.shape == own[name].shape and _can_be_copied(value, own[name]))
+    }
     result = model.load_state_dict(fitting, strict=False)
     missing = [name for name in result.missing_keys if name not in state]
     wrong = [
         _counted("missing", [repr(name) for name in missing]),
         _counted("not in the model", [repr(name) for name in result.unexpected_keys]),
         _counted("of another shape", misshaped),
+        _counted("of another kind", kinds),
     ]
     if any(wrong):
         raise ModelError(
             f"weights fit the model exactly, in {str(file)!r} {'; '.join(filter(None, wrong))}: "
             "use the checkpoint of this very architecture and number of classes (?classes=N)"
         )
+
+
+def _can_be_copied(value: Tensor, target: Tensor) -> bool:
+    """Whether numbers keep their meaning: dense, and complex ones only into complex ones."""
+    dense = value.layout == torch.strided and not value.is_quantized
+    return dense and value.is_complex() == target.is_complex()
 
 
 def _counted(what: str, items: Sequence[str]) -> str:
@@ -96,10 +122,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"checkpoints are never unpickled, {str(path)!r} holds more than tensors, or is no "
             "checkpoint: convert it to safetensors"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # bytes that are no checkpoint raise anything
         raise ModelError(
-            f"weights are a whole checkpoint, {str(path)!r} cannot be read ({reason}): "
+            f"weights are a whole checkpoint, {str(path)!r} cannot be read ({brief(error)}): "
             "fetch it again"
         ) from error
     return _tensors(loaded, path)
@@ -110,7 +135,8 @@ def _tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     state = dict(loaded) if isinstance(loaded, Mapping) else {}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    named = all(isinstance(name, str) and isinstance(t, Tensor) for name, t in state.items())
+    if not state or not named:
         raise ModelError(
             f"a checkpoint holds named tensors, {str(path)!r} holds "
             f"{type(loaded).__name__} {listed(map(repr, state), 3)}: save model.state_dict()"

@@ -31,16 +31,21 @@ def build(
     specs = terminal.named_values(model or (), "--model")
     with terminal.stdout_to_stderr():
         from understudy.app.build_cascade import build_cascade
+        from understudy.app.run_cascade import library_warnings
         from understudy.result import Result
 
+        found = Result.load(result)
         cascade, choice = build_cascade(
-            Result.load(result),
+            found,
             into,
             max_drop=max_drop,
             specs=specs,
             found_in=result,
             allow_code=allow_code or (),
         )
+        warnings = library_warnings(found.table)
+    for message in warnings:
+        terminal.note(message)
     data = {
         "cascade": str(into),
         "policy": choice.policy.to_dict(),

@@ -27,16 +27,20 @@ def run(
 ) -> None:
     """Answer images with a cascade: prediction, confidence and the exit that answered."""
     with terminal.progress("images") as advance:
-        from understudy.app.run_cascade import device_warnings, load_runnable, run_cascade
+        from understudy.app.run_cascade import (
+            decoding_warnings,
+            load_runnable,
+            run_cascade,
+            setting_warnings,
+        )
         from understudy.zoo.data import open_data
 
         loaded = load_runnable(cascade, device, allow_code=allow_code or ())
         if max_drop is not None:
             loaded.set_operating_point(max_drop=max_drop)
-        done = run_cascade(
-            loaded, open_data(data), out, batch=batch, workers=workers, on_progress=advance
-        )
-        warnings = device_warnings(cascade, loaded)
+        images = open_data(data)
+        done = run_cascade(loaded, images, out, batch=batch, workers=workers, on_progress=advance)
+        warnings = setting_warnings(cascade, loaded) + decoding_warnings(cascade, images)
     for message in (*warnings, *done.corrupt[:SHOWN], *_causes(done.failed)):
         terminal.note(message)
     accuracy = [] if done.accuracy is None else [f"  accuracy {percent(done.accuracy)}"]

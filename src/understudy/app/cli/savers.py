@@ -77,7 +77,7 @@ def _cells(row: Saver, unit: str) -> tuple[str, ...]:
         row.little,
         f"{row.threshold:.4g}",
         percent(row.share),
-        percent(outcome.saving[unit]),
+        outcome.saving_text(unit),
         f"{outcome.drop:+.2f}",
         interval_text(outcome.drop_interval),
         f"{proof.p_value:.2g} ≤ {proof.delta:.2g}",

@@ -33,7 +33,8 @@ def score(
         list[str] | None,
         terminal.option(
             "BATCHES",
-            "Measure ms per sample at these batches: 1,16,64,256. [dim]Default: --batch[/]",
+            "Measure ms per sample at these batches: 1,16,64,256, or none. [dim]Default: --batch; "
+            "over an older table, its own.[/]",
         ),
     ] = None,
     device: terminal.Device = None,
@@ -68,7 +69,7 @@ def score(
             named_models(models),
             data,
             batch=batch,
-            measure_batches=terminal.batch_sizes(measure, "--measure") if measure else (batch,),
+            measure_batches=_sizes(measure),
             keep_logits=keep_logits,
             strict=strict,
             workers=workers,
@@ -77,13 +78,22 @@ def score(
             allow_code=allow_code or (),
             on_progress=advance,
         )
-    _note_omissions(scores)
+    _note_doubts(scores)
     terminal.answer_table(scores, into, as_json=as_json)
 
 
-def _note_omissions(scores: ScoreTable) -> None:
-    """Note corrupt images that were left out, and operators whose MACs were not counted."""
+def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
+    """The batch sizes at which models are measured; None leaves the choice to the table."""
+    if measure == ["none"]:
+        return ()
+    return terminal.batch_sizes(measure, "--measure") if measure else None
+
+
+def _note_doubts(scores: ScoreTable) -> None:
+    """Note corrupt images that were left out, operators whose MACs were not counted, and times that
+    are noisy."""
     from understudy.errors import listed
+    from understudy.time_noise import time_remarks
 
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
@@ -93,3 +103,6 @@ def _note_omissions(scores: ScoreTable) -> None:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:
             terminal.note(f"MACs of {exit.name} leave out the operators {listed(uncounted)}")
+    for unit in scores.times:
+        for remark in time_remarks(scores, unit):
+            terminal.note(remark)

@@ -67,10 +67,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
         right = scores.prediction[row] == scores.truth(name)
         accuracy = [percent(float(right.mean()))] if whole else []
         known = units_of(scores, {name})  # exits of another run may be measured in other batches
-        costs = [
-            cost_text(scores.cost_of([name], unit), unit) if unit in known else "–"
-            for unit in scores.units
-        ]
+        costs = [_cost_cell(scores, name, unit) if unit in known else "–" for unit in scores.units]
         rows.append([name, *accuracy, *costs])
     labels = "" if whole else f", {labelled:,} with a label"
     view = group_of(
@@ -87,6 +84,14 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
         "hash": scores.hash,
     }
     answer(view, data, as_json=as_json)
+
+
+def _cost_cell(scores: ScoreTable, exit: str, unit: str) -> str:
+    """The cost of an exit; a time that is noisy, with its noise."""
+    from understudy.time_noise import NOISY, noise_of
+
+    cost, noise = cost_text(scores.cost_of([exit], unit), unit), noise_of(scores, exit, unit)
+    return f"{cost} ±{100 * noise:.0f} %" if noise > NOISY else cost
 
 
 def note(text: str, *, style: str | None = None) -> None:
