@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from command_line import Run
 from understudy.errors import DataError
 from understudy.zoo import decoding
 from understudy.zoo.data import open_data
@@ -128,3 +131,16 @@ def test_what_is_decoded_otherwise_than_before_is_found() -> None:
     assert not decodes_otherwise(oriented(1), orientation="exif")
     assert not decodes_otherwise(b"no image", orientation="exif")
     assert decodes_otherwise(file_of(Image.fromarray(RAMP), "PNG"), orientation="ignore")
+
+
+def test_the_command_line_shows_no_remarks_of_pillow(run: Run, tmp_path: Path) -> None:
+    encoded = file_of(Image.fromarray(CORNER), "PNG")
+    animation = struct.pack(">I4sII", 8, b"acTL", 0, 0)  # of no frame: Pillow warns
+    odd = encoded[:33] + animation + struct.pack(">I", zlib.crc32(animation[4:])) + encoded[33:]
+    for label in "abc":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        (tmp_path / "images" / label / "odd.png").write_bytes(odd)
+    data = ["--data", f"folder:{tmp_path / 'images'}", "--into", tmp_path / "table"]
+    done = run("score", "py:digit_nets:pixels", *data, "--json")
+    assert done.json["samples"] == 3
+    assert "APNG" not in done.stderr

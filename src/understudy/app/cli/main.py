@@ -6,6 +6,7 @@ A verb imports what it needs when it runs, so that help and shell completion sta
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -96,6 +97,7 @@ def main() -> None:
     from understudy.malloc import keep_freed_memory
 
     keep_freed_memory()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about images that it reads all the same
     with one_sentence():
         _check_words(sys.argv[1:])
         try:
