@@ -266,3 +266,12 @@ def test_damaged_json(saved: Path, tmp_path: Path) -> None:
     fails(saved, "is no understudy.cascade file")
     (saved / "cascade.json").write_text("{")
     fails(saved, "is a JSON file")
+
+
+def test_a_link_to_itself_is_refused(cascade: Cascade, tmp_path: Path) -> None:
+    save_cascade(cascade, tmp_path / "c")
+    head = tmp_path / "c" / "cascade.json"
+    head.unlink()
+    head.symlink_to(head.name)
+    with pytest.raises(ModelError, match="cascade"):
+        load_cascade(tmp_path / "c")
