@@ -99,7 +99,7 @@ WRONG_IMPORTS: dict[str, tuple[dict[str, Any], str]] = {
     "strange cost": ({"cost": ["net0=1", "net2=1", "net3=1"]}, "no exit 'net3'"),
     "cost of text": ({"cost": ["net0=1", "net2=dear"]}, "--cost takes a number, found 'dear'"),
     "negative cost": ({"cost": ["net0=1", "net2=-3"]}, "'net2' has -3.0 MACs"),
-    "nan cost": ({"cost": ["net0=1", "net2=nan"]}, "'net2' has nan MACs"),
+    "nan cost": ({"cost": ["net0=1", "net2=nan"]}, "--cost takes a number, found 'nan'"),
     "key": ({"key": "idd"}, "did you mean 'id'"),
     "label": ({"label": "lable"}, "did you mean 'label'"),
     "prediction": ({"prediction": "{exit}_top"}, "no column 'net0_top'"),

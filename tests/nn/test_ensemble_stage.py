@@ -23,6 +23,7 @@ from fakes import (
     tensors_of,
 )
 from sample_rows import answered_rows, expected_rows, in_batches, rows_of, without_confidence
+from understudy.documents import write_document
 from understudy.ensemble import Ensemble, with_ensemble
 from understudy.errors import ModelError, PolicyError
 from understudy.nn.cascade import Cascade, Models, build, build_stages
@@ -232,6 +233,6 @@ def test_saved_and_loaded(
     found = answered_rows(loaded.answer(tensors_of(range(60))))
     assert without_confidence(found) == without_confidence(expected_rows(table, policy))
     data["stages"]["tiny+big"]["recipe"]["temperatures"] = [1.0]
-    (tmp_path / "c" / "cascade.json").write_text(json.dumps(data))
+    write_document(tmp_path / "c" / "cascade.json", data)
     with pytest.raises(PolicyError, match="one temperature above 0 for each"):
         load_cascade(tmp_path / "c")

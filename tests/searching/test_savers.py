@@ -171,7 +171,7 @@ def test_wrong_arguments_are_one_sentence() -> None:
         best_savers(table, [])
     with pytest.raises(PolicyError, match="between -100 and 100"):
         best_savers(table, 101.0)
-    with pytest.raises(PolicyError, match="delta is a probability between 0 and 1, found 2"):
+    with pytest.raises(PolicyError, match="delta is a probability between 1e-12 and 1, found 2"):
         best_savers(table, 1.0, delta=2)
     with pytest.raises(TableError, match="all exits cost alike"):
         best_savers(replace(table, costs={"MACs": dict.fromkeys(table.names, 1.0)}), 1.0)

@@ -153,8 +153,6 @@ def _needed_to_measure(policy: Policy, data: SearchData) -> Marks:
     """The samples of the headline split that the policy answers otherwise, or an exit that it is
     compared with."""
     measured, reference, unit = data.measured, data.spec.reference, data.spec.unit
-    if policy == Policy.single(reference):
-        return np.zeros(len(measured), bool)
     cost = evaluate(data.tune, policy, reference=reference).cost[unit]
     single = best_single(data.tune, reference=reference, unit=unit, cost=cost)
     rows = [measured.index(name) for name in {*policy.exits, single} if name is not None]
