@@ -51,6 +51,7 @@ CODE = ("score", "build", "run", "export", "bench")
 GOOD = ("same", "refused", "other")
 VOLATILE = {"seconds", "rate", "bytes", "measured", "peak_memory_bytes", "online", "verdict"}
 VOLATILE |= {"hash", "versions", "when", "cached"}
+VOLATILE |= {"images_per_second", "speedup", "of_ideal", "ms", "ideal_online"}
 
 NETS = """
 from torch import nn

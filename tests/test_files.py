@@ -20,7 +20,7 @@ import pytest
 from command_line import Run, refused
 from tables import synthetic
 from understudy.errors import UnderstudyError
-from understudy.files import is_stream, replacing, write_json
+from understudy.files import is_stream, only_writer, replacing, write_json
 from understudy.folders import recover, remove_folder, replacing_folder
 from understudy.locks import InUse, locked
 from understudy.store import load_table, save_answers, save_table
@@ -261,3 +261,11 @@ def test_threads_that_add_to_one_file_lose_nothing(tmp_path: Path) -> None:
         thread.join()
     assert file.read_text() == "40"
     assert names(tmp_path) == {"count"}
+
+
+def test_who_holds_a_place_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    (tmp_path / ".table.0123abcd.tmp").mkdir()
+    (tmp_path / ".other.0123abcd.tmp").mkdir()
+    with only_writer(tmp_path / "table"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".other.0123abcd.tmp"]

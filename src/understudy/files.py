@@ -89,6 +89,8 @@ def unwritable(path: str | Path, reason: str) -> UnderstudyError:
 def only_writer(path: str | Path, *, wait: bool = True) -> Iterator[None]:
     """Keep other writers of a file or folder out, across several steps; its parent is made.
 
+    What a writer that was killed has left behind is removed.
+
     Args:
         path: the file or folder, there or not.
         wait: wait for another writer rather than raise.
@@ -101,7 +103,8 @@ def only_writer(path: str | Path, *, wait: bool = True) -> Iterator[None]:
         with writing(path):
             target = behind_links(path)
             make_folder(target.parent)
-            stack.enter_context(locked(target, wait=wait))
+            if stack.enter_context(locked(target, wait=wait)):
+                remove_leftovers(target)
         yield
 
 
