@@ -14,6 +14,9 @@ from tables import synthetic
 from understudy.app.cli.main import main
 from understudy.store import save_table
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
 

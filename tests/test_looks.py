@@ -138,3 +138,19 @@ def test_the_levels_of_all_looks_sum_to_the_whole() -> None:
     for delta, look, words in ((0.05, 0, "found 0"), (1.5, 1, "found 1.5"), (0.0, 1, "found 0")):
         with pytest.raises(PolicyError, match=words):
             delta_of_look(delta, look)
+
+
+def test_a_count_of_looks_without_its_hash_is_refused(tmp_path: Path) -> None:
+    save_table(synthetic(300), tmp_path / "table")
+    log_look(tmp_path / "table", ["0", "1"], why="search")
+    file = tmp_path / "table" / "looks.parquet"
+    pl.read_parquet(file).reverse().write_parquet(file)
+    with pytest.raises(TableError, match="has no hash"):
+        count_looks(tmp_path / "table", ["0"])
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    save_table(synthetic(300), tmp_path / "table")
+    (tmp_path / "table" / "times.json").symlink_to("times.json")
+    with pytest.raises(TableError, match="leads nowhere"):
+        load_table(tmp_path / "table")

@@ -9,7 +9,7 @@ from understudy.errors import UnderstudyError
 
 
 def check_contained(folder: str | Path, *, error: type[UnderstudyError]) -> None:
-    """Refuse a folder with links that lead out of it, or with pipes and devices.
+    """Refuse a folder with links that lead out of it or nowhere, or with pipes and devices.
 
     The folder itself may be a link.
 
@@ -22,6 +22,11 @@ def check_contained(folder: str | Path, *, error: type[UnderstudyError]) -> None
     for entry in _entries(root):
         if entry.is_symlink():
             real = Path(os.path.realpath(entry.path))
+            if not real.exists():
+                raise error(
+                    f"a folder holds its own files, {entry.path!r} is a link that leads nowhere: "
+                    "remove it, or restore the file"
+                )
             if not real.is_relative_to(root):
                 raise error(
                     f"a folder holds its own files, {entry.path!r} is a link to {str(real)!r}: "

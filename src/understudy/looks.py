@@ -161,7 +161,7 @@ def _last_looks(folder: Path) -> pl.DataFrame:
     file, log, samples = folder / _BY_SAMPLE, folder / _LOG, folder / "samples.parquet"
     try:
         if file.exists():
-            seen = read_parquet(file, sealed=False)
+            seen = read_parquet(file, sealed=_hashed(log))
             if seen.schema != _SCHEMA or seen.null_count().sum_horizontal().item():
                 raise ValueError(f"the columns {dict(seen.schema)}")
             return seen
@@ -172,6 +172,12 @@ def _last_looks(folder: Path) -> pl.DataFrame:
         return certify.select("id", look=pl.lit(looks, pl.UInt32))
     except ERRORS as error:
         raise _damaged(file if file.exists() else log, error) from error
+
+
+def _hashed(log: Path) -> bool:
+    """Whether the last look was logged with a hash, as those of older versions were not."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return bool(lines) and HASH in parse_json(lines[-1])
 
 
 def _column(ids: npt.ArrayLike) -> pl.Series:
