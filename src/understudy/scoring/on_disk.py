@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from understudy.errors import DataError, ModelError, TableError, UnderstudyError, listed
-from understudy.exit import Exit
+from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.files import only_writer
 from understudy.nn.identity import SAMPLE
-from understudy.nn.preprocess import Resizing
-from understudy.nn.stage import Stage, resizings_of, usable_device
-from understudy.scores import Costs, ScoreTable
-from understudy.scoring.measuring import measure, size_of, unit_of
+from understudy.nn.stage import resizings_of, usable_device
+from understudy.scores import ScoreTable
+from understudy.scoring.further_exits import appended, check_appendable, has_exits, table_at
+from understudy.scoring.job import ScoringJob
+from understudy.scoring.measuring import size_of
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
-    ExitOutputs,
     Probe,
     Shards,
     common_classes,
     exits_of,
     probe,
-    run_stages,
     table_of,
 )
 from understudy.scoring.repeatability import CHECKED
-from understudy.sitting import Sitting
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
-from understudy.zoo.data import Array, DataSet, Progress, batches, no_progress, open_data
+from understudy.zoo.data import DataSet, Progress, no_progress, open_data
 from understudy.zoo.encoded import check_unchanged
 from understudy.zoo.models import load_stages
 
@@ -129,11 +125,11 @@ def score_into(
             on_progress=on_progress,
         )
         try:
-            older = _older(target)
-            if older is not None and shards.resumed and _has_all(older, exits_of(probes)):
+            older = table_at(target)
+            if older is not None and shards.resumed and has_exits(older, exits_of(probes)):
                 shards.remove()  # the run ended with its table written, and this left behind
                 return older
-            _check_appendable(older, target, images, exits_of(probes))
+            check_appendable(older, target, images, exits_of(probes))
             for source in models:
                 job.score(source)
             sittings = job.measured(_sizes(measure_batches, batch, older))
@@ -146,9 +142,9 @@ def score_into(
             sittings=sittings,
         )
         with only_writer(target):  # other runs may have added exits meanwhile
-            older = _older(target)
-            _check_appendable(older, target, images, exits_of(probes))
-            save_table(further if older is None else _append(older, further), target)
+            older = table_at(target)
+            check_appendable(older, target, images, exits_of(probes))
+            save_table(further if older is None else appended(older, further), target)
             saved = load_table(target)
         shards.remove()
     return saved
@@ -273,206 +269,6 @@ def _plan(
     }
 
 
-@dataclass(frozen=True)
-class ScoringJob:
-    """The scoring of all sources, shard by shard; one source is in memory at a time.
-
-    A source is a model, or a network with all its exits.
-
-    Attributes:
-        images: the data.
-        sources: name of a source -> its model spec.
-        probes: what is known of the exits, by source.
-        shards: the unfinished work on disk.
-        batch: samples per batch.
-        workers: threads that decode ahead.
-        keep_logits: whether all logits are kept.
-        strict: whether a corrupt image is an error.
-        device: where to run, as torch names it.
-        allow_code: the modules that specs in folders of exits may import.
-        on_progress: called after every batch.
-    """
-
-    images: DataSet
-    sources: Mapping[str, str]
-    probes: Mapping[str, Probe]
-    shards: Shards
-    batch: int
-    workers: int
-    keep_logits: bool
-    strict: bool
-    device: str
-    allow_code: Collection[str]
-    on_progress: Progress
-
-    @property
-    def blocks(self) -> list[range]:
-        """The positions of each shard: a fixed number of whole batches."""
-        total, step = len(self.images), self.batch * SHARD_BATCHES
-        return [range(start, min(start + step, total)) for start in range(0, total, step)]
-
-    def score(self, source: str) -> None:
-        """Score the missing shards of one source; damaged ones are missing too.
-
-        Raises:
-            ModelError: logits that are not finite, or other weights at each loading.
-            DataError: a corrupt image with `strict`.
-        """
-        numbers = self._numbers(source)
-        missing = [
-            shard
-            for shard in range(len(self.blocks))
-            if not all(self.shards.has(number, shard) for number in numbers)
-        ]
-        done = len(self.images) - sum(len(self.blocks[shard]) for shard in missing)
-        self.on_progress(source, done, len(self.images))
-        if not missing:
-            return
-        stages = self._load(source)
-        for shard in missing:
-            self._score_shard(source, shard, stages, done)
-            done += len(self.blocks[shard])
-
-    def measured(self, sizes: Sequence[int]) -> tuple[Sitting, ...]:
-        """The times of all sources at some batch sizes, measured unless they are kept."""
-        bytes_of = {
-            name: 4 * max(exit.origin["parameters"] for exit in probed.exits)
-            for name, probed in self.probes.items()
-        }
-        resizings = frozenset[Resizing | None]().union(
-            *(probed.resizings for probed in self.probes.values())
-        )
-        found = []
-        for size in sizes:
-            sitting = self.shards.sitting(unit_of(size))
-            if sitting is None:
-                sitting = measure(
-                    {name: partial(self._load, name) for name in self.sources},
-                    self.images.first_images(size, resizings=resizings, workers=self.workers),
-                    bytes_of=bytes_of,
-                    device=self.device,
-                    on_progress=self.on_progress,
-                )
-                self.shards.keep_sitting(sitting)
-            found.append(sitting)
-        return tuple(found)
-
-    def _load(self, source: str) -> dict[str, Stage]:
-        """The stages of a source on the device, the same as when it was probed."""
-        loaded = load_stages(self.sources[source], source, allow_code=self.allow_code)
-        stages = {name: stage.to(self.device) for name, stage in loaded.items()}
-        _check_weights(stages, self.probes[source], self.sources[source])
-        return stages
-
-    def read(self) -> tuple[Array, dict[str, ExitOutputs]]:
-        """Which images every model could score, (N,) bool, and the outputs for those, by exit.
-
-        Raises:
-            DataError: a corrupt image with `strict`, or a damaged shard.
-        """
-        kept = {
-            exit.name: self.shards.read(number, len(self.blocks))
-            for number, exit in enumerate(exits_of(self.probes))
-        }
-        scored = np.ones(len(self.images), bool)
-        for positions, _ in kept.values():
-            scored &= np.isin(np.arange(len(self.images)), positions)
-        corrupt = self.images.ids[~scored].tolist()
-        if corrupt and self.strict:
-            raise DataError(
-                f"images can be decoded, {len(corrupt)} of {len(scored)} cannot "
-                f"({listed(map(repr, corrupt))}): mend or remove them"
-            )
-        return scored, {
-            name: outputs.rows(np.flatnonzero(scored[positions]))
-            for name, (positions, outputs) in kept.items()
-        }
-
-    def _numbers(self, source: str) -> list[int]:
-        """The numbers of a source's exits among those of all sources."""
-        own = {exit.name for exit in self.probes[source].exits}
-        return [n for n, exit in enumerate(exits_of(self.probes)) if exit.name in own]
-
-    def _score_shard(self, source: str, shard: int, stages: Mapping[str, Stage], done: int) -> None:
-        positions: list[Array] = []
-        pieces: dict[str, list[ExitOutputs]] = {name: [] for name in stages}
-        for batch in batches(
-            self.images,
-            self.blocks[shard],
-            size=self.batch,
-            workers=self.workers,
-            resizings=resizings_of(stages.values()),
-        ):
-            if batch.corrupt and self.strict:
-                raise DataError(batch.corrupt[0])
-            if len(batch):
-                ids = self.images.ids[batch.positions].tolist()
-                for name, outputs in run_stages(
-                    stages, batch.images, ids=ids, keep_logits=self.keep_logits
-                ):
-                    pieces[name].append(outputs)
-                positions.append(batch.positions)
-            done += len(batch) + len(batch.corrupt)
-            self.on_progress(source, done, len(self.images))
-        decoded = np.concatenate(positions) if positions else np.empty(0, np.int64)
-        for number, name in zip(self._numbers(source), stages, strict=True):
-            whole = ExitOutputs.concatenate(pieces[name]) if pieces[name] else None
-            self.shards.write(number, shard, decoded, whole)
-
-
-def _check_weights(stages: Mapping[str, Stage], probed: Probe, spec: str) -> None:
-    for exit, (name, stage) in zip(probed.exits, stages.items(), strict=True):
-        before, now = str(exit.origin["weights_hash"]), stage.weights_hash
-        if now != before:
-            raise ModelError(
-                f"a model has the same weights whenever it is loaded, {spec!r} has not at {name!r} "
-                f"(hash {now[:12]}, before {before[:12]}): let the factory set a seed, or give "
-                "?checkpoint=FILE"
-            )
-
-
-def _older(target: Path) -> ScoreTable | None:
-    """The table that exits are added to; None where there is none yet."""
-    check_target(target)
-    return load_table(target) if target.is_dir() and any(target.iterdir()) else None
-
-
-def _has_all(older: ScoreTable, exits: Sequence[Exit]) -> bool:
-    """Whether a table has the very exits: the same models, seen in the same way."""
-    known = {exit.name: exit for exit in older.exits}
-    return all(
-        exit.name in known and dict(known[exit.name].origin) == dict(exit.origin) for exit in exits
-    )
-
-
-def _check_appendable(
-    older: ScoreTable | None, path: Path, images: DataSet, exits: Sequence[Exit]
-) -> None:
-    """Refuse to append exits that were scored on other data, or whose names are taken.
-
-    Raises:
-        TableError: the message has what differs.
-    """
-    if older is None:
-        return
-    found = older.provenance.get("fingerprint")
-    if found != images.fingerprint:
-        raise TableError(
-            f"exits of one table are scored on the same data, {str(path)!r} has those of "
-            f"{older.provenance.get('data', 'an import')!r} (fingerprint {str(found)[:12]}, here "
-            f"{images.fingerprint[:12]}): choose another folder"
-        )
-    repeats = [exit.name for exit in exits if exit.name in older.names]
-    if repeats:
-        raise TableError(
-            f"exit names are unique, {str(path)!r} has {listed(map(repr, repeats))} already: "
-            "leave them out, name them NAME=SPEC, or choose another folder"
-        )
-    if images.encoded is not None:
-        where = repr(str(path))
-        check_unchanged(images.encoded, images.ids, older.provenance, where=where, error=TableError)
-
-
 def _check_resumable(images: DataSet, plan: Mapping[str, Any]) -> None:
     """Refuse to resume work on files that have changed.
 
@@ -481,42 +277,3 @@ def _check_resumable(images: DataSet, plan: Mapping[str, Any]) -> None:
     """
     if images.encoded is not None and "content" in plan and plan["data"] == images.fingerprint:
         check_unchanged(images.encoded, images.ids, plan, where="the unfinished part")
-
-
-def _append(older: ScoreTable, further: ScoreTable) -> ScoreTable:
-    """The older table with the exits of another one of the same samples; its split stays.
-
-    Raises:
-        TableError: the samples or the confidences differ.
-    """
-    if older.ids.tolist() != further.ids.tolist():
-        raise TableError(
-            f"exits of one table are scored on the same samples, found {len(further)} where the "
-            f"table has {len(older)} (images that could not be decoded differ): mend the data, or "
-            "choose another folder"
-        )
-    differing = set(older.confidence) ^ set(further.confidence)
-    if differing:
-        raise TableError(
-            f"exits of one table have the same confidences, {listed(sorted(differing))} differ: "
-            "choose another folder"
-        )
-    runs = [*older.provenance.get("runs", []), *further.provenance["runs"]]
-    return replace(
-        older,
-        exits=(*older.exits, *further.exits),
-        prediction=np.vstack([older.prediction, further.prediction]),
-        confidence={
-            name: np.vstack([rows, further.confidence[name]])
-            for name, rows in older.confidence.items()
-        },
-        costs=_merge(older.costs, further.costs),
-        times=_merge(older.times, further.times),
-        sittings=(*older.sittings, *further.sittings),
-        details={**older.details, **further.details},
-        provenance={**older.provenance, "runs": runs},
-    )
-
-
-def _merge(older: Costs, further: Costs) -> dict[str, Mapping[str, float]]:
-    return {unit: {**older.get(unit, {}), **further.get(unit, {})} for unit in {**older, **further}}

@@ -1,0 +1,97 @@
+"""Tables on disk to which the exits of further models are added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from understudy.errors import TableError, listed
+from understudy.exit import Exit
+from understudy.scores import Costs, ScoreTable
+from understudy.store import check_target, load_table
+from understudy.zoo.data import DataSet
+from understudy.zoo.encoded import check_unchanged
+
+
+def table_at(target: Path) -> ScoreTable | None:
+    """The table that exits are added to; None where there is none yet."""
+    check_target(target)
+    return load_table(target) if target.is_dir() and any(target.iterdir()) else None
+
+
+def has_exits(older: ScoreTable, exits: Sequence[Exit]) -> bool:
+    """Whether a table has the very exits: the same models, seen in the same way."""
+    known = {exit.name: exit for exit in older.exits}
+    return all(
+        exit.name in known and dict(known[exit.name].origin) == dict(exit.origin) for exit in exits
+    )
+
+
+def check_appendable(
+    older: ScoreTable | None, path: Path, images: DataSet, exits: Sequence[Exit]
+) -> None:
+    """Refuse to append exits that were scored on other data, or whose names are taken.
+
+    Raises:
+        TableError: the message has what differs.
+    """
+    if older is None:
+        return
+    found = older.provenance.get("fingerprint")
+    if found != images.fingerprint:
+        raise TableError(
+            f"exits of one table are scored on the same data, {str(path)!r} has those of "
+            f"{older.provenance.get('data', 'an import')!r} (fingerprint {str(found)[:12]}, here "
+            f"{images.fingerprint[:12]}): choose another folder"
+        )
+    repeats = [exit.name for exit in exits if exit.name in older.names]
+    if repeats:
+        raise TableError(
+            f"exit names are unique, {str(path)!r} has {listed(map(repr, repeats))} already: "
+            "leave them out, name them NAME=SPEC, or choose another folder"
+        )
+    if images.encoded is not None:
+        where = repr(str(path))
+        check_unchanged(images.encoded, images.ids, older.provenance, where=where, error=TableError)
+
+
+def appended(older: ScoreTable, further: ScoreTable) -> ScoreTable:
+    """The older table with the exits of another one of the same samples; its split stays.
+
+    Raises:
+        TableError: the samples or the confidences differ.
+    """
+    if older.ids.tolist() != further.ids.tolist():
+        raise TableError(
+            f"exits of one table are scored on the same samples, found {len(further)} where the "
+            f"table has {len(older)} (images that could not be decoded differ): mend the data, or "
+            "choose another folder"
+        )
+    differing = set(older.confidence) ^ set(further.confidence)
+    if differing:
+        raise TableError(
+            f"exits of one table have the same confidences, {listed(sorted(differing))} differ: "
+            "choose another folder"
+        )
+    runs = [*older.provenance.get("runs", []), *further.provenance["runs"]]
+    return replace(
+        older,
+        exits=(*older.exits, *further.exits),
+        prediction=np.vstack([older.prediction, further.prediction]),
+        confidence={
+            name: np.vstack([rows, further.confidence[name]])
+            for name, rows in older.confidence.items()
+        },
+        costs=_merge(older.costs, further.costs),
+        times=_merge(older.times, further.times),
+        sittings=(*older.sittings, *further.sittings),
+        details={**older.details, **further.details},
+        provenance={**older.provenance, "runs": runs},
+    )
+
+
+def _merge(older: Costs, further: Costs) -> dict[str, Mapping[str, float]]:
+    return {unit: {**older.get(unit, {}), **further.get(unit, {})} for unit in {**older, **further}}
