@@ -52,6 +52,7 @@ GOOD = ("same", "refused", "other")
 VOLATILE = {"seconds", "rate", "bytes", "measured", "peak_memory_bytes", "online", "verdict"}
 VOLATILE |= {"hash", "versions", "when", "cached"}
 VOLATILE |= {"images_per_second", "speedup", "of_ideal", "ms", "ideal_online"}
+VOLATILE |= {"online_images_per_second", "online_of_ideal"}
 
 NETS = """
 from torch import nn
