@@ -96,7 +96,7 @@ def test_outcomes_have_the_interval_of_their_saving() -> None:
     assert outcome.saving_text(UNIT) == "within noise"
     assert outcome.saving_text("MACs") == "40.0 %"
     alone = evaluate(table, Policy.single("tiny"))
-    assert alone.saving_text(UNIT) == "80.0 % (50.0 to 93.8)"
+    assert alone.saving_text(UNIT) == "80.0 %\n50.0 to 93.8"
     assert evaluate(table, Policy.single("big")).saving_text(UNIT) == "0.0 %"
 
 

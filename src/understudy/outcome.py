@@ -71,11 +71,11 @@ class Outcome(
         return self.saving_intervals.get(unit, (self.saving[unit], self.saving[unit]))
 
     def saving_text(self, unit: str) -> str:
-        """The saving as percent, by time with its interval; or that it is within the noise."""
+        """The saving as percent, by time with its interval below; or that it is within the noise."""
         low, high = self.saving_interval(unit)
         if low <= 0 <= high and low < high:
             return "within noise"
-        ends = f" ({100 * low:.1f} to {100 * high:.1f})" if low < high else ""
+        ends = f"\n{100 * low:.1f} to {100 * high:.1f}" if low < high else ""
         return f"{percent(self.saving[unit])}{ends}"
 
     @property

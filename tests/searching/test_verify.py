@@ -117,6 +117,7 @@ def test_every_change_of_a_file_is_found(
     assert looks[1] == looks[0] + 1
     assert len(data["results"][0]["certificate"]["path"]) > 0
     assert not found_out(folder, data)
+    del data["content_hash"]  # written anew with each change
     tried = list(changed(data))
     assert len(tried) > 500
     assert [path for path, other in tried[::step] if not found_out(folder, other)] == []
