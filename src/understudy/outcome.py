@@ -71,7 +71,7 @@ class Outcome(
         return self.saving_intervals.get(unit, (self.saving[unit], self.saving[unit]))
 
     def saving_text(self, unit: str) -> str:
-        """The saving as percent, by time with its interval below; or that it is within the noise."""
+        """The saving as percent, by time with its interval below; or that the noise explains it."""
         low, high = self.saving_interval(unit)
         if low <= 0 <= high and low < high:
             return "within noise"
