@@ -51,8 +51,8 @@ CORE = {
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
     "store": {
         "contained_files",
-        "errors", "exit", "extras", "files", "documents", "folders", "locks", "parquet_files", "looks",
-        "split", "scores", "sitting",
+        "errors", "exit", "extras", "files", "documents", "folders", "locks", "parquet_files",
+        "looks", "split", "scores", "sitting",
         "table_validation",
     },
     "intervals": set(),

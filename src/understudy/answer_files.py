@@ -22,9 +22,9 @@ def check_format(path: str | Path) -> None:
     """
     if not _is_csv(path) and not installed("polars"):
         raise MissingExtra(
-            f"{str(path)!r} is written as Parquet, which",
+            f"Parquet ({str(path)!r})",
             "search",
-            otherwise=f"name a file that ends in .csv ({Path(path).stem}.csv)",
+            otherwise=f"write CSV ({str(Path(path).with_suffix('.csv'))!r})",
         )
 
 

@@ -78,7 +78,7 @@ def load_runnable(
         MissingExtra: PyTorch, or ONNX Runtime for an exported cascade, is not installed.
     """
     if not is_onnx_bundle(folder):
-        with needing(f"running {str(folder)!r}, which is not exported,", extra="torch"):
+        with needing(f"a cascade that was not exported ({str(folder)!r})", extra="torch"):
             from understudy.nn.stage import usable_device
             from understudy.zoo.saved_cascades import load_cascade
 
