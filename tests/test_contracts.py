@@ -108,8 +108,11 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
-    "runtime": "protocol metrics buffer pipeline base_cascade scheduler offline online executor",
-    "graph": "capture liveness partition batch_norm_folding",
+    "runtime": (
+        "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
+        "executor"
+    ),
+    "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
         "confidence_functions input_guard preprocess stage execution_mode identity cost cascade"
     ),
