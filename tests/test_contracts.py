@@ -37,7 +37,8 @@ CORE = {
     "parquet_files": {"extras", "files"},
     "answer_files": {"errors", "extras", "files"},
     "unfinished": {"errors", "files", "folders", "locks"},
-    "json_codec": {"errors", "files", "documents"},
+    "short_repr": set(),
+    "json_codec": {"errors", "files", "documents", "short_repr"},
     "split": {"errors"},
     "confidence_functions": {"errors"},
     "policy": {"json_codec", "errors"},
@@ -46,7 +47,11 @@ CORE = {
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "sitting": {"json_codec", "errors"},
-    "scores": {"errors", "confidence_functions", "split", "exit", "table_validation", "sitting"},
+    "reference": {"exit", "display"},
+    "scores": {
+        "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
+        "reference",
+    },
     "time_noise": {"errors", "exit", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
     "store": {
@@ -65,7 +70,7 @@ CORE = {
     "import_predictions": {"errors", "extras", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
-        "display", "split", "scores", "deferral", "ensemble",
+        "display", "split", "scores", "deferral", "ensemble", "exit", "reference",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},
