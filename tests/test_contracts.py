@@ -124,7 +124,7 @@ ORDER = {
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": "spec allowed_code weights parquet_images decoding encoded data models saved_cascades",
-    "scoring": "repeatability outputs measuring further_exits job in_memory on_disk",
+    "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
