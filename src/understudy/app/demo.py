@@ -28,7 +28,6 @@ from understudy.policy import Policy
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
-from understudy.searching.baselines import best_single
 from understudy.searching.search import search
 from understudy.zoo.data import DataSet, Progress, open_data
 from understudy.zoo.saved_cascades import load_cascade
@@ -97,23 +96,16 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Progress) -> DemoRun
         on_step("2 score them on the other half", (command,))
         table = _score(weights, table_path, on_progress)
     with _timed(seconds, "search"):
-        reference = best_single(
-            table.on("tune"), reference=table.names[-1], unit="MACs", cost=np.inf
-        )
-        assert reference is not None
         drops = ",".join(f"{drop:g}" for drop in DROPS)
         on_step(
-            f"3 search for the cheapest policies with a certified drop from {reference}, the "
-            "network that is best on tune",
-            (
-                f"understudy search {table_path} --reference {reference} --max-drop {drops} "
-                f"--out {result_path}",
-            ),
+            f"3 search for the cheapest policies with a certified drop from {table.reference()}, "
+            "the network that is most accurate on tune",
+            (f"understudy search {table_path} --max-drop {drops} --out {result_path}",),
         )
         read = table.on("certify").ids
         with looking(table_path):
             looks = count_looks(table_path, read) + 1
-            result = search(table, reference=reference, max_drop=DROPS, looks=looks)
+            result = search(table, max_drop=DROPS, looks=looks)
             log_look(table_path, read, why="demo", search=result.search_record)
         result.save(result_path)
     with _timed(seconds, "build and run"):
