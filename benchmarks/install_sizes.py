@@ -50,7 +50,7 @@ def install(wheel: Path, extra: str, into: Path, further: Sequence[str] = ()) ->
     uv("venv", "--quiet", "--python", sys.executable, into)
     python = into / "bin" / "python"
     name = f"understudy[{extra}] @ {wheel.as_uri()}" if extra != BASE else str(wheel)
-    uv("pip", "install", "--quiet", "--python", python, name, *further)
+    uv("pip", "install", "--quiet", "--compile-bytecode", "--python", python, name, *further)
     return python
 
 
