@@ -140,9 +140,19 @@ def test_several_sittings_are_remarked() -> None:
 def test_a_time_that_contradicts_the_macs_is_remarked() -> None:
     table = table_of({"small": (2.9, 3.0, 3.1), "large": (2.0, 2.1, 2.2)})
     (remark,) = time_remarks(table, UNIT)
-    assert "small has at least 10 times fewer MACs than large and takes longer in ms@8" in remark
+    assert "small has 10 times fewer MACs than large and takes 1.4 times as long in ms@8" in remark
     near = table_of({"small": (2.9, 3.0, 3.1), "large": (2.7, 2.9, 3.0)})
     assert list(time_remarks(near, UNIT)) == []
+
+
+@pytest.mark.parametrize(("longer", "remarked"), [(9.0, False), (12.0, True)])
+def test_a_time_ten_times_as_long_for_as_many_macs_is_remarked(
+    longer: float, remarked: bool
+) -> None:
+    table = table_of({"slow": (longer, longer, longer), "fast": (1.0, 1.0, 1.0)})
+    table = replace(table, costs={"MACs": {"slow": 1e6, "fast": 1e6}})
+    remarks = [remark for remark in time_remarks(table, UNIT) if "as many MACs as fast" in remark]
+    assert len(remarks) == remarked
 
 
 def test_a_time_lies_in_its_interval() -> None:
