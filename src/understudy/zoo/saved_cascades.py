@@ -24,7 +24,7 @@ from understudy.errors import ModelError
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.identity import SAMPLE, check_identity, identity_of
-from understudy.nn.stage import Preprocess, Stage
+from understudy.nn.stage import Preprocess, Stage, uncompiled
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.zoo.models import build_model
@@ -84,7 +84,7 @@ def save_cascade(
     with replacing_folder(path) as folder:
         (folder / "weights").mkdir()
         for name, stage in models.items():
-            save_model(stage.model, str(folder / files[name]))
+            save_model(uncompiled(stage.model), str(folder / files[name]))
         for name, network in networks.items():
             save_model(network, str(folder / files[name]))
         write_document(folder / NAME, data)
