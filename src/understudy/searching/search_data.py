@@ -254,7 +254,7 @@ class SearchData:
         order = np.argsort(self.tune.exit_costs(self.spec.unit), kind="stable")
         exits = [self.tune.exits[row] for row in order]
         return tuple(
-            Single(exit.name, exit.origin, self._outcomes(Policy.single(exit.name)))
+            Single(exit.name, dict(exit.origin), self._outcomes(Policy.single(exit.name)))
             for exit in exits
         )
 
