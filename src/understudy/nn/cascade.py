@@ -24,7 +24,7 @@ from understudy.nn.stage import INPUT, Images, Stage, resizings_of, stages_of
 from understudy.nn.training_modes import modes_kept
 from understudy.operating_point import OperatingPoint, operating_points_of
 from understudy.policy import Policy
-from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade
+from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
 from understudy.runtime.pipeline import Pipeline, check_classes
 from understudy.runtime.protocol import (
     Answers,
@@ -232,6 +232,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
         policy: which stages are run, in which order, and the threshold of each.
         operating_points: the certified points that it can be set to.
         scores: exit name -> the learned score behind its confidence `deferral`.
+        classes: the names of the classes, by their numbers.
 
     >>> tiny, big = nn.Linear(4, 3), nn.Linear(4, 3)
     >>> cascade = Cascade({"tiny": tiny, "big": big}, Policy.pair("tiny", "big", 0.9))
@@ -248,6 +249,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
 
     confidence_functions = confidence_functions
     deferral_score = staticmethod(deferral_score)
+    __repr__ = BaseCascade.__repr__
 
     def __init__(
         self,
@@ -256,6 +258,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
         *,
         operating_points: Sequence[OperatingPoint] = (),
         scores: Mapping[str, DeferralScore] = MappingProxyType({}),
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not stages:
@@ -264,6 +267,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
         self.exits = tuple(built)
         self.operating_points = tuple(operating_points)
         self.scores = dict(scores)
+        self.classes = checked_names(classes)
         self._stages = nn.ModuleList(built.values())
         self.policy = policy
 
@@ -348,7 +352,8 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
 
 
 def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
-    """A cascade of these models, with the learned scores and operating points that fit them.
+    """A cascade of these models, with the learned scores and operating points that fit them, and
+    the names of the classes.
 
     Raises:
         ModelError: a model that the policy names is missing, or is not the one that was scored.
@@ -363,6 +368,7 @@ def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
         policy,
         operating_points=[point for point in points if set(point.policy.exits) <= set(stages)],
         scores={name: score for name, score in scores.items() if name in stages},
+        classes=result.table.get("classes"),
     )
 
 

@@ -79,6 +79,7 @@ def save_cascade(
         "stages": {name: _entry(stage, files.get(name)) for name, stage in cascade.stages.items()},
         "scores": {name: score.to_dict() for name, score in cascade.scores.items()},
         "frontier": [point.to_dict() for point in cascade.operating_points],
+        "classes": None if cascade.classes is None else list(cascade.classes),
         "provenance": dict(provenance or {}),
     }
     with replacing_folder(path) as folder:
@@ -122,6 +123,7 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
                 name: DeferralScore.from_dict(score)
                 for name, score in data.get("scores", {}).items()
             },
+            classes=data.get("classes"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
