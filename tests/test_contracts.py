@@ -126,7 +126,8 @@ ORDER = {
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
-        "confidence_functions input_guard preprocess stage execution_mode identity cost cascade"
+        "training_modes confidence_functions input_guard preprocess stage execution_mode identity "
+        "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from understudy.errors import DataError, ModelError
 from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, Stage, stages_of
+from understudy.nn.training_modes import modes_kept
 from understudy.runtime.loader_batch import taken_apart
 from understudy.scores import ScoreTable
 from understudy.scoring.outputs import (
@@ -73,7 +73,7 @@ def score(
     """
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
-    with _modes_kept(models):
+    with modes_kept(models.values()):
         stages_of(models)  # refuses two exits of one name
         sources = {name: stages_of({name: model}) for name, model in models.items()}
         run = _run(sources, loader, classes=classes, keep_logits=keep_logits)
@@ -93,18 +93,6 @@ def score(
         groups=groups,
         split=split,
     )
-
-
-@contextmanager
-def _modes_kept(models: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Training and eval modes of all modules, as they were before."""
-    own = [model for model in models.values() if isinstance(model, nn.Module)]
-    before = [(module, module.training) for model in own for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 @dataclass

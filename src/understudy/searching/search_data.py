@@ -258,6 +258,7 @@ class SearchData:
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
                 "provenance": self._provenance(choices),
                 **({"time_remarks": remarks} if remarks else {}),
+                **({"classes": list(models.classes)} if models.classes else {}),
             },
             arguments=requested,
             published=rules(
