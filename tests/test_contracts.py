@@ -109,11 +109,15 @@ ORDER = {
     "runtime": "protocol metrics buffer pipeline base_cascade scheduler offline online executor",
     "graph": "capture liveness partition batch_norm_folding",
     "nn": (
-        "confidence_functions input_guard preprocess stage execution_mode identity cost cascade"
+        "confidence_functions input_guard preprocess stage mode_options execution_mode identity "
+        "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
-    "zoo": "spec allowed_code weights parquet_images decoding encoded data models saved_cascades",
+    "zoo": (
+        "spec allowed_code hub_names model_specs decoding data_specs weights parquet_images "
+        "encoded data models saved_cascades"
+    ),
     "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

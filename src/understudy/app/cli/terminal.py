@@ -212,6 +212,13 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _existing_data(value: str | None) -> str | None:
+    """A data spec with its scheme, checked before anything slow is imported."""
+    from understudy.zoo.data_specs import parse_data_spec
+
+    return None if value is None else parse_data_spec(value).text
+
+
 MOST_IMAGES, MOST_THREADS, MOST_STAGES = 2**20, 1024, 1000  # of a batch, of a command, of a policy
 MOST_ROUNDS = 10**6  # in which something is measured again
 
@@ -219,7 +226,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 TablePath = Annotated[Path, argument("TABLE", "A score table.")]
 ResultPath = Annotated[Path, argument("RESULT", "What `search --out` wrote.")]
 CascadePath = Annotated[Path, argument("CASCADE", "What `build` or `export` wrote.")]
-Data = Annotated[str, option("DATA", "folder:DIR, parquet:FILE or digits:")]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA", help="folder:DIR, parquet:FILE or digits:", callback=_existing_data
+    ),
+]
 Device = Annotated[
     str | None,
     option(
