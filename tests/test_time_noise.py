@@ -90,19 +90,20 @@ def test_the_interval_of_a_saving_is_that_of_all_corners(
 
 def test_outcomes_have_the_interval_of_their_saving() -> None:
     table = table_of({"tiny": (1.0, 2.0, 4.0), "big": (8.0, 10.0, 16.0)})
-    outcome = evaluate(table, Policy.pair("tiny", "big", 0.7))
+    outcome = evaluate(table, Policy.pair("tiny", "big", 0.7), reference="big")
     assert outcome.saving[UNIT] == pytest.approx(1 - (2 + 5) / 10)
     assert outcome.saving_intervals[UNIT] == pytest.approx((0.0, 0.5 - 1 / 16))
     assert outcome.saving_text(UNIT) == "within noise"
     assert outcome.saving_text("MACs") == "40.0 %"
-    alone = evaluate(table, Policy.single("tiny"))
+    alone = evaluate(table, Policy.single("tiny"), reference="big")
     assert alone.saving_text(UNIT) == "80.0 %\n50.0 to 93.8"
-    assert evaluate(table, Policy.single("big")).saving_text(UNIT) == "0.0 %"
+    assert evaluate(table, Policy.single("big"), reference="big").saving_text(UNIT) == "0.0 %"
 
 
 def test_outcomes_without_a_spread_are_as_they_were() -> None:
     table = replace(table_of({"tiny": (1.0, 2.0, 4.0), "big": (8.0, 10.0, 16.0)}), sittings=())
-    outcome = evaluate(table, Policy((PolicyStage("tiny", 0.7), PolicyStage("big", None))))
+    policy = Policy((PolicyStage("tiny", 0.7), PolicyStage("big", None)))
+    outcome = evaluate(table, policy, reference="big")
     assert outcome.saving_intervals == {}
     assert "saving_intervals" not in outcome.to_dict()
     assert outcome.saving_text(UNIT) == "30.0 %"

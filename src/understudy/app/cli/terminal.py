@@ -260,7 +260,10 @@ Workers = Annotated[
 ]
 Reference = Annotated[
     str | None,
-    option("EXIT", "The exit that accuracy is compared with. [dim]Default: the costliest.[/]"),
+    option(
+        "EXIT",
+        "The exit that accuracy is compared with. [dim]Default: the most accurate on tune.[/]",
+    ),
 ]
 Unit = Annotated[
     str | None,
