@@ -137,7 +137,7 @@ ORDER = {
         "chain_solver chains coordinate_descent exits published_rules equal_loss strategies "
         "promising_pairs best_savers search_data optimism search labels_needed verify"
     ),
-    "app": "bench_result run_cascade bench build_cascade report demo cli",
+    "app": "bench_result run_cascade bench bench_job build_cascade report demo cli",
 }
 
 
