@@ -44,6 +44,7 @@ CORE = {
     "policy": {"json_codec", "errors"},
     "exit": {"errors"},
     "malloc": set(),
+    "progress_bars": set(),
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "sitting": {"json_codec", "errors"},
