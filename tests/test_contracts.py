@@ -38,11 +38,13 @@ CORE = {
     "answer_files": {"errors", "extras", "files"},
     "unfinished": {"errors", "files", "folders", "locks"},
     "short_repr": set(),
+    "html_views": {"display"},
+    "tabular": {"errors", "html_views"},
     "json_codec": {"errors", "files", "documents", "short_repr"},
     "split": {"errors"},
     "confidence_functions": {"errors"},
     "policy": {"json_codec", "errors"},
-    "exit": {"errors"},
+    "exit": {"errors", "short_repr"},
     "malloc": set(),
     "progress_bars": set(),
     "lazy_imports": {"errors", "extras"},
@@ -51,7 +53,7 @@ CORE = {
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
-        "reference",
+        "reference", "short_repr", "tabular",
     },
     "time_noise": {"errors", "exit", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
@@ -64,14 +66,18 @@ CORE = {
     "intervals": set(),
     "outcome": {
         "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
+        "short_repr", "tabular",
     },
-    "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
-    "deciles": {"json_codec", "errors", "scores", "deferral"},
+    "frontier": {
+        "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
+    },
+    "deciles": {"json_codec", "errors", "scores", "deferral", "tabular"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
     "import_predictions": {"errors", "extras", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display", "split", "scores", "deferral", "ensemble", "exit", "reference",
+        "html_views", "short_repr", "tabular",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},
@@ -120,7 +126,8 @@ ORDER = {
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
-        "confidence_functions input_guard preprocess stage mode_options execution_mode identity "
+        "training_modes confidence_functions input_guard preprocess stage mode_options "
+        "execution_mode identity "
         "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",

@@ -17,6 +17,7 @@ from understudy.confidence_functions import CONFIDENCES, confidences_of, log_pro
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.reference import candidates, most_accurate
+from understudy.short_repr import clipped, shortened
 from understudy.sitting import Sitting
 from understudy.split import ALL, SPLITS, assign_splits
 from understudy.table_validation import (
@@ -37,12 +38,13 @@ from understudy.table_validation import (
     read_only_costs,
     stacked,
 )
+from understudy.tabular import Tabular
 
 __all__ = ["Array", "Costs", "Detail", "Exit", "ScoreTable"]
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreTable:
+class ScoreTable(Tabular):
     """The outputs of E exits for N samples. Arrays are (E, N), exits in `exits` order.
 
     Nobody can change a table: arrays that the caller could write to are copied. It can be pickled,
@@ -233,6 +235,33 @@ class ScoreTable:
         for name in ("costs", "times"):
             values[name] = {unit: dict(parts) for unit, parts in values[name].items()}
         return partial(ScoreTable, **values), ()
+
+    def __repr__(self) -> str:
+        counts = np.bincount(self.split, minlength=len(SPLITS)).tolist()
+        splits = ", ".join(f"{name} {k:,}" for name, k in zip(SPLITS, counts, strict=True) if k)
+        exits = f"{len(self.exits)} exit{'s' * (len(self.exits) > 1)}"
+        names, units = (shortened(map(clipped, some), 100) for some in (self.names, self.units))
+        labels = "" if self.labelled.all() else f", {int(self.labelled.sum()):,} with a label"
+        return f"<ScoreTable: {exits} ({names}), {len(self):,} samples ({splits}){labels}; {units}>"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per exit: its accuracy on all samples (None unless all have a label), its costs."""
+        whole = self.label is not None and bool(self.labelled.all())
+        right = (
+            (self.prediction == self.label).mean(1).tolist() if whole else [None] * len(self.exits)
+        )
+        prices = {**self.costs, **self.times}
+        return {
+            "exit": list(self.names),
+            "accuracy": right,
+            **{
+                f"cost {unit}": [
+                    self.cost_of([exit.name], unit) if set(exit.parts) <= set(parts) else None
+                    for exit in self.exits
+                ]
+                for unit, parts in prices.items()
+            },
+        }
 
     # -- reading ---------------------------------------------------------------------------
 

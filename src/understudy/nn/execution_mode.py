@@ -118,7 +118,7 @@ class ModelInMode(nn.Module):
             model = model.to(memory_format=torch.channels_last)
         self.add_module(self._key, model)  # its weights have names, and so a hash, of their own
         self._prepared: list[Callable[[Tensor], Any]] = []  # a list, to be no submodule
-        self.register_load_state_dict_post_hook(lambda module, _: module.reset())  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
     @property
     def model(self) -> nn.Module:
@@ -157,10 +157,18 @@ class ModelInMode(nn.Module):
         kind = "reduce-overhead" if ready.is_cuda else None
         return _Bucketed(torch.compile(run, mode=kind))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made again on the first batch: a copy has weights of its own."""
+        return {**super().__getstate__(), "_prepared": []}  # type: ignore[no-untyped-call]
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.reset()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _after_loading(module: ModelInMode, _keys: Any) -> None:
+    module.reset()
 
 
 class _Bucketed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle, islice
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from understudy.errors import DataError, ModelError
 from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, Stage, stages_of
+from understudy.nn.training_modes import modes_kept
 from understudy.progress_bars import progress_bars
 from understudy.runtime.loader_batch import taken_apart
 from understudy.scores import ScoreTable
@@ -98,7 +99,7 @@ def score(
     if any(size < 1 for size in sizes):
         raise DataError(f"times are measured for batches of 1 sample and more, found {sizes}")
     bars = progress_bars("batches", measuring="rounds") if progress else nullcontext(no_progress)
-    with _modes_kept(models), bars as advance:
+    with modes_kept(models.values()), bars as advance:
         stages_of(models)  # refuses two exits of one name
         run = _Run(
             sources={name: stages_of({name: model}) for name, model in models.items()},
@@ -113,18 +114,6 @@ def score(
         sittings = run.measured(sizes, seconds_after(perf_counter() - start), advance)
     table = run.table(costs=costs, ids=ids, groups=groups, split=split)
     return replace(table, times={one.unit: one.median for one in sittings}, sittings=sittings)
-
-
-@contextmanager
-def _modes_kept(models: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Training and eval modes of all modules, as they were before."""
-    own = [model for model in models.values() if isinstance(model, nn.Module)]
-    before = [(module, module.training) for model in own for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 @dataclass

@@ -21,6 +21,7 @@ from understudy.frontier import Frontier, Point, PointArrays
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, midpoint
 from understudy.scores import ScoreTable
+from understudy.short_repr import short_repr
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +51,8 @@ class PairCurve:
     losses: npt.NDArray[np.int64]
     gains: npt.NDArray[np.int64]
     cost: npt.NDArray[np.float64]
+
+    __repr__ = short_repr
 
     @property
     def samples(self) -> int:

@@ -235,6 +235,7 @@ class SearchData:
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
                 "provenance": self._provenance(choices),
                 **({"time_remarks": remarks} if remarks else {}),
+                **({"classes": list(models.classes)} if models.classes else {}),
             },
             arguments=requested,
             published=rules(
@@ -254,7 +255,7 @@ class SearchData:
         order = np.argsort(self.tune.exit_costs(self.spec.unit), kind="stable")
         exits = [self.tune.exits[row] for row in order]
         return tuple(
-            Single(exit.name, exit.origin, self._outcomes(Policy.single(exit.name)))
+            Single(exit.name, dict(exit.origin), self._outcomes(Policy.single(exit.name)))
             for exit in exits
         )
 
