@@ -46,6 +46,7 @@ CORE = {
     "policy": {"json_codec", "errors"},
     "exit": {"errors", "short_repr"},
     "malloc": set(),
+    "progress_bars": set(),
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
@@ -126,12 +127,16 @@ ORDER = {
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
-        "training_modes confidence_functions input_guard preprocess stage execution_mode identity "
+        "training_modes confidence_functions input_guard preprocess stage mode_options "
+        "execution_mode identity "
         "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
-    "zoo": "spec allowed_code weights parquet_images decoding encoded data models saved_cascades",
+    "zoo": (
+        "spec allowed_code hub_names model_specs decoding data_specs weights parquet_images "
+        "encoded data models saved_cascades"
+    ),
     "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
@@ -141,7 +146,7 @@ ORDER = {
         "chain_solver chains coordinate_descent exits published_rules equal_loss strategies "
         "promising_pairs best_savers search_data optimism search labels_needed verify"
     ),
-    "app": "bench_result run_cascade bench build_cascade report demo cli",
+    "app": "bench_result run_cascade bench bench_job build_cascade report demo cli",
 }
 
 
