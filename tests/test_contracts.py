@@ -63,7 +63,7 @@ CORE = {
     "import_predictions": {"errors", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
-        "display", "split", "scores", "deferral", "ensemble",
+        "display", "text_table", "split", "scores", "deferral", "ensemble",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},
@@ -72,7 +72,8 @@ CORE = {
         "ensemble",
     },
     "operating_point": {"json_codec", "errors", "policy", "certificate", "result"},
-    "display": set(),
+    "display": {"text_table"},
+    "text_table": set(),
 }  # fmt: skip
 LAYERS = {
     "searching": set(CORE),

@@ -200,7 +200,14 @@ class SearchData:
             with_cautious_times(self.tune, reference), reference=reference, unit=unit
         )
         alike = within_noise(self.tune, unit, reference)
-        words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better, alike=alike)
+        words = verdict(
+            choice,
+            unit=unit,
+            max_cost=self.max_cost,
+            better=better,
+            alike=alike,
+            labelled=self.models.label is not None,
+        )
         return replace(choice, verdict=words)
 
     def result(

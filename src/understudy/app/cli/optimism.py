@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.app.cli import terminal
-from understudy.display import group_of, note_of, percent, table_of
+from understudy.display import budget_text, group_of, note_of, percent, signed, table_of
+from understudy.text_table import Column
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -70,11 +71,11 @@ def optimism_view(found: Optimism) -> Group:
     sizes = ", ".join(f"{count:,} {name}" for name, count in found.samples.items())
     rows = (
         (
-            f"{one.max_drop:g}",
+            budget_text(one.max_drop),
             one.way,
-            f"{one.claimed.mean:+.2f}",
-            f"{one.given.mean:+.2f}",
-            f"{one.given.low:+.2f} to {one.given.high:+.2f}",
+            signed(one.claimed.mean),
+            signed(one.given.mean),
+            f"{signed(one.given.low)} to {signed(one.given.high)}",
             percent(one.saving.mean),
             f"{percent(one.saving.low)} to {percent(one.saving.high)}",
             percent(one.broken),
@@ -83,7 +84,10 @@ def optimism_view(found: Optimism) -> Group:
     )
     table = table_of(
         f"{found.resamples} resamples ({sizes}) against {found.reference}, drops in points",
-        ("budget", "tuned", "claimed", "really given", "5-95 %", "saving", "5-95 %", "broken"),
+        (
+            *("max\ndrop", Column("tuned", "name"), "claimed", "really\ngiven", "5–95 %"),
+            *("saving", "5–95 %", "broken"),
+        ),
         rows,
     )
     words = (
