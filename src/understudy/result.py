@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 DECIDED = "the samples that decided: slightly optimistic"
-BUDGET, PLAN = Column("max\ndrop", "name"), Column("plan, share per stage", "plan")
+PLAN = Column("plan, share per stage", "plan")
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ def _choices_table(result: Result) -> TextTable:
     others = sorted(set.intersection(*costs) - {result.unit})
     decided = f" ({DECIDED})" if result.measured_on == "certify" else ""
     proof = "proof" if result.in_sample else f"proof\n(δ = {result.delta:g})"
-    head = (BUDGET, PLAN, result.unit, "saving")
+    head = (_budget(result), PLAN, result.unit, "saving")
     return display.table_of(
         f"the cheapest plan per budget, measured on {result.measured_on}{decided}",
         (*head, *(f"saving\n{unit}" for unit in others), result.gap, "95 %", proof),
@@ -366,6 +366,10 @@ def _guarantees_note(result: Result) -> Paragraph:
         "probability of up to the sum of their δ."
     )
     return display.note_of(f"{words}{several}.{again if look > 1 else ''}\n")
+
+
+def _budget(result: Result) -> Column:
+    return Column("max\ndrop" if result.labelled else "budget", "name")
 
 
 def _gap_text(result: Result, drop: float) -> str:
@@ -412,7 +416,7 @@ def _baselines_table(result: Result) -> TextTable:
     return display.table_of(
         f"{result.gap}s that the plans must beat at no more cost, measured on {result.measured_on}",
         (
-            *(BUDGET, "plan", Column("best single\nexit", "name"), "its drop"),
+            *(_budget(result), "plan", Column("best single\nexit", "name"), f"its\n{result.gap}"),
             *("deferring\nat random", "by an\noracle"),
         ),
         rows,
@@ -422,7 +426,7 @@ def _baselines_table(result: Result) -> TextTable:
 def _published_table(result: Result) -> TextTable:
     return display.table_of(
         f"what published rules choose, measured on {result.measured_on}; nothing is proved",
-        (BUDGET, PLAN, Column("rule", "name"), result.unit, "saving", result.gap),
+        (_budget(result), PLAN, Column("rule", "name"), result.unit, "saving", result.gap),
         (
             (
                 display.budget_text(one.max_drop),

@@ -145,7 +145,7 @@ def shortened(names: Iterable[str], width: int) -> dict[str, str]:
 
     >>> name = "convnextv2_huge.fcmae_ft_in22k_in1k_512"
     >>> shortened([name, "resnet18"], 20)
-    {'convnextv2_huge.fcmae_ft_in22k_in1k_512': 'convnextv2_…_in1k_512', 'resnet18': 'resnet18'}
+    {'convnextv2_huge.fcmae_ft_in22k_in1k_512': 'convnextv2_…in1k_512', 'resnet18': 'resnet18'}
     """
     found = dict.fromkeys(names, "")
     used = {name for name in found if _columns(name) <= width}
@@ -310,11 +310,10 @@ def _stages(plan: str) -> list[str]:
 
 def _plan_lines(plan: str, width: int) -> list[str]:
     """The stages in lines; names that are too long by themselves are shortened."""
-    names = {stage.rpartition(" ")[0]: _columns(stage) - width for stage in _stages(plan)}
-    most = min((_columns(n) - more for n, more in names.items() if more > 0), default=10**6)
-    short = shortened(names, max(most, SHORT_NAME))
-    stages = (stage.rpartition(" ") for stage in plan.split(ARROW))
-    cut = ARROW.join(f"{short.get(name, name)}{space}{share}" for name, space, share in stages)
+    stages = [stage.rpartition(" ") for stage in plan.split(ARROW)]
+    share = max(_columns(f" {share}{ARROW}") for _, _, share in stages) - 1
+    short = shortened([name for name, _, _ in stages], max(width - share, SHORT_NAME))
+    cut = ARROW.join(f"{short[name]}{space}{share}" for name, space, share in stages)
     return _joined(_stages(cut), " ", width)
 
 

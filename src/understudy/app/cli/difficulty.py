@@ -65,13 +65,14 @@ def difficulty_view(found: Difficulty) -> Group:
         _accuracy_table(
             found,
             found.by_confidence,
-            title=f"by tenths of {found.little}'s confidence, from the surest on",
+            title=f"by tenths of {found.little}'s confidence, surest first",
             heads=tenths,
         ),
         _accuracy_table(
             found,
             found.by_agreement,
-            title=f"by how many of the {len(found.costs)} exits are right",
+            title=f"by how many of the {len(found.costs)} exits "
+            + (f"answer as {found.reference}" if found.unlabelled else "are right"),
             heads=rightly,
         ),
         _gains_table(found, tenths),
@@ -86,7 +87,8 @@ def _accuracy_table(
     names = sorted(found.costs, key=lambda name: found.costs[name])
     rows = [(name, *(f"{100 * row.accuracy[name]:.1f}" for row in bins)) for name in names]
     counts = ("(samples)", *(f"{row.samples:,}" for row in bins))
-    return table_of(f"accuracy in %, {title}", ("exit", *heads), [*rows, counts])
+    measure = f"agreement with {found.reference}" if found.unlabelled else "accuracy"
+    return table_of(f"{measure} in %, {title}", ("exit", *heads), [*rows, counts])
 
 
 def _gains_table(found: Difficulty, tenths: Iterable[str]) -> TextTable:
@@ -95,8 +97,9 @@ def _gains_table(found: Difficulty, tenths: Iterable[str]) -> TextTable:
     names = bins[0].gain_per_cost
     steps = sorted(b - a for a, b in pairwise(costs) if b > a)
     scale = 10.0 ** math.floor(math.log10(steps[len(steps) // 2])) if steps else 1.0
+    measure = "agreement" if found.unlabelled else "accuracy"
     return table_of(
-        f"points of accuracy that a further {cost_text(scale, found.unit)} {found.unit} buys over "
+        f"points of {measure} that a further {cost_text(scale, found.unit)} {found.unit} buys over "
         "the next cheaper exit, by the same tenths",
         ("exit", *tenths),
         [(name, *(signed(scale * row.gain_per_cost[name], 1) for row in bins)) for name in names],

@@ -63,11 +63,13 @@ def optimism(
             on_progress=advance,
         )
     log_look(table, scores.ids, why=f"optimism {drops}")
-    terminal.answer(optimism_view(found), found.to_dict(), as_json=as_json)
+    view = optimism_view(found, labelled=scores.label is not None)
+    terminal.answer(view, found.to_dict(), as_json=as_json)
 
 
-def optimism_view(found: Optimism) -> Group:
+def optimism_view(found: Optimism, *, labelled: bool = True) -> Group:
     """The drop that each way of tuning claims, and the drop on all samples."""
+    gap = "drop" if labelled else "disagreement"
     sizes = ", ".join(f"{count:,} {name}" for name, count in found.samples.items())
     rows = (
         (
@@ -83,15 +85,16 @@ def optimism_view(found: Optimism) -> Group:
         for one in found.tunings
     )
     table = table_of(
-        f"{found.resamples} resamples ({sizes}) against {found.reference}, drops in points",
+        f"{found.resamples} resamples ({sizes}) against {found.reference}, {gap}s in points",
         (
-            *("max\ndrop", Column("tuned", "name"), "claimed", "really\ngiven", "5–95 %"),
+            *("max\ndrop" if labelled else "budget", Column("tuned", "name"), "claimed"),
+            *("really\ngiven", "5–95 %"),
             *("saving", "5–95 %", "broken"),
         ),
         rows,
     )
     words = (
-        "Claimed: the drop on the samples that the choice was made on. Really given: on all "
+        f"Claimed: the {gap} on the samples that the choice was made on. Really given: on all "
         "samples of the table, from which the splits were drawn. Broken: how often that exceeds "
         f"the budget; a certificate allows {percent(found.delta)}."
     )

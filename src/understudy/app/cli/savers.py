@@ -66,11 +66,14 @@ def savers(
 
 def savers_view(found: Savers) -> Group:
     """The best saver of every large model, with its proof."""
+    kind = found.rows[0].certificate.kind
+    gap = "drop" if kind == "gap" else "disagreement"
     table = table_of(
-        f"the best saver of every model, drops in points, measured on {found.measured_on}",
+        f"the best saver of every model, {gap}s in points, measured on {found.measured_on}",
         (
-            *("model", "max\ndrop", Column("saver", "name"), "threshold", "answers"),
-            *("saving", "drop", "95 %", "proof:\np ≤ level"),
+            *("model", "max\ndrop" if kind == "gap" else "budget", Column("saver", "name")),
+            *("threshold", "answers"),
+            *("saving", gap, "95 %", "proof:\np ≤ level"),
         ),
         (_cells(row, found.unit) for row in found),
     )
