@@ -347,7 +347,7 @@ def _choices_table(result: Result) -> TextTable:
     head = (_budget(result), PLAN, result.unit, "saving")
     return display.table_of(
         f"the cheapest plan per budget, measured on {result.measured_on}{decided}",
-        (*head, *(f"saving\n{unit}" for unit in others), result.gap, "95 %", proof),
+        (*head, *(f"saving\n{unit}" for unit in others), result.gap, "95 %\ninterval", proof),
         (_choice_row(result, choice, others) for choice in result.choices),
     )
 

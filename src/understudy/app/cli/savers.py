@@ -73,7 +73,7 @@ def savers_view(found: Savers) -> Group:
         (
             *("model", "max\ndrop" if kind == "gap" else "budget", Column("saver", "name")),
             *("threshold", "answers"),
-            *("saving", gap, "95 %", "proof:\np ≤ level"),
+            *("saving", gap, "95 %\ninterval", "proof:\np ≤ level"),
         ),
         (_cells(row, found.unit) for row in found),
     )
