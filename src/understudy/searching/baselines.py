@@ -81,6 +81,7 @@ def verdict(
     better: str | None,
     alike: Sequence[str] = (),
     labelled: bool = True,
+    least: bool = False,
 ) -> str:
     """The verdict on a choice from its headline figures.
 
@@ -89,11 +90,12 @@ def verdict(
         better: a single exit that makes the reference a poor one; see `dominating`.
         alike: exits that are faster than the reference by no more than the noise.
         labelled: whether any sample has a label; without, a drop is disagreement.
+        least: whether no exit costs less than the reference.
     """
     outcome, certificate = choice.outcome, choice.certificate
     reference = outcome.reference
     if choice.policy == Policy.single(reference):
-        words = _alone(choice, unit, alike, labelled)
+        words = _alone(choice, unit, alike, labelled=labelled, least=least)
     else:
         figures = (
             f"saves {percent(outcome.saving[unit])} of {unit}{_noise(outcome, unit)} "
@@ -110,7 +112,7 @@ def verdict(
     return words
 
 
-def _alone(choice: Choice, unit: str, alike: Sequence[str], labelled: bool) -> str:
+def _alone(choice: Choice, unit: str, alike: Sequence[str], *, labelled: bool, least: bool) -> str:
     """The verdict where the reference itself was chosen."""
     reference, certificate = choice.outcome.reference, choice.certificate
     budget = points(choice.max_drop)
@@ -120,7 +122,9 @@ def _alone(choice: Choice, unit: str, alike: Sequence[str], labelled: bool) -> s
         if certificate is None
         else certificate.words()
     )
-    few = certificate is not None and certificate.unprovable
+    if least:
+        reason = "It costs least of all exits, so there is nothing to save."
+    few = certificate is not None and certificate.unprovable and not least
     head = "Too few samples to certify a cascade" if few else "A cascade does not pay here"
     words = f"{head}: use {reference}. {reason}"
     if alike:

@@ -12,7 +12,7 @@ import numpy as np
 from understudy.certificate import Certificate
 from understudy.deciles import difficulty
 from understudy.deferral import LEARNED, DeferralScore, scores_of, with_scores
-from understudy.ensemble import models_of, with_ensembles
+from understudy.ensemble import cheaper_models, models_of, with_ensembles
 from understudy.errors import PolicyError, TableError, unknown
 from understudy.frontier import Frontier
 from understudy.outcome import Outcome, class_gaps, evaluate
@@ -207,6 +207,7 @@ class SearchData:
             better=better,
             alike=alike,
             labelled=self.models.label is not None,
+            least=not cheaper_models(self.tune, reference, unit=unit),
         )
         return replace(choice, verdict=words)
 

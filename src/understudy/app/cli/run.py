@@ -9,7 +9,7 @@ from typing import Annotated
 from understudy.app.cli import terminal
 from understudy.display import percent, shares_text
 
-ANSWERS = Path("answers.parquet")
+ANSWERS = Path("answers.csv")
 SHOWN = 5  # corrupt and failed images that are named
 
 
@@ -20,8 +20,8 @@ def run(
         Path | None,
         terminal.option(
             "FILE",
-            "The file of answers to write: .parquet or .csv. [dim]Default: answers.parquet, if "
-            "there is none.[/]",
+            "The file of answers to write: .csv or .parquet. [dim]Default: answers.csv, if there "
+            "is none.[/]",
         ),
     ] = None,
     max_drop: terminal.WithinDrop = None,

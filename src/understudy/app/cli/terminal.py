@@ -79,8 +79,18 @@ def _json_text(data: Any) -> str:
     return text
 
 
-def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
-    """Print what a table that was written holds: its exits with accuracy and costs."""
+def answer_table(
+    scores: ScoreTable, path: Path, *, as_json: bool, done: str = "written to", **more: Any
+) -> None:
+    """Print what a table holds: its exits with accuracy and costs.
+
+    Args:
+        scores: the table.
+        path: where it is.
+        as_json: print JSON for machines.
+        done: what was done with it, before its path.
+        more: further entries of the JSON.
+    """
     from understudy.outcome import units_of
     from understudy.split import SPLITS
 
@@ -107,7 +117,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
     search = f"understudy search {quoted(path)} --max-drop 0.5,1,2 --out result.json"
     view = group_of(
         table_of(f"{len(scores):,} samples ({splits}){labels}", head, rows),
-        note_of(f"written to {path}\n"),
+        note_of(f"{done} {path}\n"),
         next_steps(*([search] if len(scores.exits) > 1 else [])),
     )
     data = {
@@ -118,6 +128,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
         "units": list(scores.units),
         "confidences": list(scores.confidence),
         "hash": scores.hash,
+        **more,
     }
     answer(view, data, as_json=as_json)
 
@@ -164,10 +175,14 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def progress(unit: str) -> Iterator[Advance]:
+def progress(unit: str, **units: str) -> Iterator[Advance]:
     """A progress bar per description on stderr, with rate and time left; none without a terminal.
 
     What is printed to stdout meanwhile goes to stderr.
+
+    Args:
+        unit: what is counted.
+        units: what else is counted, by the first word of a description.
     """
     from rich import progress as rich
 
@@ -177,7 +192,7 @@ def progress(unit: str) -> Iterator[Advance]:
         rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(bar_width=bar),
         rich.MofNCompleteColumn(),
-        rich.TextColumn(f"{{task.fields[rate]}} {unit}/s", markup=False),
+        rich.TextColumn("{task.fields[rate]} {task.fields[unit]}/s", markup=False),
         rich.TimeRemainingColumn(compact=True),
     )
     bars = rich.Progress(*shown, console=console, disable=not console.is_terminal)
@@ -188,11 +203,15 @@ def progress(unit: str) -> Iterator[Advance]:
             if description not in tasks:
                 short = shortened({visible(one) for one in (*tasks, description)}, name)
                 tasks[description] = bars.add_task(
-                    short[visible(description)], total=total, rate="…", completed=done
+                    short[visible(description)],
+                    total=total,
+                    completed=done,
+                    rate="…",
+                    unit=units.get(description.split(" ", maxsplit=1)[0], unit),
                 )
             task = tasks[description]
             speed = bars.tasks[bars.task_ids.index(task)].speed
-            bars.update(task, completed=done, rate=_rate(speed))
+            bars.update(task, completed=done, total=total, rate=_rate(speed))
 
         yield advance
 
@@ -282,7 +301,10 @@ Workers = Annotated[
 ]
 Reference = Annotated[
     str | None,
-    option("EXIT", "The exit that accuracy is compared with. [dim]Default: the costliest.[/]"),
+    option(
+        "EXIT",
+        "The exit that accuracy is compared with. [dim]Default: the most accurate on tune.[/]",
+    ),
 ]
 Unit = Annotated[
     str | None,
