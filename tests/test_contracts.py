@@ -46,7 +46,7 @@ CORE = {
     "policy": {"json_codec", "errors"},
     "exit": {"errors", "short_repr"},
     "malloc": set(),
-    "progress_bars": set(),
+    "progress_bars": {"text_table"},
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
@@ -77,7 +77,7 @@ CORE = {
     "import_predictions": {"errors", "extras", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
-        "display", "split", "scores", "deferral", "ensemble", "exit", "reference",
+        "display", "text_table", "split", "scores", "deferral", "ensemble", "exit", "reference",
         "html_views", "short_repr", "tabular",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
@@ -87,7 +87,8 @@ CORE = {
         "ensemble",
     },
     "operating_point": {"json_codec", "errors", "policy", "certificate", "result"},
-    "display": set(),
+    "display": {"text_table"},
+    "text_table": set(),
 }  # fmt: skip
 LAYERS = {
     "searching": set(CORE),

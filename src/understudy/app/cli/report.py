@@ -26,5 +26,5 @@ def report(
 
     speed = None if bench is None else Bench.load(bench)
     size = write_report(Result.load(result), out, bench=speed)
-    view = f"  written to {out} ({size / 1000:,.0f} kB)"
+    view = f"written to {out} ({size / 1000:,.0f} kB)"
     answer(view, {"report": str(out), "bytes": size}, as_json=as_json)
