@@ -117,7 +117,7 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Progress) -> DemoRun
         agreeing, compared = _build_and_run(result, table, folder, on_step, on_progress)
     with _timed(seconds, "report"):
         on_step("5 report", (f"understudy report {result_path} --out {report_path}",))
-        write_report(result, report_path)
+        write_report(result, report_path, source=result_path)
     return DemoRun(table, result, folder, agreeing, compared, seconds)
 
 
