@@ -289,6 +289,20 @@ class Result(
         found = {one.name: ensemble_of(one.origin) for one in self.singles if one.name in used}
         return with_ensembles(table, {name: one for name, one in found.items() if one is not None})
 
+    def report(self, path: str | Path) -> Path:
+        """Write the result as one HTML page that needs neither script nor network; its path.
+
+        >>> result.report("report.html")  # doctest: +SKIP
+        PosixPath('report.html')
+
+        Raises:
+            UnderstudyError: the path cannot be written.
+        """
+        from understudy.app.report.page import write_report
+
+        write_report(self, path)
+        return Path(path)
+
     def __str__(self) -> str:
         return display.plain(self.view())
 

@@ -19,7 +19,7 @@ from understudy.app.cli.main import app
 from understudy.app.cli.terminal import answer_table
 
 COMMANDS: dict[str, TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-HEAVY = {"numpy", "polars", "torch", "numba", "scipy", "sklearn", "altair", "timm", "jinja2"}
+HEAVY = {"numpy", "polars", "torch", "numba", "scipy", "sklearn", "timm", "jinja2"}
 
 HELP = f"""
 import sys
