@@ -28,29 +28,36 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 # What each layer may import of understudy, beyond itself; the nouns and verbs at the root first.
 CORE = {
     "errors": set(),
+    "extras": {"errors"},
     "locks": {"errors"},
     "files": {"errors", "locks"},
     "folders": {"errors", "files", "locks"},
     "contained_files": {"errors"},
     "documents": {"errors", "files"},
-    "parquet_files": {"files"},
+    "parquet_files": {"extras", "files"},
+    "answer_files": {"errors", "extras", "files"},
     "unfinished": {"errors", "files", "folders", "locks"},
-    "json_codec": {"errors", "files", "documents"},
+    "short_repr": set(),
+    "json_codec": {"errors", "files", "documents", "short_repr"},
     "split": {"errors"},
     "confidence_functions": {"errors"},
     "policy": {"json_codec", "errors"},
     "exit": {"errors"},
     "malloc": set(),
-    "lazy_imports": {"errors"},
+    "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "sitting": {"json_codec", "errors"},
-    "scores": {"errors", "confidence_functions", "split", "exit", "table_validation", "sitting"},
+    "reference": {"exit", "display"},
+    "scores": {
+        "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
+        "reference",
+    },
     "time_noise": {"errors", "exit", "scores", "sitting"},
-    "looks": {"errors", "files", "documents", "locks", "parquet_files"},
+    "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
     "store": {
         "contained_files",
-        "errors", "exit", "files", "documents", "folders", "locks", "parquet_files", "looks",
-        "split", "scores", "sitting",
+        "errors", "exit", "extras", "files", "documents", "folders", "locks", "parquet_files",
+        "looks", "split", "scores", "sitting",
         "table_validation",
     },
     "intervals": set(),
@@ -60,10 +67,10 @@ CORE = {
     "frontier": {"json_codec", "errors", "policy", "scores", "outcome"},
     "deciles": {"json_codec", "errors", "scores", "deferral"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
-    "import_predictions": {"errors", "split", "scores", "table_validation"},
+    "import_predictions": {"errors", "extras", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
-        "display", "split", "scores", "deferral", "ensemble",
+        "display", "split", "scores", "deferral", "ensemble", "exit", "reference",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},
@@ -77,7 +84,7 @@ CORE = {
 LAYERS = {
     "searching": set(CORE),
     "runtime": set(CORE),
-    "graph": {"errors"},
+    "graph": {"errors", "extras"},
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "onnx": {*CORE, "runtime"},
@@ -106,15 +113,18 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
-    "runtime": "protocol metrics buffer pipeline base_cascade scheduler offline online executor",
-    "graph": "capture liveness partition batch_norm_folding",
+    "runtime": (
+        "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
+        "executor"
+    ),
+    "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
         "confidence_functions input_guard preprocess stage execution_mode identity cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": "spec allowed_code weights parquet_images decoding encoded data models saved_cascades",
-    "scoring": "repeatability outputs measuring further_exits job in_memory on_disk",
+    "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

@@ -19,11 +19,12 @@ import pytest
 
 from command_line import Run, refused
 from tables import synthetic
+from understudy.answer_files import save_answers
 from understudy.errors import UnderstudyError
 from understudy.files import is_stream, only_writer, replacing, write_json
 from understudy.folders import recover, remove_folder, replacing_folder
 from understudy.locks import InUse, locked
-from understudy.store import load_table, save_answers, save_table
+from understudy.store import load_table, save_table
 
 OLDER, NEWER = synthetic(40), synthetic(60)
 

@@ -51,7 +51,7 @@ def test_tables(version: int) -> None:
     assert detail.logits.dtype == np.float16
     assert detail.logits[5].tolist() == [3.75, 4.0, 4.25]
     assert list(table.details) == ["tiny"]
-    outcome = evaluate(table, Policy.pair("tiny", "large", 0.125))
+    outcome = evaluate(table, Policy.pair("tiny", "large", 0.125), reference="large")
     assert (outcome.losses, outcome.gains) == (1, 1)
 
 

@@ -72,7 +72,7 @@ def test_shared_parts_are_paid_once_and_passed_exits_are_paid() -> None:
         split=np.zeros(2, int),
         costs={"MACs": {"trunk1": 10, "head1": 1, "trunk2": 20, "head2": 2}},
     )
-    found = evaluate(table, Policy.pair("early", "late", 0.5))
+    found = evaluate(table, Policy.pair("early", "late", 0.5), reference="late")
     assert found.cost["MACs"] == (11 + 33) / 2
     assert found.saving["MACs"] == 1 - 22 / 32
 
@@ -93,7 +93,7 @@ def test_without_labels_the_reference_is_the_truth() -> None:
 
 def test_a_better_little_model_gains() -> None:
     table = pair_table([1, 1, 1, 0], [0, 0, 1, 1], [0.9, 0.9, 0.9, 0.1])
-    found = evaluate(table, Policy.pair("tiny", "big", 0.5))
+    found = evaluate(table, Policy.pair("tiny", "big", 0.5), reference="big")
     assert (found.drop, found.losses, found.gains) == (-50.0, 0, 2)
 
 
@@ -109,8 +109,8 @@ def test_units_that_lack_a_part_are_left_out() -> None:
         costs=table.costs,
         times={"ms@1": {"big": 3.0}},
     )
-    assert list(evaluate(more, Policy.single("tiny")).cost) == ["MACs"]
-    assert list(evaluate(more, Policy.single("big")).cost) == ["MACs", "ms@1"]
+    assert list(evaluate(more, Policy.single("tiny"), reference="big").cost) == ["MACs"]
+    assert list(evaluate(more, Policy.single("big"), reference="big").cost) == ["MACs", "ms@1"]
 
 
 @pytest.mark.parametrize(

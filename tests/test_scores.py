@@ -178,12 +178,44 @@ def test_splits_are_cut_and_all_is_the_table() -> None:
         table.on("certfy")
 
 
-def test_the_reference_is_the_costliest_or_the_one_named() -> None:
-    table = synthetic(10)
-    assert table.reference() == "net2"
-    assert table.reference("net0") == "net0"
-    with pytest.raises(TableError, match="no exit 'net3' in this table; did you mean"):
-        table.reference("net3")
+def test_the_reference_is_the_most_accurate_on_tune_or_the_one_named() -> None:
+    """Beyond tune `big` is the better one."""
+    tune, others = [[1, 1, 1, 0], [1, 1, 0, 0]], [[0, 0, 0, 0], [1, 1, 1, 1]]
+    answers = [[*a, *b] for a, b in zip(tune, others, strict=True)]
+    table = pair_table(answers[0], answers[1], np.ones(8), split=["tune"] * 4 + ["certify"] * 4)
+    assert table.reference() == "tiny"
+    assert table.reference("big") == "big"
+    assert table.on("certify").reference() == "big"
+    with pytest.raises(TableError, match="no exit 'bigg' in this table; did you mean"):
+        table.reference("bigg")
+
+
+def test_of_equally_accurate_exits_the_cheapest_is_the_reference() -> None:
+    same = pair_table([1, 0, 1], [1, 1, 0], np.ones(3), split=["tune"] * 3)
+    assert same.reference() == "tiny"
+    assert replace(same, costs={"MACs": {"tiny": 2, "big": 1}}).reference() == "big"
+    assert replace(same, costs={"MACs": {"tiny": 0, "big": 1}}).reference() == "big"
+
+
+def test_a_network_is_the_reference_rather_than_an_exit_inside_it() -> None:
+    better = pair_table([1, 1, 1], [1, 1, 0], np.ones(3), split=["tune"] * 3)
+    head = Exit("tiny", ("trunk", "head"), {"root": "big"})
+    inside = replace(
+        better,
+        exits=(head, Exit("big", ("trunk", "rest"), {"root": "big"})),
+        costs={"MACs": {"trunk": 5, "head": 9, "rest": 2}},
+    )
+    assert inside.reference() == "big"
+    assert replace(inside, label=None).reference() == "big"
+    assert inside.only(["tiny"]).reference() == "tiny"
+
+
+def test_where_labels_do_not_tell_the_costliest_is_the_reference() -> None:
+    split = ["tune"] * 3 + ["certify"]
+    table = pair_table([1, 1, 1, 1], [1, 1, 0, 0], np.ones(4), split=split)
+    assert replace(table, label=None).reference() == "big"
+    assert replace(table, label=np.array([1, 1, -1, 1])).reference() == "big"
+    assert replace(table, label=np.array([-1, -1, 1, -1])).reference() == "tiny"
 
 
 def test_costs_are_named_when_missing() -> None:

@@ -90,19 +90,20 @@ def test_the_interval_of_a_saving_is_that_of_all_corners(
 
 def test_outcomes_have_the_interval_of_their_saving() -> None:
     table = table_of({"tiny": (1.0, 2.0, 4.0), "big": (8.0, 10.0, 16.0)})
-    outcome = evaluate(table, Policy.pair("tiny", "big", 0.7))
+    outcome = evaluate(table, Policy.pair("tiny", "big", 0.7), reference="big")
     assert outcome.saving[UNIT] == pytest.approx(1 - (2 + 5) / 10)
     assert outcome.saving_intervals[UNIT] == pytest.approx((0.0, 0.5 - 1 / 16))
     assert outcome.saving_text(UNIT) == "within noise"
     assert outcome.saving_text("MACs") == "40.0 %"
-    alone = evaluate(table, Policy.single("tiny"))
+    alone = evaluate(table, Policy.single("tiny"), reference="big")
     assert alone.saving_text(UNIT) == "80.0 %\n50.0 to 93.8"
-    assert evaluate(table, Policy.single("big")).saving_text(UNIT) == "0.0 %"
+    assert evaluate(table, Policy.single("big"), reference="big").saving_text(UNIT) == "0.0 %"
 
 
 def test_outcomes_without_a_spread_are_as_they_were() -> None:
     table = replace(table_of({"tiny": (1.0, 2.0, 4.0), "big": (8.0, 10.0, 16.0)}), sittings=())
-    outcome = evaluate(table, Policy((PolicyStage("tiny", 0.7), PolicyStage("big", None))))
+    policy = Policy((PolicyStage("tiny", 0.7), PolicyStage("big", None)))
+    outcome = evaluate(table, policy, reference="big")
     assert outcome.saving_intervals == {}
     assert "saving_intervals" not in outcome.to_dict()
     assert outcome.saving_text(UNIT) == "30.0 %"
@@ -139,9 +140,19 @@ def test_several_sittings_are_remarked() -> None:
 def test_a_time_that_contradicts_the_macs_is_remarked() -> None:
     table = table_of({"small": (2.9, 3.0, 3.1), "large": (2.0, 2.1, 2.2)})
     (remark,) = time_remarks(table, UNIT)
-    assert "small has at least 10 times fewer MACs than large and takes longer in ms@8" in remark
+    assert "small has 10 times fewer MACs than large and takes 1.4 times as long in ms@8" in remark
     near = table_of({"small": (2.9, 3.0, 3.1), "large": (2.7, 2.9, 3.0)})
     assert list(time_remarks(near, UNIT)) == []
+
+
+@pytest.mark.parametrize(("longer", "remarked"), [(9.0, False), (12.0, True)])
+def test_a_time_ten_times_as_long_for_as_many_macs_is_remarked(
+    longer: float, remarked: bool
+) -> None:
+    table = table_of({"slow": (longer, longer, longer), "fast": (1.0, 1.0, 1.0)})
+    table = replace(table, costs={"MACs": {"slow": 1e6, "fast": 1e6}})
+    remarks = [remark for remark in time_remarks(table, UNIT) if "as many MACs as fast" in remark]
+    assert len(remarks) == remarked
 
 
 def test_a_time_lies_in_its_interval() -> None:

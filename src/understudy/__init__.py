@@ -38,7 +38,7 @@ _MODULES = {
 __all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
-__getattr__ = lazy_names(__name__, _MODULES, extra="torch")
+__getattr__ = lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

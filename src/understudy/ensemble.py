@@ -17,12 +17,11 @@ import numpy.typing as npt
 
 from understudy.confidence_functions import CONFIDENCES, confidences_of, energy
 from understudy.errors import PolicyError, TableError, listed
-from understudy.exit import Detail, Exit, LazyDetails
+from understudy.exit import ENSEMBLE, Detail, Exit, LazyDetails
 from understudy.json_codec import Stored, stored
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
-ORIGIN_KEY = "recipe"
 TOP = 5
 _ROWS = 4096  # samples in one block, which bounds the memory for many classes
 _LOG_T = (-3.0, 3.0)
@@ -76,12 +75,12 @@ class Ensemble(Stored, what="an ensemble", error=PolicyError, remedy="search aga
 
 def ensemble_of(origin: Mapping[str, Any]) -> Ensemble | None:
     """The ensemble in an exit's origin, or None for an exit that is a model of its own."""
-    return Ensemble.from_dict(origin[ORIGIN_KEY]) if ORIGIN_KEY in origin else None
+    return Ensemble.from_dict(origin[ENSEMBLE]) if ENSEMBLE in origin else None
 
 
 def models_of(table: ScoreTable) -> ScoreTable:
     """The table without its ensembles."""
-    names = [exit.name for exit in table.exits if ensemble_of(exit.origin) is None]
+    names = [exit.name for exit in table.exits if not exit.is_ensemble]
     return table if len(names) == len(table.exits) else table.only(names)
 
 
@@ -119,7 +118,7 @@ def with_ensemble(
     """
     ensemble = Ensemble(tuple(exits), tuple(temperatures))
     members = [table.exits[table.index(one)] for one in ensemble.exits]
-    nested = [one.name for one in members if ORIGIN_KEY in one.origin]
+    nested = [one.name for one in members if ENSEMBLE in one.origin]
     if nested:
         raise TableError(
             f"an ensemble is of models, {listed(map(repr, nested))} is an ensemble itself: name "
@@ -128,7 +127,7 @@ def with_ensemble(
     new = Exit(
         ensemble.name if name is None else name,
         tuple(dict.fromkeys(part for one in members for part in one.parts)),
-        {ORIGIN_KEY: ensemble.to_dict()},
+        {ENSEMBLE: ensemble.to_dict()},
     )
     logits = [logits_of(table, one) for one in ensemble.exits]
     pieces = [

@@ -26,14 +26,22 @@ class DataError(UnderstudyError):
     """Images, labels or a file of predictions cannot be used."""
 
 
-class MissingExtra(UnderstudyError):
-    """An optional part of understudy is not installed."""
+class MissingExtra(UnderstudyError, ImportError):
+    """An optional part of understudy is not installed.
 
-    def __init__(self, purpose: str, extra: str) -> None:
+    Args:
+        purpose: what needs it.
+        extra: the extra that installs it.
+        otherwise: a way out without it, as the sentence ends.
+    """
+
+    def __init__(self, purpose: str, extra: str, *, otherwise: str = "") -> None:
+        alternative = f", or {otherwise}" if otherwise else ""
         super().__init__(
             f"{purpose} needs the `{extra}` extra, which is not installed: "
-            f"pip install 'understudy[{extra}]'"
+            f"pip install 'understudy[{extra}]'{alternative}"
         )
+        self.extra = extra
 
 
 def is_text(name: str) -> bool:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from understudy.errors import TableError
 
 Array = npt.NDArray[Any]
+ENSEMBLE = "recipe"
+"""The key of an origin that holds an ensemble."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ class Exit:
         object.__setattr__(self, "origin", MappingProxyType(dict(self.origin)))
         if not self.name:
             raise TableError("an exit has a name, found an empty one")
+
+    @property
+    def root(self) -> str:
+        """The network that it is an exit of; its own name where it is a whole model."""
+        return str(self.origin.get("root", self.name))
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it averages other exits."""
+        return ENSEMBLE in self.origin
 
     def __reduce__(self) -> tuple[type[Exit], tuple[Any, ...]]:
         return Exit, (self.name, self.parts, dict(self.origin))

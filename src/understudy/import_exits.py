@@ -85,6 +85,8 @@ def import_record(
         parts=dict(zip(exits, parts.values(), strict=True)),
         provenance={"record": str(record), "macs": str(macs), "backbone": prices.backbone},
     )
+    origin = {"root": exits[-1]}
+    table = replace(table, exits=tuple(replace(exit, origin=origin) for exit in table.exits))
     if outputs.prediction.shape[2] == 1:
         return table
     classes, values = outputs.prediction.astype(np.int32), outputs.confidence.astype(np.float32)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from understudy.errors import DataError, listed, unknown
+from understudy.extras import needing
 from understudy.scores import ScoreTable
 from understudy.table_validation import NO_LABEL
+
+with needing("importing predictions"):
+    import polars as pl
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 from understudy.documents import HASH, read_document, write_document
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, write_json
+from understudy.short_repr import short_repr
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -64,6 +65,8 @@ class Stored:
     ) -> None:
         head: dict[str, str | int] = {"format": format, "version": version} if format else {}
         cls.json_layout = cls.json_layout._replace(head=head, **layout)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = short_repr  # type: ignore[method-assign]  # dataclass leaves it
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -8,33 +8,33 @@ from importlib import import_module
 from typing import Any
 
 from understudy.errors import MissingExtra
+from understudy.extras import needing
 
 
-def lazy_names(package: str, modules: Mapping[str, str], *, extra: str) -> Callable[[str], Any]:
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package that imports its names on first use.
 
     Args:
         package: the package, `__name__`.
         modules: public name -> the module that defines it.
-        extra: the extra that installs what these modules import.
 
-    >>> lazy_names("understudy", {"Policy": "understudy.policy"}, extra="torch")("Policy").__name__
+    >>> lazy_names("understudy", {"Policy": "understudy.policy"})("Policy").__name__
     'Policy'
 
     Raises:
         AttributeError: when called with another name.
-        MissingExtra: when called where the extra is not installed.
+        MissingExtra: when called where the extra that the name needs is not installed.
     """
 
     def find(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        purpose = f"`{package}.{name}`"
         try:
-            value = getattr(import_module(modules[name]), name)
-        except ModuleNotFoundError as error:
-            if error.name and error.name.split(".")[0] == "understudy":
-                raise
-            raise MissingExtra(f"`{package}.{name}`", extra) from error
+            with needing(purpose):
+                value = getattr(import_module(modules[name]), name)
+        except MissingExtra as error:
+            raise MissingExtra(purpose, error.extra) from None
         setattr(sys.modules[package], name, value)
         return value
 

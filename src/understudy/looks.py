@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import polars as pl
 
 from understudy.documents import HASH, content_hash
 from understudy.errors import PolicyError, TableError, UnderstudyError
+from understudy.extras import needing
 from understudy.files import parse_json, replacing
 from understudy.locks import locked
 from understudy.parquet_files import ERRORS, read_parquet, write_parquet
+
+with needing("a table on disk"):
+    import polars as pl
 
 _LOG, _BY_SAMPLE = "looks.jsonl", "looks.parquet"
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}

@@ -128,9 +128,9 @@ def decide(table: ScoreTable, policy: Policy) -> Decisions:
 def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None) -> Outcome:
     """The outcome of the policy on the table, compared with the reference.
 
-    The reference is the costliest exit if None. A sample pays, in every unit, the sum over the
-    union of the parts of the exits it visited. Where a label is missing the reference's prediction
-    takes its place: without any labels the drop is disagreement.
+    The reference is `table.reference()` if None: the most accurate exit on tune. A sample pays, in
+    every unit, the sum over the union of the parts of the exits it visited. Where a label is
+    missing the reference's prediction takes its place: without any labels the drop is disagreement.
 
     >>> import numpy as np
     >>> table = ScoreTable.from_predictions(

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import polars as pl
-
+from understudy.extras import needing
 from understudy.files import replacing
+
+with needing("reading and writing Parquet"):
+    import polars as pl
 
 _MARK = b"understudy sha256"
 _SEAL = len(_MARK) + hashlib.sha256().digest_size

@@ -11,10 +11,12 @@ from understudy import display
 from understudy.certificate import Certificate, several_guarantees
 from understudy.deciles import Difficulty
 from understudy.errors import PolicyError, listed
+from understudy.exit import Exit
 from understudy.frontier import Frontier
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
+from understudy.reference import candidates, reference_words
 from understudy.split import ALL, headline_split
 
 if TYPE_CHECKING:
@@ -208,6 +210,15 @@ class Result(
         """What should be known of measured times, where they were minimised."""
         return tuple(self.table.get("time_remarks", ()))
 
+    def reference_words(self) -> str:
+        """The reference, with its accuracy where the thresholds were chosen; see `candidates`."""
+        exits = [Exit(single.name, (), single.origin) for single in self.singles]
+        labels, on = self.table.get("labels"), self.searched_on
+        known = labels[on] == self.table["samples"][on] if labels else self.table["labelled"]
+        rows = candidates(exits) if known else []
+        found = {exits[row].name: self.singles[row].on[on].accuracy for row in rows}
+        return reference_words(self.reference, found, split=on)
+
     def label_words(self) -> str:
         """How many samples have labels, and what the figures are without them."""
         samples, labels = self.table["samples"], self.table["labels"]
@@ -276,6 +287,7 @@ class Result(
         )
         return display.group_of(
             *([warning] if self.in_sample else []),
+            display.note_of(f"{self.reference_words()}\n"),
             *([display.note_of(self.label_words())] if self.partly_labelled else []),
             _singles_table(self),
             _choices_table(self),

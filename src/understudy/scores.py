@@ -16,6 +16,7 @@ import numpy.typing as npt
 from understudy.confidence_functions import CONFIDENCES, confidences_of, log_probabilities
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
+from understudy.reference import candidates, most_accurate
 from understudy.sitting import Sitting
 from understudy.split import ALL, SPLITS, assign_splits
 from understudy.table_validation import (
@@ -315,10 +316,35 @@ class ScoreTable:
         return np.array([self.cost_of([name], unit) for name in self.names])
 
     def reference(self, name: str | None = None, *, unit: str | None = None) -> str:
-        """The exit that others are compared with: the one named, or the costliest."""
+        """The exit that others are compared with: the one named, or the most accurate on tune.
+
+        Of equally accurate ones it is the cheapest; among the exits of a network, the network.
+        Where labels are missing on which exits disagree it is the costliest. All samples count in
+        a table without tune samples, so name the reference for a part of a table.
+
+        Raises:
+            TableError: no such exit.
+        """
         if name is not None:
             return self.names[self.index(name)]
-        return self.names[int(self.exit_costs(self.unit(unit)).argmax())]
+        rows, costs = candidates(self.exits), self.exit_costs(self.unit(unit))
+        right = self._right_on_tune(rows) if len(rows) > 1 else None
+        if right is None:
+            return self.names[max(rows, key=costs.__getitem__)]
+        return self.names[most_accurate(rows, right, costs)]
+
+    def _right_on_tune(self, rows: list[int]) -> Array | None:
+        """How many tune samples each exit has right, (E,); None where labels do not tell which of
+        `rows` are better."""
+        if self.label is None:
+            return None
+        tune = np.flatnonzero(self.split == SPLITS.index("tune"))
+        where = tune if len(tune) else np.arange(len(self))
+        answers, label = self.prediction[:, where], self.label[where]
+        known = label != NO_LABEL
+        if not known.any() or (answers[rows] != answers[rows[0]])[:, ~known].any():
+            return None
+        return np.asarray((answers == label)[:, known].sum(1))
 
     @cached_property
     def labelled(self) -> npt.NDArray[np.bool_]:

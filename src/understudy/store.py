@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from understudy.contained_files import check_contained
 from understudy.documents import read_document, write_document
 from understudy.errors import TableError, UnderstudyError
 from understudy.exit import Array, Detail, Exit, LazyDetails
-from understudy.files import replacing
+from understudy.extras import needing
 from understudy.folders import read_unchanged, recover, replacing_folder
 from understudy.locks import locked
 from understudy.looks import keep_looks
@@ -37,6 +36,9 @@ from understudy.scores import ScoreTable
 from understudy.sitting import Sitting, sittings_of
 from understudy.split import SPLITS
 from understudy.table_validation import Costs
+
+with needing("a table on disk"):
+    import polars as pl
 
 FORMAT, VERSION = "understudy.table", 2
 TIMES_FORMAT, TIMES_VERSION = "understudy.times", 2
@@ -319,19 +321,3 @@ def _write_exit(table: ScoreTable, name: str, folder: Path, number: int) -> dict
 
 def _array_column(rows: Array, dtype: Any) -> pl.Series:
     return pl.Series(np.ascontiguousarray(rows), dtype=pl.Array(dtype, rows.shape[1]))
-
-
-def save_answers(path: str | Path, columns: Mapping[str, Any]) -> None:
-    """Write answers, one row per sample, as Parquet, or as CSV where the name ends in .csv."""
-    frame = pl.DataFrame(dict(columns))
-    with replacing(path) as temporary:
-        if Path(path).suffix.lower() == ".csv":
-            frame.write_csv(temporary)
-        else:
-            frame.write_parquet(temporary)
-
-
-def read_answers(path: str | Path) -> dict[str, tuple[int, str]]:
-    """Read the Parquet file of `save_answers`: sample id -> (prediction, exit)."""
-    frame = pl.read_parquet(path, columns=["id", "prediction", "exit"])
-    return {key: (prediction, exit) for key, prediction, exit in frame.iter_rows()}

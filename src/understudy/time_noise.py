@@ -16,7 +16,7 @@ from understudy.scores import ScoreTable
 from understudy.sitting import Interval, Sitting
 
 NOISY = 0.1  # of a time, from which on it is remarked
-_APART = 10  # how many times fewer MACs make a slower model remarkable
+_APART = 10  # by what factor a slower model of fewer MACs contradicts them
 
 
 def time_interval(table: ScoreTable, unit: str, part: str) -> Interval:
@@ -116,32 +116,47 @@ def time_remarks(table: ScoreTable, unit: str) -> Iterator[str]:
     if noisy:
         yield (
             f"{unit} of {listed(noisy)} is known to no better than ±{100 * NOISY:.0f} % (load "
-            f"{max(one.load for one in own):.1f} on {own[0].cores} cores): score on an idle machine"
+            f"{max(one.load for one in own):.1f} on {own[0].cores} cores): measure again on an "
+            "idle machine (`understudy measure`)"
         )
     if len(dates) > 1:
         yield (
             f"{unit} was measured in {len(dates)} sittings "
             f"({'; '.join(one.words() for one in own)}): times of different sittings differ by "
-            "what else ran, so compare them with care, or score the models together"
+            "what else ran, so compare them with care, or measure all together (`understudy "
+            "measure`)"
         )
     for name, other in _contradictions(table, unit, measured):
+        fewer = table.cost_of([other], "MACs") / table.cost_of([name], "MACs")
+        longer = table.cost_of([name], unit) / table.cost_of([other], unit)
+        counts = "as many" if fewer < 1.05 else f"{_factor(fewer)} times fewer"
         yield (
-            f"{name} has at least {_APART} times fewer MACs than {other} and takes longer in "
-            f"{unit}: its time is spent on something else than products"
+            f"{name} has {counts} MACs {'as' if fewer < 1.05 else 'than'} {other} and takes "
+            f"{_factor(longer)} times as long in {unit}: its time is spent on something else than "
+            "products, so trust the time"
         )
 
 
 def _contradictions(table: ScoreTable, unit: str, names: list[str]) -> Iterator[tuple[str, str]]:
-    """Exits of far fewer MACs that take longer, beyond the noise, each with one that is faster."""
+    """Exits that are slower than one of more MACs, by a factor of `_APART` together and beyond the
+    noise, each with the one that contradicts it most."""
     counted = table.costs.get("MACs", {})
     names = [n for n in names if set(table.exits[table.index(n)].parts) <= set(counted)]
     macs = {name: table.cost_of([name], "MACs") for name in names}
     ends = {name: _ends(table, name, unit) for name in names}
     for name in names:
-        dearer = [other for other in names if macs[other] >= _APART * macs[name] > 0]
-        faster = [other for other in dearer if ends[other][1] < ends[name][0]]
-        if faster:
-            yield name, min(faster, key=lambda other: ends[other])
+        factors = {
+            other: macs[other] / macs[name] * ends[name][0] / ends[other][1]
+            for other in names
+            if macs[other] >= macs[name] > 0 and ends[name][0] > ends[other][1] > 0
+        }
+        most = max(factors, key=lambda other: factors[other], default=name)
+        if factors.get(most, 0) >= _APART:
+            yield name, most
+
+
+def _factor(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def _ends(table: ScoreTable, exit: str, unit: str) -> Interval:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from understudy.errors import DataError, UnderstudyError
 from understudy.files import check_version, only_writer, read_json, write_json
-from understudy.folders import recover, replacing_folder
+from understudy.folders import recover, remove_folder, replacing_folder
 from understudy.locks import InUse
 
 _MANIFEST = "manifest.json"
@@ -52,6 +52,16 @@ def own_folder(
             places = _places(target, plan, beside)
             opened = open_folder(_locked_first(places, stack), plan)
         yield opened
+
+
+def remove_finished(target: Path, finished: Callable[[Plan], bool]) -> None:
+    """Delete the folders of work on `target` that is finished and that nobody is at."""
+    with only_writer(target):
+        for folder in _folders(target):
+            plan = _plan_in(folder) if folder.exists() else None
+            if plan is not None and finished(plan):
+                with suppress(InUse), only_writer(folder, wait=False):
+                    remove_folder(folder)
 
 
 def keep_plan(
@@ -103,8 +113,7 @@ def keep_plan(
 
 def _places(target: Path, plan: Plan, beside: Callable[[Plan, Plan], bool]) -> list[Path]:
     """The folder with work that this plan continues or collides with, or else all free ones."""
-    names = [f"{target.name}.partial", *(f"{target.name}.partial.{n}" for n in range(2, _MOST + 1))]
-    folders = [recover(target.with_name(name)) for name in names]
+    folders = _folders(target)
     used = [folder for folder in folders if folder.exists()]
     for folder in used:
         other = _plan_in(folder)
@@ -116,6 +125,12 @@ def _places(target: Path, plan: Plan, beside: Callable[[Plan, Plan], bool]) -> l
             "delete those that nobody will resume"
         )
     return [folder for folder in folders if folder not in used]
+
+
+def _folders(target: Path) -> list[Path]:
+    """All places for unfinished work on `target`, used or not."""
+    names = [f"{target.name}.partial", *(f"{target.name}.partial.{n}" for n in range(2, _MOST + 1))]
+    return [recover(target.with_name(name)) for name in names]
 
 
 def _locked_first(folders: Sequence[Path], stack: ExitStack) -> Path:

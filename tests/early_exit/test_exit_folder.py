@@ -27,9 +27,9 @@ from understudy.zoo.saved_cascades import load_cascade, save_cascade
 
 @pytest.fixture(autouse=True)
 def builder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds the stages of saved cascades from the specs of these tests."""
+    """Builds the models of saved cascades from the specs of these tests."""
     monkeypatch.setattr(
-        "understudy.zoo.saved_cascades.build_stage", lambda spec, **_: stage_of(spec)
+        "understudy.zoo.saved_cascades.build_model", lambda spec, **_: stage_of(spec).model
     )
 
 

@@ -214,10 +214,10 @@ class SavedLogits(nn.Module):
 def test_saved_and_loaded(
     table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stage_of(spec: str, **_: object) -> Stage:
-        return Stage(SavedLogits(), origin={"spec": spec})
+    def build_model(_spec: str, **_: object) -> nn.Module:
+        return SavedLogits()
 
-    monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", stage_of)
+    monkeypatch.setattr("understudy.zoo.saved_cascades.build_model", build_model)
     stages = {
         name: Stage(SavedLogits(model.logits), origin={"spec": f"py:nets:{name}"})
         for name, model in table_models(table).items()

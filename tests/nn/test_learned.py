@@ -148,10 +148,10 @@ class Weighted(nn.Module):
 def test_saved_and_loaded(
     table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stage_of(spec: str, **_: object) -> Stage:
-        return Stage(Weighted(torch.zeros(5, 5)), origin={"spec": spec})
+    def build_model(_spec: str, **_: object) -> nn.Module:
+        return Weighted(torch.zeros(5, 5))
 
-    monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", stage_of)
+    monkeypatch.setattr("understudy.zoo.saved_cascades.build_model", build_model)
     torch.manual_seed(0)
     stages = {
         name: Stage(Weighted(torch.randn(5, 5)), origin={"spec": f"py:nets:{name}"})

@@ -131,7 +131,9 @@ def test_origin_is_plain_json() -> None:
         (torch.zeros(3, 4), r"here N = 2, found the shape \(3, 4\)"),
         (torch.zeros(2, 4, dtype=torch.int64), "torch.int64"),
         (torch.zeros(2, 0), "at least one class"),
-        ((torch.zeros(2, 4),), "found tuple"),
+        ((torch.zeros(2, 4), torch.zeros(2, 3)), r"found tuple of \(2, 4\), \(2, 3\): wrap it"),
+        ({"scores": torch.zeros(2, 4)}, "found dict with 'scores': wrap it in a module"),
+        ("cat", "its `logits`, found str"),
     ],
 )
 def test_outputs_that_are_no_logits(output: object, message: str) -> None:

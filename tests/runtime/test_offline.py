@@ -187,12 +187,48 @@ def test_invalid_settings(setting: dict[str, Any], error: type[Exception], messa
         Executor(LookupCascade(random_table(3), chain()), **setting)
 
 
-def test_a_batch_is_images_alone() -> None:
-    """What a loader of images and labels yields is refused as a whole."""
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (["cat.png"], r"the images of a batch are one array, or a list .*, found a list of str:"),
+        ([np.zeros((3, 4, 4)), np.zeros((4, 4))], r"found ndarray \(3, 4, 4\), ndarray \(4, 4\):"),
+        ([np.zeros((3, 4, 4))] * 2 + [np.zeros(2)], r"ndarray \(3, 4, 4\), ndarray \(2,\): give"),
+        (
+            (images_of(range(5)), np.arange(4)),
+            r"a label for each, found ndarray \(5, 1, 1, 1\), nd",
+        ),
+        ({"ids": images_of(range(5)), "mask": 1, "label": 0}, "found 'ids', 'mask', 'label': mod"),
+        ({}, "a dictionary of a loader has the images under 'pixel_values' or .*, found none"),
+        (7, "a batch is .images, labels., .* found int"),
+    ],
+)
+def test_a_batch_is_images_or_images_and_labels(batch: Any, message: str) -> None:
     executor = Executor(LookupCascade(random_table(5), chain()))
-    for batch in ([images_of(range(5)), np.arange(5)], ["cat.png"], [np.zeros((1, 1, 1)), None]):
-        with pytest.raises(DataError, match="a batch is images alone"):
-            list(executor.map([batch]))
+    with pytest.raises(DataError, match=message):
+        list(executor.map([batch]))
+
+
+@pytest.mark.parametrize("seen", [1, 2, 3, 5])
+def test_the_loader_that_was_scored_is_run(seen: int) -> None:
+    """Pairs, lists and dictionaries of images and labels, and images alone in whatever form."""
+    table = random_table(seen)
+    images, labels = images_of(range(seen)), np.arange(seen)
+    forms: list[Any] = [
+        (images, labels),
+        [images, labels],
+        (images, labels.tolist()),
+        [list(images), labels],
+        {"pixel_values": images, "labels": labels, "path": ["x"] * seen},
+        {"img": images, "label": labels},
+        images,
+        [images],
+        list(images),
+        (images, None),
+    ]
+    for form in forms:
+        found = list(Executor(LookupCascade(table, chain())).map([form, form]))
+        rows = [row for answers in found for row in answered_rows(answers)]
+        assert rows == expected_rows(table, chain()) * 2
 
 
 def test_answers_before_a_bad_batch_come_first() -> None:
@@ -200,7 +236,7 @@ def test_answers_before_a_bad_batch_come_first() -> None:
     executor = Executor(LookupCascade(table, chain()), max_batch=16)
     stream = executor.map([*in_batches(images_of(range(60)), [20]), [None]])
     found: list[Row] = []
-    with pytest.raises(DataError, match="images alone"):
+    with pytest.raises(DataError, match="the images of a batch"):
         found.extend(row for answers in stream for row in answered_rows(answers))
     assert found == expected_rows(table, chain())
 

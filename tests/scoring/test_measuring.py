@@ -10,9 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from command_line import Run
+from progress import RecordedProgress
 from understudy.nn.stage import Stage
 from understudy.scoring import measuring
-from understudy.scoring.measuring import FEW, LEAST, MOST, PASSES, measure
+from understudy.scoring.measuring import (
+    BRIEF,
+    FEW,
+    LEAST,
+    MOST,
+    PASSES,
+    SECONDS,
+    measure,
+    rounds_left,
+    seconds_after,
+)
 from understudy.scoring.on_disk import score_into
 from understudy.store import load_table
 
@@ -30,7 +41,9 @@ class Logged(nn.Module):
         return x
 
 
-def logged(names: str, size: int = 1) -> tuple[list[str], list[str]]:
+def logged(
+    names: str, size: int = 1, on_progress: RecordedProgress | None = None
+) -> tuple[list[str], list[str]]:
     """The runs of models of these letters, and how often each was loaded."""
     runs: list[str] = []
     loads: list[str] = []
@@ -40,7 +53,13 @@ def logged(names: str, size: int = 1) -> tuple[list[str], list[str]]:
         return {name: Stage(Logged(name, runs))}
 
     sources = {name: (lambda name=name: load(name)) for name in names}
-    measure(sources, torch.ones(2, 3), bytes_of=dict.fromkeys(names, size), device="cpu")
+    measure(
+        sources,
+        torch.ones(2, 3),
+        bytes_of=dict.fromkeys(names, size),
+        device="cpu",
+        on_progress=on_progress or RecordedProgress(),
+    )
     return runs, loads
 
 
@@ -56,6 +75,29 @@ def test_models_that_do_not_fit_are_loaded_in_groups_again_and_again() -> None:
     runs, loads = logged("abc", size=measuring.MEMORY // 2)
     assert loads == ["a", "b", "c"] * PASSES
     assert all(runs.count(name) >= LEAST for name in "abc")
+
+
+@pytest.mark.parametrize("size", [1, measuring.MEMORY // 2])
+def test_progress_is_in_rounds_and_ends_with_them(size: int) -> None:
+    log = RecordedProgress()
+    logged("abc", size, log)
+    rounds = len(log.calls)
+    assert log.steps == [("measuring ms@2", number + 1) for number in range(rounds)]
+    assert log.calls[-1] == ("measuring ms@2", rounds, rounds)
+    assert all(done <= total for _, done, total in log.calls)
+
+
+def test_rounds_end_when_times_are_precise_or_have_taken_long() -> None:
+    assert rounds_left(LEAST, 1.0, 20.0, precise=True) == 0
+    assert rounds_left(LEAST - 1, 1.0, 20.0, precise=True) == 1
+    assert rounds_left(10, 10.0, 20.0, precise=False) == 10  # as many as there is time for
+    assert rounds_left(10, 0.1, 20.0, precise=False) == MOST - 10
+    assert rounds_left(MOST, 0.1, 20.0, precise=False) == 0
+    assert [rounds_left(done, 21.0, 20.0, precise=False) for done in (1, FEW, 5)] == [2, 0, 0]
+
+
+def test_measuring_takes_no_longer_than_scoring() -> None:
+    assert [seconds_after(spent) for spent in (0.0, 8.0, 900.0)] == [BRIEF, 8.0, SECONDS]
 
 
 def test_a_sitting_has_the_spread_and_the_load(tmp_path: Path) -> None:
@@ -90,6 +132,13 @@ def test_a_further_model_is_measured_as_the_others_were(
 def test_measure_none_and_the_batch_by_default(tmp_path: Path) -> None:
     assert score_into(tmp_path / "a", TINY, DIGITS, measure_batches=()).times == {}
     assert list(score_into(tmp_path / "b", TINY, DIGITS, batch=64).times) == ["ms@64"]
+
+
+def test_a_batch_is_no_larger_than_the_data_by_default(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    assert list(score_into(path, TINY, DIGITS, batch=1024).times) == ["ms@900"]
+    named = score_into(tmp_path / "named", TINY, DIGITS, measure_batches=(1024,))
+    assert list(named.times) == ["ms@1024"]
 
 
 def test_the_command_adds_a_model_of_another_batch_size(

@@ -102,12 +102,21 @@ def test_what_cannot_be_scored(images: Tensor, labels: Tensor) -> None:
         DataError, r"\(100,\), found the shape \(100, 10\)", one, [(images, torch.zeros(100, 10))]
     )
     refused(DataError, "100 labels for 200 images", one, [(images, labels), images])
-    refused(DataError, "found dict", one, [{"image": images}])
+    refused(DataError, "found 'ids', 'mask': models of", one, [{"ids": images, "mask": images}])
     refused(DataError, "2 names where the models have 10", one, [images], classes=["a", "b"])
     refused(TableError, "ids", one, [images], ids=["a"] * 100)
     refused(
         ModelError, "'nan' gives NaN", {"nan": nn.Linear(4, 3)}, [torch.full((2, 4), torch.nan)]
     )
+
+
+def test_a_loader_of_dictionaries_is_scored(images: Tensor, labels: Tensor) -> None:
+    models = {"tiny": tiny()}
+    pairs = score(models, [(images, labels)])
+    named = score(models, [{"pixel_values": images, "labels": labels}])
+    assert np.array_equal(named.prediction, pairs.prediction)
+    assert named.label is not None
+    assert np.array_equal(named.label, labels.numpy())
 
 
 def test_a_loader_of_arrays_is_scored() -> None:

@@ -270,10 +270,30 @@ def test_further_models_need_the_same_data_and_other_names(tmp_path: Path) -> No
     before = content(path)
     with pytest.raises(TableError, match=r"scored on the same data.*choose another folder"):
         scored(path, data="digits:train")
-    with pytest.raises(TableError, match="has 'tiny', 'big' already"):
-        scored(path)
+    with pytest.raises(TableError, match=r"another model 'tiny' \(its weights .*name this"):
+        scored(path, models={"tiny": MODELS["big"]})
     assert content(path) == before
     assert [file.name for file in tmp_path.iterdir()] == ["table"]
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"batch": 64}, {"workers": 1}, {"measure_batches": (2,)}, {"keep_logits": False}]
+)
+def test_a_finished_table_stays_as_it_is(tmp_path: Path, more: dict[str, Any]) -> None:
+    path = tmp_path / "table"
+    whole = scored(path)
+    before, log = content(path), RecordedProgress()
+    assert scored(path, on_progress=log, **more).hash == whole.hash
+    assert (content(path), log.calls) == (before, [])
+    assert [file.name for file in tmp_path.iterdir()] == ["table"]
+
+
+def test_models_that_a_table_has_are_not_scored_again(tmp_path: Path) -> None:
+    path, log = tmp_path / "table", RecordedProgress()
+    scored(path, models={"tiny": MODELS["tiny"]})
+    assert scored(path, on_progress=log).names == ("tiny", "big")
+    assert {name for name, *_ in log.calls} == {"big"}
+    assert [run["exits"] for run in load_table(path).provenance["runs"]] == [["tiny"], ["big"]]
 
 
 def test_what_cannot_work_fails_first_and_leaves_nothing(tmp_path: Path) -> None:

@@ -120,7 +120,11 @@ def test_with_ensembles_all_labels_of_tune_are_needed() -> None:
     label = rng.integers(0, 5, 3000)
     rows = {n: rng.normal(size=(3000, 5)) + 1.5 * np.eye(5)[label] for n in ("tiny", "big")}
     table = scored(rows, label)
-    arguments: dict[str, Any] = {"max_drop": -1.0, "confidence": "max_softmax"}
+    arguments: dict[str, Any] = {
+        "reference": "big",
+        "max_drop": -1.0,
+        "confidence": "max_softmax",
+    }
     part, rounds = labelled_by_need(table, **arguments)
     assert part.label_counts()["tune"] == len(table.on("tune"))
     few, complete = search(part, **arguments), search(table, **arguments)

@@ -149,7 +149,7 @@ def test_equal_costs_leave_the_reference_alone() -> None:
 
 def test_a_reference_that_is_not_the_best_may_be_beaten() -> None:
     table = pair_table([1, 1, 0], [1, 0, 1], [0.9, 0.8, 0.1])
-    best = search_pairs(table).at_least(1.0)
+    best = search_pairs(table, reference="big").at_least(1.0)
     assert best.policy.exits == ("tiny", "big")
     assert best.drop == pytest.approx(-100 / 3)
 
@@ -162,7 +162,7 @@ def test_free_models_and_free_references() -> None:
 
 
 def test_unknown_names_are_sentences() -> None:
-    table = pair_table([1], [1], [1.0])
+    table = pair_table([1, 0], [1, 1], [0.9, 0.1])
     for wrong in ({"reference": "bigg"}, {"unit": "MAC"}, {"confidence": "max_sofmax"}):
         (name,) = wrong.values()
         with pytest.raises(TableError, match=f"no .* '{name}' in this table; did you mean"):

@@ -88,7 +88,7 @@ def test_it_stops_at_the_first_crossing_though_more_would_be_free() -> None:
         np.zeros(5, int),
         costs={"tiny": 1, "big": 9},
     )
-    found = evaluate(table, first_crossing(table, "tiny", "big"))
+    found = evaluate(table, first_crossing(table, "tiny", "big"), reference="big")
     assert found.shares["tiny"] == 0.4
     assert found.drop == 20.0
     threshold = first_crossing(table, "tiny", "big", max_drop=0.0).stages[0].threshold
@@ -100,7 +100,7 @@ def test_it_stops_at_the_first_crossing_though_more_would_be_free() -> None:
 
 def objective(table: ScoreTable, on: list[tuple[str, float]], *, weight: float, first: str) -> Any:
     """DyCE's J of exits that are on, sample by sample."""
-    big, truth = table.reference(), table.truth(table.reference())
+    big, truth = "base", table.truth("base")
     prices, rows = table.costs["MACs"], range(len(table))
     right, paid = 0, 0.0
     for sample in rows:
@@ -170,7 +170,7 @@ def test_onepass_is_the_loop(seed: int, weight: float) -> None:
     table = multi_exit(30, 3, 2, seed=seed)
     places = [[f"pos{j}/type{i}" for i in range(2)] for j in range(3)]
     expected = one_pass(table, places, weight)
-    found = onepass(table, [weight])[0]
+    found = onepass(table, [weight], reference="base")[0]
     assert found.exits == (*(name for name, _ in expected), "base")
     for step, (name, t) in zip(found.stages, expected, strict=False):
         sure = table.scores("max_softmax")[table.index(name)].astype(float)
@@ -183,7 +183,7 @@ def test_onepass_never_revisits_an_exit() -> None:
     table = multi_exit(200, 3, 2, seed=9)
     alone = table.only(["pos0/type0", "pos0/type1", "base"])
     for weight in (0.6, 0.9):
-        found, first = (onepass(one, [weight])[0] for one in (table, alone))
+        found, first = (onepass(one, [weight], reference="base")[0] for one in (table, alone))
         before = [step for step in found.stages if step.exit.startswith("pos0")]
         assert before == list(first.stages[:-1])
 
@@ -192,7 +192,7 @@ def test_onepass_is_not_defined_where_the_first_exit_is_as_good() -> None:
     table = synthetic(100)
     same = replace(table, prediction=np.stack([table.prediction[2]] * 3))
     with pytest.raises(PolicyError, match="less accurate than"):
-        onepass(same, [0.5])
+        onepass(same, [0.5], reference="net2")
     rules = {one.rule for one in rules_of(same, same, [0.5])}
     assert rules == {FIRST_CROSSING}
 
@@ -219,7 +219,10 @@ def test_rules_keep_their_budgets_on_tune_and_are_measured_elsewhere() -> None:
 
 def test_onepass_takes_the_cheapest_trade_off_within_the_budget() -> None:
     table = synthetic(2000)
-    tried = [evaluate(table, one) for one in set(onepass(table, WEIGHTS))]
+    tried = [
+        evaluate(table, one, reference="net2")
+        for one in set(onepass(table, WEIGHTS, reference="net2"))
+    ]
     cheapest = min((one.cost["MACs"] for one in tried if one.drop <= 1.0), default=100.0)
     found = rules_of(table, table, [1.0])[-1]
     assert found.outcome.cost["MACs"] == cheapest

@@ -161,7 +161,7 @@ def test_equal_costs_need_no_cascade() -> None:
 
 def test_a_little_model_that_is_as_good_alone() -> None:
     table = pair_table(np.ones(900), np.ones(900), np.linspace(0, 1, 900))
-    (choice,) = search(table, max_drop=2.0).choices
+    (choice,) = search(table, reference="big", max_drop=2.0).choices
     assert choice.policy == Policy.single("tiny")
     assert choice.verdict.startswith("A cascade does not pay here: use tiny, which alone")
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
@@ -202,10 +203,10 @@ def holed(digits: DataSet) -> DataSet:
     """The digits, of which the first, some others, and a whole batch are corrupt."""
     broken = {0, 5, 300, *range(512, 768)}
 
-    def read(index: int) -> torch.Tensor:
+    def read(index: int) -> npt.NDArray[np.uint8]:
         if index in broken:
             raise OSError("cut short")
-        return digits.image(index)
+        return digits.array(index)
 
     return DataSet("holed", digits.ids, digits.labels, digits.classes, digits.fingerprint, read)
 
@@ -228,8 +229,8 @@ def test_corrupt_images_are_noted(network: ExitNetwork, holed: DataSet, tmp_path
 
 
 def test_images_of_different_sizes_are_cached(tmp_path: Path, digits: DataSet) -> None:
-    def read(index: int) -> torch.Tensor:
-        return digits.image(index)[:, : 8 - index % 2]
+    def read(index: int) -> npt.NDArray[np.uint8]:
+        return digits.array(index)[:, : 8 - index % 2]
 
     data = DataSet("cut", digits.ids, digits.labels, digits.classes, digits.fingerprint, read)
     network = attach(big(), {"blocks.0": "linear"})

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from understudy.errors import DataError
 from understudy.training.sampling import POOL, RUN, HoldOut, hold_out
@@ -16,7 +15,7 @@ def dataset(count: int, groups: tuple[str, ...] | None = None) -> DataSet:
         labels=np.arange(count) % 2,
         classes=None,
         fingerprint="",
-        read=lambda index: torch.zeros(1, 8, 8, dtype=torch.uint8),
+        read=lambda index: np.zeros((1, 8, 8), np.uint8),
         groups=groups,
     )
 

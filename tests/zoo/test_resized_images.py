@@ -94,8 +94,7 @@ def test_memory_does_not_grow_with_the_photographs(tmp_path: Path) -> None:
 
 
 def test_a_strip_is_refused_by_its_name() -> None:
-    pixels = torch.zeros(3, 1, 200_000, dtype=torch.uint8)
-    read = {"a": pixels, "b": torch.zeros(3, 9, 9, dtype=torch.uint8)}
+    read = {"a": np.zeros((3, 1, 200_000), np.uint8), "b": np.zeros((3, 9, 9), np.uint8)}
     ids = np.array(["a", "b"], object)
     data = DataSet("strips", ids, None, None, "", lambda index: read[ids[index]])
     (batch,) = batches(data, resizings=[Resizing((224, 224))])

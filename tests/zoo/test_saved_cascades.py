@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from bit_flips import bit_flips
 from understudy.certificate import Certificate
 from understudy.documents import write_document
 from understudy.errors import ModelError, PolicyError, UnderstudyError
-from understudy.nn.cascade import Cascade
+from understudy.nn.cascade import Cascade, build
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
@@ -48,12 +49,12 @@ MAKERS = {"py:nets:small": small, "py:nets:tied": Tied}
 
 @pytest.fixture(autouse=True)
 def builder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds stages with other weights and no preprocessing: both come from the folder."""
+    """Builds models with other weights: these come from the folder, as does preprocessing."""
 
-    def build_stage(spec: str, **_: object) -> Stage:
-        return Stage(MAKERS[spec](), origin={"spec": spec})
+    def build_model(spec: str, **_: object) -> nn.Module:
+        return MAKERS[spec]()
 
-    monkeypatch.setattr("understudy.zoo.saved_cascades.build_stage", build_stage)
+    monkeypatch.setattr("understudy.zoo.saved_cascades.build_model", build_model)
 
 
 def stage(spec: str, **origin: str) -> Stage:
@@ -148,9 +149,34 @@ def test_nothing_half_written(
 
 def test_a_stage_without_a_spec_cannot_be_saved(tmp_path: Path) -> None:
     cascade = Cascade({"tiny": small()}, Policy.single("tiny"))
-    with pytest.raises(ModelError, match="'tiny' has none: build it from a spec"):
+    with pytest.raises(ModelError, match="'tiny' has none: put a function"):
         save_cascade(cascade, tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+READY = """
+from torch import nn
+def tiny(): return nn.Linear(16, 3)
+def big(): return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+"""
+
+
+def test_modules_that_take_ready_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They declare no input; the folder says that they need no preprocessing."""
+    monkeypatch.undo()
+    (tmp_path / "ready_nets.py").write_text(READY)
+    monkeypatch.syspath_prepend(tmp_path)
+    nets, images = importlib.import_module("ready_nets"), torch.randn(20, 16)
+    names = ("tiny", "big")
+    models = {
+        name: Stage(getattr(nets, name)(), origin={"spec": f"py:ready_nets:{name}"})
+        for name in names
+    }
+    cascade = build(Policy.pair("tiny", "big", 0.5), models)
+    save_cascade(cascade, tmp_path / "c")
+    loaded = load_cascade(tmp_path / "c", allow_code=["ready_nets"])
+    assert torch.equal(loaded(images), cascade(images))
+    assert [stage.preprocess for stage in loaded.stages.values()] == [None, None]
 
 
 @pytest.fixture

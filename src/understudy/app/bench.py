@@ -17,18 +17,16 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
-from understudy.app.run_cascade import check_data, load_runnable, resizings_in
+from understudy.app.run_cascade import batches_for, check_data, load_runnable
 from understudy.errors import DataError
-from understudy.nn.preprocess import Image
 from understudy.policy import Policy
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.executor import Executor
 from understudy.runtime.pipeline import AnswerSink, Pipeline
 from understudy.runtime.protocol import Array, Runnable, RunnerOutput, StageRunner
-from understudy.zoo.data import DataSet, batches, open_data
+from understudy.zoo.data import DataSet, open_data, stacked
 
 KEPT_BATCHES = 4
 """Full batches of each stage that the ideal is timed on, again and again."""
@@ -300,7 +298,7 @@ def bench_cascade(
         on_progress=on_progress,
     )
     del cascade, images
-    torch.cuda.empty_cache()  # so that the processes find the memory free
+    _free_cached()  # so that the processes find the memory free
     return replace(found, memory=_memory(job, on_progress))
 
 
@@ -316,15 +314,29 @@ def peak_memory(job: BenchJob, contestant: str) -> int:
     gc.collect()
     _reset_peak()
     run_alone(cascade, images, contestant=contestant, batch=job.batch)
-    devices = range(torch.cuda.device_count())
-    return max(map(torch.cuda.max_memory_allocated, devices), default=0) or _resident()
+    cuda = _cuda()
+    devices = range(cuda.device_count()) if cuda else ()
+    return max((cuda.max_memory_allocated(one) for one in devices), default=0) or _resident()
+
+
+def _cuda() -> Any:
+    """`torch.cuda` where this process has PyTorch loaded; an exported cascade runs without."""
+    return getattr(sys.modules.get("torch"), "cuda", None)
+
+
+def _free_cached() -> None:
+    """Release the memory of accelerators that PyTorch keeps for later."""
+    cuda = _cuda()
+    if cuda:
+        cuda.empty_cache()
 
 
 def _reset_peak() -> None:
     """Reset the peaks of memory, after models and images have been loaded."""
-    torch.cuda.empty_cache()
-    for device in range(torch.cuda.device_count()):
-        torch.cuda.reset_peak_memory_stats(device)
+    _free_cached()
+    cuda = _cuda()
+    for device in range(cuda.device_count() if cuda else 0):
+        cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM falls to what is used now
 
@@ -378,9 +390,9 @@ def _decoded(data: DataSet, count: int, cascade: Runnable) -> tuple[Any, np.ndar
     Raises:
         DataError: none can be decoded.
     """
-    found: list[Image] = []
+    found: list[Any] = []
     positions: list[int] = []
-    for block in batches(data, size=256, resizings=resizings_in(cascade)):
+    for block in batches_for(cascade, data, size=256):
         free = count - len(found)
         found.extend(islice(block.images, free))
         positions.extend(block.positions[:free].tolist())
@@ -388,7 +400,5 @@ def _decoded(data: DataSet, count: int, cascade: Runnable) -> tuple[Any, np.ndar
             break
     if not found:
         raise DataError(f"no image of {data.spec!r} can be decoded: check the files")
-    tensors = [image for image in found if isinstance(image, torch.Tensor)]
-    same = len(tensors) == len(found) and len({image.shape for image in tensors}) == 1
     labels = None if data.labels is None else data.labels[positions]
-    return torch.stack(tensors) if same else found, labels
+    return stacked(found), labels

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from understudy.answer_files import read_answers
 from understudy.app.build_cascade import build_cascade
-from understudy.app.report.page import write_report
 from understudy.app.run_cascade import run_cascade
+from understudy.errors import MissingExtra
 from understudy.files import replacing
 from understudy.folders import remove_folder
 from understudy.looks import count_looks, log_look, looking
@@ -27,9 +28,7 @@ from understudy.policy import Policy
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
-from understudy.searching.baselines import best_single
 from understudy.searching.search import search
-from understudy.store import read_answers
 from understudy.zoo.data import DataSet, Progress, open_data
 from understudy.zoo.saved_cascades import load_cascade
 
@@ -46,6 +45,7 @@ class DemoRun:
     """The table and the result of the demo, and how its running cascade compares with them.
 
     Attributes:
+        report: the page; None where the extra that draws it is not installed.
         agreeing: held-out images with the predicted answer from the predicted exit.
         compared: all held-out images.
         seconds: wall time per step.
@@ -54,6 +54,7 @@ class DemoRun:
     table: ScoreTable
     result: Result
     folder: Path
+    report: Path | None
     agreeing: int
     compared: int
     seconds: dict[str, float]
@@ -66,6 +67,7 @@ class DemoRun:
         outcome, certificate = self.choice.outcome, self.choice.certificate
         return {
             "folder": str(self.folder),
+            "report": None if self.report is None else str(self.report),
             "reference": self.result.reference,
             "max_drop": self.choice.max_drop,
             "policy": self.choice.policy.to_dict(),
@@ -94,31 +96,35 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Progress) -> DemoRun
         on_step("2 score them on the other half", (command,))
         table = _score(weights, table_path, on_progress)
     with _timed(seconds, "search"):
-        reference = best_single(
-            table.on("tune"), reference=table.names[-1], unit="MACs", cost=np.inf
-        )
-        assert reference is not None
         drops = ",".join(f"{drop:g}" for drop in DROPS)
         on_step(
-            f"3 search for the cheapest policies with a certified drop from {reference}, the "
-            "network that is best on tune",
-            (
-                f"understudy search {table_path} --reference {reference} --max-drop {drops} "
-                f"--out {result_path}",
-            ),
+            f"3 search for the cheapest policies with a certified drop from {table.reference()}, "
+            "the network that is most accurate on tune",
+            (f"understudy search {table_path} --max-drop {drops} --out {result_path}",),
         )
         read = table.on("certify").ids
         with looking(table_path):
             looks = count_looks(table_path, read) + 1
-            result = search(table, reference=reference, max_drop=DROPS, looks=looks)
+            result = search(table, max_drop=DROPS, looks=looks)
             log_look(table_path, read, why="demo", search=result.search_record)
         result.save(result_path)
     with _timed(seconds, "build and run"):
         agreeing, compared = _build_and_run(result, table, folder, on_step, on_progress)
     with _timed(seconds, "report"):
-        on_step("5 report", (f"understudy report {result_path} --out {report_path}",))
-        write_report(result, report_path)
-    return DemoRun(table, result, folder, agreeing, compared, seconds)
+        report = _report(result, result_path, report_path, on_step)
+    return DemoRun(table, result, folder, report, agreeing, compared, seconds)
+
+
+def _report(result: Result, source: Path, path: Path, on_step: OnStep) -> Path | None:
+    """Write the report of a result; nothing, with the reason, where its extra is not installed."""
+    try:
+        from understudy.app.report.page import write_report
+    except MissingExtra as error:
+        on_step(f"5 no report: {error}", ())
+        return None
+    on_step("5 report", (f"understudy report {source} --out {path}",))
+    write_report(result, path)
+    return path
 
 
 def _score(weights: Mapping[str, Path], path: Path, on_progress: Progress) -> ScoreTable:

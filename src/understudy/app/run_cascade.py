@@ -7,24 +7,23 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from understudy.answer_files import check_format, save_answers
 from understudy.errors import DataError, ModelError, UnderstudyError, listed, unknown
+from understudy.extras import needing
 from understudy.files import behind_links, is_stream, make_folder, unwritable, writing
 from understudy.json_codec import Stored, stored
-from understudy.nn.cascade import Cascade
-from understudy.nn.preprocess import Resizing
-from understudy.nn.stage import Images, resizings_of, usable_device
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import FAILED, Answers, Runnable
-from understudy.scoring.on_disk import installed_version
-from understudy.store import save_answers
-from understudy.zoo.data import DataSet, Progress, batches
-from understudy.zoo.saved_cascades import load_cascade, provenance_of
+from understudy.zoo.data import Batch, DataSet, Progress, array_batches, batches
+
+if TYPE_CHECKING:
+    from understudy.nn.cascade import Cascade
 
 PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
 """Device, as torch names it -> execution providers of ONNX Runtime."""
@@ -76,23 +75,29 @@ def load_runnable(
     Raises:
         ModelError: the folder is neither, there is no such device, or a spec names a module that
             was not allowed.
-        MissingExtra: it was exported, and ONNX Runtime is not installed.
+        MissingExtra: PyTorch, or ONNX Runtime for an exported cascade, is not installed.
     """
     if not is_onnx_bundle(folder):
+        with needing(f"a cascade that was not exported ({str(folder)!r})", extra="torch"):
+            from understudy.nn.stage import usable_device
+            from understudy.zoo.saved_cascades import load_cascade
+
         return load_cascade(folder, allow_code=allow_code).to(usable_device(device))
     if device not in (None, *PROVIDERS):
         raise ModelError(unknown("device", str(device), PROVIDERS, where="an exported cascade"))
     return load_onnx(folder, providers=PROVIDERS[device or "cpu"])
 
 
-def setting_warnings(folder: Path, cascade: Runnable) -> list[str]:
+def setting_warnings(folder: Path, cascade: Cascade | OnnxCascade) -> list[str]:
     """Warnings if a cascade was scored and certified on another kind of device than it runs on, or
     with other versions of libraries.
 
     They round differently, so a certificate holds for what it was made with.
     """
-    if not isinstance(cascade, Cascade):
+    if isinstance(cascade, OnnxCascade):
         return []
+    from understudy.zoo.saved_cascades import provenance_of
+
     table = provenance_of(folder).get("table", {})
     scored = {run["device"] for run in runs_of(table) if "device" in run}
     here = cascade.runners[0].stage.device.type
@@ -110,6 +115,8 @@ def decoding_warnings(folder: Path, data: DataSet) -> list[str]:
     """A warning if the images that a cascade was scored on were decoded otherwise than these."""
     if is_onnx_bundle(folder) or data.encoded is None:
         return []
+    from understudy.zoo.saved_cascades import provenance_of
+
     provenance = provenance_of(folder).get("table", {}).get("provenance", {})
     scored = provenance.get("decoding")
     if scored is None or scored == data.encoded.decoding:
@@ -130,6 +137,8 @@ def library_warnings(table: Mapping[str, Any]) -> list[str]:
     >>> library_warnings({"provenance": {"runs": [{"libraries": {"torch": "1.0.1"}}]}})
     ['the models were scored with torch 1.0.1 ...: score them again to certify what runs']
     """
+    from understudy.scoring.on_disk import installed_version
+
     differing: dict[str, str] = {}
     for run in runs_of(table):
         for name in ROUNDING:
@@ -165,21 +174,23 @@ def run_cascade(
     Raises:
         DataError: no image that can be decoded and answered, class names or labels that are not
             the models'.
+        MissingExtra: `out` is Parquet, and Polars is not installed.
         UnderstudyError: `out` cannot be written.
     """
     positions: list[np.ndarray] = []
     corrupt: list[str] = []
     answers: list[Answers] = []
 
-    def images() -> Iterator[Images]:
+    def images() -> Iterator[Any]:
         checked = False
-        for block in batches(data, size=batch, workers=workers, resizings=resizings_in(cascade)):
+        for block in batches_for(cascade, data, size=batch, workers=workers):
             corrupt.extend(block.corrupt)
             if len(block):
                 checked = checked or check_data(data, cascade, block.images)
                 positions.append(block.positions)
                 yield block.images
 
+    check_format(out)
     check_place(out)
     start, done = time.perf_counter(), 0
     try:
@@ -212,11 +223,20 @@ def run_cascade(
     )
 
 
-def resizings_in(cascade: Runnable) -> frozenset[Resizing | None]:
-    """How the stages of a policy resize images; an exported cascade takes them as they are."""
+def batches_for(
+    cascade: Runnable, data: DataSet, *, size: int, workers: int = 2
+) -> Iterator[Batch]:
+    """The images of a data set as a cascade takes them: in the sizes of its stages as tensors, or
+    as they are as arrays for an exported cascade."""
+    if isinstance(cascade, OnnxCascade):
+        return array_batches(data, size=size, workers=workers)
+    from understudy.nn.cascade import Cascade
+    from understudy.nn.stage import resizings_of
+
     if not isinstance(cascade, Cascade):
-        return frozenset({None})
-    return resizings_of(runner.stage for runner in cascade.runners)
+        return batches(data, size=size, workers=workers, resizings={None})
+    resizings = resizings_of(runner.stage for runner in cascade.runners)
+    return batches(data, size=size, workers=workers, resizings=resizings)
 
 
 def check_place(out: Path) -> None:
@@ -263,7 +283,7 @@ def _save(kept: Answers, rows: np.ndarray, data: DataSet, out: Path) -> None:
     save_answers(out, columns)
 
 
-def check_data(data: DataSet, cascade: Runnable, images: Images) -> bool:
+def check_data(data: DataSet, cascade: Runnable, images: Any) -> bool:
     """Check the classes of a data set against the models', on the first image that can be run.
 
     False where no image can.

@@ -1,0 +1,5 @@
+"""Exits inside a network."""
+
+from understudy.extras import require
+
+require("torch", purpose=__name__)

@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind, OutputKind
 
 from understudy.errors import ModelError, unknown
+from understudy.graph.model_output import logits_in
 
 BACKBONE = "backbone"
 """The name under which a segment holds the network whose parameters it reads."""
@@ -129,7 +130,7 @@ def capture(model: nn.Module, example: Tensor, paths: Iterable[str]) -> Captured
     unmarked: dict[str, str] = {}
     rows = example.detach()[torch.arange(EXAMPLE_ROWS, device=example.device) % len(example)]
     hooks = {path: _marking_hook(number, path, unmarked) for number, path in enumerate(names)}
-    with hooked(model.eval(), hooks):
+    with hooked(model.eval(), {**hooks, "": logits_in}):
         exported = _export(model, rows)
     return _captured_graph(exported, names, unmarked)
 
@@ -208,6 +209,8 @@ def _export(model: nn.Module, rows: Tensor) -> ExportedProgram:
         with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
             warnings.simplefilter("ignore")
             return export(model, (rows.clone(),), dynamic_shapes=({0: batch},), strict=False)
+    except ModelError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(

@@ -22,6 +22,7 @@ from understudy.graph.capture import (
     written_inputs,
 )
 from understudy.graph.liveness import Liveness, Values, is_size, view_base
+from understudy.graph.model_output import logits_in
 
 Segment = fx.GraphModule
 """A part of the network; inputs and outputs have one row per sample."""
@@ -272,7 +273,7 @@ def _reference(model: nn.Module, rows: Tensor, paths: Sequence[str]) -> list[Ten
     """The features of the whole network at the taps, and its logits."""
     features: dict[str, Tensor] = {}
     with hooked(model, {path: partial(_store, features, path) for path in paths}):
-        logits = model(rows)
+        logits = logits_in(model(rows))
     return [*(features[path] for path in paths), logits]
 
 

@@ -1,1 +1,5 @@
-"""The half that runs: stages, cascades, what they cost, and cascades on disk (`torch` extra)."""
+"""PyTorch stages and cascades, and what they cost."""
+
+from understudy.extras import require
+
+require("torch", purpose=__name__)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from understudy.deferral import DeferralScore, scores_of
-from understudy.ensemble import ORIGIN_KEY, Ensemble, ensemble_of
+from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError, listed
+from understudy.exit import ENSEMBLE
 from understudy.nn.confidence_functions import confidence_functions, deferral_score
 from understudy.nn.identity import check_identity
 from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
@@ -56,7 +57,7 @@ class EnsembleStage(Stage):
 
     def __init__(self, ensemble: Ensemble, members: Mapping[str, Stage]) -> None:
         stages = nn.ModuleList(members[name] for name in ensemble.exits)
-        super().__init__(stages, origin={ORIGIN_KEY: ensemble.to_dict()})
+        super().__init__(stages, origin={ENSEMBLE: ensemble.to_dict()})
         self.ensemble = ensemble
 
     @property

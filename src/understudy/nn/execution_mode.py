@@ -17,6 +17,7 @@ from torch.utils import _python_dispatch as dispatch
 
 from understudy.errors import ModelError, unknown
 from understudy.graph.batch_norm_folding import fold
+from understudy.graph.model_output import logits_in
 from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
 
@@ -125,7 +126,7 @@ class ModelInMode(nn.Module):
         if mode.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.add_module(self._key, model)  # its weights have names, and so a hash, of their own
-        self._prepared: list[Callable[[Tensor], Tensor]] = []  # a list, to be no submodule
+        self._prepared: list[Callable[[Tensor], Any]] = []  # a list, to be no submodule
         self.register_load_state_dict_post_hook(lambda module, _: module.reset())  # type: ignore[no-untyped-call]
 
     @property
@@ -145,10 +146,9 @@ class ModelInMode(nn.Module):
         """Logits (N, C), float32."""
         ready = self.mode.to_memory_format(ready)
         with self.mode.autocast(ready.device):
-            logits: Tensor = self._function(ready)(ready)
-        return logits.float()
+            return logits_in(self._function(ready)(ready)).float()
 
-    def _function(self, ready: Tensor) -> Callable[[Tensor], Tensor]:
+    def _function(self, ready: Tensor) -> Callable[[Tensor], Any]:
         if self.mode.compiled and dispatch._len_torch_dispatch_stack():  # type: ignore[attr-defined]
             return self.model  # operators inside a compiled graph could not be counted
         if not self._prepared:
@@ -156,15 +156,15 @@ class ModelInMode(nn.Module):
                 self._prepared.append(self._prepare(ready))
         return self._prepared[0]
 
-    def _prepare(self, ready: Tensor) -> Callable[[Tensor], Tensor]:
-        run: Callable[[Tensor], Tensor] = self.model
+    def _prepare(self, ready: Tensor) -> Callable[[Tensor], Any]:
+        run: Callable[[Tensor], Any] = self.model
         if self.mode.folded:
             segment = fold(partition(self.model, ready[:1], []).segments[0])
             run = lambda ready: cast("Tensor", segment(ready)[0])  # noqa: E731
         if not self.mode.compiled:
             return run
         kind = "reduce-overhead" if ready.is_cuda else None
-        return _Bucketed(cast("Callable[[Tensor], Tensor]", torch.compile(run, mode=kind)))
+        return _Bucketed(torch.compile(run, mode=kind))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.reset()
@@ -175,7 +175,7 @@ class ModelInMode(nn.Module):
 class _Bucketed:
     """A compiled function on batches padded to powers of two, so that few sizes are compiled."""
 
-    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, run: Callable[[Tensor], Any]) -> None:
         self._run = run
 
     def __call__(self, ready: Tensor) -> Tensor:
@@ -184,4 +184,4 @@ class _Bucketed:
         filled = (
             torch.cat([ready, ready[:1].expand(missing, *ready.shape[1:])]) if missing else ready
         )
-        return self._run(filled)[:count].clone()
+        return logits_in(self._run(filled))[:count].clone()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError, PolicyError, unknown
+from understudy.graph.model_output import logits_in
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.input_guard import InputGuard
 from understudy.nn.preprocess import Image, Resizing, on_device, pixels_of
@@ -52,7 +53,7 @@ class Stage(nn.Module):
     model writes into its input.
 
     Args:
-        model: returns logits (N, C).
+        model: returns logits (N, C), or an object, dictionary or tuple with its `logits`.
         preprocess: what is done to uint8 images first, or None.
         origin: plain JSON: where the model comes from; `spec` names how to make it again.
 
@@ -95,10 +96,12 @@ class Stage(nn.Module):
             self.model.eval()
         return _checked(self.run_model(self.prepare(images), images), len(images)), state
 
-    def run_model(self, ready: Tensor, images: Images) -> Any:
-        """The model's output for its input, on a copy where that is the images themselves and the
+    def run_model(self, ready: Tensor, images: Images) -> Tensor:
+        """The model's logits for its input, on a copy where that is the images themselves and the
         model writes into it."""
-        return self._guard.run(self.model, ready) if ready is images else self.model(ready)
+        return logits_in(
+            self._guard.run(self.model, ready) if ready is images else self.model(ready)
+        )
 
     def run(
         self, images: Images, state: StageState = EMPTY, *, confidence: str = DEFAULT_CONFIDENCE
@@ -277,12 +280,7 @@ def _stacked(samples: Sequence[Image]) -> Tensor:
     return torch.stack([pixels_of(sample) for sample in samples])
 
 
-def _checked(logits: Any, samples: int) -> Tensor:
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"a model returns logits (N, C), found {type(logits).__name__}: wrap it in a module "
-            "that returns the logits alone"
-        )
+def _checked(logits: Tensor, samples: int) -> Tensor:
     if logits.ndim != 2 or not logits.is_floating_point() or len(logits) != samples:
         raise ModelError(
             f"a model returns floating logits (N, C), here N = {samples}, found the shape "

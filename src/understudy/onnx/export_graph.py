@@ -12,6 +12,7 @@ from understudy.early_exit.exit_sequence import ExitSequence
 from understudy.early_exit.heads import Head, Layout, pool
 from understudy.early_exit.network import ExitLocation, ExitNetwork, SaverBranch
 from understudy.early_exit.stages import ESN, REST
+from understudy.graph.model_output import logits_in
 from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
 from understudy.onnx.bundle import IMAGES
@@ -154,7 +155,7 @@ class WholeModel(nn.Module):
         self.pixels, self.model = pixels, model
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.model(self.pixels(images)).float(),)
+        return (logits_in(self.model(self.pixels(images))).float(),)
 
 
 class SegmentModule(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from understudy.runtime.loader_batch import is_array
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.protocol import Array, StageRunner
 
@@ -106,11 +107,6 @@ class StageBuffer:
             yield self._images, batch.images
         for key, buffer in self._state.items():
             yield buffer, batch.state[key]
-
-
-def is_array(images: Any) -> bool:
-    """Whether images are one array or tensor, rather than a list of single images."""
-    return hasattr(images, "shape")
 
 
 def pick(images: Any, rows: Array) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from weakref import finalize
 
 from understudy.errors import DataError, PolicyError, unknown
+from understudy.runtime.loader_batch import taken_apart
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.online import CLOSED, RequestBatcher
@@ -89,13 +90,14 @@ class Executor:
         batches before come first.
 
         Args:
-            batches: arrays or tensors (N, ...) as the stages take them, or lists of (C, H, W) that
-                may differ in size.
+            batches: what a loader yields, such as the loader that was scored: arrays or tensors
+                (N, ...) as the stages take them, or lists of (C, H, W) that may differ in size; or
+                (images, labels) and dictionaries with them, whose labels are not used.
 
         Raises:
             ExecutorClosed: the executor is closed.
             ExecutionError: this process is a fork of the one that made the executor.
-            DataError: a batch with something else than images.
+            DataError: a batch with something else than images, or images and labels.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
         self._check_process()
@@ -110,14 +112,14 @@ class Executor:
             while True:
                 self._check_process()
                 try:
-                    images = next(source)
+                    batch = next(source)
                 except StopIteration:
                     break
                 except Exception as error:  # noqa: BLE001
                     broken = error
                     break
                 try:
-                    run.put(images)
+                    run.put(taken_apart(batch).images)
                 except DataError as error:
                     broken = error
                     break

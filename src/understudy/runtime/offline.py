@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from understudy.errors import DataError, ModelError
-from understudy.runtime.buffer import RowBatch, is_array
+from understudy.errors import DataError, ModelError, listed
+from understudy.runtime.buffer import RowBatch
+from understudy.runtime.loader_batch import is_array
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.pipeline import BufferedPipeline, answered_and_failed
 from understudy.runtime.protocol import (
@@ -171,6 +172,11 @@ def _check(images: Any) -> None:
     found = {len(one.shape) if is_array(one) else None for one in images}
     if len(found) > 1 or None in found:
         raise DataError(
-            "a batch is images alone, found a list of things of different dimensions (such as "
-            "images and labels): give the images of what the loader yields"
+            "the images of a batch are one array, or a list of arrays of as many dimensions, found "
+            f"a list of {listed(map(_kind_of, images))}: give arrays or tensors (C, H, W)"
         )
+
+
+def _kind_of(image: Any) -> str:
+    name = type(image).__name__
+    return f"{name} {tuple(image.shape)}" if is_array(image) else name

@@ -1,1 +1,5 @@
-"""Scoring: models and images become a `ScoreTable`, in memory or on disk. Needs torch."""
+"""Scoring: models and images become a `ScoreTable`, in memory or on disk."""
+
+from understudy.extras import require
+
+require("torch", "polars", purpose=__name__)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from understudy.errors import TableError, listed
-from understudy.exit import Exit
+from understudy.nn.identity import difference
+from understudy.nn.stage import Stage
 from understudy.scores import Costs, ScoreTable
 from understudy.store import check_target, load_table
 from understudy.zoo.data import DataSet
@@ -22,24 +23,40 @@ def table_at(target: Path) -> ScoreTable | None:
     return load_table(target) if target.is_dir() and any(target.iterdir()) else None
 
 
-def has_exits(older: ScoreTable, exits: Sequence[Exit]) -> bool:
-    """Whether a table has the very exits: the same models, seen in the same way."""
-    known = {exit.name: exit for exit in older.exits}
-    return all(
-        exit.name in known and dict(known[exit.name].origin) == dict(exit.origin) for exit in exits
-    )
+def already_scored(older: ScoreTable, stages: Mapping[str, Stage]) -> bool:
+    """Whether a table has the stages of a source already: the same models, under these names.
+
+    Raises:
+        TableError: it has another model under one of these names.
+    """
+    known = [name for name in stages if name in older.names]
+    for name in known:
+        origin = older.exits[older.index(name)].origin
+        found = (
+            difference(origin, stages[name])
+            if "weights_hash" in origin
+            else "the table knows its predictions only"
+        )
+        if found is not None:
+            raise TableError(
+                f"exit names are unique, the table has another model {name!r} ({found}): name this "
+                "one otherwise, NAME=SPEC, or choose another folder"
+            )
+    if known and len(known) < len(stages):
+        further = [name for name in stages if name not in known]
+        raise TableError(
+            f"a network is scored with all its exits, the table lacks {listed(further)} of those "
+            f"of {known[0]!r}: name the network otherwise, NAME=SPEC, or choose another folder"
+        )
+    return bool(known)
 
 
-def check_appendable(
-    older: ScoreTable | None, path: Path, images: DataSet, exits: Sequence[Exit]
-) -> None:
-    """Refuse to append exits that were scored on other data, or whose names are taken.
+def check_same_data(older: ScoreTable, path: Path, images: DataSet) -> None:
+    """Refuse to add exits to a table that was scored on other data.
 
     Raises:
         TableError: the message has what differs.
     """
-    if older is None:
-        return
     found = older.provenance.get("fingerprint")
     if found != images.fingerprint:
         raise TableError(
@@ -47,15 +64,23 @@ def check_appendable(
             f"{older.provenance.get('data', 'an import')!r} (fingerprint {str(found)[:12]}, here "
             f"{images.fingerprint[:12]}): choose another folder"
         )
-    repeats = [exit.name for exit in exits if exit.name in older.names]
+    if images.encoded is not None:
+        where = repr(str(path))
+        check_unchanged(images.encoded, images.ids, older.provenance, where=where, error=TableError)
+
+
+def check_new_names(older: ScoreTable, path: Path, names: Sequence[str]) -> None:
+    """Refuse exits whose names a table has already.
+
+    Raises:
+        TableError: the message has the names.
+    """
+    repeats = [name for name in names if name in older.names]
     if repeats:
         raise TableError(
             f"exit names are unique, {str(path)!r} has {listed(map(repr, repeats))} already: "
             "leave them out, name them NAME=SPEC, or choose another folder"
         )
-    if images.encoded is not None:
-        where = repr(str(path))
-        check_unchanged(images.encoded, images.ids, older.provenance, where=where, error=TableError)
 
 
 def appended(older: ScoreTable, further: ScoreTable) -> ScoreTable:

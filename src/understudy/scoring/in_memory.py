@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from understudy.errors import DataError, ModelError
 from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, Stage, stages_of
+from understudy.runtime.loader_batch import taken_apart
 from understudy.scores import ScoreTable
 from understudy.scoring.outputs import (
     ExitOutputs,
@@ -45,8 +46,10 @@ def score(
     Args:
         models: exit name -> a `Stage`, a module that takes the loader's images as they are, or an
             `ExitNetwork`, which is scored at all its exits.
-        loader: batches ``(images, labels)``, or images alone; a torch DataLoader does. For stages
-            images are uint8 (N, C, H, W) or a list of (C, H, W).
+        loader: batches ``(images, labels)``, dictionaries such as ``{"pixel_values": images,
+            "labels": labels}``, or images alone; a torch DataLoader does. Images are what the
+            models take: uint8 (N, C, H, W) or a list of (C, H, W) for stages with preprocessing,
+            tensors for plain modules.
         costs: {unit: {part: cost}}, or {part: cost} for MACs; MACs counted on the first image
             unless given. A model is one part of its own name.
         classes: the names of the classes.
@@ -145,19 +148,9 @@ def _run(
 
 
 def _images_and_labels(batch: Any) -> tuple[Images, Array | None]:
-    """Images and labels of a batch: ``(images, labels)``, ``[images]`` or images alone."""
-    if isinstance(batch, Tensor | np.ndarray):
-        return as_tensor(batch), None
-    if not isinstance(batch, tuple | list):
-        raise DataError(
-            f"a batch is (images, labels), or images alone, found {type(batch).__name__}: "
-            "let the loader yield tuples"
-        )
-    if len(batch) == 2 and not _is_sample(batch[1]):
-        return _tensors(batch[0]), _labels(batch[1], len(batch[0]))
-    if len(batch) == 1 and not _is_sample(batch[0]):
-        return _tensors(batch[0]), None
-    return _tensors(batch), None
+    """Images as tensors, and labels or None."""
+    images, labels = taken_apart(batch)
+    return _tensors(images), None if labels is None else _labels(labels, len(images))
 
 
 def _tensors(images: Any) -> Images:
@@ -167,10 +160,6 @@ def _tensors(images: Any) -> Images:
     if isinstance(images, Tensor):
         return images
     return [as_tensor(one) if isinstance(one, np.ndarray) else one for one in images]
-
-
-def _is_sample(item: Any) -> bool:
-    return isinstance(item, Tensor | np.ndarray) and item.ndim == 3
 
 
 def _labels(values: Any, count: int) -> Array:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 
 import numpy as np
 
 from understudy.errors import DataError, ModelError, listed
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage, resizings_of
-from understudy.scoring.measuring import measure, unit_of
+from understudy.scoring.measuring import measure, seconds_after, unit_of
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
     ExitOutputs,
@@ -63,6 +64,18 @@ class ScoringJob:
         total, step = len(self.images), self.batch * SHARD_BATCHES
         return [range(start, min(start + step, total)) for start in range(0, total, step)]
 
+    def run(self, sizes: Sequence[int]) -> tuple[Sitting, ...]:
+        """Score all sources, and measure their times at some batch sizes.
+
+        Raises:
+            ModelError: logits that are not finite, or other weights at each loading.
+            DataError: a corrupt image with `strict`.
+        """
+        start = perf_counter()
+        for source in self.sources:
+            self.score(source)
+        return self.measured(sizes, seconds=seconds_after(perf_counter() - start))
+
     def score(self, source: str) -> None:
         """Score the missing shards of one source; damaged ones are missing too.
 
@@ -85,8 +98,13 @@ class ScoringJob:
             self._score_shard(source, shard, stages, done)
             done += len(self.blocks[shard])
 
-    def measured(self, sizes: Sequence[int]) -> tuple[Sitting, ...]:
-        """The times of all sources at some batch sizes, measured unless they are kept."""
+    def measured(self, sizes: Sequence[int], *, seconds: float) -> tuple[Sitting, ...]:
+        """The times of all sources at some batch sizes, measured unless they are kept.
+
+        Args:
+            sizes: batch sizes.
+            seconds: after which few rounds have to do, at each size.
+        """
         bytes_of = {
             name: 4 * max(exit.origin["parameters"] for exit in probed.exits)
             for name, probed in self.probes.items()
@@ -103,6 +121,7 @@ class ScoringJob:
                     self.images.first_images(size, resizings=resizings, workers=self.workers),
                     bytes_of=bytes_of,
                     device=self.device,
+                    seconds=seconds,
                     on_progress=self.on_progress,
                 )
                 self.shards.keep_sitting(sitting)

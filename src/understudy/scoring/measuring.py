@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from understudy.zoo.data import Progress, no_progress
 
 LEAST, MOST = 7, 50  # rounds
 PRECISE = 0.05  # half the width of an interval, as a fraction of the time, that ends the rounds
-SECONDS = 20.0  # after which few rounds have to do
+SECONDS, BRIEF = 20.0, 3.0  # after which few rounds have to do: at most, and after brief scoring
 FEW = 3
 MEMORY = 2 << 30  # bytes of weights that are in memory at once
 PASSES = 3  # over the groups of models that are not in memory at once
@@ -44,12 +45,22 @@ def size_of(unit: str) -> int | None:
     return int(size) if size != unit and size.isdecimal() else None
 
 
+def seconds_after(scoring: float) -> float:
+    """How long the rounds of a unit may take after so many seconds of scoring: no longer than it.
+
+    >>> seconds_after(0.5), seconds_after(12.0), seconds_after(3600.0)
+    (3.0, 12.0, 20.0)
+    """
+    return min(max(scoring, BRIEF), SECONDS)
+
+
 def measure(
     sources: Sources,
     images: Images,
     *,
     bytes_of: Mapping[str, int],
     device: str,
+    seconds: float = SECONDS,
     on_progress: Progress = no_progress,
 ) -> Sitting:
     """The times of all parts of some sources, for batches of these images.
@@ -63,25 +74,28 @@ def measure(
         images: one batch.
         bytes_of: name -> the size of its weights.
         device: for the record.
-        on_progress: called after every round, with the most rounds there may be.
+        seconds: after which `FEW` rounds have to do.
+        on_progress: called after every round with the rounds that are done, and those that there
+            are at most.
 
     >>> sources = {"tiny": lambda: {"tiny": Stage(torch.nn.Linear(4, 3))}}
     >>> measure(sources, torch.zeros(2, 4), bytes_of={"tiny": 60}, device="cpu").unit
     'ms@2'
     """
-    unit, total = unit_of(len(images)), MOST * len(images) * len(bytes_of)
+    unit = unit_of(len(images))
     groups = list(_groups(bytes_of))
     passes = PASSES if len(groups) > 1 else 1
+    loads = groups * passes
     times: dict[str, list[float]] = {}
-    start, used, done = perf_counter(), process_time(), 0
-    for group in groups * passes:
+    start, used, before = perf_counter(), process_time(), 0
+    for number, group in enumerate(loads):
         loaded = {name: sources[name]() for name in group}
-        for rows in _rounds(loaded, images, shared=passes):
-            for part, ms in rows.items():
+        for done, left, found in _rounds(loaded, images, passes=passes, seconds=seconds):
+            for part, ms in found.items():
                 times.setdefault(part, []).append(ms)
-            done += len(images) * len(group)
-            on_progress(f"measuring {unit}", min(done, total), total)
-    on_progress(f"measuring {unit}", total, total)
+            most = before + (done + left) * (len(loads) - number)
+            on_progress(f"measuring {unit}", before + done, most)
+        before += done
     intervals = {part: median_interval(values) for part, values in times.items()}
     return Sitting(
         unit=unit,
@@ -99,23 +113,38 @@ def measure(
 
 
 def _rounds(
-    sources: Mapping[str, Mapping[str, Stage]], images: Images, *, shared: int
-) -> Iterator[dict[str, float]]:
-    """The times of each round, after one to warm up; as many as are needed, in `shared` passes."""
+    sources: Mapping[str, Mapping[str, Stage]], images: Images, *, passes: int, seconds: float
+) -> Iterator[tuple[int, int, dict[str, float]]]:
+    """The number of each round, how many may follow, and its times; after one to warm up."""
     start, times = perf_counter(), dict[str, list[float]]()
     for stages in sources.values():
         time_parts(stages, images)
-    names = list(sources)
-    for number in range(-(-MOST // shared)):
-        first = number % len(names)  # whom a model comes after changes
+    names, done, left = list(sources), 0, 1
+    while left:
+        first = done % len(names)  # whom a model comes after changes
         found = [time_parts(sources[name], images) for name in names[first:] + names[:first]]
+        done += 1
         rows = {part: ms for one in found for part, ms in one.items()}
         for part, ms in rows.items():
             times.setdefault(part, []).append(ms)
-        yield rows
-        late = (perf_counter() - start) * shared > SECONDS
-        if number + 1 >= (FEW if late else LEAST) / shared and (late or _precise(times)):
-            return
+        spent = (perf_counter() - start) * passes
+        left = -(-rounds_left(done * passes, spent, seconds, precise=_precise(times)) // passes)
+        yield done, left, rows
+
+
+def rounds_left(done: int, spent: float, seconds: float, *, precise: bool) -> int:
+    """How many rounds may follow those that are done: none where all times are precise.
+
+    >>> rounds_left(7, 1.0, 20.0, precise=True), rounds_left(7, 1.0, 20.0, precise=False)
+    (0, 43)
+    >>> rounds_left(2, 10.0, 20.0, precise=False), rounds_left(2, 60.0, 20.0, precise=False)
+    (5, 1)
+    """
+    late = spent > seconds
+    least = max((FEW if late else LEAST) - done, 0)
+    if late or precise:
+        return least
+    return max(least, min(math.ceil((seconds - spent) * done / spent), MOST - done))
 
 
 def _precise(times: Mapping[str, Sequence[float]]) -> bool:

@@ -18,7 +18,13 @@ from understudy.files import only_writer
 from understudy.nn.identity import SAMPLE
 from understudy.nn.stage import resizings_of, usable_device
 from understudy.scores import ScoreTable
-from understudy.scoring.further_exits import appended, check_appendable, has_exits, table_at
+from understudy.scoring.further_exits import (
+    already_scored,
+    appended,
+    check_new_names,
+    check_same_data,
+    table_at,
+)
 from understudy.scoring.job import ScoringJob
 from understudy.scoring.measuring import size_of
 from understudy.scoring.outputs import (
@@ -62,8 +68,9 @@ def score_into(
 
     Unfinished work lies in ``PATH.partial``: the same call resumes where it was interrupted, and
     ends with the bytes of an undisturbed run (`times.json` apart). Where `path` is a table of the
-    same data already, the models become further exits of it, and its split stays. Several processes
-    may score different models into one table at the same time.
+    same data already, the models become further exits of it, and its split stays; those that it has
+    already, the same under the same names, are left as they are. Several processes may score
+    different models into one table at the same time.
 
     Images that cannot be decoded are left out for all models; ``provenance["corrupt"]`` counts and
     names them.
@@ -78,15 +85,20 @@ def score_into(
             `search` combines models; for up to 100 classes unless given.
         strict: treat a corrupt image as an error.
         measure_batches: batch sizes at which ms per sample are measured, as the units ``ms@SIZE``;
-            none for an empty list. By default `batch`, and in any case those of the table that is
-            at `path`, so that its units hold for all exits.
+            none for an empty list. By default `batch`, or the number of images where that is
+            less; and in any case those of the table that is at `path`, so that its units hold for
+            all exits. A unit takes no longer than the scoring did, between 3 and 20 seconds,
+            unless 3 rounds take longer.
         workers: threads that decode ahead.
         split: shares of tune, certify and test, or one split name per image; by default
             `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
         allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
-        on_progress: called after every batch.
+        on_progress: called after every batch, and after every round in which times are measured.
+
+    Returns:
+        The table at `path`, with all its exits.
 
     Raises:
         ModelError: models that cannot be loaded, that differ in their classes, or whose logits are
@@ -94,8 +106,8 @@ def score_into(
         DataError: data that cannot be read, labels out of the models' range, a corrupt image with
             `strict`, or unfinished work of another kind.
         InUse: another process scores one of these models into the same table.
-        TableError: something else is at `path`, a table of other data or with these exits, or a
-            split that does not fit.
+        TableError: something else is at `path`, a table of other data or with other models of
+            these names, or a split that does not fit.
         UnderstudyError: `path` cannot be written.
     """
     target = Path(path)
@@ -105,15 +117,22 @@ def score_into(
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
     settings = _settings(batch, usable_device(device))
-    probes = _probe_all(images, models, device=settings["device"], allow_code=allow_code)
+    older = table_at(target)
+    if older is not None:
+        check_same_data(older, target, images)
+        Shards.remove_finished(target, older)
+    probes = _probe_new(images, models, older, device=settings["device"], allow_code=allow_code)
+    if older is not None and not probes:
+        return older
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
     files = _files_of(images)
-    plan = _plan(images, models, probes, {"logits": keep_logits, **files, **settings})
+    sources = {name: models[name] for name in probes}
+    plan = _plan(images, sources, probes, {"logits": keep_logits, **files, **settings})
     with Shards.of(target, plan, check=partial(_check_resumable, images)) as shards:
         job = ScoringJob(
             images=images,
-            sources=models,
+            sources=sources,
             probes=probes,
             shards=shards,
             batch=batch,
@@ -125,14 +144,7 @@ def score_into(
             on_progress=on_progress,
         )
         try:
-            older = table_at(target)
-            if older is not None and shards.resumed and has_exits(older, exits_of(probes)):
-                shards.remove()  # the run ended with its table written, and this left behind
-                return older
-            check_appendable(older, target, images, exits_of(probes))
-            for source in models:
-                job.score(source)
-            sittings = job.measured(_sizes(measure_batches, batch, older))
+            sittings = job.run(_sizes(measure_batches, min(batch, len(images)), older))
         except UnderstudyError:
             shards.remove_if_empty()
             raise
@@ -141,13 +153,20 @@ def score_into(
             times={one.unit: one.median for one in sittings},
             sittings=sittings,
         )
-        with only_writer(target):  # other runs may have added exits meanwhile
-            older = table_at(target)
-            check_appendable(older, target, images, exits_of(probes))
-            save_table(further if older is None else appended(older, further), target)
-            saved = load_table(target)
+        saved = _added(further, target, images)
         shards.remove()
     return saved
+
+
+def _added(further: ScoreTable, target: Path, images: DataSet) -> ScoreTable:
+    """The table at `target` after further exits were added to it, or it was made of them."""
+    with only_writer(target):  # other runs may have added exits meanwhile
+        older = table_at(target)
+        if older is not None:
+            check_same_data(older, target, images)
+            check_new_names(older, target, further.names)
+        save_table(further if older is None else appended(older, further), target)
+        return load_table(target)
 
 
 def _table_of_job(
@@ -195,7 +214,13 @@ def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[i
 
 
 def _sizes(measured: Sequence[int] | None, batch: int, older: ScoreTable | None) -> list[int]:
-    """The batch sizes at which models are measured, with those of the table they are added to."""
+    """The batch sizes at which models are measured, with those of the table they are added to.
+
+    Args:
+        measured: those that were chosen; None for the default.
+        batch: the default, for a new table.
+        older: the table that exits are added to.
+    """
     if measured is not None and not measured:
         return []
     units = [] if older is None else map(size_of, older.times)
@@ -224,30 +249,42 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def _probe_all(
-    images: DataSet, sources: Mapping[str, str], *, device: str, allow_code: Collection[str]
+def _probe_new(
+    images: DataSet,
+    sources: Mapping[str, str],
+    older: ScoreTable | None,
+    *,
+    device: str,
+    allow_code: Collection[str],
 ) -> dict[str, Probe]:
     """Run every source on some images, so that what cannot work fails before hours of scoring.
+
+    Sources that the older table has already, the same models, are left out.
 
     Raises:
         ModelError: a model that cannot be loaded or run, whose logits depend on chance or on the
             rest of a batch, other classes than the others', or two exits of one name.
         DataError: no image that can be decoded, or labels that the models cannot answer.
+        TableError: the older table has other models of these names.
     """
     probes: dict[str, Probe] = {}
+    names: set[str] = set()
     for source, spec in sources.items():
         loaded = load_stages(spec, source, allow_code=allow_code)
-        stages = {name: stage.to(device) for name, stage in loaded.items()}
-        known = {exit.name for exit in exits_of(probes)}
-        repeated = [name for name in stages if name in known]
+        repeated = [name for name in loaded if name in names]
         if repeated:
             raise ModelError(
                 f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
                 "already: leave one out, or name it NAME=SPEC"
             )
-        some = images.first_images(CHECKED, resizings=resizings_of(stages.values()))
-        probes[source] = probe(stages, some)
-    images.check_classes(common_classes({name: one.classes for name, one in probes.items()}))
+        names |= set(loaded)
+        stages = {name: stage.to(device) for name, stage in loaded.items()}
+        if older is None or not already_scored(older, stages):
+            some = images.first_images(CHECKED, resizings=resizings_of(stages.values()))
+            probes[source] = probe(stages, some)
+    if probes:
+        classes = common_classes({name: one.classes for name, one in probes.items()})
+        images.check_classes(classes)
     return probes
 
 

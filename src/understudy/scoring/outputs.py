@@ -27,7 +27,7 @@ from understudy.parquet_files import ERRORS, read_parquet, write_parquet
 from understudy.scores import ScoreTable
 from understudy.scoring.repeatability import check_repeatable
 from understudy.sitting import Sitting
-from understudy.unfinished import Plan, keep_plan, own_folder
+from understudy.unfinished import Plan, keep_plan, own_folder, remove_finished
 from understudy.zoo.data import Array
 
 TOP = 5
@@ -242,9 +242,6 @@ class Shards:
         plan: plain JSON that determines the scores; an older run resumes under the same one.
         check: called with the plan of an older run before they are compared.
 
-    Attributes:
-        resumed: whether an older run is resumed.
-
     Raises:
         DataError: an older run of another plan is in the way.
         UnderstudyError: the place cannot be written.
@@ -254,7 +251,6 @@ class Shards:
         self, folder: Path, plan: Plan, *, check: Callable[[Plan], None] = lambda _: None
     ) -> None:
         self.folder = folder
-        self.resumed = folder.exists()
         what = "an unfinished run"
         keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what=what, check=check)
 
@@ -273,6 +269,14 @@ class Shards:
         """
         with own_folder(table, plan, partial(Shards, check=check), beside=_other_models) as shards:
             yield shards
+
+    @staticmethod
+    def remove_finished(table: Path, written: ScoreTable) -> None:
+        """Delete what runs have left that were killed after they had written their table."""
+        weights = {exit.name: exit.origin.get("weights_hash") for exit in written.exits}
+        remove_finished(
+            table, lambda plan: plan.get("weights", {"": ""}).items() <= weights.items()
+        )
 
     def sitting(self, unit: str) -> Sitting | None:
         """The times measured in a unit; None where they are not, or the file is damaged."""

@@ -80,6 +80,7 @@ def verdict(
     max_cost: float | None,
     better: str | None,
     alike: Sequence[str] = (),
+    least: bool = False,
 ) -> str:
     """The verdict on a choice from its headline figures.
 
@@ -87,6 +88,7 @@ def verdict(
         max_cost: a mean cost per sample that the verdict compares with.
         better: a single exit that makes the reference a poor one; see `dominating`.
         alike: exits that are faster than the reference by no more than the noise.
+        least: whether no exit costs less than the reference.
     """
     outcome, certificate = choice.outcome, choice.certificate
     reference = outcome.reference
@@ -97,7 +99,9 @@ def verdict(
             if certificate is None
             else certificate.words()
         )
-        few = certificate is not None and certificate.unprovable
+        if least:
+            reason = "It costs least of all exits, so there is nothing to save."
+        few = certificate is not None and certificate.unprovable and not least
         head = "Too few samples to certify a cascade" if few else "A cascade does not pay here"
         words = f"{head}: use {reference}. {reason}"
         if alike:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import PolicyError
+from understudy.errors import PolicyError, TableError
 from understudy.import_exits import from_strict
 from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
@@ -358,6 +358,8 @@ def _turned_on(
 
 def _problem(table: ScoreTable, reference: str, *, unit: str, confidence: str) -> _OnepassProblem:
     found = exits_in_order(table, reference, unit)
+    if not found:
+        raise TableError(f"a cascade needs an exit that is cheaper than {reference!r}, found none")
     place = positions(table, [*found, reference])
     ordered = [sorted(types, key=table.index) for _, types in groupby(found, place.__getitem__)]
     names = tuple(name for group in ordered for name in group)

@@ -43,7 +43,8 @@ def search(
 
     Args:
         max_drop: budget(s) in points against the reference.
-        reference: the exit whose accuracy is to be kept; the costliest one if None.
+        reference: the exit whose accuracy is to be kept; the most accurate on tune if None (see
+            `ScoreTable.reference`).
         max_cost: a mean cost per sample; the verdict names policies that exceed it.
         unit: the unit of cost to minimise; the table's first if None.
         confidence: the stored confidence that thresholds apply to; if None (or "deferral") a score

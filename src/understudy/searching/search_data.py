@@ -12,7 +12,7 @@ import numpy as np
 from understudy.certificate import Certificate
 from understudy.deciles import difficulty
 from understudy.deferral import LEARNED, DeferralScore, scores_of, with_scores
-from understudy.ensemble import models_of, with_ensembles
+from understudy.ensemble import cheaper_models, models_of, with_ensembles
 from understudy.errors import PolicyError, TableError, unknown
 from understudy.frontier import Frontier
 from understudy.outcome import Outcome, class_gaps, evaluate
@@ -200,7 +200,14 @@ class SearchData:
             with_cautious_times(self.tune, reference), reference=reference, unit=unit
         )
         alike = within_noise(self.tune, unit, reference)
-        words = verdict(choice, unit=unit, max_cost=self.max_cost, better=better, alike=alike)
+        words = verdict(
+            choice,
+            unit=unit,
+            max_cost=self.max_cost,
+            better=better,
+            alike=alike,
+            least=not cheaper_models(self.tune, reference, unit=unit),
+        )
         return replace(choice, verdict=words)
 
     def result(

@@ -16,6 +16,7 @@ from understudy.early_exit.heads import PooledHead, pool
 from understudy.early_exit.network import ExitNetwork
 from understudy.errors import ModelError
 from understudy.graph.capture import hooked
+from understudy.graph.model_output import logits_in
 from understudy.nn.preprocess import on_device, pixels_of
 from understudy.nn.stage import Images, Stage
 from understudy.training.sampling import Augmentation, SampleOrder
@@ -131,7 +132,7 @@ def _extract(
     hooks = {path: partial(store, path) for path in reductions}
     with hooked(stage.model, hooks), _input_hooked(stage, input_of, store_input):
         try:
-            answer = stage.model(stage.prepare(images))
+            answer = logits_in(stage.model(stage.prepare(images)))
         except _AllFound:
             return found
     if logits is not None:
@@ -177,7 +178,7 @@ def find_classifier(stage: Stage, images: Images) -> str:
         if path and isinstance(module, nn.Linear)
     }
     with hooked(stage.model, {path: found.append for path, found in outputs.items()}):
-        answer = stage.model(stage.prepare(images))
+        answer = logits_in(stage.model(stage.prepare(images)))
     for path, found in outputs.items():
         if len(found) == 1 and found[0] is answer:
             return path

@@ -12,20 +12,22 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from understudy.errors import DataError, UnderstudyError, listed, unknown
-from understudy.nn.preprocess import Image, Resizing, contiguous, resized_image
+from understudy.extras import needing
 from understudy.split import uniform
 from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
 from understudy.zoo.encoded import EncodedImages
-from understudy.zoo.parquet_images import open_parquet
 from understudy.zoo.spec import Spec, parse_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from understudy.nn.preprocess import Image, Resizing
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -66,8 +68,8 @@ class DataSet:
         labels: (N,) class numbers, or None.
         classes: the names of the classes by number, or None where they are not known.
         fingerprint: SHA-256 over ids, labels and sizes: the same for the same data elsewhere.
-        read: returns the image at a position, uint8 (C, H, W), in any layout; may raise any
-            exception.
+        read: returns the image at a position, an array uint8 (C, H, W), in any layout; may raise
+            any exception.
         groups: N names of what must share a split (a patient, a video), or None.
         encoded: the files of the images; None where there are pixels alone.
 
@@ -81,7 +83,7 @@ class DataSet:
     labels: Array | None
     classes: tuple[str, ...] | None
     fingerprint: str
-    read: Callable[[int], Tensor]
+    read: Callable[[int], Array]
     groups: tuple[str, ...] | None = None
     encoded: EncodedImages | None = None
 
@@ -100,13 +102,23 @@ class DataSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image(self, index: int) -> Tensor:
-        """The image at a position, uint8 (C, H, W).
+    def array(self, index: int) -> Array:
+        """The image at a position as a contiguous array, uint8 (C, H, W); PyTorch is not needed.
 
         Raises:
             DataError: it cannot be decoded; the message names its id.
         """
-        return self._decoded(index, contiguous)
+        return self._decoded(index, np.ascontiguousarray)
+
+    def image(self, index: int) -> Tensor:
+        """The image at a position as a tensor, uint8 (C, H, W).
+
+        Raises:
+            DataError: it cannot be decoded; the message names its id.
+        """
+        import torch
+
+        return torch.from_numpy(self.array(index))
 
     def resized(self, index: int, resizings: Collection[Resizing | None]) -> Image:
         """The image at a position in the sizes that models take; see `resized_image`.
@@ -114,7 +126,13 @@ class DataSet:
         Raises:
             DataError: it cannot be decoded, or is too thin; the message names its id.
         """
-        return self._decoded(index, lambda pixels: resized_image(pixels, resizings))
+        import torch
+
+        from understudy.nn.preprocess import resized_image
+
+        return self._decoded(
+            index, lambda pixels: resized_image(torch.from_numpy(pixels), resizings)
+        )
 
     def first_images(
         self, count: int, *, resizings: Collection[Resizing | None] = (), workers: int = 0
@@ -137,7 +155,7 @@ class DataSet:
             )
         return list(islice(cycle(found), count))
 
-    def _decoded(self, index: int, then: Callable[[Tensor], T]) -> T:
+    def _decoded(self, index: int, then: Callable[[Array], T]) -> T:
         try:
             return then(self.read(index))
         except UnderstudyError:
@@ -196,12 +214,12 @@ class Batch:
     Attributes:
         positions: (n,) positions of the images in the data set.
         images: uint8 (n, C, H, W), or a list of (C, H, W) where sizes differ, or images have been
-            resized for models.
+            resized for models; tensors from `batches`, arrays from `array_batches`.
         corrupt: one message for every image that could not be decoded; it is left out above.
     """
 
     positions: Array
-    images: Tensor | list[Image]
+    images: Any
     corrupt: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -236,15 +254,54 @@ def batches(
     Raises:
         DataError: a size or number of workers out of range.
     """
+    return _decoded_batches(
+        partial(data.resized, resizings=frozenset(resizings)),
+        range(len(data)) if positions is None else positions,
+        size=size,
+        workers=workers,
+    )
+
+
+def array_batches(data: DataSet, *, size: int = 256, workers: int = 2) -> Iterator[Batch]:
+    """All images in the same batches as arrays in their own sizes; PyTorch is not needed.
+
+    >>> images = next(array_batches(open_data("digits:heldout"), size=2)).images
+    >>> type(images).__name__, images.shape
+    ('ndarray', (2, 1, 8, 8))
+
+    Raises:
+        DataError: a size or number of workers out of range.
+    """
+    return _decoded_batches(data.array, range(len(data)), size=size, workers=workers)
+
+
+def stacked(images: Sequence[Any]) -> Any:
+    """Arrays, or tensors, of one shape as one batch of them; else the images as a list.
+
+    >>> stacked([np.zeros(2), np.ones(2)]).shape, stacked([np.zeros(2), np.ones(3)])
+    ((2, 2), [array([0., 0.]), array([1., 1., 1.])])
+    """
+    if len({image.shape for image in images}) == 1:
+        if all(isinstance(image, np.ndarray) for image in images):
+            return np.stack(images)
+        import torch
+
+        if all(isinstance(image, torch.Tensor) for image in images):
+            return torch.stack(list(images))
+    return list(images)
+
+
+def _decoded_batches(
+    image_at: Callable[[int], Any], positions: Sequence[int], *, size: int, workers: int
+) -> Iterator[Batch]:
     if size < 1 or workers < 0:
         raise DataError(
             f"a batch has at least 1 image and workers are 0 or more, found {size} and {workers}"
         )
-    chosen = range(len(data)) if positions is None else positions
     blocks = [
-        _BatchPositions(chosen[start : start + size]) for start in range(0, len(chosen), size)
+        _BatchPositions(positions[start : start + size]) for start in range(0, len(positions), size)
     ]
-    decode = partial(_decode, data, frozenset(resizings))
+    decode = partial(_decode, image_at)
     if not workers:
         return (block.batch(map(decode, block.parts)) for block in blocks)
     return _decode_ahead(blocks, decode, workers)
@@ -254,7 +311,7 @@ class _DecodedPart(NamedTuple):
     """Some decoded images, their positions, and why others cannot be decoded."""
 
     positions: list[int]
-    images: list[Image]
+    images: list[Any]
     corrupt: list[str]
 
 
@@ -276,11 +333,9 @@ class _BatchPositions(NamedTuple):
             found.positions.extend(part.positions)
             found.images.extend(part.images)
             found.corrupt.extend(part.corrupt)
-        tensors = [image for image in found.images if isinstance(image, Tensor)]
-        one_shape = len(tensors) == len(found.images) and len({one.shape for one in tensors}) == 1
         return Batch(
             positions=np.array(found.positions, np.int64),
-            images=torch.stack(tensors) if one_shape else found.images,
+            images=stacked(found.images),
             corrupt=tuple(found.corrupt),
         )
 
@@ -310,13 +365,11 @@ def _decode_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(
-    data: DataSet, resizings: Collection[Resizing | None], positions: Sequence[int]
-) -> _DecodedPart:
+def _decode(image_at: Callable[[int], Any], positions: Sequence[int]) -> _DecodedPart:
     part = _DecodedPart([], [], [])
     for position in positions:
         try:
-            image = data.resized(int(position), resizings)
+            image = image_at(int(position))
         except DataError as error:
             part.corrupt.append(str(error))
         else:
@@ -391,6 +444,8 @@ def _images_in(folder: Path, *, deep: bool) -> list[Path]:
 
 
 def _parquet(spec: Spec) -> DataSet:
+    from understudy.zoo.parquet_images import open_parquet
+
     table = open_parquet(spec)
     return DataSet(
         spec=spec.text,
@@ -409,7 +464,7 @@ def _files(spec: Spec, read: Callable[[int], bytes], count: int, block: int = 1)
     hash_all = _choice(spec, "fingerprint", FINGERPRINTS, "sample") == "all"
     files = EncodedImages(read, count, orientation, hash_all, block)
     return {
-        "read": lambda index: torch.from_numpy(files.decode(index)).permute(2, 0, 1),
+        "read": lambda index: files.decode(index).transpose(2, 0, 1),
         "encoded": files,
     }
 
@@ -422,10 +477,11 @@ def _choice(spec: Spec, option: str, values: Sequence[str], default: str) -> str
 
 
 def _digits(spec: Spec) -> DataSet:
-    from sklearn.datasets import load_digits
+    with needing("`digits:` data"):
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    pixels = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     ids = np.array([f"{number:04}" for number in range(len(pixels))], object)
     order = np.argsort(uniform(ids, salt=b"digits"), kind="stable")
     halves = {"": order, "train": order[:_DIGITS_TRAIN], "heldout": order[_DIGITS_TRAIN:]}
@@ -438,7 +494,7 @@ def _digits(spec: Spec) -> DataSet:
         ids=ids[rows],
         labels=labels,
         classes=tuple(map(str, bunch.target_names)),
-        fingerprint=_fingerprint(ids[rows], labels, pixels[rows].numpy()),
+        fingerprint=_fingerprint(ids[rows], labels, pixels[rows]),
         read=lambda index: pixels[int(rows[index])][None],
     )
 

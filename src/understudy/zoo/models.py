@@ -33,6 +33,7 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
         "exits": ("run",),
     }
 )
+PreprocessOf = Callable[[nn.Module, Spec], Preprocess | None]
 LARGEST_SIDE = 65_535  # of an image, in pixels
 MOST_CLASSES = 1_000_000
 _DECLARED = ("input_size", "mean", "std", "scale")
@@ -65,7 +66,13 @@ def load_stage(
     parsed = parse_model_spec(spec)
     checkpoint = parsed.options.get("checkpoint")
     published = checkpoint is None and "weights" not in parsed.options
-    stage = _make(parsed, published=published, allow_code=allow_code, found_in=found_in)
+    stage = _make(
+        parsed,
+        published=published,
+        allow_code=allow_code,
+        found_in=found_in,
+        preprocess_of=_declared,
+    )
     if checkpoint is not None:
         load_weights(stage.model, checkpoint)
     return with_mode(stage, _execution_mode(parsed))
@@ -76,15 +83,44 @@ def build_stage(
 ) -> Stage:
     """Architecture and preprocessing alone: nothing is downloaded and no checkpoint is read.
 
-    For a saved cascade, which brings its own weights. The arguments are those of `load_stage`.
+    The arguments are those of `load_stage`.
 
     Raises:
         ModelError: no such model, or a module that was not allowed.
         MissingExtra: timm or torchvision is not installed.
     """
     parsed = parse_model_spec(spec)
-    stage = _make(parsed, published=False, allow_code=allow_code, found_in=found_in)
+    stage = _make(
+        parsed,
+        published=False,
+        allow_code=allow_code,
+        found_in=found_in,
+        preprocess_of=_declared,
+    )
     return with_mode(stage, _execution_mode(parsed))
+
+
+def build_model(
+    spec: str, *, allow_code: Collection[str] = (), found_in: str | Path | None = None
+) -> nn.Module:
+    """The architecture alone, for what brings its own weights and preprocessing: a saved cascade.
+
+    A module of ``py:module:factory`` need not declare its input: it may take ready tensors. The
+    arguments are those of `load_stage`.
+
+    Raises:
+        ModelError: no such model, or a module that was not allowed.
+        MissingExtra: timm or torchvision is not installed.
+    """
+    parsed = parse_model_spec(spec)
+    stage = _make(
+        parsed,
+        published=False,
+        allow_code=allow_code,
+        found_in=found_in,
+        preprocess_of=_takes_ready_tensors,
+    )
+    return with_mode(stage, _execution_mode(parsed)).model
 
 
 def load_stages(
@@ -204,7 +240,12 @@ def _execution_mode(spec: Spec) -> ExecutionMode:
 
 
 def _make(
-    spec: Spec, *, published: bool, allow_code: Collection[str], found_in: str | Path | None
+    spec: Spec,
+    *,
+    published: bool,
+    allow_code: Collection[str],
+    found_in: str | Path | None,
+    preprocess_of: PreprocessOf,
 ) -> Stage:
     if spec.scheme == "exits":
         raise ModelError(
@@ -213,7 +254,8 @@ def _make(
         )
     with _fixed_seed():
         if spec.scheme == "py":
-            stage = _python_stage(spec, allow_code=allow_code, found_in=found_in)
+            made = _made_by_factory(spec, allow_code=allow_code, found_in=found_in)
+            stage = _stage_of(made, spec, preprocess_of)
         else:
             stage = _hub_stage(spec, published=published)
     stage.origin = {**_plain(stage.origin, spec), "spec": spec.text}
@@ -254,7 +296,10 @@ def _plain(origin: Any, spec: Spec) -> dict[str, Any]:
     return found
 
 
-def _python_stage(spec: Spec, *, allow_code: Collection[str], found_in: str | Path | None) -> Stage:
+def _made_by_factory(
+    spec: Spec, *, allow_code: Collection[str], found_in: str | Path | None
+) -> Any:
+    """What the factory of a spec returns."""
     module_name, colon, factory_name = spec.target.rpartition(":")
     if not colon or not module_name or not factory_name:
         raise ModelError(
@@ -273,7 +318,7 @@ def _python_stage(spec: Spec, *, allow_code: Collection[str], found_in: str | Pa
             ]
             raise ModelError(unknown("factory", factory_name, names, where=repr(module_name)))
         try:
-            made = factory()
+            return factory()
         except UnderstudyError:
             raise
         except (Exception, SystemExit) as error:
@@ -281,7 +326,6 @@ def _python_stage(spec: Spec, *, allow_code: Collection[str], found_in: str | Pa
                 f"a factory returns a model, that of {spec.text!r} raised {brief(error)}: correct "
                 f"{factory_name!r}"
             ) from error
-    return _stage_of(made, spec)
 
 
 def _imported(name: str, spec: Spec, *, found_in: str | Path | None) -> ModuleType:
@@ -307,7 +351,7 @@ def _imported(name: str, spec: Spec, *, found_in: str | Path | None) -> ModuleTy
         ) from error
 
 
-def _stage_of(made: Any, spec: Spec) -> Stage:
+def _stage_of(made: Any, spec: Spec, preprocess_of: PreprocessOf) -> Stage:
     """What a factory returned, as a stage.
 
     Raises:
@@ -331,7 +375,7 @@ def _stage_of(made: Any, spec: Spec) -> Stage:
             "none: make it on the CPU"
         )
     try:
-        return Stage(made, preprocess=_declared(made, spec))
+        return Stage(made, preprocess=preprocess_of(made, spec))
     except UnderstudyError:
         raise
     except Exception as error:
@@ -341,13 +385,18 @@ def _stage_of(made: Any, spec: Spec) -> Stage:
         ) from error
 
 
+def _takes_ready_tensors(model: nn.Module, spec: Spec) -> None:
+    """No preprocessing, whatever a module declares."""
+
+
 def _declared(model: nn.Module, spec: Spec) -> Preprocess:
     """The preprocessing that a module declares by its attributes."""
     missing = [name for name in _DECLARED if not hasattr(model, name)]
     if missing:
         raise ModelError(
             f"a module declares its input by {', '.join(_DECLARED)}; that of {spec.target!r} "
-            f"has no {', '.join(missing)}: set them, or return Stage(model, preprocess=...)"
+            f"has no {', '.join(missing)}: set them, or return Stage(model, preprocess=...), or "
+            "Stage(model) if it takes ready tensors"
         )
     size, mean, std, scale = (_listed(getattr(model, name)) for name in _DECLARED)
     sides = size * 2 if len(size) == 1 and not _is_sequence(model.input_size) else size[-2:]

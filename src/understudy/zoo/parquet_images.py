@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from understudy.errors import DataError, unknown
+from understudy.extras import needing
 from understudy.zoo.spec import Spec
+
+with needing("`parquet:` data"):
+    import polars as pl
 
 Array = npt.NDArray[Any]
 HELD_WHOLE = 256 * 2**20  # bytes; larger files are read by blocks of rows

@@ -27,7 +27,7 @@ from understudy.nn.identity import SAMPLE, check_identity, identity_of
 from understudy.nn.stage import Preprocess, Stage
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
-from understudy.zoo.models import build_stage
+from understudy.zoo.models import build_model
 
 FORMAT, VERSION = "understudy.cascade", 3
 NAME = "cascade.json"
@@ -61,9 +61,9 @@ def save_cascade(
     bare = [name for name, stage in models.items() if stage.spec is None]
     if bare:
         raise ModelError(
-            f"a saved stage is built again from its spec, {bare[0]!r} has none: build it "
-            'from a spec such as "timm:NAME" or "py:module:factory", or name one with '
-            'Stage(model, origin={"spec": ...})'
+            f"a saved stage is built again from its spec, {bare[0]!r} has none: put a function "
+            "that makes the model into a module, and give `build` "
+            'Stage(model, origin={"spec": "py:module:function"})'
         )
     _check_certified(cascade.policy, provenance or {})
     check_own_folder(path, mark=NAME, rule="a cascade goes into a folder of its own")
@@ -219,9 +219,8 @@ class _SavedModels:
     def _untrained(self, origin: Mapping[str, Any]) -> Stage:
         """A stage with the architecture and preprocessing of an origin, and any weights."""
         spec, preprocess = str(origin["spec"]), origin["preprocess"]
-        built = build_stage(spec, allow_code=self.allow_code, found_in=self.folder / NAME)
         return Stage(
-            built.model,
+            build_model(spec, allow_code=self.allow_code, found_in=self.folder / NAME),
             preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
             origin={key: value for key, value in origin.items() if key not in ADDED},
         )

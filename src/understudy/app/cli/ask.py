@@ -66,7 +66,7 @@ def ask(
         delta=delta / len(drops) if jointly else delta,
     )
     if out is not None and needed.ids:
-        from understudy.store import save_answers
+        from understudy.answer_files import save_answers
 
         count = len(needed.ids)
         columns = {"id": needed.ids, "split": [needed.split] * count, "label": [None] * count}

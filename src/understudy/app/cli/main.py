@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +23,7 @@ from understudy.app.cli import (
     import_exits,
     import_labels,
     import_predictions,
+    measure,
     optimism,
     report,
     run,
@@ -35,6 +37,7 @@ from understudy.app.cli import (
 from understudy.app.cli.failures import INTERRUPTED, one_sentence
 from understudy.app.cli.terminal import UsageError
 from understudy.errors import is_text
+from understudy.extras import needing
 
 app = typer.Typer(
     name="understudy",
@@ -69,27 +72,41 @@ def understudy(
     and held-out data proves that accuracy holds."""
 
 
-for name, verb, panel in (
-    ("demo", demo.demo, "Start here"),
-    ("taps", taps.taps, "Make exits"),
-    ("train-exits", train_exits.train_exits, "Make exits"),
-    ("score", score.score, "Make a table"),
-    ("import", import_predictions.import_predictions, "Make a table"),
-    ("import-exits", import_exits.import_exits, "Make a table"),
-    ("import-labels", import_labels.import_labels, "Make a table"),
-    ("ask", ask.ask, "Choose"),
-    ("search", search.search, "Choose"),
-    ("verify", verify.verify, "Choose"),
-    ("savers", savers.savers, "Choose"),
-    ("difficulty", difficulty.difficulty, "Choose"),
-    ("optimism", optimism.optimism, "Choose"),
-    ("build", build.build, "Run"),
-    ("run", run.run, "Run"),
-    ("bench", bench.bench, "Run"),
-    ("export", export.export, "Run"),
-    ("report", report.report, "Show"),
+def _needing(name: str, verb: Callable[..., None], extra: str | None) -> Callable[..., None]:
+    """A verb that names the extra that it needs where that is not installed."""
+
+    @wraps(verb)
+    def run(**options: Any) -> None:
+        whole = "zoo" if extra == "torch" and "timm:" in str(options) else extra
+        with needing(f"`understudy {name}`", extra=whole):
+            verb(**options)
+
+    return run
+
+
+for name, verb, panel, extra in (
+    ("demo", demo.demo, "Start here", "torch"),
+    ("taps", taps.taps, "Make exits", "torch"),
+    ("train-exits", train_exits.train_exits, "Make exits", "torch"),
+    ("score", score.score, "Make a table", "torch"),
+    ("measure", measure.measure, "Make a table", "torch"),
+    ("import", import_predictions.import_predictions, "Make a table", "search"),
+    ("import-exits", import_exits.import_exits, "Make a table", "search"),
+    ("import-labels", import_labels.import_labels, "Make a table", "search"),
+    ("ask", ask.ask, "Choose", "search"),
+    ("search", search.search, "Choose", "search"),
+    ("verify", verify.verify, "Choose", "search"),
+    ("savers", savers.savers, "Choose", "search"),
+    ("difficulty", difficulty.difficulty, "Choose", "search"),
+    ("optimism", optimism.optimism, "Choose", "search"),
+    ("build", build.build, "Run", "torch"),
+    ("run", run.run, "Run", None),  # what was exported needs less than what was built
+    ("bench", bench.bench, "Run", None),
+    ("export", export.export, "Run", "export"),
+    ("report", report.report, "Show", "report"),
 ):
-    app.command(name, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel)(verb)
+    command = app.command(name, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel)
+    command(_needing(name, verb, extra))
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ def run(
     cascade: terminal.CascadePath,
     data: terminal.Data,
     out: Annotated[
-        Path, terminal.option("FILE", "The file of answers to write: .parquet or .csv.")
-    ] = Path("answers.parquet"),
+        Path, terminal.option("FILE", "The file of answers to write: .csv or .parquet.")
+    ] = Path("answers.csv"),
     max_drop: terminal.WithinDrop = None,
     batch: terminal.StageBatch = 256,
     workers: terminal.Workers = 2,

@@ -60,10 +60,12 @@ def score(
 
     It can be interrupted at any time: the same command resumes where it stopped.
     """
-    with terminal.progress("images") as advance:
+    with terminal.progress("images", measuring="rounds") as advance:
+        from understudy.scoring.further_exits import table_at
         from understudy.scoring.on_disk import score_into
         from understudy.zoo.models import named_models
 
+        older = table_at(into)
         scores = score_into(
             into,
             named_models(models),
@@ -78,8 +80,15 @@ def score(
             allow_code=allow_code or (),
             on_progress=advance,
         )
-    _note_doubts(scores)
-    terminal.answer_table(scores, into, as_json=as_json)
+    known = () if older is None else older.names
+    scored = [name for name in scores.names if name not in known]
+    if scored:
+        _note_doubts(scores)
+        note_times(scores)
+    else:
+        terminal.note(f"nothing to do: {into} has these models on these data already")
+    done = "written to" if scored else "unchanged in"
+    terminal.answer_table(scores, into, as_json=as_json, done=done, scored=scored)
 
 
 def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
@@ -90,10 +99,8 @@ def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
 
 
 def _note_doubts(scores: ScoreTable) -> None:
-    """Note corrupt images that were left out, operators whose MACs were not counted, and times that
-    are noisy."""
+    """Note corrupt images that were left out, and operators whose MACs were not counted."""
     from understudy.errors import listed
-    from understudy.time_noise import time_remarks
 
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
@@ -103,6 +110,12 @@ def _note_doubts(scores: ScoreTable) -> None:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:
             terminal.note(f"MACs of {exit.name} leave out the operators {listed(uncounted)}")
+
+
+def note_times(scores: ScoreTable) -> None:
+    """Note times that are noisy, of different sittings, or at odds with the MACs."""
+    from understudy.time_noise import time_remarks
+
     for unit in scores.times:
         for remark in time_remarks(scores, unit):
             terminal.note(remark)

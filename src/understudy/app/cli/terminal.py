@@ -51,8 +51,18 @@ def _json_text(data: Any) -> str:
     return text
 
 
-def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
-    """Print what a table that was written holds: its exits with accuracy and costs."""
+def answer_table(
+    scores: ScoreTable, path: Path, *, as_json: bool, done: str = "written to", **more: Any
+) -> None:
+    """Print what a table holds: its exits with accuracy and costs.
+
+    Args:
+        scores: the table.
+        path: where it is.
+        as_json: print JSON for machines.
+        done: what was done with it, before its path.
+        more: further entries of the JSON.
+    """
     from understudy.outcome import units_of
     from understudy.split import SPLITS
 
@@ -72,7 +82,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
     labels = "" if whole else f", {labelled:,} with a label"
     view = group_of(
         table_of(f"{len(scores):,} samples ({splits}){labels}", head, rows),
-        note_of(f"written to {path}"),
+        note_of(f"{done} {path}"),
     )
     data = {
         "table": str(path),
@@ -82,6 +92,7 @@ def answer_table(scores: ScoreTable, path: Path, *, as_json: bool) -> None:
         "units": list(scores.units),
         "confidences": list(scores.confidence),
         "hash": scores.hash,
+        **more,
     }
     answer(view, data, as_json=as_json)
 
@@ -128,10 +139,14 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def progress(unit: str) -> Iterator[Advance]:
+def progress(unit: str, **units: str) -> Iterator[Advance]:
     """A progress bar per description on stderr, with rate and time left; none without a terminal.
 
     What is printed to stdout meanwhile goes to stderr.
+
+    Args:
+        unit: what is counted.
+        units: what else is counted, by the first word of a description.
     """
     from rich import progress as rich
 
@@ -139,7 +154,7 @@ def progress(unit: str) -> Iterator[Advance]:
         rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
         rich.MofNCompleteColumn(),
-        rich.TextColumn(f"{{task.fields[rate]}} {unit}/s", markup=False),
+        rich.TextColumn("{task.fields[rate]} {task.fields[unit]}/s", markup=False),
         rich.TimeRemainingColumn(),
     )
     console = _console(stderr=True)
@@ -150,11 +165,15 @@ def progress(unit: str) -> Iterator[Advance]:
         def advance(description: str, done: int, total: int) -> None:
             if description not in tasks:
                 tasks[description] = bars.add_task(
-                    visible(description), total=total, rate="…", completed=done
+                    visible(description),
+                    total=total,
+                    completed=done,
+                    rate="…",
+                    unit=units.get(description.split(" ", maxsplit=1)[0], unit),
                 )
             task = tasks[description]
             speed = bars.tasks[bars.task_ids.index(task)].speed
-            bars.update(task, completed=done, rate=_rate(speed))
+            bars.update(task, completed=done, total=total, rate=_rate(speed))
 
         yield advance
 
@@ -229,7 +248,10 @@ Workers = Annotated[
 ]
 Reference = Annotated[
     str | None,
-    option("EXIT", "The exit that accuracy is compared with. [dim]Default: the costliest.[/]"),
+    option(
+        "EXIT",
+        "The exit that accuracy is compared with. [dim]Default: the most accurate on tune.[/]",
+    ),
 ]
 Unit = Annotated[
     str | None,

@@ -1,0 +1,109 @@
+"""What each extra takes on disk, installed from a wheel of this repository in a new environment.
+
+The default wheels of PyTorch for Linux bring CUDA. With `--find-links PLACE`, a folder or page of
+CPU wheels, the extras that need PyTorch are measured with those as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+from understudy.extras import EXTRAS
+
+BASE = "(none)"
+LIMIT = 200  # MB, for a device that runs an exported cascade
+
+
+class NotFetched(RuntimeError):
+    """A package could not be downloaded or installed; the message is that of uv."""
+
+
+def uv(*words: str | Path) -> str:
+    """What uv prints: the one of the system, or the private one beside the environment."""
+    private = Path(sys.prefix).parent / ".uv" / "bin" / "uv"
+    program = shutil.which("uv") or (str(private) if private.exists() else None)
+    if program is None:
+        raise NotFetched("uv is not installed")
+    ran = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise NotFetched(ran.stderr.strip())
+    return ran.stdout
+
+
+def build_wheel(folder: Path) -> Path:
+    """The wheel of this repository, built in a folder."""
+    uv("build", "--quiet", "--wheel", "--out-dir", folder, harness.ROOT)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, extra: str, into: Path, options: Sequence[str] = ()) -> Path:
+    """The Python of a new environment that has the wheel with an extra, and nothing else."""
+    uv("venv", "--quiet", "--python", sys.executable, into)
+    python = into / "bin" / "python"
+    name = f"understudy[{extra}] @ {wheel.as_uri()}" if extra != BASE else str(wheel)
+    uv("pip", "install", "--quiet", "--python", python, *options, name)
+    return python
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def megabytes(python: Path) -> float:
+    """What is installed in an environment, in MB (1e6 bytes)."""
+    (packages,) = (python.parent.parent / "lib").glob("python*/site-packages")
+    return round(size(packages) / 1e6, 1)
+
+
+def largest(python: Path, most: int = 6) -> dict[str, float]:
+    """The largest folders of an environment, in MB."""
+    (packages,) = (python.parent.parent / "lib").glob("python*/site-packages")
+    sizes = {path.name: round(size(path) / 1e6, 1) for path in packages.iterdir() if path.is_dir()}
+    return dict(sorted(sizes.items(), key=lambda pair: -pair[1])[:most])
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    options = ["--find-links", arguments.find_links] if arguments.find_links else []
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wheel = build_wheel(folder)
+        for extra in (BASE, *EXTRAS):
+            found[extra] = installed(wheel, extra, folder / "new")
+            if options and "torch" in EXTRAS.get(extra, ()):
+                with_cpu = installed(wheel, extra, folder / "new", options)
+                found[f"{extra}, CPU wheels of PyTorch"] = with_cpu
+        wheel_mb = round(wheel.stat().st_size / 1e6, 2)
+    return {"wheel_mb": wheel_mb, "extras": found, "met": found["onnx"]["mb"] <= LIMIT}
+
+
+def installed(wheel: Path, extra: str, place: Path, options: Sequence[str] = ()) -> dict[str, Any]:
+    """What an extra brings, in an environment that is removed again."""
+    python = install(wheel, extra, place, options)
+    packages = uv("pip", "freeze", "--python", python).splitlines()
+    torch = next((line for line in packages if line.startswith("torch==")), None)
+    sizes = {"mb": megabytes(python), "packages": len(packages), "largest_mb": largest(python)}
+    shutil.rmtree(place)
+    return sizes if torch is None else {**sizes, "torch": torch.removeprefix("torch==")}
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--find-links", help="where CPU wheels of PyTorch are")
+
+
+if __name__ == "__main__":
+    harness.main(
+        measure,
+        claim=f"an install that runs exported cascades, understudy[onnx], takes at most {LIMIT} MB",
+        options=options,
+    )
