@@ -49,11 +49,12 @@ CORE = {
     "progress_bars": set(),
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
+    "class_outputs": {"errors", "table_validation"},
     "sitting": {"json_codec", "errors"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
-        "reference", "short_repr", "tabular",
+        "reference", "short_repr", "tabular", "class_outputs",
     },
     "time_noise": {"errors", "exit", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},

@@ -34,7 +34,7 @@ def short_repr(noun: Any) -> str:
 def shortened(entries: Iterable[str], room: int, *, most: int | None = None) -> str:
     """As many entries as fit, joined by commas, and how many more there are.
 
-    >>> shortened(["tiny", "mid", "big"], 14)
+    >>> shortened(["tiny", "mid", "big"], 14, most=1)
     'tiny, … 2 more'
     """
     texts = list(entries)

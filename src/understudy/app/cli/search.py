@@ -92,7 +92,7 @@ def search(
     from understudy.searching import search as searches
     from understudy.store import load_table
 
-    drops = terminal.numbers(max_drop or (), "--max-drop")
+    drops = terminal.budgets(max_drop or ())
     if (jointly or class_drop) and (in_sample or not drops):
         option = "--jointly" if jointly else "--class-drop"
         found = "--in-sample" if in_sample else "no budget"

@@ -191,6 +191,7 @@ def _existing_data(value: str | None) -> str | None:
 
 
 MOST_IMAGES, MOST_THREADS, MOST_STAGES = 2**20, 1024, 1000  # of a batch, of a command, of a policy
+SMALL_BUDGET = 0.1  # points, below which a fraction may be meant
 MOST_ROUNDS = 10**6  # in which something is measured again
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -352,6 +353,22 @@ def numbers(texts: Iterable[str], option: str) -> list[float]:
     [0.5, 1.0, 2.0]
     """
     return [number(part, option) for text in texts for part in listed_values(text)]
+
+
+def budgets(texts: Iterable[str]) -> list[float]:
+    """The budgets of `--max-drop`, in points; a note where a fraction may be meant.
+
+    >>> budgets(["0.5,1"])
+    [0.5, 1.0]
+    """
+    drops = numbers(texts, "--max-drop")
+    for drop in drops:
+        if 0 < abs(drop) < SMALL_BUDGET:
+            note(
+                f"--max-drop {drop:g} is {drop:g} percentage points; for {100 * drop:g} points "
+                f"write {100 * drop:g}"
+            )
+    return drops
 
 
 def listed_values(text: str) -> list[str]:
