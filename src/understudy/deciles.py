@@ -18,6 +18,7 @@ from understudy.deferral import LEARNED, with_deferral
 from understudy.errors import TableError
 from understudy.json_codec import Stored, stored
 from understudy.scores import ScoreTable
+from understudy.tabular import Tabular
 
 EQUAL_WITHIN = 0.5
 
@@ -35,6 +36,7 @@ class Bin(Stored):
 @dataclass(frozen=True)
 class Difficulty(
     Stored,
+    Tabular,
     what="a survey of difficulty",
     keys=(
         *("little", "reference", "unit", "costs", "by_confidence", "by_agreement", "helps"),
@@ -63,6 +65,17 @@ class Difficulty(
     by_agreement: tuple[Bin, ...]
     helps: Mapping[str, int]
     unlabelled: bool = field(default=False, metadata=stored(optional=True, sparse=True))
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per tenth and per level of agreement, with every exit's accuracy there."""
+        bins = [*self.by_confidence, *self.by_agreement]
+        grouped = ["confidence"] * len(self.by_confidence) + ["agreement"] * len(self.by_agreement)
+        return {
+            "by": grouped,
+            "group": [one.name for one in bins],
+            "samples": [one.samples for one in bins],
+            **{f"accuracy {name}": [one.accuracy[name] for one in bins] for name in self.costs},
+        }
 
     def words(self) -> str:
         """When a little model can help, in one or two sentences."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from understudy.intervals import Interval, drop_interval, wilson
 from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
 from understudy.scores import Array, ScoreTable
+from understudy.short_repr import short_repr
+from understudy.tabular import Tabular
 from understudy.time_noise import saving_interval
 
 
@@ -28,10 +31,13 @@ class Decisions:
     prediction: npt.NDArray[np.int32]
     confidence: npt.NDArray[np.float64]
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Outcome(
     Stored,
+    Tabular,
     what="an outcome",
     keys=(
         *("samples", "reference", "accuracy", "accuracy_interval", "reference_accuracy"),
@@ -65,6 +71,21 @@ class Outcome(
     saving_intervals: Mapping[str, Interval] = field(
         default_factory=dict, metadata=stored(optional=True, sparse=True)
     )
+
+    def columns(self) -> dict[str, list[Any]]:
+        """One row: accuracies, the drop with its interval, and cost and saving by unit."""
+        low, high = self.drop_interval
+        return {
+            "samples": [self.samples],
+            "reference": [self.reference],
+            "accuracy": [self.accuracy],
+            "reference_accuracy": [self.reference_accuracy],
+            "drop": [self.drop],
+            "drop_low": [low],
+            "drop_high": [high],
+            **{f"cost {unit}": [cost] for unit, cost in self.cost.items()},
+            **{f"saving {unit}": [saving] for unit, saving in self.saving.items()},
+        }
 
     def saving_interval(self, unit: str) -> Interval:
         """The smallest and the largest saving: one figure for costs that are counted."""

@@ -13,11 +13,14 @@ from understudy.deciles import Difficulty
 from understudy.errors import PolicyError, listed
 from understudy.exit import Exit
 from understudy.frontier import Frontier
+from understudy.html_views import html_of
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
 from understudy.reference import candidates, reference_words
+from understudy.short_repr import clipped, shortened
 from understudy.split import ALL, headline_split
+from understudy.tabular import Tabular
 from understudy.text_table import Column, Paragraph, TextTable
 
 if TYPE_CHECKING:
@@ -131,6 +134,7 @@ class Single(Stored):
 @dataclass(frozen=True)
 class Result(
     StoredFile,
+    Tabular,
     what="a search result",
     error=PolicyError,
     remedy="search again",
@@ -287,6 +291,42 @@ class Result(
 
     def __str__(self) -> str:
         return display.plain(self.view())
+
+    def __repr__(self) -> str:
+        plans = (
+            f"{choice.max_drop:g}: {clipped(' → '.join(choice.policy.exits), 60)} saves "
+            f"{display.percent(choice.outcome.saving[self.unit])}"
+            for choice in self.choices
+        )
+        kind = "in-sample" if self.in_sample else f"certified at {self.delta:g}"
+        return (
+            f"<Result against {clipped(self.reference)}, {clipped(self.unit)}, {kind}; by budget "
+            f"in points: {shortened(plans, 160, most=3)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_of(self.view())
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per budget: its plan with the headline figures and what was certified."""
+        outcomes = [choice.outcome for choice in self.choices]
+        proofs = [choice.certificate for choice in self.choices]
+        units = [one for one in outcomes[0].cost if all(one in other.cost for other in outcomes)]
+        least = [None if one is None else one.saving_bounds.get(self.unit) for one in proofs]
+        return {
+            "max_drop": [choice.max_drop for choice in self.choices],
+            "policy": [choice.policy.describe() for choice in self.choices],
+            "measured_on": [choice.measured_on for choice in self.choices],
+            "accuracy": [one.accuracy for one in outcomes],
+            "drop": [one.drop for one in outcomes],
+            "drop_low": [one.drop_interval[0] for one in outcomes],
+            "drop_high": [one.drop_interval[1] for one in outcomes],
+            **{f"cost {unit}": [one.cost[unit] for one in outcomes] for unit in units},
+            **{f"saving {unit}": [one.saving[unit] for one in outcomes] for unit in units},
+            "certified": [one is not None and not one.falls_back for one in proofs],
+            "certified_saving": least,
+            "p_value": [None if one is None else one.p_value for one in proofs],
+        }
 
     def view(self) -> Group:
         """The result for a terminal: single exits, the choice per budget, baselines, verdicts."""

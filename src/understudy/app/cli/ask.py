@@ -54,7 +54,7 @@ def ask(
             f"samples are listed in a new file, {str(out)!r} exists: choose another name, so that "
             "no labels are lost"
         )
-    drops = terminal.numbers(max_drop, "--max-drop")
+    drops = terminal.budgets(max_drop)
     needed = labels_needed(
         load_table(table),
         max_drop=drops,

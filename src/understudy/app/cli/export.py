@@ -21,10 +21,10 @@ from understudy.app.cli.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from understudy.app.cli.terminal import Advance
     from understudy.nn.cascade import Cascade
     from understudy.nn.stage import Images
     from understudy.onnx.parity import Agreement
+    from understudy.progress_bars import Advance
     from understudy.zoo.data import DataSet
 
 

@@ -47,7 +47,7 @@ def optimism(
     from understudy.searching.optimism import optimism as measure
     from understudy.store import load_table
 
-    drops = terminal.numbers(max_drop, "--max-drop")
+    drops = terminal.budgets(max_drop)
     scores = load_table(table)
     terminal.note_missing_labels(scores)
     with terminal.progress("resamples") as advance:

@@ -11,8 +11,8 @@ from understudy.app.cli.terminal import (
     TablePath,
     Unit,
     answer,
+    budgets,
     note_missing_labels,
-    numbers,
     option,
 )
 from understudy.display import (
@@ -51,7 +51,7 @@ def savers(
     from understudy.searching.best_savers import best_savers
     from understudy.store import load_table
 
-    drops = numbers(max_drop, "--max-drop")
+    drops = budgets(max_drop)
     scores = load_table(table)
     read = scores.on("certify").ids
     with looking(table):

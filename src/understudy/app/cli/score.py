@@ -22,9 +22,7 @@ def score(
             "exits:DIR; NAME=SPEC names the exit.",
         ),
     ],
-    data: Annotated[
-        str, terminal.option("DATA", "folder:DIR (one folder per class), parquet:FILE or digits:")
-    ],
+    data: terminal.Data,
     into: Annotated[Path, terminal.option("TABLE", "The table to write or to add to.")],
     batch: Annotated[
         int, typer.Option(min=1, max=terminal.MOST_IMAGES, help="Images per batch.")
@@ -60,22 +58,30 @@ def score(
 
     It can be interrupted at any time: the same command resumes where it stopped.
     """
+    from understudy.zoo.model_specs import check_found, named_specs
+
+    specs = named_specs(models)  # what can be wrong is seen before PyTorch is imported
+    for spec in specs.values():
+        check_found(spec)
+    from understudy.store import check_target
+
+    sizes, shares = _sizes(measure), terminal.split_shares(split, into=into)
+    check_target(into)
     with terminal.progress("images", measuring="rounds") as advance:
         from understudy.scoring.further_exits import table_at
         from understudy.scoring.on_disk import score_into
-        from understudy.zoo.models import named_models
 
         older = table_at(into)
         scores = score_into(
             into,
-            named_models(models),
+            {name: spec.text for name, spec in specs.items()},
             data,
             batch=batch,
-            measure_batches=_sizes(measure),
+            measure_batches=sizes,
             keep_logits=keep_logits,
             strict=strict,
             workers=workers,
-            split=terminal.split_shares(split, into=into),
+            split=shares,
             device=device,
             allow_code=allow_code or (),
             on_progress=advance,

@@ -94,7 +94,7 @@ def search(
     from understudy.looks import count_looks, delta_of_look, log_look, looking
     from understudy.store import load_table
 
-    drops = terminal.numbers(max_drop or (), "--max-drop")
+    drops = terminal.budgets(max_drop or ())
     by_class = terminal.named_numbers(class_drop or (), "--class-drop")
     _check_budgets(drops, max_cost, by_class, jointly=jointly, in_sample=in_sample)
     spec: dict[str, Any] = {

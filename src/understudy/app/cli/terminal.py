@@ -30,15 +30,12 @@ from understudy.display import (
     visible,
 )
 from understudy.errors import UnderstudyError
-from understudy.text_table import shortened
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from understudy.progress_bars import Advance
     from understudy.scores import ScoreTable
-
-Advance = Callable[[str, int, int], None]
-"""Called as work proceeds: with a description, the units that are done, and all units."""
 
 
 def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
@@ -176,44 +173,21 @@ def stdout_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def progress(unit: str, **units: str) -> Iterator[Advance]:
-    """A progress bar per description on stderr, with rate and time left; none without a terminal.
+    """A progress bar per name of work on stderr (`progress_bars`); none without a terminal.
 
     What is printed to stdout meanwhile goes to stderr.
 
     Args:
         unit: what is counted.
-        units: what else is counted, by the first word of a description.
+        units: what is counted otherwise, by the first word of a name.
     """
-    from rich import progress as rich
+    from understudy.progress_bars import progress_bars
 
-    console = _console(stderr=True)
-    name, bar = (24, min(console.width - 64, 40)) if console.width >= 80 else (14, 6)
-    shown = (
-        rich.TextColumn("{task.description}", markup=False),
-        rich.BarColumn(bar_width=bar),
-        rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[rate]} {task.fields[unit]}/s", markup=False),
-        rich.TimeRemainingColumn(compact=True),
-    )
-    bars = rich.Progress(*shown, console=console, disable=not console.is_terminal)
-    tasks: dict[str, rich.TaskID] = {}
-    with stdout_to_stderr(), bars:
-
-        def advance(description: str, done: int, total: int) -> None:
-            if description not in tasks:
-                short = shortened({visible(one) for one in (*tasks, description)}, name)
-                tasks[description] = bars.add_task(
-                    short[visible(description)],
-                    total=total,
-                    completed=done,
-                    rate="…",
-                    unit=units.get(description.split(" ", maxsplit=1)[0], unit),
-                )
-            task = tasks[description]
-            speed = bars.tasks[bars.task_ids.index(task)].speed
-            bars.update(task, completed=done, total=total, rate=_rate(speed))
-
-        yield advance
+    with (
+        stdout_to_stderr(),
+        progress_bars(unit, console=_console(stderr=True), **units) as advance,
+    ):
+        yield lambda name, done, total: advance(visible(name), done, total)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -240,12 +214,6 @@ _IN_ASCII = "understudy.ascii"
 codecs.register_error(_IN_ASCII, _in_ascii)
 
 
-def _rate(speed: float | None) -> str:
-    if not speed:
-        return "…"
-    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
-
-
 def argument(metavar: str, help: str) -> Any:
     """An argument of a verb, which has no default."""
     return typer.Argument(metavar=metavar, help=help, show_default=False)
@@ -265,14 +233,27 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _existing_data(value: str | None) -> str | None:
+    """A data spec with its scheme, checked before anything slow is imported."""
+    from understudy.zoo.data_specs import parse_data_spec
+
+    return None if value is None else parse_data_spec(value).text
+
+
 MOST_IMAGES, MOST_THREADS, MOST_STAGES = 2**20, 1024, 1000  # of a batch, of a command, of a policy
+SMALL_BUDGET = 0.1  # points, below which a fraction may be meant
 MOST_ROUNDS = 10**6  # in which something is measured again
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 TablePath = Annotated[Path, argument("TABLE", "A score table.")]
 ResultPath = Annotated[Path, argument("RESULT", "What `search --out` wrote.")]
 CascadePath = Annotated[Path, argument("CASCADE", "What `build` or `export` wrote.")]
-Data = Annotated[str, option("DATA", "folder:DIR, parquet:FILE or digits:")]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA", help="folder:DIR, parquet:FILE or digits:", callback=_existing_data
+    ),
+]
 Device = Annotated[
     str | None,
     option(
@@ -422,6 +403,22 @@ def numbers(texts: Iterable[str], option: str) -> list[float]:
     [0.5, 1.0, 2.0]
     """
     return [number(part, option) for text in texts for part in listed_values(text)]
+
+
+def budgets(texts: Iterable[str]) -> list[float]:
+    """The budgets of `--max-drop`, in points; a note where a fraction may be meant.
+
+    >>> budgets(["0.5,1"])
+    [0.5, 1.0]
+    """
+    drops = numbers(texts, "--max-drop")
+    for drop in drops:
+        if 0 < abs(drop) < SMALL_BUDGET:
+            note(
+                f"--max-drop {drop:g} is {drop:g} percentage points; for {100 * drop:g} points "
+                f"write {100 * drop:g}"
+            )
+    return drops
 
 
 def listed_values(text: str) -> list[str]:

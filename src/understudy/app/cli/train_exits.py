@@ -161,7 +161,7 @@ def _taps(text: str | None) -> int | list[str] | None:
 
 def spec_words(folder: Path, specs: Iterable[str]) -> str:
     """What `score` needs to score a folder of exits: its spec, and the modules behind it."""
-    from understudy.zoo.models import modules_of
+    from understudy.zoo.model_specs import modules_of
 
     options = [f"--allow-code {module}" for module in sorted(modules_of(specs))]
     return " ".join([f"exits:{folder}", *options])
