@@ -225,6 +225,11 @@ class Result(
 
     def reference_words(self) -> str:
         """The reference, with its accuracy where the thresholds were chosen; see `candidates`."""
+        if not self.labelled:
+            return (
+                f"reference {self.reference}: no sample has a label, so all figures are agreement "
+                "with its answers"
+            )
         exits = [Exit(single.name, (), single.origin) for single in self.singles]
         labels, on = self.table.get("labels"), self.searched_on
         known = labels[on] == self.table["samples"][on] if labels else self.table["labelled"]
