@@ -99,12 +99,12 @@ def visible(text: str) -> str:
 def cost_text(cost: float, unit: str) -> str:
     """A cost with a prefix where it is a count of operations.
 
-    >>> cost_text(40_551_000, "MACs"), cost_text(0.25, "ms@64")
-    ('40.6 M', '0.25')
+    >>> cost_text(40_551_000, "MACs"), cost_text(999_900_000, "MACs"), cost_text(0.25, "ms@64")
+    ('40.6 M', '1 G', '0.25')
     """
     if unit == "MACs":
         for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if abs(cost) >= size:
+            if abs(cost) >= 0.9995 * size:  # what rounds to a thousand takes the larger prefix
                 return f"{cost / size:.3g} {prefix}"
     return f"{cost:.4g}"
 

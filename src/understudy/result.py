@@ -18,7 +18,7 @@ from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
 from understudy.reference import candidates, reference_words
-from understudy.short_repr import clipped, shortened
+from understudy.short_repr import clipped, cut_list
 from understudy.split import ALL, headline_split
 from understudy.tabular import Tabular
 from understudy.text_table import Column, Paragraph, TextTable
@@ -294,6 +294,20 @@ class Result(
         found = {one.name: ensemble_of(one.origin) for one in self.singles if one.name in used}
         return with_ensembles(table, {name: one for name, one in found.items() if one is not None})
 
+    def report(self, path: str | Path) -> Path:
+        """Write the result as one HTML page that needs neither script nor network; its path.
+
+        >>> result.report("report.html")  # doctest: +SKIP
+        PosixPath('report.html')
+
+        Raises:
+            UnderstudyError: the path cannot be written.
+        """
+        from understudy.app.report.page import write_report
+
+        write_report(self, path)
+        return Path(path)
+
     def __str__(self) -> str:
         return display.plain(self.view())
 
@@ -306,7 +320,7 @@ class Result(
         kind = "in-sample" if self.in_sample else f"certified at {self.delta:g}"
         return (
             f"<Result against {clipped(self.reference)}, {clipped(self.unit)}, {kind}; by budget "
-            f"in points: {shortened(plans, 160, most=3)}>"
+            f"in points: {cut_list(plans, 160, most=3)}>"
         )
 
     def _repr_html_(self) -> str:

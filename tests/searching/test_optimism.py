@@ -113,7 +113,7 @@ def test_it_goes_into_json_and_onto_a_page() -> None:
     assert [one["way"] for one in data["tunings"]] == ["in-sample", "held-out", "certified"] * 2
     assert set(data["tunings"][0]["given"]) == {"mean", "low", "high"}
     assert data["samples"] == dict(found.samples)
-    page = plain(optimism_view(found), width=140)
+    page = " ".join(plain(optimism_view(found), width=140).split())
     for word in ("held-out", "really given", "3 resamples", "a certificate allows 5.0 %"):
         assert word in page
 
