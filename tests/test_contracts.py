@@ -147,7 +147,7 @@ ORDER = {
         "chain_solver chains coordinate_descent exits published_rules equal_loss strategies "
         "promising_pairs best_savers search_data optimism search labels_needed verify"
     ),
-    "app": "bench_result run_cascade bench bench_job build_cascade report demo cli",
+    "app": "bench_result run_cascade bench bench_job build_cascade next_commands report demo cli",
 }
 
 # The one arrow that points upwards, a late import: `result.report(path)`, for notebooks.
