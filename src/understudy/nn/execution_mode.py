@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _python_dispatch as dispatch
 
-from understudy.errors import ModelError, unknown
 from understudy.graph.batch_norm_folding import fold
 from understudy.graph.model_output import logits_in
 from understudy.graph.partition import partition
+from understudy.nn.mode_options import PRECISIONS, parse_options
 from understudy.nn.stage import Stage
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-OPTIONS = ("folded", "channels_last", *DTYPES, "compiled")
+DTYPES = {name: getattr(torch, name) for name in PRECISIONS}
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,8 @@ class ExecutionMode:
         Raises:
             ModelError: an unknown option, an option twice, or two precisions.
         """
-        options = text.split("+")
-        for option in options:
-            if option not in OPTIONS:
-                raise ModelError(unknown("execution mode", option, OPTIONS, where=repr(text)))
-        precisions = [option for option in options if option in DTYPES]
-        if len(set(options)) < len(options) or len(precisions) > 1:
-            raise ModelError(
-                "each execution mode is named once, with one precision at most, found "
-                f"{text!r}: leave one out"
-            )
+        options = parse_options(text)
+        precisions = [option for option in options if option in PRECISIONS]
         return ExecutionMode(
             folded="folded" in options,
             channels_last="channels_last" in options,
