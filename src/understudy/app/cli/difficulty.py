@@ -12,6 +12,7 @@ from understudy.app.cli.terminal import (
     Unit,
     answer,
     note_missing_labels,
+    note_reference,
     option,
 )
 from understudy.display import group_of, note_of, percent, table_of
@@ -48,6 +49,7 @@ def difficulty(
 
     scores = load_table(table)
     note_missing_labels(scores)
+    note_reference(scores, reference, unit)
     found = by_difficulty(
         scores, little=little, reference=reference, unit=unit, confidence=confidence
     )
