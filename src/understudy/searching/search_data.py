@@ -229,6 +229,7 @@ class SearchData:
             max_cost=self.max_cost,
             better=better,
             alike=alike,
+            labelled=self.models.label is not None,
             least=not cheaper_models(self.tune, reference, unit=unit),
         )
         return replace(choice, verdict=words)
@@ -258,6 +259,7 @@ class SearchData:
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
                 "provenance": self._provenance(choices),
                 **({"time_remarks": remarks} if remarks else {}),
+                **({"classes": list(models.classes)} if models.classes else {}),
             },
             arguments=requested,
             published=rules(
