@@ -38,7 +38,7 @@ CORE = {
     "answer_files": {"errors", "extras", "files"},
     "unfinished": {"errors", "files", "folders", "locks"},
     "short_repr": set(),
-    "html_views": {"display"},
+    "html_views": {"text_table"},
     "tabular": {"errors", "html_views"},
     "json_codec": {"errors", "files", "documents", "short_repr"},
     "split": {"errors"},
