@@ -49,8 +49,7 @@ def html_table(
 def html_of(view: RenderableType) -> str:
     """A view for a terminal as HTML: its tables and paragraphs.
 
-    >>> from understudy.display import note_of
-    >>> html_of(note_of("a < b", heading="Note: "))
+    >>> html_of(Paragraph("a < b", heading="Note: "))
     '<p style="max-width:60em"><b>Note: </b>a &lt; b</p>'
     """
     from rich.console import Group
