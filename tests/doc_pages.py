@@ -47,6 +47,26 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+def section(place: str) -> list[Block]:
+    """The blocks below a heading, ``PAGE#ANCHOR``, and those below its subheadings; or of a page."""
+    page, _, wanted = place.partition("#")
+    text, found = read(page), blocks(page)
+    if not wanted:
+        return found
+    inside = {line for b in found for line in range(b.line, b.line + b.text.count("\n") + 1)}
+    first, level = 0, 0
+    for number, line in enumerate(text.splitlines(), 1):
+        heading = _HEADING.fullmatch(line)
+        if number in inside or not heading:
+            continue
+        depth = len(line) - len(line.lstrip("#"))
+        if not first and anchor(heading[1]) == wanted:
+            first, level = number, depth
+        elif first and depth <= level:
+            return [b for b in found if first < b.line < number]
+    return [b for b in found if first and b.line > first]
+
+
 def prose(page: str) -> str:
     """A page without its fenced blocks."""
     return _FENCE.sub("", read(page))
@@ -71,8 +91,13 @@ def inline_commands(page: str) -> Iterator[list[str]]:
 
 def anchors(page: str) -> set[str]:
     """The anchors that GitHub gives to a page's headings."""
-    plain = (re.sub(r"[`*]", "", heading) for heading in _HEADING.findall(prose(page)))
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+    return {anchor(heading) for heading in _HEADING.findall(prose(page))}
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    plain = re.sub(r"[`*]", "", heading)
+    return re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
 
 
 def links(page: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from understudy.errors import TableError
-from understudy.short_repr import clipped, short_repr, shortened
+from understudy.short_repr import clipped, cut_list, short_repr
 
 Array = npt.NDArray[Any]
 ENSEMBLE = "recipe"
@@ -91,7 +91,7 @@ class LazyDetails(Mapping[str, Detail]):
         return len(self._loaders)
 
     def __repr__(self) -> str:
-        return f"<LazyDetails of {shortened(map(clipped, self), 200)}>"
+        return f"<LazyDetails of {cut_list(map(clipped, self), 200)}>"
 
     @staticmethod
     def of(source: Mapping[str, Detail], names: Iterable[str] | None = None) -> LazyDetails:

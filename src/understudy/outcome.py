@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.display import percent
+from understudy.display import budget_text, percent
 from understudy.intervals import Interval, drop_interval, wilson
 from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
@@ -96,7 +96,7 @@ class Outcome(
         low, high = self.saving_interval(unit)
         if low <= 0 <= high and low < high:
             return "within noise"
-        ends = f"\n{100 * low:.1f} to {100 * high:.1f}" if low < high else ""
+        ends = f"\n{percent(low)[:-2]} to {percent(high)[:-2]}" if low < high else ""
         return f"{percent(self.saving[unit])}{ends}"
 
     @property
@@ -286,10 +286,10 @@ def _by_class(
 def points(drop: float) -> str:
     """A number of points as text.
 
-    >>> points(1.0), points(0.5)
-    ('1 point', '0.5 points')
+    >>> points(1.0), points(-0.5)
+    ('1 point', '−0.5 points')
     """
-    return f"{drop:g} point" if drop == 1 else f"{drop:g} points"
+    return f"{budget_text(drop)} point{'s' * (drop != 1)}"
 
 
 def units_of(table: ScoreTable, exits: set[str]) -> list[str]:

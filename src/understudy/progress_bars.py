@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from understudy.text_table import shortened
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,12 +36,13 @@ def progress_bars(unit: str, *, console: Console | None = None, **units: str) ->
     from rich.console import Console
 
     console = console or Console(stderr=True)
+    name_width, bar_width = _widths(console.width)
     columns = (
         rich.TextColumn("{task.description}", markup=False),
-        rich.BarColumn(),
+        rich.BarColumn(bar_width=bar_width),
         rich.MofNCompleteColumn(),
         rich.TextColumn("{task.fields[rate]} {task.fields[unit]}/s", markup=False),
-        rich.TimeRemainingColumn(),
+        rich.TimeRemainingColumn(compact=True),
     )
     shown = console.is_terminal or console.is_jupyter
     bars = rich.Progress(*columns, console=console, disable=not shown)
@@ -48,12 +51,18 @@ def progress_bars(unit: str, *, console: Console | None = None, **units: str) ->
     def advance(name: str, done: int, total: int) -> None:
         if name not in tasks:
             counted = units.get(name.split(" ", maxsplit=1)[0], unit)
-            tasks[name] = bars.add_task(name, completed=done, rate="…", unit=counted)
+            short = shortened((*tasks, name), name_width)[name]
+            tasks[name] = bars.add_task(short, completed=done, rate="…", unit=counted)
         speed = bars.tasks[bars.task_ids.index(tasks[name])].speed
         bars.update(tasks[name], completed=done, total=total or None, rate=_rate(speed))
 
     with bars:
         yield advance
+
+
+def _widths(columns: int) -> tuple[int, int]:
+    """The columns of a name and of a bar; the rest is for figures."""
+    return (24, min(columns - 64, 40)) if columns >= 80 else (14, 6)
 
 
 def no_bar(*_: object) -> None:

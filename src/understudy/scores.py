@@ -24,7 +24,7 @@ from understudy.confidence_functions import (
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.reference import candidates, most_accurate
-from understudy.short_repr import clipped, shortened
+from understudy.short_repr import clipped, cut_list
 from understudy.sitting import Sitting
 from understudy.split import ALL, SPLITS, assign_splits
 from understudy.table_validation import (
@@ -300,7 +300,7 @@ class ScoreTable(Tabular):
         counts = np.bincount(self.split, minlength=len(SPLITS)).tolist()
         splits = ", ".join(f"{name} {k:,}" for name, k in zip(SPLITS, counts, strict=True) if k)
         exits = f"{len(self.exits)} exit{'s' * (len(self.exits) > 1)}"
-        names, units = (shortened(map(clipped, some), 100) for some in (self.names, self.units))
+        names, units = (cut_list(map(clipped, some), 100) for some in (self.names, self.units))
         labels = "" if self.labelled.all() else f", {int(self.labelled.sum()):,} with a label"
         return f"<ScoreTable: {exits} ({names}), {len(self):,} samples ({splits}){labels}; {units}>"
 

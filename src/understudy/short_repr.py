@@ -27,14 +27,14 @@ def short_repr(noun: Any) -> str:
     room = LONGEST - len(name) - 2
     whole = ", ".join(f"{key}={_value(value, LONGEST)}" for key, value in values.items())
     if len(whole) > room:
-        whole = shortened((f"{key}={_value(value, _VALUE)}" for key, value in values.items()), room)
+        whole = cut_list((f"{key}={_value(value, _VALUE)}" for key, value in values.items()), room)
     return f"{name}({whole})"
 
 
-def shortened(entries: Iterable[str], room: int, *, most: int | None = None) -> str:
+def cut_list(entries: Iterable[str], room: int, *, most: int | None = None) -> str:
     """As many entries as fit, joined by commas, and how many more there are.
 
-    >>> shortened(["tiny", "mid", "big"], 14, most=1)
+    >>> cut_list(["tiny", "mid", "big"], 14, most=1)
     'tiny, … 2 more'
     """
     texts = list(entries)
@@ -66,9 +66,9 @@ def _value(value: Any, room: int) -> str:
     most = None if room > _VALUE else _ENTRIES
     if isinstance(value, Mapping):
         entries = (f"{_value(key, room)}: {_value(value[key], room)}" for key in value)
-        return "{" + shortened(entries, room, most=most) + "}"
+        return "{" + cut_list(entries, room, most=most) + "}"
     if isinstance(value, tuple | list):
-        inside = shortened((_value(one, room) for one in value), room, most=most)
+        inside = cut_list((_value(one, room) for one in value), room, most=most)
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
     text = repr(value)
     if len(text) <= room:

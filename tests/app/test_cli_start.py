@@ -24,7 +24,7 @@ from understudy.zoo.data_specs import SCHEMES as DATA
 from understudy.zoo.model_specs import SCHEMES as MODELS
 
 COMMANDS: dict[str, TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-HEAVY = {"numpy", "polars", "torch", "numba", "scipy", "sklearn", "altair", "timm", "jinja2"}
+HEAVY = {"numpy", "polars", "torch", "numba", "scipy", "sklearn", "timm", "jinja2"}
 
 HELP = f"""
 import sys

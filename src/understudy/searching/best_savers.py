@@ -169,7 +169,7 @@ class Savers(Tabular):
                 f"With probability {1 - self.delta:g} all {proved} proved plans hold at once: on "
                 f"new samples like the {proof.samples:,} certify samples the {budget} of each "
                 "against its model is within its budget. The promise ends when the data change. "
-                f"Shares, savings and drops are measured on the {measured.samples:,} "
+                f"Shares, savings and {budget}s are measured on the {measured.samples:,} "
                 f"{self.measured_on} samples{decided}."
             )
         return claim + look + (again if proof.looks > 1 else "") + "."

@@ -229,6 +229,7 @@ class SearchData:
             max_cost=self.max_cost,
             better=better,
             alike=alike,
+            labelled=self.models.label is not None,
             least=not cheaper_models(self.tune, reference, unit=unit),
         )
         return replace(choice, verdict=words)

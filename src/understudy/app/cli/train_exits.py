@@ -178,6 +178,6 @@ def _view(training: Mapping[str, Any], spec: str) -> Group:
         for name, score in training["exits"].items()
     )
     return group_of(
-        table_of(title, ("exit", "held-out accuracy", "loss", "best epoch"), rows),
+        table_of(title, ("exit", "held-out\naccuracy", "loss", "best\nepoch"), rows),
         note_of(f"score it as {spec}, on other data"),
     )

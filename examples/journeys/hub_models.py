@@ -1,0 +1,34 @@
+"""Two ResNets of transformers, trained on digits and saved to small/ and large/.
+
+They stand for fine-tuned models of a hub; nothing is downloaded.
+"""
+
+import torch
+from digit_batches import digit_batches
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+
+
+def trained(name: str, width: int, depth: int, epochs: int) -> None:
+    """Train a network for a few seconds and save it with its processor."""
+    torch.manual_seed(0)
+    config = ResNetConfig(
+        num_channels=1,
+        embedding_size=width,
+        hidden_sizes=[width, 2 * width],
+        depths=[depth, depth],
+        layer_type="basic",
+        num_labels=10,
+        downsample_in_first_stage=False,
+    )
+    model = ResNetForImageClassification(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(epochs):
+        for batch in digit_batches("train"):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.save_pretrained(name)
+
+
+trained("small", 8, 1, 6)
+trained("large", 32, 2, 6)

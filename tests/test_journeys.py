@@ -1,0 +1,191 @@
+"""The journeys of new users: pages of the documentation, repeated word by word from the wheel.
+
+Each script of examples/journeys consists of a page's commands and of a check that the goal is
+reached. It runs in an environment that holds what the page installs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from doc_pages import PAGES, ROOT, blocks, section
+from journey_scripts import JOURNEYS, LANGUAGES, documented, installed, repeated, scripts
+
+STEPS = {
+    "a notebook": ("own_models.ipynb",),
+    "a folder, and into production": ("folder.sh", "export.sh", "compiled.py", "onnx_only.sh"),
+    "CSV files": ("csv_files.sh",),
+    "exits": ("exits.sh",),
+    "no labels": ("few_labels.sh",),
+    "Hugging Face": ("hugging_face.py",),
+    "scikit-learn": ("estimators.py",),
+    "the report": ("report.sh",),
+}
+ALSO = {"own_models.ipynb": ("nbclient", "ipykernel")}
+"""What a user has besides what the page installs."""
+
+MOVED = {"onnx_only.sh": ("onnx", "new")}
+"""What is copied to another machine, and nothing else."""
+
+Environment = Callable[[tuple[str, ...]], Path]
+
+
+@pytest.mark.parametrize("script", scripts(), ids=lambda script: str(script.name))
+def test_a_script_repeats_its_page_word_by_word(script: Path) -> None:
+    for place, lines in repeated(script).items():
+        assert lines == documented(place, LANGUAGES[script.suffix]), place
+
+
+def test_every_block_of_the_journeys_is_run() -> None:
+    covered = {
+        (place.partition("#")[0], block.line)
+        for script in scripts()
+        for place in repeated(script)
+        for block in section(place)
+        if block.language == LANGUAGES[script.suffix]
+    }
+    for page in (page for page in PAGES if page.startswith("docs/journeys/")):
+        for block in blocks(page):
+            skipped = block.text.startswith("pip install") or "not run" not in block.above
+            assert skipped or (page, block.line) in covered, f"{page}:{block.line}"
+
+
+def test_every_script_belongs_to_a_journey() -> None:
+    named = [name for steps in STEPS.values() for name in steps]
+    assert sorted([*named, "onnx_only.py"]) == [script.name for script in scripts()]
+
+
+@pytest.fixture(scope="session")
+def uv() -> str:
+    """The program uv; skips the test where there is none."""
+    found = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
+    if not Path(found).exists():
+        pytest.skip("clean environments are made by uv, which is not installed (`make` fetches it)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def wheel(uv: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    built(uv, "build", "--wheel", "--quiet", "--out-dir", folder, ROOT)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="session")
+def environment(uv: str, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Makes an environment of some requirements, `understudy` from the wheel; once for each."""
+
+    @cache
+    def made(requirements: tuple[str, ...]) -> Path:
+        folder = tmp_path_factory.mktemp("environment")
+        named = [
+            f"{name} @ {wheel.as_uri()}" if name.startswith("understudy") else name
+            for name in requirements
+        ]
+        built(uv, "venv", "--quiet", "--python", sys.executable, folder / "venv")
+        python = folder / "venv" / "bin" / "python"
+        built(uv, "pip", "install", "--quiet", "--python", python, *named)
+        return python.parent
+
+    return made
+
+
+def built(*words: object) -> None:
+    """Run uv; skips the test where packages cannot be fetched."""
+    ran = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
+    if ran.returncode:
+        pytest.skip(f"an environment cannot be made: {ran.stderr.strip()[-500:]}")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What users bring, made once for all processes that test."""
+    folder = tmp_path_factory.getbasetemp().parent / "journeys"
+    with (folder.parent / "journeys.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            subprocess.run([sys.executable, JOURNEYS / "make_data.py", unfinished], check=True)
+            unfinished.rename(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("journey", STEPS)
+def test_a_journey_reaches_its_goal(
+    journey: str, environment: Environment, data: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(data, here, copy_function=os.link)
+    for name in STEPS[journey]:
+        if name in MOVED:
+            here = moved(MOVED[name], here, tmp_path / "elsewhere")
+        place = next(iter(repeated(JOURNEYS / name)))
+        programs = environment((*installed(place), *ALSO.get(name, ())))
+        ran = subprocess.run(
+            command(name, here),
+            cwd=here,
+            env=clean(programs, home=tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        print(ran.stdout, ran.stderr)
+    assert "reached: " in ran.stdout
+
+
+def command(name: str, folder: Path) -> list[str]:
+    """The command that runs a script in a folder; a notebook is executed there."""
+    script = JOURNEYS / name
+    if script.suffix == ".ipynb":
+        for path in (script, JOURNEYS / "networks.py"):
+            shutil.copy(path, folder)
+        return ["python", str(JOURNEYS / "execute.py"), name]
+    return ["bash" if script.suffix == ".sh" else "python", str(script)]
+
+
+def moved(names: tuple[str, ...], here: Path, there: Path) -> Path:
+    """A folder that holds what was copied, and nothing else."""
+    for name in names:
+        shutil.copytree(here / name, there / name, copy_function=os.link)
+    return there
+
+
+def clean(programs: Path, *, home: Path) -> Mapping[str, str]:
+    """The environment variables of a user: no paths of this repository, no downloads of models."""
+    return {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "COLUMNS": "80",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+@pytest.mark.slow
+def test_the_documentation_runs_from_the_wheel(environment: Environment, tmp_path: Path) -> None:
+    programs = environment(("understudy[all]", "pytest", "hypothesis"))
+    ran = subprocess.run(
+        ["pytest", "-q", "-p", "no:cacheprovider", "tests/test_docs.py"],
+        cwd=ROOT,
+        env=clean(programs, home=tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
