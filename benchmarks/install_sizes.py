@@ -1,7 +1,7 @@
 """What each extra takes on disk, installed from a wheel of this repository in a new environment.
 
-The default wheels of PyTorch for Linux bring CUDA. With `--find-links PLACE`, a folder or page of
-CPU wheels, the extras that need PyTorch are measured with those as well.
+The default wheels of PyTorch for Linux bring CUDA. With `--cpu-torch REQUIREMENT`, which uv has to
+find (UV_FIND_LINKS, UV_INDEX), the extras that need PyTorch are measured with that one as well.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-def install(wheel: Path, extra: str, into: Path, options: Sequence[str] = ()) -> Path:
-    """The Python of a new environment that has the wheel with an extra, and nothing else."""
+def install(wheel: Path, extra: str, into: Path, further: Sequence[str] = ()) -> Path:
+    """The Python of a new environment with the wheel, an extra and further requirements."""
     uv("venv", "--quiet", "--python", sys.executable, into)
     python = into / "bin" / "python"
     name = f"understudy[{extra}] @ {wheel.as_uri()}" if extra != BASE else str(wheel)
-    uv("pip", "install", "--quiet", "--python", python, *options, name)
+    uv("pip", "install", "--quiet", "--compile-bytecode", "--python", python, name, *further)
     return python
 
 
@@ -73,23 +73,22 @@ def largest(python: Path, most: int = 6) -> dict[str, float]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    options = ["--find-links", arguments.find_links] if arguments.find_links else []
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheel = build_wheel(folder)
         for extra in (BASE, *EXTRAS):
             found[extra] = installed(wheel, extra, folder / "new")
-            if options and "torch" in EXTRAS.get(extra, ()):
-                with_cpu = installed(wheel, extra, folder / "new", options)
-                found[f"{extra}, CPU wheels of PyTorch"] = with_cpu
+            if arguments.cpu_torch and "torch" in EXTRAS.get(extra, ()):
+                with_cpu = installed(wheel, extra, folder / "new", [arguments.cpu_torch])
+                found[f"{extra}, PyTorch for CPUs"] = with_cpu
         wheel_mb = round(wheel.stat().st_size / 1e6, 2)
     return {"wheel_mb": wheel_mb, "extras": found, "met": found["onnx"]["mb"] <= LIMIT}
 
 
-def installed(wheel: Path, extra: str, place: Path, options: Sequence[str] = ()) -> dict[str, Any]:
+def installed(wheel: Path, extra: str, place: Path, further: Sequence[str] = ()) -> dict[str, Any]:
     """What an extra brings, in an environment that is removed again."""
-    python = install(wheel, extra, place, options)
+    python = install(wheel, extra, place, further)
     packages = uv("pip", "freeze", "--python", python).splitlines()
     torch = next((line for line in packages if line.startswith("torch==")), None)
     sizes = {"mb": megabytes(python), "packages": len(packages), "largest_mb": largest(python)}
@@ -98,7 +97,7 @@ def installed(wheel: Path, extra: str, place: Path, options: Sequence[str] = ())
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--find-links", help="where CPU wheels of PyTorch are")
+    parser.add_argument("--cpu-torch", help="such as torch==2.13.0+cpu")
 
 
 if __name__ == "__main__":

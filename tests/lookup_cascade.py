@@ -48,7 +48,7 @@ class LookupRunner:
             deferred=deferred_rows(confidence, self.floor),
             images=images,
             state={**state, f"from {len(state)}": np.stack([rows, rows], 1)},
-            classes=self.owner.classes.get(self.name, 10),
+            classes=self.owner.class_counts.get(self.name, 10),
         )
 
     def stack(self, samples: Sequence[Array]) -> Array:
@@ -65,14 +65,14 @@ class LookupRunner:
 class LookupCascade:
     """A cascade over a table; `hook` is called with every batch before it runs.
 
-    `nan` names the rows whose confidence is NaN, by stage; `classes` a number of classes other than
-    10. `ran` holds the stage and the rows of every batch, unless `record` is off.
+    `nan` names the rows whose confidence is NaN, by stage; `class_counts` a number of classes other
+    than 10. `ran` holds the stage and the rows of every batch, unless `record` is off.
     """
 
     table: ScoreTable
     first: Policy
     hook: Hook = no_fault
-    classes: Mapping[str, int] = field(default_factory=dict)
+    class_counts: Mapping[str, int] = field(default_factory=dict)
     nan: Mapping[str, set[int]] = field(default_factory=dict)
     record: bool = True
     ran: list[tuple[str, list[int]]] = field(default_factory=list)

@@ -197,7 +197,7 @@ def test_the_demo_prints_the_lines_of_the_excerpt(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "120"},
+        env={**os.environ, "COLUMNS": "100"},
         timeout=600,
         check=True,
     )

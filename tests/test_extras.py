@@ -147,6 +147,7 @@ COMMANDS = {
     "train-exits timm:resnet18 --data folder:a --into b": "zoo",
     "score torchvision:resnet18 --data folder:a --into b": "torch",
     "score a=timm:resnet18 --data folder:a --into b": "zoo",
+    "measure a": "torch",
     "import b --labels a.csv --key id --exit a=a.csv --cost a=1": "search",
     "import-exits a.npz --macs a.json --into b": "search",
     "import-labels a.csv --into b": "search",
@@ -210,8 +211,9 @@ PUBLIC = {
     "search": ("load_table", "save_table", "search", "verify"),
     "torch": (
         *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "build", "load_cascade"),
-        *("save_cascade", "score", "onnx.agreement", "onnx.export_onnx"),
+        *("save_cascade", "score"),
     ),
+    "export": ("onnx.agreement", "onnx.export_onnx"),
 }
 
 

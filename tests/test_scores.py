@@ -45,7 +45,7 @@ def two(**changes: Any) -> ScoreTable:
         ({"predictions": {"a": (np.zeros(0, int), [])}, "labels": None}, "at least one sample"),
         ({"predictions": {"": TINY}}, "an exit has a name"),
         ({"predictions": {"a": ([0.5, 1], [1, 1])}}, "class numbers, found the type float64"),
-        ({"predictions": {"a": (["cat", "dog"], [1, 1])}}, "class numbers, found the type"),
+        ({"predictions": {"a": (["cat", "dog"], [1, 1])}}, "all names, found 'cat' and 0"),
         ({"predictions": {"a": ([0, 2**40], [1, 1])}}, "predictions are class numbers below"),
         ({"predictions": {"a": ([0, 1], ["hi", "lo"])}}, "confidences are numbers"),
         ({"predictions": {"a": ([0, 1], [math.nan, 1])}}, "exit 'a' has 1 NaN among 2"),

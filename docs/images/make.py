@@ -24,10 +24,13 @@ from understudy import Result, ScoreTable, search
 from understudy.app.report import drawing
 from understudy.app.report.charts import closeup, tradeoff
 from understudy.app.report.record import Report
+from understudy.app.report.words import minus
 from understudy.display import cost_text, interval_text, percent
+from understudy.outcome import points
 from understudy.result import Choice
 from understudy.searching.chains import search_chains
 
+CSS = (Path(drawing.__file__).parent / "page.css").read_text(encoding="utf-8")
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 REFERENCE, MAX_DROPS = "resnet152", (0.5, 1.0, 2.0)
@@ -57,17 +60,6 @@ GMACS = {
     "vgg16": 15.47,
     "vgg19_bn": 19.63,
     "vgg19": 19.63,
-}
-# The charts are drawn for a white ground; on a dark one their colours are exchanged.
-DARK = {
-    "white": "#1d2329",
-    "#333333": "#e6eaee",
-    drawing.GRID: "#343c45",
-    "#999999": "#6b7580",
-    drawing.LINE: "#5fb3ea",
-    drawing.PLAN: "#ff8a3c",
-    drawing.SINGLE: "#b4bec8",
-    drawing.BUDGET: "#8b96a1",
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 WIDTH, MARGIN, GAP = 880, 32, 16
@@ -108,19 +100,17 @@ def figures(result: Result) -> dict[str, Any]:
     }
 
 
-def themed(chart: str, theme: str) -> str:
-    """A chart of the report in the colours of a theme."""
-    if theme == "light":
-        return chart
-    pattern = re.compile("|".join(f'(?<="){re.escape(colour)}(?=")' for colour in DARK))
-    return pattern.sub(lambda found: DARK[found[0]], chart)
-
-
 def variables(theme: str) -> dict[str, str]:
-    """The colours of the page's style sheet: the light ones come first in it."""
-    css = (Path(drawing.__file__).parent / "page.css").read_text(encoding="utf-8")
-    roots = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
-    return dict(re.findall(r"--(\w+): (#\w+)", roots[0 if theme == "light" else 1]))
+    """The colours of the page's style sheet in a theme."""
+    pairs = re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\)", CSS)
+    return {name: light if theme == "light" else dark for name, light, dark in pairs}
+
+
+def style(theme: str) -> str:
+    """The rules of the page's style sheet for charts, with the colours of a theme."""
+    rules = " ".join(re.findall(r"^\.(?:c-|bar|dashed|chart ).*", CSS, re.MULTILINE))
+    colours = variables(theme)
+    return f"<style>{re.sub(r'var.--(.+?).;', lambda name: colours[name[1]] + ';', rules)}</style>"
 
 
 def text(x: float, y: float, words: str, **style: Any) -> str:
@@ -135,7 +125,9 @@ def box(x: float, y: float, width: float, height: float, fill: str, **style: Any
 
 def placed(chart: str, x: float, y: float) -> str:
     """A chart at a place within another picture."""
-    return chart.replace("<svg ", f'<svg x="{x:g}" y="{y:g}" ', 1)
+    width, height = size(chart)
+    at = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"'
+    return chart.replace("<svg ", f"<svg {at} ", 1)
 
 
 def size(chart: str) -> tuple[float, float]:
@@ -144,10 +136,11 @@ def size(chart: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-def picture(width: float, height: float, parts: Iterator[str]) -> str:
+def picture(width: float, height: float, theme: str, parts: Iterator[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
-        f'width="{width:g}" height="{height:g}" font-family="{FONT}">{"".join(parts)}</svg>\n'
+        f'width="{width:g}" height="{height:g}" font-family="{FONT}">'
+        f"{style(theme)}{''.join(parts)}</svg>\n"
     )
 
 
@@ -156,40 +149,36 @@ def frontier(result: Result, table: ScoreTable, theme: str) -> str:
     tune = table.on("tune")
     chains = search_chains(tune, reference=REFERENCE, stages=DRAWN_STAGES, max_drops=DRAWN)
     report = Report(replace(result, frontier=chains))
-    chart = themed(tradeoff(report, width=760, height=420), theme)
+    chart = tradeoff(report, width=830, height=420)
     width, height = size(chart)
     colours = variables(theme)
 
     def parts() -> Iterator[str]:
-        yield box(0.5, 0.5, width + 31, height + 79, colours["card"], rx=10, stroke=colours["line"])
+        yield box(0.5, 0.5, width + 31, height + 79, colours["card"], rx=10, stroke=colours["rule"])
         yield placed(chart, 16, 16)
-        yield from legend(result, 64, height + 40, theme)
+        yield from legend(result, 64, height + 40, variables(theme)["ink"])
 
-    return picture(width + 32, height + 80, parts())
+    return picture(width + 32, height + 80, theme, parts())
 
 
-def legend(result: Result, x: float, y: float, theme: str) -> Iterator[str]:
+def legend(result: Result, x: float, y: float, ink: str) -> Iterator[str]:
     """What the marks mean, in two columns."""
-    line, plan, single = (
-        colour if theme == "light" else DARK[colour]
-        for colour in (drawing.LINE, drawing.PLAN, drawing.SINGLE)
-    )
     entries = (
         (
-            f'<path d="M0 4h8V0h8V-4h6" fill="none" stroke="{line}" stroke-width="2"/>',
+            drawing.path([(0, 4), (8, 4), (8, 0), (16, 0), (16, -4), (22, -4)], "c-best bar"),
             f"Pareto frontier of the cascades, on {result.searched_on}",
         ),
         (
-            f'<circle cx="11" r="4.5" fill="{single}"/>',
+            drawing.point("dot", 11, 0, "c-single"),
             f"the {len(result.singles)} networks alone, on {result.measured_on}",
         ),
         (
-            f'<path d="M11 -9V9M11 -6l6 6-6 6-6-6z" fill="{plan}" stroke="{plan}"/>',
+            drawing.path([(11, -9), (11, 9)], "c-plan bar")
+            + drawing.point("diamond", 11, 0, "c-plan"),
             f"cascades certified for {listed_drops(result)} points, on {result.measured_on}, "
             "95 % intervals",
         ),
     )
-    ink = variables(theme)["ink"]
     for number, (mark, words) in enumerate(entries):
         left, base = x + 380 * (number % 2), y + 24 * (number // 2)
         yield f'<g transform="translate({left:g} {base - 4:g})">{mark}</g>'
@@ -204,25 +193,31 @@ def listed_drops(result: Result) -> str:
 def page(result: Result, theme: str) -> str:
     """The head of the report: headline figures of every budget, and the chart."""
     report, choices = Report(result), result.choices
-    colours, shades = variables(theme), drawing.colours(list(report.singles))
+    colours, both = variables(theme), drawing.shades(len(report.singles))
+    shades = {name: pair[theme == "dark"] for name, pair in zip(report.singles, both, strict=True)}
     inner = WIDTH - 2 * MARGIN
-    chart = themed(closeup(report, width=inner - 86, height=300), theme)
+    chart = closeup(report, width=inner - 28, height=300)
     _, chart_height = size(chart)
     wide = (inner - GAP * (len(choices) - 1)) / len(choices)
     top = 150
-    below = top + 366
+    below = top + 398
     height = below + 50 + chart_height + 24 + MARGIN
 
     def parts() -> Iterator[str]:
         soft, ink = colours["soft"], colours["ink"]
-        yield box(0.5, 0.5, WIDTH - 1, height - 1, colours["ground"], rx=10, stroke=colours["line"])
+        yield box(0.5, 0.5, WIDTH - 1, height - 1, colours["ground"], rx=10, stroke=colours["rule"])
         style = {"font_size": 15, "font_weight": 600}
         yield text(MARGIN, 48, "understudy report", fill=colours["accent"], **style)
         yield text(MARGIN, 86, report.title, font_size=32, font_weight=700, fill=ink)
         yield text(MARGIN, 116, report.lead, font_size=15, fill=soft)
         for number, choice in enumerate(choices):
             yield from card(
-                choice, MARGIN + number * (wide + GAP), top, wide, colours=colours, shades=shades
+                choice,
+                MARGIN + number * (wide + GAP),
+                top,
+                wide,
+                colours=colours,
+                shades=shades,
             )
         yield text(
             MARGIN, below + 26, "Cost against accuracy", font_size=21, font_weight=700, fill=ink
@@ -234,11 +229,11 @@ def page(result: Result, theme: str) -> str:
             chart_height + 24,
             colours["card"],
             rx=10,
-            stroke=colours["line"],
+            stroke=colours["rule"],
         )
         yield placed(chart, MARGIN + 14, below + 56)
 
-    return picture(WIDTH, height, parts())
+    return picture(WIDTH, height, theme, parts())
 
 
 def card(
@@ -252,41 +247,42 @@ def card(
 ) -> Iterator[str]:
     """The headline figures of one budget, as the report shows them."""
     outcome = choice.outcome
-    soft, ink, line = colours["soft"], colours["ink"], colours["line"]
+    soft, ink, line = colours["soft"], colours["ink"], colours["rule"]
     left, right = x + 18, x + width - 18
-    yield box(x, y, width, 340, colours["card"], rx=10, stroke=line)
-    yield f'<path d="M{x:g} {y + 8:g}a8 8 0 0 1 8 -8h{width - 16:g}a8 8 0 0 1 8 8v-4h-{width:g}z" fill="{drawing.PLAN}"/>'  # noqa: E501
-    head = f"at most {choice.max_drop:g} point{'' if choice.max_drop == 1 else 's'} lost"
+    yield box(x, y, width, 372, colours["card"], rx=10, stroke=line)
+    yield f'<path d="M{x:g} {y + 8:g}a8 8 0 0 1 8 -8h{width - 16:g}a8 8 0 0 1 8 8v-4h-{width:g}z" fill="{colours["plan"]}"/>'  # noqa: E501
+    head = f"at most {points(choice.max_drop)} lost"
     yield text(left, y + 34, head, font_size=15, font_weight=600, fill=soft)
     big = {"font_size": 42, "font_weight": 700, "letter_spacing": "-0.02em"}
     yield text(left, y + 82, percent(outcome.saving["MACs"]), fill=ink, **big)
     yield text(left, y + 106, "of MACs saved", font_size=15, fill=soft)
-    at, full = left, right - left
-    yield f'<clipPath id="bar{choice.max_drop:g}">{box(left, y + 120, full, 11, "#000", rx=5.5)}</clipPath>'  # noqa: E501
+    at, wide = left, right - left
+    yield f'<clipPath id="bar{choice.max_drop:g}">{box(left, y + 120, wide, 11, "#000", rx=5.5)}</clipPath>'  # noqa: E501
     yield f'<g clip-path="url(#bar{choice.max_drop:g})">'
     for name, share in outcome.shares.items():
-        yield box(at, y + 120, full * share, 11, shades[name])
-        at += full * share
+        yield box(at, y + 120, wide * share, 11, shades[name])
+        at += wide * share
     yield "</g>"
     for number, (name, share) in enumerate(outcome.shares.items()):
         base = y + 154 + 20 * number
         yield f'<circle cx="{left + 5:g}" cy="{base - 4.5:g}" r="4.5" fill="{shades[name]}" stroke="{soft}"/>'  # noqa: E501
         yield text(left + 17, base, name, font_size=13, fill=soft)
         yield text(right, base, percent(share), font_size=13, fill=soft, text_anchor="end")
+    full = cost_text(outcome.cost["MACs"] / (1 - outcome.saving["MACs"]), "MACs")
     facts = (
-        ("cost", cost_text(outcome.cost["MACs"], "MACs"), "per image"),
+        ("accuracy", percent(outcome.accuracy), f"against {percent(outcome.reference_accuracy)}"),
         ("drop", f"{outcome.drop:+.2f}", interval_text(outcome.drop_interval)),
-        ("certified", f"≤ {choice.max_drop:g}", f"point{'' if choice.max_drop == 1 else 's'}"),
+        ("certified", f"drop ≤ {choice.max_drop:g}", f"p = {choice.certificate.p_value:.3f}"),
+        ("MACs", cost_text(outcome.cost["MACs"], "MACs"), f"against {full}"),
     )
     for number, (name, value, small) in enumerate(facts):
         base = y + 258 + 30 * number
-        yield f'<path d="M{left:g} {base - 20:g}h{full:g}" stroke="{line}"/>'
+        yield f'<path d="M{left:g} {base - 20:g}h{wide:g}" stroke="{line}"/>'
         yield text(left, base, name, font_size=14.5, fill=soft)
-        minus = [part.replace("-", "\N{MINUS SIGN}") for part in (value, small)]
         yield (
             f'<text x="{right:g}" y="{base:g}" text-anchor="end" font-size="14.5" '
-            f'font-weight="600" fill="{ink}">{minus[0]} <tspan font-size="12.5" '
-            f'font-weight="400" fill="{soft}">{minus[1]}</tspan></text>'
+            f'font-weight="600" fill="{ink}">{minus(value)} <tspan font-size="12.5" '
+            f'font-weight="400" fill="{soft}">{minus(small)}</tspan></text>'
         )
 
 

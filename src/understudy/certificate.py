@@ -227,11 +227,9 @@ class Certificate(
             )
             more += "".join(self._shortfall(name, bound) for name, bound in self.classes.items())
             more += self._shortfall("", self)
-            aim = (
-                f"lose at most {points(self.budget)}"
-                if self.budget >= 0
-                else f"gain at least {points(-self.budget)}"
-            )
+            aim = f"{self._loses} at most {points(self.budget)}"
+            if self.budget < 0:
+                aim = f"gain at least {points(-self.budget)}"
             classes = " in all and in each named class" if self.classes else ""
             return (
                 f"Nothing cheaper than {self.reference} could be proved to {aim}{classes} with "
@@ -244,6 +242,10 @@ class Certificate(
             f"The promise ends when the data change.{again}"
         )
 
+    @property
+    def _loses(self) -> str:
+        return "lose" if self.kind == "gap" else f"disagree with {self.reference} on"
+
     def _too_few(self, bound: Certificate | ClassBound) -> bool:
         return bound.failed and 0 < bound.budget < least_budget(bound.samples, self.delta)
 
@@ -254,7 +256,8 @@ class Certificate(
         if self._too_few(bound):
             least = points(_rounded_up(least_budget(bound.samples, self.delta)))
             return (
-                f" With {samples} nothing can be proved to lose at most {points(bound.budget)}, "
+                f" With {samples} nothing can be proved to {self._loses} at most "
+                f"{points(bound.budget)}, "
                 f"whatever the models: it takes {least_samples(bound.budget, self.delta):,} at the "
                 f"least, or a budget of {least}."
             )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from understudy.errors import TableError
 
 Array = npt.NDArray[Any]
+_SUM = 1e-3  # by how much the sum of probabilities may be off, in half precision too
 
 
 def max_softmax(logits: Array) -> Array:
@@ -108,9 +109,39 @@ def log_probabilities(probability: Array, name: str) -> Array:
         row = int(wrong.argmax())
         raise TableError(
             f"probabilities are not negative and sum to 1, {int(wrong.sum())} rows of exit "
-            f"{name!r} do not (row {row} sums to {total[row]:.4g}): apply a softmax first"
+            f"{name!r} do not (row {row} sums to {total[row]:.4g}): apply a softmax first, or use "
+            "`ScoreTable.from_logits`"
         )
     return np.asarray(np.log(np.maximum(values / total[:, None], 1e-12)))
+
+
+def are_probabilities(rows: Any) -> bool:
+    """Whether all rows (N, C) lie between 0 and 1 and sum to 1: no logits do, but by design.
+
+    Arrays and tensors; with one class nothing can be told.
+
+    >>> are_probabilities(np.array([[0.9, 0.1]])), are_probabilities(np.array([[2.0, -1.0]]))
+    (True, False)
+    """
+    inside = bool(((rows >= 0) & (rows <= 1)).all())
+    return inside and rows.shape[1] > 1 and bool((abs(rows.sum(1) - 1) < _SUM).all())
+
+
+def checked_logits(logits: Array, name: str) -> Array:
+    """Logits of one exit as float64.
+
+    Raises:
+        TableError: NaN, or rows that are probabilities.
+    """
+    values = np.asarray(logits, np.float64)
+    if np.isnan(values).any():
+        raise TableError(f"logits are numbers, exit {name!r} has NaN: run that model again")
+    if are_probabilities(values):
+        raise TableError(
+            f"logits are not normalised, the rows of exit {name!r} are probabilities (from 0 to 1, "
+            "with the sum 1): use `ScoreTable.from_probabilities`"
+        )
+    return values
 
 
 class _Softmax(NamedTuple):

@@ -7,7 +7,7 @@ as a large one, and the large one's advantage lies in a hard tail.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from understudy.deferral import LEARNED, with_deferral
 from understudy.errors import TableError
-from understudy.json_codec import Stored
+from understudy.json_codec import Stored, stored
 from understudy.scores import ScoreTable
+from understudy.tabular import Tabular
 
 EQUAL_WITHIN = 0.5
 
@@ -35,10 +36,11 @@ class Bin(Stored):
 @dataclass(frozen=True)
 class Difficulty(
     Stored,
+    Tabular,
     what="a survey of difficulty",
     keys=(
         *("little", "reference", "unit", "costs", "by_confidence", "by_agreement", "helps"),
-        "words",
+        *("unlabelled", "words"),
     ),
 ):
     """Accuracy of every exit by difficulty, seen in two ways.
@@ -52,6 +54,7 @@ class Difficulty(
         by_agreement: by how many exits are right, from all to none.
         helps: for every cheaper exit, in how many of the easiest tenths (by its own confidence) it
             is at most 0.5 points behind the reference, counted from the easiest on.
+        unlabelled: whether no sample has a label, so that accuracy is agreement with the reference.
     """
 
     little: str
@@ -61,6 +64,18 @@ class Difficulty(
     by_confidence: tuple[Bin, ...]
     by_agreement: tuple[Bin, ...]
     helps: Mapping[str, int]
+    unlabelled: bool = field(default=False, metadata=stored(optional=True, sparse=True))
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per tenth and per level of agreement, with every exit's accuracy there."""
+        bins = [*self.by_confidence, *self.by_agreement]
+        grouped = ["confidence"] * len(self.by_confidence) + ["agreement"] * len(self.by_agreement)
+        return {
+            "by": grouped,
+            "group": [one.name for one in bins],
+            "samples": [one.samples for one in bins],
+            **{f"accuracy {name}": [one.accuracy[name] for one in bins] for name in self.costs},
+        }
 
     def words(self) -> str:
         """When a little model can help, in one or two sentences."""
@@ -73,6 +88,12 @@ class Difficulty(
                 f"surest of, none comes within {EQUAL_WITHIN:g} points of {self.reference}."
             )
         hardest = self.by_confidence[-1].accuracy
+        if self.unlabelled:
+            return (
+                f"{best} answers as {self.reference} does (but for {EQUAL_WITHIN:g} %) on the "
+                f"{10 * self.helps[best]} % of the samples that it is surest of. On the hardest "
+                f"tenth {self.little} agrees on {100 * hardest[self.little]:.1f} %."
+            )
         return (
             f"{best} is as good as {self.reference} (within {EQUAL_WITHIN:g} points) on the "
             f"{10 * self.helps[best]} % of the samples that it is surest of. On the hardest tenth "
@@ -143,6 +164,7 @@ def difficulty(
             for name in (table.names[i] for i in order)
             if costs[table.index(name)] < costs[table.index(big)]
         },
+        unlabelled=table.label is None,
     )
 
 

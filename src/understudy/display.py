@@ -6,54 +6,68 @@ Rich is loaded when the first view is made.
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from io import StringIO
 from typing import TYPE_CHECKING
 from unicodedata import category
 
+from understudy.text_table import ARROW, Column, Paragraph, TextTable
+
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
-    from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
 
+WIDTH = 100  # columns, where the output is no terminal
+MINUS = "\N{MINUS SIGN}"  # of printed figures; options are written with a hyphen
 
-def plain(view: RenderableType, *, width: int = 110) -> str:
-    """A view as plain text, without colours."""
+
+def columns() -> int:
+    """The columns to print in: COLUMNS, those of the terminal, or 100 where there is none."""
+    fixed = os.environ.get("COLUMNS", "")
+    if fixed.isdecimal() and int(fixed):
+        return int(fixed)
+    with suppress(OSError, ValueError, AttributeError):  # stdout may be anything
+        if sys.stdout.isatty():
+            return os.get_terminal_size(sys.stdout.fileno()).columns or WIDTH
+    return WIDTH
+
+
+def plain(view: RenderableType, *, width: int | None = None) -> str:
+    """A view as plain text without colours, in `columns()` unless a width is given."""
     from rich.console import Console
 
-    stream = StringIO()
-    Console(file=stream, width=width, color_system=None, force_terminal=False).print(view)
+    stream, width = StringIO(), width or columns()
+    console = Console(file=stream, width=width, color_system=None, force_terminal=False)
+    console.print(view, crop=False)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def table_of(
-    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text]] = ()
-) -> Table:
-    """A table; the first column and those of plans are left-aligned, the others right-aligned.
+    title: str, columns: Iterable[str | Column], rows: Iterable[Iterable[str | Text]] = ()
+) -> TextTable:
+    """A table; without kinds the first column has names and the others figures.
 
     Text is taken literally; a Rich `Text` brings a style of its own.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    found = (
+        column if isinstance(column, Column) else Column(column, "figure" if number else "name")
+        for number, column in enumerate(columns)
+    )
+    return TextTable(
+        visible(title),
+        tuple(Column(visible(column.head), column.kind) for column in found),
+        tuple(
+            tuple(visible(cell) if isinstance(cell, str) else cell for cell in row) for row in rows
+        ),
+    )
 
-    heading = Text(visible(title), style="bold", no_wrap=True, overflow="ignore")  # may be wider
-    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        left = number == 0 or "plan" in column
-        table.add_column(Text(visible(column)), justify="left" if left else "right")
-    for row in rows:
-        table.add_row(*(Text(visible(cell)) if isinstance(cell, str) else cell for cell in row))
-    return table
 
-
-def note_of(text: str, *, heading: str = "") -> Padding:
+def note_of(text: str, *, heading: str = "") -> Paragraph:
     """An indented paragraph, with a bold heading in front."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    return Padding(Text.assemble((heading, "bold"), visible(text)), (0, 2))
+    return Paragraph(visible(text), visible(heading))
 
 
 def group_of(*views: RenderableType) -> Group:
@@ -85,12 +99,12 @@ def visible(text: str) -> str:
 def cost_text(cost: float, unit: str) -> str:
     """A cost with a prefix where it is a count of operations.
 
-    >>> cost_text(40_551_000, "MACs"), cost_text(0.25, "ms@64")
-    ('40.6 M', '0.25')
+    >>> cost_text(40_551_000, "MACs"), cost_text(999_900_000, "MACs"), cost_text(0.25, "ms@64")
+    ('40.6 M', '1 G', '0.25')
     """
     if unit == "MACs":
         for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if abs(cost) >= size:
+            if abs(cost) >= 0.9995 * size:  # what rounds to a thousand takes the larger prefix
                 return f"{cost / size:.3g} {prefix}"
     return f"{cost:.4g}"
 
@@ -98,10 +112,10 @@ def cost_text(cost: float, unit: str) -> str:
 def percent(share: float) -> str:
     """A fraction as percent.
 
-    >>> percent(0.875)
-    '87.5 %'
+    >>> percent(0.875), percent(-0.1)
+    ('87.5 %', '−10.0 %')
     """
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %".replace("-", MINUS)
 
 
 def least_percent(share: float) -> str:
@@ -110,12 +124,35 @@ def least_percent(share: float) -> str:
     >>> least_percent(0.57196), least_percent(0.57)
     ('57.1 %', '57.0 %')
     """
-    return f"{math.floor(1000 * share + 1e-9) / 10:.1f} %"
+    return f"{math.floor(1000 * share + 1e-9) / 10:.1f} %".replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A figure with its sign; one that is rounded to nothing has none.
+
+    >>> signed(1.5), signed(-0.25), signed(-0.001)
+    ('+1.50', '−0.25', '0.00')
+    """
+    text = f"{value:+,.{digits}f}"
+    return text.replace("-", MINUS) if text.strip("+-0.,") else text[1:]
+
+
+def budget_text(points: float) -> str:
+    """A budget as it was given.
+
+    >>> budget_text(0.5), budget_text(-1)
+    ('0.5', '−1')
+    """
+    return f"{points:g}".replace("-", MINUS)
 
 
 def interval_text(interval: tuple[float, float]) -> str:
-    """An interval of a drop in points."""
-    return f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
+    """An interval of a drop in points.
+
+    >>> interval_text((-0.25, 1))
+    '[−0.25, +1.00]'
+    """
+    return f"[{signed(interval[0])}, {signed(interval[1])}]"
 
 
 def plan_text(shares: Mapping[str, float]) -> str:
@@ -124,7 +161,7 @@ def plan_text(shares: Mapping[str, float]) -> str:
     >>> plan_text({"tiny": 0.9, "big": 0.1})
     'tiny 90.0% → big 10.0%'
     """
-    return " → ".join(f"{name} {100 * share:.1f}%" for name, share in shares.items())
+    return ARROW.join(f"{name} {100 * share:.1f}%" for name, share in shares.items())
 
 
 def shares_text(shares: Mapping[str, float]) -> str:

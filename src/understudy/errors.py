@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Real
 
 
 class UnderstudyError(ValueError):
@@ -42,6 +43,21 @@ class MissingExtra(UnderstudyError, ImportError):
             f"pip install 'understudy[{extra}]'{alternative}"
         )
         self.extra = extra
+
+
+def check_number(value: object, what: str, error: type[UnderstudyError]) -> None:
+    """Refuse what is no number, such as a text of digits.
+
+    >>> check_number("1", "a budget", PolicyError)
+    Traceback (most recent call last):
+    understudy.errors.PolicyError: a budget is a number, found the str '1': write it like 0.5
+
+    Raises:
+        UnderstudyError: of the type `error`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        kind = type(value).__name__
+        raise error(f"{what} is a number, found the {kind} {value!r}: write it like 0.5")
 
 
 def is_text(name: str) -> bool:

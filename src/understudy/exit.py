@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from understudy.errors import TableError
+from understudy.short_repr import clipped, cut_list, short_repr
 
 Array = npt.NDArray[Any]
 ENSEMBLE = "recipe"
@@ -32,6 +33,8 @@ class Exit:
     name: str
     parts: tuple[str, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts) or (self.name,))
@@ -64,6 +67,8 @@ class Detail:
     top_probabilities: Array
     logits: Array | None = None
 
+    __repr__ = short_repr
+
     def rows(self, index: Array | slice) -> Detail:
         """The same for some of the samples."""
         logits = None if self.logits is None else self.logits[index]
@@ -84,6 +89,9 @@ class LazyDetails(Mapping[str, Detail]):
 
     def __len__(self) -> int:
         return len(self._loaders)
+
+    def __repr__(self) -> str:
+        return f"<LazyDetails of {cut_list(map(clipped, self), 200)}>"
 
     @staticmethod
     def of(source: Mapping[str, Detail], names: Iterable[str] | None = None) -> LazyDetails:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from understudy.errors import MissingExtra
 
 _SEARCH = frozenset({"polars", "numba", "scipy", "sklearn"})
-_REPORT = _SEARCH | {"altair", "vl_convert", "jinja2"}
+_REPORT = _SEARCH | {"jinja2"}
 _TORCH = _SEARCH | {"torch", "torchvision", "safetensors", "PIL"}
 _ZOO = _TORCH | {"timm"}
 _ONNX = frozenset({"onnxruntime", "PIL"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from understudy.json_codec import Stored, StoredFile
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import Policy
 from understudy.scores import ScoreTable
+from understudy.short_repr import clipped, short_repr
+from understudy.tabular import Tabular
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class PointArrays:
     drop: npt.NDArray[np.float64]
     point: Callable[[int], Point]
 
+    __repr__ = short_repr
+
     @staticmethod
     def of(points: Sequence[Point]) -> PointArrays:
         """Points that are made already."""
@@ -61,6 +66,7 @@ class PointArrays:
 @dataclass(frozen=True)
 class Frontier(
     StoredFile,
+    Tabular,
     what="a frontier",
     error=PolicyError,
     keys=("unit", "reference", "points"),
@@ -106,6 +112,22 @@ class Frontier(
             source = int(np.searchsorted(ends, row, side="right"))
             kept.append(arrays[source].point(row - int(ends[source]) + len(arrays[source].cost)))
         return Frontier(tuple(kept), unit, reference)
+
+    def __repr__(self) -> str:
+        ends = [f"{point.cost:.4g}" for point in (*self.points[:1], *self.points[1:][-1:])]
+        costs = f", {' to '.join(ends)} {clipped(self.unit)}" if ends else ""
+        count = f"{len(self):,} point{'s' * (len(self) != 1)}"
+        return f"<Frontier: {count} against {clipped(self.reference)}{costs}>"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per point, cheapest first; the cost in the frontier's unit, the drop in points."""
+        return {
+            "policy": [point.policy.describe() for point in self.points],
+            "cost": [point.cost for point in self.points],
+            "accuracy": [point.accuracy for point in self.points],
+            "drop": [point.drop for point in self.points],
+            "saving": [point.saving for point in self.points],
+        }
 
     def __iter__(self) -> Iterator[Point]:
         return iter(self.points)

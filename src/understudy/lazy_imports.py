@@ -11,12 +11,15 @@ from understudy.errors import MissingExtra
 from understudy.extras import needing
 
 
-def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_names(
+    package: str, modules: Mapping[str, str], *, extra: str | None = None
+) -> Callable[[str], Any]:
     """The `__getattr__` of a package that imports its names on first use.
 
     Args:
         package: the package, `__name__`.
         modules: public name -> the module that defines it.
+        extra: what names that cannot be imported need as a whole, if not what is missing first.
 
     >>> lazy_names("understudy", {"Policy": "understudy.policy"})("Policy").__name__
     'Policy'
@@ -31,7 +34,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         purpose = f"`{package}.{name}`"
         try:
-            with needing(purpose):
+            with needing(purpose, extra=extra):
                 value = getattr(import_module(modules[name]), name)
         except MissingExtra as error:
             raise MissingExtra(purpose, error.extra) from None

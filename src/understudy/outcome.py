@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.display import percent
+from understudy.display import budget_text, percent
 from understudy.intervals import Interval, drop_interval, wilson
 from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
 from understudy.scores import Array, ScoreTable
+from understudy.short_repr import short_repr
+from understudy.tabular import Tabular
 from understudy.time_noise import saving_interval
 
 
@@ -28,10 +31,13 @@ class Decisions:
     prediction: npt.NDArray[np.int32]
     confidence: npt.NDArray[np.float64]
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Outcome(
     Stored,
+    Tabular,
     what="an outcome",
     keys=(
         *("samples", "reference", "accuracy", "accuracy_interval", "reference_accuracy"),
@@ -66,6 +72,21 @@ class Outcome(
         default_factory=dict, metadata=stored(optional=True, sparse=True)
     )
 
+    def columns(self) -> dict[str, list[Any]]:
+        """One row: accuracies, the drop with its interval, and cost and saving by unit."""
+        low, high = self.drop_interval
+        return {
+            "samples": [self.samples],
+            "reference": [self.reference],
+            "accuracy": [self.accuracy],
+            "reference_accuracy": [self.reference_accuracy],
+            "drop": [self.drop],
+            "drop_low": [low],
+            "drop_high": [high],
+            **{f"cost {unit}": [cost] for unit, cost in self.cost.items()},
+            **{f"saving {unit}": [saving] for unit, saving in self.saving.items()},
+        }
+
     def saving_interval(self, unit: str) -> Interval:
         """The smallest and the largest saving: one figure for costs that are counted."""
         return self.saving_intervals.get(unit, (self.saving[unit], self.saving[unit]))
@@ -75,7 +96,7 @@ class Outcome(
         low, high = self.saving_interval(unit)
         if low <= 0 <= high and low < high:
             return "within noise"
-        ends = f"\n{100 * low:.1f} to {100 * high:.1f}" if low < high else ""
+        ends = f"\n{percent(low)[:-2]} to {percent(high)[:-2]}" if low < high else ""
         return f"{percent(self.saving[unit])}{ends}"
 
     @property
@@ -265,10 +286,10 @@ def _by_class(
 def points(drop: float) -> str:
     """A number of points as text.
 
-    >>> points(1.0), points(0.5)
-    ('1 point', '0.5 points')
+    >>> points(1.0), points(-0.5)
+    ('1 point', '−0.5 points')
     """
-    return f"{drop:g} point" if drop == 1 else f"{drop:g} points"
+    return f"{budget_text(drop)} point{'s' * (drop != 1)}"
 
 
 def units_of(table: ScoreTable, exits: set[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import PolicyError
+from understudy.errors import PolicyError, check_number
 from understudy.json_codec import Stored, StoredFile, stored
 
 DEFAULT_CONFIDENCE = "max_softmax"
@@ -30,6 +30,8 @@ class PolicyStage(
     confidence: str = field(default=DEFAULT_CONFIDENCE, metadata=stored(optional=True))
 
     def __post_init__(self) -> None:
+        if self.threshold is not None:
+            check_number(self.threshold, f"the threshold of exit {self.exit!r}", PolicyError)
         if self.threshold is not None and math.isnan(self.threshold):
             raise PolicyError(f"a threshold is a number, exit {self.exit!r} has NaN: search again")
 

@@ -13,22 +13,24 @@ from understudy.deciles import Difficulty
 from understudy.errors import PolicyError, listed
 from understudy.exit import Exit
 from understudy.frontier import Frontier
+from understudy.html_views import html_of
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
 from understudy.reference import candidates, reference_words
+from understudy.short_repr import clipped, cut_list
 from understudy.split import ALL, headline_split
+from understudy.tabular import Tabular
+from understudy.text_table import Column, Paragraph, TextTable
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.padding import Padding
-    from rich.table import Table
 
     from understudy.scores import ScoreTable
 
 
-NO_BREAK = "\N{NO-BREAK SPACE}"
 DECIDED = "the samples that decided: slightly optimistic"
+PLAN = Column("plan, share per stage", "plan")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Single(Stored):
 @dataclass(frozen=True)
 class Result(
     StoredFile,
+    Tabular,
     what="a search result",
     error=PolicyError,
     remedy="search again",
@@ -198,6 +201,16 @@ class Result(
     @property
     def in_sample(self) -> bool:
         return self.searched_on == ALL
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any sample has a label; without, figures are agreement with the reference."""
+        return bool(self.table["labelled"])
+
+    @property
+    def gap(self) -> str:
+        """What a budget bounds, in a word."""
+        return "drop" if self.labelled else "disagreement"
 
     @property
     def partly_labelled(self) -> bool:
@@ -276,8 +289,58 @@ class Result(
         found = {one.name: ensemble_of(one.origin) for one in self.singles if one.name in used}
         return with_ensembles(table, {name: one for name, one in found.items() if one is not None})
 
+    def report(self, path: str | Path) -> Path:
+        """Write the result as one HTML page that needs neither script nor network; its path.
+
+        >>> result.report("report.html")  # doctest: +SKIP
+        PosixPath('report.html')
+
+        Raises:
+            UnderstudyError: the path cannot be written.
+        """
+        from understudy.app.report.page import write_report
+
+        write_report(self, path)
+        return Path(path)
+
     def __str__(self) -> str:
         return display.plain(self.view())
+
+    def __repr__(self) -> str:
+        plans = (
+            f"{choice.max_drop:g}: {clipped(' → '.join(choice.policy.exits), 60)} saves "
+            f"{display.percent(choice.outcome.saving[self.unit])}"
+            for choice in self.choices
+        )
+        kind = "in-sample" if self.in_sample else f"certified at {self.delta:g}"
+        return (
+            f"<Result against {clipped(self.reference)}, {clipped(self.unit)}, {kind}; by budget "
+            f"in points: {cut_list(plans, 160, most=3)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_of(self.view())
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per budget: its plan with the headline figures and what was certified."""
+        outcomes = [choice.outcome for choice in self.choices]
+        proofs = [choice.certificate for choice in self.choices]
+        units = [one for one in outcomes[0].cost if all(one in other.cost for other in outcomes)]
+        least = [None if one is None else one.saving_bounds.get(self.unit) for one in proofs]
+        return {
+            "max_drop": [choice.max_drop for choice in self.choices],
+            "policy": [choice.policy.describe() for choice in self.choices],
+            "measured_on": [choice.measured_on for choice in self.choices],
+            "accuracy": [one.accuracy for one in outcomes],
+            "drop": [one.drop for one in outcomes],
+            "drop_low": [one.drop_interval[0] for one in outcomes],
+            "drop_high": [one.drop_interval[1] for one in outcomes],
+            **{f"cost {unit}": [one.cost[unit] for one in outcomes] for unit in units},
+            **{f"saving {unit}": [one.saving[unit] for one in outcomes] for unit in units},
+            "certified": [one is not None and not one.falls_back for one in proofs],
+            "certified_saving": least,
+            "p_value": [None if one is None else one.p_value for one in proofs],
+        }
 
     def view(self) -> Group:
         """The result for a terminal: single exits, the choice per budget, baselines, verdicts."""
@@ -297,7 +360,8 @@ class Result(
             *(display.note_of(remark, heading="Times: ") for remark in self.time_remarks),
             *(
                 display.note_of(
-                    choice.verdict + _worst_class(choice), heading=f"{points(choice.max_drop)}: "
+                    choice.verdict + _worst_class(choice) + "\n",
+                    heading=f"{points(choice.max_drop)}: ",
                 )
                 for choice in self.choices
             ),
@@ -309,75 +373,90 @@ class Result(
 
 
 def _worst_class(choice: Choice) -> str:
-    if len(choice.classes) < 2:
+    """The class that loses most, where its loss is more than the noise of its samples."""
+    if len(choice.classes) < 2 or (gap := choice.classes[0]).interval[0] <= 0:
         return ""
-    gap = choice.classes[0]
     on_tune = ALL not in choice.on and gap.tune_drop is not None
     where = f" on {choice.measured_on}"
     picked, measured = ("lost most on tune", where) if on_tune else ("loses most", "")
     return (
-        f" The class that {picked} is {gap.name}: {gap.drop:+.2f} "
+        f" The class that {picked} is {gap.name}: {display.signed(gap.drop)} "
         f"{display.interval_text(gap.interval)}{measured}, an estimate from {gap.samples:,} "
         "samples."
     )
 
 
-def _singles_table(result: Result) -> Table:
-    measure = "accuracy" if result.table["labelled"] else "agreement"
+def _singles_table(result: Result) -> TextTable:
+    measure = "accuracy" if result.labelled else "agreement"
     measure += "*" if result.partly_labelled else ""
+    compared = "in points" if result.labelled else "in % of the samples"
     outcomes = {single.name: single.on[result.measured_on] for single in result.singles}
     rows = (
         (
-            f"{name} (reference)" if name == result.reference else name,
+            name,
             display.cost_text(outcome.cost[result.unit], result.unit),
             display.percent(outcome.accuracy),
-            f"{outcome.drop:+.2f}",
+            "reference" if name == result.reference else _gap_text(result, outcome.drop),
             outcome.saving_text(result.unit),
         )
         for name, outcome in outcomes.items()
     )
-    title = f"single exits, measured on {result.measured_on}"
-    return display.table_of(title, ("exit", result.unit, measure, "drop", "saving"), rows)
+    title = f"single exits, measured on {result.measured_on}; {result.gap} {compared}"
+    return display.table_of(title, ("exit", result.unit, measure, result.gap, "saving"), rows)
 
 
-def _choices_table(result: Result) -> Table:
+def _choices_table(result: Result) -> TextTable:
     costs = [set(choice.outcome.cost) for choice in result.choices]
     others = sorted(set.intersection(*costs) - {result.unit})
     decided = f" ({DECIDED})" if result.measured_on == "certify" else ""
-    proof = "proof" if result.in_sample else f"proof (δ = {result.delta:g})"
-    head = ("max drop", "plan, share per stage", result.unit, "saving")
+    proof = "proof" if result.in_sample else f"proof\n(δ = {result.delta:g})"
+    head = (_budget(result), PLAN, result.unit, "saving")
     return display.table_of(
-        f"the cheapest plan per budget, measured on {result.measured_on}{decided}{_look(result)}",
-        (*head, *(f"saving {unit}" for unit in others), "drop", "95 %", proof),
-        (_choice_row(choice, result.unit, others) for choice in result.choices),
+        f"the cheapest plan per budget, measured on {result.measured_on}{decided}",
+        (*head, *(f"saving\n{unit}" for unit in others), result.gap, "95 %\ninterval", proof),
+        (_choice_row(result, choice, others) for choice in result.choices),
     )
 
 
-def _guarantees_note(result: Result) -> Padding:
+def _guarantees_note(result: Result) -> Paragraph:
     """What the column of proofs stands for."""
     count, probability = len(result.choices), f"{1 - result.delta:g}"
-    words = f"Each drop and each saving (≥) is certified with probability {probability} by itself"
+    words = (
+        f"Each {result.gap} and each saving (≥) is certified with probability {probability} by "
+        "itself"
+    )
     several = f"; {several_guarantees(count, result.delta)}" if count > 1 else ""
-    return display.note_of(f"{words}{several}.\n")
+    look = max((c.certificate.looks for c in result.choices if c.certificate), default=1)
+    again = (
+        f" This is look {look} at the certify samples: the best of several looks is wrong with a "
+        "probability of up to the sum of their δ."
+    )
+    return display.note_of(f"{words}{several}.{again if look > 1 else ''}\n")
 
 
-def _look(result: Result) -> str:
-    """Which look at the certify samples it was."""
-    looks = {c.certificate.looks for c in result.choices if c.certificate is not None}
-    return "".join(f"; look {look} at certify" for look in sorted(looks))
+def _budget(result: Result) -> Column:
+    return Column("max\ndrop" if result.labelled else "budget", "name")
 
 
-def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
+def _gap_text(result: Result, drop: float) -> str:
+    """A drop with its sign, or a disagreement, which has none."""
+    return display.signed(drop) if result.labelled else f"{drop:.2f}"
+
+
+def _choice_row(result: Result, choice: Choice, others: list[str]) -> list[str]:
     outcome, certificate, proof = choice.outcome, choice.certificate, "none"
     if certificate is not None:
-        proof = "fell back" if certificate.falls_back else f"p = {certificate.p_value:.3f}"
+        proof = "fell back"
+        if certificate.p_value is not None and not certificate.falls_back:
+            p_value = certificate.p_value
+            proof = f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
     return [
-        f"{choice.max_drop:g}",
+        display.budget_text(choice.max_drop),
         display.plan_text(outcome.shares),
-        display.cost_text(outcome.cost[unit], unit),
-        _saving_text(choice, unit),
+        display.cost_text(outcome.cost[result.unit], result.unit),
+        _saving_text(choice, result.unit),
         *(outcome.saving_text(other) for other in others),
-        f"{outcome.drop:+.2f}",
+        _gap_text(result, outcome.drop),
         display.interval_text(outcome.drop_interval),
         proof,
     ]
@@ -386,38 +465,42 @@ def _choice_row(choice: Choice, unit: str, others: list[str]) -> list[str]:
 def _saving_text(choice: Choice, unit: str) -> str:
     """The measured saving, and the one that is certified."""
     least = choice.certificate.saving_bounds.get(unit) if choice.certificate else None
-    proved = "" if least is None else f"\n≥{NO_BREAK}{display.least_percent(least)}"
+    proved = "" if least is None else f"\n≥ {display.least_percent(least)}"
     return f"{choice.outcome.saving_text(unit)}{proved}"
 
 
-def _baselines_table(result: Result) -> Table:
+def _baselines_table(result: Result) -> TextTable:
     rows = []
     for choice in result.choices:
         others = choice.baselines
-        single = "all cost more"
+        single = ("all cost more", "–")
         if others.single is not None and others.single_drop is not None:
-            single = f"{others.single} {others.single_drop:+.2f}"
-        drops = (f"{drop:+.2f}" for drop in (others.random_drop, others.oracle_drop))
-        rows.append((f"{choice.max_drop:g}", f"{choice.outcome.drop:+.2f}", single, *drops))
+            single = (others.single, _gap_text(result, others.single_drop))
+        drops = (_gap_text(result, drop) for drop in (others.random_drop, others.oracle_drop))
+        budget, drop = display.budget_text(choice.max_drop), choice.outcome.drop
+        rows.append((budget, _gap_text(result, drop), *single, *drops))
     return display.table_of(
-        f"drops that the plans must beat at no more cost, measured on {result.measured_on}",
-        ("max drop", "plan", "best single exit", "deferring at random", "by an oracle"),
+        f"{result.gap}s that the plans must beat at no more cost, measured on {result.measured_on}",
+        (
+            *(_budget(result), "plan", Column("best single\nexit", "name"), f"its\n{result.gap}"),
+            *("deferring\nat random", "by an\noracle"),
+        ),
         rows,
     )
 
 
-def _published_table(result: Result) -> Table:
+def _published_table(result: Result) -> TextTable:
     return display.table_of(
         f"what published rules choose, measured on {result.measured_on}; nothing is proved",
-        ("max drop", "plan, share per stage", "rule", result.unit, "saving", "drop"),
+        (_budget(result), PLAN, Column("rule", "name"), result.unit, "saving", result.gap),
         (
             (
-                f"{one.max_drop:g}",
+                display.budget_text(one.max_drop),
                 display.plan_text(one.outcome.shares),
                 one.rule,
                 display.cost_text(one.outcome.cost[result.unit], result.unit),
                 one.outcome.saving_text(result.unit),
-                f"{one.outcome.drop:+.2f}",
+                _gap_text(result, one.outcome.drop),
             )
             for one in result.published
         ),

@@ -13,10 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.confidence_functions import CONFIDENCES, confidences_of, log_probabilities
+from understudy.class_outputs import ClassOutputs, class_codes, names_of_classes
+from understudy.confidence_functions import (
+    CONFIDENCES,
+    checked_logits,
+    confidences_of,
+    energy,
+    log_probabilities,
+)
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.reference import candidates, most_accurate
+from understudy.short_repr import clipped, cut_list
 from understudy.sitting import Sitting
 from understudy.split import ALL, SPLITS, assign_splits
 from understudy.table_validation import (
@@ -37,12 +45,15 @@ from understudy.table_validation import (
     read_only_costs,
     stacked,
 )
+from understudy.tabular import Tabular
 
 __all__ = ["Array", "Costs", "Detail", "Exit", "ScoreTable"]
 
+Labels = npt.ArrayLike | Sequence[int | str | None] | None
+
 
 @dataclass(frozen=True, eq=False)
-class ScoreTable:
+class ScoreTable(Tabular):
     """The outputs of E exits for N samples. Arrays are (E, N), exits in `exits` order.
 
     Nobody can change a table: arrays that the caller could write to are copied. It can be pickled,
@@ -118,10 +129,11 @@ class ScoreTable:
 
     @staticmethod
     def from_probabilities(
-        probabilities: Mapping[str, npt.ArrayLike],
-        labels: npt.ArrayLike | Sequence[int | None] | None,
+        probabilities: Mapping[str, Any],
+        labels: Labels,
         *,
-        costs: Mapping[str, Any],
+        costs: Mapping[str, Any] | None = None,
+        classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
         split: Mapping[str, float] | Sequence[str] | None = None,
@@ -129,30 +141,40 @@ class ScoreTable:
     ) -> ScoreTable:
         """A table from class probabilities that are already in memory.
 
+        Without costs a saving is the share of samples that the large model need not answer: the
+        unit is "calls of NAME", in which the most accurate exit on tune costs 1, the others 0.
+
         Args:
-            probabilities: exit name -> (N, C), rows summing to 1.
-            labels: (N,) class numbers, None or -1 where one is missing; or None without any.
+            probabilities: exit name -> (N, C), rows summing to 1: an array, or a data frame of
+                pandas, Polars or Arrow whose columns are the classes.
+            labels: (N,) class numbers or names, None or -1 where one is missing; or None without
+                any.
             costs: {unit: {part: cost}}, or {part: cost} for MACs.
+            classes: (C,) the names of the classes, in the order of the columns; by default those
+                of the first data frame. Other data frames are put into their order.
             ids: (N,) unique names of the samples; row numbers by default.
             groups: (N,) names; samples of one group share a split.
             split: shares of tune, certify and test, or (N,) split names; by default
                 `split.default_shares`.
             parts: exit name -> the parts it runs, where that is not itself alone.
 
+        >>> table = ScoreTable.from_probabilities(
+        ...     {"tiny": [[.9, .1], [.4, .6]], "big": [[.8, .2], [.7, .3]]}, ["cat", "cat"],
+        ...     classes=["cat", "dog"])
+        >>> table.label.tolist(), table.classes, table.units
+        ([0, 0], ('cat', 'dog'), ('calls of big',))
+
         Raises:
-            TableError: shapes that do not agree, rows that are no probabilities, labels out of
-                range.
+            TableError: shapes or classes that do not agree, rows that are no probabilities, labels
+                out of range; no costs where no labels tell which exit is the large one.
         """
-        logs = {
-            name: log_probabilities(np.asarray(rows), name) for name, rows in probabilities.items()
-        }
-        if not logs:
-            raise TableError("a table has at least one exit, found none")
-        shapes = {name: rows.shape for name, rows in logs.items()}
-        if len(set(shapes.values())) > 1:
-            raise TableError(f"all exits have the same samples and classes, found {shapes}")
-        table = ScoreTable.from_predictions(
-            {name: (rows.argmax(1), confidences_of(rows)) for name, rows in logs.items()},
+        outputs = ClassOutputs.of(probabilities, classes=classes)
+        logs = {name: log_probabilities(rows, name) for name, rows in outputs.rows.items()}
+        found = {name: confidences_of(rows) for name, rows in logs.items()}
+        return _of_outputs(
+            outputs,
+            logs,
+            found,
             labels,
             costs=costs,
             ids=ids,
@@ -160,20 +182,39 @@ class ScoreTable:
             split=split,
             parts=parts,
         )
-        classes = next(iter(shapes.values()))[1]
-        check_labels(table.label, classes)
-        details = {
-            name: Detail(*_top(np.exp(rows)), rows.astype(np.float16))
-            for name, rows in logs.items()
-        }
-        return replace(table, details=details)
+
+    @staticmethod
+    def from_logits(logits: Mapping[str, Any], labels: Labels, **options: Any) -> ScoreTable:
+        """A table from logits that are already in memory: exit name -> (N, C), not normalised.
+
+        It has the confidence "energy" besides. The other arguments, and what data frames mean, are
+        as for `from_probabilities`.
+
+        >>> table = ScoreTable.from_logits(
+        ...     {"tiny": [[2., -1.], [0., 1.]], "big": [[3., 0.], [2., 1.]]}, [0, 0],
+        ...     costs={"tiny": 1, "big": 10})
+        >>> table.prediction.tolist()
+        [[0, 1], [0, 0]]
+
+        Raises:
+            TableError: as there, and where the rows are probabilities.
+        """
+        outputs = ClassOutputs.of(logits, classes=options.pop("classes", None))
+        rows = {name: checked_logits(values, name) for name, values in outputs.rows.items()}
+        found = {}
+        for name, values in rows.items():
+            energies = energy(values)
+            known = confidences_of(values - energies[:, None])
+            found[name] = {**known, "energy": energies.astype(np.float32)}
+        return _of_outputs(outputs, rows, found, labels, **options)
 
     @staticmethod
     def from_predictions(
         predictions: Mapping[str, tuple[npt.ArrayLike, Any]],
-        labels: npt.ArrayLike | Sequence[int | None] | None,
+        labels: Labels,
         *,
-        costs: Mapping[str, Any],
+        costs: Mapping[str, Any] | None = None,
+        classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
         split: Mapping[str, float] | Sequence[str] | None = None,
@@ -182,8 +223,10 @@ class ScoreTable:
     ) -> ScoreTable:
         """A table from predictions made elsewhere: exit name -> (prediction, confidence).
 
-        `confidence` is (N,), taken as max softmax, or {confidence name: (N,)}. The other arguments
-        are those of `from_probabilities`.
+        `confidence` is (N,), taken as max softmax, or {confidence name: (N,)}. Predictions and
+        labels are class numbers or names; names are numbered in sorted order unless `classes` are
+        given. The other arguments are those of
+        `from_probabilities`.
 
         >>> table = ScoreTable.from_predictions(
         ...     {"tiny": ([0, 1], [.9, .6]), "big": ([0, 0], [.8, .7])}, [0, 0],
@@ -193,9 +236,12 @@ class ScoreTable:
         """
         if not predictions:
             raise TableError("a table has at least one exit, found none")
+        if classes is None:
+            answers = [answer for answer, _ in predictions.values()]
+            classes = names_of_classes(answers if labels is None else [*answers, labels])
         rows = {
             name: (
-                np.asarray(answer),
+                np.asarray(class_codes(answer, classes, "predictions")),
                 value if isinstance(value, Mapping) else {CONFIDENCES[0]: value},
             )
             for name, (answer, value) in predictions.items()
@@ -210,7 +256,8 @@ class ScoreTable:
         first = next(iter(rows.values()))[1]
         keys = np.array([str(key) for key in (range(count) if ids is None else ids)], dtype=object)
         codes, rule = assign_splits(keys, split, groups=groups)
-        return ScoreTable(
+        label = None if labels is None else class_codes(labels, classes, "labels")
+        table = ScoreTable(
             exits=tuple(Exit(name, tuple((parts or {}).get(name, ()))) for name in rows),
             prediction=stacked({name: answer for name, (answer, _) in rows.items()}, "predictions"),
             confidence={
@@ -218,12 +265,27 @@ class ScoreTable:
                 for key in first
                 if key in names
             },
-            label=None if labels is None else label_numbers(labels),
+            label=None if label is None else label_numbers(label),
             ids=keys,
             split=codes,
-            costs=costs_by_unit(costs),
+            costs={} if costs is None else costs_by_unit(costs),
+            classes=None if classes is None else tuple(map(str, classes)),
             provenance={**(provenance or {}), "split": rule},
         )
+        return table._with_calls() if costs is None else table
+
+    def _with_calls(self) -> ScoreTable:
+        """The table with the calls of its most accurate exit on tune as costs."""
+        right = None if self.shares_parts else self._right_on_tune([*range(len(self.exits))])
+        if right is None:
+            raise TableError(
+                "without costs, calls of the most accurate exit on tune are counted, and "
+                + ("exits share parts" if self.shares_parts else "labels do not tell which it is")
+                + ": give costs={NAME: NUMBER, ...}"
+            )
+        big = self.names[most_accurate([*range(len(right))], right, -np.arange(float(len(right))))]
+        calls = {name: float(name == big) for name in self.names}
+        return replace(self, costs={f"calls of {big}": calls})
 
     def __reduce__(self) -> tuple[Callable[[], ScoreTable], tuple[()]]:
         """The table for another process, with details that lie on disk."""
@@ -233,6 +295,33 @@ class ScoreTable:
         for name in ("costs", "times"):
             values[name] = {unit: dict(parts) for unit, parts in values[name].items()}
         return partial(ScoreTable, **values), ()
+
+    def __repr__(self) -> str:
+        counts = np.bincount(self.split, minlength=len(SPLITS)).tolist()
+        splits = ", ".join(f"{name} {k:,}" for name, k in zip(SPLITS, counts, strict=True) if k)
+        exits = f"{len(self.exits)} exit{'s' * (len(self.exits) > 1)}"
+        names, units = (cut_list(map(clipped, some), 100) for some in (self.names, self.units))
+        labels = "" if self.labelled.all() else f", {int(self.labelled.sum()):,} with a label"
+        return f"<ScoreTable: {exits} ({names}), {len(self):,} samples ({splits}){labels}; {units}>"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per exit: its accuracy on all samples (None unless all have a label), its costs."""
+        whole = self.label is not None and bool(self.labelled.all())
+        right = (
+            (self.prediction == self.label).mean(1).tolist() if whole else [None] * len(self.exits)
+        )
+        prices = {**self.costs, **self.times}
+        return {
+            "exit": list(self.names),
+            "accuracy": right,
+            **{
+                f"cost {unit}": [
+                    self.cost_of([exit.name], unit) if set(exit.parts) <= set(parts) else None
+                    for exit in self.exits
+                ]
+                for unit, parts in prices.items()
+            },
+        }
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -507,6 +596,33 @@ class ScoreTable:
             confidence={name: frozen(rows[index]) for name, rows in self.confidence.items()},
             details=LazyDetails.of(self.details, names),
         )
+
+
+def _of_outputs(
+    outputs: ClassOutputs,
+    logits: Mapping[str, Array],
+    confidences: Mapping[str, Mapping[str, Array]],
+    labels: Labels,
+    **options: Any,
+) -> ScoreTable:
+    """A table from logits (N, C) with their confidences, which keeps the logits."""
+    count = next(iter(logits.values())).shape[1]
+    table = ScoreTable.from_predictions(
+        {name: (rows.argmax(1), confidences[name]) for name, rows in logits.items()},
+        None if labels is None else class_codes(labels, outputs.classes, "labels"),
+        classes=outputs.classes,
+        **options,
+    )
+    check_labels(table.label, count)
+    details = {
+        name: Detail(*_top(_softmax(rows)), rows.astype(np.float16))
+        for name, rows in logits.items()
+    }
+    return replace(table, details=details)
+
+
+def _softmax(logits: Array) -> Array:
+    return np.asarray(np.exp(logits - energy(logits)[:, None]))
 
 
 def _top(probabilities: Array, most: int = 5) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from typing import Any
 
 LONGEST = 300  # characters of a repr
 _VALUE = 80  # of one value in it
-_ENTRIES = 3  # of a collection
+_ENTRIES = 3  # of a collection in one that is cut
 
 
 def short_repr(noun: Any) -> str:
@@ -23,14 +23,18 @@ def short_repr(noun: Any) -> str:
     Decisions(stage=<1000 int64>, prediction=<1000 int32>, confidence=<1000 float64>)
     """
     name = type(noun).__name__
-    entries = [f"{one.name}={_value(getattr(noun, one.name))}" for one in fields(noun) if one.repr]
-    return f"{name}({shortened(entries, LONGEST - len(name) - 2)})"
+    values = {one.name: getattr(noun, one.name) for one in fields(noun) if one.repr}
+    room = LONGEST - len(name) - 2
+    whole = ", ".join(f"{key}={_value(value, LONGEST)}" for key, value in values.items())
+    if len(whole) > room:
+        whole = cut_list((f"{key}={_value(value, _VALUE)}" for key, value in values.items()), room)
+    return f"{name}({whole})"
 
 
-def shortened(entries: Iterable[str], room: int, *, most: int | None = None) -> str:
+def cut_list(entries: Iterable[str], room: int, *, most: int | None = None) -> str:
     """As many entries as fit, joined by commas, and how many more there are.
 
-    >>> shortened(["tiny", "mid", "big"], 14)
+    >>> cut_list(["tiny", "mid", "big"], 14, most=1)
     'tiny, … 2 more'
     """
     texts = list(entries)
@@ -53,18 +57,20 @@ def clipped(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"
 
 
-def _value(value: Any) -> str:
-    if hasattr(value, "dtype") and getattr(value, "shape", ()):  # an array or a tensor
+def _value(value: Any, room: int) -> str:
+    """A value in about so many characters."""
+    if hasattr(value, "dtype") and getattr(value, "shape", None):  # an array or a tensor
         return f"<{' x '.join(map(str, value.shape))} {value.dtype}>"
     if isinstance(value, str):
-        return repr(clipped(value))
+        return repr(clipped(value, room // 2))
+    most = None if room > _VALUE else _ENTRIES
     if isinstance(value, Mapping):
-        entries = (f"{_value(key)}: {_value(value[key])}" for key in value)
-        return "{" + shortened(entries, _VALUE, most=_ENTRIES) + "}"
+        entries = (f"{_value(key, room)}: {_value(value[key], room)}" for key in value)
+        return "{" + cut_list(entries, room, most=most) + "}"
     if isinstance(value, tuple | list):
-        inside = shortened(map(_value, value), _VALUE, most=_ENTRIES)
+        inside = cut_list((_value(one, room) for one in value), room, most=most)
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
     text = repr(value)
-    if len(text) <= _VALUE:
+    if len(text) <= room:
         return text
-    return f"{type(value).__name__}(…)" if is_dataclass(value) else clipped(text, _VALUE)
+    return f"{type(value).__name__}(…)" if is_dataclass(value) else clipped(text, room)

@@ -228,17 +228,27 @@ def costs_by_unit(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Costs as {unit: {part: number}}; a plain {part: number} is MACs.
 
     Raises:
-        TableError: they are neither.
+        TableError: they are neither; texts; a unit in which everything costs nothing.
     """
     units = (
         costs if all(isinstance(value, Mapping) for value in costs.values()) else {"MACs": costs}
     )
     try:
-        return {unit: {p: float(c) for p, c in parts.items()} for unit, parts in units.items()}
+        texts = {p: c for parts in units.values() for p, c in parts.items() if isinstance(c, str)}
+        found = {unit: {p: float(c) for p, c in parts.items()} for unit, parts in units.items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise TableError(
             f"costs are {{unit: {{part: number}}}}, or {{part: number}} for MACs, found {costs!r}"
         ) from error
+    for part, text in texts.items():
+        raise TableError(f"a cost is a number, {part!r} has the text {text!r}: drop the quotes")
+    for unit, prices in found.items():
+        if prices and not any(prices.values()):
+            raise TableError(
+                f"where everything costs 0 nothing can be saved, found only zeros in {unit}: give "
+                "costs, or none at all, to count the calls of the large model"
+            )
+    return found
 
 
 def _repeats(names: Sequence[str]) -> list[str]:

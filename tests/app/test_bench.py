@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from understudy import Cascade, Policy
-from understudy.app.bench import bench
+from understudy.app.bench import FEW, ROUNDS, bench
 from understudy.app.bench_result import (
     EXECUTOR,
     IDEAL,
@@ -53,7 +56,7 @@ def test_all_contestants_run_on_the_same_images(tmp_path: Path) -> None:
     assert set(found.online) == {LARGE, EXECUTOR}
     assert all(clients.requests == 300 for clients in found.online.values())
     assert all(list(clients.ms) == ["p50", "p95", "p99"] for clients in found.online.values())
-    assert progress[-1][1:] == (24, 24)
+    assert progress[-1][1:] == (16, 16)
     assert found.accuracy == {}
     write_json(tmp_path / "bench.json", found.to_dict())
     assert Bench.load(tmp_path / "bench.json") == found
@@ -73,8 +76,44 @@ def test_ratios_are_medians_over_rounds() -> None:
     assert found.speedup == pytest.approx(1.6)
     assert found.of_ideal == pytest.approx(0.8)
     assert found.verdict == (
-        "The cascade answers 1.60 x as many images as big alone, 80 % of what its stages could."
+        "The cascade answers 1.60 x as many images per second as big alone. Its stages by "
+        "themselves, in full batches, could answer 2.00 x as many as big: 80 % of that is reached."
     )
+
+
+TIMES = st.floats(0.01, 100)
+
+
+@given(st.lists(st.tuples(TIMES, TIMES, TIMES, TIMES, TIMES), min_size=1, max_size=6))
+def test_rates_ratios_and_verdict_agree(rounds: list[tuple[float, ...]]) -> None:
+    names = (LARGE, LITTLE, NAIVE, EXECUTOR, IDEAL)
+    times = {name: tuple(row[place] for row in rounds) for place, name in enumerate(names)}
+    found = Bench(100, 10, times, {"tiny": 100, "big": 3}, "big")
+    for one, other in product(names, names):
+        assert found.ratio(one, other) == pytest.approx(found.rate(one) / found.rate(other))
+        assert found.ratio(one, other) == pytest.approx(1 / found.ratio(other, one))
+    assert found.speedup == pytest.approx(found.ratio(EXECUTOR, LARGE))
+    if "does not pay" in found.verdict:
+        assert found.rate(LARGE) >= found.rate(EXECUTOR)
+    if " noise " not in found.verdict:
+        ratio = f"{max(found.speedup, 1 / found.speedup):.2f} x as many images per second"
+        assert ratio in found.verdict
+
+
+def test_a_difference_within_the_noise_is_none() -> None:
+    times = seconds(large=2, little=1, naive=3, executor=2, ideal=1)
+    times[EXECUTOR] = (1.9, 6.6)
+    assert Bench(8, 4, times, {"big": 8}, "big").verdict.startswith(
+        "The cascade is as fast as big alone, within the noise of these rounds (0.91 x to 1.05 x"
+    )
+
+
+def test_rounds_end_where_they_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    cascade, rows = pair()
+    assert len(bench(cascade, rows, batch=32).seconds[LARGE]) == ROUNDS
+    monkeypatch.setattr("understudy.app.bench.SECONDS", 0.0)
+    assert len(bench(cascade, rows, batch=32).seconds[LARGE]) == FEW
+    assert len(bench(cascade, rows, batch=32, rounds=4).seconds[LARGE]) == 4
 
 
 def test_a_cascade_that_is_slower_than_its_large_model() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from command_line import Run, refused
 from understudy.app.cli import main as command_line
-from understudy.app.cli.terminal import answer, note
+from understudy.app.cli.terminal import answer, note, progress
 from understudy.display import group_of, note_of, plain, table_of
 
 ANSWERS = """
@@ -86,11 +87,26 @@ def test_json_is_escaped_where_stdout_cannot_hold_it(name: str) -> None:
     assert command.stdout.isascii()
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_shows_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", str(width)), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    with progress("images") as advance:
+        for done in (0, 5000, 10_000, 25_000):
+            advance("convnextv2_huge.fcmae_ft_in22k_in1k_512", done, 50_000)
+    bars = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err).splitlines()
+    assert max(map(len, bars)) <= width
+    assert re.search(r"^conv\w*…\w+ [━╸╺]+ 25000/50000 [\d,.…]+ images/s [-\d]+:[-\d]+", bars[-1])
+
+
 def test_views_are_printed_to_an_ascii_terminal(table: Path) -> None:
-    words = ("-m", "understudy", "difficulty", str(table))
+    words = ("-m", "understudy", "search", str(table), "--max-drop", "2")
     command = ended(*words, PYTHONIOENCODING="ascii")
     assert (command.returncode, command.stderr) == (0, "")
-    assert "accuracy by tenths" in command.stdout
+    for sign in ("---", " > net2", ">= 9"):
+        assert sign in command.stdout
     assert command.stdout.isascii()
 
 

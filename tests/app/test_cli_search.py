@@ -54,7 +54,7 @@ def test_without_a_test_split_json_says_where_figures_come_from(run: Run, tmp_pa
 def test_the_answer_for_people(run: Run, table: Path) -> None:
     command = run("search", table, "--max-drop", "2", "--max-cost", "0.5")
     assert (command.exit_code, command.stderr) == (0, "")
-    for words in ("single exits, measured on test", "net2 (reference)", "more than the 0.5"):
+    for words in ("single exits, measured on test", "reference 0.0 %", "more than the 0.5"):
         assert words in " ".join(command.stdout.split())
 
 
@@ -87,7 +87,7 @@ def test_looks_are_counted_and_quoted(run: Run, table: Path) -> None:
     run(*words, "--in-sample")
     assert run(*words).json["results"][0]["certificate"]["looks"] == 4
     page = " ".join(run("search", table, "--max-drop", "2").stdout.split())
-    for place in ("measured on test; look 5 at certify", "at most 2 points (look 5)"):
+    for place in ("This is look 5 at the certify samples", "at most 2 points (look 5)"):
         assert place in page
 
 

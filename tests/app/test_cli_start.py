@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from inspect import cleandoc
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,14 @@ import understudy
 from command_line import Run, refused
 from tables import synthetic
 from understudy.app.cli.main import app
+from understudy.app.cli.score import score
 from understudy.app.cli.terminal import answer_table
+from understudy.nn.mode_options import OPTIONS
+from understudy.zoo.data_specs import SCHEMES as DATA
+from understudy.zoo.model_specs import SCHEMES as MODELS
 
 COMMANDS: dict[str, TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-HEAVY = {"numpy", "polars", "torch", "numba", "scipy", "sklearn", "altair", "timm", "jinja2"}
+HEAVY = {"numpy", "polars", "torch", "numba", "scipy", "sklearn", "timm", "jinja2"}
 
 HELP = f"""
 import sys
@@ -50,6 +55,20 @@ def test_help_loads_nothing_heavy(tmp_path: Path, verb: str) -> None:
     ended = process("-c", HELP, *([verb] if verb else []), folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "Usage: understudy" in ended.stdout
+
+
+def test_the_help_of_score_has_every_scheme_and_option_at_80_columns(tmp_path: Path) -> None:
+    ended = process("-m", "understudy", "score", "--help", folder=tmp_path, COLUMNS="80")
+    lines = [line.rstrip() for line in ended.stdout.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in ended.stdout
+    for scheme, options in (*MODELS.items(), *DATA.items()):
+        assert f"{scheme}:" in ended.stdout
+        assert all(f"?{option}=" in ended.stdout for option in options)
+    assert all(mode in ended.stdout for mode in OPTIONS)
+    listed = [f" {line}" for line in cleandoc(score.__doc__ or "").splitlines() if line[:2] == "  "]
+    assert len(listed) > 10
+    assert set(listed) <= set(lines), "lists keep their lines"
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

@@ -158,7 +158,8 @@ def test_where_to_compute(here: Path, run: Run) -> None:
     scoring["device"] = "cuda"
     scoring["libraries"] |= {"torch": "1.13.1", "timm": "0.4.12", "numpy": "1.0"}
     write_document("cascade/cascade.json", record)
-    elsewhere = run(*words)
+    refused(run(*words), "unless --out names one, 'answers.csv' exists: add --out answers.csv")
+    elsewhere = run(*words, "--out", "answers.csv")
     assert elsewhere.json["samples"] == 600
     assert "certified on cuda and runs on cpu" in elsewhere.stderr
     assert "scored with torch 1.13.1 (here " in elsewhere.stderr

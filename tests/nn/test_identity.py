@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.ensemble import Ensemble, with_ensemble
-from understudy.errors import ModelError
+from understudy.errors import DataError, ModelError
 from understudy.nn.cascade import build
 from understudy.nn.execution_mode import ExecutionMode, with_mode
 from understudy.nn.identity import check_identity, difference, identity_of
@@ -142,3 +142,45 @@ def test_rounding_is_no_difference(mode: str) -> None:
 def test_logits_that_are_not_finite_are_no_sample() -> None:
     assert "sample" not in identity_of(stage(shift=float("nan")))
     assert "sample" not in identity_of(Stage(nn.Linear(4, 3)))
+
+
+def ready(**code: Any) -> Net:
+    """The same network as a module that takes ready tensors."""
+    model = stage(**code).model
+    assert isinstance(model, Net)
+    return model
+
+
+def test_modules_of_ready_tensors_are_compared_too() -> None:
+    """Their sample answer is one for the kind of tensors that they were scored on."""
+    rows = torch.randn(60, 1, 8, 8)
+    table = score({"net": ready(), "big": ready(act=torch.tanh)}, [(rows, [0] * 60)])
+    assert table.exits[0].origin["input"] == {"shape": [1, 8, 8], "dtype": "float32"}
+    found = search(table, reference="big", max_drop=[100.0])
+    models = {"net": ready(), "big": ready(act=torch.tanh)}
+    cascade = build(found, models)
+    with pytest.raises(ModelError, match="'net' is not the model that was scored, its code answe"):
+        build(found, {**models, "net": ready(shift=0.7)})
+    with pytest.raises(ModelError, match="'net' is not the model that was scored, its weights"):
+        build(found, {**models, "net": other_weights().model})
+    with pytest.raises(DataError, match=r"scored on ready tensors, torch.float32 \(1, 8, 8\) each"):
+        cascade(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    for saved in cascade.stages.values():
+        assert identity_of(saved)["input"] == {"shape": [1, 8, 8], "dtype": "float32"}
+
+
+def test_samples_that_a_model_cannot_answer_are_not_recorded() -> None:
+    tokens = torch.randint(0, 7, (40, 5))
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(20, 3))
+    picky = nn.Sequential(Refusing(), nn.Flatten(), nn.Linear(5, 3))
+    assert "sample" not in score({"net": model}, [tokens]).exits[0].origin
+    assert "input" not in score({"net": picky}, [tokens.float()]).exits[0].origin
+
+
+class Refusing(nn.Module):
+    """Takes no negative number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (x < 0).any():
+            raise RuntimeError("negative")
+        return x

@@ -259,7 +259,7 @@ def test_a_model_that_violates_its_contract_ends_the_run() -> None:
 
 
 def test_stages_that_differ_in_their_classes() -> None:
-    cascade = LookupCascade(random_table(20), chain(first=np.inf), classes={"middle": 3})
+    cascade = LookupCascade(random_table(20), chain(first=np.inf), class_counts={"middle": 3})
     with pytest.raises(ModelError, match="'tiny' has 10 and 'middle' has 3"):
         offline(Executor(cascade), 20, 20)
     _, errors = online(Executor(cascade), images_of(range(20)))

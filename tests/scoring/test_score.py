@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -127,3 +129,43 @@ def test_a_loader_of_arrays_is_scored() -> None:
     turned = score(models, [(images[::-1], labels[::-1])])
     assert np.array_equal(turned.prediction[:, ::-1], table.prediction)
     assert score(models, [[images]]).label is None
+
+
+def test_milliseconds_in_memory_are_measured_on_request(images: Tensor, labels: Tensor) -> None:
+    models = {"tiny": tiny(), "big": big()}
+    plain = score(models, [(images, labels)])
+    assert (plain.times, plain.sittings) == ({}, ())
+    table = score(models, [(images[:60], labels[:60]), (images[60:], labels[60:])], measure=[4, 80])
+    assert set(table.times) == {"ms@4", "ms@80"}
+    assert all(set(one.median) == {"tiny", "big"} for one in table.sittings)
+    assert table.times["ms@4"] == table.sittings[0].median
+    assert [*score(models, [images[:2]], measure=5).times] == ["ms@5"]  # more than there are
+    with pytest.raises(DataError, match="batches of 1 sample and more, found"):
+        score(models, [images], measure=0)
+
+
+class Terminal(StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "progress", "shown"),
+    [(Terminal, True, True), (Terminal, False, False), (StringIO, True, False)],
+)
+def test_a_bar_is_shown_in_a_terminal(
+    images: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: type[StringIO],
+    progress: bool,
+    shown: bool,
+) -> None:
+    stderr = stream()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
+    score({"tiny": tiny()}, [images, images], progress=progress, measure=4)
+    text = stderr.getvalue()
+    assert ("scoring" in text, "2/2" in text) == (shown, shown)
+    assert ("batches/s" in text, "measuring ms@4" in text, "rounds/s" in text) == (shown,) * 3

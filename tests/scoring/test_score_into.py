@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from command_line import Run
 from progress import Call, InterruptedRunError, RecordedProgress, after
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError
 from understudy.looks import log_look
@@ -286,6 +287,16 @@ def test_a_finished_table_stays_as_it_is(tmp_path: Path, more: dict[str, Any]) -
     assert scored(path, on_progress=log, **more).hash == whole.hash
     assert (content(path), log.calls) == (before, [])
     assert [file.name for file in tmp_path.iterdir()] == ["table"]
+
+
+def test_the_command_again_has_nothing_to_do(tmp_path: Path, run: Run) -> None:
+    words = ("score", "tiny=py:digit_nets:tiny", "--data", DIGITS, "--into", tmp_path / "table")
+    first = run(*words, "--measure", "none", "--json")
+    assert (first.json["scored"], "nothing to do" in first.stderr) == (["tiny"], False)
+    again = run(*words, "--workers", "1", "--json")
+    assert again.json == {**first.json, "scored": []}
+    assert again.stderr.startswith("nothing to do: ")
+    assert "unchanged in" in run(*words).stdout
 
 
 def test_models_that_a_table_has_are_not_scored_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import oracle
 from tables import CONFIDENCES, pair_table, score_tables, synthetic
+from understudy.display import cost_text
 from understudy.errors import PolicyError, TableError, UnderstudyError
 from understudy.operating_point import operating_points_of
 from understudy.outcome import evaluate
@@ -19,7 +20,8 @@ from understudy.policy import Policy
 from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import gap_p_value
-from understudy.searching.search import search, search_in_sample
+from understudy.searching.saving_bound import saving_bounds
+from understudy.searching.search import search, search_in_sample, search_within_cost
 from understudy.searching.verify import verify
 
 
@@ -234,9 +236,27 @@ def test_a_single_exit_that_does_better_is_named() -> None:
 def test_a_cost_above_the_limit_is_reported() -> None:
     table = synthetic(4000)
     (dear,) = search(table, max_drop=2.0, max_cost=0.1).choices
-    assert "more than the 0.1 allowed" in dear.verdict
+    assert "% more than the 0.1 allowed: allow a larger drop" in dear.verdict
     (fine,) = search(table, max_drop=2.0, max_cost=1e9).choices
-    assert "allowed" not in fine.verdict
+    assert "within the 1 G allowed" in fine.verdict
+    assert "more than" not in fine.verdict
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_certified_cost_keeps_within_the_limit_or_the_verdict_says_by_how_much_not(
+    seed: int,
+) -> None:
+    """Policies are chosen by the upper limit of their cost on tune."""
+    table = synthetic(4000, seed=seed)
+    choice = search_within_cost(table, max_cost=30.0, without=["learned"]).choice()
+    assert choice.certificate is not None
+    certified = 100.0 * (1 - choice.certificate.saving_bounds["MACs"])
+    words = f"certified to be at most {cost_text(certified, 'MACs')} MACs"
+    more = "within the 30 allowed" if certified <= 30 else "more than the 30 allowed"
+    assert f"{words}, " in choice.verdict
+    assert more in choice.verdict
+    bound = saving_bounds(table.on("tune"), choice.policy, [choice.policy], reference="net2")
+    assert 100 * (1 - bound["MACs"]) <= 30
 
 
 def test_a_table_without_max_softmax_can_be_searched() -> None:

@@ -16,6 +16,7 @@ LARGE, LITTLE, NAIVE = "large model alone", "first stage alone", "batch by batch
 EXECUTOR, IDEAL = "executor", "ideal"
 FORMAT, VERSION = "understudy.bench", 1
 REMEDY = "run the benchmark again"
+_SLOWER = "The cascade does not pay in time"
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,28 @@ class Bench(
     memory: Mapping[str, int] = field(default_factory=dict, metadata=stored(optional=True))
 
     def rate(self, contestant: str) -> float:
-        """Images per second, by the median round."""
-        return self.images / statistics.median(self.seconds[contestant])
+        """Images per second: the executor's by its median round, and all others in ratio to it, so
+        that rates and ratios agree."""
+        executor = self.images / statistics.median(self.seconds[EXECUTOR])
+        return executor * self.ratio(contestant, EXECUTOR)
 
     def ratio(self, one: str, other: str) -> float:
-        """The throughput of a contestant over that of another: the median over rounds."""
-        return _ratio(self.seconds[other], self.seconds[one])
+        """The throughput of a contestant over that of another.
+
+        Each is the median over the rounds of its throughput over the executor's in the same round:
+        what slows the machine for a while slows both.
+        """
+        return self._of_executor(one) / self._of_executor(other)
+
+    def _of_executor(self, contestant: str) -> float:
+        return statistics.median(self._ratios(contestant))
+
+    def _ratios(self, contestant: str) -> list[float]:
+        """The throughput of a contestant over the executor's, round by round."""
+        return [
+            executor / own
+            for executor, own in zip(self.seconds[EXECUTOR], self.seconds[contestant], strict=True)
+        ]
 
     @property
     def of_ideal(self) -> float:
@@ -100,21 +117,42 @@ class Bench(
 
     @property
     def verdict(self) -> str:
-        """Whether the cascade pays in time, and what to use where it does not."""
+        """Whether the cascade pays in time, what its stages could, and what to use instead."""
+        return f"{self._outcome}{self._ideal}{self._dominated}"
+
+    @property
+    def _outcome(self) -> str:
+        ends = sorted(1 / ratio for ratio in self._ratios(LARGE))
+        if ends[0] < 1 < ends[-1]:
+            return (
+                f"The cascade is as fast as {self.large} alone, within the noise of these rounds "
+                f"({ends[0]:.2f} x to {ends[-1]:.2f} x as many images per second)."
+            )
         if self.speedup >= 1:
-            words = f"The cascade answers {self.speedup:.2f} x as many images as {self.large} alone"
-        else:
-            words = (
-                f"The cascade does not pay in time: use {self.large} alone, which answers "
-                f"{1 / self.speedup:.2f} x as many images"
+            return (
+                f"The cascade answers {self.speedup:.2f} x as many images per second as "
+                f"{self.large} alone."
             )
-        words += f", {100 * self.of_ideal:.0f} % of what its stages could."
-        if self.ratio(IDEAL, LARGE) < 1:
-            words += (
-                " No executor could change that: its stages together take longer than the large "
-                f"model. Search with --unit ms@{self.batch}, so that time is what is saved."
+        return (
+            f"{_SLOWER}: use {self.large} alone, which answers "
+            f"{1 / self.speedup:.2f} x as many images per second."
+        )
+
+    @property
+    def _ideal(self) -> str:
+        """What the stages could without anything between them."""
+        ideal = self.ratio(IDEAL, LARGE)
+        if ideal < 1 and self._outcome.startswith(_SLOWER):
+            return (
+                f" No executor could change that: its stages by themselves answer {ideal:.2f} x as "
+                f"many as {self.large}. Search with --unit ms@{self.batch}, so that time is what "
+                "is saved."
             )
-        return words + self._dominated
+        share = min(self.of_ideal, 1.0)  # beyond it is noise
+        return (
+            f" Its stages by themselves, in full batches, could answer {ideal:.2f} x as many as "
+            f"{self.large}: {100 * share:.0f} % of that is reached."
+        )
 
     @property
     def _dominated(self) -> str:

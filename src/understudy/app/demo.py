@@ -123,7 +123,7 @@ def _report(result: Result, source: Path, path: Path, on_step: OnStep) -> Path |
         on_step(f"5 no report: {error}", ())
         return None
     on_step("5 report", (f"understudy report {source} --out {path}",))
-    write_report(result, path)
+    write_report(result, path, source=source)
     return path
 
 

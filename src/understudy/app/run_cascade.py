@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -276,8 +276,9 @@ def _save(kept: Answers, rows: np.ndarray, data: DataSet, out: Path) -> None:
         "confidence": kept.confidence,
         "exit": kept.exit_names(),
     }
-    if data.classes is not None:
-        columns["class"] = [data.classes[number] for number in kept.prediction.tolist()]
+    named = kept if kept.classes is not None else replace(kept, classes=data.classes)
+    if named.classes is not None:
+        columns["class"] = named.class_names()
     if data.labels is not None:
         columns["label"] = data.labels[rows]
     save_answers(out, columns)
@@ -318,5 +319,8 @@ def _join(
         for row, cause in one.failed.items()
     }
     kept = exit != FAILED
-    joined = Answers(prediction[kept], confidence[kept], exit[kept], answers[0].exits)
+    first = answers[0]
+    joined = Answers(
+        prediction[kept], confidence[kept], exit[kept], first.exits, classes=first.classes
+    )
     return joined, positions[kept], failed

@@ -23,7 +23,7 @@ from understudy.early_exit.stages import (
 from understudy.early_exit.taps import Tap, list_taps, tap_at
 from understudy.errors import ModelError, listed
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
-from understudy.nn.stage import Stage, as_stage
+from understudy.nn.stage import Stage, as_stage, uncompiled
 from understudy.runtime.pipeline import check_classes
 
 Heads = Mapping[str, str | nn.Module | Mapping[str, str | nn.Module]]
@@ -200,7 +200,7 @@ def attach(
         ModelError: no such path, a model that cannot be partitioned there, a head or a saver of
             other classes, a saver without a tap.
     """
-    stage = as_stage(model)
+    stage = _plain_stage(model)
     sample = example_image(stage) if image is None else image
     taps = tap_at(stage, sample, list(heads))
     classes = int(stage([sample]).shape[1])
@@ -223,13 +223,22 @@ def attach(
     return ExitNetwork(stage, taps, made, image=sample, saver_branch=branch)
 
 
+def _plain_stage(model: nn.Module) -> Stage:
+    """The stage of a model as it was before `torch.compile`: its segments are captured anew."""
+    stage = as_stage(model)
+    plain = uncompiled(stage.model)
+    if plain is stage.model:
+        return stage
+    return Stage(plain, preprocess=stage.preprocess, origin=stage.origin)
+
+
 def _saver_branch(
     saver: Mapping[str, nn.Module], taps: Sequence[Tap], image: Tensor, classes: int
 ) -> SaverBranch:
     if len(saver) != 1:
         raise ModelError(f"a network has one saver, found {listed(map(repr, saver))}: name one")
     ((name, model),) = saver.items()
-    stage = as_stage(model)
+    stage = _plain_stage(model)
     sized = stage.preprocess is not None and stage.preprocess.size is not None
     sample = example_image(stage) if sized else image
     found = int(stage([sample]).shape[1])

@@ -69,6 +69,10 @@ class Backbone(StageGroup):
         self._captured: _Captured | None = None
         self._hashed: tuple[Any, str] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the captured segments: a copy captures its own model."""
+        return {**super().__getstate__(), "_captured": None}  # type: ignore[no-untyped-call]
+
     def forward(self, images: Images) -> Tensor:
         """The model's logits (N, C), from images as its stage takes them."""
         return cast("Tensor", self.stage(images))
@@ -148,15 +152,16 @@ class Segments:
 
     def head(self, head: Head, tap: int, exit: str) -> StagePart:
         """A head on the feature of its tap."""
-
-        def run(_images: Images, state: StageState) -> StageState:
-            return {**state, StateKey("logits", exit): head(self.reduced(head, tap, state))}
-
-        return StagePart(exit, run)
+        return StagePart(exit, partial(self._head, head, tap, exit))
 
     def reduced(self, head: Head, tap: int, state: StageState) -> Tensor:
         """The feature of a tap as a head takes it."""
         return head.reduce(state[StateKey("feature", self.name, tap)])
+
+    def _head(
+        self, head: Head, tap: int, exit: str, _images: Images, state: StageState
+    ) -> StageState:
+        return {**state, StateKey("logits", exit): head(self.reduced(head, tap, state))}
 
     def _run(self, number: int, last: int, images: Images, state: StageState) -> StageState:
         """Run a segment on the way to the tap `last`, unless its output is known."""
@@ -271,13 +276,14 @@ def saver_stage(saver: Backbone, name: str, *, root: str) -> Stage:
         root: the name of the network that contains it.
     """
     segments = Segments(saver, name, keeps_pooled=True).until(1)
+    whole = StagePart(name, partial(_one_after_another, segments))
+    return ExitStage(saver, name, name, (whole,), root=root)
 
-    def whole(images: Images, state: StageState) -> StageState:
-        for segment in segments:
-            state = segment.run(images, state)
-        return state
 
-    return ExitStage(saver, name, name, (StagePart(name, whole),), root=root)
+def _one_after_another(parts: Sequence[StagePart], images: Images, state: StageState) -> StageState:
+    for part in parts:
+        state = part.run(images, state)
+    return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,17 +316,18 @@ class Refinement:
 
     def conditioned(self, head: Head, tap: int, exit: str) -> tuple[StagePart, ...]:
         """The saver, the segments up to a tap, and a head that also takes the saver's output."""
-
-        def run(_images: Images, state: StageState) -> StageState:
-            features = [state[self._pooled(0)], state[StateKey("logits", self.saver_name)]]
-            logits = head(self.segments.reduced(head, tap, state), torch.cat(features, 1))
-            return {**state, StateKey("logits", exit): logits}
-
         return (
             StagePart(self.saver_name, partial(self._run_saver, tap)),
             *self.segments.until(tap),
-            StagePart(exit, run),
+            StagePart(exit, partial(self._conditioned, head, tap, exit)),
         )
+
+    def _conditioned(
+        self, head: Head, tap: int, exit: str, _images: Images, state: StageState
+    ) -> StageState:
+        features = [state[self._pooled(0)], state[StateKey("logits", self.saver_name)]]
+        logits = head(self.segments.reduced(head, tap, state), torch.cat(features, 1))
+        return {**state, StateKey("logits", exit): logits}
 
     def _run_saver(self, tap: int, images: Images, state: StageState) -> StageState:
         """Run the saver, unless its output is known; tokens behind this exit are dropped."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, wraps
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,10 +20,11 @@ from understudy.exit import ENSEMBLE
 from understudy.nn.confidence_functions import confidence_functions, deferral_score
 from understudy.nn.identity import check_identity
 from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
-from understudy.nn.stage import Images, Stage, resizings_of, stages_of
+from understudy.nn.stage import INPUT, Images, Stage, resizings_of, stages_of
+from understudy.nn.training_modes import modes_kept
 from understudy.operating_point import OperatingPoint, operating_points_of
 from understudy.policy import Policy
-from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade
+from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
 from understudy.runtime.pipeline import Pipeline, check_classes
 from understudy.runtime.protocol import (
     Answers,
@@ -35,6 +38,9 @@ from understudy.runtime.protocol import (
 
 if TYPE_CHECKING:
     from understudy.result import Result
+
+Of = ParamSpec("Of")
+T = TypeVar("T")
 
 Models = Mapping[str, nn.Module | Ensemble]
 """Exit name -> model; an ensemble names others, a network stands for all its exits."""
@@ -184,6 +190,39 @@ class TorchRunner:
             target.copy_(source.index_select(0, index), non_blocking=target.is_cuda)
 
 
+def outside_graphs(run: Callable[Of, T]) -> Callable[Of, T]:
+    """A method of a cascade that `torch.compile` leaves as it is: values decide which rows go on.
+
+    Raises:
+        ModelError: while `torch.export` or `torch.jit` records.
+    """
+
+    @wraps(run)
+    def gated(*args: Of.args, **kwargs: Of.kwargs) -> T:
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise ModelError(
+                "a cascade is no single graph, since values decide which rows go on, found one "
+                "that is being exported: write it with understudy.onnx.export_onnx, or export the "
+                "models in `stages`"
+            )
+        if torch.compiler.is_compiling():
+            eager: Callable[Of, T] = torch.compiler.disable(partial(_warned, run))  # type: ignore[no-untyped-call]
+            return eager(*args, **kwargs)
+        return run(*args, **kwargs)
+
+    return gated
+
+
+def _warned(run: Callable[Of, T], *args: Of.args, **kwargs: Of.kwargs) -> T:
+    """Run what was to be compiled, and tell what can be."""
+    warnings.warn(
+        "torch.compile leaves a cascade as it is, since values decide which rows go on: "
+        "cascade.compile() compiles its models",
+        stacklevel=2,
+    )
+    return run(*args, **kwargs)
+
+
 class Cascade(nn.Module, BaseCascade[TorchRunner]):
     """Executes a policy; a drop-in for its last model, which can switch the policy while running.
 
@@ -193,6 +232,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
         policy: which stages are run, in which order, and the threshold of each.
         operating_points: the certified points that it can be set to.
         scores: exit name -> the learned score behind its confidence `deferral`.
+        classes: the names of the classes, by their numbers.
 
     >>> tiny, big = nn.Linear(4, 3), nn.Linear(4, 3)
     >>> cascade = Cascade({"tiny": tiny, "big": big}, Policy.pair("tiny", "big", 0.9))
@@ -209,6 +249,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
 
     confidence_functions = confidence_functions
     deferral_score = staticmethod(deferral_score)
+    __repr__ = BaseCascade.__repr__
 
     def __init__(
         self,
@@ -217,6 +258,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
         *,
         operating_points: Sequence[OperatingPoint] = (),
         scores: Mapping[str, DeferralScore] = MappingProxyType({}),
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not stages:
@@ -225,6 +267,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
         self.exits = tuple(built)
         self.operating_points = tuple(operating_points)
         self.scores = dict(scores)
+        self.classes = checked_names(classes)
         self._stages = nn.ModuleList(built.values())
         self.policy = policy
 
@@ -233,6 +276,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
         """The stages by name."""
         return dict(zip(self.exits, self._stages, strict=True))  # type: ignore[arg-type]
 
+    @outside_graphs
     @torch.inference_mode()
     def forward(self, images: Images) -> Tensor:
         """The logits of the exit that answered, (N, C) float32, on the last stage's device.
@@ -246,6 +290,16 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
         Pipeline(runners, sink).run_batch(images)
         return sink.logits
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the models, each by itself and in place: `nn.Module.compile` with the arguments.
+
+        What decides between them stays as it is. Exits inside a network are not compiled.
+        """
+        for stage in self.stages.values():
+            if type(stage) is Stage:
+                stage.model.compile(*args, **kwargs)
+
+    @outside_graphs
     @torch.inference_mode()
     def answer(self, images: Images) -> Answers:
         """The answers with their confidences, and the exit that gave each.
@@ -272,7 +326,8 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
     """A cascade of models in memory that executes a policy, or the choice of a search.
 
     Ensembles and learned scores are those of the result; with a bare policy an `Ensemble` is given
-    among the models.
+    among the models. Training and eval modes stay as they are until the cascade runs, which puts
+    its models into eval mode. Models may be compiled, before or after: `model.compile()`.
 
     Args:
         plan: the policy, or a result with one choice per budget.
@@ -287,16 +342,18 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
             weights, preprocessing, precision or execution mode, as far as the result records them.
         PolicyError: no choice for that budget.
     """
-    stages = build_stages(models)
-    if isinstance(plan, Policy):
-        _check_complete(plan, stages)
-        return Cascade(stages, plan)
-    stages = build_stages({**models, **_ensembles(plan, tuple(stages))})
-    return cascade_of(plan, plan.choice(max_drop).policy, stages)
+    with modes_kept(models.values()):
+        stages = build_stages(models)
+        if isinstance(plan, Policy):
+            _check_complete(plan, stages)
+            return Cascade(stages, plan)
+        stages = build_stages({**models, **_ensembles(plan, tuple(stages))})
+        return cascade_of(plan, plan.choice(max_drop).policy, stages)
 
 
 def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
-    """A cascade of these models, with the learned scores and operating points that fit them.
+    """A cascade of these models, with the learned scores and operating points that fit them, and
+    the names of the classes.
 
     Raises:
         ModelError: a model that the policy names is missing, or is not the one that was scored.
@@ -311,6 +368,7 @@ def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
         policy,
         operating_points=[point for point in points if set(point.policy.exits) <= set(stages)],
         scores={name: score for name, score in scores.items() if name in stages},
+        classes=result.table.get("classes"),
     )
 
 
@@ -344,7 +402,8 @@ def _check_complete(policy: Policy, stages: Mapping[str, Stage]) -> None:
 
 
 def _check_scored(result: Result, stages: Mapping[str, Stage]) -> None:
-    """Check that the stages are the exits that the table of a result was scored with."""
+    """Check that the stages are the exits that the table of a result was scored with, and record
+    the kind of their samples."""
     for single in result.singles:
         stage, ensemble = stages.get(single.name), ensemble_of(single.origin)
         if isinstance(stage, EnsembleStage):
@@ -361,6 +420,8 @@ def _check_scored(result: Result, stages: Mapping[str, Stage]) -> None:
                 past="scored",
                 remedy="restore it, or score it again",
             )
+            if INPUT in single.origin:
+                stage.origin = {**stage.origin, INPUT: single.origin[INPUT]}
 
 
 def _ensembles(result: Result, names: Sequence[str]) -> dict[str, Ensemble]:

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _python_dispatch as dispatch
 
-from understudy.errors import ModelError, unknown
 from understudy.graph.batch_norm_folding import fold
 from understudy.graph.model_output import logits_in
 from understudy.graph.partition import partition
+from understudy.nn.mode_options import PRECISIONS, parse_options
 from understudy.nn.stage import Stage
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-OPTIONS = ("folded", "channels_last", *DTYPES, "compiled")
+DTYPES = {name: getattr(torch, name) for name in PRECISIONS}
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,8 @@ class ExecutionMode:
         Raises:
             ModelError: an unknown option, an option twice, or two precisions.
         """
-        options = text.split("+")
-        for option in options:
-            if option not in OPTIONS:
-                raise ModelError(unknown("execution mode", option, OPTIONS, where=repr(text)))
-        precisions = [option for option in options if option in DTYPES]
-        if len(set(options)) < len(options) or len(precisions) > 1:
-            raise ModelError(
-                "each execution mode is named once, with one precision at most, found "
-                f"{text!r}: leave one out"
-            )
+        options = parse_options(text)
+        precisions = [option for option in options if option in PRECISIONS]
         return ExecutionMode(
             folded="folded" in options,
             channels_last="channels_last" in options,
@@ -127,7 +118,7 @@ class ModelInMode(nn.Module):
             model = model.to(memory_format=torch.channels_last)
         self.add_module(self._key, model)  # its weights have names, and so a hash, of their own
         self._prepared: list[Callable[[Tensor], Any]] = []  # a list, to be no submodule
-        self.register_load_state_dict_post_hook(lambda module, _: module.reset())  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
     @property
     def model(self) -> nn.Module:
@@ -166,10 +157,18 @@ class ModelInMode(nn.Module):
         kind = "reduce-overhead" if ready.is_cuda else None
         return _Bucketed(torch.compile(run, mode=kind))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made again on the first batch: a copy has weights of its own."""
+        return {**super().__getstate__(), "_prepared": []}  # type: ignore[no-untyped-call]
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.reset()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _after_loading(module: ModelInMode, _keys: Any) -> None:
+    module.reset()
 
 
 class _Bucketed:

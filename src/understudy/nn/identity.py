@@ -6,8 +6,9 @@ was recorded of them. Records of older versions have fewer entries; those that a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from understudy.errors import ModelError, UnderstudyError, brief
 from understudy.nn.execution_mode import ModelInMode
-from understudy.nn.preprocess import Preprocess
-from understudy.nn.stage import Stage
+from understudy.nn.preprocess import Image, Preprocess
+from understudy.nn.stage import INPUT, InputKind, Stage
 
 SAMPLE = "sample"
 LOGITS = 16  # of the sample answer that are recorded
@@ -35,23 +36,50 @@ def identity_of(stage: Stage) -> dict[str, Any]:
     return {**stage.to_origin(), **({} if answer is None else {SAMPLE: answer})}
 
 
-def sample_answer(stage: Stage) -> list[float] | None:
-    """The first logits for one fixed image of the size that the preprocessing makes.
+def note_input(stage: Stage, sample: Image) -> None:
+    """Record in a stage's origin which samples it takes, where its preprocessing sets no size.
 
-    They notice code that changed while the weights did not. None for a stage without such a size,
-    for several models at once, and where logits are not finite.
-
-    Raises:
-        ModelError: the model cannot answer that image.
+    So that it has a sample answer. A model that cannot answer a fixed sample of that shape and
+    dtype is left as it is.
     """
     preprocess = stage.preprocess
-    if type(stage) is not Stage or preprocess is None or preprocess.size is None:
+    if type(stage) is not Stage or (preprocess is not None and preprocess.size is not None):
+        return
+    kind = InputKind(tuple(sample.shape), sample.dtype)
+    with suppress(ModelError):
+        sample_answer(stage, kind)
+        stage.origin = {**stage.origin, INPUT: kind.to_dict()}
+
+
+def sample_answer(stage: Stage, kind: InputKind | None = None) -> list[float] | None:
+    """The first logits for one fixed sample: an image of the size that the preprocessing makes, or
+    else of the kind that is given, or that is recorded in the stage's origin.
+
+    They notice code that changed while the weights did not. None where no kind is known, for
+    several models at once, and where logits are not finite.
+
+    Raises:
+        ModelError: the model cannot answer that sample.
+    """
+    if type(stage) is not Stage:
+        return None
+    sample = _fixed_sample(stage.preprocess, kind or InputKind.of(stage.origin))
+    if sample is None:
         return None
     model = stage.model.model if isinstance(stage.model, ModelInMode) else stage.model
-    image = _pattern(len(preprocess.mean), *preprocess.size)
     with answering(stage.spec or type(model).__name__):
-        logits = Stage(model, preprocess=preprocess)([image])[0, :LOGITS].double()
+        logits = Stage(model, preprocess=stage.preprocess)([sample])[0, :LOGITS].double()
     return logits.tolist() if bool(torch.isfinite(logits).all()) else None
+
+
+def _fixed_sample(preprocess: Preprocess | None, kind: InputKind | None) -> Tensor | None:
+    """A fixed sample, where its shape and dtype are known."""
+    if preprocess is not None and preprocess.size is not None:
+        return _pattern(len(preprocess.mean), *preprocess.size)
+    if kind is None or not (kind.dtype == torch.uint8 or kind.dtype.is_floating_point):
+        return None
+    pattern = _pattern(*kind.shape)
+    return (pattern.float() / 64 - 2).to(kind.dtype) if kind.dtype.is_floating_point else pattern
 
 
 @contextmanager
@@ -116,7 +144,7 @@ def difference(recorded: Mapping[str, Any], stage: Stage) -> str | None:
             f"its weights{mode} have the hash {now['weights_hash'][:12]} and had "
             f"{str(recorded['weights_hash'])[:12]}"
         )
-    return _answer_difference(recorded.get(SAMPLE), stage)
+    return _answer_difference(recorded, stage)
 
 
 def _preprocess_difference(recorded: Any, now: Any) -> str | None:
@@ -129,12 +157,14 @@ def _preprocess_difference(recorded: Any, now: Any) -> str | None:
     return None
 
 
-def _answer_difference(recorded: Any, stage: Stage) -> str | None:
+def _answer_difference(recorded: Mapping[str, Any], stage: Stage) -> str | None:
     """A difference of the sample answers beyond rounding, which differs from device to device."""
-    answer = sample_answer(stage) if recorded else None
+    if not recorded.get(SAMPLE):
+        return None
+    answer = sample_answer(stage, InputKind.of(recorded))
     if answer is None:
         return None
-    before, now = torch.tensor(recorded, dtype=torch.float64), torch.tensor(answer).double()
+    before, now = torch.tensor(recorded[SAMPLE]).double(), torch.tensor(answer).double()
     same = before.shape == now.shape
     off = float((before - now).abs().max() / before.abs().max().clamp_min(1e-9)) if same else 1.0
     if off <= TOLERANCE.get(stage.dtype, REDUCED):
@@ -145,11 +175,7 @@ def _answer_difference(recorded: Any, stage: Stage) -> str | None:
     )
 
 
-def _pattern(channels: int, height: int, width: int) -> Tensor:
+def _pattern(*shape: int) -> Tensor:
     """A fixed image, uint8 (C, H, W), by arithmetic: no generator that a version may change."""
-    numbers = torch.arange(channels * height * width, dtype=torch.int64)
-    return (
-        ((numbers * numbers * 31 + numbers * 46 + 17) % 251)
-        .to(torch.uint8)
-        .reshape(channels, height, width)
-    )
+    numbers = torch.arange(math.prod(shape), dtype=torch.int64)
+    return ((numbers * numbers * 31 + numbers * 46 + 17) % 251).to(torch.uint8).reshape(shape)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.errors import DataError, MissingExtra, ModelError, unknown
+from understudy.errors import DataError, ModelError, unknown
+from understudy.extras import needing
 from understudy.json_codec import Stored, stored
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -55,11 +56,11 @@ class Resizing(NamedTuple):
         height, width = pixels.shape[-2:]
         if self.crop == 1.0 and (height, width) == self.size:
             return pixels
-        functional = _torchvision()
+        functional, modes = _torchvision()
         resized = functional.resize(
             pixels,
             list(self.covering(height, width)),
-            interpolation=self.interpolation,
+            interpolation=modes(self.interpolation),
             antialias=True,
         )
         cut: Tensor = functional.center_crop(resized, list(self.size))
@@ -350,9 +351,9 @@ def _check_settings(preprocess: Preprocess) -> None:
         raise ModelError(unknown("interpolation", preprocess.interpolation, INTERPOLATIONS))
 
 
-def _torchvision() -> Any:
-    try:
-        from torchvision.transforms.v2 import functional
-    except ImportError as error:
-        raise MissingExtra("resizing images", "torch") from error
-    return functional
+def _torchvision() -> tuple[Any, Any]:
+    """Functions that change images, and the enum of interpolations."""
+    with needing("resizing images"):
+        from torchvision.transforms.v2 import InterpolationMode, functional
+
+    return functional, InterpolationMode

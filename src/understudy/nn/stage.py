@@ -23,6 +23,8 @@ from understudy.policy import DEFAULT_CONFIDENCE
 from understudy.runtime.protocol import StageState, StateKey
 
 EMPTY: StageState = MappingProxyType({})
+INPUT = "input"  # in the origin of a stage
+COMPILED = "_orig_mod"  # the name of a module inside what `torch.compile` returns
 
 
 class StagePart(NamedTuple):
@@ -42,6 +44,32 @@ class StageOutput(NamedTuple):
     logits: Tensor
     confidence: Tensor
     state: StageState
+
+
+class InputKind(NamedTuple):
+    """The shape and dtype of one ready sample, as a model was scored on it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(origin: Mapping[str, Any]) -> InputKind | None:
+        """What an origin has recorded; None where nothing is, as for models that set a size.
+
+        Raises:
+            ModelError: no dtype of PyTorch.
+        """
+        known = origin.get(INPUT)
+        if known is None:
+            return None
+        dtype = getattr(torch, str(known["dtype"]), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ModelError(f"samples have a dtype, found {known['dtype']!r}: score them again")
+        return InputKind(tuple(known["shape"]), dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"shape": list(self.shape), "dtype": str(self.dtype).removeprefix("torch.")}
 
 
 class Stage(nn.Module):
@@ -74,6 +102,7 @@ class Stage(nn.Module):
         self.preprocess = preprocess
         self.origin: Mapping[str, Any] = dict(origin or {})
         self._guard = InputGuard()
+        self._evaluating = False  # whether the model has been put into eval mode to run
 
     def forward(self, images: Images) -> Tensor:
         """Logits (N, C), everything being run.
@@ -92,8 +121,9 @@ class Stage(nn.Module):
             DataError: images that the preprocessing cannot take, or none at all.
             ModelError: the model does not return logits (N, C).
         """
-        if self.model.training:
+        if self.model.training or not self._evaluating:
             self.model.eval()
+            self._evaluating = True
         return _checked(self.run_model(self.prepare(images), images), len(images)), state
 
     def run_model(self, ready: Tensor, images: Images) -> Tensor:
@@ -143,8 +173,20 @@ class Stage(nn.Module):
         """
         device = self.device
         if self.preprocess is None:
-            return (images if isinstance(images, Tensor) else _stacked(images)).to(device)
+            batch = (images if isinstance(images, Tensor) else _stacked(images)).to(device)
+            self._check_ready(batch)
+            return batch
         return self.preprocess(on_device(images, device)).to(self.dtype)
+
+    def _check_ready(self, batch: Tensor) -> None:
+        """Refuse raw pixels where the model was scored on ready tensors, and the reverse."""
+        known = InputKind.of(self.origin)
+        if known is not None and known.dtype.is_floating_point != batch.is_floating_point():
+            raise DataError(
+                f"this model was scored on ready tensors, {known.dtype} {known.shape} each, found "
+                f"{batch.dtype} {tuple(batch.shape[1:])}: give it what it was scored on, or its "
+                "Stage a Preprocess"
+            )
 
     @property
     def resizings(self) -> frozenset[Resizing | None]:
@@ -196,10 +238,15 @@ def as_stage(model: nn.Module) -> Stage:
     """The stage itself, or a plain stage around any other module, which gets tensors as they are.
 
     Raises:
-        ModelError: not a module.
+        ModelError: not a module, or a compiled stage.
     """
     if isinstance(model, Stage):
         return model
+    if isinstance(uncompiled(model), Stage | StageGroup):
+        raise ModelError(
+            f"a {type(uncompiled(model)).__name__} is compiled inside, found one behind "
+            "torch.compile: compile the model that it is made of"
+        )
     if isinstance(model, nn.Module):
         return Stage(model)
     raise ModelError(f"a model is a Stage or a torch.nn.Module, found {type(model).__name__}")
@@ -255,10 +302,25 @@ def usable_device(name: str | None) -> str:
     return chosen
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module itself, where it was passed through `torch.compile`.
+
+    >>> net = nn.Linear(4, 3)
+    >>> uncompiled(net) is net
+    True
+    """
+    inner = getattr(model, COMPILED, None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
 def hash_of(model: nn.Module) -> str:
-    """SHA-256 over a module's state: names (sorted), dtypes, shapes and bytes."""
+    """SHA-256 over a module's state: names (sorted), dtypes, shapes and bytes.
+
+    Names are those of the module before `torch.compile`, which puts its own between them.
+    """
     digest = hashlib.sha256()
-    state = model.state_dict()
+    named = model.state_dict().items()
+    state = {name.replace(f"{COMPILED}.", ""): value for name, value in named}
     for name in sorted(state):
         value = state[name]
         if isinstance(value, Tensor):

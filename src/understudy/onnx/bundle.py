@@ -61,7 +61,7 @@ class OnnxBundle(
     remedy="export the cascade again",
     keys=(
         *("images", "exits", "policy", "frontier", "averages", "scores", "pieces"),
-        *("tolerance", "differences", "files", "made_with", "certificate"),
+        *("tolerance", "differences", "files", "made_with", "certificate", "classes"),
     ),
     format="understudy.onnx",
     version=2,
@@ -81,6 +81,7 @@ class OnnxBundle(
         files: file in the folder -> its SHA-256.
         made_with: package -> version.
         certificate: of the initial policy, where it is one of the operating points.
+        classes: the names of the classes, where they are known.
     """
 
     images: Value
@@ -95,6 +96,7 @@ class OnnxBundle(
     files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     made_with: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     certificate: Certificate | None = field(default=None, metadata=stored(optional=True))
+    classes: tuple[str, ...] | None = field(default=None, metadata=stored(optional=True))
 
     def __post_init__(self) -> None:
         if self.certificate is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from understudy.onnx.bundle import IMAGES, OnnxBundle, Value, file_of, logits_of
 from understudy.onnx.session import CPU, Session, check_providers
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
-from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade
+from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
 from understudy.runtime.protocol import Answers, RunnerOutput, deferred_rows
 
 Array = npt.NDArray[Any]
@@ -150,6 +150,7 @@ class OnnxCascade(BaseCascade[OnnxRunner]):
         images: the dtype and shape of an image.
         exits: the names of its exits.
         operating_points: the certified points that it can be set to.
+        classes: the names of the classes, or None where they are not known.
 
     Raises:
         PolicyError: the policy names an exit or a confidence that the cascade lacks.
@@ -167,11 +168,13 @@ class OnnxCascade(BaseCascade[OnnxRunner]):
         exits: Sequence[str],
         operating_points: Sequence[OperatingPoint] = (),
         scores: Mapping[str, DeferralScore] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.images = images
         self.exits = tuple(exits)
         self.operating_points = tuple(operating_points)
         self.scores = dict(scores or {})
+        self.classes = checked_names(classes)
         self._graph = graph
         self.policy = policy
 
@@ -195,6 +198,12 @@ class OnnxCascade(BaseCascade[OnnxRunner]):
         """
         self._check_exit(exit)
         return self._graph.value(logits_of(exit), {IMAGES: as_batch(images, self.images)})
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            "a cascade of ONNX Runtime holds sessions of this process, found a copy of "
+            f"{self!r} being made: use load_onnx in each process, on the folder it came from"
+        )
 
     def _runners(self, rules: Sequence[AcceptanceRule], policy: Policy) -> tuple[OnnxRunner, ...]:
         goals = [logits_of(name) for name in policy.exits]
@@ -238,6 +247,7 @@ def load_onnx(
         exits=bundle.exits,
         operating_points=bundle.frontier,
         scores=bundle.scores,
+        classes=bundle.classes,
     )
 
 

@@ -21,7 +21,7 @@ from understudy.ensemble import Ensemble
 from understudy.errors import MissingExtra, ModelError, PolicyError, unknown
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
-from understudy.nn.stage import Stage
+from understudy.nn.stage import InputKind, Stage
 from understudy.onnx.bundle import IMAGES, NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
 from understudy.onnx.cascade import load_onnx
 from understudy.onnx.export_graph import ModulePart, part_of_model, parts_of_network
@@ -90,6 +90,7 @@ def export_onnx(
             pieces=tuple(exporter.exported),
             averages=_ensembles(cascade, exported),
             frontier=cascade.operating_points,
+            classes=cascade.classes,
             scores={name: s for name, s in cascade.scores.items() if name in exported},
             tolerance=tolerance,
             files=hashes_of(folder, sorted((folder / PIECES).iterdir())),
@@ -311,8 +312,8 @@ def image_of(cascade: Cascade, exits: Sequence[str], size: tuple[int, int] | Non
     found = [image for name in exits for image in _input_images(cascade.stages[name])]
     if not found:
         raise ModelError(
-            "an exported cascade takes images of one shape, found no stage that sets one: give "
-            "`image`, one sample"
+            "an exported cascade takes images of one shape, found no stage that sets one: build it "
+            "from the result of a search, or give `image`, one sample"
         )
     largest = max(found, key=lambda image: image.numel())
     if size is None:
@@ -336,11 +337,15 @@ def _networks(
 
 
 def _input_images(stage: Stage) -> list[Tensor]:
-    """A black image of the size that a stage sets, if it does; one per member of an ensemble."""
+    """A black image of the size that a stage sets, or a sample of the kind that it was scored on,
+    if it is known; one per member of an ensemble."""
     if isinstance(stage, EnsembleStage):
         return [image for member in stage.members.values() for image in _input_images(member)]
     preprocess = stage.preprocess
     if preprocess is not None and preprocess.size is not None:
         sides = (math.floor(side / preprocess.crop) for side in preprocess.size)
         return [torch.zeros(len(preprocess.mean), *sides, dtype=torch.uint8)]
-    return [stage.network.image.cpu()] if isinstance(stage, ExitStage) else []
+    if isinstance(stage, ExitStage):
+        return [stage.network.image.cpu()]
+    known = InputKind.of(stage.origin)
+    return [] if known is None else [torch.zeros(known.shape, dtype=known.dtype)]

@@ -9,13 +9,33 @@ from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 from understudy.deferral import LEARNED, DeferralScore
-from understudy.errors import PolicyError, listed, unknown
+from understudy.errors import ModelError, PolicyError, listed, unknown
+from understudy.html_views import html_table
 from understudy.operating_point import OperatingPoint, select_operating_point
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
 from understudy.runtime.pipeline import AnswerSink, Pipeline
 from understudy.runtime.protocol import Answers, StageRunner, acceptance_floor
+from understudy.short_repr import clipped
 
 Runner = TypeVar("Runner", bound=StageRunner)
+
+
+def checked_names(classes: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names of the classes, if they are known.
+
+    Raises:
+        ModelError: they are no texts.
+    """
+    if classes is None:
+        return None
+    odd = [name for name in classes if not isinstance(name, str)]
+    if odd or isinstance(classes, str):
+        raise ModelError(f"the names of classes are a list of texts, found {odd or classes!r}")
+    return tuple(classes)
+
+
+def _counted(count: int, one: str, several: str) -> list[str]:
+    return [f"{count:,} {one if count == 1 else several}"] if count else []
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,7 @@ class BaseCascade(ABC, Generic[Runner]):
         exits: the names of all stages.
         operating_points: the certified points that it can be set to.
         scores: exit -> the learned score behind its confidence `deferral`.
+        classes: the names of the classes, or None where they are not known.
     """
 
     confidence_functions: ClassVar[Mapping[str, Callable[[Any], Any]]]
@@ -50,6 +71,7 @@ class BaseCascade(ABC, Generic[Runner]):
     exits: tuple[str, ...]
     operating_points: tuple[OperatingPoint, ...]
     scores: Mapping[str, DeferralScore]
+    classes: tuple[str, ...] | None
     _resolved: tuple[Policy, tuple[Runner, ...]]
 
     @staticmethod
@@ -95,8 +117,26 @@ class BaseCascade(ABC, Generic[Runner]):
         self.policy = point.policy
         return point
 
+    def __repr__(self) -> str:
+        others = len(self.exits) - len(self.policy.exits)
+        facts = [
+            clipped(self.policy.describe(), 300),
+            *_counted(others, "further exit", "further exits"),
+            *_counted(len(self.classes or ()), "class", "classes"),
+            *_counted(len(self.operating_points), "operating point", "operating points"),
+        ]
+        return f"<{type(self).__name__}: {'; '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (stage.exit, stage.confidence, "–" if floor is None else f"{floor:.6g}")
+            for stage, floor in ((one, one.threshold) for one in self.policy.stages)
+        ]
+        head = ("exit", "confidence", "answers from")
+        return html_table(repr(self)[1:-1], head, rows, left=[True, True, False])
+
     def _answer(self, images: Any) -> Answers:
-        sink = AnswerSink(len(images), self.exits)
+        sink = AnswerSink(len(images), self.exits, self.classes)
         Pipeline(self.runners, sink).run_batch(images)
         return sink.answers()
 

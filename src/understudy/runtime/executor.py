@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from weakref import finalize
 
 from understudy.errors import DataError, PolicyError, unknown
+from understudy.html_views import html_table
 from understudy.runtime.loader_batch import taken_apart
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
@@ -151,6 +152,25 @@ class Executor:
                 "a tensor"
             )
         return await self._batcher.answer(image)
+
+    def __repr__(self) -> str:
+        state = "closed " if self.closed else ""
+        return f"<{state}Executor of {self.cascade!r}>"
+
+    def _repr_html_(self) -> str:
+        stats = self._metrics.snapshot()
+        rows = [
+            (name, f"{stats.max_batch[name]:,}", f"{stats.rows[name]:,}")
+            for name in self.cascade.exits
+        ]
+        head = ("exit", "rows at a time", "rows so far")
+        return html_table(repr(self)[1:-1], head, rows, left=[True, False, False])
+
+    def __reduce__(self) -> NoReturn:
+        raise ExecutionError(
+            f"an executor runs in the process that made it, found a copy of {self!r} being made: "
+            "copy its cascade, and make an executor in each process"
+        )
 
     @property
     def stats(self) -> ExecutorStats:

@@ -22,6 +22,7 @@ from understudy.runtime.protocol import (
     RunnerOutput,
     StageRunner,
     cause_of,
+    class_names_of,
 )
 
 MAX_LAG = 256
@@ -38,7 +39,7 @@ class OfflineRun:
 
     def __init__(self, cascade: Runnable, *, metrics: Metrics, device: Lock) -> None:
         self._cascade, self._metrics, self._device = cascade, metrics, device
-        self._answers = ReorderBuffer(cascade.exits)
+        self._answers = ReorderBuffer(cascade.exits, class_names_of(cascade))
         self._pipeline = self._opened(cascade.runners)
 
     def put(self, images: Any) -> None:
@@ -108,8 +109,8 @@ class ReorderBuffer:
 
     ROW = np.dtype([("prediction", "i8"), ("confidence", "f4"), ("exit", "i8"), ("done", "?")])
 
-    def __init__(self, exits: tuple[str, ...]) -> None:
-        self._exits = exits
+    def __init__(self, exits: tuple[str, ...], classes: tuple[str, ...] | None) -> None:
+        self._exits, self._classes = exits, classes
         self._rows = np.zeros(0, self.ROW)
         self._causes: dict[int, str] = {}
         self._first = 0  # the id of the row at position 0
@@ -162,6 +163,7 @@ class ReorderBuffer:
                 rows["exit"].copy(),
                 self._exits,
                 failed={row: self._causes.pop(first + row) for row in failed},
+                classes=self._classes,
             )
 
 

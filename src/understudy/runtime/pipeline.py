@@ -218,10 +218,12 @@ class BufferedPipeline(Pipeline):
 class AnswerSink:
     """Collects the answers to one batch, whose ids are its row numbers."""
 
-    def __init__(self, count: int, exits: tuple[str, ...]) -> None:
+    def __init__(
+        self, count: int, exits: tuple[str, ...], classes: tuple[str, ...] | None = None
+    ) -> None:
         self._prediction, self._exit = np.empty(count, np.int64), np.empty(count, np.int64)
         self._confidence = np.empty(count, np.float32)
-        self._exits, self._failed = exits, dict[int, str]()
+        self._exits, self._classes, self._failed = exits, classes, dict[int, str]()
 
     def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
         """Write the output of the stage; a later stage overwrites the rows that were deferred."""
@@ -235,7 +237,14 @@ class AnswerSink:
 
     def answers(self) -> Answers:
         """The answers so far."""
-        return Answers(self._prediction, self._confidence, self._exit, self._exits, self._failed)
+        return Answers(
+            self._prediction,
+            self._confidence,
+            self._exit,
+            self._exits,
+            failed=self._failed,
+            classes=self._classes,
+        )
 
 
 def answered_and_failed(output: RunnerOutput) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,8 +12,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import UnderstudyError
+from understudy.display import shares_text
+from understudy.errors import DataError, UnderstudyError
 from understudy.policy import Policy
+from understudy.short_repr import clipped
+from understudy.tabular import Tabular
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +33,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Answers(Tabular):
     """The answers to a batch, with the exit that gave each.
 
     A row without an answer has the prediction and the exit -1 and the confidence NaN; `failed`
@@ -41,6 +45,7 @@ class Answers:
         exit: (N,) int64, positions in `exits`.
         exits: the names of the cascade's stages.
         failed: row -> the reason why it has no answer; empty in general.
+        classes: the names of the classes, or None where they are not known.
 
     >>> import numpy as np
     >>> two = np.array([3, -1]), np.array([0.9, np.nan], np.float32), np.array([0, -1])
@@ -54,6 +59,7 @@ class Answers:
     exit: Array
     exits: tuple[str, ...]
     failed: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.prediction)
@@ -61,6 +67,37 @@ class Answers:
     def exit_names(self) -> list[str]:
         """The name of the exit that answered, per row; empty for a row without an answer."""
         return ["" if n == FAILED else self.exits[n] for n in self.exit.tolist()]
+
+    def class_names(self) -> list[str]:
+        """The name of the class of each row; empty for a row without an answer.
+
+        Raises:
+            DataError: the classes have no names, or not all of them.
+        """
+        found = self.prediction.tolist()
+        if self.classes is None or max(found, default=FAILED) >= len(self.classes):
+            raise DataError(
+                f"every class has a name, found {len(self.classes or ())} names: give `classes` to "
+                "`score`, or to the Cascade"
+            )
+        return ["" if n == FAILED else self.classes[n] for n in found]
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per sample: prediction, the name of the class if known, confidence and exit."""
+        named = {} if self.classes is None else {"class": self.class_names()}
+        return {
+            "prediction": self.prediction.tolist(),
+            **named,
+            "confidence": self.confidence.tolist(),
+            "exit": self.exit_names(),
+        }
+
+    def __repr__(self) -> str:
+        counts = Counter(self.exit_names())
+        failed = counts.pop("", 0)
+        shares = {name: counts[name] / len(self) for name in self.exits if name in counts}
+        missing = f", {failed:,} without an answer" if failed else ""
+        return f"<Answers to {len(self):,} samples: {clipped(shares_text(shares), 200)}{missing}>"
 
 
 class ExecutionError(UnderstudyError):
@@ -202,7 +239,7 @@ class StageRunner(Protocol):
 
 
 class Runnable(Protocol):
-    """A cascade of any backend."""
+    """A cascade of any backend; it may have `classes`, the names of the classes."""
 
     @property
     def exits(self) -> tuple[str, ...]:
@@ -219,6 +256,12 @@ class Runnable(Protocol):
         The identical tuple until the policy is set: a batch goes on with the tuple that it read
         first, so that it is never answered by parts of two policies.
         """
+
+
+def class_names_of(cascade: Runnable) -> tuple[str, ...] | None:
+    """The names of the classes, of a cascade that has them."""
+    names: tuple[str, ...] | None = getattr(cascade, "classes", None)
+    return names
 
 
 def acceptance_floor(threshold: float) -> float:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import cycle, islice
+from operator import length_hint
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,8 +17,12 @@ from torch import Tensor, nn
 from understudy.errors import DataError, ModelError
 from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, Stage, stages_of
+from understudy.nn.training_modes import modes_kept
+from understudy.progress_bars import progress_bars
 from understudy.runtime.loader_batch import taken_apart
 from understudy.scores import ScoreTable
+from understudy.scoring.measuring import measure as measure_rounds
+from understudy.scoring.measuring import seconds_after
 from understudy.scoring.outputs import (
     ExitOutputs,
     Probe,
@@ -24,7 +32,15 @@ from understudy.scoring.outputs import (
     table_of,
 )
 from understudy.scoring.repeatability import CHECKED
-from understudy.zoo.data import Array, check_class_names, check_labels
+from understudy.sitting import Sitting
+from understudy.zoo.data import (
+    Array,
+    Progress,
+    check_class_names,
+    check_labels,
+    no_progress,
+    stacked,
+)
 
 
 def score(
@@ -37,6 +53,8 @@ def score(
     groups: Sequence[str] | None = None,
     split: Mapping[str, float] | Sequence[str] | None = None,
     keep_logits: bool = True,
+    measure: int | Sequence[int] = (),
+    progress: bool = True,
 ) -> ScoreTable:
     """Run every model on every batch and keep the outputs.
 
@@ -58,6 +76,9 @@ def score(
         split: shares of tune, certify and test, or (N,) split names; by default
             `split.default_shares`.
         keep_logits: keep all logits, as float16.
+        measure: batch sizes at which ms per sample are measured afterwards, as the units
+            ``ms@SIZE``: all models in turns, on the first images.
+        progress: show a bar of the batches, where stderr is a terminal or in a notebook.
 
     >>> import torch
     >>> images = torch.randn(8, 4)
@@ -68,83 +89,110 @@ def score(
     Raises:
         ModelError: no model, one that returns no finite logits (N, C), models whose classes differ
             in number, or one whose logits for an image depend on chance or on the rest of a batch.
-        DataError: no batch, labels that are no class numbers, or that the models cannot answer.
+        DataError: no batch, labels that are no class numbers, or that the models cannot answer, or
+            a batch size below 1.
         TableError: ids, groups or splits that do not fit.
     """
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
-    with _modes_kept(models):
+    sizes = (measure,) if isinstance(measure, int) else tuple(measure)
+    if any(size < 1 for size in sizes):
+        raise DataError(f"times are measured for batches of 1 sample and more, found {sizes}")
+    bars = progress_bars("batches", measuring="rounds") if progress else nullcontext(no_progress)
+    with modes_kept(models.values()), bars as advance:
         stages_of(models)  # refuses two exits of one name
-        sources = {name: stages_of({name: model}) for name, model in models.items()}
-        run = _run(sources, loader, classes=classes, keep_logits=keep_logits)
-    labels = np.concatenate(run.labels) if run.labels else None
-    if labels is not None and len(labels) != run.count:
-        raise DataError(
-            f"either every batch has labels or none has, found {len(labels)} labels for "
-            f"{run.count} images"
+        run = _Run(
+            sources={name: stages_of({name: model}) for name, model in models.items()},
+            classes=classes,
+            keep_logits=keep_logits,
+            wanted=max(sizes, default=0),
         )
-    return table_of(
-        run.probes,
-        {name: ExitOutputs.concatenate(pieces) for name, pieces in run.outputs.items()},
-        labels,
-        classes=classes,
-        costs=costs,
-        ids=ids,
-        groups=groups,
-        split=split,
-    )
-
-
-@contextmanager
-def _modes_kept(models: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Training and eval modes of all modules, as they were before."""
-    own = [model for model in models.values() if isinstance(model, nn.Module)]
-    before = [(module, module.training) for model in own for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
+        start, total = perf_counter(), length_hint(loader)
+        for number, batch in enumerate(loader, start=1):
+            run.add(batch)
+            advance("scoring", number, total)
+        sittings = run.measured(sizes, seconds_after(perf_counter() - start), advance)
+    table = run.table(costs=costs, ids=ids, groups=groups, split=split)
+    return replace(table, times={one.unit: one.median for one in sittings}, sittings=sittings)
 
 
 @dataclass
 class _Run:
-    """The outputs of all batches so far, by exit, and their labels."""
+    """The outputs of all batches so far, by exit, and their labels.
 
+    Attributes:
+        sources: the stages of each model.
+        classes: the names of the classes.
+        keep_logits: whether all logits are kept.
+        wanted: how many images are kept, to be timed.
+    """
+
+    sources: Mapping[str, Mapping[str, Stage]]
+    classes: Sequence[str] | None
+    keep_logits: bool
+    wanted: int
     probes: dict[str, Probe] = field(default_factory=dict)
     outputs: dict[str, list[ExitOutputs]] = field(default_factory=dict)
     labels: list[Array] = field(default_factory=list)
+    first: list[Any] = field(default_factory=list)
     count: int = 0
 
-
-def _run(
-    sources: Mapping[str, Mapping[str, Stage]],
-    loader: Iterable[Any],
-    *,
-    classes: Sequence[str] | None,
-    keep_logits: bool,
-) -> _Run:
-    run = _Run(outputs={exit: [] for stages in sources.values() for exit in stages})
-    for batch in loader:
+    def add(self, batch: Any) -> None:
+        """Run all models on a batch of the loader."""
         images, labels = _images_and_labels(batch)
         if not len(images):
-            continue
-        if not run.probes:
+            return
+        if not self.probes:
             some = images[:CHECKED]
-            run.probes = {name: probe(stages, some) for name, stages in sources.items()}
-            count = common_classes({name: found.classes for name, found in run.probes.items()})
-            check_class_names(classes, count, data="`classes`")
+            self.probes = {name: probe(stages, some) for name, stages in self.sources.items()}
+            check_class_names(self.classes, self._classes, data="`classes`")
         if labels is not None:
-            run.labels.append(labels)
-            check_labels(labels, count, data="the loader")
-        ids = [str(run.count + row) for row in range(len(images))]
-        for stages in sources.values():
-            for name, outputs in run_stages(stages, images, ids=ids, keep_logits=keep_logits):
-                run.outputs[name].append(outputs)
-        run.count += len(images)
-    if not run.count:
-        raise DataError("scoring needs at least one image, the loader gave none")
-    return run
+            self.labels.append(labels)
+            check_labels(labels, self._classes, data="the loader")
+        self.first.extend(images[: self.wanted - len(self.first)])
+        ids = [str(self.count + row) for row in range(len(images))]
+        for stages in self.sources.values():
+            for name, outputs in run_stages(stages, images, ids=ids, keep_logits=self.keep_logits):
+                self.outputs.setdefault(name, []).append(outputs)
+        self.count += len(images)
+
+    @property
+    def _classes(self) -> int:
+        return common_classes({name: found.classes for name, found in self.probes.items()})
+
+    def measured(
+        self, sizes: Sequence[int], seconds: float, on_progress: Progress
+    ) -> tuple[Sitting, ...]:
+        """The times of all models at some batch sizes, on the first images."""
+        stages = [stage for source in self.sources.values() for stage in source.values()]
+        return tuple(
+            measure_rounds(
+                {name: partial(dict, source) for name, source in self.sources.items()},
+                stacked(list(islice(cycle(self.first), size))),
+                bytes_of=dict.fromkeys(self.sources, 0),  # all are in memory
+                device=str(stages[0].device),
+                seconds=seconds,
+                on_progress=on_progress,
+            )
+            for size in (sizes if self.count else ())
+        )
+
+    def table(self, **more: Any) -> ScoreTable:
+        """The table of all batches, without times.
+
+        Raises:
+            DataError: no batch, or labels of some batches only.
+        """
+        if not self.count:
+            raise DataError("scoring needs at least one image, the loader gave none")
+        labels = np.concatenate(self.labels) if self.labels else None
+        if labels is not None and len(labels) != self.count:
+            raise DataError(
+                f"either every batch has labels or none has, found {len(labels)} labels for "
+                f"{self.count} images"
+            )
+        outputs = {name: ExitOutputs.concatenate(pieces) for name, pieces in self.outputs.items()}
+        return table_of(self.probes, outputs, labels, classes=self.classes, **more)
 
 
 def _images_and_labels(batch: Any) -> tuple[Images, Array | None]:

@@ -20,7 +20,7 @@ from understudy.files import read_json, write_json
 from understudy.folders import remove_folder
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.cost import count_parts
-from understudy.nn.identity import answering, identity_of
+from understudy.nn.identity import answering, identity_of, note_input
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import EMPTY, Images, Stage, resizings_of
 from understudy.parquet_files import ERRORS, read_parquet, write_parquet
@@ -160,6 +160,7 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         logits, _, state = stage.run([image], state)
         classes[name] = int(logits.shape[1])
         parts = tuple(dict.fromkeys(part.part for part in stage.parts(name)))
+        note_input(stage, image)
         origin = {
             **identity_of(stage),
             "classes": classes[name],

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from understudy.confidence_functions import are_probabilities
 from understudy.errors import ModelError, listed
 from understudy.graph.partition import distance, tolerance
 from understudy.nn.stage import EMPTY, Images, Stage
@@ -31,13 +32,19 @@ def check_repeatable(stages: Mapping[str, Stage], images: Images) -> None:
     >>> check_repeatable({"tiny": Stage(torch.nn.Linear(4, 3))}, torch.ones(8, 4))
 
     Raises:
-        ModelError: the message names the exit, and what its logits depend on.
+        ModelError: the message names the exit, and what its logits depend on; or it gives
+            probabilities.
     """
     with torch.compiler.set_stance("force_eager"), _CoarsestDtype() as used:
         runs = [_logits_of(stages, images) for _ in range(REPEATS)]
         order, batches = _other_batches(len(images))
         others = [_logits_of(stages, _rows(images, rows)) for rows in batches]
     for name, logits in runs[0].items():
+        if are_probabilities(logits):
+            raise ModelError(
+                f"a model gives logits, {name!r} gives probabilities (from 0 to 1, with the sum "
+                "1): leave out its softmax, or take the logarithm of what it gives"
+            )
         allowed = max(tolerance(logits), 8 * used.eps)
         off = max(distance(other[name], one[name]) for one, other in pairwise(runs))
         if not off <= allowed:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import TableError
+from understudy.short_repr import short_repr
 
 Array = npt.NDArray[Any]
 
@@ -30,6 +31,8 @@ class AllPairs:
 
     threshold: npt.NDArray[np.float64]
     accepted: npt.NDArray[np.int64]
+
+    __repr__ = short_repr
 
 
 def search_all_pairs(

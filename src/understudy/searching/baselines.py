@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.certificate import Certificate
-from understudy.display import least_percent
+from understudy.display import cost_text, least_percent, percent
 from understudy.errors import listed
 from understudy.outcome import Outcome, decide, points
 from understudy.policy import Policy
@@ -80,6 +80,7 @@ def verdict(
     max_cost: float | None,
     better: str | None,
     alike: Sequence[str] = (),
+    labelled: bool = True,
     least: bool = False,
 ) -> str:
     """The verdict on a choice from its headline figures.
@@ -88,38 +89,21 @@ def verdict(
         max_cost: a mean cost per sample that the verdict compares with.
         better: a single exit that makes the reference a poor one; see `dominating`.
         alike: exits that are faster than the reference by no more than the noise.
+        labelled: whether any sample has a label; without, a drop is disagreement.
         least: whether no exit costs less than the reference.
     """
     outcome, certificate = choice.outcome, choice.certificate
     reference = outcome.reference
     if choice.policy == Policy.single(reference):
-        drop = points(choice.max_drop)
-        reason = (
-            f"Nothing cheaper drops at most {drop}. In-sample: nothing is certified."
-            if certificate is None
-            else certificate.words()
-        )
-        if least:
-            reason = "It costs least of all exits, so there is nothing to save."
-        few = certificate is not None and certificate.unprovable and not least
-        head = "Too few samples to certify a cascade" if few else "A cascade does not pay here"
-        words = f"{head}: use {reference}. {reason}"
-        if alike:
-            words += (
-                f" In {unit} {listed(alike)} {'is' if len(alike) == 1 else 'are'} faster than "
-                f"{reference} by no more than the noise of the times, which is no saving."
-            )
+        words = _alone(choice, unit, alike, labelled=labelled, least=least)
     else:
         figures = (
-            f"saves {100 * outcome.saving[unit]:.1f} % of {unit}{_noise(outcome, unit)} at a drop "
-            f"of {outcome.drop:.2f} points{_measured(choice)}; {_bound(certificate, unit)}."
+            f"saves {percent(outcome.saving[unit])} of {unit}{_noise(outcome, unit)} "
+            f"{_gap(choice, labelled)}{_measured(choice)}; {_bound(certificate, unit)}."
         )
-        words = _comparison(choice, figures) + _lost_time(outcome, unit)
-        if max_cost is not None and outcome.cost[unit] > max_cost:
-            words += (
-                f" It costs {outcome.cost[unit]:.4g} {unit}, more than the {max_cost:g} allowed: "
-                "allow a larger drop, or score a smaller model."
-            )
+        words = _comparison(choice, figures, labelled) + _lost_time(outcome, unit)
+        if max_cost is not None:
+            words += _within_cost(choice, unit, max_cost)
     if better is not None:
         words += (
             f" {better} costs less than {reference} and was right at least as often on tune: "
@@ -128,13 +112,74 @@ def verdict(
     return words
 
 
+def _alone(choice: Choice, unit: str, alike: Sequence[str], *, labelled: bool, least: bool) -> str:
+    """The verdict where the reference itself was chosen."""
+    reference, certificate = choice.outcome.reference, choice.certificate
+    budget = points(choice.max_drop)
+    loses = f"drops at most {budget}" if labelled else f"disagrees on at most {budget}"
+    reason = (
+        f"Nothing cheaper {loses}. In-sample: nothing is certified."
+        if certificate is None
+        else certificate.words()
+    )
+    if least:
+        reason = "It costs least of all exits, so there is nothing to save."
+    few = certificate is not None and certificate.unprovable and not least
+    head = "Too few samples to certify a cascade" if few else "A cascade does not pay here"
+    words = f"{head}: use {reference}. {reason}"
+    if alike:
+        words += (
+            f" In {unit} {listed(alike)} {'is' if len(alike) == 1 else 'are'} faster than "
+            f"{reference} by no more than the noise of the times, which is no saving."
+        )
+    return words
+
+
+def _gap(choice: Choice, labelled: bool) -> str:
+    """The measured drop or gain; without labels the share of samples answered otherwise."""
+    outcome = choice.outcome
+    if not labelled:
+        return f"and disagrees with {outcome.reference} on {outcome.drop:.2f} % of the samples"
+    return f"at a {'gain' if outcome.drop < 0 else 'drop'} of {abs(outcome.drop):.2f} points"
+
+
+def _within_cost(choice: Choice, unit: str, max_cost: float) -> str:
+    """How the certified and the measured cost compare with the one that was allowed."""
+    outcome, certificate = choice.outcome, choice.certificate
+    allowed, words = cost_text(max_cost, unit), ""
+    least = None if certificate is None else certificate.saving_bounds.get(unit)
+    if least is not None:
+        full = outcome.cost[unit] / (1 - outcome.saving[unit]) if outcome.saving[unit] < 1 else 0.0
+        words = f" Its mean cost is certified to be {_against((1 - least) * full, max_cost, unit)}."
+    if outcome.cost[unit] > max_cost:
+        more = f"{_more(outcome.cost[unit], max_cost)} more than the {allowed} allowed"
+        words += (
+            f" It costs {cost_text(outcome.cost[unit], unit)} {unit} as measured, {more}: allow a "
+            "larger drop, or score a smaller model."
+        )
+    return words
+
+
+def _against(cost: float, max_cost: float, unit: str) -> str:
+    """A certified upper limit beside the cost that was allowed."""
+    limit = f"at most {cost_text(cost, unit)} {unit}"
+    allowed = cost_text(max_cost, unit)
+    if cost <= max_cost:
+        return f"{limit}, within the {allowed} allowed"
+    return f"{limit}, {_more(cost, max_cost)} more than the {allowed} allowed"
+
+
+def _more(cost: float, max_cost: float) -> str:
+    return f"{100 * (cost / max_cost - 1):.2g} %"
+
+
 def _noise(outcome: Outcome, unit: str) -> str:
     """What the noise of measured times leaves of the saving."""
     low, high = outcome.saving_interval(unit)
     if low == high:
         return ""
     none = ": within the noise, which is no saving" if low <= 0 else ""
-    return f" ({100 * low:.1f} to {100 * high:.1f} % by the noise of the times{none})"
+    return f" ({percent(low)} to {percent(high)} by the noise of the times{none})"
 
 
 def stage_counts(table: ScoreTable, policy: Policy) -> Array:
@@ -182,7 +227,8 @@ def _bound(certificate: Certificate | None, unit: str) -> str:
     if certificate is None:
         return "in-sample, so these figures promise too much and nothing is certified"
     look = f" (look {certificate.looks})" if certificate.looks > 1 else ""
-    drop = f"its drop is certified to be at most {points(certificate.budget)}{look}"
+    gap = "drop" if certificate.kind == "gap" else "disagreement"
+    drop = f"its {gap} is certified to be at most {points(certificate.budget)}{look}"
     if certificate.budget < 0:
         drop = f"its gain is certified to be at least {points(-certificate.budget)}{look}"
     least = certificate.saving_bounds.get(unit)
@@ -191,16 +237,19 @@ def _bound(certificate: Certificate | None, unit: str) -> str:
     return f"with probability {1 - certificate.delta:g}{each}, {drop}{saving}"
 
 
-def _comparison(choice: Choice, figures: str) -> str:
+def _comparison(choice: Choice, figures: str, labelled: bool) -> str:
     """The figures of a policy after a comparison with its baselines."""
     exits, outcome, single = choice.policy.exits, choice.outcome, choice.baselines.single
     drop = choice.baselines.single_drop
     if len(exits) == 1:
         return f"A cascade does not pay here: use {exits[0]}, which alone {figures}"
     if drop is not None and drop <= outcome.drop:
+        loses = f"drops {drop:.2f} points" if labelled else f"disagrees on {drop:.2f} %"
+        if drop < 0:
+            loses = f"gains {-drop:.2f} points"
         return (
-            f"A cascade hardly pays here: {single} alone costs no more and drops {drop:.2f} "
-            f"points. The cascade {figures}"
+            f"A cascade hardly pays here: {single} alone costs no more and {loses}. The cascade "
+            f"{figures}"
         )
     if choice.baselines.random_drop <= outcome.drop:
         return (

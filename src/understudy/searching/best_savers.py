@@ -26,7 +26,9 @@ from understudy.searching.policy_sequences import PolicySequence, pair_sequence
 from understudy.searching.promising_pairs import promising_littles
 from understudy.searching.search_spec import SearchSpec
 from understudy.searching.strategies import cheapest_expected
+from understudy.short_repr import clipped, short_repr
 from understudy.split import headline_split
+from understudy.tabular import Tabular
 from understudy.time_noise import with_cautious_times
 
 
@@ -44,6 +46,8 @@ class Saver:
     big: str
     certificate: Certificate
     on: Mapping[str, Outcome]
+
+    __repr__ = short_repr
 
     @property
     def max_drop(self) -> float:
@@ -101,7 +105,7 @@ class Saver:
 
 
 @dataclass(frozen=True)
-class Savers:
+class Savers(Tabular):
     """The best saver of every large model, dearest model first, its budgets together.
 
     Attributes:
@@ -115,6 +119,27 @@ class Savers:
     confidence: str
     delta: float
     rows: tuple[Saver, ...]
+
+    def __repr__(self) -> str:
+        proved = sum(row.little is not None for row in self.rows)
+        return f"<Savers: {proved} proved of {len(self)}, {clipped(self.unit)}>"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per large model and budget, with its little model and the headline figures."""
+        outcomes = [row.outcome for row in self.rows]
+        return {
+            "big": [row.big for row in self.rows],
+            "max_drop": [row.max_drop for row in self.rows],
+            "little": [row.little for row in self.rows],
+            "threshold": [row.threshold for row in self.rows],
+            "share": [row.share for row in self.rows],
+            "saving": [one.saving[self.unit] for one in outcomes],
+            "drop": [one.drop for one in outcomes],
+            "drop_low": [one.drop_interval[0] for one in outcomes],
+            "drop_high": [one.drop_interval[1] for one in outcomes],
+            "p_value": [row.certificate.p_value for row in self.rows],
+            "level": [row.certificate.delta for row in self.rows],
+        }
 
     def __iter__(self) -> Iterator[Saver]:
         return iter(self.rows)
@@ -144,7 +169,7 @@ class Savers:
                 f"With probability {1 - self.delta:g} all {proved} proved plans hold at once: on "
                 f"new samples like the {proof.samples:,} certify samples the {budget} of each "
                 "against its model is within its budget. The promise ends when the data change. "
-                f"Shares, savings and drops are measured on the {measured.samples:,} "
+                f"Shares, savings and {budget}s are measured on the {measured.samples:,} "
                 f"{self.measured_on} samples{decided}."
             )
         return claim + look + (again if proof.looks > 1 else "") + "."

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from understudy.searching.pairs import checked_drops
 from understudy.searching.search_data import SearchData, SearchOptions
 from understudy.searching.strategies import cheapest_within
 from understudy.split import ALL, SPLITS, headline_split
+from understudy.tabular import Tabular
 
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
 WAYS = (IN_SAMPLE, HELD_OUT, CERTIFIED)
@@ -78,7 +79,7 @@ class Tuning(Stored):
 
 
 @dataclass(frozen=True)
-class Optimism(Stored):
+class Optimism(Stored, Tabular):
     """Claimed and true drops of choosing in-sample, held-out and certified.
 
     Attributes:
@@ -97,6 +98,17 @@ class Optimism(Stored):
     seed: int
     samples: Mapping[str, int]
     tunings: tuple[Tuning, ...]
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row per budget and way, with the means over resamples."""
+        return {
+            "max_drop": [one.max_drop for one in self.tunings],
+            "way": [one.way for one in self.tunings],
+            "claimed": [one.claimed.mean for one in self.tunings],
+            "given": [one.given.mean for one in self.tunings],
+            "saving": [one.saving.mean for one in self.tunings],
+            "broken": [one.broken for one in self.tunings],
+        }
 
 
 def optimism(

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import PolicyError
+from understudy.errors import PolicyError, check_number
 from understudy.frontier import Frontier, Point, PointArrays
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, midpoint
 from understudy.scores import ScoreTable
+from understudy.short_repr import short_repr
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +51,8 @@ class PairCurve:
     losses: npt.NDArray[np.int64]
     gains: npt.NDArray[np.int64]
     cost: npt.NDArray[np.float64]
+
+    __repr__ = short_repr
 
     @property
     def samples(self) -> int:
@@ -138,12 +141,14 @@ def checked_drops(max_drop: float | Sequence[float]) -> tuple[float, ...]:
     """One or several budgets in points as a tuple.
 
     Raises:
-        PolicyError: no budget, or one beyond 100 points.
+        PolicyError: no budget, one that is no number, or one beyond 100 points.
     """
-    drops = max_drop if isinstance(max_drop, Sequence) else [max_drop]
+    several = isinstance(max_drop, Sequence | np.ndarray) and not isinstance(max_drop, str)
+    drops = list(cast("Sequence[float]", max_drop)) if several else [cast("float", max_drop)]
     if not drops:
         raise PolicyError("a search has at least one budget, found none: --max-drop 0.5")
     for drop in drops:
+        check_number(drop, "a budget in points", PolicyError)
         if not -100 <= drop <= 100:
             raise PolicyError(f"a drop lies between -100 and 100 points, found {drop:g}")
     return tuple(float(drop) for drop in drops)

@@ -18,6 +18,7 @@ from understudy.frontier import Point
 from understudy.policy import Policy, PolicyStage
 from understudy.scores import ScoreTable
 from understudy.searching.pairs import PairCurve
+from understudy.short_repr import short_repr
 
 STEPS = 200
 Array = npt.NDArray[Any]
@@ -38,6 +39,8 @@ class PolicySequence:
     cost: npt.NDArray[np.float64]
     samples: int
     full: float
+
+    __repr__ = short_repr
 
     def starting_at(self, step: int) -> PolicySequence:
         """The sequence without its first `step` policies."""
@@ -85,6 +88,8 @@ class ThresholdPath:
     cost: npt.NDArray[np.float64]
     full: float
     right: int
+
+    __repr__ = short_repr
 
     @property
     def samples(self) -> int:

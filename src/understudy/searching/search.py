@@ -7,11 +7,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from understudy.policy import DEFAULT_CONFIDENCE
+from understudy.frontier import Frontier
+from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify, certify_one
 from understudy.searching.pairs import checked_drops
+from understudy.searching.saving_bound import saving_bounds
 from understudy.searching.search_data import SearchData, SearchOptions
 from understudy.searching.strategies import cheapest_within, frontier_in_sample
 from understudy.split import ALL
@@ -132,15 +134,17 @@ def search_within_cost(
 ) -> Result:
     """The most accurate policy whose mean cost per sample lies within `max_cost`.
 
-    It is chosen on `tune`; its certificate proves the smallest drop that the certify samples can,
-    which becomes the choice's `max_drop`. The arguments are those of `search`.
+    It is chosen on `tune`, among those whose mean cost lies within it even at its upper limit
+    there, so that the certified cost should do too: the verdict compares both. Its certificate
+    proves the smallest drop that the certify samples can, which becomes the choice's `max_drop`.
+    The arguments are those of `search`.
 
     Raises:
         PolicyError: every policy costs more.
     """
     options = SearchOptions(reference, unit, max_cost, confidence, at_most_stages, without)
     data, _, frontier = SearchData.of(table, (0.0,), delta=delta, options=options).chosen()
-    policy = frontier.within(max_cost).policy
+    policy = _surely_within(data, frontier, max_cost, delta)
     data = data.with_exits_of([policy])
     certify_on, reference = data.certified_on, data.spec.reference
     proof = certify_one(policy, certify_on, reference=reference, delta=delta, looks=looks)
@@ -148,6 +152,29 @@ def search_within_cost(
     choice = data.choice(policy, proof.budget, proof)
     requested = {"by": "search_within_cost", "looks": looks, **options.arguments}
     return data.result([choice], frontier, requested)
+
+
+def _surely_within(data: SearchData, frontier: Frontier, max_cost: float, delta: float) -> Policy:
+    """The most accurate policy whose mean cost is at most `max_cost` even at its upper limit on
+    tune; the most accurate one as measured there where all limits are above.
+
+    Raises:
+        PolicyError: every policy costs more.
+    """
+    best, unit = frontier.within(max_cost).policy, frontier.unit
+    full = data.searched.cost_of([frontier.reference], unit)
+    affordable = [point for point in frontier if point.cost <= max_cost]
+    for point in sorted(affordable, key=lambda point: (point.drop, point.cost)):
+        bounds = saving_bounds(
+            data.searched,
+            point.policy,
+            [point.policy],
+            reference=frontier.reference,
+            delta=delta,
+        )
+        if (1 - bounds[unit]) * full <= max_cost:
+            return point.policy
+    return best
 
 
 def search_in_sample(

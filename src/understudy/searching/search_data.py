@@ -13,7 +13,7 @@ from understudy.certificate import Certificate
 from understudy.deciles import difficulty
 from understudy.deferral import LEARNED, DeferralScore, scores_of, with_scores
 from understudy.ensemble import cheaper_models, models_of, with_ensembles
-from understudy.errors import PolicyError, TableError, unknown
+from understudy.errors import PolicyError, TableError, check_number, unknown
 from understudy.frontier import Frontier
 from understudy.outcome import Outcome, class_gaps, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
@@ -55,9 +55,18 @@ class SearchOptions:
     without: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if self.max_cost is not None:
+            check_number(self.max_cost, "a cost to stay within", PolicyError)
         if self.max_cost is not None and not 0 < self.max_cost < math.inf:
             raise PolicyError(
                 f"a cost to stay within is a number above 0, found {self.max_cost:g}: correct it"
+            )
+        if self.at_most_stages is not None:
+            check_number(self.at_most_stages, "the most exits that a sample visits", PolicyError)
+        if isinstance(self.without, str):
+            raise PolicyError(
+                f"families to leave out are a list, found {self.without!r}: write "
+                f"[{self.without!r}]"
             )
         strange = [name for name in self.without if name not in FAMILIES]
         if strange:
@@ -85,6 +94,19 @@ class SearchOptions:
         if self.at_most_stages is not None:
             return self.at_most_stages
         return STAGES_OF_EXITS if table.shares_parts else STAGES
+
+
+def check_costs(table: ScoreTable, unit: str) -> None:
+    """Refuse a unit in which all exits cost nothing.
+
+    Raises:
+        TableError: the message has the unit.
+    """
+    if not table.exit_costs(unit).any():
+        raise TableError(
+            f"where everything costs 0 nothing can be saved, found only zeros in {unit}: give "
+            "costs, or search in another unit"
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +149,7 @@ class SearchData:
                 f"a cascade needs at least two exits, this table has {reference!r} alone: score "
                 "or import a cheaper model into it"
             )
+        check_costs(models, unit)
         first, *others = splits or table.splits
         confidence = chosen_confidence(models, options.confidence, options.without)
         samples = int((table.split == SPLITS.index("certify")).sum()) or len(table)
@@ -206,6 +229,7 @@ class SearchData:
             max_cost=self.max_cost,
             better=better,
             alike=alike,
+            labelled=self.models.label is not None,
             least=not cheaper_models(self.tune, reference, unit=unit),
         )
         return replace(choice, verdict=words)
@@ -235,6 +259,7 @@ class SearchData:
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
                 "provenance": self._provenance(choices),
                 **({"time_remarks": remarks} if remarks else {}),
+                **({"classes": list(models.classes)} if models.classes else {}),
             },
             arguments=requested,
             published=rules(
@@ -254,7 +279,7 @@ class SearchData:
         order = np.argsort(self.tune.exit_costs(self.spec.unit), kind="stable")
         exits = [self.tune.exits[row] for row in order]
         return tuple(
-            Single(exit.name, exit.origin, self._outcomes(Policy.single(exit.name)))
+            Single(exit.name, dict(exit.origin), self._outcomes(Policy.single(exit.name)))
             for exit in exits
         )
 

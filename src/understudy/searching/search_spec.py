@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import PolicyError
+from understudy.errors import PolicyError, check_number
 from understudy.searching.expected_cost import expected_costs, least_cost
 from understudy.searching.policy_sequences import PolicySequence, ThresholdPath
 
@@ -47,6 +47,7 @@ class SearchSpec:
     def __post_init__(self) -> None:
         if self.stages < 2:
             raise PolicyError(f"a cascade has at least two stages, found {self.stages}: give 2")
+        check_number(self.delta, "delta", PolicyError)
         if not LEAST_DELTA <= self.delta < 1:
             raise PolicyError(
                 f"delta is a probability between {LEAST_DELTA:g} and 1, found {self.delta:g}: "

@@ -45,7 +45,8 @@ from understudy.training.loop import (
 from understudy.training.sampling import Augmentation, HoldOut, hold_out
 from understudy.training.targets import TargetSet, Teacher, check_targets
 from understudy.zoo.data import DataSet, Progress, no_progress, open_data
-from understudy.zoo.models import load_network, load_stage, modules_of, named_models
+from understudy.zoo.model_specs import modules_of
+from understudy.zoo.models import load_network, load_stage, named_models
 
 Note = Callable[[str], None]
 """Called with remarks for people."""

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import DataError, UnderstudyError, listed, unknown
+from understudy.errors import DataError, UnderstudyError, listed
 from understudy.extras import needing
 from understudy.split import uniform
-from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
+from understudy.zoo.data_specs import PARTS, parse_data_spec
+from understudy.zoo.decoding import FOLLOW
 from understudy.zoo.encoded import EncodedImages
-from understudy.zoo.spec import Spec, parse_spec
+from understudy.zoo.spec import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,17 +35,9 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with the name of the work, how much of it is done, and how much there is."""
 
-SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
-    {
-        "folder": ("orientation", "fingerprint"),
-        "parquet": ("image", "label", "key", "group", "orientation", "fingerprint"),
-        "digits": (),
-    }
-)
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
-FINGERPRINTS = ("sample", "all")
 PART = 64
 """Images that a thread decodes at a time."""
 
@@ -389,21 +382,17 @@ def open_data(spec: str) -> DataSet:
 
     Images in files are decoded by `decode_image`; ``?orientation=ignore`` does not turn them as
     their EXIF orientation says. Changes of files are noticed by the hashes of 256 of them, or of
-    all with ``?fingerprint=all``.
+    all with ``?fingerprint=all``. A folder or Parquet file that is there needs no scheme.
 
     Raises:
         DataError: no such data, or data that break these rules.
     """
-    parsed = parse_spec(spec, SCHEMES, what="data", error=DataError)
+    parsed = parse_data_spec(spec)
     return _OPENERS[parsed.scheme](parsed)
 
 
 def _folder(spec: Spec) -> DataSet:
     root = Path(spec.target).expanduser()
-    if not spec.target or not root.is_dir():
-        raise DataError(
-            f"folder: names a folder of images, {spec.target!r} is none: check the path"
-        )
     classes = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
     loose = _images_in(root, deep=False)
     if classes and loose:
@@ -460,20 +449,13 @@ def _parquet(spec: Spec) -> DataSet:
 
 def _files(spec: Spec, read: Callable[[int], bytes], count: int, block: int = 1) -> dict[str, Any]:
     """How images in files are read, by the options of a spec."""
-    orientation = _choice(spec, "orientation", ORIENTATIONS, FOLLOW)
-    hash_all = _choice(spec, "fingerprint", FINGERPRINTS, "sample") == "all"
+    orientation = spec.options.get("orientation", FOLLOW)
+    hash_all = spec.options.get("fingerprint") == "all"
     files = EncodedImages(read, count, orientation, hash_all, block)
     return {
         "read": lambda index: files.decode(index).transpose(2, 0, 1),
         "encoded": files,
     }
-
-
-def _choice(spec: Spec, option: str, values: Sequence[str], default: str) -> str:
-    value = spec.options.get(option, default)
-    if value not in values:
-        raise DataError(unknown(option, value, values, where=repr(spec.text)))
-    return value
 
 
 def _digits(spec: Spec) -> DataSet:
@@ -484,9 +466,8 @@ def _digits(spec: Spec) -> DataSet:
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     ids = np.array([f"{number:04}" for number in range(len(pixels))], object)
     order = np.argsort(uniform(ids, salt=b"digits"), kind="stable")
-    halves = {"": order, "train": order[:_DIGITS_TRAIN], "heldout": order[_DIGITS_TRAIN:]}
-    if spec.target not in halves:
-        raise DataError(unknown("part", spec.target, halves, where="digits:"))
+    whole, train, heldout = PARTS
+    halves = {whole: order, train: order[:_DIGITS_TRAIN], heldout: order[_DIGITS_TRAIN:]}
     rows = np.sort(halves[spec.target])
     labels = bunch.target[rows].astype(np.int64)
     return DataSet(

@@ -6,8 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -17,25 +16,17 @@ import torch
 from torch import nn
 
 from understudy.early_exit.network import ExitNetwork
-from understudy.early_exit.serialization import ExitFolder, exits_file, load_exits
+from understudy.early_exit.serialization import exits_file, load_exits
 from understudy.errors import ModelError, UnderstudyError, brief, unknown
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.stage import Preprocess, Stage
 from understudy.zoo.allowed_code import check_allowed, import_path
-from understudy.zoo.spec import Spec, parse_spec
+from understudy.zoo.model_specs import classes_of, named_specs, parse_model_spec
+from understudy.zoo.spec import Spec
 from understudy.zoo.weights import load_weights, timm_stage, torchvision_stage
 
-SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
-    {
-        "timm": ("checkpoint", "classes", "weights", "run"),
-        "torchvision": ("checkpoint", "classes", "weights", "run"),
-        "py": ("checkpoint", "weights", "run"),
-        "exits": ("run",),
-    }
-)
 PreprocessOf = Callable[[nn.Module, Spec], Preprocess | None]
 LARGEST_SIDE = 65_535  # of an image, in pixels
-MOST_CLASSES = 1_000_000
 _DECLARED = ("input_size", "mean", "std", "scale")
 _HUBS: Mapping[str, Callable[..., Stage]] = MappingProxyType(
     {"timm": timm_stage, "torchvision": torchvision_stage}
@@ -171,10 +162,7 @@ def load_network(spec: str, *, allow_code: Collection[str] = ()) -> ExitNetwork:
 
 
 def named_models(texts: Sequence[str]) -> dict[str, str]:
-    """Exit name -> spec, from texts ``SPEC`` or ``NAME=SPEC``.
-
-    An exit is named after the model or the factory unless a name stands before the spec; a network
-    of ``exits:DIR`` has the name recorded in its folder.
+    """Exit name -> spec, from texts ``SPEC`` or ``NAME=SPEC``; see `model_specs.named_specs`.
 
     >>> named_models(["timm:resnet18", "big=py:nets:large?checkpoint=a=b.pt"])
     {'resnet18': 'timm:resnet18', 'big': 'py:nets:large?checkpoint=a=b.pt'}
@@ -182,57 +170,7 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
     Raises:
         ModelError: not a model spec, or two exits of one name.
     """
-    named: dict[str, str] = {}
-    for text in texts:
-        match = re.fullmatch(r"([^:=?]+)=(.*)", text, re.DOTALL)
-        spec = match[2] if match else text
-        parsed = parse_model_spec(spec)
-        name = match[1] if match else _default_name(parsed)
-        if name in named:
-            raise ModelError(
-                f"exit names are unique, {named[name]!r} and {spec!r} are both {name!r}: "
-                "name one, as in NAME=SPEC"
-            )
-        named[name] = spec
-    return named
-
-
-def modules_of(texts: Iterable[str]) -> set[str]:
-    """The modules that specs ``SPEC`` or ``NAME=SPEC`` import.
-
-    >>> modules_of(["timm:resnet18", "big=py:nets.large:big?weights=random"])
-    {'nets.large'}
-
-    Raises:
-        ModelError: not a model spec.
-    """
-    specs = map(parse_model_spec, named_models(list(texts)).values())
-    return {spec.target.rpartition(":")[0] for spec in specs if spec.scheme == "py"}
-
-
-def _default_name(spec: Spec) -> str:
-    if spec.scheme == "exits":
-        return ExitFolder.read(spec.target).name
-    return spec.target.rpartition(":")[2]
-
-
-def parse_model_spec(text: str) -> Spec:
-    """A model spec taken apart, its options checked.
-
-    Raises:
-        ModelError: an unknown scheme or option, or options that exclude each other.
-    """
-    spec = parse_spec(text, SCHEMES, what="model", error=ModelError)
-    if not spec.target:
-        raise ModelError(f"a model has a name, found none in {text!r}: add one after the colon")
-    if spec.options.get("weights", "random") != "random":
-        raise ModelError(
-            f"weights are published, from ?checkpoint=FILE, or random, found "
-            f"weights={spec.options['weights']!r}: give ?checkpoint=FILE or ?weights=random"
-        )
-    if "weights" in spec.options and "checkpoint" in spec.options:
-        raise ModelError(f"weights come from one place, {text!r} names two: drop one of them")
-    return spec
+    return {name: spec.text for name, spec in named_specs(texts).items()}
 
 
 def _execution_mode(spec: Spec) -> ExecutionMode:
@@ -269,7 +207,7 @@ def _hub_stage(spec: Spec, *, published: bool) -> Stage:
         ModelError: no such model or weights, or it cannot be made.
         MissingExtra: timm or torchvision is not installed.
     """
-    classes = _classes(spec)
+    classes = classes_of(spec)
     try:
         return _HUBS[spec.scheme](spec.target, classes=classes, published=published)
     except UnderstudyError:
@@ -300,12 +238,7 @@ def _made_by_factory(
     spec: Spec, *, allow_code: Collection[str], found_in: str | Path | None
 ) -> Any:
     """What the factory of a spec returns."""
-    module_name, colon, factory_name = spec.target.rpartition(":")
-    if not colon or not module_name or not factory_name:
-        raise ModelError(
-            f"a Python model reads py:module:factory, found {spec.text!r}: name the module and the "
-            "function in it that makes the model"
-        )
+    module_name, _, factory_name = spec.target.rpartition(":")
     check_allowed(module_name, factory_name, allow_code=allow_code, found_in=found_in)
     with import_path(found_in):
         module = _imported(module_name, spec, found_in=found_in)
@@ -428,18 +361,6 @@ def _is_sequence(value: Any) -> bool:
 
 def _is_side(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIDE
-
-
-def _classes(spec: Spec) -> int | None:
-    text = spec.options.get("classes")
-    if text is None:
-        return None
-    if re.fullmatch(r"[1-9][0-9]{0,6}", text) is None or int(text) > MOST_CLASSES:
-        raise ModelError(
-            f"classes is a whole number above 0, found {text[:80]!r} in {spec.text[:80]!r}: give "
-            f"the number of classes of the checkpoint, {MOST_CLASSES:,} at most"
-        )
-    return int(text)
 
 
 @contextmanager

@@ -53,8 +53,6 @@ def open_parquet(spec: Spec) -> ImageTable:
         DataError: no Parquet file, a column that is not there, or one of the wrong type.
     """
     path = Path(spec.target).expanduser()
-    if not path.is_file():
-        raise DataError(f"parquet: names a file, {spec.target!r} is none: check the path")
     try:
         return _open(path, spec)
     except _ERRORS as error:

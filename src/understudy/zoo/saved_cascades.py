@@ -24,7 +24,7 @@ from understudy.errors import ModelError
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.identity import SAMPLE, check_identity, identity_of
-from understudy.nn.stage import Preprocess, Stage
+from understudy.nn.stage import Preprocess, Stage, uncompiled
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.zoo.models import build_model
@@ -79,12 +79,13 @@ def save_cascade(
         "stages": {name: _entry(stage, files.get(name)) for name, stage in cascade.stages.items()},
         "scores": {name: score.to_dict() for name, score in cascade.scores.items()},
         "frontier": [point.to_dict() for point in cascade.operating_points],
+        "classes": None if cascade.classes is None else list(cascade.classes),
         "provenance": dict(provenance or {}),
     }
     with replacing_folder(path) as folder:
         (folder / "weights").mkdir()
         for name, stage in models.items():
-            save_model(stage.model, str(folder / files[name]))
+            save_model(uncompiled(stage.model), str(folder / files[name]))
         for name, network in networks.items():
             save_model(network, str(folder / files[name]))
         write_document(folder / NAME, data)
@@ -122,6 +123,7 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
                 name: DeferralScore.from_dict(score)
                 for name, score in data.get("scores", {}).items()
             },
+            classes=data.get("classes"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(

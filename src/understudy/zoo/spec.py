@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from understudy.errors import UnderstudyError, unknown
@@ -28,6 +30,19 @@ class Spec:
 
     def __str__(self) -> str:
         return self.text
+
+
+def existing(target: str) -> Path | None:
+    """The file or folder of a path, ``~`` expanded; None where there is none.
+
+    >>> existing("."), existing("nowhere/at/all")
+    (PosixPath('.'), None)
+    """
+    try:
+        path = Path(os.path.expanduser(target))  # noqa: PTH111 - Path's raises where no such user is
+        return path if target and path.exists() else None
+    except (OSError, ValueError):  # such as a name that is too long
+        return None
 
 
 def parse_spec(

@@ -54,7 +54,7 @@ def ask(
             f"samples are listed in a new file, {str(out)!r} exists: choose another name, so that "
             "no labels are lost"
         )
-    drops = terminal.numbers(max_drop, "--max-drop")
+    drops = terminal.budgets(max_drop)
     needed = labels_needed(
         load_table(table),
         max_drop=drops,
@@ -71,15 +71,19 @@ def ask(
         count = len(needed.ids)
         columns = {"id": needed.ids, "split": [needed.split] * count, "label": [None] * count}
         save_answers(out, columns)
-    terminal.answer(_view(needed, out), needed.to_dict(), as_json=as_json)
+    terminal.answer(_view(needed, table, out), needed.to_dict(), as_json=as_json)
 
 
-def _view(needed: LabelsNeeded, out: Path | None) -> Group:
+def _view(needed: LabelsNeeded, table: Path, out: Path | None) -> Group:
     """What is needed, the first ids, and where all of them are."""
     from understudy.errors import listed
 
-    lines = [needed.words()]
+    lines, steps = [needed.words()], list[str]()
     if needed.ids:
         lines.append(f"They are {listed(needed.ids, SHOWN)}.")
-        lines.append(f"Written to {out}." if out else "Write them to a file with --out FILE.csv.")
-    return group_of(*map(note_of, lines))
+        lines.append("Write them to a file with --out FILE.csv.")
+    if needed.ids and out:
+        lines[-1] = f"Written to {out}: fill in the column label.\n"
+        into = f"--into {terminal.quoted(table)}"
+        steps = [f"understudy import-labels {terminal.quoted(out)} {into}"]
+    return group_of(*map(note_of, lines), terminal.next_steps(*steps))

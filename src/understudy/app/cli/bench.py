@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from understudy.app.bench_result import Bench
 
-WIDTH = 20
+WIDTH = 16
 MOST = 2**31 - 1  # images
 
 
@@ -26,9 +26,14 @@ def bench(
     ] = 2000,
     batch: terminal.StageBatch = 256,
     rounds: Annotated[
-        int,
-        typer.Option(min=1, max=terminal.MOST_ROUNDS, help="How often each contestant is timed."),
-    ] = 5,
+        int | None,
+        typer.Option(
+            min=1,
+            max=terminal.MOST_ROUNDS,
+            help="How often each contestant is timed. [dim]Default: 5, or 3 where that takes "
+            "longer than 10 seconds.[/]",
+        ),
+    ] = None,
     clients: Annotated[
         int,
         typer.Option(
@@ -43,8 +48,12 @@ def bench(
     out: Annotated[Path | None, terminal.option("FILE", "Write the figures (JSON).")] = None,
     as_json: terminal.Json = False,
 ) -> None:
-    """Time a cascade against its large model, its first stage and its ideal, in turns."""
-    from understudy.app.bench import BenchJob, bench_cascade
+    """Time a cascade against its large model, its first stage and its ideal, in turns.
+
+    All answer the same decoded images, round by round. The ideal is what its stages could by
+    themselves: each runs on the rows that reach it, in full batches, with nothing in between.
+    """
+    from understudy.app.bench_job import BenchJob, bench_cascade
     from understudy.documents import write_document
 
     job = BenchJob(
@@ -74,24 +83,33 @@ def _view(found: Bench) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    from understudy.app.bench_result import EXECUTOR, LITTLE
+    from understudy.app.bench_result import EXECUTOR, LARGE
     from understudy.display import percent
 
     table = Table(box=SIMPLE_HEAD)
     known = ("accuracy" if found.accuracy else "", "peak memory" if found.memory else "")
-    for number, head in enumerate(("", "images/s", "of the executor", "", *known)):
-        table.add_column(head, justify="left" if number in (0, 3) else "right")
+    for number, head in enumerate(("", "images/s", f"of {found.large}", "", *known)):
+        table.add_column(head, justify="left" if number in (0, 3) else "right", no_wrap=True)
     rates = {name: found.rate(name) for name in found.seconds}
-    most = max(rate for name, rate in rates.items() if name != LITTLE)
+    most = max(rates.values())
     for name, rate in sorted(rates.items(), key=lambda pair: pair[1]):
-        bar = "█" * min(WIDTH, max(1, round(WIDTH * rate / most)))
+        bar = "█" * max(1, round(WIDTH * rate / most))
         style = "bold" if name == EXECUTOR else ""
-        ratio = f"{found.ratio(name, EXECUTOR):.2f} x"
+        ratio = f"{found.ratio(name, LARGE):.2f} x"
         right = percent(found.accuracy[name]) if name in found.accuracy else ""
         memory = f"{found.memory[name] / 2**20:,.0f} MiB" if name in found.memory else ""
-        table.add_row(Text(name, style), f"{rate:,.0f}", ratio, Text(bar, "cyan"), right, memory)
-    head = f"{found.images:,} images, batches of {found.batch}, medians of rounds"
+        cells = (_three_digits(rate), ratio, Text(bar, "cyan"), right, memory)
+        table.add_row(Text(name, style), *cells)
+    rounds = len(found.seconds[EXECUTOR])
+    head = (
+        f"{found.images:,} images, batches of at most {found.batch}, {rounds} "
+        f"{'round' if rounds == 1 else 'rounds'}: medians of the ratios in each"
+    )
     return Group(Text(head, "bold"), table, *_online(found), Text(f"  {found.verdict}"))
+
+
+def _three_digits(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _online(found: Bench) -> list[Any]:
@@ -107,6 +125,7 @@ def _online(found: Bench) -> list[Any]:
         table.add_column(name, justify="right")
     for name, load in found.online.items():
         latencies = (f"{ms:.1f}" for ms in load.ms.values())
-        table.add_row(f"{name}, {load.clients}", f"{load.rate:,.0f}", *latencies)
-    share = f"  {100 * found.online_of_ideal:.0f} % of what the stages could in such batches"
+        table.add_row(f"{name}, {load.clients}", _three_digits(load.rate), *latencies)
+    reached = 100 * min(found.online_of_ideal, 1)  # beyond it is noise
+    share = f"  {reached:.0f} % of what the stages by themselves could in batches of that size"
     return [table, Text(share), Text()]

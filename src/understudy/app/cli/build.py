@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from understudy.app.cli import terminal
-from understudy.display import cost_text
+from understudy.display import cost_text, group_of, note_of
 
 
 def build(
@@ -58,8 +58,12 @@ def build(
         if point.policy != choice.policy
     )
     lines = [
-        f"  {choice.policy.describe()}",
-        *([f"  other operating points: {others}"] if others else []),
-        f"  written to {into}",
+        choice.policy.describe(),
+        *([f"other operating points: {others}"] if others else []),
+        f"written to {into}",
     ]
-    terminal.answer("\n".join(lines), data, as_json=as_json)
+    code = "".join(f" --allow-code {module}" for module in allow_code or ())
+    words = f"{terminal.quoted(into)} --data folder:images/{code}"
+    steps = terminal.next_steps(f"understudy run {words}", f"understudy bench {words}")
+    view = group_of(note_of("\n".join(lines) + "\n"), steps)
+    terminal.answer(view, data, as_json=as_json)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 from understudy.app.cli.terminal import (
@@ -14,13 +16,13 @@ from understudy.app.cli.terminal import (
     note_missing_labels,
     option,
 )
-from understudy.display import group_of, note_of, percent, table_of
+from understudy.display import cost_text, group_of, note_of, signed, table_of
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
     from understudy.deciles import Bin, Difficulty
+    from understudy.text_table import TextTable
 
 
 def difficulty(
@@ -57,36 +59,48 @@ def difficulty(
 
 def difficulty_view(found: Difficulty) -> Group:
     """Accuracy of every exit by difficulty, what each further unit of cost buys, and a summary."""
+    tenths = [row.name for row in found.by_confidence]
+    rightly = [row.name.partition(" of ")[0] for row in found.by_agreement]
     return group_of(
-        _bins_table(
+        _accuracy_table(
             found,
             found.by_confidence,
-            title=f"by tenths of {found.little}'s confidence",
-            head="tenth",
+            title=f"by tenths of {found.little}'s confidence, surest first",
+            heads=tenths,
         ),
-        _bins_table(found, found.by_agreement, title="by how many exits are right", head="samples"),
-        _gains_table(found),
+        _accuracy_table(
+            found,
+            found.by_agreement,
+            title=f"by how many of the {len(found.costs)} exits "
+            + (f"answer as {found.reference}" if found.unlabelled else "are right"),
+            heads=rightly,
+        ),
+        _gains_table(found, tenths),
         note_of(found.words()),
     )
 
 
-def _bins_table(found: Difficulty, bins: Iterable[Bin], *, title: str, head: str) -> Table:
+def _accuracy_table(
+    found: Difficulty, bins: Sequence[Bin], *, title: str, heads: Iterable[str]
+) -> TextTable:
+    """One line per exit, cheapest first, one column per group of samples."""
     names = sorted(found.costs, key=lambda name: found.costs[name])
-    rows = (
-        (row.name, f"{row.samples:,}", *(percent(row.accuracy[name]) for name in names))
-        for row in bins
-    )
-    return table_of(f"accuracy {title}", (head, "samples", *names), rows)
+    rows = [(name, *(f"{100 * row.accuracy[name]:.1f}" for row in bins)) for name in names]
+    counts = ("(samples)", *(f"{row.samples:,}" for row in bins))
+    measure = f"agreement with {found.reference}" if found.unlabelled else "accuracy"
+    return table_of(f"{measure} in %, {title}", ("exit", *heads), [*rows, counts])
 
 
-def _gains_table(found: Difficulty) -> Table:
-    first = found.by_confidence[0].gain_per_cost
-    scale, unit = (1e6, "M MACs") if found.unit == "MACs" else (1.0, found.unit)
+def _gains_table(found: Difficulty, tenths: Iterable[str]) -> TextTable:
+    """Points of accuracy per further cost, of about the cost from one exit to the next."""
+    bins, costs = found.by_confidence, sorted(found.costs.values())
+    names = bins[0].gain_per_cost
+    steps = sorted(b - a for a, b in pairwise(costs) if b > a)
+    scale = 10.0 ** math.floor(math.log10(steps[len(steps) // 2])) if steps else 1.0
+    measure = "agreement" if found.unlabelled else "accuracy"
     return table_of(
-        f"points of accuracy that a further 1 {unit} buys over the next cheaper exit",
-        ("tenth", *first),
-        (
-            (row.name, *(f"{scale * row.gain_per_cost[name]:+.3g}" for name in first))
-            for row in found.by_confidence
-        ),
+        f"points of {measure} that a further {cost_text(scale, found.unit)} {found.unit} buys over "
+        "the next cheaper exit, by the same tenths",
+        ("exit", *tenths),
+        [(name, *(signed(scale * row.gain_per_cost[name], 1) for row in bins)) for name in names],
     )

@@ -21,10 +21,10 @@ from understudy.app.cli.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from understudy.app.cli.terminal import Advance
     from understudy.nn.cascade import Cascade
     from understudy.nn.stage import Images
     from understudy.onnx.parity import Agreement
+    from understudy.progress_bars import Advance
     from understudy.zoo.data import DataSet
 
 
@@ -74,9 +74,9 @@ def export(
     }
     shape, count = "x".join(map(str, bundle.images.shape)), len(bundle.pieces)
     lines = [
-        f"  {count} ONNX model{'s' * (count > 1)} for images {bundle.images.dtype} {shape}",
-        f"  logits within {bundle.difference:.1e} of PyTorch's",
-        f"  written to {onnx}",
+        f"{count} ONNX model{'s' * (count > 1)} for images {bundle.images.dtype} {shape}",
+        f"logits within {bundle.difference:.1e} of PyTorch's",
+        f"written to {onnx}",
     ]
     if found is not None:
         lines.append(parity_text(found))
@@ -107,5 +107,5 @@ def parity_text(found: Agreement) -> str:
         else f"{found.unexplained:,} of them away from any threshold or tie"
     )
     same = found.samples - found.differing
-    line = f"  {same:,} of {found.samples:,} images are answered alike"
+    line = f"{same:,} of {found.samples:,} images are answered alike"
     return f"{line}; {found.differing:,} differ, {where}" if found.differing else line

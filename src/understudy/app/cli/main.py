@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
+from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -57,8 +58,10 @@ def _show_version(requested: bool) -> None:
 
 
 def _reflowed(docstring: str) -> str:
-    """A docstring without line breaks inside its paragraphs, which Rich would keep."""
-    return "\n\n".join(" ".join(lines.split()) for lines in docstring.split("\n\n"))
+    """A docstring without line breaks inside its paragraphs, which Rich would keep; lists, whose
+    lines are indented, stay as they are."""
+    paragraphs = cleandoc(docstring).split("\n\n")
+    return "\n\n".join(text if "\n  " in text else " ".join(text.split()) for text in paragraphs)
 
 
 @app.callback()

@@ -31,7 +31,10 @@ def measure(
     were scored.
     """
     from understudy.app.cli.score import note_times
+    from understudy.zoo.data_specs import parse_data_spec
 
+    if data is not None:
+        parse_data_spec(data)
     sizes = terminal.batch_sizes(batches, "--batches") if batches else ()
     with terminal.progress("rounds") as advance:
         from understudy.scoring.table_times import measure_table

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.app.cli import terminal
-from understudy.display import group_of, note_of, percent, table_of
+from understudy.display import budget_text, group_of, note_of, percent, signed, table_of
+from understudy.text_table import Column
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -46,7 +47,7 @@ def optimism(
     from understudy.searching.optimism import optimism as measure
     from understudy.store import load_table
 
-    drops = terminal.numbers(max_drop, "--max-drop")
+    drops = terminal.budgets(max_drop)
     scores = load_table(table)
     terminal.note_missing_labels(scores)
     with terminal.progress("resamples") as advance:
@@ -62,19 +63,21 @@ def optimism(
             on_progress=advance,
         )
     log_look(table, scores.ids, why=f"optimism {drops}")
-    terminal.answer(optimism_view(found), found.to_dict(), as_json=as_json)
+    view = optimism_view(found, labelled=scores.label is not None)
+    terminal.answer(view, found.to_dict(), as_json=as_json)
 
 
-def optimism_view(found: Optimism) -> Group:
+def optimism_view(found: Optimism, *, labelled: bool = True) -> Group:
     """The drop that each way of tuning claims, and the drop on all samples."""
+    gap = "drop" if labelled else "disagreement"
     sizes = ", ".join(f"{count:,} {name}" for name, count in found.samples.items())
     rows = (
         (
-            f"{one.max_drop:g}",
+            budget_text(one.max_drop),
             one.way,
-            f"{one.claimed.mean:+.2f}",
-            f"{one.given.mean:+.2f}",
-            f"{one.given.low:+.2f} to {one.given.high:+.2f}",
+            signed(one.claimed.mean),
+            signed(one.given.mean),
+            f"{signed(one.given.low)} to {signed(one.given.high)}",
             percent(one.saving.mean),
             f"{percent(one.saving.low)} to {percent(one.saving.high)}",
             percent(one.broken),
@@ -82,12 +85,16 @@ def optimism_view(found: Optimism) -> Group:
         for one in found.tunings
     )
     table = table_of(
-        f"{found.resamples} resamples ({sizes}) against {found.reference}, drops in points",
-        ("budget", "tuned", "claimed", "really given", "5-95 %", "saving", "5-95 %", "broken"),
+        f"{found.resamples} resamples ({sizes}) against {found.reference}, {gap}s in points",
+        (
+            *("max\ndrop" if labelled else "budget", Column("tuned", "name"), "claimed"),
+            *("really\ngiven", "5–95 %"),
+            *("saving", "5–95 %", "broken"),
+        ),
         rows,
     )
     words = (
-        "Claimed: the drop on the samples that the choice was made on. Really given: on all "
+        f"Claimed: the {gap} on the samples that the choice was made on. Really given: on all "
         "samples of the table, from which the splits were drawn. Broken: how often that exceeds "
         f"the budget; a certificate allows {percent(found.delta)}."
     )

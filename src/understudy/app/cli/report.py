@@ -25,6 +25,6 @@ def report(
     from understudy.result import Result
 
     speed = None if bench is None else Bench.load(bench)
-    size = write_report(Result.load(result), out, bench=speed)
-    view = f"  written to {out} ({size / 1000:,.0f} kB)"
+    size = write_report(Result.load(result), out, bench=speed, source=result)
+    view = f"written to {out} ({size / 1000:,.0f} kB)"
     answer(view, {"report": str(out), "bytes": size}, as_json=as_json)

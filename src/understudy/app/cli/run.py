@@ -9,6 +9,7 @@ from typing import Annotated
 from understudy.app.cli import terminal
 from understudy.display import percent, shares_text
 
+ANSWERS = Path("answers.csv")
 SHOWN = 5  # corrupt and failed images that are named
 
 
@@ -16,8 +17,13 @@ def run(
     cascade: terminal.CascadePath,
     data: terminal.Data,
     out: Annotated[
-        Path, terminal.option("FILE", "The file of answers to write: .csv or .parquet.")
-    ] = Path("answers.csv"),
+        Path | None,
+        terminal.option(
+            "FILE",
+            "The file of answers to write: .csv or .parquet. [dim]Default: answers.csv, if there "
+            "is none.[/]",
+        ),
+    ] = None,
     max_drop: terminal.WithinDrop = None,
     batch: terminal.StageBatch = 256,
     workers: terminal.Workers = 2,
@@ -26,6 +32,7 @@ def run(
     as_json: terminal.Json = False,
 ) -> None:
     """Answer images with a cascade: prediction, confidence and the exit that answered."""
+    file = _new_file() if out is None else out
     with terminal.progress("images") as advance:
         from understudy.app.run_cascade import (
             decoding_warnings,
@@ -39,18 +46,32 @@ def run(
         if max_drop is not None:
             loaded.set_operating_point(max_drop=max_drop)
         images = open_data(data)
-        done = run_cascade(loaded, images, out, batch=batch, workers=workers, on_progress=advance)
+        done = run_cascade(loaded, images, file, batch=batch, workers=workers, on_progress=advance)
         warnings = setting_warnings(cascade, loaded) + decoding_warnings(cascade, images)
     for message in (*warnings, *done.corrupt[:SHOWN], *_causes(done.failed)):
         terminal.note(message)
-    accuracy = [] if done.accuracy is None else [f"  accuracy {percent(done.accuracy)}"]
+    accuracy = [] if done.accuracy is None else [f"accuracy {percent(done.accuracy)}"]
     lines = [
-        f"  {done.samples:,} images in {done.seconds:.2f} s ({done.rate:,.0f} images/s); "
+        f"{done.samples:,} images in {done.seconds:.2f} s ({done.rate:,.0f} images/s); "
         f"answered by {shares_text(done.shares)}",
         *accuracy,
-        f"  written to {out}",
+        f"written to {file}",
     ]
     terminal.answer("\n".join(lines), done.to_dict(), as_json=as_json)
+
+
+def _new_file() -> Path:
+    """The file of answers where none is named.
+
+    Raises:
+        UsageError: there is one already.
+    """
+    if ANSWERS.exists():
+        raise terminal.UsageError(
+            f"answers are written to a new file unless --out names one, {str(ANSWERS)!r} exists: "
+            f"add --out {ANSWERS} to replace it, or another name"
+        )
+    return ANSWERS
 
 
 def _causes(failed: Mapping[str, str]) -> list[str]:

@@ -11,11 +11,20 @@ from understudy.app.cli.terminal import (
     TablePath,
     Unit,
     answer,
+    budgets,
     note_missing_labels,
-    numbers,
     option,
 )
-from understudy.display import group_of, interval_text, note_of, percent, table_of
+from understudy.display import (
+    budget_text,
+    group_of,
+    interval_text,
+    note_of,
+    percent,
+    signed,
+    table_of,
+)
+from understudy.text_table import Column
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -42,7 +51,7 @@ def savers(
     from understudy.searching.best_savers import best_savers
     from understudy.store import load_table
 
-    drops = numbers(max_drop, "--max-drop")
+    drops = budgets(max_drop)
     scores = load_table(table)
     read = scores.on("certify").ids
     with looking(table):
@@ -57,10 +66,15 @@ def savers(
 
 def savers_view(found: Savers) -> Group:
     """The best saver of every large model, with its proof."""
-    columns = ("model", "budget", "plan: saver", "threshold", "answers", "saving", "drop", "95 %")
+    kind = found.rows[0].certificate.kind
+    gap = "drop" if kind == "gap" else "disagreement"
     table = table_of(
-        f"the best saver of every model, measured on {found.measured_on}",
-        (*columns, "proof: p ≤ level"),
+        f"the best saver of every model, {gap}s in points, measured on {found.measured_on}",
+        (
+            *("model", "max\ndrop" if kind == "gap" else "budget", Column("saver", "name")),
+            *("threshold", "answers"),
+            *("saving", gap, "95 %\ninterval", "proof:\np ≤ level"),
+        ),
         (_cells(row, found.unit) for row in found),
     )
     return group_of(table, note_of(found.words()))
@@ -69,7 +83,7 @@ def savers_view(found: Savers) -> Group:
 def _cells(row: Saver, unit: str) -> tuple[str, ...]:
     """One line of the table."""
     proof, outcome = row.certificate, row.outcome
-    head = row.big, f"{row.max_drop:g}"
+    head = row.big, budget_text(row.max_drop)
     if row.little is None:
         return *head, "alone", *(["–"] * 5), "nothing proved"
     return (
@@ -78,7 +92,7 @@ def _cells(row: Saver, unit: str) -> tuple[str, ...]:
         f"{row.threshold:.4g}",
         percent(row.share),
         outcome.saving_text(unit),
-        f"{outcome.drop:+.2f}",
+        signed(outcome.drop),
         interval_text(outcome.drop_interval),
         f"{proof.p_value:.2g} ≤ {proof.delta:.2g}",
     )

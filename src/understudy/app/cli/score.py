@@ -14,68 +14,103 @@ if TYPE_CHECKING:
 
 
 def score(
-    models: Annotated[
-        list[str],
-        terminal.argument(
-            "MODEL",
-            "timm:NAME, torchvision:NAME, py:module:factory (each with ?checkpoint=FILE) or "
-            "exits:DIR; NAME=SPEC names the exit.",
-        ),
-    ],
-    data: Annotated[
-        str, terminal.option("DATA", "folder:DIR (one folder per class), parquet:FILE or digits:")
-    ],
+    models: Annotated[list[str], terminal.argument("MODEL", "SPEC or NAME=SPEC, as above.")],
+    data: terminal.Data,
     into: Annotated[Path, terminal.option("TABLE", "The table to write or to add to.")],
-    batch: Annotated[
-        int, typer.Option(min=1, max=terminal.MOST_IMAGES, help="Images per batch.")
-    ] = 256,
     measure: Annotated[
         list[str] | None,
         terminal.option(
-            "BATCHES",
-            "Measure ms per sample at these batches: 1,16,64,256, or none. [dim]Default: --batch; "
-            "over an older table, its own.[/]",
+            "SIZES",
+            "Measure ms per sample in batches of these sizes: 1,16,64,256, or none. [dim]Default: "
+            "--batch, or fewer where there are fewer images; over an older table, its own.[/]",
         ),
     ] = None,
     device: terminal.Device = None,
+    split: terminal.SplitShares = None,
+    allow_code: terminal.AllowCode = None,
+    as_json: terminal.Json = False,
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=1, max=terminal.MOST_IMAGES, help="Images per batch.", rich_help_panel="Batches"
+        ),
+    ] = 256,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=terminal.MOST_THREADS,
+            help="Threads that decode images.",
+            rich_help_panel="Batches",
+        ),
+    ] = 2,
     keep_logits: Annotated[
         bool | None,
         typer.Option(
-            help="Keep all logits (float16), from which search combines models. "
-            "[dim]Default: up to 100 classes[/]"
+            help="Keep all logits (float16), from which search combines models. [dim]Default: up "
+            "to 100 classes.[/]",
+            rich_help_panel="What is kept",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="A corrupt image is an error, not a skipped sample.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="A corrupt image is an error, not a skipped sample.",
+            rich_help_panel="What is kept",
+        ),
     ] = False,
-    split: terminal.SplitShares = None,
-    workers: Annotated[
-        int,
-        typer.Option(min=1, max=terminal.MOST_THREADS, help="Threads that decode images."),
-    ] = 2,
-    allow_code: terminal.AllowCode = None,
-    as_json: terminal.Json = False,
 ) -> None:
     """Run models over labelled images and store every model's prediction for every image.
 
-    It can be interrupted at any time: the same command resumes where it stopped.
+    It can be interrupted at any time: the same command resumes where it stopped. Models that the
+    table has already are left as they are.
+
+    Models, as SPEC or, called NAME in the table, NAME=SPEC:
+      timm:NAME, torchvision:NAME  of these libraries, with published weights
+      py:MODULE:FACTORY            what a function of yours returns
+      exits:DIR                    a network with all its trained exits
+      ?checkpoint=FILE             other weights: .safetensors, or plain .pt
+      ?weights=random              none: untrained, always the same numbers
+      ?classes=N                   their number of classes (timm, torchvision)
+      ?run=MODE+MODE               folded, channels_last, bfloat16, float16,
+                                   compiled
+
+    Images:
+      folder:DIR                   one folder per class, or images alone
+      parquet:FILE                 encoded images in a column
+      digits:, digits:train, digits:heldout       of scikit-learn
+      ?image=, ?label=, ?key=, ?group=COLUMN      of a Parquet file
+      ?orientation=ignore          not turned as EXIF says
+      ?fingerprint=all             hash all files, not 256 of them
+
+    Options are joined as in "SPEC?classes=9&checkpoint=FILE". Folders and files that are there
+    need no scheme: `--data val/`.
     """
+    from understudy.zoo.model_specs import check_found, named_specs
+
+    specs = named_specs(models)  # what can be wrong is seen before PyTorch is imported
+    for spec in specs.values():
+        check_found(spec)
+    from understudy.store import check_target
+
+    sizes, shares = _sizes(measure), terminal.split_shares(split, into=into)
+    check_target(into)
     with terminal.progress("images", measuring="rounds") as advance:
         from understudy.scoring.further_exits import table_at
         from understudy.scoring.on_disk import score_into
-        from understudy.zoo.models import named_models
 
         older = table_at(into)
         scores = score_into(
             into,
-            named_models(models),
+            {name: spec.text for name, spec in specs.items()},
             data,
             batch=batch,
-            measure_batches=_sizes(measure),
+            measure_batches=sizes,
             keep_logits=keep_logits,
             strict=strict,
             workers=workers,
-            split=terminal.split_shares(split, into=into),
+            split=shares,
             device=device,
             allow_code=allow_code or (),
             on_progress=advance,

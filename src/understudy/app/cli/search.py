@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from understudy.app.cli import terminal
+from understudy.display import group_of
 
 if TYPE_CHECKING:
     from understudy.result import Result
+    from understudy.scores import ScoreTable
 
 JSON_KEYS = ("unit", "reference", "delta", "searched_on", "measured_on", "results", "singles")
 
@@ -89,11 +92,49 @@ def search(
     """
     from understudy.files import write_json
     from understudy.looks import count_looks, delta_of_look, log_look, looking
-    from understudy.searching import search as searches
     from understudy.store import load_table
 
-    drops = terminal.numbers(max_drop or (), "--max-drop")
-    if (jointly or class_drop) and (in_sample or not drops):
+    drops = terminal.budgets(max_drop or ())
+    by_class = terminal.named_numbers(class_drop or (), "--class-drop")
+    _check_budgets(drops, max_cost, by_class, jointly=jointly, in_sample=in_sample)
+    spec: dict[str, Any] = {
+        "reference": reference,
+        "unit": unit,
+        "max_cost": max_cost,
+        "confidence": confidence,
+        "at_most_stages": at_most_stages,
+        "without": [name for text in without or () for name in terminal.listed_values(text)],
+    }
+    scores = load_table(table)
+    read = scores.ids if in_sample else scores.on("certify").ids
+    with looking(table):
+        looks = count_looks(table, read) + 1
+        level = delta if total_delta is None else delta_of_look(total_delta, looks)
+        proof = {"delta": level, "looks": looks, "class_drops": by_class}
+        result = _searched(scores, drops, spec, proof, jointly=jointly, in_sample=in_sample)
+        log_look(table, read, why=f"search {drops or max_cost}", search=result.search_record)
+    if out is not None:
+        result.save(out)
+    if frontier is not None:
+        write_json(frontier, [point.to_dict() for point in result.frontier])
+    view = group_of(result.view(), terminal.next_steps(*_next_steps(result, table, out)))
+    terminal.answer(view, _shown(result), as_json=as_json)
+
+
+def _check_budgets(
+    drops: list[float],
+    max_cost: float | None,
+    by_class: Mapping[str, float],
+    *,
+    jointly: bool,
+    in_sample: bool,
+) -> None:
+    """Refuse options that void each other.
+
+    Raises:
+        UsageError: the message has both.
+    """
+    if (jointly or by_class) and (in_sample or not drops):
         option = "--jointly" if jointly else "--class-drop"
         found = "--in-sample" if in_sample else "no budget"
         raise terminal.UsageError(
@@ -104,38 +145,58 @@ def search(
         raise terminal.UsageError(
             "a search has a budget, found none: add --max-drop POINTS, or --max-cost COST alone"
         )
-    scores = load_table(table)
-    spec: dict[str, Any] = {
-        "reference": reference,
-        "unit": unit,
-        "max_cost": max_cost,
-        "confidence": confidence,
-        "at_most_stages": at_most_stages,
-        "without": [name for text in without or () for name in terminal.listed_values(text)],
-    }
-    read = scores.ids if in_sample else scores.on("certify").ids
-    with looking(table):
-        looks = count_looks(table, read) + 1
-        level = delta if total_delta is None else delta_of_look(total_delta, looks)
-        if in_sample:
-            terminal.note(
-                "in-sample: chosen and measured on the same samples; nothing certified", style="red"
-            )
-            result = searches.search_in_sample(scores, max_drop=drops, **spec)
-        elif drops:
-            verb = searches.search_jointly if jointly else searches.search
-            by_class = terminal.named_numbers(class_drop or (), "--class-drop")
-            result = verb(
-                scores, max_drop=drops, class_drops=by_class, delta=level, looks=looks, **spec
-            )
-        else:
-            result = searches.search_within_cost(scores, delta=level, looks=looks, **spec)
-        log_look(table, read, why=f"search {drops or max_cost}", search=result.search_record)
-    if out is not None:
-        result.save(out)
-    if frontier is not None:
-        write_json(frontier, [point.to_dict() for point in result.frontier])
-    terminal.answer(result.view(), _shown(result), as_json=as_json)
+
+
+def _searched(
+    scores: ScoreTable,
+    drops: list[float],
+    spec: dict[str, Any],
+    proof: dict[str, Any],
+    *,
+    jointly: bool,
+    in_sample: bool,
+) -> Result:
+    """The result of the search that fits the budgets; `proof` is what only certificates need."""
+    from understudy.searching import search as searches
+
+    if in_sample:
+        terminal.note(
+            "in-sample: chosen and measured on the same samples; nothing certified", style="red"
+        )
+        return searches.search_in_sample(scores, max_drop=drops, **spec)
+    if not drops:
+        delta, looks = proof["delta"], proof["looks"]
+        return searches.search_within_cost(scores, delta=delta, looks=looks, **spec)
+    verb = searches.search_jointly if jointly else searches.search
+    return verb(scores, max_drop=drops, **proof, **spec)
+
+
+def _next_steps(result: Result, table: Path, out: Path | None) -> list[str]:
+    """The commands that make something of the result."""
+    if out is None:
+        return []
+    file, page = map(terminal.quoted, (out, out.with_suffix(".html")))
+    report = f"understudy report {file} --out {page}"
+    if result.in_sample:
+        return [report]
+    verify = f"understudy verify {file} {terminal.quoted(table)}"
+    return [f"understudy build {file} --into cascade{_models(result)}", report, verify]
+
+
+def _models(result: Result) -> str:
+    """The options of `build` for models that are known by name alone, and for code of the user."""
+    origins = {single.name: single.origin for single in result.singles}
+    names = {name for choice in result.choices for name in choice.policy.exits}
+    for name in sorted(names):
+        names.update(origins[name].get("recipe", {}).get("average", ()))
+    models = {name: origins[name].get("spec") for name in sorted(names)}
+    unknown = [
+        f" --model {terminal.quoted(name)}=SPEC"
+        for name, spec in models.items()
+        if spec is None and "recipe" not in origins[name]
+    ]
+    modules = {spec.split(":")[1] for spec in models.values() if spec and spec.startswith("py:")}
+    return "".join([*unknown, *(f" --allow-code {module}" for module in sorted(modules))])
 
 
 def _shown(result: Result) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from understudy.app.cli import terminal
 from understudy.display import cost_text, group_of, note_of, percent, table_of
+from understudy.text_table import Column
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -96,11 +97,12 @@ def _view(model: str, image: Tensor, places: Sequence[Tap], even: Sequence[Tap])
     size = "x".join(map(str, image.shape[1:]))
     table = table_of(
         f"{model}, images of {size}: {len(places)} places",
-        ("path", "shape", "layout", "MACs up to here", "share", ""),
+        (
+            *("path", Column("shape", "name"), Column("layout", "name")),
+            *("MACs up\nto here", "share", Column("", "name")),
+        ),
         rows,
     )
-    for column in ("shape", "layout", ""):
-        next(one for one in table.columns if str(one.header) == column).justify = "left"
     if not even:
         return group_of(table)
     return group_of(table, note_of(f"--taps {','.join(tap.path for tap in even)}"))

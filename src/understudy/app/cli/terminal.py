@@ -5,29 +5,37 @@ Rich is imported when something is printed, so that help and shell completion st
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from functools import cache, partial
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from understudy.display import cost_text, group_of, note_of, percent, table_of, visible
+from understudy.display import (
+    columns,
+    cost_text,
+    group_of,
+    note_of,
+    percent,
+    table_of,
+    visible,
+)
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from understudy.progress_bars import Advance
     from understudy.scores import ScoreTable
-WIDTH = 120  # columns, where the output is no terminal
-
-Advance = Callable[[str, int, int], None]
-"""Called as work proceeds: with a description, the units that are done, and all units."""
 
 
 def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
@@ -35,10 +43,27 @@ def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(_json_text(data) + "\n")
     else:
-        whole_lines = isinstance(view, str)  # a path that is broken cannot be copied
-        shown = visible(view) if isinstance(view, str) else view
-        _console(stderr=False).print(shown, soft_wrap=whole_lines)
+        shown = note_of(view) if isinstance(view, str) else view
+        _console(stderr=False).print(shown, crop=False)  # a path in pieces cannot be copied
     sys.stdout.flush()
+
+
+def next_steps(*commands: str) -> RenderableType:
+    """Commands that a user may want next, each on a line of its own however long it is."""
+    from rich.text import Text
+
+    lines = [f"    {visible(command)}\n" for command in commands]
+    text = "".join(["  Next:\n", *lines] if lines else [])
+    return Text(text, no_wrap=True, overflow="ignore", end="")
+
+
+def quoted(word: object) -> str:
+    """A word of a command, as a shell reads it.
+
+    >>> quoted("my table")
+    "'my table'"
+    """
+    return shlex.quote(str(word))
 
 
 def _json_text(data: Any) -> str:
@@ -70,19 +95,27 @@ def answer_table(
         f"{name} {int((scores.split == code).sum()):,}" for code, name in enumerate(SPLITS)
     )
     labelled = int(scores.labelled.sum())
-    whole = labelled == len(scores)  # where few have a label, accuracy on those says little
-    head = ["exit", *(["accuracy"] if whole else []), *scores.units]
+    whole = labelled in (0, len(scores))  # where few have a label, accuracy says little
+    reference = scores.reference()
+    measure = "accuracy" if labelled else f"agreement\nwith {reference}"
+    head = ["exit", *([measure] if whole else []), *scores.units]
     rows = []
     for row, name in enumerate(scores.names):
-        right = scores.prediction[row] == scores.truth(name)
+        right = scores.prediction[row] == scores.truth(reference)
         accuracy = [percent(float(right.mean()))] if whole else []
         known = units_of(scores, {name})  # exits of another run may be measured in other batches
         costs = [_cost_cell(scores, name, unit) if unit in known else "–" for unit in scores.units]
         rows.append([name, *accuracy, *costs])
-    labels = "" if whole else f", {labelled:,} with a label"
+    labels = (
+        ""
+        if labelled == len(scores)
+        else f", {f'{labelled:,}' if labelled else 'none'} with a label"
+    )
+    search = f"understudy search {quoted(path)} --max-drop 0.5,1,2 --out result.json"
     view = group_of(
         table_of(f"{len(scores):,} samples ({splits}){labels}", head, rows),
-        note_of(f"{done} {path}"),
+        note_of(f"{done} {path}\n"),
+        next_steps(*([search] if len(scores.exits) > 1 else [])),
     )
     data = {
         "table": str(path),
@@ -140,57 +173,45 @@ def stdout_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def progress(unit: str, **units: str) -> Iterator[Advance]:
-    """A progress bar per description on stderr, with rate and time left; none without a terminal.
+    """A progress bar per name of work on stderr (`progress_bars`); none without a terminal.
 
     What is printed to stdout meanwhile goes to stderr.
 
     Args:
         unit: what is counted.
-        units: what else is counted, by the first word of a description.
+        units: what is counted otherwise, by the first word of a name.
     """
-    from rich import progress as rich
+    from understudy.progress_bars import progress_bars
 
-    columns = (
-        rich.TextColumn("{task.description}", markup=False),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[rate]} {task.fields[unit]}/s", markup=False),
-        rich.TimeRemainingColumn(),
-    )
-    console = _console(stderr=True)
-    bars = rich.Progress(*columns, console=console, disable=not console.is_terminal)
-    tasks: dict[str, rich.TaskID] = {}
-    with stdout_to_stderr(), bars:
-
-        def advance(description: str, done: int, total: int) -> None:
-            if description not in tasks:
-                tasks[description] = bars.add_task(
-                    visible(description),
-                    total=total,
-                    completed=done,
-                    rate="…",
-                    unit=units.get(description.split(" ", maxsplit=1)[0], unit),
-                )
-            task = tasks[description]
-            speed = bars.tasks[bars.task_ids.index(task)].speed
-            bars.update(task, completed=done, total=total, rate=_rate(speed))
-
-        yield advance
+    with (
+        stdout_to_stderr(),
+        progress_bars(unit, console=_console(stderr=True), **units) as advance,
+    ):
+        yield lambda name, done, total: advance(visible(name), done, total)
 
 
-@cache
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, TextIOWrapper) and "utf" not in stream.encoding.lower():
+        stream.reconfigure(errors=_IN_ASCII)
     literal = partial(Console, stderr=stderr, markup=False, emoji=False, highlight=False)
-    console = literal()
-    return console if console.is_terminal else literal(width=WIDTH)
+    console = literal()  # a terminal may change its width meanwhile
+    return console if console.is_terminal else literal(width=columns())
 
 
-def _rate(speed: float | None) -> str:
-    if not speed:
-        return "…"
-    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Signs in place of those that an encoding lacks; other characters are escaped."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_SIGNS.get(c, ascii(c)[1:-1]) for c in text), error.end
+
+
+_SIGNS = {**dict(zip("−–─→…█●", "--->~#*", strict=True)), "≥": ">=", "≤": "<=", "±": "+-"}
+_IN_ASCII = "understudy.ascii"
+codecs.register_error(_IN_ASCII, _in_ascii)
 
 
 def argument(metavar: str, help: str) -> Any:
@@ -212,14 +233,27 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _existing_data(value: str | None) -> str | None:
+    """A data spec with its scheme, checked before anything slow is imported."""
+    from understudy.zoo.data_specs import parse_data_spec
+
+    return None if value is None else parse_data_spec(value).text
+
+
 MOST_IMAGES, MOST_THREADS, MOST_STAGES = 2**20, 1024, 1000  # of a batch, of a command, of a policy
+SMALL_BUDGET = 0.1  # points, below which a fraction may be meant
 MOST_ROUNDS = 10**6  # in which something is measured again
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 TablePath = Annotated[Path, argument("TABLE", "A score table.")]
 ResultPath = Annotated[Path, argument("RESULT", "What `search --out` wrote.")]
 CascadePath = Annotated[Path, argument("CASCADE", "What `build` or `export` wrote.")]
-Data = Annotated[str, option("DATA", "folder:DIR, parquet:FILE or digits:")]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA", help="folder:DIR, parquet:FILE or digits:", callback=_existing_data
+    ),
+]
 Device = Annotated[
     str | None,
     option(
@@ -369,6 +403,22 @@ def numbers(texts: Iterable[str], option: str) -> list[float]:
     [0.5, 1.0, 2.0]
     """
     return [number(part, option) for text in texts for part in listed_values(text)]
+
+
+def budgets(texts: Iterable[str]) -> list[float]:
+    """The budgets of `--max-drop`, in points; a note where a fraction may be meant.
+
+    >>> budgets(["0.5,1"])
+    [0.5, 1.0]
+    """
+    drops = numbers(texts, "--max-drop")
+    for drop in drops:
+        if 0 < abs(drop) < SMALL_BUDGET:
+            note(
+                f"--max-drop {drop:g} is {drop:g} percentage points; for {100 * drop:g} points "
+                f"write {100 * drop:g}"
+            )
+    return drops
 
 
 def listed_values(text: str) -> list[str]:

@@ -161,7 +161,7 @@ def _taps(text: str | None) -> int | list[str] | None:
 
 def spec_words(folder: Path, specs: Iterable[str]) -> str:
     """What `score` needs to score a folder of exits: its spec, and the modules behind it."""
-    from understudy.zoo.models import modules_of
+    from understudy.zoo.model_specs import modules_of
 
     options = [f"--allow-code {module}" for module in sorted(modules_of(specs))]
     return " ".join([f"exits:{folder}", *options])
@@ -178,6 +178,6 @@ def _view(training: Mapping[str, Any], spec: str) -> Group:
         for name, score in training["exits"].items()
     )
     return group_of(
-        table_of(title, ("exit", "held-out accuracy", "loss", "best epoch"), rows),
+        table_of(title, ("exit", "held-out\naccuracy", "loss", "best\nepoch"), rows),
         note_of(f"score it as {spec}, on other data"),
     )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from understudy.app.cli.terminal import Json, ResultPath, TablePath, answer
-from understudy.display import table_of
+from understudy.display import budget_text, table_of
+from understudy.text_table import Column
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from understudy.searching.verify import Check
+    from understudy.text_table import TextTable
 
 SHOWN = 20  # claims that do not hold
 
@@ -35,19 +35,17 @@ def verify(result: ResultPath, table: TablePath, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def checks_view(checks: Sequence[Check]) -> Table:
+def checks_view(checks: Sequence[Check]) -> TextTable:
     """One line per certificate that holds, and one for the rest; every claim that does not."""
     from rich.text import Text
 
     rows = []
     for check in _in_short(checks):
-        budget = "–" if check.max_drop is None else f"{check.max_drop:g}"
+        budget = "–" if check.max_drop is None else budget_text(check.max_drop)
         holds = Text("yes", "green") if check.holds else Text("NO", "bold red")
         rows.append((budget, check.claim, check.found, holds))
-    table = table_of("the result, checked again", ("max drop", "claim", "found", "holds"), rows)
-    for column in table.columns[1:3]:
-        column.justify = "left"
-    return table
+    columns = ("max\ndrop", Column("claim", "words"), Column("found", "words"), "holds")
+    return table_of("the result, checked again", columns, rows)
 
 
 def _in_short(checks: Sequence[Check]) -> Iterator[Check]:

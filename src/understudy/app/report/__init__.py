@@ -2,4 +2,4 @@
 
 from understudy.extras import require
 
-require("altair", "vl_convert", "jinja2", purpose=__name__)
+require("jinja2", purpose=__name__)

@@ -1,108 +1,87 @@
-"""The charts of the page as SVG text, drawn by Vega-Altair."""
+"""The charts of the page as SVG text."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
-import altair as alt
-
-from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, NAIVE, Bench
 from understudy.app.report.drawing import (
-    ABOVE,
-    BUDGET,
-    FAINT,
-    INK,
-    LINE,
-    ORACLE,
-    PLAN,
-    RANDOM,
-    SINGLE,
-    SIZE,
-    ZERO,
+    LEADING,
     Axis,
+    Box,
     Label,
     Mark,
-    chart_of,
-    colours,
-    horizontal,
+    Scale,
+    chart,
+    inner_width,
+    path,
     place,
-    scale,
-    short,
+    point,
     spread,
-    svg,
-    texts,
+    text_width,
+    wrapped,
 )
 from understudy.app.report.record import Report
+from understudy.app.report.words import minus
+from understudy.display import cost_text
 
 MOST_NAMED, ALL_NAMED = 8, 12
 CLOSE_FROM = 1.5
-
-_MARGIN = 110.0
-SHOWN = {LARGE: SINGLE, NAIVE: SINGLE, EXECUTOR: PLAN, IDEAL: ORACLE}
-ROW, NAMES = 34.0, 140.0
+_ROW = 46.0
+_TABLE = "The figures are in the table below."
 
 
 def tradeoff(report: Report, *, width: float, height: float) -> str:
     """Cost against accuracy: the frontier, every exit by itself, and the plans."""
-    x, y = _whole(report, width, height)
-    return _costs_and_gains(report, x, y, budgets=not needs_closeup(report))
+    close = needs_closeup(report)
+    return _costs_and_gains(
+        report, *_whole(report, height), width, budgets=not close, where="over the whole range"
+    )
 
 
 def closeup(report: Report, *, width: float, height: float) -> str:
     """The same where it matters: around the budgets."""
-    x, y = _near(report, width, height)
-    return _costs_and_gains(report, x, y, budgets=True)
+    costs, y = _near(report, height)
+    return _costs_and_gains(report, costs, y, width, budgets=True, where="around the budgets")
 
 
 def needs_closeup(report: Report) -> bool:
     """Whether there is something to see around the budgets that is small within the whole range."""
-    (_, whole), (_, near) = _whole(report, 1.0, 1.0), _near(report, 1.0, 1.0)
+    (_, whole), (_, near) = _whole(report, 1.0), _near(report, 1.0)
     return report.saves and whole.high - whole.low > CLOSE_FROM * (near.high - near.low)
 
 
 def against(report: Report, *, width: float) -> str:
     """The drop of every plan next to those of the best single exit, random and oracle deferral."""
     plans = report.result.choices
-    height = 46.0 * len(plans)
-    values = [0.0, *(plan.max_drop for plan in plans)]
+    names = {float(row): minus(f"≤ {plan.max_drop:g}") for row, plan in enumerate(plans)}
+    y = Scale(Axis(len(plans) - 0.5, -0.5, _ROW * len(plans)), names, "budget")
     baselines = [plan.baselines for plan in plans]
+    values = [0.0, *(plan.max_drop for plan in plans)]
     for base in baselines:
         found = (base.single_drop, base.random_drop, base.oracle_drop)
         values += [value for value in found if value is not None]
     values += [edge for plan in plans for edge in plan.outcome.drop_interval]
-    x = Axis.around(values, length=width)
-    across = horizontal(x, "drop in points (further left is better)")
-    y = _rows([f"≤ {plan.max_drop:g}" for plan in plans], height, title="budget", **ABOVE)
-
-    def dots(drop: Sequence[float | None], colour: str, shape: str, size: int = 90) -> Any:
-        data = [{"x": d, "y": row} for row, d in enumerate(drop) if d is not None]
-        mark = chart_of(data).mark_point(
-            shape=shape, color=colour, size=size, opacity=1, filled=True
-        )
-        return mark.encode(x=across, y=y)
-
-    bars = [
-        {"x": low, "x2": high, "y": row}
-        for row, (low, high) in enumerate(plan.outcome.drop_interval for plan in plans)
-    ]
-    bounds = [
-        {"x": plan.max_drop, "y": row - 0.36, "y2": row + 0.36} for row, plan in enumerate(plans)
-    ]
-    layers = [
-        chart_of([{"x": 0}]).mark_rule(color=INK, size=1).encode(x=across),
-        chart_of(bounds)
-        .mark_rule(color=BUDGET, strokeDash=[4, 3], size=2)
-        .encode(x=across, y=y, y2="y2:Q"),
-        chart_of(bars).mark_rule(color=PLAN, size=2.5).encode(x=across, x2="x2:Q", y=y),
-        dots([b.single_drop for b in baselines], SINGLE, "square"),
-        dots([b.random_drop for b in baselines], RANDOM, "triangle-down"),
-        dots([b.oracle_drop for b in baselines], ORACLE, "triangle-up"),
-        dots([plan.outcome.drop for plan in plans], PLAN, "diamond", 150),
-    ]
-    return svg(layers, width, height)
+    axis = Axis.around(values, length=inner_width(width, y))
+    x = Scale.of(axis, "drop in points (further left is better)", _signed)
+    marks = [path([(axis.pixel(0), 0), (axis.pixel(0), y.axis.length)], "c-axis")]
+    for row, (plan, base) in enumerate(zip(plans, baselines, strict=True)):
+        at, bound = y.axis.length - y.axis.pixel(row), axis.pixel(plan.max_drop)
+        low, high = (axis.pixel(edge) for edge in plan.outcome.drop_interval)
+        marks.append(path([(bound, at - 17), (bound, at + 17)], "c-budget dashed"))
+        marks.append(path([(low, at), (high, at)], "c-plan bar"))
+        marks += [
+            point(shape, axis.pixel(drop), at, kind)
+            for drop, shape, kind in (
+                (base.single_drop, "square", "c-single"),
+                (base.random_drop, "down", "c-random"),
+                (base.oracle_drop, "up", "c-oracle"),
+                (plan.outcome.drop, "diamond", "c-plan"),
+            )
+            if drop is not None
+        ]
+    about = "The drop of every plan beside those of the best single exit, of random and of oracle "
+    return chart(marks, x, y, about=f"{about}deferral. {_TABLE}")
 
 
 def by_tenth(report: Report, *, width: float, height: float) -> str:
@@ -113,78 +92,54 @@ def by_tenth(report: Report, *, width: float, height: float) -> str:
     bins = found.by_confidence
     order = report.exits_by_cost(bins)
     named = _named(report, order)
-    inner = width - _MARGIN
-    shade = colours(order)
+    lines = [wrapped(name, width / 4) for name in named]
+    gap = LEADING * max(map(len, lines)) + 2
+    height = max(height, gap * len(lines))
+    right = max(text_width(line) for name in lines for line in name) + 24
     values = [100 * accuracy for row in bins for accuracy in row.accuracy.values()]
-    y = Axis.around(values, length=height)
-    y = Axis(max(y.low, 0.0), min(y.high, 100.5), height)
-    x = Axis(0.75, len(bins) + 0.25, inner)
-    across = alt.X(
-        "x:Q",
-        scale=scale(x),
-        axis=alt.Axis(
-            values=list(range(1, len(bins) + 1)),
-            format="d",
-            grid=False,
-            title=f"tenth, {found.little} surest of 1",
-        ),
+    around = Axis.around(values, length=height)
+    axis = Axis(max(around.low, 0.0), min(around.high, 100.5), height)
+    y = Scale.of(axis, f"{report.measure}, %", lambda value: f"{value:g}", upright=True)
+    x = Scale(
+        Axis(0.75, len(bins) + 0.25, inner_width(width, y, right)),
+        {float(number): f"{number}" for number in range(1, len(bins) + 1)},
+        f"tenth of the samples, from those that {found.little} is surest of",
     )
-    up = alt.Y("y:Q", scale=scale(y), axis=alt.Axis(title=f"{report.measure}, %", **ABOVE))
-    layers = []
+    marks = []
     for name in sorted(order, key=lambda name: name in named):
-        data = [{"x": i + 1, "y": 100 * row.accuracy[name]} for i, row in enumerate(bins)]
-        chart = chart_of(data).encode(x=across, y=up)
-        colour = shade[name] if name in named else FAINT
-        layers.append(chart.mark_line(color=colour, strokeWidth=2 if name in named else 1))
-        if name in named:
-            layers.append(chart.mark_point(color=colour, filled=True, size=34, opacity=1))
-    ends = [height - y.pixel(100 * bins[-1].accuracy[name]) for name in named]
-    places = spread(ends, gap=1.25 * SIZE, low=0.0, high=height)
-    labels = [
-        Label(short(name), x.pixel(len(bins)) + 12, place, "left")
-        for name, place in zip(named, places, strict=True)
-    ]
-    return svg([*layers, *texts(labels, x, y, across, up)], inner, height)
-
-
-def speed(bench: Bench, *, width: float) -> str:
-    """Images per second of a cascade and its competitors, one bar each.
-
-    The first stage alone, which does not compete, is left to the table.
-    """
-    inner, height = width - NAMES - 10, ROW * len(SHOWN)
-    rates = {name: bench.rate(name) for name in SHOWN}
-    x = Axis(0.0, 1.1 * max(rates.values()), inner)
-    y = _rows(list(SHOWN), height, title=None, labelLimit=NAMES, minExtent=NAMES)
-    across = horizontal(x, "images per second", si=True)
-    layers = []
-    for row, (name, rate) in enumerate(rates.items()):
-        bar = chart_of([{"x": 0.0, "x2": rate, "y": row - 0.3, "y2": row + 0.3}])
-        label = chart_of([{"x": rate, "y": row, "t": f"{rate:,.0f}"}])
-        text = label.mark_text(align="left", dx=5, color=INK, fontSize=12)
-        layers += [
-            bar.mark_rect(color=SHOWN[name], opacity=1).encode(x=across, x2="x2:Q", y=y, y2="y2:Q"),
-            text.encode(x=across, y=y, text="t:N"),
+        places = [
+            (x.axis.pixel(row + 1), height - axis.pixel(100 * tenth.accuracy[name]))
+            for row, tenth in enumerate(bins)
         ]
-    return svg(layers, inner, height)
+        if name in named:
+            tint = report.tints[name]
+            marks += [path(places, f"{tint} bar"), *(point("dot", *at, tint) for at in places)]
+        else:
+            marks.append(path(places, "c-faint"))
+    last = [height - axis.pixel(100 * bins[-1].accuracy[name]) for name in named]
+    ends = spread(last, gap=gap, low=gap / 2, high=height - gap / 2)
+    edge = x.axis.pixel(len(bins))
+    for name, text, at, end in zip(named, lines, last, ends, strict=True):
+        marks.append(path([(edge, at), (edge + 14, end)], report.tints[name]))
+        marks.append(Label(text, edge + 18, end, "start").svg())
+    about = f"{report.measure.capitalize()} of every exit by tenth of difficulty. {_TABLE}"
+    return chart(marks, x, y, about=about, right=right)
 
 
-def _rows(names: Sequence[str], height: float, **look: Any) -> Any:
-    """The encoding of `y` as rows with names, the first at the top."""
-    labels = f"{json.dumps(names, ensure_ascii=False)}[datum.value]"
-    axis = alt.Axis(values=list(range(len(names))), labelExpr=labels, grid=False, **look)
-    lines = Axis(-0.5, len(names) - 0.5, height)
-    return alt.Y("y:Q", scale=scale(lines, flipped=True), axis=axis)
+def _signed(value: float) -> str:
+    return minus(f"{value:+g}") if value else "0"
 
 
-def _whole(report: Report, width: float, height: float) -> tuple[Axis, Axis]:
-    costs = [cost for cost, _ in (*report.frontier, *report.singles.values())]
-    drops = [drop for _, drop in (*report.frontier, *report.singles.values())]
+def _whole(report: Report, height: float) -> tuple[list[float], Axis]:
+    """The costs and the axis of gains of all that is known."""
+    around = (*report.frontier, *report.singles.values())
+    drops = [drop for _, drop in around]
     drops += [edge for plan in report.result.choices for edge in plan.outcome.drop_interval]
-    return Axis.of_costs(costs, length=width), Axis.around([-d for d in drops], length=height)
+    return [cost for cost, _ in around], Axis.around([-d for d in drops], length=height)
 
 
-def _near(report: Report, width: float, height: float) -> tuple[Axis, Axis]:
+def _near(report: Report, height: float) -> tuple[list[float], Axis]:
+    """The same around the budgets."""
     plans = report.result.choices
     drops = [0.0, *(plan.max_drop for plan in plans)]
     drops += [edge for plan in plans for edge in plan.outcome.drop_interval]
@@ -192,95 +147,93 @@ def _near(report: Report, width: float, height: float) -> tuple[Axis, Axis]:
     y = Axis.around([-drop for drop in drops], length=height, margin=0.12)
     around = (*report.frontier, *report.singles.values())
     near = [plan.outcome.cost[report.result.unit] for plan in plans]
-    near += [cost for cost, drop in around if y.holds(-drop)]
-    return Axis.of_costs(near, length=width), y
+    return near + [cost for cost, drop in around if y.holds(-drop)], y
 
 
-def _costs_and_gains(report: Report, x: Axis, y: Axis, *, budgets: bool) -> str:
-    unit, choices = report.result.unit, report.result.choices
-    across = horizontal(x, f"mean {unit} per sample", si=unit == "MACs")
+def _costs_and_gains(
+    report: Report, costs: list[float], axis: Axis, width: float, *, budgets: bool, where: str
+) -> str:
+    unit, height = report.result.unit, axis.length
     title = f"points of {report.measure} above {report.result.reference}"
     if report.measure != "accuracy":
-        title = f"{report.measure}, points from 100 %"
-    up = alt.Y(
-        "y:Q", scale=scale(y), axis=alt.Axis(title=title, format="+~r", labelExpr=ZERO, **ABOVE)
-    )
-    dots = [
-        {"x": cost, "y": -drop}
-        for cost, drop in report.singles.values()
-        if x.holds(cost) and y.holds(-drop)
-    ]
-    plans = []
-    for outcome in (choice.outcome for choice in choices):
-        low, high = outcome.drop_interval
-        plans.append({"x": outcome.cost[unit], "y": -outcome.drop, "low": -high, "high": -low})
-    layers = [chart_of([{"y": 0}]).mark_rule(color=INK, size=1).encode(y=up)]
+        title = f"points of {report.measure} with {report.result.reference}, from 100 %"
+    y = Scale.of(axis, title, _signed, upright=True)
+    across = Axis.of_costs(costs, length=inner_width(width, y))
+    x = Scale.of(across, f"mean {unit} per sample", lambda value: cost_text(value, unit))
+
+    def at(cost: float, drop: float) -> tuple[float, float]:
+        return across.pixel(cost), height - axis.pixel(-drop)
+
+    length, zero = across.length, height - axis.pixel(0)
+    marks = [path([(0, zero), (length, zero)], "c-axis")]
+    gains = [-choice.max_drop for choice in report.result.choices]
+    levels = [height - axis.pixel(gain) for gain in gains if axis.holds(gain)]
     if budgets:
-        levels = [{"y": -choice.max_drop} for choice in choices]
-        layers.append(chart_of(levels).mark_rule(color=BUDGET, strokeDash=[4, 3]).encode(y=up))
-    layers += [
-        chart_of(_line(report, x, y))
-        .mark_line(color=LINE, interpolate="step-after", strokeWidth=2)
-        .encode(x=across, y=up, order="n:Q"),
-        chart_of(dots)
-        .mark_point(shape="circle", color=SINGLE, filled=True, size=60, opacity=1)
-        .encode(x=across, y=up),
-        chart_of(plans)
-        .mark_rule(color=PLAN, size=2)
-        .encode(x=across, y=alt.Y("low:Q"), y2="high:Q"),
-        chart_of(plans)
-        .mark_point(shape="diamond", color=PLAN, filled=True, size=140, opacity=1)
-        .encode(x=across, y=up),
+        marks += [path([(0, level), (length, level)], "c-budget dashed") for level in levels]
+    line = [at(*one) for one in _line(report, across, axis)]
+    marks.append(path(line, "c-best bar"))
+    dots = [
+        at(cost, drop)
+        for cost, drop in report.singles.values()
+        if across.holds(cost) and axis.holds(-drop)
     ]
+    marks += [point("dot", *dot, "c-single") for dot in dots]
+    bars: list[Box] = []
+    plans = []
+    for choice in report.result.choices:
+        outcome, cost = choice.outcome, choice.outcome.cost[unit]
+        left, top = at(cost, outcome.drop_interval[0])
+        _, bottom = at(cost, outcome.drop_interval[1])
+        bars.append((left - 4, top, left + 4, bottom))
+        name = minus(f"≤ {choice.max_drop:g}") if budgets else ""
+        plans.append(Mark(name, *at(cost, outcome.drop)))
+        marks.append(path([(left, top), (left, bottom)], "c-plan bar"))
+        marks.append(point("diamond", *at(cost, outcome.drop), "c-plan"))
     labels = place(
-        [*_plan_marks(report, x, y, named=budgets), *_single_marks(report, x, y)],
-        width=x.length,
-        height=y.length,
+        [*(plans if budgets else ()), *(Mark(n, *at(c, d)) for n, c, d in _shown(report, x, y))],
+        width=length,
+        height=height,
         avoid=[
-            *([] if budgets else _plan_marks(report, x, y, named=False)),
-            *(_mark("", dot["x"], -dot["y"], x, y) for dot in dots),
+            *bars,
+            *((mark.x - 6, mark.y - 7, mark.x + 6, mark.y + 7) for mark in plans),
+            *((left - 4, top - 4, left + 4, top + 4) for left, top in dots),
+        ],
+        beside=[
+            *(_between(*ends) for ends in pairwise(line)),
+            *((0, level - 1, length, level + 1) for level in (zero, *levels)),
         ],
     )
-    return svg([*layers, *texts(labels, x, y, across, up)], x.length, y.length)
+    about = f"Cost against {report.measure} {where}. The figures are in the tables below."
+    return chart([*marks, *(label.svg() for label in labels)], x, y, about=about)
 
 
-def _line(report: Report, x: Axis, y: Axis) -> list[dict[str, float]]:
-    """The part of the frontier that lies in the frame, as far as its lower edge."""
-    points = [(cost, -drop) for cost, drop in report.frontier]
+def _between(a: tuple[float, float], b: tuple[float, float]) -> Box:
+    left, right = sorted((a[0], b[0]))
+    top, bottom = sorted((a[1], b[1]))
+    return left - 1, top - 1, right + 1, bottom + 1
+
+
+def _line(report: Report, x: Axis, y: Axis) -> list[tuple[float, float]]:
+    """The steps of the frontier that lie in the frame, as far as its lower edge."""
+    points = report.frontier
     held = [
-        (cost, max(gain, y.low))
-        for (cost, gain), (_, following) in pairwise([*points, *points[-1:]])
-        if max(gain, following) >= y.low and x.holds(cost)
+        (cost, min(drop, -y.low))
+        for (cost, drop), (_, following) in pairwise([*points, *points[-1:]])
+        if max(-drop, -following) >= y.low and x.holds(cost)
     ]
-    return [{"x": cost, "y": gain, "n": number} for number, (cost, gain) in enumerate(held)]
+    corners = [(cost, drop) for (_, drop), (cost, _) in pairwise(held)]
+    return [one for pair in zip(held, [*corners, *held[-1:]], strict=True) for one in pair]
 
 
-def _mark(text: str, cost: float, drop: float, x: Axis, y: Axis) -> Mark:
-    return Mark(text, x.pixel(cost), y.length - y.pixel(-drop))
-
-
-def _plan_marks(report: Report, x: Axis, y: Axis, *, named: bool) -> list[Mark]:
-    return [
-        _mark(
-            f"≤ {choice.max_drop:g}" if named else "",
-            choice.outcome.cost[report.result.unit],
-            choice.outcome.drop,
-            x,
-            y,
-        )
-        for choice in report.result.choices
-    ]
-
-
-def _single_marks(report: Report, x: Axis, y: Axis) -> list[Mark]:
-    """Marks of single exits; where they are many, only those in plans or on the frontier."""
+def _shown(report: Report, x: Scale, y: Scale) -> list[tuple[str, float, float]]:
+    """Single exits to name, with cost and drop: of many, those in plans or on the frontier."""
     important = report.on_frontier | report.planned | {report.result.reference}
     many = len(report.singles) > ALL_NAMED
     singles = ((name, *report.singles[name]) for name in report.by_importance)
     return [
-        _mark(name, cost, drop, x, y)
+        (name, cost, drop)
         for name, cost, drop in singles
-        if x.holds(cost) and y.holds(-drop) and (not many or name in important)
+        if x.axis.holds(cost) and y.axis.holds(-drop) and (not many or name in important)
     ]
 
 

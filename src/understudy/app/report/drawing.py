@@ -1,17 +1,56 @@
-"""What all charts share: colours, axes, text, and SVG without script or fonts from elsewhere."""
+"""What all charts share: axes, labels that fit, and SVG elements as text.
+
+Shapes have classes; the style sheet of the page gives them their colours, in light and in dark.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from itertools import pairwise
 
-import altair as alt
-import vl_convert
+SIZE, LEADING = 13.0, 16.0
+_GAP, _RIGHT = 9.0, 22.0
+# The widest of common fonts (DejaVu Sans) in em, rounded up; what is in no group has the last.
+_WIDTHS = (
+    (0.42, " !'()[],-./:;\\|fijlrtI"),
+    (0.64, '0123456789abcdeghknopqsuvxyz_$?*"`{}FJLT'),
+    (0.84, "ABCDEGHKNOPQRSUVXYZw&#+<=>^~\N{MINUS SIGN}\N{RIGHTWARDS ARROW}≤≥×"),
+    (1.02, ""),
+)
+_WIDTH = {character: width for width, group in _WIDTHS for character in group}
 
-SIZE, LONGEST = 12.0, 24
-_GAP, _WIDE = 9.0, 0.58
+Box = tuple[float, float, float, float]
+
+
+def text_width(text: str) -> float:
+    """The pixels that a text takes at most, whichever common font it is set in.
+
+    >>> text_width("resnet") < text_width("RESNET")
+    True
+    """
+    return SIZE * sum(_WIDTH.get(character, _WIDTHS[-1][0]) for character in text)
+
+
+def wrapped(text: str, width: float) -> tuple[str, ...]:
+    """A text in lines of at most a width in pixels, broken after signs where it can be.
+
+    >>> wrapped("vit_base_patch16_224", 90)
+    ('vit_base_', 'patch16_224')
+    """
+    pieces = [piece for piece in re.split(r"(?<=[_./+: -])", text) if piece]
+    lines: list[str] = [""]
+    for piece in pieces:
+        if lines[-1] and text_width((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        for character in piece:
+            if lines[-1] and text_width(lines[-1]) + text_width(character.strip()) > width:
+                lines.append("")
+            lines[-1] += character
+    return tuple(line.rstrip() for line in lines)
 
 
 @dataclass(frozen=True)
@@ -25,42 +64,58 @@ class Mark:
 
 @dataclass(frozen=True)
 class Label:
-    """A text at a place in pixels: `align` says which of its ends lies there; y is its middle."""
+    """Lines of text at a place in pixels: `anchor` says which end lies there; y is the middle."""
 
-    text: str
+    lines: tuple[str, ...]
     x: float
     y: float
-    align: str
+    anchor: str
 
     @property
-    def box(self) -> tuple[float, float, float, float]:
-        width = _WIDE * SIZE * len(self.text)
-        left = self.x - width * {"left": 0.0, "center": 0.5, "right": 1.0}[self.align]
-        return left, self.y - 0.6 * SIZE, left + width, self.y + 0.6 * SIZE
+    def box(self) -> Box:
+        width, half = max(map(text_width, self.lines)), LEADING * len(self.lines) / 2
+        left = self.x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
+        return left, self.y - half, left + width, self.y + half
+
+    def svg(self, kind: str = "label") -> str:
+        top = self.y - LEADING * (len(self.lines) - 1) / 2 + 0.36 * SIZE
+        return "".join(
+            element(
+                "text", escape(line), x=self.x, y=top + LEADING * row, kind=kind, anchor=self.anchor
+            )
+            for row, line in enumerate(self.lines)
+        )
 
 
 def place(
-    marks: Sequence[Mark], *, width: float, height: float, avoid: Sequence[Mark] = ()
+    marks: Sequence[Mark],
+    *,
+    width: float,
+    height: float,
+    avoid: Sequence[Box] = (),
+    beside: Sequence[Box] = (),
 ) -> list[Label]:
     """Labels for as many marks as there is room for, the first ones first.
 
-    Each lies right of, below, left of or above its mark, inside the frame, on no other label and on
-    no mark, those in `avoid` included.
+    Each lies around its mark, inside the frame, on no other label and on nothing to `avoid`, and
+    on as little as can be of what it should be `beside`.
 
     >>> marks = [Mark("a", 50, 50), Mark("b", 99, 50)]
-    >>> [label.align for label in place(marks, width=100, height=99)]
-    ['left', 'right']
+    >>> [label.anchor for label in place(marks, width=100, height=99)]
+    ['start', 'end']
     """
-    dots = [(m.x - 5, m.y - 5, m.x + 5, m.y + 5) for m in (*marks, *avoid)]
+    dots = [(m.x - 5, m.y - 5, m.x + 5, m.y + 5) for m in marks]
     placed: list[Label] = []
     for own, mark in enumerate(marks):
-        taken = [*(dot for row, dot in enumerate(dots) if row != own), *(p.box for p in placed)]
-        for label in _around(mark):
-            left, top, right, bottom = label.box
-            inside = left >= 0 and top >= 0 and right <= width and bottom <= height
-            if inside and not any(_overlap(label.box, box) for box in taken):
-                placed.append(label)
-                break
+        others = (dot for row, dot in enumerate(dots) if row != own)
+        taken = [*others, *avoid, *(one.box for one in placed)]
+        free = [
+            label
+            for label in _around(mark, width / 2)
+            if _inside(label.box, width, height) and not _touched(label.box, taken)
+        ]
+        if free:
+            placed.append(min(free, key=lambda label: _touched(label.box, beside)))
     return placed
 
 
@@ -83,48 +138,24 @@ def spread(places: Sequence[float], *, gap: float, low: float, high: float) -> l
     return moved
 
 
-def short(text: str) -> str:
-    """A text cut to the room a label has.
-
-    >>> short("a" * 30)
-    'aaaaaaaaaaaaaaaaaaaaaaa…'
-    """
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-
-
-def _around(mark: Mark) -> list[Label]:
-    text, x, y = short(mark.text), mark.x, mark.y
-    return [
-        Label(text, x + _GAP, y, "left"),
-        Label(text, x, y + 1.6 * _GAP, "center"),
-        Label(text, x - _GAP, y, "right"),
-        Label(text, x, y - 1.6 * _GAP, "center"),
-        Label(text, x + 0.7 * _GAP, y + 1.4 * _GAP, "left"),
-        Label(text, x - 0.7 * _GAP, y - 1.4 * _GAP, "right"),
-    ]
+def _around(mark: Mark, width: float) -> Iterator[Label]:
+    lines, x, y = wrapped(mark.text, width), mark.x, mark.y
+    up = 0.8 * _GAP + LEADING * len(lines) / 2
+    yield Label(lines, x + _GAP, y, "start")
+    yield Label(lines, x, y + up, "middle")
+    yield Label(lines, x - _GAP, y, "end")
+    yield Label(lines, x, y - up, "middle")
+    for down in (up, -up):
+        yield Label(lines, x + 0.5 * _GAP, y + down, "start")
+        yield Label(lines, x - 0.5 * _GAP, y + down, "end")
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _inside(box: Box, width: float, height: float) -> bool:
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
 
 
-# distinct without colour vision, too
-LINE, PLAN, SINGLE, BUDGET = "#0072b2", "#d55e00", "#555555", "#767676"
-RANDOM, ORACLE = "#b07c00", "#007a5a"
-INK, GRID, FAINT = "#333333", "#e8e8e8", "#c8c8c8"
-
-_RAMP = ((0.27, 0.0, 0.33), (0.23, 0.32, 0.55), (0.13, 0.57, 0.55), (0.37, 0.79, 0.38))
-LOG_FROM = 20.0
-ZERO = "datum.value == 0 ? '0' : datum.label"
-
-ABOVE: Mapping[str, Any] = {
-    "titleAngle": 0,
-    "titleAlign": "left",
-    "titleBaseline": "bottom",
-    "titleAnchor": "end",
-    "titleX": -34,
-    "titleY": -8,
-}
+def _touched(a: Box, boxes: Iterable[Box]) -> int:
+    return sum(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in boxes)
 
 
 @dataclass(frozen=True)
@@ -145,7 +176,7 @@ class Axis:
         return Axis(low - room, high + room, length)
 
     @staticmethod
-    def of_costs(values: Iterable[float], *, length: float) -> Axis:
+    def of_costs(values: Iterable[float], *, length: float, log_from: float = 20.0) -> Axis:
         """An axis for costs: logarithmic where they span a factor of 20, else from about zero.
 
         >>> Axis.of_costs([1e6, 1e9], length=100).log, Axis.of_costs([4, 18], length=100).low
@@ -153,7 +184,7 @@ class Axis:
         """
         found = list(values)
         low, high = min(found), max(found)
-        if low > 0 and high / low >= LOG_FROM:
+        if low > 0 and high / low >= log_from:
             room = (high / low) ** 0.05
             return Axis(low / room, high * room, length, log=True)
         return Axis(min(0.0, low), 1.06 * high or 1.0, length)
@@ -167,118 +198,173 @@ class Axis:
         low, high, at = (self._flat(v) for v in (self.low, self.high, value))
         return self.length * (at - low) / (high - low)
 
-    def value(self, pixel: float) -> float:
-        """The value at a pixel: the inverse of `pixel`."""
-        low, high = self._flat(self.low), self._flat(self.high)
-        flat = low + pixel / self.length * (high - low)
-        return float(10.0**flat) if self.log else flat
-
     def holds(self, value: float) -> bool:
         return self.low <= value <= self.high
 
-    def ticks(self) -> list[float] | None:
-        """1, 2, 5 per decade of a logarithmic axis, or 1 where decades are many; None if linear.
+    def ticks(self, room: Callable[[float], float]) -> list[float]:
+        """Round values, as many as there is room for: `room` is the pixels that a value takes.
 
-        >>> Axis(1.5, 30, 200, log=True).ticks()
+        >>> Axis(1.5, 30, 200, log=True).ticks(lambda value: 30.0)
         [2.0, 5.0, 10.0, 20.0]
+        >>> Axis(0, 11, 100).ticks(lambda value: 30.0)
+        [0.0, 5.0, 10.0]
         """
-        if not self.log:
-            return None
+        found: list[float] = []
+        for found in self._by_decades() if self.log else self._by_steps():
+            places = [(self.pixel(value), room(value) / 2) for value in found]
+            if all(b - right >= a + left for (a, left), (b, right) in pairwise(places)):
+                break
+        return found
+
+    def _by_steps(self) -> Iterator[list[float]]:
+        """Multiples of 1, 2 and 5 times powers of ten, from fine to coarse."""
+        decade = math.floor(math.log10(self.high - self.low)) - 2
+        for power in range(decade, decade + 4):
+            for size in (1, 2, 5):
+                step = size * 10.0**power
+                first, last = math.ceil(self.low / step), math.floor(self.high / step)
+                yield [round(number * step, 12) for number in range(first, last + 1)]
+
+    def _by_decades(self) -> Iterator[list[float]]:
+        """1, 2, 5 per decade, or 1, or 1 in every few decades."""
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        steps = (1, 2, 5) if (last - first) * 60 < self.length else (1,)
-        values = (float(step * 10.0**decade) for decade in range(first, last + 1) for step in steps)
-        return [value for value in values if self.holds(value)]
+        for steps, every in (((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 4)):
+            decades = range(first, last + 1, every)
+            values = [float(f"{step}e{decade}") for decade in decades for step in steps]
+            yield [value for value in values if self.holds(value)]
 
     def _flat(self, value: float) -> float:
         return math.log10(value) if self.log else value
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour per exit, from light (cheap) to dark (dear).
+@dataclass(frozen=True)
+class Scale:
+    """An axis with the values that are named on it, and what it shows."""
 
-    >>> colours(["tiny", "big"])
-    {'tiny': '#5ec961', 'big': '#450054'}
-    """
-    last = len(_RAMP) - 1
-    found = {}
-    for number, name in enumerate(names):
-        at = last * (1 - number / max(len(names) - 1, 1))
-        below = min(int(at), last - 1)
-        mixed = (
-            a + (at - below) * (b - a) for a, b in zip(_RAMP[below], _RAMP[below + 1], strict=True)
+    axis: Axis
+    names: Mapping[float, str]
+    title: str
+
+    @staticmethod
+    def of(axis: Axis, title: str, text: Callable[[float], str], *, upright: bool = False) -> Scale:
+        """A scale with as many round values as can be read, side by side or one above another."""
+        ticks = axis.ticks(
+            (lambda _: 2.5 * LEADING) if upright else (lambda value: text_width(text(value)) + 14)
         )
-        found[name] = "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
-    return found
+        return Scale(axis, {value: text(value) for value in ticks}, title)
 
 
-def chart_of(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A chart of rows of plain values, which travel inside it."""
-    return alt.Chart(alt.Data(values=list(rows)))
+def left_of(y: Scale) -> float:
+    """The pixels that the names on an upright scale take."""
+    return max(map(text_width, y.names.values()), default=0.0) + 8
 
 
-def scale(axis: Axis, *, flipped: bool = False) -> Any:
-    """The scale of an axis, with its very ends."""
-    return alt.Scale(
-        type="log" if axis.log else "linear",
-        domain=[axis.low, axis.high],
-        nice=False,
-        zero=False,
-        reverse=flipped,
+def inner_width(width: float, y: Scale, right: float = _RIGHT) -> float:
+    """The length of the x axis: what the scale at its left and the right margin leave."""
+    return width - left_of(y) - right
+
+
+def chart(marks: Iterable[str], x: Scale, y: Scale, *, about: str, right: float = _RIGHT) -> str:
+    """Marks in a frame of two scales as SVG; `about` says what it shows to those who cannot see.
+
+    The origin of marks is the upper left of the plot. What is above and below it is as high as
+    its text needs, so that nothing is cut.
+    """
+    left, across, up = left_of(y), x.axis.length, y.axis.length
+    width = left + across + right
+    above = wrapped(y.title, width) if y.title else ()
+    below = wrapped(x.title, across + 2 * min(left, right))
+    top, foot = LEADING * len(above) + 12, LEADING * len(below)
+    grid = "".join(
+        _line(0, up - y.axis.pixel(value), across, up - y.axis.pixel(value), "c-grid")
+        for value in y.names
+    )
+    ticks = "".join(
+        _line(x.axis.pixel(value), up, x.axis.pixel(value), up + 5, "c-axis")
+        + Label((name,), x.axis.pixel(value), up + 16, "middle").svg("tick")
+        for value, name in x.names.items()
+    )
+    names = "".join(
+        Label((name,), -8, up - y.axis.pixel(value), "end").svg("tick")
+        for value, name in y.names.items()
+    )
+    titles = Label(above, -left, -12 - LEADING * len(above) / 2, "start").svg("title")
+    titles += Label(below, across / 2, up + 28 + foot / 2, "middle").svg("title")
+    inside = grid + _line(0, up, across, up, "c-axis") + ticks + names + titles + "".join(marks)
+    height = top + up + 30 + foot
+    frame = element("g", inside, transform=f"translate({left:.4g} {top:.4g})")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width:.5g} '
+        f'{height:.5g}" role="img" aria-label="{escape(about)}">{frame}</svg>'
     )
 
 
-def horizontal(axis: Axis, title: str, *, si: bool = False) -> Any:
-    """The encoding of `x` on an axis, with a title below and ticks where the axis wants them."""
-    ticks = axis.ticks()
-    look = alt.Axis(
-        title=title,
-        format="~s" if si else "~r",
-        labelExpr=ZERO,
-        grid=axis.log,
-        labelOverlap=True,
-        **({"values": ticks} if ticks else {"tickCount": max(3, int(axis.length // 80))}),
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return path([(x1, y1), (x2, y2)], kind)
+
+
+def element(tag: str, *inside: str, kind: str = "", **attributes: str | float) -> str:
+    """An SVG element with a class; `inside` is markup.
+
+    >>> element("circle", kind="c-plan", r=4.5)
+    '<circle class="c-plan" r="4.5"/>'
+    """
+    values = ({"class": kind} if kind else {}) | attributes
+    values = {"text-anchor" if name == "anchor" else name: v for name, v in values.items()}
+    texts = (
+        f' {name.replace("_", "-")}="{value if isinstance(value, str) else _number(value)}"'
+        for name, value in values.items()
     )
-    return alt.X("x:Q", scale=scale(axis), axis=look)
+    head = f"<{tag}{''.join(texts)}"
+    return f"{head}>{''.join(inside)}</{tag}>" if inside else f"{head}/>"
 
 
-def texts(labels: Sequence[Label], x: Axis, y: Axis, across: Any, up: Any) -> list[Any]:
-    """Labels with a white rim, so that they can be read on lines."""
-    layers = []
-    for align in ("left", "center", "right"):
-        data = [
-            {"x": x.value(label.x), "y": y.value(y.length - label.y), "t": label.text}
-            for label in labels
-            if label.align == align
-        ]
-        if data:
-            chart = chart_of(data).encode(x=across, y=up, text="t:N")
-            style = {"align": align, "baseline": "middle", "fontSize": SIZE}
-            layers += [
-                chart.mark_text(stroke="white", strokeWidth=3.5, strokeJoin="round", **style),
-                chart.mark_text(color=INK, **style),
-            ]
-    return layers
+def _number(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
-def svg(layers: Sequence[Any], width: float, height: float) -> str:
-    """The SVG of layers. The spec is ours: checking it point by point would double the time."""
-    chart = alt.layer(*layers).properties(width=width, height=height)
-    spec = chart.configure(
-        font="sans-serif",
-        background="white",
-        padding=4,
-        aria=False,
-        view=alt.ViewConfig(stroke=None),
-        axis=alt.AxisConfig(
-            gridColor=GRID,
-            domainColor="#999999",
-            tickColor="#999999",
-            labelColor=INK,
-            titleColor=INK,
-            labelFontSize=SIZE,
-            titleFontSize=SIZE,
-            titleFontWeight="normal",
-            titlePadding=8,
-        ),
-    ).to_dict(validate=False)
-    return str(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
+def path(points: Iterable[tuple[float, float]], kind: str, **attributes: str | float) -> str:
+    """A line through points."""
+    through = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return element(
+        "path", kind=kind, d=f"M{through}", fill="none", stroke="currentColor", **attributes
+    )
+
+
+SHAPES = {
+    "diamond": "M0-7L6 0L0 7L-6 0z",
+    "square": "M-5-5H5V5H-5z",
+    "down": "M-6-5H6L0 6z",
+    "up": "M-6 5H6L0-6z",
+    "dot": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0",
+}
+
+
+def point(shape: str, x: float, y: float, kind: str) -> str:
+    """A filled shape of `SHAPES` at a place."""
+    at = f"translate({x:.1f} {y:.1f})"
+    return element("path", kind=kind, d=SHAPES[shape], transform=at, fill="currentColor")
+
+
+# From cheap to dear, on light and on dark ground: also apart by their brightness.
+_RAMPS = (
+    ((0.25, 0.62, 0.36), (0.10, 0.50, 0.53), (0.19, 0.32, 0.58), (0.29, 0.04, 0.37)),
+    ((0.82, 0.95, 0.68), (0.38, 0.80, 0.71), (0.36, 0.62, 0.90), (0.64, 0.47, 0.85)),
+)
+
+
+def shades(count: int) -> list[tuple[str, str]]:
+    """Colours from cheap to dear, each on light and on dark ground.
+
+    >>> shades(2)
+    [('#409e5c', '#d1f2ad'), ('#4a0a5e', '#a378d9')]
+    """
+    shares = [number / max(count - 1, 1) for number in range(count)]
+    return [(_mixed(_RAMPS[0], share), _mixed(_RAMPS[1], share)) for share in shares]
+
+
+def _mixed(ramp: Sequence[tuple[float, float, float]], share: float) -> str:
+    at = share * (len(ramp) - 1)
+    below = min(int(at), len(ramp) - 2)
+    parts = (a + (at - below) * (b - a) for a, b in zip(ramp[below], ramp[below + 1], strict=True))
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)

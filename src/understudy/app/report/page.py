@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,54 +13,72 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from understudy.app.bench_result import Bench
+from understudy.app.report import charts, drawing
 from understudy.app.report.record import Report
+from understudy.app.report.words import typeset
 from understudy.display import cost_text, interval_text, least_percent, percent
 from understudy.files import replacing
 from understudy.intervals import Interval
 from understudy.result import DECIDED, Result
 
-WIDE, NARROW = 760.0, 330.0
+WIDE, NARROW = 880.0, 324.0
 
 
-def render(result: Result, bench: Bench | None = None) -> str:
-    """The page as HTML: whole in itself, the same text for the same result.
+def render(report: Report, bench: Bench | None = None) -> str:
+    """The page as HTML: whole in itself, the same text for the same report.
 
     Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
     escaped. With a benchmark of the cascade it also shows how fast that ran.
     """
-    from understudy.app.report import drawing
+    environment = _environment(report.result.unit)
+    values = {
+        "report": report,
+        "result": report.result,
+        "unit": report.result.unit,
+        "bench": bench,
+        "charts": dict(_charts(report)),
+        "shades": drawing.shades(len(report.singles)),
+        "rates": {} if bench is None else {name: bench.rate(name) for name in bench.seconds},
+        "shapes": drawing.SHAPES,
+        "decided": DECIDED,
+    }
+    sections = environment.get_template("sections.html.j2").render(values)
+    contents = [
+        (id, Markup(title)) for id, title in re.findall(r'<h2 id="([\w-]+)">(.+?)</h2>', sections)
+    ]
+    page = environment.get_template("page.html.j2")
+    return page.render(values, sections=Markup(sections), contents=contents) + "\n"
 
-    report = Report(result)
-    template = _environment(report).get_template("page.html.j2")
-    page = template.render(
-        report=report,
-        result=result,
-        unit=result.unit,
-        bench=bench,
-        charts=_charts(report, bench),
-        colours=drawing.colours(list(report.singles)),
-        palette=drawing,
-        decided=DECIDED,
-    )
-    return page + "\n"
 
-
-def write_report(result: Result, path: str | Path, *, bench: Bench | None = None) -> int:
+def write_report(
+    result: Result,
+    path: str | Path,
+    *,
+    bench: Bench | None = None,
+    source: str | Path | None = None,
+    made: date | None = None,
+) -> int:
     """Write the page, atomically; the number of bytes.
+
+    Args:
+        result: what a search found.
+        path: the file to write.
+        bench: how fast its cascade ran.
+        source: the file of the result, for the commands on the page.
+        made: the day that the page states; by default today.
 
     Raises:
         UnderstudyError: the path cannot be written.
     """
-    page = render(result, bench).encode()
+    report = Report(result, None if source is None else str(source), made or date.today())
+    page = render(report, bench).encode()
     with replacing(path) as temporary:
         temporary.write_bytes(page)
     return len(page)
 
 
-def _charts(report: Report, bench: Bench | None) -> dict[str, list[tuple[str, Markup]]]:
+def _charts(report: Report) -> Iterator[tuple[str, list[tuple[str, Markup]]]]:
     """Every chart twice, drawn for wide and for narrow screens."""
-    from understudy.app.report import charts
-
     draws = {"tradeoff": partial(charts.tradeoff, report, height=340)}
     if report.saves:
         draws["against"] = partial(charts.against, report)
@@ -65,30 +86,29 @@ def _charts(report: Report, bench: Bench | None) -> dict[str, list[tuple[str, Ma
         draws["closeup"] = partial(charts.closeup, report, height=340)
     if report.result.difficulty is not None:
         draws["by_tenth"] = partial(charts.by_tenth, report, height=320)
-    if bench is not None:
-        draws["speed"] = partial(charts.speed, bench)
-    return {
-        name: [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
-        for name, draw in draws.items()
-    }
+    for name, draw in draws.items():
+        yield name, [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
 
 
-def _environment(report: Report) -> Environment:
+def _environment(unit: str) -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_finished,
     )
     filters: dict[str, Any] = {
-        "cost": partial(cost_text, unit=report.result.unit),
+        "cost": partial(cost_text, unit=unit),
         "percent": percent,
         "least": least_percent,
         "interval": _interval,
-        "points": lambda drop: _minus(f"{drop:+.2f}"),
-        "number": lambda value: _minus(f"{value:g}"),
-        "gain": lambda value: _minus(f"{value:+.0f}" if abs(value) >= 10 else f"{value:+.2g}"),
+        "signed": lambda drop: f"{drop:+.2f}",
+        "number": lambda value: f"{value:g}",
+        "points": lambda value: f"{value:g} point{'' if value == 1 else 's'}",
+        "gain": _gain,
+        "breakable": _breakable,
         "count": lambda value: f"{value:,}",
         "p": lambda value: "–" if value is None else f"{value:.3g}",
     }
@@ -96,10 +116,20 @@ def _environment(report: Report) -> Environment:
     return made
 
 
+def _finished(value: Any) -> Any:
+    """What a template writes: texts are typeset, markup is as it is."""
+    return typeset(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _breakable(text: str) -> Markup:
+    """A text whose names may be broken after signs."""
+    parts = re.split(r"(?<=_)(?=\w{3})|(?<=[./+:-])(?=[A-Za-z]\w{2})", typeset(text))
+    return Markup("<wbr>").join(parts)
+
+
+def _gain(value: float) -> str:
+    return "0" if not value else f"{value:+.0f}" if abs(value) >= 10 else f"{value:+.2g}"
+
+
 def _interval(interval: Interval) -> str:
-    return "by definition" if interval[0] == interval[1] else _minus(interval_text(interval))
-
-
-def _minus(text: str) -> str:
-    """A number with a minus sign in place of the hyphen."""
-    return text.replace("-", "\N{MINUS SIGN}")
+    return "by definition" if interval[0] == interval[1] else interval_text(interval)

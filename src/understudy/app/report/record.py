@@ -1,19 +1,22 @@
-"""What the page adds to a result: its title, what is drawn and named, provenance as text."""
+"""What the page adds to a result: title, what comes next, what is drawn and named, provenance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import shlex
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
+from understudy.app.report.words import facts
 from understudy.certificate import several_guarantees
 from understudy.deciles import Bin
-from understudy.outcome import ClassGap
+from understudy.deferral import scores_of
+from understudy.ensemble import ensemble_of
+from understudy.outcome import ClassGap, points
 from understudy.result import DECIDED, Choice, Result
 from understudy.split import ALL, SPLITS
 
@@ -24,6 +27,11 @@ WORST = 3
 @dataclass(frozen=True)
 class Report:
     """A result, with what is derived from it for the page.
+
+    Attributes:
+        result: what a search found.
+        path: the file that it stands in, for commands; None where there is none.
+        made: the day on which the page is made, if the page is to state it.
 
     >>> import numpy as np
     >>> from understudy.scores import ScoreTable
@@ -38,6 +46,8 @@ class Report:
     """
 
     result: Result
+    path: str | None = None
+    made: date | None = None
 
     @property
     def title(self) -> str:
@@ -87,20 +97,59 @@ class Report:
 
     @property
     def measure(self) -> str:
-        """What is counted: "accuracy", or "agreement with X" where there were no labels."""
-        labelled = self.result.table.get("labelled", True)
-        return "accuracy" if labelled else f"agreement with {self.result.reference}"
+        """What is counted: "accuracy", or "agreement" where there were no labels."""
+        return "accuracy" if self.result.table.get("labelled", True) else "agreement"
+
+    def aim(self, choice: Choice) -> str:
+        """The budget of a plan in words."""
+        if choice.max_drop < 0:
+            return f"at least {points(-choice.max_drop)} of {self.measure} gained"
+        return f"at most {points(choice.max_drop)} of {self.measure} lost"
+
+    def next_step(self, choice: Choice) -> str | None:
+        """What to run next to use a plan; None where there is nothing to build."""
+        budget = f"{choice.max_drop:g}"
+        if self.result.in_sample:
+            return f"understudy search TABLE --max-drop {budget}"
+        if len(choice.policy.exits) == 1:
+            return None
+        if self.path is None or not self._has_specs(choice):
+            return f"build(result, models, max_drop={budget})"
+        return f"understudy build {shlex.quote(self.path)} --max-drop {budget} --into cascade"
+
+    def _has_specs(self, choice: Choice) -> bool:
+        """Whether the result knows how all models of a plan are made."""
+        origins = {one.name: one.origin for one in self.result.singles}
+        ensembles = {name: ensemble_of(origins[name]) for name in choice.policy.exits}
+        members = ((name,) if one is None else one.exits for name, one in ensembles.items())
+        return all("spec" in origins[name] for names in members for name in names)
 
     @property
     def saves(self) -> bool:
         """Whether any plan is more than the reference by itself."""
         return any(c.policy.exits != (self.result.reference,) for c in self.result.choices)
 
+    @property
+    def full_cost(self) -> float:
+        """The cost of the reference."""
+        return self.singles[self.result.reference][0]
+
+    @property
+    def other_units(self) -> list[str]:
+        """The units in which all plans have a cost, other than the one that was minimised."""
+        costs = [set(choice.outcome.cost) for choice in self.result.choices]
+        return sorted(set.intersection(*costs) - {self.result.unit})
+
     @cached_property
     def singles(self) -> dict[str, tuple[float, float]]:
         """Cost and drop of every exit by itself, cheapest first."""
         outcomes = {one.name: one.on[self.result.measured_on] for one in self.result.singles}
         return {name: (out.cost[self.result.unit], out.drop) for name, out in outcomes.items()}
+
+    @cached_property
+    def tints(self) -> dict[str, str]:
+        """The class of every exit's colour."""
+        return {name: f"x{number}" for number, name in enumerate(self.singles)}
 
     @cached_property
     def frontier(self) -> list[tuple[float, float]]:
@@ -163,7 +212,9 @@ class Report:
             "table hash": table.get("hash"),
             "samples": {name: f"{n:,}" for name, n in table.get("samples", {}).items()},
         }
-        return [*facts(head), *facts(table.get("provenance", {}))]
+        known = dict(table.get("provenance", {}))
+        known["deferral"] = {"learned for": list(scores_of(known))}
+        return [*facts(head), *facts(known)]
 
     @property
     def origins(self) -> dict[str, dict[str, str]]:
@@ -179,20 +230,3 @@ class Report:
     def exits_by_cost(self, bins: tuple[Bin, ...]) -> list[str]:
         """The exits in bins of difficulty, cheapest first."""
         return [name for name in self.singles if name in bins[0].accuracy]
-
-
-def facts(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested plain JSON as names and texts; what is None or empty is left out.
-
-    >>> list(facts({"split": {"by": "id", "shares": {"tune": 1}}, "size": [3, 32], "group": None}))
-    [('split by', 'id'), ('split shares tune', '1'), ('size', '3, 32')]
-    """
-    for key, value in data.items():
-        name = f"{prefix} {key}".strip()
-        if isinstance(value, Mapping):
-            yield from facts(value, name)
-        elif isinstance(value, list | tuple):
-            if value:
-                yield name, ", ".join(map(str, value))
-        elif value not in (None, ""):
-            yield name, str(value)

@@ -1,0 +1,129 @@
+"""The report as it looks: measured in a browser, and the contrast of its colours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chromium
+from understudy.app.report import drawing
+from understudy.app.report.page import render
+from understudy.app.report.record import Report
+from understudy.result import Result
+from understudy.scores import ScoreTable
+from understudy.searching.search import search, search_in_sample
+
+GOLD = Path(__file__).parent.parent / "gold" / "report_result.json"
+CSS = (Path(drawing.__file__).parent / "page.css").read_text(encoding="utf-8")
+SCHEMES = chromium.colour_schemes(CSS)
+LONG = "vit_{}_patch16_clip_384.laion2b_ft_in12k_in1k"
+MEASURE = """
+function measure(page) {
+  const box = element => { const b = element.getBoundingClientRect();
+    return [b.left, b.top, b.right, b.bottom]; };
+  const shown = element => element.getClientRects().length > 0;
+  const drawn = [...page.querySelectorAll('svg.chart')].filter(shown);
+  return {
+    sideways: page.documentElement.scrollWidth - page.documentElement.clientWidth,
+    charts: drawn.map(svg => ({
+      about: svg.getAttribute('aria-label'), box: box(svg),
+      scale: svg.getBoundingClientRect().width / svg.viewBox.baseVal.width,
+      texts: [...svg.querySelectorAll('text')].map(text => [text.textContent, box(text)]),
+      shapes: [...svg.querySelectorAll('path')].map(box),
+    })),
+    cards: [...page.querySelectorAll('.plan *, header *, nav *')].filter(
+      one => one.scrollWidth > one.clientWidth + 1 && one.clientWidth).map(one => one.outerHTML),
+    tables: [...page.querySelectorAll('.scroll')].map(one => [
+      one.scrollWidth > one.clientWidth,
+      page.defaultView.getComputedStyle(one).backgroundAttachment]),
+  };
+}
+"""
+
+
+def table(names: list[str], *, labels: bool = True) -> ScoreTable:
+    """Exits that are the better the dearer, many of them alike."""
+    rng = np.random.default_rng(len(names))
+    truth, hard = rng.integers(0, 5, 1500), rng.random(1500)
+    rows, costs = {}, {}
+    for number, name in enumerate(names):
+        sure = np.clip(1.3 - hard * (1.2 - 0.9 * number / len(names)), 0.05, 1.0)
+        right = rng.random(1500) < sure
+        rows[name] = (np.where(right, truth, (truth + 1) % 5), sure)
+        costs[name] = 1e6 * 3.0 ** (8 * number / len(names))
+    return ScoreTable.from_predictions(rows, truth if labels else None, costs=costs)
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[str]:
+    """One budget and five, many long names, none that is short, no labels, in-sample."""
+    few = table(["tiny", "middle", "big"])
+    many = table([LONG.format(number) for number in range(21)])
+    results = (
+        search(few, max_drop=2.0),
+        search(many, max_drop=[-20.0, 0.5, 1.0, 2.0, 30.0]),
+        search(table(["a" * 60, "日本語のモデル", "W" * 30], labels=False), max_drop=3.0),
+        search_in_sample(few, max_drop=[0.0, 5.0]),
+    )
+    return [render(Report(result, "result.json")) for result in results]
+
+
+def overlapping(boxes: list[Any]) -> list[tuple[str, str]]:
+    """Texts that cover one another by more than a pixel."""
+    return [
+        (one, other)
+        for number, (one, a) in enumerate(boxes)
+        for other, b in boxes[:number]
+        if min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 1
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [375, 768, 1280])
+def test_labels_are_whole_and_apart_in_a_browser(
+    pages: list[str], width: int, tmp_path: Path
+) -> None:
+    for found in chromium.measured(pages, MEASURE, width=width, folder=tmp_path):
+        assert found["sideways"] <= 0
+        assert len(found["charts"]) >= 2
+        for drawn in found["charts"]:
+            left, top, right, bottom = drawn["box"]
+            for what, box in (*drawn["texts"], *(("shape", box) for box in drawn["shapes"])):
+                assert box[0] >= left - 1, what
+                assert box[1] >= top - 1, what
+                assert box[2] <= right + 1, what
+                assert box[3] <= bottom + 1, what
+            for text, box in drawn["texts"]:
+                assert (box[2] - box[0]) / drawn["scale"] <= drawing.text_width(text) + 1, text
+            assert not overlapping(drawn["texts"]), drawn["about"]
+        assert not found["cards"]
+        assert width > 375 or any(wide for wide, _ in found["tables"])
+        assert all("local" in cue and "scroll" in cue for _, cue in found["tables"])
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_have_contrast(scheme: int) -> None:
+    colours = {name: pair[scheme] for name, pair in SCHEMES.items()}
+    for ground in ("ground", "card"):
+        for text in ("ink", "soft", "accent"):
+            assert chromium.contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for shape in ("best", "plan", "single", "budget", "random", "oracle", "axis"):
+        assert chromium.contrast(colours[shape], colours["card"]) >= 3, shape
+    for pair in drawing.shades(21):
+        assert chromium.contrast(pair[scheme], colours["card"]) >= 3, pair
+    assert chromium.contrast("#ffffff", colours["alarm"]) >= 4.5
+
+
+def test_every_colour_follows_the_scheme() -> None:
+    """Shapes have classes for colours; the style sheet has them all, for light and for dark."""
+    assert set(re.findall(r"var\(--(\w+)\)", CSS)) <= set(SCHEMES)
+    page = render(Report(Result.load(GOLD)))
+    style, body = page.split("<body>")
+    assert not re.findall(r'"#[0-9a-f]{3,6}\b', body.replace('href="#', ""))
+    classes = set(re.findall(r'class="(?:swatch )?(c-\w+|x\d+)', body))
+    assert len(classes) > 8
+    assert all(f".{name} {{ color: " in style for name in classes)
