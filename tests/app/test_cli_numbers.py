@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import typer
@@ -20,9 +21,10 @@ WRONG = {float: NO_NUMBERS, int: (*NO_NUMBERS, "99999999999999999999", "-7", "1e
 def numeric_options() -> Iterator[tuple[str, str, type]]:
     """Verb, option and type, of every option that takes a number."""
     for verb, command in COMMANDS.items():
+        hints = get_type_hints(command.callback)
         for option in command.params:
-            if isinstance(option, TyperOption):
-                kind = option.type_descriptor.annotation
+            if isinstance(option, TyperOption) and option.name is not None:
+                kind = next(iter(get_args(hints.get(option.name))), hints.get(option.name))
                 if kind in WRONG:
                     yield verb, option.opts[0], kind
 
