@@ -9,7 +9,7 @@ UV := $(or $(SYSTEM_UV),.uv/bin/uv)
 # Compiled modules are kept, so that the second start of a command is a fast one.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check types bench clean
+.PHONY: demo test check types bench clean lowest
 
 demo: $(READY)
 	$(BIN)/understudy demo
@@ -25,8 +25,23 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
+# The fast tests with the lowest versions that pyproject.toml allows, on the oldest Python. Old
+# libraries use what newer ones deprecate, so those warnings are no errors here.
+LOWEST := .venv-lowest
+LOWEST_TESTS ?= src tests
+
+lowest: | $(UV)
+	mkdir -p $(LOWEST)
+	$(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-url --all-extras \
+	  --resolution lowest-direct --python-version 3.11 pyproject.toml --output-file $(LOWEST)/lowest.txt
+	$(UV) venv --quiet --allow-existing --python 3.11 $(LOWEST)
+	$(UV) pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/lowest.txt \
+	  pytest pytest-xdist hypothesis
+	$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
+	$(LOWEST)/bin/pytest -q -n 2 -W ignore::DeprecationWarning $(LOWEST_TESTS)
+
 clean:
-	rm -rf $(VENV) .uv demo
+	rm -rf $(VENV) $(LOWEST) .uv demo
 
 $(READY): requirements.txt pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)

@@ -1,7 +1,7 @@
 """What each extra takes on disk, installed from a wheel of this repository in a new environment.
 
-The default wheels of PyTorch for Linux bring CUDA. With `--cpu-torch REQUIREMENT`, which uv has to
-find (UV_FIND_LINKS, UV_INDEX), the extras that need PyTorch are measured with that one as well.
+The default wheels of PyTorch for Linux bring CUDA. With `--torch REQUIREMENT`, which uv has to find
+(UV_FIND_LINKS, UV_INDEX), extras are measured with that PyTorch, and `torch` with the default too.
 """
 
 from __future__ import annotations
@@ -78,10 +78,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         wheel = build_wheel(folder)
         for extra in (BASE, *EXTRAS):
-            found[extra] = installed(wheel, extra, folder / "new")
-            if arguments.cpu_torch and "torch" in EXTRAS.get(extra, ()):
-                with_cpu = installed(wheel, extra, folder / "new", [arguments.cpu_torch])
-                found[f"{extra}, PyTorch for CPUs"] = with_cpu
+            chosen = arguments.torch if "torch" in EXTRAS.get(extra, ()) else None
+            further = [chosen] if chosen else []
+            found[extra] = installed(wheel, extra, folder / "new", further)
+        if arguments.torch:
+            found["torch, default wheels"] = installed(wheel, "torch", folder / "new")
         wheel_mb = round(wheel.stat().st_size / 1e6, 2)
     return {"wheel_mb": wheel_mb, "extras": found, "met": found["onnx"]["mb"] <= LIMIT}
 
@@ -97,7 +98,7 @@ def installed(wheel: Path, extra: str, place: Path, further: Sequence[str] = ())
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cpu-torch", help="such as torch==2.13.0+cpu")
+    parser.add_argument("--torch", help="such as torch==2.13.0+cpu")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Executes a notebook, and prints what its cells print.
 
-    python execute.py NOTEBOOK
+python execute.py NOTEBOOK
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Stands for a person who labels: fills in the labels of a file that `ask` wrote.
 
-    python fill_in.py FILE TRUTH
+python fill_in.py FILE TRUTH
 """
 
 from __future__ import annotations

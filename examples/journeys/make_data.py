@@ -36,7 +36,9 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 def picture(digit: np.ndarray, tiles: int) -> np.ndarray:
     """A digit, 32 pixels wide, repeated in rows and columns: (H, W, 3) bytes."""
-    tile = Image.fromarray((digit * 15.9).astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR)
+    tile = Image.fromarray((digit * 15.9).astype(np.uint8)).resize(
+        (32, 32), Image.Resampling.BILINEAR
+    )
     return np.tile(np.asarray(tile)[:, :, None], (tiles, tiles, 3))
 
 
@@ -74,7 +76,12 @@ def write_weights(folder: Path) -> None:
 
 
 def train(
-    network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, rate: float, epochs: int
+    network: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    rate: float,
+    epochs: int,
 ) -> None:
     """Train a network in about ten seconds."""
     optimizer = torch.optim.AdamW(network.parameters())

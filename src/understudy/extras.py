@@ -9,8 +9,7 @@ from types import MappingProxyType
 
 from understudy.errors import MissingExtra
 
-_SEARCH = frozenset({"polars", "numba", "scipy", "sklearn"})
-_REPORT = _SEARCH | {"jinja2"}
+_SEARCH = frozenset({"polars", "numba", "scipy", "sklearn", "jinja2"})
 _TORCH = _SEARCH | {"torch", "torchvision", "safetensors", "PIL"}
 _ZOO = _TORCH | {"timm"}
 _ONNX = frozenset({"onnxruntime", "PIL"})
@@ -19,12 +18,11 @@ _EXPORT = _TORCH | _ONNX | {"onnx", "onnxscript"}
 EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "search": _SEARCH,
-        "report": _REPORT,
         "torch": _TORCH,
         "zoo": _ZOO,
         "onnx": _ONNX,
         "export": _EXPORT,
-        "all": _REPORT | _ZOO | _EXPORT,
+        "all": _ZOO | _EXPORT,
     }
 )
 """Extra -> the modules that it installs, as they are imported."""

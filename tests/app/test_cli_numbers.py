@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import typer
@@ -20,9 +21,10 @@ WRONG = {float: NO_NUMBERS, int: (*NO_NUMBERS, "99999999999999999999", "-7", "1e
 def numeric_options() -> Iterator[tuple[str, str, type]]:
     """Verb, option and type, of every option that takes a number."""
     for verb, command in COMMANDS.items():
+        hints = get_type_hints(command.callback)
         for option in command.params:
-            if isinstance(option, TyperOption):
-                kind = option.type_descriptor.annotation
+            if isinstance(option, TyperOption) and option.name is not None:
+                kind = next(iter(get_args(hints.get(option.name))), hints.get(option.name))
                 if kind in WRONG:
                     yield verb, option.opts[0], kind
 
@@ -64,3 +66,10 @@ def test_numbers_out_of_range_are_one_sentence(
 ) -> None:
     verb, *options = words
     refused(run(verb, table, *options), message)
+
+
+def test_a_budget_that_may_be_a_fraction_has_a_note(run: Run, table: Path) -> None:
+    """Budgets are points: 0.03 is not 3 %."""
+    noted = run("savers", table, "--max-drop", "0.03,2")
+    assert "--max-drop 0.03 is 0.03 percentage points; for 3 points write 3" in noted.stderr
+    assert "--max-drop 2 is" not in noted.stderr

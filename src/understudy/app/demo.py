@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from understudy.answer_files import read_answers
 from understudy.app.build_cascade import build_cascade
+from understudy.app.report.page import write_report
 from understudy.app.run_cascade import run_cascade
-from understudy.errors import MissingExtra
 from understudy.files import replacing
 from understudy.folders import remove_folder
 from understudy.looks import count_looks, log_look, looking
@@ -45,7 +45,6 @@ class DemoRun:
     """The table and the result of the demo, and how its running cascade compares with them.
 
     Attributes:
-        report: the page; None where the extra that draws it is not installed.
         agreeing: held-out images with the predicted answer from the predicted exit.
         compared: all held-out images.
         seconds: wall time per step.
@@ -54,7 +53,6 @@ class DemoRun:
     table: ScoreTable
     result: Result
     folder: Path
-    report: Path | None
     agreeing: int
     compared: int
     seconds: dict[str, float]
@@ -67,7 +65,6 @@ class DemoRun:
         outcome, certificate = self.choice.outcome, self.choice.certificate
         return {
             "folder": str(self.folder),
-            "report": None if self.report is None else str(self.report),
             "reference": self.result.reference,
             "max_drop": self.choice.max_drop,
             "policy": self.choice.policy.to_dict(),
@@ -111,20 +108,9 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Progress) -> DemoRun
     with _timed(seconds, "build and run"):
         agreeing, compared = _build_and_run(result, table, folder, on_step, on_progress)
     with _timed(seconds, "report"):
-        report = _report(result, result_path, report_path, on_step)
-    return DemoRun(table, result, folder, report, agreeing, compared, seconds)
-
-
-def _report(result: Result, source: Path, path: Path, on_step: OnStep) -> Path | None:
-    """Write the report of a result; nothing, with the reason, where its extra is not installed."""
-    try:
-        from understudy.app.report.page import write_report
-    except MissingExtra as error:
-        on_step(f"5 no report: {error}", ())
-        return None
-    on_step("5 report", (f"understudy report {source} --out {path}",))
-    write_report(result, path, source=source)
-    return path
+        on_step("5 report", (f"understudy report {result_path} --out {report_path}",))
+        write_report(result, report_path)
+    return DemoRun(table, result, folder, agreeing, compared, seconds)
 
 
 def _score(weights: Mapping[str, Path], path: Path, on_progress: Progress) -> ScoreTable:

@@ -214,7 +214,8 @@ def _matched(right: Array, counts: Array) -> int:
     start = np.concatenate([np.full(len(sizes), source), stages + kind, np.arange(stages)])
     end = np.concatenate([stages + np.arange(len(sizes)), stage, np.full(stages, sink)])
     room = np.concatenate([sizes, sizes[kind], counts]).astype(np.int32)
-    network = csr_array((room, (start, end)), shape=(sink + 1, sink + 1))
+    ends = (start.astype(np.int32), end.astype(np.int32))  # SciPy 1.13 takes no wider ones
+    network = csr_array((room, ends), shape=(sink + 1, sink + 1))
     return int(maximum_flow(network, source, sink).flow_value)
 
 

@@ -49,6 +49,6 @@ def _view(found: DemoRun) -> Group:
         f"As run, {found.agreeing} of {found.compared} held-out images have the predicted answer "
         "from the predicted exit.",
         f"Time: {', '.join(f'{step} {lap:.1f} s' for step, lap in seconds.items())}.",
-        *([f"Open {found.report} in a browser."] if found.report else []),
+        f"Open {found.folder / 'report.html'} in a browser.",
     ]
     return group_of(found.result.view(), note_of("\n" + "\n".join(lines)))

@@ -106,7 +106,7 @@ for name, verb, panel, extra in (
     ("run", run.run, "Run", None),  # what was exported needs less than what was built
     ("bench", bench.bench, "Run", None),
     ("export", export.export, "Run", "export"),
-    ("report", report.report, "Show", "report"),
+    ("report", report.report, "Show", "search"),
 ):
     command = app.command(name, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel)
     command(_needing(name, verb, extra))
