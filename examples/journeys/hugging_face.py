@@ -30,7 +30,7 @@ import numpy as np
 from understudy import verify
 from understudy.outcome import decide
 
-decided = decide(table, result.choice().policy)
+decided = decide(result.with_fitted(table), result.choice().policy)
 given = np.concatenate([cascade.answer(b["pixel_values"]).prediction for b in loader])
 assert (given == decided.prediction).all()
 assert not result.choice().certificate.falls_back
