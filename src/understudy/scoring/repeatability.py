@@ -97,7 +97,8 @@ def _eager() -> AbstractContextManager[object]:
     """
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 class _CoarsestDtype(TorchDispatchMode):
