@@ -38,7 +38,7 @@ CORE = {
     "answer_files": {"errors", "extras", "files"},
     "unfinished": {"errors", "files", "folders", "locks"},
     "short_repr": set(),
-    "html_views": {"display"},
+    "html_views": {"display", "text_table"},
     "tabular": {"errors", "html_views"},
     "json_codec": {"errors", "files", "documents", "short_repr"},
     "split": {"errors"},
@@ -147,7 +147,7 @@ ORDER = {
         "chain_solver chains coordinate_descent exits published_rules equal_loss strategies "
         "promising_pairs best_savers search_data optimism search labels_needed verify"
     ),
-    "app": "bench_result run_cascade bench bench_job build_cascade report demo cli",
+    "app": "bench_result run_cascade bench bench_job build_cascade next_commands report demo cli",
 }
 
 # The one arrow that points upwards, a late import: `result.report(path)`, for notebooks.

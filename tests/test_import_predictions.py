@@ -308,3 +308,10 @@ def test_confidences_may_be_numbers_beyond_64_bits(tmp_path: Path) -> None:
     labels = LabelFile(tmp_path / "labels.csv", "id", "label")
     table = import_predictions(labels, {"a": tmp_path / "a.csv"}, costs={"a": 1})
     assert table.confidence["max_softmax"].tolist() == [[1e20]]
+
+
+def test_without_costs_the_calls_of_the_best_model_are_counted(csv: Files) -> None:
+    table = csv.load(costs={})
+    (unit,) = table.units
+    assert unit.removeprefix("calls of ") in table.names
+    assert sorted(table.exit_costs(unit).tolist()) == [0.0, 1.0]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 import interval_coverage
-from understudy.intervals import PAD, Z95, drop_interval, wilson
+from understudy.intervals import PAD, Z95, drop_interval, exact_interval, wilson
 from understudy.searching.exact_test import discordance_limit, lower_tail
 
 LEVEL = 0.025
@@ -28,6 +29,12 @@ def p_value(losses: int, gains: int, samples: int, gap: float) -> float:
     tried = first + (high - first) * np.linspace(0, 1, 300) ** 2
     top = losses - gains + Z95 * math.sqrt(discordant + PAD)
     return float(lower_tail(top, samples, tried, gap, slope=Z95).max()) + BETA
+
+
+@pytest.mark.parametrize(("hits", "samples"), [(0, 20), (1, 1), (9, 100), (20, 20), (60, 2000)])
+def test_the_exact_interval_of_a_share_is_that_of_scipy(hits: int, samples: int) -> None:
+    ends = binomtest(hits, samples).proportion_ci(0.95, method="exact")
+    assert exact_interval(hits, samples) == pytest.approx((ends.low, ends.high), abs=2e-9)
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,27 @@ def test_a_policy_is_that_of_its_certificate(
     with pytest.raises(PolicyError, match=f"{words}.*: search again") as raised:
         Result.load(tmp_path / "r.json")
     assert "\n" not in str(raised.value)
+
+
+def test_the_first_line_names_the_reference() -> None:
+    table = synthetic(1500)
+    by_default, named = search(table, max_drop=1.0), search(table, reference="net1", max_drop=1.0)
+    best = max(by_default.singles, key=lambda one: one.on["tune"].accuracy)
+    share = f"{100 * best.on['tune'].accuracy:.1f} %"
+    words = f"reference net2: the most accurate on tune ({share})"
+    assert str(by_default).splitlines()[0].strip() == words == table.reference_words()
+    assert str(named).splitlines()[0].strip() == named.reference_words()
+    assert f"on tune, where net2 has {share}" in named.reference_words()
+    bare = search(replace(table, label=None), max_drop=1.0)
+    assert str(bare).splitlines()[0].strip() == (
+        "reference net2: the costliest (too few labels to tell the most accurate)"
+    )
+    assert Result.from_dict(by_default.to_dict()).reference_words() == words
+
+
+def test_a_reference_that_costs_least_leaves_nothing_to_save() -> None:
+    (choice,) = search(synthetic(1500), reference="net0", max_drop=1.0).choices
+    assert choice.verdict == (
+        "A cascade does not pay here: use net0. It costs least of all exits, so there is nothing "
+        "to save."
+    )

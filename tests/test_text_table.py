@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from understudy.display import columns, plain, signed, table_of
-from understudy.text_table import Column, Paragraph, TextTable, shortened, wrapped
+from understudy.text_table import Column, Paragraph, TextTable, short_names, wrapped
 
 NAMES = tuple(f"convnextv2_huge.fcmae_ft_in22k_in1k_{size}" for size in (224, 256, 384, 512))
 PLAN = f"{NAMES[0]} 61.2% → {NAMES[1]} 30.1% → {NAMES[2]} 8.5% → {NAMES[3]} 0.2%"
@@ -77,7 +77,7 @@ def test_a_style_and_wide_characters_keep_their_columns() -> None:
 
 @given(st.sets(st.text("ab1_", min_size=1, max_size=40), max_size=30), st.integers(3, 30))
 def test_shortened_names_stay_different(names: set[str], width: int) -> None:
-    short = shortened(names, width)
+    short = short_names(names, width)
     assert set(short) == names
     assert len(set(short.values())) == len(names)
     for name, text in short.items():
@@ -86,11 +86,11 @@ def test_shortened_names_stay_different(names: set[str], width: int) -> None:
 
 
 def test_names_are_cut_in_the_middle() -> None:
-    assert set(shortened(NAMES, 20).values()) == {
+    assert set(short_names(NAMES, 20).values()) == {
         f"convnextv2_…in1k_{size}" for size in (224, 256, 384, 512)
     }
     alike = [f"{'a' * 20}{middle}{'z' * 20}" for middle in "123"]
-    assert len(set(shortened(alike, 16).values())) == 3
+    assert len(set(short_names(alike, 16).values())) == 3
 
 
 @given(st.lists(st.sampled_from(["57.2", "%", "M", "of", "MACs,", "[−0.2,", "+1]", "x" * 30])))

@@ -27,9 +27,10 @@ def proved(result: str, table: str) -> None:
 
 def agrees(result: str, table: str, answers: str) -> None:
     """The running cascade gave the answers that the table predicts, sample by sample."""
-    scores = load_table(table)
-    expected = decide(scores, Result.load(result).choice().policy)
-    exits = Result.load(result).choice().policy.exits
+    found = Result.load(result)
+    scores = found.with_fitted(load_table(table))
+    expected = decide(scores, found.choice().policy)
+    exits = found.choice().policy.exits
     with open(answers, newline="") as file:
         given = {row["id"]: row for row in csv.DictReader(file)}
     for row, name in enumerate(scores.ids):

@@ -51,7 +51,7 @@ print(answer(held_out[:5]))
 from understudy import verify
 from understudy.outcome import decide
 
-decided = decide(table, result.choice().policy)
+decided = decide(result.with_fitted(table), result.choice().policy)
 assert (answer(held_out) == large.classes_[decided.prediction]).all()
 assert not result.choice().certificate.falls_back
 assert all(check.holds for check in verify(result, table))

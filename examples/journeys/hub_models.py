@@ -5,11 +5,11 @@ They stand for fine-tuned models of a hub; nothing is downloaded.
 
 import torch
 from digit_batches import digit_batches
-from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+from transformers import ResNetConfig, ResNetForImageClassification
 
 
 def trained(name: str, width: int, depth: int, epochs: int) -> None:
-    """Train a network for a few seconds and save it with its processor."""
+    """Train a network for a few seconds and save it."""
     torch.manual_seed(0)
     config = ResNetConfig(
         num_channels=1,
@@ -21,14 +21,18 @@ def trained(name: str, width: int, depth: int, epochs: int) -> None:
         downsample_in_first_stage=False,
     )
     model = ResNetForImageClassification(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batches = digit_batches("train")
+    optimizer = torch.optim.AdamW(model.parameters())
+    steps = epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=steps)
     for _ in range(epochs):
-        for batch in digit_batches("train"):
+        for batch in batches:
             model(**batch).loss.backward()
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
     model.save_pretrained(name)
 
 
 trained("small", 8, 1, 6)
-trained("large", 32, 2, 6)
+trained("large", 24, 2, 8)

@@ -17,10 +17,12 @@ table = score(models, loader)
 result = search(table, reference="large", max_drop=2.0)
 print(result)
 
+from understudy import Executor
+
 cascade = build(result, models)
-for batch in loader:
-    answers = cascade.answer(batch)
-    print(answers.prediction[:10], answers.exit_names()[:10])
+with Executor(cascade) as executor:
+    for answers in executor.map(loader):
+        print(answers.prediction[:10], answers.exit_names()[:10])
 # <-
 
 # The cascade gives the answers that the table predicts, sample by sample, and is certified.
@@ -28,8 +30,8 @@ import numpy as np
 from understudy import verify
 from understudy.outcome import decide
 
-decided = decide(table, result.choice().policy)
-given = np.concatenate([cascade.answer(batch).prediction for batch in loader])
+decided = decide(result.with_fitted(table), result.choice().policy)
+given = np.concatenate([cascade.answer(b["pixel_values"]).prediction for b in loader])
 assert (given == decided.prediction).all()
 assert not result.choice().certificate.falls_back
 assert all(check.holds for check in verify(result, table))

@@ -136,36 +136,40 @@ def difficulty(
         table = with_deferral(table, big, unit=unit)
     small = table.names[int(costs.argmin())] if little is None else table.names[table.index(little)]
     right = table.prediction == table.truth(big)
-    order = np.argsort(costs, kind="stable")
     values = table.scores(confidence)
-
-    def group(name: str, rows: npt.NDArray[Any]) -> Bin:
-        accuracy = right[:, rows].mean(1)
-        gains = {
-            table.names[b]: float(100 * (accuracy[b] - accuracy[a]) / (costs[b] - costs[a]))
-            for a, b in pairwise(order.tolist())
-            if costs[b] > costs[a]
-        }
-        by_exit = {n: float(a) for n, a in zip(table.names, accuracy, strict=True)}
-        return Bin(name, right[:, rows].shape[1], by_exit, gains)
-
+    by_exit = dict(zip(table.names, costs.tolist(), strict=True))
+    cheaper = [name for name in _by_cost(by_exit) if by_exit[name] < by_exit[big]]
+    row = table.index
     return Difficulty(
         little=small,
         reference=big,
         unit=unit,
-        costs={name: float(cost) for name, cost in zip(table.names, costs, strict=True)},
+        costs=by_exit,
         by_confidence=tuple(
-            group(f"{number + 1}", rows)
-            for number, rows in enumerate(_tenths(values[table.index(small)]))
+            _bin(f"{number + 1}", right[:, rows], by_exit)
+            for number, rows in enumerate(_tenths(values[row(small)]))
         ),
-        by_agreement=tuple(group(*level) for level in _levels(right) if level[1].any()),
-        helps={
-            name: _easy_tenths(right, values, table.index(name), table.index(big))
-            for name in (table.names[i] for i in order)
-            if costs[table.index(name)] < costs[table.index(big)]
-        },
-        unlabelled=table.label is None,
+        by_agreement=tuple(
+            _bin(name, right[:, rows], by_exit) for name, rows in _levels(right) if rows.any()
+        ),
+        helps={name: _easy_tenths(right, values, row(name), row(big)) for name in cheaper},
     )
+
+
+def _by_cost(costs: Mapping[str, float]) -> list[str]:
+    """The exits, cheapest first."""
+    return sorted(costs, key=costs.__getitem__)
+
+
+def _bin(name: str, right: npt.NDArray[np.bool_], costs: Mapping[str, float]) -> Bin:
+    """The samples of a bin, (E, n) marks of who is right, exits in the order of `costs`."""
+    accuracy = dict(zip(costs, right.mean(1).tolist(), strict=True))
+    gains = {
+        b: 100 * (accuracy[b] - accuracy[a]) / (costs[b] - costs[a])
+        for a, b in pairwise(_by_cost(costs))
+        if costs[b] > costs[a]
+    }
+    return Bin(name, right.shape[1], accuracy, gains)
 
 
 def _tenths(confidence: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from understudy.text_table import Paragraph, TextTable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
-    from rich.text import Text
 
 _CELL = "padding:0.2em 0.7em;vertical-align:top;white-space:pre-line"
 
@@ -49,44 +49,30 @@ def html_table(
 def html_of(view: RenderableType) -> str:
     """A view for a terminal as HTML: its tables and paragraphs.
 
-    >>> from understudy.display import note_of
-    >>> html_of(note_of("a < b", heading="Note: "))
+    >>> html_of(Paragraph("a < b", heading="Note: "))
     '<p style="max-width:60em"><b>Note: </b>a &lt; b</p>'
     """
     from rich.console import Group
-    from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
+
+    from understudy.display import plain
 
     if isinstance(view, Group):
         return "".join(map(html_of, view.renderables))
-    if isinstance(view, Padding):
-        return html_of(view.renderable)
-    if isinstance(view, Table):
+    if isinstance(view, TextTable):
         return _table(view)
     if isinstance(view, Text):
-        return f'<p style="max-width:60em">{_marked(view)}</p>'
-    from understudy.display import plain
-
+        return f"<p><b>{escape(view.plain)}</b></p>"
+    if isinstance(view, Paragraph):
+        head = f"<b>{escape(view.heading)}</b>" if view.heading else ""
+        return f'<p style="max-width:60em">{head}{escape(view.text.strip())}</p>'
     return f"<pre>{escape(plain(view))}</pre>"
 
 
-def _table(table: Table) -> str:
-    columns = [[_plain(cell) for cell in column.cells] for column in table.columns]
+def _table(table: TextTable) -> str:
     return html_table(
-        _plain(table.title or ""),
-        [_plain(column.header) for column in table.columns],
-        list(zip(*columns, strict=True)),
-        left=[column.justify == "left" for column in table.columns],
+        table.title,
+        [column.head.replace("\n", " ") for column in table.columns],
+        [[str(cell) for cell in row] for row in table.rows],
+        left=[column.kind != "figure" for column in table.columns],
     )
-
-
-def _plain(cell: Any) -> str:
-    return str(getattr(cell, "plain", cell))
-
-
-def _marked(text: Text) -> str:
-    """A text with its bold beginning."""
-    bold = max((span.end for span in text.spans if span.start == 0), default=0)
-    head = f"<b>{escape(text.plain[:bold])}</b>" if bold else ""
-    return head + escape(text.plain[bold:].rstrip("\n"))

@@ -56,17 +56,9 @@ def import_record(
         TableError: NaN confidences, labels that are no class numbers, an unknown split.
     """
     outputs, prices = _read_record(record), _read_macs(macs)
-    rows, types = len(outputs.prediction), len(prices.heads)
-    positions = (rows - 1) // types
-    if rows < 2 or (rows - 1) % types:
-        raise DataError(
-            f"a record has a row per type at each position and one for the full model, found "
-            f"{rows} rows in {str(record)!r} for {types} types in {str(macs)!r}: pass the MACs "
-            "that belong to this record"
-        )
-    prices.check(positions, macs)
-    parts, costs = prices.parts(positions)
+    parts, costs = prices.parts(_positions(outputs, prices, record, macs))
     exits = list(parts if names is None else names)
+    rows = len(outputs.prediction)
     if len(exits) != rows or len(set(exits)) < rows:
         raise DataError(
             f"a record with {rows} rows has {rows} different exit names, the full model's last, "
@@ -91,6 +83,20 @@ def import_record(
         return table
     classes, values = outputs.prediction.astype(np.int32), outputs.confidence.astype(np.float32)
     return replace(table, details=dict(zip(exits, map(Detail, classes, values), strict=True)))
+
+
+def _positions(outputs: _Record, prices: _Macs, record: str | Path, macs: str | Path) -> int:
+    """How many positions a record has, checked against the file of MACs."""
+    rows, types = len(outputs.prediction), len(prices.heads)
+    positions = (rows - 1) // types
+    if rows < 2 or (rows - 1) % types:
+        raise DataError(
+            f"a record has a row per type at each position and one for the full model, found "
+            f"{rows} rows in {str(record)!r} for {types} types in {str(macs)!r}: pass the MACs "
+            "that belong to this record"
+        )
+    prices.check(positions, macs)
+    return positions
 
 
 def from_strict(threshold: float, observed: npt.ArrayLike) -> float:

@@ -37,7 +37,7 @@ def import_predictions(
     labels: LabelFile,
     exits: Mapping[str, str | Path],
     *,
-    costs: Mapping[str, float],
+    costs: Mapping[str, float] | None = None,
     unit: str = "MACs",
     prediction: str = "prediction",
     confidence: str = "confidence",
@@ -49,6 +49,8 @@ def import_predictions(
     `confidence` name its columns, either for all files, or with `{exit}` in them for the exit's
     name. Labels may be numbers or texts; texts are numbered in sorted order, and predictions with
     them. A label that is empty (or the number -1) is missing: such a table is partly labelled.
+    Without costs the calls of the most accurate exit are counted, as in
+    `ScoreTable.from_probabilities`.
 
     Raises:
         DataError: a file or column that is missing; keys that are missing, repeated or surplus;
@@ -57,15 +59,8 @@ def import_predictions(
     """
     if not exits:
         raise DataError("an import has at least one exit, found none: --exit NAME=FILE")
-    strangers = sorted(set(costs) - set(exits))
-    if strangers:
-        raise DataError("every cost is that of an exit: " + unknown("exit", strangers[0], exits))
-    missing = [name for name in exits if name not in costs]
-    if missing:
-        raise DataError(
-            f"every exit has a cost in {unit}, {listed(map(repr, missing))} "
-            f"{'has' if len(missing) == 1 else 'have'} none: --cost {missing[0]}=NUMBER"
-        )
+    if costs:
+        _check_costs(costs, exits, unit)
     frame = _read(labels.file, labels.key, what="labels")
     keys = _keys(frame, labels.key, labels.file)
     rows = {
@@ -77,24 +72,44 @@ def import_predictions(
         )
         for name, file in exits.items()
     }
-    columns = [answer for answer, _ in rows.values()]
-    label = np.full(len(keys), NO_LABEL)
     known = _labels(frame, labels)
-    if known is not None:
-        columns.append(known.drop_nulls())
-    numbers, classes = _numbered(columns)
-    if known is not None:
-        label[known.is_not_null().to_numpy()] = numbers[-1]
+    answers, label, classes = _class_columns([answer for answer, _ in rows.values()], known)
     table = ScoreTable.from_predictions(
-        {name: (numbers[row], rows[name][1]) for row, name in enumerate(exits)},
-        label,
-        costs={unit: dict(costs)},
+        {name: (answers[row], rows[name][1]) for row, name in enumerate(exits)},
+        np.full(len(keys), NO_LABEL) if label is None else label,
+        costs={unit: dict(costs)} if costs else None,
         ids=keys.to_list(),
         groups=_texts(frame, labels.group, labels.file),
         split=_texts(frame, labels.split, labels.file) or split,
         provenance={"labels": _about(labels), "exits": {n: str(f) for n, f in exits.items()}},
     )
     return table if classes is None else table.with_classes(classes)
+
+
+def _check_costs(costs: Mapping[str, float], exits: Mapping[str, object], unit: str) -> None:
+    """Refuse costs of other exits, or of some alone."""
+    strangers = sorted(set(costs) - set(exits))
+    if strangers:
+        raise DataError("every cost is that of an exit: " + unknown("exit", strangers[0], exits))
+    missing = [name for name in exits if name not in costs]
+    if missing:
+        raise DataError(
+            f"every exit has a cost in {unit}, {listed(map(repr, missing))} "
+            f"{'has' if len(missing) == 1 else 'have'} none: --cost {missing[0]}=NUMBER"
+        )
+
+
+def _class_columns(
+    answers: Sequence[pl.Series], known: pl.Series | None
+) -> tuple[list[np.ndarray], np.ndarray | None, list[str] | None]:
+    """Predictions and labels as numbers, the labels -1 where they are missing, and the classes."""
+    if known is None:
+        numbers, classes = _numbered(answers)
+        return numbers, None, classes
+    (*numbers, labelled), classes = _numbered([*answers, known.drop_nulls()])
+    label = np.full(len(known), NO_LABEL)
+    label[known.is_not_null().to_numpy()] = labelled
+    return numbers, label, classes
 
 
 def read_labels(labels: LabelFile, classes: Sequence[str] | None = None) -> dict[str, int]:

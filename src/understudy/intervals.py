@@ -46,6 +46,29 @@ def wilson(hits: int, samples: int) -> Interval:
     return (max(low, 0.0) if hits else 0.0), (min(high, 1.0) if hits < samples else 1.0)
 
 
+def exact_interval(hits: int, samples: int) -> Interval:
+    """The exact 95 % interval of a share (Clopper and Pearson 1934), to 1e-9.
+
+    >>> [round(edge, 3) for edge in exact_interval(9, 100)]
+    [0.042, 0.164]
+    """
+    low = 0.0 if not hits else 1 - _largest_share(samples - hits, samples)
+    high = 1.0 if hits == samples else _largest_share(hits, samples)
+    return low, high
+
+
+def _largest_share(hits: int, samples: int) -> float:
+    """The share at which so few hits have the probability .025."""
+    counts = np.arange(hits + 1)
+    ways = np.cumsum(np.log(np.append(1.0, (samples - counts[:-1]) / (counts[:-1] + 1))))
+    low, high = hits / samples, 1.0
+    while high - low > 1e-9:
+        share = (low + high) / 2
+        logs = ways + counts * math.log(share) + (samples - counts) * math.log1p(-share)
+        low, high = (share, high) if np.exp(logs).sum() > _LEVEL else (low, share)
+    return (low + high) / 2
+
+
 @lru_cache(maxsize=4096)
 def drop_interval(losses: int, gains: int, samples: int) -> Interval:
     """The 95 % interval of a drop in points: the exact test, inverted both ways.

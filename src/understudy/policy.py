@@ -30,8 +30,9 @@ class PolicyStage(
     confidence: str = field(default=DEFAULT_CONFIDENCE, metadata=stored(optional=True))
 
     def __post_init__(self) -> None:
-        if self.threshold is not None:
-            check_number(self.threshold, f"the threshold of exit {self.exit!r}", PolicyError)
+        given: object = self.threshold
+        if given is not None and not isinstance(given, float):
+            check_number(given, f"the threshold of exit {self.exit!r}", PolicyError)
         if self.threshold is not None and math.isnan(self.threshold):
             raise PolicyError(f"a threshold is a number, exit {self.exit!r} has NaN: search again")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from understudy.text_table import shortened
+from understudy.text_table import short_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,7 @@ def progress_bars(unit: str, *, console: Console | None = None, **units: str) ->
     def advance(name: str, done: int, total: int) -> None:
         if name not in tasks:
             counted = units.get(name.split(" ", maxsplit=1)[0], unit)
-            short = shortened((*tasks, name), name_width)[name]
+            short = short_names((*tasks, name), name_width)[name]
             tasks[name] = bars.add_task(short, completed=done, rate="…", unit=counted)
         speed = bars.tasks[bars.task_ids.index(tasks[name])].speed
         bars.update(tasks[name], completed=done, total=total or None, rate=_rate(speed))

@@ -42,18 +42,24 @@ def most_accurate(rows: Sequence[int], right: Array, costs: npt.NDArray[np.float
     return min(priced, key=lambda row: (-right[row], costs[row]))
 
 
-def reference_words(name: str, accuracies: Mapping[str, float], *, split: str) -> str:
+def reference_words(
+    name: str, accuracies: Mapping[str, float], costs: Mapping[str, float], *, split: str
+) -> str:
     """The reference in one line: its accuracy, and whether that is the highest.
 
     Args:
         accuracies: by exit, of those that may be a reference; empty where labels are missing.
+        costs: by exit.
         split: where they were measured.
 
-    >>> reference_words("big", {"tiny": 0.9, "big": 0.934}, split="tune")
+    >>> costs = {"tiny": 1.0, "big": 9.0}
+    >>> reference_words("big", {"tiny": 0.9, "big": 0.934}, costs, split="tune")
     'reference big: the most accurate on tune (93.4 %)'
-    >>> reference_words("tiny", {"tiny": 0.9, "big": 0.934}, split="tune")
+    >>> reference_words("tiny", {"tiny": 0.9, "big": 0.934}, costs, split="tune")
     'reference tiny: 90.0 % on tune, where big has 93.4 %'
     """
+    if not accuracies and costs[name] == max(costs.values()):
+        return f"reference {name}: the costliest (too few labels to tell the most accurate)"
     if name not in accuracies:
         return f"reference {name}"
     best = max(accuracies, key=accuracies.__getitem__)

@@ -225,12 +225,19 @@ class Result(
 
     def reference_words(self) -> str:
         """The reference, with its accuracy where the thresholds were chosen; see `candidates`."""
+        if not self.labelled:
+            return (
+                f"reference {self.reference}: no sample has a label, so all figures are agreement "
+                "with its answers"
+            )
         exits = [Exit(single.name, (), single.origin) for single in self.singles]
         labels, on = self.table.get("labels"), self.searched_on
         known = labels[on] == self.table["samples"][on] if labels else self.table["labelled"]
-        rows = candidates(exits) if known else []
-        found = {exits[row].name: self.singles[row].on[on].accuracy for row in rows}
-        return reference_words(self.reference, found, split=on)
+        models = candidates(exits)
+        accuracies = {exits[row].name: self.singles[row].on[on].accuracy for row in models}
+        found = accuracies if known else {}
+        costs = {exits[row].name: self.singles[row].on[on].cost[self.unit] for row in models}
+        return reference_words(self.reference, found, costs, split=on)
 
     def label_words(self) -> str:
         """How many samples have labels, and what the figures are without them."""

@@ -23,7 +23,7 @@ from understudy.confidence_functions import (
 )
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
-from understudy.reference import candidates, most_accurate
+from understudy.reference import candidates, most_accurate, reference_words
 from understudy.short_repr import clipped, cut_list
 from understudy.sitting import Sitting
 from understudy.split import ALL, SPLITS, assign_splits
@@ -421,6 +421,23 @@ class ScoreTable(Tabular):
         if right is None:
             return self.names[max(rows, key=costs.__getitem__)]
         return self.names[most_accurate(rows, right, costs)]
+
+    def reference_words(self, name: str | None = None, *, unit: str | None = None) -> str:
+        """The reference in one line, with its accuracy on tune where labels tell it.
+
+        >>> table = ScoreTable.from_predictions(
+        ...     {"tiny": ([0, 1], [.9, .6]), "big": ([0, 0], [.8, .7])}, [0, 0],
+        ...     costs={"tiny": 1, "big": 10}, split=["tune", "tune"])
+        >>> table.reference_words()
+        'reference big: the most accurate on tune (100.0 %)'
+        """
+        tune = self.split == SPLITS.index("tune")
+        found: dict[str, float] = {}
+        if self.label is not None and tune.any() and self.labelled[tune].all():
+            right = (self.prediction[:, tune] == self.label[tune]).mean(1)
+            found = {self.names[row]: float(right[row]) for row in candidates(self.exits)}
+        costs = dict(zip(self.names, self.exit_costs(self.unit(unit)).tolist(), strict=True))
+        return reference_words(self.reference(name, unit=unit), found, costs, split="tune")
 
     def _right_on_tune(self, rows: list[int]) -> Array | None:
         """How many tune samples each exit has right, (E,); None where labels do not tell which of

@@ -228,7 +228,7 @@ def costs_by_unit(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Costs as {unit: {part: number}}; a plain {part: number} is MACs.
 
     Raises:
-        TableError: they are neither; texts; a unit in which everything costs nothing.
+        TableError: they are neither, or texts.
     """
     units = (
         costs if all(isinstance(value, Mapping) for value in costs.values()) else {"MACs": costs}
@@ -242,12 +242,6 @@ def costs_by_unit(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         ) from error
     for part, text in texts.items():
         raise TableError(f"a cost is a number, {part!r} has the text {text!r}: drop the quotes")
-    for unit, prices in found.items():
-        if prices and not any(prices.values()):
-            raise TableError(
-                f"where everything costs 0 nothing can be saved, found only zeros in {unit}: give "
-                "costs, or none at all, to count the calls of the large model"
-            )
     return found
 
 

@@ -138,13 +138,13 @@ def wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
-def shortened(names: Iterable[str], width: int) -> dict[str, str]:
+def short_names(names: Iterable[str], width: int) -> dict[str, str]:
     """Every name -> the same in at most `width` columns, cut in its middle; all remain different.
 
     Names that can only be told apart at more columns are that long.
 
     >>> name = "convnextv2_huge.fcmae_ft_in22k_in1k_512"
-    >>> shortened([name, "resnet18"], 20)
+    >>> short_names([name, "resnet18"], 20)
     {'convnextv2_huge.fcmae_ft_in22k_in1k_512': 'convnextv2_…in1k_512', 'resnet18': 'resnet18'}
     """
     found = dict.fromkeys(names, "")
@@ -294,7 +294,7 @@ class _Panel:
 def _fitted(cells: Sequence[str], kind: Kind, size: int) -> list[list[str]]:
     """Row -> the lines of its cell."""
     if kind == "name":
-        short = shortened(cells, size)
+        short = short_names(cells, size)
         return [[short[cell]] for cell in cells]
     if kind == "plan":
         return [_plan_lines(cell, size) for cell in cells]
@@ -312,7 +312,7 @@ def _plan_lines(plan: str, width: int) -> list[str]:
     """The stages in lines; names that are too long by themselves are shortened."""
     stages = [stage.rpartition(" ") for stage in plan.split(ARROW)]
     share = max(_columns(f" {share}{ARROW}") for _, _, share in stages) - 1
-    short = shortened([name for name, _, _ in stages], max(width - share, SHORT_NAME))
+    short = short_names([name for name, _, _ in stages], max(width - share, SHORT_NAME))
     cut = ARROW.join(f"{short[name]}{space}{share}" for name, space, share in stages)
     return _joined(_stages(cut), " ", width)
 

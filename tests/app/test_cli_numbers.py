@@ -66,3 +66,10 @@ def test_numbers_out_of_range_are_one_sentence(
 ) -> None:
     verb, *options = words
     refused(run(verb, table, *options), message)
+
+
+def test_a_budget_that_may_be_a_fraction_has_a_note(run: Run, table: Path) -> None:
+    """Budgets are points: 0.03 is not 3 %."""
+    noted = run("savers", table, "--max-drop", "0.03,2")
+    assert "--max-drop 0.03 is 0.03 percentage points; for 3 points write 3" in noted.stderr
+    assert "--max-drop 2 is" not in noted.stderr

@@ -128,9 +128,9 @@ def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
     assert set(figures["peak_memory_bytes"]) == {"large model alone", "executor"}
     assert min(figures["peak_memory_bytes"].values()) > 2**20
     shown = run(*words, "--clients", 0)
-    assert "of the executor" in shown.stdout
-    assert "peak memory" in shown.stdout
-    assert "600 images, batches of 16" in shown.stdout
+    assert "1 round: medians of the ratios" in shown.stdout
+    assert " memory " in shown.stdout
+    assert "600 images, batches of at most 16" in shown.stdout
     assert run("report", "r.json", "--bench", "b.json").exit_code == 0
     assert "How fast it runs" in Path("report.html").read_text()
     refused(run(*words, "--max-drop=-50"), "-50")

@@ -299,11 +299,15 @@ def test_the_time_saved_is_on_the_card() -> None:
     assert minus(f"time saved {saved} ms@8") in Page(render(Report(result))).words()
 
 
-def test_the_next_command_builds_from_the_file_where_specs_are_known(result: Result) -> None:
-    singles = tuple(replace(one, origin={"spec": "timm:x"}) for one in result.singles)
-    page = render(Report(replace(result, singles=singles), "my -1 results.json"))
-    assert "understudy build &#39;my -1 results.json&#39; --max-drop 5 --into cascade" in page
-    assert "build(result" not in page
+def test_the_next_command_builds_from_the_file(result: Result) -> None:
+    page = render(Report(result, "my -1 results.json"))
+    words = Page(page).words()
+    assert "understudy build 'my -1 results.json' --max-drop 5 --into cascade --model" in words
+    assert f"--model '{HOSTILE}=SPEC'" in words
+    singles = tuple(replace(one, origin={"spec": "py:nets:make"}) for one in result.singles)
+    known = Page(render(Report(replace(result, singles=singles), "r.json"))).words()
+    assert "understudy build r.json --max-drop 2 --into cascade --allow-code nets" in known
+    assert "build(result" not in words + known
 
 
 def test_there_is_one_kind_of_minus() -> None:

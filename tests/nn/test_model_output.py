@@ -80,7 +80,9 @@ def test_logits_are_taken_from_any_output(form: str, rows: Tensor) -> None:
     assert np.array_equal(table.prediction, other.prediction)
     cascade = build(search(table, reference="big", max_drop=90.0), {"tiny": tiny, "big": big})
     (answers,) = Executor(cascade).map([(rows, labels)])
-    assert torch.equal(cascade(rows).argmax(1), torch.from_numpy(answers.prediction))
+    for batch in (rows, (rows, labels), {"pixel_values": rows}):
+        assert torch.equal(cascade(batch).argmax(1), torch.from_numpy(answers.prediction))
+        assert np.array_equal(cascade.answer(batch).exit, answers.exit)
 
 
 @pytest.mark.parametrize("form", FORMS)

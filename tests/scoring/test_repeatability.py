@@ -46,6 +46,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "noise": (lambda x: x + 0.01 * torch.randn_like(x), RANDOM),
     "a coin per batch": (mirrored, RANDOM),
     "noise from a seed": (seeded, DEPENDENT),
+    "probabilities": (lambda x: x.softmax(1), "'net' gives probabilities .*leave out its softmax"),
     "the batch's mean": (lambda x: x - x.mean(0), DEPENDENT),
     "its first row": (lambda x: x - 0.01 * x[:1], DEPENDENT),
     "its neighbour": (lambda x: x + x.roll(1, 0), DEPENDENT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tables import pair_table, record, synthetic
 from understudy.app.cli.optimism import optimism_view
 from understudy.display import plain
 from understudy.errors import PolicyError, TableError
+from understudy.intervals import exact_interval
 from understudy.scores import ScoreTable
 from understudy.searching.optimism import WAYS, Optimism, Spread, Tuning, optimism
 from understudy.split import SPLITS
@@ -113,9 +115,28 @@ def test_it_goes_into_json_and_onto_a_page() -> None:
     assert [one["way"] for one in data["tunings"]] == ["in-sample", "held-out", "certified"] * 2
     assert set(data["tunings"][0]["given"]) == {"mean", "low", "high"}
     assert data["samples"] == dict(found.samples)
-    page = plain(optimism_view(found))
+    page = " ".join(plain(optimism_view(found), width=140).split())
     for word in ("held-out", "really given", "3 resamples", "a certificate allows 5.0 %"):
         assert word in page
+
+
+def test_a_share_of_resamples_has_its_interval() -> None:
+    """9 of 100 is no proof that 5 % are exceeded; 90 of 1,000 is."""
+    found = optimism(small(), max_drop=1.0, resamples=2)
+    for one in found.tunings:
+        low, high = one.broken_interval
+        assert low <= one.broken <= high
+        assert (low, high) == exact_interval(round(2 * one.broken), 2)
+    for broken, resamples, words in (
+        (9, 100, "chance explains it: draw more"),
+        (90, 1000, "lies above it, beyond chance"),
+        (3, 100, "a certificate allows 5.0 %."),
+    ):
+        ends = exact_interval(broken, resamples)
+        tuning = replace(found.tunings[2], broken=broken / resamples, broken_interval=ends)
+        page = plain(optimism_view(replace(found, resamples=resamples, tunings=(tuning,))))
+        assert f"{100 * broken / resamples:.1f} % ({100 * ends[0]:.1f} to" in page
+        assert words in " ".join(page.split())
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

@@ -155,7 +155,7 @@ def test_it_goes_into_json_and_onto_a_page() -> None:
     assert "words" not in first["certificate"]
     page, proof = " ".join(plain(savers_view(found), width=140).split()), found.rows[1].certificate
     for words in (
-        "net2 -50 alone – – – – – nothing proved",
+        "net2 −50 alone – – – – – nothing proved",
         "With probability 0.95 all 2 proved plans hold at once",
         "look 3 at the certify samples: the best of several",
         f"{proof.p_value or 1:.2g} ≤ {proof.delta:.2g}",

@@ -158,9 +158,9 @@ def test_a_result_of_version_1_verifies(run: Run, folder: Path) -> None:
 def test_arguments_that_change_nothing_are_in_the_log(run: Run, folder: Path) -> None:
     data = searched(run, folder, "--max-drop", 20)
     look = data["asked"]["looks"]
-    (check,) = checked(folder, data | {"asked": data["asked"] | {"max_cost": 99.0}})
+    (check,) = checked(folder, data | {"asked": data["asked"] | {"at_most_stages": 9}})
     assert check.claim == f"look {look} in the table's log"
-    assert check.found == "search.max_cost: stored 99.0, found null"
+    assert check.found == "search.at_most_stages: stored 9, found null"
     for one in (data["asked"], data["results"][0]["certificate"]):
         one["looks"] = 999
     assert checked(folder, data)[-1].found.endswith("none of that number")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from multiprocessing import get_context
-from os import getpid
+from multiprocessing.connection import Connection
 from pathlib import Path
 from signal import SIG_DFL, SIGINT, signal
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from understudy.zoo.data import DataSet, open_data, stacked
 from understudy.zoo.hub_names import HUBS
 
 MEASURED = (LARGE, EXECUTOR)
-FAILED = (RuntimeError, MemoryError, OSError, ImportError)  # of a process
+FAILED = (RuntimeError, MemoryError, OSError, ImportError, EOFError)  # of a process
 
 
 class BenchJob(NamedTuple):
@@ -133,31 +132,32 @@ def _resident() -> int:
 
 
 @contextmanager
-def _processes(cascade: Path) -> Iterator[Mapping[str, ProcessPoolExecutor]]:
-    """A fresh process per contestant, all of which import what the cascade needs meanwhile."""
+def _processes(cascade: Path) -> Iterator[Mapping[str, Connection]]:
+    """A fresh process per contestant, all of which import what the cascade needs meanwhile; they
+    end with the block."""
+    context, modules = get_context("spawn"), _imports_of(cascade)
     with ExitStack() as stack:
-        found = {
-            name: stack.enter_context(
-                ProcessPoolExecutor(
-                    1,
-                    mp_context=get_context("spawn"),
-                    initializer=_begin,
-                    initargs=(_imports_of(cascade),),
-                )
-            )
-            for name in MEASURED
-        }
-        for process in found.values():
-            process.submit(getpid)  # starts it
+        found: dict[str, Connection] = {}
+        for name in MEASURED:
+            found[name], theirs = context.Pipe()
+            process = context.Process(target=_measure, args=(theirs, modules), daemon=True)
+            process.start()
+            theirs.close()  # so that the end of the process is the end of the pipe
+            stack.callback(process.join)
+            stack.callback(process.terminate)
         yield found
 
 
-def _begin(modules: Sequence[str]) -> None:
-    """Begin a process: an interrupt ends it silently, and slow imports are done."""
-    signal(SIGINT, SIG_DFL)
+def _measure(parent: Connection, modules: Sequence[str]) -> None:
+    """The work of a process: slow imports, and then the peak memory of one contestant."""
+    signal(SIGINT, SIG_DFL)  # an interrupt ends it silently
     for name in modules:
         with suppress(ImportError):
             import_module(name)
+    parent.send(None)
+    job, contestant = parent.recv()
+    with suppress(*FAILED):
+        parent.send(peak_memory(job, contestant))
 
 
 def _imports_of(cascade: Path) -> list[str]:
@@ -171,23 +171,23 @@ def _imports_of(cascade: Path) -> list[str]:
     return []
 
 
-def _wait_for(processes: Mapping[str, ProcessPoolExecutor]) -> None:
-    """Wait until all processes have begun."""
+def _wait_for(processes: Mapping[str, Connection]) -> None:
+    """Wait until all processes have imported what they need."""
     for process in processes.values():
         with suppress(*FAILED):
-            process.submit(getpid).result()
+            process.recv()
 
 
 def _memory(
-    job: BenchJob, processes: Mapping[str, ProcessPoolExecutor], on_progress: Progress
+    job: BenchJob, processes: Mapping[str, Connection], on_progress: Progress
 ) -> dict[str, int]:
     """The peak memory of contestants, each in a process of its own; without those that fail."""
     found = {}
     for done, (name, process) in enumerate(processes.items()):
         on_progress("memory", done, len(processes))
         with suppress(*FAILED):
-            found[name] = process.submit(peak_memory, job, name).result()
-        process.shutdown()  # which frees its memory for the next one
+            process.send((job, name))
+            found[name] = process.recv()
     on_progress("memory", len(processes), len(processes))
     return found
 

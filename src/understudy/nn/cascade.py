@@ -25,6 +25,7 @@ from understudy.nn.training_modes import modes_kept
 from understudy.operating_point import OperatingPoint, operating_points_of
 from understudy.policy import Policy
 from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
+from understudy.runtime.loader_batch import taken_apart
 from understudy.runtime.pipeline import Pipeline, check_classes
 from understudy.runtime.protocol import (
     Answers,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 Of = ParamSpec("Of")
 T = TypeVar("T")
+
+Loaded = Images | tuple[Images, Any] | Mapping[str, Any]
+"""A batch as a loader yields it: images, alone or with labels."""
 
 Models = Mapping[str, nn.Module | Ensemble]
 """Exit name -> model; an ensemble names others, a network stands for all its exits."""
@@ -278,13 +282,17 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
 
     @outside_graphs
     @torch.inference_mode()
-    def forward(self, images: Images) -> Tensor:
+    def forward(self, images: Loaded) -> Tensor:
         """The logits of the exit that answered, (N, C) float32, on the last stage's device.
+
+        Args:
+            images: as the stages take them, or what a loader yields; labels are not used.
 
         Raises:
             DataError: no image, or images that a stage cannot take.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
+        images = taken_apart(images).images
         runners = self.runners
         sink = _LogitsSink(len(images), runners[-1].stage.device)
         Pipeline(runners, sink).run_batch(images)
@@ -301,14 +309,18 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
 
     @outside_graphs
     @torch.inference_mode()
-    def answer(self, images: Images) -> Answers:
+    def answer(self, images: Loaded) -> Answers:
         """The answers with their confidences, and the exit that gave each.
+
+        Args:
+            images: as the stages take them, or what a loader yields, such as ``{"pixel_values":
+                images, "labels": labels}``; labels are not used.
 
         Raises:
             DataError: no image, or images that a stage cannot take.
             ModelError: a stage that returns no logits, or stages that differ in their classes.
         """
-        return self._answer(images)
+        return self._answer(taken_apart(images).images)
 
     def _runners(self, rules: Sequence[AcceptanceRule], policy: Policy) -> tuple[TorchRunner, ...]:
         stages = self.stages

@@ -21,6 +21,7 @@ from understudy.onnx.session import CPU, Session, check_providers
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
+from understudy.runtime.loader_batch import taken_apart
 from understudy.runtime.protocol import Answers, RunnerOutput, deferred_rows
 
 Array = npt.NDArray[Any]
@@ -182,12 +183,13 @@ class OnnxCascade(BaseCascade[OnnxRunner]):
         """The answers with their confidences, and the exit that gave each.
 
         Args:
-            images: an array (N, ...) of the dtype and shape in `images`, or a list of images.
+            images: an array (N, ...) of the dtype and shape in `images`, or a list of images; or
+                what a loader yields, whose labels are not used.
 
         Raises:
             DataError: no image, or images of another shape or dtype.
         """
-        return self._answer(as_batch(images, self.images))
+        return self._answer(as_batch(taken_apart(images).images, self.images))
 
     def logits(self, exit: str, images: Any) -> Array:
         """The logits of one exit, (N, C) float32, everything being run.

@@ -83,32 +83,37 @@ def export_onnx(
             on_progress("export", number, len(parts))
             exporter.add(part, file)
         on_progress("export", len(parts), len(parts))
-        bundle = OnnxBundle(
-            images=Value(IMAGES, _dtype(sample), tuple(sample.shape)),
-            exits=exported,
-            policy=cascade.policy,
-            pieces=tuple(exporter.exported),
-            averages=_ensembles(cascade, exported),
-            frontier=cascade.operating_points,
-            classes=cascade.classes,
-            scores={name: s for name, s in cascade.scores.items() if name in exported},
-            tolerance=tolerance,
-            files=hashes_of(folder, sorted((folder / PIECES).iterdir())),
-            made_with={
-                "torch": torch.__version__,
-                "onnx": version("onnx"),
-                "onnxruntime": onnx_runtime().__version__,
-            },
-            certificate=next(
-                (p.certificate for p in cascade.operating_points if p.policy == cascade.policy),
-                None,
-            ),
-        )
+        bundle = _bundle(cascade, exported, exporter, sample)
         bundle.save(folder / NAME)
         differences = _differences(bundle, cascade, folder, sample)
         bundle = replace(bundle, differences=differences)
         bundle.save(folder / NAME)
     return bundle
+
+
+def _bundle(
+    cascade: Cascade, exits: tuple[str, ...], exporter: _PartExporter, sample: Tensor
+) -> OnnxBundle:
+    """The description of what was exported, before the logits of its exits are compared."""
+    points = cascade.operating_points
+    return OnnxBundle(
+        images=Value(IMAGES, _dtype(sample), tuple(sample.shape)),
+        exits=exits,
+        policy=cascade.policy,
+        pieces=tuple(exporter.exported),
+        averages=_ensembles(cascade, exits),
+        frontier=points,
+        scores={name: score for name, score in cascade.scores.items() if name in exits},
+        tolerance=exporter.tolerance,
+        files=hashes_of(exporter.folder, sorted((exporter.folder / PIECES).iterdir())),
+        made_with={
+            "torch": torch.__version__,
+            "onnx": version("onnx"),
+            "onnxruntime": onnx_runtime().__version__,
+        },
+        certificate=next((p.certificate for p in points if p.policy == cascade.policy), None),
+        classes=cascade.classes,
+    )
 
 
 class _PartExporter:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, PolicyError
 from understudy.nn.cascade import Cascade
+from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, pixels_of
 from understudy.nn.stage import Images
 from understudy.onnx.cascade import OnnxCascade, as_batch
 from understudy.runtime.pipeline import Pipeline
@@ -58,10 +59,14 @@ def agreement(
 ) -> Agreement:
     """Run both cascades on the same images and count where they differ.
 
+    The PyTorch cascade takes images as they are. For the exported one, images of another size are
+    resized and cropped to its size as its largest stage does, so that what smaller stages see
+    differently is counted.
+
     Args:
         cascade: the PyTorch cascade, set to the policy of the other.
         exported: the exported cascade.
-        batches: images as both take them.
+        batches: images as the PyTorch cascade takes them.
         tolerance: how near to a threshold or a tie rounding may decide.
 
     Raises:
@@ -73,7 +78,10 @@ def agreement(
             f"cascades that are compared have one policy, found {cascade.policy.describe()!r} and "
             f"{exported.policy.describe()!r}: set both to the same policy"
         )
-    blocks = [_compared(cascade, exported, images, tolerance) for images in batches]
+    resizing = export_resizing(cascade, exported)
+    blocks = [
+        _compared(cascade, exported, images, resizing, tolerance=tolerance) for images in batches
+    ]
     if not blocks:
         raise DataError("cascades are compared on at least one batch, found none")
     differs, near, off = (np.concatenate(rows) for rows in zip(*blocks, strict=True))
@@ -84,6 +92,18 @@ def agreement(
         difference=float(off.max(initial=0, where=~np.isnan(off))),
         tolerance=tolerance,
     )
+
+
+def export_resizing(cascade: Cascade, exported: OnnxCascade) -> Resizing | None:
+    """How images become those that an exported cascade takes: as its largest stage resizes them
+    before it crops; None where no stage resizes."""
+    stages = [cascade.stages[name] for name in exported.exits]
+    found = [how for stage in stages for how in stage.resizings if how is not None]
+    if not found or len(exported.images.shape) != 3:
+        return None
+    largest = max(found, key=lambda how: math.prod(how.size) / how.crop**2)
+    _, height, width = exported.images.shape
+    return largest._replace(size=(height, width), crop=1.0)
 
 
 def random_rows(image: Tensor, rows: int) -> Tensor:
@@ -116,19 +136,40 @@ def distance(found: Array, truth: Array) -> float:
 
 
 def _compared(
-    cascade: Cascade, exported: OnnxCascade, images: Images, tolerance: float
+    cascade: Cascade,
+    exported: OnnxCascade,
+    images: Images,
+    resizing: Resizing | None,
+    *,
+    tolerance: float,
 ) -> tuple[Array, Array, Array]:
     """Per sample: whether the answers differ, whether rounding may decide, how far confidences."""
-    array = as_batch(images, exported.images)
-    batch = torch.from_numpy(array)
-    ours, theirs = _Trace.of(cascade, batch), _Trace.of(exported, array)
+    array = as_batch(_in_one_size(images, resizing), exported.images)
+    ours, theirs = _Trace.of(cascade, images), _Trace.of(exported, array)
     names = np.array([*cascade.exits]), np.array([*exported.exits])
     other_exit = names[0][ours.exit] != names[1][theirs.exit]
     differs = other_exit | (ours.prediction != theirs.prediction)
-    best = cascade(batch).float().cpu().numpy()
+    best = cascade(images).float().cpu().numpy()
     near = (np.minimum(ours.gap, theirs.gap) <= tolerance) | (_lead(best) <= tolerance)
     off = np.where(other_exit, np.nan, np.abs(ours.confidence - theirs.confidence))
     return differs, near, off
+
+
+def _in_one_size(images: Any, resizing: Resizing | None) -> Any:
+    """Images in the size that the exported cascade takes, where they have another."""
+    if resizing is None or not len(images):
+        return images
+    if not isinstance(images, Sequence):
+        pixels = as_tensor(images)
+        return resizing(pixels).numpy() if pixels.dtype == torch.uint8 else images
+    return [_resized(image, resizing) for image in images]
+
+
+def _resized(image: Any, resizing: Resizing) -> Any:
+    if isinstance(image, ResizedImage) and resizing in image.sizes:
+        return image.sizes[resizing]
+    pixels = as_tensor(pixels_of(image))
+    return resizing(pixels) if pixels.dtype == torch.uint8 else pixels
 
 
 class _Trace:

@@ -105,7 +105,7 @@ def check_costs(table: ScoreTable, unit: str) -> None:
     if not table.exit_costs(unit).any():
         raise TableError(
             f"where everything costs 0 nothing can be saved, found only zeros in {unit}: give "
-            "costs, or search in another unit"
+            "costs, search in another unit, or import without costs, which counts calls"
         )
 
 

@@ -55,8 +55,10 @@ def ask(
             "no labels are lost"
         )
     drops = terminal.budgets(max_drop)
+    scores = load_table(table)
+    terminal.note_reference(scores, reference, unit)
     needed = labels_needed(
-        load_table(table),
+        scores,
         max_drop=drops,
         reference=reference,
         unit=unit,

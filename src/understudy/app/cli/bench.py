@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from understudy.app.bench_result import Bench
 
-WIDTH = 16
+WIDTH = 10
 MOST = 2**31 - 1  # images
 
 
@@ -65,7 +65,7 @@ def bench(
         device=device,
         allow_code=allow_code or (),
     )
-    with terminal.progress("turns") as advance:
+    with terminal.progress("turns", memory="processes") as advance:
         found = bench_cascade(
             job,
             rounds=rounds,
@@ -87,8 +87,8 @@ def _view(found: Bench) -> Group:
     from understudy.display import percent
 
     table = Table(box=SIMPLE_HEAD)
-    known = ("accuracy" if found.accuracy else "", "peak memory" if found.memory else "")
-    for number, head in enumerate(("", "images/s", f"of {found.large}", "", *known)):
+    known = ("accuracy" if found.accuracy else "", "memory" if found.memory else "")
+    for number, head in enumerate(("", "images/s", "of large", "", *known)):
         table.add_column(head, justify="left" if number in (0, 3) else "right", no_wrap=True)
     rates = {name: found.rate(name) for name in found.seconds}
     most = max(rates.values())

@@ -14,6 +14,7 @@ from understudy.app.cli.terminal import (
     Unit,
     answer,
     note_missing_labels,
+    note_reference,
     option,
 )
 from understudy.display import cost_text, group_of, note_of, signed, table_of
@@ -50,6 +51,7 @@ def difficulty(
 
     scores = load_table(table)
     note_missing_labels(scores)
+    note_reference(scores, reference, unit)
     found = by_difficulty(
         scores, little=little, reference=reference, unit=unit, confidence=confidence
     )

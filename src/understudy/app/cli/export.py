@@ -86,17 +86,21 @@ def export(
 def _checked(
     cascade: Cascade, folder: Path, data: DataSet, batch: int, advance: Advance
 ) -> Agreement:
+    from understudy.nn.stage import resizings_of
     from understudy.onnx.cascade import load_onnx
-    from understudy.onnx.parity import agreement
+    from understudy.onnx.parity import agreement, export_resizing
     from understudy.zoo.data import batches
 
+    exported = load_onnx(folder)
+    sizes = {export_resizing(cascade, exported), *resizings_of(cascade.stages.values())}
+
     def images() -> Iterator[Images]:
-        for number, block in enumerate(batches(data, size=batch), start=1):
+        for number, block in enumerate(batches(data, size=batch, resizings=sizes), start=1):
             if len(block):
                 yield block.images
             advance("check", min(number * batch, len(data)), len(data))
 
-    return agreement(cascade, load_onnx(folder), images())
+    return agreement(cascade, exported, images())
 
 
 def parity_text(found: Agreement) -> str:

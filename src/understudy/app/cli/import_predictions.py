@@ -26,8 +26,13 @@ def import_predictions(
     key: Annotated[str, terminal.option("COL", "The column that rows are joined by.")],
     exit: Annotated[list[str], terminal.option("NAME=FILE", "A model's predictions. Repeat it.")],
     cost: Annotated[
-        list[str], terminal.option("NAME=NUMBER", "Cost of a model per sample. Repeat it.")
-    ],
+        list[str] | None,
+        terminal.option(
+            "NAME=NUMBER",
+            "Cost of a model per sample. Repeat it. [dim]Default: the calls of the most accurate "
+            "model are counted.[/]",
+        ),
+    ] = None,
     label: Annotated[
         str | None,
         terminal.option(
@@ -64,7 +69,7 @@ def import_predictions(
     scores = import_files(
         LabelFile(labels, key, label, group, split_col),
         terminal.named_values(exit, "--exit"),
-        costs=terminal.named_numbers(cost, "--cost"),
+        costs=terminal.named_numbers(cost or (), "--cost"),
         unit=unit,
         prediction=prediction,
         confidence=confidence,

@@ -28,7 +28,7 @@ def measure(
     """Measure the times of a table's models again: all of them in turns, on this machine.
 
     Predictions stay as they are, and so does what was certified. The models have to be those that
-    were scored.
+    were scored. Results that were searched before have the older times: search again.
     """
     from understudy.app.cli.score import note_times
     from understudy.zoo.data_specs import parse_data_spec

@@ -13,7 +13,7 @@ from understudy.text_table import Column
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from understudy.searching.optimism import Optimism
+    from understudy.searching.optimism import Optimism, Tuning
 
 
 def optimism(
@@ -27,7 +27,7 @@ def optimism(
             metavar="N",
             help="How often the splits are drawn anew.",
         ),
-    ] = 100,
+    ] = 400,
     reference: terminal.Reference = None,
     delta: Annotated[
         float,
@@ -50,6 +50,7 @@ def optimism(
     drops = terminal.budgets(max_drop)
     scores = load_table(table)
     terminal.note_missing_labels(scores)
+    terminal.note_reference(scores, reference, unit)
     with terminal.progress("resamples") as advance:
         found = measure(
             scores,
@@ -80,7 +81,7 @@ def optimism_view(found: Optimism, *, labelled: bool = True) -> Group:
             f"{signed(one.given.low)} to {signed(one.given.high)}",
             percent(one.saving.mean),
             f"{percent(one.saving.low)} to {percent(one.saving.high)}",
-            percent(one.broken),
+            f"{percent(one.broken)} ({_ends(one)})",
         )
         for one in found.tunings
     )
@@ -96,6 +97,22 @@ def optimism_view(found: Optimism, *, labelled: bool = True) -> Group:
     words = (
         f"Claimed: the {gap} on the samples that the choice was made on. Really given: on all "
         "samples of the table, from which the splits were drawn. Broken: how often that exceeds "
-        f"the budget; a certificate allows {percent(found.delta)}."
+        f"the budget, with the 95 % interval that {found.resamples} resamples leave; a certificate "
+        f"allows {percent(found.delta)}.{_verdict(found)}"
     )
     return group_of(table, note_of(words))
+
+
+def _ends(tuning: Tuning) -> str:
+    low, high = (100 * end for end in tuning.broken_interval)
+    return f"{low:.1f} to {high:.1f}"
+
+
+def _verdict(found: Optimism) -> str:
+    """What the share of broken certificates says about their level."""
+    certified = [one for one in found.tunings if one.way == "certified"]
+    if any(one.broken_interval[0] > found.delta for one in certified):
+        return " That of a certified choice lies above it, beyond chance."
+    if any(one.broken > found.delta for one in certified):
+        return " Where a certified choice shows more, chance explains it: draw more (--resamples)."
+    return ""

@@ -177,26 +177,12 @@ def _next_steps(result: Result, table: Path, out: Path | None) -> list[str]:
         return []
     file, page = map(terminal.quoted, (out, out.with_suffix(".html")))
     report = f"understudy report {file} --out {page}"
+    from understudy.app.next_commands import build_command
+
     if result.in_sample:
         return [report]
     verify = f"understudy verify {file} {terminal.quoted(table)}"
-    return [f"understudy build {file} --into cascade{_models(result)}", report, verify]
-
-
-def _models(result: Result) -> str:
-    """The options of `build` for models that are known by name alone, and for code of the user."""
-    origins = {single.name: single.origin for single in result.singles}
-    names = {name for choice in result.choices for name in choice.policy.exits}
-    for name in sorted(names):
-        names.update(origins[name].get("recipe", {}).get("average", ()))
-    models = {name: origins[name].get("spec") for name in sorted(names)}
-    unknown = [
-        f" --model {terminal.quoted(name)}=SPEC"
-        for name, spec in models.items()
-        if spec is None and "recipe" not in origins[name]
-    ]
-    modules = {spec.split(":")[1] for spec in models.values() if spec and spec.startswith("py:")}
-    return "".join([*unknown, *(f" --allow-code {module}" for module in sorted(modules))])
+    return [build_command(result, str(out), result.choices), report, verify]
 
 
 def _shown(result: Result) -> dict[str, Any]:

@@ -154,6 +154,11 @@ def note_missing_labels(scores: ScoreTable) -> None:
         )
 
 
+def note_reference(scores: ScoreTable, name: str | None, unit: str | None) -> None:
+    """Say which exit is the reference, and how accurate it is on tune."""
+    note(scores.reference_words(name, unit=unit))
+
+
 def fail(message: str, *, code: int = 2) -> NoReturn:
     """Print one sentence on stderr and exit with a code."""
     from rich.text import Text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -11,11 +10,11 @@ from importlib.metadata import version
 
 import numpy as np
 
+from understudy.app.next_commands import build_command
 from understudy.app.report.words import facts
 from understudy.certificate import several_guarantees
 from understudy.deciles import Bin
 from understudy.deferral import scores_of
-from understudy.ensemble import ensemble_of
 from understudy.outcome import ClassGap, points
 from understudy.result import DECIDED, Choice, Result
 from understudy.split import ALL, SPLITS
@@ -113,16 +112,9 @@ class Report:
             return f"understudy search TABLE --max-drop {budget}"
         if len(choice.policy.exits) == 1:
             return None
-        if self.path is None or not self._has_specs(choice):
+        if self.path is None:
             return f"build(result, models, max_drop={budget})"
-        return f"understudy build {shlex.quote(self.path)} --max-drop {budget} --into cascade"
-
-    def _has_specs(self, choice: Choice) -> bool:
-        """Whether the result knows how all models of a plan are made."""
-        origins = {one.name: one.origin for one in self.result.singles}
-        ensembles = {name: ensemble_of(origins[name]) for name in choice.policy.exits}
-        members = ((name,) if one is None else one.exits for name, one in ensembles.items())
-        return all("spec" in origins[name] for names in members for name in names)
+        return build_command(self.result, self.path, [choice])
 
     @property
     def saves(self) -> bool:
