@@ -110,7 +110,7 @@ def without(extras: str, code: str, folder: Path, *arguments: str) -> dict[str, 
     kept = {module for extra in extras.split() for module in EXTRAS[extra]}
     blocked = ",".join(sorted(EXTRAS["all"] - kept))
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT + code, blocked, *arguments],
+        [sys.executable, "-c", WITHOUT + code, blocked, *arguments],
         capture_output=True,
         text=True,
         timeout=120,

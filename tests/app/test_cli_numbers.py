@@ -42,7 +42,7 @@ def test_the_options_are_found() -> None:
 def test_strange_numbers_are_refused(verb: str, option: str, kind: type) -> None:
     for text in WRONG[kind]:
         with pytest.raises(typer.BadParameter) as raised:
-            COMMANDS[verb].make_context(verb, [f"{option}={text}"])
+            COMMANDS[verb].make_context(verb, ["a", f"{option}={text}"])
         assert option in raised.value.format_message(), text
 
 

@@ -25,6 +25,11 @@ from understudy.scoring.in_memory import score
 from understudy.searching.search import search
 from understudy.zoo.saved_cascades import save_cascade
 
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15),
+    reason="cascades are compiled by PyTorch 2.15 and later",
+)
+
 Models = dict[str, nn.Module]
 
 

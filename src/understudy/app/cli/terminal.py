@@ -229,10 +229,11 @@ def option(metavar: str, help: str, *names: str) -> Any:
 
     Infinity and NaN are refused.
     """
-    return typer.Option(*names, metavar=metavar, help=help, callback=_finite)
+    return typer.Option(*names, metavar=metavar, help=help, callback=finite)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A callback that refuses infinity and NaN, which a range may let pass."""
     if isinstance(value, float) and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number.")
     return value

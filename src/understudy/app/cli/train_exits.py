@@ -78,7 +78,11 @@ def train_exits(
     cache_gb: Annotated[
         float,
         typer.Option(
-            min=0, max=10**9, metavar="GB", help="Disk space for cached features, at most."
+            min=0,
+            max=10**9,
+            metavar="GB",
+            help="Disk space for cached features, at most.",
+            callback=terminal.finite,
         ),
     ] = 8.0,
     workers: terminal.Workers = 2,
