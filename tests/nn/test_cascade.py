@@ -66,7 +66,7 @@ def policies(draw: st.DrawFn, table: ScoreTable) -> Policy:
         confidence = draw(st.sampled_from(CONFIDENCES))
         observed = np.unique(table.confidence[confidence][table.index(name)].astype(float)).tolist()
         between = [midpoint(*two) for two in pairwise(observed)]
-        threshold = draw(st.sampled_from([*observed, *between, np.inf, -np.inf]))
+        threshold = float(draw(st.sampled_from([*observed, *between, np.inf, -np.inf])))
         stages.append(PolicyStage(name, threshold, confidence))
     last = PolicyStage(names[-1], None, draw(st.sampled_from(CONFIDENCES)))
     return Policy((*stages, last))

@@ -5,7 +5,9 @@ Neither can be scored: a cascade meets each image in another batch than the scor
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -35,7 +37,7 @@ def check_repeatable(stages: Mapping[str, Stage], images: Images) -> None:
         ModelError: the message names the exit, and what its logits depend on; or it gives
             probabilities.
     """
-    with torch.compiler.set_stance("force_eager"), _CoarsestDtype() as used:
+    with _eager(), _CoarsestDtype() as used:
         runs = [_logits_of(stages, images) for _ in range(REPEATS)]
         order, batches = _other_batches(len(images))
         others = [_logits_of(stages, _rows(images, rows)) for rows in batches]
@@ -86,6 +88,17 @@ def _in_training(stage: Stage) -> str:
     """Which parts are left in training mode, for the message."""
     paths = [repr(path) for path, module in stage.model.named_modules() if module.training]
     return f"; in training mode: {listed(paths)}" if paths else ""
+
+
+def _eager() -> AbstractContextManager[object]:
+    """Run compiled modules as they are, which compiles nothing for batches of other sizes.
+
+    Where the compiler was never imported there are none, and importing it takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 class _CoarsestDtype(TorchDispatchMode):
