@@ -143,7 +143,6 @@ def test_a_journey_reaches_its_goal(
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
-        print(ran.stdout, ran.stderr)
     assert "reached: " in ran.stdout
 
 
