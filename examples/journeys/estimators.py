@@ -8,9 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 rows, digits = load_digits(return_X_y=True)
-names = pd.Series(digits).map(
-    dict(enumerate("zero one two three four five six seven eight nine".split()))
-)
+names = pd.Series(digits).map("digit {}".format)
 training, held_out, training_names, held_out_names = train_test_split(
     rows, names, train_size=600, random_state=0
 )
