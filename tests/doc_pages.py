@@ -48,7 +48,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def section(place: str) -> list[Block]:
-    """The blocks below a heading, ``PAGE#ANCHOR``, and those below its subheadings; or of a page."""
+    """The blocks below a heading and its subheadings, ``PAGE#ANCHOR``; or those of a page."""
     page, _, wanted = place.partition("#")
     text, found = read(page), blocks(page)
     if not wanted:

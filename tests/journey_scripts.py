@@ -30,7 +30,7 @@ def source(script: Path) -> str:
 
 
 def repeated(script: Path) -> dict[str, list[str]]:
-    """The places that a script repeats, ``PAGE#ANCHOR``, each with its lines, indentation left out."""
+    """The places that a script repeats, ``PAGE#ANCHOR``, each with its lines, not indented."""
     found: dict[str, list[str]] = {}
     for place, text in _REGION.findall(source(script)):
         found.setdefault(place, []).extend(_lines(text))

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from doc_pages import PAGES, ROOT, blocks, section
+from doc_pages import PAGES, ROOT, blocks, read, section
 from journey_scripts import JOURNEYS, LANGUAGES, documented, installed, repeated, scripts
 
 STEPS = {
@@ -62,6 +64,13 @@ def test_every_block_of_the_journeys_is_run() -> None:
 def test_every_script_belongs_to_a_journey() -> None:
     named = [name for steps in STEPS.values() for name in steps]
     assert sorted([*named, "onnx_only.py"]) == [script.name for script in scripts()]
+
+
+def test_pages_install_extras_that_exist() -> None:
+    extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+    for page in PAGES:
+        for named in re.findall(r"understudy\[([\w,]+)\]", read(page)):
+            assert set(named.split(",")) <= set(extras), f"{page}: {named}"
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +152,6 @@ def test_a_journey_reaches_its_goal(
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
-        print(ran.stdout, ran.stderr)
     assert "reached: " in ran.stdout
 
 

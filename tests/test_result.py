@@ -135,8 +135,8 @@ def test_the_first_line_names_the_reference() -> None:
     assert str(named).splitlines()[0].strip() == named.reference_words()
     assert f"on tune, where net2 has {share}" in named.reference_words()
     bare = search(replace(table, label=None), max_drop=1.0)
-    assert str(bare).splitlines()[0].strip() == (
-        "reference net2: the costliest (too few labels to tell the most accurate)"
+    assert " ".join(str(bare).split()).startswith(
+        "reference net2: no sample has a label, so all figures are agreement with its answers "
     )
     assert Result.from_dict(by_default.to_dict()).reference_words() == words
 

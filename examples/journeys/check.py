@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from pathlib import Path
 
 from understudy import Result, load_table
 from understudy.outcome import decide
@@ -19,7 +20,8 @@ from understudy.searching.verify import verify_file
 def proved(result: str, table: str) -> None:
     """The result has a cascade that is certified to lose no more than its budget."""
     choice = Result.load(result).choice()
-    assert choice.certificate is not None and not choice.certificate.falls_back, choice.verdict
+    assert choice.certificate is not None, choice.verdict
+    assert not choice.certificate.falls_back, choice.verdict
     assert len(choice.policy.stages) > 1, choice.policy.describe()
     failed = [check for check in verify_file(result, table) if not check.holds]
     assert not failed, failed
@@ -31,7 +33,7 @@ def agrees(result: str, table: str, answers: str) -> None:
     scores = found.with_fitted(load_table(table))
     expected = decide(scores, found.choice().policy)
     exits = found.choice().policy.exits
-    with open(answers, newline="") as file:
+    with Path(answers).open(newline="") as file:
         given = {row["id"]: row for row in csv.DictReader(file)}
     for row, name in enumerate(scores.ids):
         assert int(given[name]["prediction"]) == expected.prediction[row], name

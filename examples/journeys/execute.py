@@ -13,6 +13,8 @@ NotebookClient(notebook, timeout=300).execute()
 for cell in notebook.cells:
     for output in cell.get("outputs", []):
         shown = output.get("data", {})
-        print(output.get("text") or shown.get("text/plain", ""))
+        text = output.get("text") or shown.get("text/plain", "")
+        assert "Warning" not in text, text
+        print(text)
         if "text/html" in shown:
             print(f"(and {len(shown['text/html']):,} characters of HTML)")

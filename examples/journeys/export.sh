@@ -3,5 +3,5 @@
 set -euo pipefail
 
 # -> docs/journeys/production.md#export
-understudy export cascade --onnx onnx --check folder:val
+understudy export cascade --onnx onnx --size 160x160 --check folder:val
 # <-

@@ -4,10 +4,11 @@
 
 scikit-learn's digits, of which 897 train the networks of timm and 900 are held out:
 
-    train/CLASS/*.png, val/CLASS/*.png   images with labels; new/*.png: those of val without
+    train/CLASS/*.png, val/CLASS/*.png   images with labels
+    unlabelled/*.png, new/*.png          those of val without, and a fifth of them
     small.safetensors, large.safetensors weights of timm's test_byobnet and test_resnet
     labels.csv, small.csv, large.csv     names of classes, and the predictions of two estimators
-    truth.csv                            the labels of new/, for whoever labels
+    truth.csv                            the labels of unlabelled/, for whoever labels
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ def picture(digit: np.ndarray, tiles: int) -> np.ndarray:
 
 
 def write_images(folder: Path) -> None:
-    """train/CLASS/NUMBER.png, val/CLASS/NUMBER.png, and new/NUMBER.png, with truth.csv."""
+    """The four folders of images, and truth.csv."""
     digits, labels = load_digits(return_X_y=True)
     for number, (digit, label) in enumerate(zip(digits.reshape(-1, 8, 8), labels, strict=True)):
         image = Image.fromarray(picture(digit, SIDE // 32))
         split = "train" if number < TRAINING else "val"
         places = [folder / split / NAMES[label]]
         if split == "val":
-            places.append(folder / "new")
+            places += [folder / "unlabelled"] + [folder / "new"] * (number % 5 == 0)
         for place in places:
             place.mkdir(parents=True, exist_ok=True)
             image.save(place / f"{number:04}.png", compress_level=1)

@@ -16,8 +16,9 @@ print(answers.prediction, answers.confidence, answers.exit_names())
 # Nothing of PyTorch was needed, and program and command agree.
 import csv
 import sys
+from pathlib import Path
 
-with open("answers.csv", newline="") as file:
+with Path("answers.csv").open(newline="") as file:
     by_command = {row["id"]: row for row in csv.DictReader(file)}
 assert int(by_command[min(by_command)]["prediction"]) == answers.prediction[0]
 assert "torch" not in sys.modules

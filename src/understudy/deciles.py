@@ -153,6 +153,7 @@ def difficulty(
             _bin(name, right[:, rows], by_exit) for name, rows in _levels(right) if rows.any()
         ),
         helps={name: _easy_tenths(right, values, row(name), row(big)) for name in cheaper},
+        unlabelled=table.label is None,
     )
 
 

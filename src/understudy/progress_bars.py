@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from understudy.text_table import short_names
@@ -19,7 +20,8 @@ number is not known."""
 
 @contextmanager
 def progress_bars(unit: str, *, console: Console | None = None, **units: str) -> Iterator[Advance]:
-    """A bar per name of work, with rate and time left, in a terminal or a notebook; else none.
+    """A bar per name of work, with rate and time left, in a terminal, or in a notebook where
+    ipywidgets draws it; else none.
 
     Args:
         unit: what is counted.
@@ -29,7 +31,7 @@ def progress_bars(unit: str, *, console: Console | None = None, **units: str) ->
     >>> with progress_bars("batches", measuring="rounds") as advance:  # no terminal: no bar
     ...     advance("scoring", 3, 10)
     """
-    if console is None and not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if console is None and not (sys.stderr.isatty() or _in_notebook()):
         yield no_bar
         return
     from rich import progress as rich
@@ -63,6 +65,11 @@ def progress_bars(unit: str, *, console: Console | None = None, **units: str) ->
 def _widths(columns: int) -> tuple[int, int]:
     """The columns of a name and of a bar; the rest is for figures."""
     return (24, min(columns - 64, 40)) if columns >= 80 else (14, 6)
+
+
+def _in_notebook() -> bool:
+    """Whether a notebook can show bars; without ipywidgets rich warns and shows nothing."""
+    return "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
 
 
 def no_bar(*_: object) -> None:

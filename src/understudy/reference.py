@@ -43,12 +43,13 @@ def most_accurate(rows: Sequence[int], right: Array, costs: npt.NDArray[np.float
 
 
 def reference_words(
-    name: str, accuracies: Mapping[str, float], costs: Mapping[str, float], *, split: str
+    name: str, accuracies: Mapping[str, float] | None, costs: Mapping[str, float], *, split: str
 ) -> str:
     """The reference in one line: its accuracy, and whether that is the highest.
 
     Args:
-        accuracies: by exit, of those that may be a reference; empty where labels are missing.
+        accuracies: by exit, of those that may be a reference; empty where labels are missing, None
+            where no sample has one.
         costs: by exit.
         split: where they were measured.
 
@@ -58,6 +59,11 @@ def reference_words(
     >>> reference_words("tiny", {"tiny": 0.9, "big": 0.934}, costs, split="tune")
     'reference tiny: 90.0 % on tune, where big has 93.4 %'
     """
+    if accuracies is None:
+        return (
+            f"reference {name}: no sample has a label, so all figures are agreement with its "
+            "answers"
+        )
     if not accuracies and costs[name] == max(costs.values()):
         return f"reference {name}: the costliest (too few labels to tell the most accurate)"
     if name not in accuracies:

@@ -225,17 +225,12 @@ class Result(
 
     def reference_words(self) -> str:
         """The reference, with its accuracy where the thresholds were chosen; see `candidates`."""
-        if not self.labelled:
-            return (
-                f"reference {self.reference}: no sample has a label, so all figures are agreement "
-                "with its answers"
-            )
         exits = [Exit(single.name, (), single.origin) for single in self.singles]
         labels, on = self.table.get("labels"), self.searched_on
         known = labels[on] == self.table["samples"][on] if labels else self.table["labelled"]
         models = candidates(exits)
         accuracies = {exits[row].name: self.singles[row].on[on].accuracy for row in models}
-        found = accuracies if known else {}
+        found = (accuracies if known else {}) if self.labelled else None
         costs = {exits[row].name: self.singles[row].on[on].cost[self.unit] for row in models}
         return reference_words(self.reference, found, costs, split=on)
 
@@ -364,7 +359,7 @@ class Result(
             *([] if self.in_sample else [_guarantees_note(self)]),
             _baselines_table(self),
             *([_published_table(self)] if self.published else []),
-            *(display.note_of(remark, heading="Times: ") for remark in self.time_remarks),
+            *(display.note_of(f"{one}\n", heading="Times: ") for one in self.time_remarks),
             *(
                 display.note_of(
                     choice.verdict + _worst_class(choice) + "\n",

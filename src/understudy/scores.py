@@ -432,7 +432,7 @@ class ScoreTable(Tabular):
         'reference big: the most accurate on tune (100.0 %)'
         """
         tune = self.split == SPLITS.index("tune")
-        found: dict[str, float] = {}
+        found: dict[str, float] | None = {} if self.labelled.any() else None
         if self.label is not None and tune.any() and self.labelled[tune].all():
             right = (self.prediction[:, tune] == self.label[tune]).mean(1)
             found = {self.names[row]: float(right[row]) for row in candidates(self.exits)}

@@ -58,6 +58,7 @@ def test_the_answer_for_people(run: Run, unlabelled: Path, tmp_path: Path) -> No
     command = run("ask", unlabelled, "--max-drop", "1")
     text = " ".join(command.stdout.split())
     assert (command.exit_code, command.stderr) == (0, "")
+    assert text.startswith("reference net2: ")
     assert "samples of tune need a label next" in text
     assert "--out FILE.csv" in text
     whole = tmp_path / "whole"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tables import record, synthetic
-from understudy.errors import PolicyError
+from understudy.errors import PolicyError, TableError
 from understudy.frontier import Frontier
 from understudy.outcome import evaluate
 from understudy.policy import Policy
@@ -137,7 +137,9 @@ def test_one_exit_that_is_much_dearer_is_left_out() -> None:
 
 def test_free_exits_are_searched() -> None:
     table = synthetic(1500, exits=4)
-    for costs in ({"net3": 5.0}, {}):
-        free = replace(table, costs={"MACs": {**dict.fromkeys(table.names, 0.0), **costs}})
-        result = search(free, max_drop=3.0, reference="net3")
-        assert result.choice().policy != Policy.single("net3") or not costs
+    nothing = dict.fromkeys(table.names, 0.0)
+    free = replace(table, costs={"MACs": {**nothing, "net3": 5.0}})
+    result = search(free, max_drop=3.0, reference="net3")
+    assert result.choice().policy != Policy.single("net3")
+    with pytest.raises(TableError, match="found only zeros in MACs"):
+        search(replace(table, costs={"MACs": nothing}), max_drop=3.0)

@@ -56,7 +56,6 @@ def ask(
         )
     drops = terminal.budgets(max_drop)
     scores = load_table(table)
-    terminal.note_reference(scores, reference, unit)
     needed = labels_needed(
         scores,
         max_drop=drops,
@@ -73,7 +72,8 @@ def ask(
         count = len(needed.ids)
         columns = {"id": needed.ids, "split": [needed.split] * count, "label": [None] * count}
         save_answers(out, columns)
-    terminal.answer(_view(needed, table, out), needed.to_dict(), as_json=as_json)
+    first = terminal.reference_line(scores, reference, unit)
+    terminal.answer(group_of(first, _view(needed, table, out)), needed.to_dict(), as_json=as_json)
 
 
 def _view(needed: LabelsNeeded, table: Path, out: Path | None) -> Group:

@@ -14,8 +14,8 @@ from understudy.app.cli.terminal import (
     Unit,
     answer,
     note_missing_labels,
-    note_reference,
     option,
+    reference_line,
 )
 from understudy.display import cost_text, group_of, note_of, signed, table_of
 
@@ -51,12 +51,12 @@ def difficulty(
 
     scores = load_table(table)
     note_missing_labels(scores)
-    note_reference(scores, reference, unit)
     found = by_difficulty(
         scores, little=little, reference=reference, unit=unit, confidence=confidence
     )
     log_look(table, scores.ids, why="difficulty")
-    answer(difficulty_view(found), found.to_dict(), as_json=as_json)
+    view = group_of(reference_line(scores, reference, unit), difficulty_view(found))
+    answer(view, found.to_dict(), as_json=as_json)
 
 
 def difficulty_view(found: Difficulty) -> Group:

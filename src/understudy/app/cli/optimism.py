@@ -50,7 +50,6 @@ def optimism(
     drops = terminal.budgets(max_drop)
     scores = load_table(table)
     terminal.note_missing_labels(scores)
-    terminal.note_reference(scores, reference, unit)
     with terminal.progress("resamples") as advance:
         found = measure(
             scores,
@@ -64,7 +63,10 @@ def optimism(
             on_progress=advance,
         )
     log_look(table, scores.ids, why=f"optimism {drops}")
-    view = optimism_view(found, labelled=scores.label is not None)
+    view = group_of(
+        terminal.reference_line(scores, reference, unit),
+        optimism_view(found, labelled=scores.label is not None),
+    )
     terminal.answer(view, found.to_dict(), as_json=as_json)
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from understudy.progress_bars import Advance
     from understudy.scores import ScoreTable
+    from understudy.text_table import Paragraph
 
 
 def answer(view: RenderableType, data: Any, *, as_json: bool) -> None:
@@ -154,9 +155,9 @@ def note_missing_labels(scores: ScoreTable) -> None:
         )
 
 
-def note_reference(scores: ScoreTable, name: str | None, unit: str | None) -> None:
-    """Say which exit is the reference, and how accurate it is on tune."""
-    note(scores.reference_words(name, unit=unit))
+def reference_line(scores: ScoreTable, name: str | None, unit: str | None) -> Paragraph:
+    """Which exit is the reference, and how accurate it is on tune: the first line of an answer."""
+    return note_of(f"{scores.reference_words(name, unit=unit)}\n")
 
 
 def fail(message: str, *, code: int = 2) -> NoReturn:
