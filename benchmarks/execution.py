@@ -40,7 +40,8 @@ from understudy.onnx.export import export_onnx
 from understudy.runtime.protocol import Runnable
 from understudy.searching.exits import search_exits
 from understudy.searching.search import search_in_sample
-from understudy.zoo.data import batches, open_data
+from understudy.zoo.batches import batches
+from understudy.zoo.data import open_data
 from understudy.zoo.models import load_network, load_stage
 
 BATCH, ROUNDS, CLIENTS, THREADS = 256, 5, 64, 2

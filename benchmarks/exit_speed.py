@@ -35,7 +35,8 @@ from understudy.nn.cost import measure_parts
 from understudy.nn.execution_mode import PLAIN, ExecutionMode
 from understudy.nn.stage import Stage
 from understudy.searching.exits import search_exits
-from understudy.zoo.data import batches, open_data
+from understudy.zoo.batches import batches
+from understudy.zoo.data import open_data
 from understudy.zoo.models import load_network
 
 BIG = cifar_exits.BIG

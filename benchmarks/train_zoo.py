@@ -24,7 +24,8 @@ import jpeg_nets
 from harness import machine, shared
 from understudy.malloc import keep_freed_memory
 from understudy.split import uniform
-from understudy.zoo.data import DataSet, batches, open_data
+from understudy.zoo.batches import batches
+from understudy.zoo.data import DataSet, open_data
 
 ZOO = Path(__file__).resolve().parent / "zoo"
 RECIPE: dict[str, Any] = {

@@ -136,7 +136,7 @@ ORDER = {
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
         "spec allowed_code hub_names model_specs decoding data_specs weights parquet_images "
-        "encoded data models saved_cascades"
+        "encoded data batches models saved_cascades"
     ),
     "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
     "training": "config sampling features checkpoint targets loop api",

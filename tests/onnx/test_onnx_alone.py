@@ -72,7 +72,8 @@ PYTHON = """
 import sys
 from understudy.onnx import load_onnx
 from understudy.runtime.executor import Executor
-from understudy.zoo.data import array_batches, open_data
+from understudy.zoo.batches import array_batches
+from understudy.zoo.data import open_data
 data = open_data("folder:images")
 blocks = (block.images for block in array_batches(data, size=8))
 answers = list(Executor(load_onnx("onnx")).map(blocks))

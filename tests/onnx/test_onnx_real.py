@@ -15,7 +15,8 @@ from understudy.onnx.cascade import load_onnx
 from understudy.onnx.export import export_onnx
 from understudy.onnx.parity import agreement
 from understudy.policy import Policy, PolicyStage
-from understudy.zoo.data import batches, open_data
+from understudy.zoo.batches import batches
+from understudy.zoo.data import open_data
 from understudy.zoo.models import load_stage
 
 pytestmark = pytest.mark.slow

@@ -25,7 +25,8 @@ from understudy.training.features import (
     find_classifier,
 )
 from understudy.training.sampling import Augmentation, HoldOut, SampleOrder, hold_out
-from understudy.zoo.data import Batch, DataSet, open_data
+from understudy.zoo.batches import Batch, first_images
+from understudy.zoo.data import DataSet, open_data
 
 HEADS: Heads = {
     "blocks.0.norm": "linear",  # an activation in place follows
@@ -114,7 +115,7 @@ def split(data: DataSet) -> HoldOut:
 
 
 def shapes_of(images: TrainingImages) -> Shapes:
-    features = images.extract(images.data.first_images(1))
+    features = images.extract(first_images(images.data, 1))
     return {name: tuple(value.shape[1:]) for name, value in features.items()}
 
 

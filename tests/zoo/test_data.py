@@ -14,7 +14,8 @@ from PIL import Image
 from understudy.errors import DataError
 from understudy.split import SHARES_OF_MANY, assign_splits
 from understudy.zoo import parquet_images as parquet
-from understudy.zoo.data import DataSet, batches, open_data
+from understudy.zoo.batches import batches
+from understudy.zoo.data import DataSet, open_data
 
 
 def encoded(

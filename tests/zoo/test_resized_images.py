@@ -27,7 +27,8 @@ from understudy.nn.preprocess import (
     resized_image,
 )
 from understudy.nn.stage import Stage, resizings_of
-from understudy.zoo.data import DataSet, batches, open_data
+from understudy.zoo.batches import batches, first_images
+from understudy.zoo.data import DataSet, open_data
 
 SMALL = Preprocess((8, 8), (0.5,) * 3, (0.5,) * 3, crop=0.875)
 LARGE = replace(SMALL, size=(24, 20), interpolation="bicubic")
@@ -87,7 +88,7 @@ def test_memory_does_not_grow_with_the_photographs(tmp_path: Path) -> None:
         (tmp_path / str(side)).mkdir()
         data = photographs(tmp_path / str(side), [(side, side)] * 20)
         (batch,) = batches(data, resizings=[SMALL.resizing])
-        first = data.first_images(30, resizings=[SMALL.resizing])
+        first = first_images(data, 30, resizings=[SMALL.resizing])
         assert len(first) == 30
         held.append([sum(image.nbytes for image in images) for images in (batch.images, first)])
     assert held[0] == held[1] == [20 * 3 * 64, 30 * 3 * 64]

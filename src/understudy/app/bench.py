@@ -14,6 +14,7 @@ import numpy as np
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
 from understudy.errors import DataError
 from understudy.policy import Policy
+from understudy.progress_bars import Advance
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.executor import Executor
 from understudy.runtime.pipeline import AnswerSink, Pipeline
@@ -25,8 +26,6 @@ KEPT_BATCHES = 4
 ROUNDS, FEW = 5, 3  # of all contestants; and where they take long
 SECONDS = 10.0  # after which `FEW` rounds have to do
 
-Progress = Callable[[str, int, int], None]
-
 
 def bench(
     cascade: Runnable,
@@ -37,7 +36,7 @@ def bench(
     clients: int = 0,
     max_wait_ms: float | Mapping[str, float] | None = None,
     labels: Array | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Advance | None = None,
 ) -> Bench:
     """Measure a cascade and its stages on the same images, interleaved.
 
@@ -142,7 +141,7 @@ Contestant = Callable[[], _Timing]
 
 
 def _interleaved(
-    contestants: Mapping[str, Contestant], rounds: int | None, on_progress: Progress | None
+    contestants: Mapping[str, Contestant], rounds: int | None, on_progress: Advance | None
 ) -> dict[str, list[_Timing]]:
     """Each in every round, in alternating order."""
     timings: dict[str, list[_Timing]] = {name: [] for name in contestants}

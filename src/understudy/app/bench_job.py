@@ -17,13 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from understudy.app.bench import Progress, bench, last_stage, run_alone
+from understudy.app.bench import bench, last_stage, run_alone
 from understudy.app.bench_result import EXECUTOR, LARGE, Bench
 from understudy.app.run_cascade import batches_for, check_data, load_runnable
 from understudy.errors import DataError
 from understudy.onnx.bundle import is_onnx_bundle
+from understudy.progress_bars import Advance, no_bar
 from understudy.runtime.protocol import Runnable
-from understudy.zoo.data import DataSet, open_data, stacked
+from understudy.zoo.batches import stacked
+from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.hub_names import HUBS
 
 MEASURED = (LARGE, EXECUTOR)
@@ -47,7 +49,7 @@ def bench_cascade(
     *,
     rounds: int | None = None,
     clients: int = 0,
-    on_progress: Progress = lambda *_: None,
+    on_progress: Advance = no_bar,
 ) -> Bench:
     """Measure a cascade on the first images of a data set, which are decoded before.
 
@@ -179,7 +181,7 @@ def _wait_for(processes: Mapping[str, Connection]) -> None:
 
 
 def _memory(
-    job: BenchJob, processes: Mapping[str, Connection], on_progress: Progress
+    job: BenchJob, processes: Mapping[str, Connection], on_progress: Advance
 ) -> dict[str, int]:
     """The peak memory of contestants, each in a process of its own; without those that fail."""
     found = {}

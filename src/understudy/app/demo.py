@@ -25,11 +25,12 @@ from understudy.folders import remove_folder
 from understudy.looks import count_looks, log_look, looking
 from understudy.outcome import decide
 from understudy.policy import Policy
+from understudy.progress_bars import Advance
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
 from understudy.searching.search import search
-from understudy.zoo.data import DataSet, Progress, open_data
+from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.saved_cascades import load_cascade
 
 DATA = "digits:heldout"
@@ -79,7 +80,7 @@ class DemoRun:
         }
 
 
-def run_demo(folder: Path, *, on_step: OnStep, on_progress: Progress) -> DemoRun:
+def run_demo(folder: Path, *, on_step: OnStep, on_progress: Advance) -> DemoRun:
     """Run every step in `folder`; older files of the demo there are replaced."""
     seconds: dict[str, float] = {}
     table_path, result_path, report_path = (
@@ -113,7 +114,7 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Progress) -> DemoRun
     return DemoRun(table, result, folder, agreeing, compared, seconds)
 
 
-def _score(weights: Mapping[str, Path], path: Path, on_progress: Progress) -> ScoreTable:
+def _score(weights: Mapping[str, Path], path: Path, on_progress: Advance) -> ScoreTable:
     for old in (path, path.with_name(f"{path.name}.partial")):
         remove_folder(old)
     specs = {name: f"py:{MODULE}:{name}?checkpoint={file}" for name, file in weights.items()}
@@ -121,7 +122,7 @@ def _score(weights: Mapping[str, Path], path: Path, on_progress: Progress) -> Sc
 
 
 def _build_and_run(
-    result: Result, table: ScoreTable, folder: Path, on_step: OnStep, on_progress: Progress
+    result: Result, table: ScoreTable, folder: Path, on_step: OnStep, on_progress: Advance
 ) -> tuple[int, int]:
     """Build and run the cascade of the first budget, and `compare` it with the table."""
     path, answers, drop = folder / "cascade", folder / "answers.parquet", DROPS[0]
@@ -238,9 +239,7 @@ ZOO = {
 }
 
 
-def train_zoo(
-    data: DataSet, folder: Path, *, on_progress: Callable[[str, int, int], None]
-) -> dict[str, Path]:
+def train_zoo(data: DataSet, folder: Path, *, on_progress: Advance) -> dict[str, Path]:
     """Train every network of the zoo on labelled digits.
 
     Returns:

@@ -18,9 +18,11 @@ from understudy.files import behind_links, is_stream, make_folder, unwritable, w
 from understudy.json_codec import Stored, stored
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
+from understudy.progress_bars import Advance
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import FAILED, Answers, Runnable
-from understudy.zoo.data import Batch, DataSet, Progress, array_batches, batches
+from understudy.zoo.batches import Batch, array_batches, batches
+from understudy.zoo.data import DataSet
 
 if TYPE_CHECKING:
     from understudy.nn.cascade import Cascade
@@ -165,7 +167,7 @@ def _series(version: str) -> list[str]:
 
 
 def run_cascade(
-    cascade: Runnable, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Progress
+    cascade: Runnable, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Advance
 ) -> RunSummary:
     """Answer a data set and write the answers, one row per image that got one.
 

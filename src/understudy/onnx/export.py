@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -27,12 +27,11 @@ from understudy.onnx.cascade import load_onnx
 from understudy.onnx.export_graph import ModulePart, part_of_model, parts_of_network
 from understudy.onnx.parity import distance, random_rows, run_module
 from understudy.onnx.session import Session, first_line, onnx_runtime
+from understudy.progress_bars import Advance, no_bar
 
 OPSET = 20
 TOLERANCE = 1e-3
 EXAMPLE_ROWS, PROBE_ROWS = 3, (5, 1)  # torch.export takes a batch of 0 or 1 for a constant
-
-Progress = Callable[[str, int, int], None]
 
 
 def export_onnx(
@@ -43,7 +42,7 @@ def export_onnx(
     size: tuple[int, int] | None = None,
     exits: Iterable[str] | None = None,
     tolerance: float = TOLERANCE,
-    on_progress: Progress = lambda *_: None,
+    on_progress: Advance = no_bar,
 ) -> OnnxBundle:
     """Write a cascade as ONNX models, whole or not at all; an exported cascade there is replaced.
 

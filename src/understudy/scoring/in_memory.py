@@ -18,7 +18,7 @@ from understudy.errors import DataError, ModelError
 from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, Stage, stages_of
 from understudy.nn.training_modes import modes_kept
-from understudy.progress_bars import progress_bars
+from understudy.progress_bars import Advance, no_bar, progress_bars
 from understudy.runtime.loader_batch import taken_apart
 from understudy.scores import ScoreTable
 from understudy.scoring.measuring import measure as measure_rounds
@@ -33,14 +33,8 @@ from understudy.scoring.outputs import (
 )
 from understudy.scoring.repeatability import CHECKED
 from understudy.sitting import Sitting
-from understudy.zoo.data import (
-    Array,
-    Progress,
-    check_class_names,
-    check_labels,
-    no_progress,
-    stacked,
-)
+from understudy.zoo.batches import stacked
+from understudy.zoo.data import Array, check_class_names, check_labels
 
 
 def score(
@@ -98,7 +92,7 @@ def score(
     sizes = (measure,) if isinstance(measure, int) else tuple(measure)
     if any(size < 1 for size in sizes):
         raise DataError(f"times are measured for batches of 1 sample and more, found {sizes}")
-    bars = progress_bars("batches", measuring="rounds") if progress else nullcontext(no_progress)
+    bars = progress_bars("batches", measuring="rounds") if progress else nullcontext(no_bar)
     with modes_kept(models.values()), bars as advance:
         stages_of(models)  # refuses two exits of one name
         run = _Run(
@@ -161,7 +155,7 @@ class _Run:
         return common_classes({name: found.classes for name, found in self.probes.items()})
 
     def measured(
-        self, sizes: Sequence[int], seconds: float, on_progress: Progress
+        self, sizes: Sequence[int], seconds: float, on_progress: Advance
     ) -> tuple[Sitting, ...]:
         """The times of all models at some batch sizes, on the first images."""
         stages = [stage for source in self.sources.values() for stage in source.values()]

@@ -12,6 +12,7 @@ import numpy as np
 from understudy.errors import DataError, ModelError, listed
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage, resizings_of
+from understudy.progress_bars import Advance
 from understudy.scoring.measuring import measure, seconds_after, unit_of
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
@@ -22,7 +23,8 @@ from understudy.scoring.outputs import (
     run_stages,
 )
 from understudy.sitting import Sitting
-from understudy.zoo.data import Array, DataSet, Progress, batches
+from understudy.zoo.batches import batches, first_images
+from understudy.zoo.data import Array, DataSet
 from understudy.zoo.models import load_stages
 
 
@@ -56,7 +58,7 @@ class ScoringJob:
     strict: bool
     device: str
     allow_code: Collection[str]
-    on_progress: Progress
+    on_progress: Advance
 
     @property
     def blocks(self) -> list[range]:
@@ -118,7 +120,7 @@ class ScoringJob:
             if sitting is None:
                 sitting = measure(
                     {name: partial(self._load, name) for name in self.sources},
-                    self.images.first_images(size, resizings=resizings, workers=self.workers),
+                    first_images(self.images, size, resizings=resizings, workers=self.workers),
                     bytes_of=bytes_of,
                     device=self.device,
                     seconds=seconds,

@@ -13,8 +13,8 @@ import torch
 
 from understudy.nn.cost import time_parts
 from understudy.nn.stage import Images, Stage
+from understudy.progress_bars import Advance, no_bar
 from understudy.sitting import Sitting, median_interval
-from understudy.zoo.data import Progress, no_progress
 
 LEAST, MOST = 7, 50  # rounds
 PRECISE = 0.05  # half the width of an interval, as a fraction of the time, that ends the rounds
@@ -61,7 +61,7 @@ def measure(
     bytes_of: Mapping[str, int],
     device: str,
     seconds: float = SECONDS,
-    on_progress: Progress = no_progress,
+    on_progress: Advance = no_bar,
 ) -> Sitting:
     """The times of all parts of some sources, for batches of these images.
 

@@ -17,6 +17,7 @@ from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.files import only_writer
 from understudy.nn.identity import SAMPLE
 from understudy.nn.stage import resizings_of, usable_device
+from understudy.progress_bars import Advance, no_bar
 from understudy.scores import ScoreTable
 from understudy.scoring.further_exits import (
     already_scored,
@@ -39,7 +40,8 @@ from understudy.scoring.outputs import (
 from understudy.scoring.repeatability import CHECKED
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
-from understudy.zoo.data import DataSet, Progress, no_progress, open_data
+from understudy.zoo.batches import first_images
+from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.encoded import check_unchanged
 from understudy.zoo.models import load_stages
 
@@ -62,7 +64,7 @@ def score_into(
     groups: Sequence[str] | None = None,
     device: str | None = None,
     allow_code: Collection[str] = (),
-    on_progress: Progress = no_progress,
+    on_progress: Advance = no_bar,
 ) -> ScoreTable:
     """Score models one after another into the table at `path`, and read it back.
 
@@ -280,7 +282,7 @@ def _probe_new(
         names |= set(loaded)
         stages = {name: stage.to(device) for name, stage in loaded.items()}
         if older is None or not already_scored(older, stages):
-            some = images.first_images(CHECKED, resizings=resizings_of(stages.values()))
+            some = first_images(images, CHECKED, resizings=resizings_of(stages.values()))
             probes[source] = probe(stages, some)
     if probes:
         classes = common_classes({name: one.classes for name, one in probes.items()})

@@ -13,11 +13,13 @@ from understudy.files import only_writer
 from understudy.nn.identity import check_identity
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage, resizings_of, usable_device
+from understudy.progress_bars import Advance, no_bar
 from understudy.scores import ScoreTable
 from understudy.scoring.measuring import SECONDS, measure, size_of
 from understudy.sitting import Sitting
 from understudy.store import load_table, save_times
-from understudy.zoo.data import Progress, no_progress, open_data
+from understudy.zoo.batches import first_images
+from understudy.zoo.data import open_data
 from understudy.zoo.models import load_stages
 
 SIZE = 256  # the most images of a batch where a table has no times yet
@@ -30,7 +32,7 @@ def measure_table(
     data: str | None = None,
     device: str | None = None,
     allow_code: Collection[str] = (),
-    on_progress: Progress = no_progress,
+    on_progress: Advance = no_bar,
 ) -> ScoreTable:
     """Measure the times of all exits of a table in one sitting, and store them in its folder.
 
@@ -66,7 +68,7 @@ def measure_table(
     sittings = [
         measure(
             sources,
-            images.first_images(size, resizings=resizings),
+            first_images(images, size, resizings=resizings),
             bytes_of={root: _bytes_of(exits) for root, exits in groups.items()},
             device=on,
             seconds=SECONDS,

@@ -8,7 +8,7 @@ whole table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from understudy.intervals import Interval, exact_interval
 from understudy.json_codec import Stored
 from understudy.outcome import evaluate
 from understudy.policy import Policy
+from understudy.progress_bars import Advance
 from understudy.scores import ScoreTable
 from understudy.searching.certify import certify
 from understudy.searching.fitted_exits import chosen_confidence, fitted_ensembles, with_fitted
@@ -34,7 +35,6 @@ from understudy.tabular import Tabular
 IN_SAMPLE, HELD_OUT, CERTIFIED = "in-sample", "held-out", "certified"
 RESAMPLES = 400  # a share of 5 % is then known to 3.1 to 7.6 %
 WAYS = (IN_SAMPLE, HELD_OUT, CERTIFIED)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def optimism(
     delta: float = 0.05,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: Advance | None = None,
 ) -> Optimism:
     """Claimed and true drops of policies tuned in-sample, held-out and certified, over resamples.
 

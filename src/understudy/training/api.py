@@ -23,6 +23,7 @@ from understudy.folders import remove_folder
 from understudy.json_codec import Stored, stored
 from understudy.nn.preprocess import pixels_of
 from understudy.nn.stage import Stage, usable_device
+from understudy.progress_bars import Advance, no_bar
 from understudy.training.checkpoint import CacheRows, Checkpoint, FeatureCache, free_bytes
 from understudy.training.config import TrainingConfig
 from understudy.training.features import (
@@ -44,7 +45,8 @@ from understudy.training.loop import (
 )
 from understudy.training.sampling import Augmentation, HoldOut, hold_out
 from understudy.training.targets import TargetSet, Teacher, check_targets
-from understudy.zoo.data import DataSet, Progress, no_progress, open_data
+from understudy.zoo.batches import first_images
+from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.model_specs import modules_of
 from understudy.zoo.models import load_network, load_stage, named_models
 
@@ -70,8 +72,8 @@ def train_exits(
     cache_gb: float = 8.0,
     workers: int = 2,
     device: str | None = None,
-    on_progress: Progress = no_progress,
-    on_note: Note = no_progress,
+    on_progress: Advance = no_bar,
+    on_note: Note = no_bar,
 ) -> ExitNetwork:
     """Train exits for the model that a spec names, write them into a folder, and read it back.
 
@@ -106,7 +108,7 @@ def train_exits(
     target = Path(into)
     check_replaceable(target)
     images = open_data(data)
-    image = pixels_of(*images.first_images(1))
+    image = pixels_of(*first_images(images, 1))
     ((name, spec),) = named_models([model]).items()
     with _seeded(config.seed):
         network = _network(load_stage(spec), image, taps=taps, heads=heads, saver=saver)
@@ -212,8 +214,8 @@ def fit_exits(
     folder: str | Path | None = None,
     cache_gb: float = 8.0,
     workers: int = 2,
-    on_progress: Progress = no_progress,
-    on_note: Note = no_progress,
+    on_progress: Advance = no_bar,
+    on_note: Note = no_bar,
 ) -> TrainingSummary:
     """Train the exits of a network in place; its backbone and its saver stay as they are.
 
@@ -253,7 +255,7 @@ def fit_exits(
         UnderstudyError: the folder cannot be written.
     """
     start = time.perf_counter()
-    images = data.first_images(1)
+    images = first_images(data, 1)
     path = find_classifier(network.stage, images) if classifier else None
     _check_exits(network, config)
     check_targets(data, int(network.stage(images).shape[1]), config, classifier=classifier)
@@ -304,7 +306,7 @@ class _Trainer:
     source: FeatureSource
     hold_out: HoldOut
     checkpoint: Checkpoint
-    on_progress: Progress
+    on_progress: Advance
     on_note: Note
 
     def train(self, config: TrainingConfig, *, classifier: str | None) -> dict[str, HeldOutMetrics]:
@@ -370,11 +372,11 @@ def _feature_source(
     folder: Path,
     views: int,
     space: float,
-    on_progress: Progress,
+    on_progress: Advance,
     on_note: Note,
 ) -> FeatureSource:
     """A cache of all features, filled; or a stream of them, where a cache needs too much space."""
-    example = images.extract(images.data.first_images(1))
+    example = images.extract(first_images(images.data, 1))
     shapes = {name: tuple(value.shape[1:]) for name, value in example.items()}
     rows = CacheRows(parts, images=len(images.data), views=views)
     size = rows.bytes(shapes)

@@ -28,7 +28,8 @@ from understudy.nn.preprocess import select
 from understudy.training.features import FeatureBatch, TrainingImages
 from understudy.training.sampling import HoldOut, SampleOrder
 from understudy.unfinished import keep_plan
-from understudy.zoo.data import Array, Batch
+from understudy.zoo.batches import Batch
+from understudy.zoo.data import Array
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name of a feature -> the shape of one sample's."""

@@ -20,7 +20,8 @@ from understudy.graph.model_output import logits_in
 from understudy.nn.preprocess import on_device, pixels_of
 from understudy.nn.stage import Images, Stage
 from understudy.training.sampling import Augmentation, SampleOrder
-from understudy.zoo.data import Array, Batch, DataSet, batches
+from understudy.zoo.batches import Batch, batches
+from understudy.zoo.data import Array, DataSet
 
 Features = Mapping[str, Tensor]
 """Named features of some samples, each (N, ...)."""

@@ -1,18 +1,13 @@
-"""Data specs (``folder:DIR``, ``parquet:FILE``, ``digits:``) become labelled images, and batches of
-them that background threads decode."""
+"""Data specs (``folder:DIR``, ``parquet:FILE``, ``digits:``) become labelled images."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,23 +27,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
-"""Called with the name of the work, how much of it is done, and how much there is."""
-
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
-PART = 64
-"""Images that a thread decodes at a time."""
-
-AHEAD = 2**28
-"""Bytes of decoded images that wait for their batch, about; but a part per thread may."""
-
 _DIGITS_TRAIN = 897  # of 1,797; the other 900 are held out
-
-
-def no_progress(*_: object) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,27 +109,6 @@ class DataSet:
             index, lambda pixels: resized_image(torch.from_numpy(pixels), resizings)
         )
 
-    def first_images(
-        self, count: int, *, resizings: Collection[Resizing | None] = (), workers: int = 0
-    ) -> list[Image]:
-        """The first `count` images that can be decoded, repeated where there are fewer.
-
-        Args:
-            count: how many.
-            resizings: how the models resize them, as for `batches`.
-            workers: threads that decode.
-
-        Raises:
-            DataError: there is none.
-        """
-        blocks = batches(self, size=count, workers=workers, resizings=resizings)
-        found = list(islice((image for block in blocks for image in block.images), count))
-        if not found:
-            raise DataError(
-                f"no image of {self.spec!r} can be decoded ({len(self)} tried): check the data"
-            )
-        return list(islice(cycle(found), count))
-
     def _decoded(self, index: int, then: Callable[[Array], T]) -> T:
         try:
             return then(self.read(index))
@@ -198,177 +159,6 @@ def check_labels(labels: Array | None, count: int, *, data: str) -> None:
             f"lie outside (found {labels.min()} to {labels.max()}): check the label column and the "
             "models' classes"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """The images of one block of positions.
-
-    Attributes:
-        positions: (n,) positions of the images in the data set.
-        images: uint8 (n, C, H, W), or a list of (C, H, W) where sizes differ, or images have been
-            resized for models; tensors from `batches`, arrays from `array_batches`.
-        corrupt: one message for every image that could not be decoded; it is left out above.
-    """
-
-    positions: Array
-    images: Any
-    corrupt: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-
-def batches(
-    data: DataSet,
-    positions: Sequence[int] | None = None,
-    *,
-    size: int = 256,
-    workers: int = 2,
-    resizings: Collection[Resizing | None] = (),
-) -> Iterator[Batch]:
-    """Batches in order, each of the same `size` positions however many of them are corrupt.
-
-    With `resizings` a photograph is dropped as soon as it is in the sizes that the models take, so
-    that memory does not grow with its size times that of the batch.
-
-    Args:
-        data: the images.
-        positions: positions in the data set, all by default.
-        size: positions per batch; the last may have fewer.
-        workers: threads that decode ahead, at most one batch each, and about `AHEAD` bytes in all;
-            0 decodes in this thread.
-        resizings: how the models that take the images resize them (`Stage.resizings`), None among
-            them where one takes them as they are.
-
-    >>> [len(batch) for batch in batches(open_data("digits:heldout"), range(5), size=2)]
-    [2, 2, 1]
-
-    Raises:
-        DataError: a size or number of workers out of range.
-    """
-    return _decoded_batches(
-        partial(data.resized, resizings=frozenset(resizings)),
-        range(len(data)) if positions is None else positions,
-        size=size,
-        workers=workers,
-    )
-
-
-def array_batches(data: DataSet, *, size: int = 256, workers: int = 2) -> Iterator[Batch]:
-    """All images in the same batches as arrays in their own sizes; PyTorch is not needed.
-
-    >>> images = next(array_batches(open_data("digits:heldout"), size=2)).images
-    >>> type(images).__name__, images.shape
-    ('ndarray', (2, 1, 8, 8))
-
-    Raises:
-        DataError: a size or number of workers out of range.
-    """
-    return _decoded_batches(data.array, range(len(data)), size=size, workers=workers)
-
-
-def stacked(images: Sequence[Any]) -> Any:
-    """Arrays, or tensors, of one shape as one batch of them; else the images as a list.
-
-    >>> stacked([np.zeros(2), np.ones(2)]).shape, stacked([np.zeros(2), np.ones(3)])
-    ((2, 2), [array([0., 0.]), array([1., 1., 1.])])
-    """
-    if len({image.shape for image in images}) == 1:
-        if all(isinstance(image, np.ndarray) for image in images):
-            return np.stack(images)
-        import torch
-
-        if all(isinstance(image, torch.Tensor) for image in images):
-            return torch.stack(list(images))
-    return list(images)
-
-
-def _decoded_batches(
-    image_at: Callable[[int], Any], positions: Sequence[int], *, size: int, workers: int
-) -> Iterator[Batch]:
-    if size < 1 or workers < 0:
-        raise DataError(
-            f"a batch has at least 1 image and workers are 0 or more, found {size} and {workers}"
-        )
-    blocks = [
-        _BatchPositions(positions[start : start + size]) for start in range(0, len(positions), size)
-    ]
-    decode = partial(_decode, image_at)
-    if not workers:
-        return (block.batch(map(decode, block.parts)) for block in blocks)
-    return _decode_ahead(blocks, decode, workers)
-
-
-class _DecodedPart(NamedTuple):
-    """Some decoded images, their positions, and why others cannot be decoded."""
-
-    positions: list[int]
-    images: list[Any]
-    corrupt: list[str]
-
-
-class _BatchPositions(NamedTuple):
-    """The positions of a batch."""
-
-    positions: Sequence[int]
-
-    @property
-    def parts(self) -> list[Sequence[int]]:
-        """The positions that are decoded at a time."""
-        starts = range(0, len(self.positions), PART)
-        return [self.positions[start : start + PART] for start in starts]
-
-    def batch(self, parts: Iterable[_DecodedPart]) -> Batch:
-        """The batch of the decoded parts."""
-        found = _DecodedPart([], [], [])
-        for part in parts:
-            found.positions.extend(part.positions)
-            found.images.extend(part.images)
-            found.corrupt.extend(part.corrupt)
-        return Batch(
-            positions=np.array(found.positions, np.int64),
-            images=stacked(found.images),
-            corrupt=tuple(found.corrupt),
-        )
-
-
-def _decode_ahead(
-    blocks: Sequence[_BatchPositions], decode: Callable[[Sequence[int]], _DecodedPart], workers: int
-) -> Iterator[Batch]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="understudy-decode")
-    todo = (part for block in blocks for part in block.parts)
-    waiting: deque[Future[_DecodedPart]] = deque()
-
-    def submit(most: int) -> None:
-        waiting.extend(pool.submit(decode, part) for part in islice(todo, most - len(waiting)))
-
-    def decoded(block: _BatchPositions) -> Iterator[_DecodedPart]:
-        for _ in block.parts:
-            part = waiting.popleft().result()
-            held = sum(image.nbytes for image in part.images)
-            submit(max(workers, min(workers * len(block.parts), AHEAD // max(held, 1))))
-            yield part
-
-    try:
-        submit(workers)
-        for block in blocks:
-            yield block.batch(decoded(block))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _decode(image_at: Callable[[int], Any], positions: Sequence[int]) -> _DecodedPart:
-    part = _DecodedPart([], [], [])
-    for position in positions:
-        try:
-            image = image_at(int(position))
-        except DataError as error:
-            part.corrupt.append(str(error))
-        else:
-            part.images.append(image)
-            part.positions.append(int(position))
-    return part
 
 
 def open_data(spec: str) -> DataSet:

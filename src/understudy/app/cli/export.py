@@ -89,7 +89,7 @@ def _checked(
     from understudy.nn.stage import resizings_of
     from understudy.onnx.cascade import load_onnx
     from understudy.onnx.parity import agreement, export_resizing
-    from understudy.zoo.data import batches
+    from understudy.zoo.batches import batches
 
     exported = load_onnx(folder)
     sizes = {export_resizing(cascade, exported), *resizings_of(cascade.stages.values())}
