@@ -148,7 +148,7 @@ def test_a_journey_reaches_its_goal(
             env=clean(programs, home=tmp_path),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -193,7 +193,7 @@ def test_the_documentation_runs_from_the_wheel(environment: Environment, tmp_pat
         env=clean(programs, home=tmp_path),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr

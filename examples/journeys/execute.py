@@ -9,7 +9,7 @@ import nbformat
 from nbclient import NotebookClient
 
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout=300).execute()
+NotebookClient(notebook, timeout=600).execute()
 for cell in notebook.cells:
     for output in cell.get("outputs", []):
         shown = output.get("data", {})
