@@ -72,13 +72,13 @@ CORE = {
     "frontier": {
         "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
     },
-    "deciles": {"json_codec", "errors", "scores", "deferral", "tabular"},
+    "deciles": {"json_codec", "errors", "confidence_functions", "scores", "deferral", "tabular"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
     "import_predictions": {"errors", "extras", "split", "scores", "table_validation"},
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display", "text_table", "split", "scores", "deferral", "ensemble", "exit", "reference",
-        "html_views", "short_repr", "tabular",
+        "confidence_functions", "html_views", "short_repr", "tabular",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},

@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 
 from fakes import scored
 from tables import score_tables, synthetic
+from understudy.confidence_functions import LEARNED
 from understudy.deferral import (
     CLIP,
-    LEARNED,
     DeferralScore,
     cross_fitted,
     fit_deferral,

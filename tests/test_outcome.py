@@ -118,6 +118,10 @@ def test_units_that_lack_a_part_are_left_out() -> None:
     [
         (Policy.single("tinny"), r"no exit 'tinny' in this table; did you mean 'tiny'\?"),
         (Policy.pair("tiny", "big", 0.5, confidence="margn"), "no confidence 'margn'"),
+        (
+            Policy.pair("tiny", "big", 0.5, confidence="deferral"),
+            "take `result.with_fitted(table)`",
+        ),
     ],
 )
 def test_a_policy_that_does_not_fit_is_a_sentence(policy: Policy, words: str) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from understudy.errors import TableError
 
 Array = npt.NDArray[Any]
+LEARNED = "deferral"  # the score that a search learns; see `deferral`
 _SUM = 1e-3  # by how much the sum of probabilities may be off, in half precision too
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.deferral import LEARNED, with_deferral
+from understudy.confidence_functions import LEARNED
+from understudy.deferral import with_deferral
 from understudy.errors import TableError
 from understudy.json_codec import Stored, stored
 from understudy.scores import ScoreTable

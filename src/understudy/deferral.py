@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.confidence_functions import margin, max_softmax
+from understudy.confidence_functions import LEARNED, margin, max_softmax
 from understudy.ensemble import cheaper_models
 from understudy.errors import PolicyError, TableError
 from understudy.json_codec import Stored
@@ -24,7 +24,6 @@ from understudy.scores import ScoreTable
 from understudy.split import ALL, SPLITS, uniform
 
 Array = npt.NDArray[Any]
-LEARNED = "deferral"
 MARGIN = "margin"
 CLIP = 1e-4  # clip of probabilities; closer to 0 and 1 float32 has no log-odds
 FOLDS = 5

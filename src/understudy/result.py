@@ -281,7 +281,8 @@ class Result(
         Raises:
             TableError: the table lacks an exit, or the logits of an ensemble's member.
         """
-        from understudy.deferral import LEARNED, scores_of, with_scores
+        from understudy.confidence_functions import LEARNED
+        from understudy.deferral import scores_of, with_scores
         from understudy.ensemble import ensemble_of, with_ensembles
 
         scores = scores_of(self.table.get("provenance", {}))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from understudy.class_outputs import ClassOutputs, class_codes, names_of_classes
 from understudy.confidence_functions import (
     CONFIDENCES,
+    LEARNED,
     checked_logits,
     confidences_of,
     energy,
@@ -366,6 +367,11 @@ class ScoreTable(Tabular):
         Raises:
             TableError: no such confidence.
         """
+        if name == LEARNED and LEARNED not in self.confidence:
+            raise TableError(
+                f"the confidence {LEARNED!r} is learned by a search and kept in its result, found "
+                "a table without it: take `result.with_fitted(table)`"
+            )
         if name not in self.confidence:
             raise TableError(unknown("confidence", name, self.confidence, where="this table"))
         return self.confidence[name]

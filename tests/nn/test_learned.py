@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fakes import ensembles_of, result_of, scored, table_models, tensors_of
 from sample_rows import answered_rows, expected_rows, in_batches, without_confidence
-from understudy.deferral import LEARNED, DeferralScore, scores_of, with_deferral, with_scores
+from understudy.confidence_functions import LEARNED
+from understudy.deferral import DeferralScore, scores_of, with_deferral, with_scores
 from understudy.ensemble import ensemble_pairs
 from understudy.errors import PolicyError
 from understudy.nn.cascade import Cascade, Models, build

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
-from understudy.deferral import LEARNED, DeferralScore
+from understudy.confidence_functions import LEARNED
+from understudy.deferral import DeferralScore
 from understudy.errors import ModelError, PolicyError, listed, unknown
 from understudy.html_views import html_table
 from understudy.operating_point import OperatingPoint, select_operating_point

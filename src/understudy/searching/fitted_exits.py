@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from understudy.deferral import LEARNED, DeferralScore, with_deferral, with_scores
+from understudy.confidence_functions import LEARNED
+from understudy.deferral import DeferralScore, with_deferral, with_scores
 from understudy.ensemble import Ensemble, ensemble_of, ensemble_pairs, with_ensembles
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable

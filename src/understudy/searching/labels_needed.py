@@ -14,7 +14,7 @@ from functools import cache, partial
 import numpy as np
 import numpy.typing as npt
 
-from understudy.deferral import LEARNED
+from understudy.confidence_functions import LEARNED
 from understudy.ensemble import models_of
 from understudy.json_codec import Stored
 from understudy.outcome import decide, evaluate

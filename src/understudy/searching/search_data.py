@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from understudy.certificate import Certificate
+from understudy.confidence_functions import LEARNED
 from understudy.deciles import difficulty
-from understudy.deferral import LEARNED, DeferralScore, scores_of, with_scores
+from understudy.deferral import DeferralScore, scores_of, with_scores
 from understudy.ensemble import cheaper_models, models_of, with_ensembles
 from understudy.errors import PolicyError, TableError, check_number, unknown
 from understudy.frontier import Frontier
