@@ -120,7 +120,7 @@ def test_units_that_lack_a_part_are_left_out() -> None:
         (Policy.pair("tiny", "big", 0.5, confidence="margn"), "no confidence 'margn'"),
         (
             Policy.pair("tiny", "big", 0.5, confidence="deferral"),
-            "take `result.with_fitted(table)`",
+            "is learned by a search",
         ),
     ],
 )
