@@ -61,6 +61,7 @@ def two(**changes: Any) -> ScoreTable:
         ({"labels": [[0, 1]]}, r"found \(1, 2\)"),
         ({"ids": ["a", "a"]}, "1 repeat: a"),
         ({"ids": ["a"]}, "found"),
+        ({"costs": {"tinny": 1, "big": 2}}, "no exit 'tinny'; did you mean 'tiny'"),
         ({"costs": {"tiny": -1}}, "'tiny' has -1.0 MACs"),
         ({"costs": {"MACs": {"tiny": math.nan}}}, "'tiny' has nan MACs"),
         ({"costs": {"tiny": math.inf}}, "'tiny' has inf MACs"),

@@ -31,6 +31,7 @@ from understudy.split import ALL, SPLITS, assign_splits
 from understudy.table_validation import (
     NO_LABEL,
     Costs,
+    check_cost_names,
     check_exit_names,
     check_ids,
     check_labels,
@@ -258,8 +259,10 @@ class ScoreTable(Tabular):
         keys = np.array([str(key) for key in (range(count) if ids is None else ids)], dtype=object)
         codes, rule = assign_splits(keys, split, groups=groups)
         label = None if labels is None else class_codes(labels, classes, "labels")
+        exits = tuple(Exit(name, tuple((parts or {}).get(name, ()))) for name in rows)
+        units = {} if costs is None else costs_by_unit(costs)
         table = ScoreTable(
-            exits=tuple(Exit(name, tuple((parts or {}).get(name, ()))) for name in rows),
+            exits=exits,
             prediction=stacked({name: answer for name, (answer, _) in rows.items()}, "predictions"),
             confidence={
                 key: stacked({name: values[key] for name, (_, values) in rows.items()}, key)
@@ -269,10 +272,11 @@ class ScoreTable(Tabular):
             label=None if label is None else label_numbers(label),
             ids=keys,
             split=codes,
-            costs={} if costs is None else costs_by_unit(costs),
+            costs=units,
             classes=None if classes is None else tuple(map(str, classes)),
             provenance={**(provenance or {}), "split": rule},
         )
+        check_cost_names(units, (part for exit in exits for part in exit.parts))
         return table._with_calls() if costs is None else table
 
     def _with_calls(self) -> ScoreTable:
@@ -401,7 +405,7 @@ class ScoreTable(Tabular):
         missing = [part for part in parts if part not in prices]
         if missing:
             raise TableError(
-                f"every part has a cost in {unit}, {listed(map(repr, missing))} "
+                f"every exit has a cost in {unit}, {listed(map(repr, missing))} "
                 f"{'has' if len(missing) == 1 else 'have'} none: add it, or use another unit"
             )
         return float(sum(prices[part] for part in parts))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import TableError, listed
+from understudy.errors import TableError, listed, unknown
 
 Array = npt.NDArray[Any]
 Costs = Mapping[str, Mapping[str, float]]
@@ -243,6 +243,21 @@ def costs_by_unit(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for part, text in texts.items():
         raise TableError(f"a cost is a number, {part!r} has the text {text!r}: drop the quotes")
     return found
+
+
+def check_cost_names(costs: Mapping[str, Mapping[str, float]], parts: Iterable[str]) -> None:
+    """Refuse costs of names that no exit has.
+
+    Raises:
+        TableError: the message has the name, and those that are near.
+    """
+    known = list(dict.fromkeys(parts))
+    for unit, found in costs.items():
+        for name in found:
+            if name not in known:
+                raise TableError(
+                    f"costs in {unit} are those of exits, {unknown('exit', name, known)}"
+                )
 
 
 def _repeats(names: Sequence[str]) -> list[str]:

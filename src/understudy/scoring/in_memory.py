@@ -87,6 +87,10 @@ def score(
             a batch size below 1.
         TableError: ids, groups or splits that do not fit.
     """
+    if not isinstance(models, Mapping):
+        raise ModelError(
+            f"models are given by name, {{NAME: model}}, found a {type(models).__name__}: name them"
+        )
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
     sizes = (measure,) if isinstance(measure, int) else tuple(measure)
