@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bit_flips import bit_flips
@@ -147,3 +148,18 @@ def test_a_reference_that_costs_least_leaves_nothing_to_save() -> None:
         "A cascade does not pay here: use net0. It costs least of all exits, so there is nothing "
         "to save."
     )
+
+
+def test_without_labels_no_share_is_below_0_and_no_exit_is_right() -> None:
+    """A small model that answers as the reference does: no label tells which of them is right."""
+    table = synthetic(1500)
+    answers = np.tile(table.prediction[-1], (len(table.exits), 1))
+    found = search(replace(table, prediction=answers, label=None), max_drop=2.0)
+    (choice,) = found.choices
+    assert choice.outcome.drop_interval[0] < 0
+    text = str(found)
+    assert "[0.00, " in text
+    assert "[−" not in text
+    assert "right at least as often" not in choice.verdict
+    labelled = search(replace(table, prediction=answers), reference="net2", max_drop=2.0)
+    assert "right at least as often" in labelled.choices[0].verdict

@@ -155,6 +155,15 @@ def interval_text(interval: tuple[float, float]) -> str:
     return f"[{signed(interval[0])}, {signed(interval[1])}]"
 
 
+def share_interval_text(interval: tuple[float, float]) -> str:
+    """An interval of a share of the samples in %, such as a disagreement: none is below 0.
+
+    >>> share_interval_text((-0.25, 1))
+    '[0.00, 1.00]'
+    """
+    return f"[{max(interval[0], 0):.2f}, {max(interval[1], 0):.2f}]"
+
+
 def plan_text(shares: Mapping[str, float]) -> str:
     """The stages in order, with the share that each answers.
 

@@ -448,6 +448,7 @@ def _gap_text(result: Result, drop: float) -> str:
 
 def _choice_row(result: Result, choice: Choice, others: list[str]) -> list[str]:
     outcome, certificate, proof = choice.outcome, choice.certificate, "none"
+    interval_text = display.interval_text if result.labelled else display.share_interval_text
     if certificate is not None:
         proof = "fell back"
         if certificate.p_value is not None and not certificate.falls_back:
@@ -460,7 +461,7 @@ def _choice_row(result: Result, choice: Choice, others: list[str]) -> list[str]:
         _saving_text(choice, result.unit),
         *(outcome.saving_text(other) for other in others),
         _gap_text(result, outcome.drop),
-        display.interval_text(outcome.drop_interval),
+        interval_text(outcome.drop_interval),
         proof,
     ]
 

@@ -67,7 +67,12 @@ def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) ->
 
 
 def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
-    """A single exit that costs less than the reference and is right at least as often, if any."""
+    """A single exit that costs less than the reference and is right at least as often, if any.
+
+    None without labels, which alone tell who is right.
+    """
+    if table.label is None:
+        return None
     full = table.cost_of([reference], unit)
     best = best_single(table, reference=reference, unit=unit, cost=full)
     return best if best is not None and table.cost_of([best], unit) < full else None

@@ -216,6 +216,9 @@ def _proved_again(choice: Choice, certify: ScoreTable, *, samples: str) -> list[
     delta, policy = certificate.delta, choice.policy
     same_counts = (losses, gains) == (certificate.losses, certificate.gains)
     is_last = policy == (certificate.path[-1] if certificate.path else certificate.policy)
+    counted, found = "same losses and gains", f"{losses:,} and {gains:,}"
+    if certificate.kind == "disagreement":
+        counted, found = "same number of samples answered otherwise", f"{losses:,}"
     steps = f"each of {len(counts)} steps proved at {delta:g}"
     checks = [
         Check(budget, "same certify samples", certificate.table == samples, samples[:16]),
@@ -225,7 +228,7 @@ def _proved_again(choice: Choice, certify: ScoreTable, *, samples: str) -> list[
             is_last and certificate.policy == policy,
             policy.describe(),
         ),
-        Check(budget, "same losses and gains", same_counts, f"{losses:,} and {gains:,}"),
+        Check(budget, counted, same_counts, found),
         Check(budget, steps, worst <= delta, f"largest p = {worst:.4g}"),
     ]
     for name, worst in by_class.items():
