@@ -14,6 +14,7 @@ from bit_flips import bit_flips
 from tables import synthetic
 from understudy.documents import write_document
 from understudy.errors import PolicyError
+from understudy.exit import Exit
 from understudy.files import write_json
 from understudy.result import Result
 from understudy.searching.search import search, search_in_sample
@@ -140,6 +141,26 @@ def test_the_first_line_names_the_reference() -> None:
         "reference net2: no sample has a label, so all figures are agreement with its answers "
     )
     assert Result.from_dict(by_default.to_dict()).reference_words() == words
+
+
+def test_an_exit_that_is_better_than_its_network_is_named() -> None:
+    """The network stays the default reference; its untrained head is not called the best."""
+    table = synthetic(1500, exits=2)
+    exits = (
+        Exit("net/2", ("net0",), {"root": "net"}),
+        Exit("net", ("net0", "net1"), {"root": "net"}),
+    )
+    table = replace(table, exits=exits, prediction=table.prediction[::-1])
+    found = search(table, max_drop=1.0)
+    right = {one.name: f"{100 * one.on['tune'].accuracy:.1f} %" for one in found.singles}
+    assert found.reference_words() == table.reference_words()
+    assert table.reference_words() == (
+        f"reference net: the network whose exits these are; {right['net']} on tune, "
+        f"where net/2 has {right['net/2']}"
+    )
+    (choice,) = found.choices
+    assert "net/2, an exit inside net, was right at least as often on tune" in choice.verdict
+    assert "--reference" not in choice.verdict
 
 
 def test_a_reference_that_costs_least_leaves_nothing_to_save() -> None:

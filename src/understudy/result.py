@@ -17,7 +17,7 @@ from understudy.html_views import html_of
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
-from understudy.reference import candidates, reference_words
+from understudy.reference import reference_words
 from understudy.short_repr import clipped, cut_list
 from understudy.split import ALL, headline_split
 from understudy.tabular import Tabular
@@ -224,15 +224,15 @@ class Result(
         return tuple(self.table.get("time_remarks", ()))
 
     def reference_words(self) -> str:
-        """The reference, with its accuracy where the thresholds were chosen; see `candidates`."""
+        """The reference, with its accuracy where the thresholds were chosen."""
         exits = [Exit(single.name, (), single.origin) for single in self.singles]
         labels, on = self.table.get("labels"), self.searched_on
         known = labels[on] == self.table["samples"][on] if labels else self.table["labelled"]
-        models = candidates(exits)
-        accuracies = {exits[row].name: self.singles[row].on[on].accuracy for row in models}
+        whole = [one for one, exit in zip(self.singles, exits, strict=True) if not exit.is_ensemble]
+        accuracies = {one.name: one.on[on].accuracy for one in whole}
         found = (accuracies if known else {}) if self.labelled else None
-        costs = {exits[row].name: self.singles[row].on[on].cost[self.unit] for row in models}
-        return reference_words(self.reference, found, costs, split=on)
+        costs = {one.name: one.on[on].cost[self.unit] for one in whole}
+        return reference_words(self.reference, found, costs, exits=exits, split=on)
 
     def label_words(self) -> str:
         """How many samples have labels, and what the figures are without them."""

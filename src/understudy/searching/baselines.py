@@ -11,6 +11,7 @@ import numpy.typing as npt
 from understudy.certificate import Certificate
 from understudy.display import cost_text, least_percent, percent
 from understudy.errors import listed
+from understudy.exit import Exit
 from understudy.outcome import Outcome, decide, points
 from understudy.policy import Policy
 from understudy.result import DECIDED, Baselines, Choice
@@ -66,7 +67,7 @@ def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) ->
     return table.names[best]
 
 
-def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
+def dominating(table: ScoreTable, *, reference: str, unit: str) -> Exit | None:
     """A single exit that costs less than the reference and is right at least as often, if any.
 
     None without labels, which alone tell who is right.
@@ -75,7 +76,9 @@ def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
         return None
     full = table.cost_of([reference], unit)
     best = best_single(table, reference=reference, unit=unit, cost=full)
-    return best if best is not None and table.cost_of([best], unit) < full else None
+    if best is None or table.cost_of([best], unit) >= full:
+        return None
+    return table.exits[table.index(best)]
 
 
 def verdict(
@@ -83,7 +86,7 @@ def verdict(
     *,
     unit: str,
     max_cost: float | None,
-    better: str | None,
+    better: Exit | None,
     alike: Sequence[str] = (),
     labelled: bool = True,
     least: bool = False,
@@ -109,12 +112,21 @@ def verdict(
         words = _comparison(choice, figures, labelled) + _lost_time(outcome, unit)
         if max_cost is not None:
             words += _within_cost(choice, unit, max_cost)
-    if better is not None:
-        words += (
-            f" {better} costs less than {reference} and was right at least as often on tune: "
-            f"search with --reference {better}, so that a poor reference flatters nobody."
+    return words if better is None else f"{words} {_poor(reference, better)}"
+
+
+def _poor(reference: str, better: Exit) -> str:
+    """What is said of a reference that a cheaper exit equals."""
+    name = better.name
+    if better.root == reference:
+        return (
+            f"{name}, an exit inside {reference}, was right at least as often on tune: the rest of "
+            f"{reference} gains nothing there."
         )
-    return words
+    return (
+        f"{name} costs less than {reference} and was right at least as often on tune: search with "
+        f"--reference {name}, so that a poor reference flatters nobody."
+    )
 
 
 def _alone(choice: Choice, unit: str, alike: Sequence[str], *, labelled: bool, least: bool) -> str:
