@@ -184,3 +184,34 @@ def test_without_labels_no_share_is_below_0_and_no_exit_is_right() -> None:
     assert "right at least as often" not in choice.verdict
     labelled = search(replace(table, prediction=answers), reference="net2", max_drop=2.0)
     assert "right at least as often" in labelled.choices[0].verdict
+
+
+def test_where_every_budget_fell_back_nothing_is_called_certified() -> None:
+    text = " ".join(str(search(synthetic(1500), max_drop=[-60.0, -50.0])).split())
+    assert text.count("fell back") == 2
+    assert "Nothing cheaper than net2 is certified. " in text
+    assert "is certified with probability" not in text
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_more_than_the_budget_on_test_has_a_word(labelled: bool) -> None:
+    """A cascade is proved on certify; test shows more by chance, or is of another kind."""
+    table = synthetic(4000)
+    wanted = table.label if labelled else table.prediction[-1]
+    assert wanted is not None
+    right = np.flatnonzero((table.split == 2) & (table.prediction[-1] == wanted))
+    table = table if labelled else replace(table, label=None)
+
+    def verdict(count: int) -> str:
+        answers = np.tile(table.prediction[-1], (3, 1))
+        answers[:2, right[:count]] ^= 1
+        changed = replace(table, prediction=answers)
+        return search(changed, reference="net2", max_drop=1.0).choices[0].verdict
+
+    unit = ")" if labelled else " %)"
+    plus = "+" if labelled else ""
+    assert "the budget" not in verdict(0)
+    chance = f", more than the budget, as chance allows (95 % interval from {plus}0.45{unit};"
+    assert chance in verdict(10)
+    other = f", more than the budget, which chance hardly explains (95 % interval from {plus}1.02"
+    assert f"{other}{unit};" in verdict(16)

@@ -428,8 +428,11 @@ def _guarantees_note(result: Result) -> Paragraph:
         f"Each {result.gap} and each saving (≥) is certified with probability {probability} by "
         "itself"
     )
+    proofs = [choice.certificate for choice in result.choices if choice.certificate]
+    if all(proof.falls_back for proof in proofs):
+        words, count = f"Nothing cheaper than {result.reference} is certified", 1
     several = f"; {several_guarantees(count, result.delta)}" if count > 1 else ""
-    look = max((c.certificate.looks for c in result.choices if c.certificate), default=1)
+    look = max((proof.looks for proof in proofs), default=1)
     again = (
         f" This is look {look} at the certify samples: the best of several looks is wrong with a "
         "probability of up to the sum of their δ."

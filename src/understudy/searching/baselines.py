@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.certificate import Certificate
-from understudy.display import cost_text, least_percent, percent
+from understudy.display import cost_text, least_percent, percent, signed
 from understudy.errors import listed
 from understudy.exit import Exit
 from understudy.outcome import Outcome, decide, points
@@ -107,7 +107,8 @@ def verdict(
     else:
         figures = (
             f"saves {percent(outcome.saving[unit])} of {unit}{_noise(outcome, unit)} "
-            f"{_gap(choice, labelled)}{_measured(choice)}; {_bound(certificate, unit)}."
+            f"{_gap(choice, labelled)}{_measured(choice)}{_excess(choice, labelled)}; "
+            f"{_bound(certificate, unit)}."
         )
         words = _comparison(choice, figures, labelled) + _lost_time(outcome, unit)
         if max_cost is not None:
@@ -158,6 +159,19 @@ def _gap(choice: Choice, labelled: bool) -> str:
     if not labelled:
         return f"and disagrees with {outcome.reference} on {outcome.drop:.2f} % of the samples"
     return f"at a {'gain' if outcome.drop < 0 else 'drop'} of {abs(outcome.drop):.2f} points"
+
+
+def _excess(choice: Choice, labelled: bool) -> str:
+    """Where the test split shows more than was certified: whether chance alone may."""
+    drop, certificate = choice.outcome.drop, choice.certificate
+    if certificate is None or drop <= certificate.budget + 1e-9:
+        return ""
+    low = choice.outcome.drop_interval[0]
+    least = signed(low) if labelled else f"{max(low, 0):.2f} %"
+    side = "more than the budget" if certificate.budget >= 0 else "short of the budget"
+    if low > certificate.budget:
+        return f", {side}, which chance hardly explains (95 % interval from {least})"
+    return f", {side}, as chance allows (95 % interval from {least})"
 
 
 def _within_cost(choice: Choice, unit: str, max_cost: float) -> str:
