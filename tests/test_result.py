@@ -215,3 +215,20 @@ def test_more_than_the_budget_on_test_has_a_word(labelled: bool) -> None:
     assert chance in verdict(10)
     other = f", more than the budget, which chance hardly explains (95 % interval from {plus}1.02"
     assert f"{other}{unit};" in verdict(16)
+
+
+def test_levels_are_printed_with_three_digits() -> None:
+    """A level that is divided among three budgets; what is stated is never more than was proved."""
+    found = search(synthetic(4000), max_drop=[2.0, 5.0], delta=0.025 / 3)
+    text = str(found)
+    assert "δ = 0.00834" in text
+    assert "with probability 0.99166" in text
+    assert not any(digits in text for digits in ("0.008333", "0.991667"))
+    assert "certified at 0.00834" in repr(found)
+
+
+def test_without_labels_a_certificate_counts_no_gains() -> None:
+    (choice,) = search(replace(synthetic(4000), label=None), max_drop=20.0).choices
+    assert choice.certificate is not None
+    assert "answered otherwise, p = " in choice.certificate.words()
+    assert not any(word in choice.certificate.words() for word in ("losses", "gains", "loses"))

@@ -315,7 +315,7 @@ class Result(
             f"{display.percent(choice.outcome.saving[self.unit])}"
             for choice in self.choices
         )
-        kind = "in-sample" if self.in_sample else f"certified at {self.delta:g}"
+        kind = "in-sample" if self.in_sample else f"certified at {display.level_text(self.delta)}"
         return (
             f"<Result against {clipped(self.reference)}, {clipped(self.unit)}, {kind}; by budget "
             f"in points: {cut_list(plans, 160, most=3)}>"
@@ -412,7 +412,7 @@ def _choices_table(result: Result) -> TextTable:
     costs = [set(choice.outcome.cost) for choice in result.choices]
     others = sorted(set.intersection(*costs) - {result.unit})
     decided = f" ({DECIDED})" if result.measured_on == "certify" else ""
-    proof = "proof" if result.in_sample else f"proof\n(δ = {result.delta:g})"
+    proof = "proof" if result.in_sample else f"proof\n(δ = {display.level_text(result.delta)})"
     head = (_budget(result), PLAN, result.unit, "saving")
     return display.table_of(
         f"the cheapest plan per budget, measured on {result.measured_on}{decided}",
@@ -423,7 +423,7 @@ def _choices_table(result: Result) -> TextTable:
 
 def _guarantees_note(result: Result) -> Paragraph:
     """What the column of proofs stands for."""
-    count, probability = len(result.choices), f"{1 - result.delta:g}"
+    count, probability = len(result.choices), display.probability_text(result.delta)
     words = (
         f"Each {result.gap} and each saving (≥) is certified with probability {probability} by "
         "itself"

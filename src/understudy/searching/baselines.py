@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.certificate import Certificate
-from understudy.display import cost_text, least_percent, percent, signed
+from understudy.display import cost_text, least_percent, percent, probability_text, signed
 from understudy.errors import listed
 from understudy.exit import Exit
 from understudy.outcome import Outcome, decide, points
@@ -266,7 +266,7 @@ def _bound(certificate: Certificate | None, unit: str) -> str:
     least = certificate.saving_bounds.get(unit)
     each = "" if least is None else " each"
     saving = "" if least is None else f" and its saving at least {least_percent(least)}"
-    return f"with probability {1 - certificate.delta:g}{each}, {drop}{saving}"
+    return f"with probability {probability_text(certificate.delta)}{each}, {drop}{saving}"
 
 
 def _comparison(choice: Choice, figures: str, labelled: bool) -> str:

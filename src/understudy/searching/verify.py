@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.certificate import Certificate
+from understudy.display import level_text
 from understudy.documents import HASH, change_of
 from understudy.errors import PolicyError, UnderstudyError
 from understudy.files import check_version, read_json
@@ -219,7 +220,7 @@ def _proved_again(choice: Choice, certify: ScoreTable, *, samples: str) -> list[
     counted, found = "same losses and gains", f"{losses:,} and {gains:,}"
     if certificate.kind == "disagreement":
         counted, found = "same number of samples answered otherwise", f"{losses:,}"
-    steps = f"each of {len(counts)} steps proved at {delta:g}"
+    steps = f"each of {len(counts)} steps proved at {level_text(delta)}"
     checks = [
         Check(budget, "same certify samples", certificate.table == samples, samples[:16]),
         Check(
