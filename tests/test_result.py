@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bit_flips import bit_flips
 from tables import synthetic
 from understudy.documents import write_document
 from understudy.errors import PolicyError
+from understudy.exit import Exit
 from understudy.files import write_json
 from understudy.result import Result
 from understudy.searching.search import search, search_in_sample
@@ -141,9 +143,92 @@ def test_the_first_line_names_the_reference() -> None:
     assert Result.from_dict(by_default.to_dict()).reference_words() == words
 
 
+def test_an_exit_that_is_better_than_its_network_is_named() -> None:
+    """The network stays the default reference; its untrained head is not called the best."""
+    table = synthetic(1500, exits=2)
+    exits = (
+        Exit("net/2", ("net0",), {"root": "net"}),
+        Exit("net", ("net0", "net1"), {"root": "net"}),
+    )
+    table = replace(table, exits=exits, prediction=table.prediction[::-1])
+    found = search(table, max_drop=1.0)
+    right = {one.name: f"{100 * one.on['tune'].accuracy:.1f} %" for one in found.singles}
+    assert found.reference_words() == table.reference_words()
+    assert table.reference_words() == (
+        f"reference net: the network whose exits these are; {right['net']} on tune, "
+        f"where net/2 has {right['net/2']}"
+    )
+    (choice,) = found.choices
+    assert "net/2, an exit inside net, was right at least as often on tune" in choice.verdict
+    assert "--reference" not in choice.verdict
+
+
 def test_a_reference_that_costs_least_leaves_nothing_to_save() -> None:
     (choice,) = search(synthetic(1500), reference="net0", max_drop=1.0).choices
     assert choice.verdict == (
         "A cascade does not pay here: use net0. It costs least of all exits, so there is nothing "
         "to save."
     )
+
+
+def test_without_labels_no_share_is_below_0_and_no_exit_is_right() -> None:
+    """A small model that answers as the reference does: no label tells which of them is right."""
+    table = synthetic(1500)
+    answers = np.tile(table.prediction[-1], (len(table.exits), 1))
+    found = search(replace(table, prediction=answers, label=None), max_drop=2.0)
+    (choice,) = found.choices
+    assert choice.outcome.drop_interval[0] < 0
+    text = str(found)
+    assert "[0.00, " in text
+    assert "[−" not in text
+    assert "right at least as often" not in choice.verdict
+    labelled = search(replace(table, prediction=answers), reference="net2", max_drop=2.0)
+    assert "right at least as often" in labelled.choices[0].verdict
+
+
+def test_where_every_budget_fell_back_nothing_is_called_certified() -> None:
+    text = " ".join(str(search(synthetic(1500), max_drop=[-60.0, -50.0])).split())
+    assert text.count("fell back") == 2
+    assert "Nothing cheaper than net2 is certified. " in text
+    assert "is certified with probability" not in text
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_more_than_the_budget_on_test_has_a_word(labelled: bool) -> None:
+    """A cascade is proved on certify; test shows more by chance, or is of another kind."""
+    table = synthetic(4000)
+    wanted = table.label if labelled else table.prediction[-1]
+    assert wanted is not None
+    right = np.flatnonzero((table.split == 2) & (table.prediction[-1] == wanted))
+    table = table if labelled else replace(table, label=None)
+
+    def verdict(count: int) -> str:
+        answers = np.tile(table.prediction[-1], (3, 1))
+        answers[:2, right[:count]] ^= 1
+        changed = replace(table, prediction=answers)
+        return search(changed, reference="net2", max_drop=1.0).choices[0].verdict
+
+    unit = ")" if labelled else " %)"
+    plus = "+" if labelled else ""
+    assert "the budget" not in verdict(0)
+    chance = f", more than the budget, as chance allows (95 % interval from {plus}0.45{unit};"
+    assert chance in verdict(10)
+    other = f", more than the budget, which chance hardly explains (95 % interval from {plus}1.02"
+    assert f"{other}{unit};" in verdict(16)
+
+
+def test_levels_are_printed_with_three_digits() -> None:
+    """A level that is divided among three budgets; what is stated is never more than was proved."""
+    found = search(synthetic(4000), max_drop=[2.0, 5.0], delta=0.025 / 3)
+    text = str(found)
+    assert "δ = 0.00834" in text
+    assert "with probability 0.99166" in text
+    assert not any(digits in text for digits in ("0.008333", "0.991667"))
+    assert "certified at 0.00834" in repr(found)
+
+
+def test_without_labels_a_certificate_counts_no_gains() -> None:
+    (choice,) = search(replace(synthetic(4000), label=None), max_drop=20.0).choices
+    assert choice.certificate is not None
+    assert "answered otherwise, p = " in choice.certificate.words()
+    assert not any(word in choice.certificate.words() for word in ("losses", "gains", "loses"))

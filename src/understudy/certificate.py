@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
-from understudy.display import least_percent
+from understudy.display import least_percent, probability_text
 from understudy.errors import PolicyError, listed
 from understudy.json_codec import Stored, stored
 from understudy.outcome import points
@@ -100,7 +100,8 @@ def several_guarantees(count: int, delta: float) -> str:
     """
     return (
         f"these are {count} guarantees, which hold all at once with probability "
-        f"{max(1 - count * delta, 0):g} at the least (search --jointly divides δ among the budgets)"
+        f"{probability_text(count * delta)} at the least (search --jointly divides δ among the "
+        "budgets)"
     )
 
 
@@ -236,15 +237,20 @@ class Certificate(
                 f"{self.samples:,} certify samples.{more}{again}"
             )
         return (
-            f"With probability {1 - self.delta:g} the cascade {self._guarantee()} on new samples "
-            f"like the {self.samples:,} certify samples ({self.losses:,} losses, {self.gains:,} "
-            f"gains, p = {self.p_value:.3g}). {self._savings()}"
+            f"With probability {probability_text(self.delta)} the cascade {self._guarantee()} on "
+            f"new samples like the {self.samples:,} certify samples ({self._counts()}, "
+            f"p = {self.p_value:.3g}). {self._savings()}"
             f"The promise ends when the data change.{again}"
         )
 
     @property
     def _loses(self) -> str:
         return "lose" if self.kind == "gap" else f"disagree with {self.reference} on"
+
+    def _counts(self) -> str:
+        if self.kind == "disagreement":
+            return f"{self.losses:,} answered otherwise"
+        return f"{self.losses:,} losses, {self.gains:,} gains"
 
     def _too_few(self, bound: Certificate | ClassBound) -> bool:
         return bound.failed and 0 < bound.budget < least_budget(bound.samples, self.delta)
@@ -276,7 +282,7 @@ class Certificate(
         bounds = "this bound holds" if len(savings) == 1 else "each of these bounds holds"
         return (
             f"It saves at least {listed(savings, 12)}: {bounds} with probability "
-            f"{1 - self.delta:g} by itself. "
+            f"{probability_text(self.delta)} by itself. "
         )
 
     def _guarantee(self) -> str:

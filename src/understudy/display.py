@@ -127,6 +127,32 @@ def least_percent(share: float) -> str:
     return f"{math.floor(1000 * share + 1e-9) / 10:.1f} %".replace("-", MINUS)
 
 
+def level_text(delta: float) -> str:
+    """A probability of being wrong with three digits, rounded up.
+
+    >>> level_text(0.05), level_text(0.025 / 3), level_text(1e-12)
+    ('0.05', '0.00834', '1e-12')
+    """
+    return f"{_level(delta):g}"
+
+
+def probability_text(delta: float) -> str:
+    """The probability that what holds at level `delta` does hold, rounded down.
+
+    >>> probability_text(0.05), probability_text(0.025 / 3), probability_text(1e-5)
+    ('0.95', '0.99166', '0.99999')
+    """
+    return f"{max(1 - _level(delta), 0):.15g}"
+
+
+def _level(delta: float) -> float:
+    """Three digits of a level, rounded up but for the last bits of sums."""
+    if delta <= 0:
+        return 0.0
+    digit = 10.0 ** (math.floor(math.log10(delta)) - 2)
+    return math.ceil(delta / digit - 1e-9) * digit
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A figure with its sign; one that is rounded to nothing has none.
 
@@ -153,6 +179,15 @@ def interval_text(interval: tuple[float, float]) -> str:
     '[−0.25, +1.00]'
     """
     return f"[{signed(interval[0])}, {signed(interval[1])}]"
+
+
+def share_interval_text(interval: tuple[float, float]) -> str:
+    """An interval of a share of the samples in %, such as a disagreement: none is below 0.
+
+    >>> share_interval_text((-0.25, 1))
+    '[0.00, 1.00]'
+    """
+    return f"[{max(interval[0], 0):.2f}, {max(interval[1], 0):.2f}]"
 
 
 def plan_text(shares: Mapping[str, float]) -> str:

@@ -43,20 +43,27 @@ def most_accurate(rows: Sequence[int], right: Array, costs: npt.NDArray[np.float
 
 
 def reference_words(
-    name: str, accuracies: Mapping[str, float] | None, costs: Mapping[str, float], *, split: str
+    name: str,
+    accuracies: Mapping[str, float] | None,
+    costs: Mapping[str, float],
+    *,
+    exits: Sequence[Exit],
+    split: str,
 ) -> str:
     """The reference in one line: its accuracy, and whether that is the highest.
 
     Args:
-        accuracies: by exit, of those that may be a reference; empty where labels are missing, None
-            where no sample has one.
+        accuracies: by exit, ensembles apart; empty where labels are missing, None where no sample
+            has one.
         costs: by exit.
+        exits: all of them.
         split: where they were measured.
 
     >>> costs = {"tiny": 1.0, "big": 9.0}
-    >>> reference_words("big", {"tiny": 0.9, "big": 0.934}, costs, split="tune")
+    >>> exits = [Exit("tiny"), Exit("big")]
+    >>> reference_words("big", {"tiny": 0.9, "big": 0.934}, costs, exits=exits, split="tune")
     'reference big: the most accurate on tune (93.4 %)'
-    >>> reference_words("tiny", {"tiny": 0.9, "big": 0.934}, costs, split="tune")
+    >>> reference_words("tiny", {"tiny": 0.9, "big": 0.934}, costs, exits=exits, split="tune")
     'reference tiny: 90.0 % on tune, where big has 93.4 %'
     """
     if accuracies is None:
@@ -71,7 +78,9 @@ def reference_words(
     best = max(accuracies, key=accuracies.__getitem__)
     if accuracies[name] >= accuracies[best]:
         return f"reference {name}: the most accurate on {split} ({percent(accuracies[name])})"
+    inside = any(exit.name == best and exit.root == name for exit in exits)
+    network = "the network whose exits these are; " if inside else ""
     return (
-        f"reference {name}: {percent(accuracies[name])} on {split}, where {best} has "
+        f"reference {name}: {network}{percent(accuracies[name])} on {split}, where {best} has "
         f"{percent(accuracies[best])}"
     )

@@ -17,7 +17,7 @@ from understudy.html_views import html_of
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
-from understudy.reference import candidates, reference_words
+from understudy.reference import reference_words
 from understudy.short_repr import clipped, cut_list
 from understudy.split import ALL, headline_split
 from understudy.tabular import Tabular
@@ -224,15 +224,15 @@ class Result(
         return tuple(self.table.get("time_remarks", ()))
 
     def reference_words(self) -> str:
-        """The reference, with its accuracy where the thresholds were chosen; see `candidates`."""
+        """The reference, with its accuracy where the thresholds were chosen."""
         exits = [Exit(single.name, (), single.origin) for single in self.singles]
         labels, on = self.table.get("labels"), self.searched_on
         known = labels[on] == self.table["samples"][on] if labels else self.table["labelled"]
-        models = candidates(exits)
-        accuracies = {exits[row].name: self.singles[row].on[on].accuracy for row in models}
+        whole = [one for one, exit in zip(self.singles, exits, strict=True) if not exit.is_ensemble]
+        accuracies = {one.name: one.on[on].accuracy for one in whole}
         found = (accuracies if known else {}) if self.labelled else None
-        costs = {exits[row].name: self.singles[row].on[on].cost[self.unit] for row in models}
-        return reference_words(self.reference, found, costs, split=on)
+        costs = {one.name: one.on[on].cost[self.unit] for one in whole}
+        return reference_words(self.reference, found, costs, exits=exits, split=on)
 
     def label_words(self) -> str:
         """How many samples have labels, and what the figures are without them."""
@@ -315,7 +315,7 @@ class Result(
             f"{display.percent(choice.outcome.saving[self.unit])}"
             for choice in self.choices
         )
-        kind = "in-sample" if self.in_sample else f"certified at {self.delta:g}"
+        kind = "in-sample" if self.in_sample else f"certified at {display.level_text(self.delta)}"
         return (
             f"<Result against {clipped(self.reference)}, {clipped(self.unit)}, {kind}; by budget "
             f"in points: {cut_list(plans, 160, most=3)}>"
@@ -412,7 +412,7 @@ def _choices_table(result: Result) -> TextTable:
     costs = [set(choice.outcome.cost) for choice in result.choices]
     others = sorted(set.intersection(*costs) - {result.unit})
     decided = f" ({DECIDED})" if result.measured_on == "certify" else ""
-    proof = "proof" if result.in_sample else f"proof\n(δ = {result.delta:g})"
+    proof = "proof" if result.in_sample else f"proof\n(δ = {display.level_text(result.delta)})"
     head = (_budget(result), PLAN, result.unit, "saving")
     return display.table_of(
         f"the cheapest plan per budget, measured on {result.measured_on}{decided}",
@@ -423,13 +423,16 @@ def _choices_table(result: Result) -> TextTable:
 
 def _guarantees_note(result: Result) -> Paragraph:
     """What the column of proofs stands for."""
-    count, probability = len(result.choices), f"{1 - result.delta:g}"
+    count, probability = len(result.choices), display.probability_text(result.delta)
     words = (
         f"Each {result.gap} and each saving (≥) is certified with probability {probability} by "
         "itself"
     )
+    proofs = [choice.certificate for choice in result.choices if choice.certificate]
+    if all(proof.falls_back for proof in proofs):
+        words, count = f"Nothing cheaper than {result.reference} is certified", 1
     several = f"; {several_guarantees(count, result.delta)}" if count > 1 else ""
-    look = max((c.certificate.looks for c in result.choices if c.certificate), default=1)
+    look = max((proof.looks for proof in proofs), default=1)
     again = (
         f" This is look {look} at the certify samples: the best of several looks is wrong with a "
         "probability of up to the sum of their δ."
@@ -448,6 +451,7 @@ def _gap_text(result: Result, drop: float) -> str:
 
 def _choice_row(result: Result, choice: Choice, others: list[str]) -> list[str]:
     outcome, certificate, proof = choice.outcome, choice.certificate, "none"
+    interval_text = display.interval_text if result.labelled else display.share_interval_text
     if certificate is not None:
         proof = "fell back"
         if certificate.p_value is not None and not certificate.falls_back:
@@ -460,7 +464,7 @@ def _choice_row(result: Result, choice: Choice, others: list[str]) -> list[str]:
         _saving_text(choice, result.unit),
         *(outcome.saving_text(other) for other in others),
         _gap_text(result, outcome.drop),
-        display.interval_text(outcome.drop_interval),
+        interval_text(outcome.drop_interval),
         proof,
     ]
 

@@ -445,9 +445,11 @@ class ScoreTable(Tabular):
         found: dict[str, float] | None = {} if self.labelled.any() else None
         if self.label is not None and tune.any() and self.labelled[tune].all():
             right = (self.prediction[:, tune] == self.label[tune]).mean(1)
-            found = {self.names[row]: float(right[row]) for row in candidates(self.exits)}
+            exits = enumerate(self.exits)
+            found = {exit.name: float(right[row]) for row, exit in exits if not exit.is_ensemble}
         costs = dict(zip(self.names, self.exit_costs(self.unit(unit)).tolist(), strict=True))
-        return reference_words(self.reference(name, unit=unit), found, costs, split="tune")
+        name = self.reference(name, unit=unit)
+        return reference_words(name, found, costs, exits=self.exits, split="tune")
 
     def _right_on_tune(self, rows: list[int]) -> Array | None:
         """How many tune samples each exit has right, (E,); None where labels do not tell which of

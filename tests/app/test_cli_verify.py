@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,15 @@ def test_the_page_is_short(run: Run, table: Path) -> None:
     assert page.count("NO") == 21
     assert "frontier.points[1].accuracy" in page
     assert "more " in page
+
+
+def test_without_labels_disagreements_are_counted(run: Run, table: Path) -> None:
+    save_table(replace(load_table(table), label=None), table.parent / "bare")
+    result = table.parent / "result.json"
+    run("search", table.parent / "bare", "--max-drop", "30", "--out", result)
+    page = " ".join(run("verify", result, table.parent / "bare").stdout.split())
+    assert "same number of samples answered otherwise" in page
+    assert not any(word in page for word in ("drop", "losses", "gains"))
 
 
 def test_another_table_does_not_verify(run: Run, table: Path) -> None:

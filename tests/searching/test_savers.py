@@ -129,6 +129,9 @@ def test_without_labels_each_model_provides_the_truth() -> None:
         assert row.certificate.kind == "disagreement"
         assert row.on["tune"].reference_accuracy == 1.0
         assert row.on["certify"].drop <= 5.0
+    text = plain(savers_view(found))
+    assert "disagreements in % of the samples" in text
+    assert not any(sign in text for sign in "+−")
 
 
 def test_without_a_test_split_figures_are_those_on_certify() -> None:

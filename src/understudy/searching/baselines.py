@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.certificate import Certificate
-from understudy.display import cost_text, least_percent, percent
+from understudy.display import cost_text, least_percent, percent, probability_text, signed
 from understudy.errors import listed
+from understudy.exit import Exit
 from understudy.outcome import Outcome, decide, points
 from understudy.policy import Policy
 from understudy.result import DECIDED, Baselines, Choice
@@ -66,11 +67,18 @@ def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) ->
     return table.names[best]
 
 
-def dominating(table: ScoreTable, *, reference: str, unit: str) -> str | None:
-    """A single exit that costs less than the reference and is right at least as often, if any."""
+def dominating(table: ScoreTable, *, reference: str, unit: str) -> Exit | None:
+    """A single exit that costs less than the reference and is right at least as often, if any.
+
+    None without labels, which alone tell who is right.
+    """
+    if table.label is None:
+        return None
     full = table.cost_of([reference], unit)
     best = best_single(table, reference=reference, unit=unit, cost=full)
-    return best if best is not None and table.cost_of([best], unit) < full else None
+    if best is None or table.cost_of([best], unit) >= full:
+        return None
+    return table.exits[table.index(best)]
 
 
 def verdict(
@@ -78,7 +86,7 @@ def verdict(
     *,
     unit: str,
     max_cost: float | None,
-    better: str | None,
+    better: Exit | None,
     alike: Sequence[str] = (),
     labelled: bool = True,
     least: bool = False,
@@ -99,17 +107,27 @@ def verdict(
     else:
         figures = (
             f"saves {percent(outcome.saving[unit])} of {unit}{_noise(outcome, unit)} "
-            f"{_gap(choice, labelled)}{_measured(choice)}; {_bound(certificate, unit)}."
+            f"{_gap(choice, labelled)}{_measured(choice)}{_excess(choice, labelled)}; "
+            f"{_bound(certificate, unit)}."
         )
         words = _comparison(choice, figures, labelled) + _lost_time(outcome, unit)
         if max_cost is not None:
             words += _within_cost(choice, unit, max_cost)
-    if better is not None:
-        words += (
-            f" {better} costs less than {reference} and was right at least as often on tune: "
-            f"search with --reference {better}, so that a poor reference flatters nobody."
+    return words if better is None else f"{words} {_poor(reference, better)}"
+
+
+def _poor(reference: str, better: Exit) -> str:
+    """What is said of a reference that a cheaper exit equals."""
+    name = better.name
+    if better.root == reference:
+        return (
+            f"{name}, an exit inside {reference}, was right at least as often on tune: the rest of "
+            f"{reference} gains nothing there."
         )
-    return words
+    return (
+        f"{name} costs less than {reference} and was right at least as often on tune: search with "
+        f"--reference {name}, so that a poor reference flatters nobody."
+    )
 
 
 def _alone(choice: Choice, unit: str, alike: Sequence[str], *, labelled: bool, least: bool) -> str:
@@ -141,6 +159,19 @@ def _gap(choice: Choice, labelled: bool) -> str:
     if not labelled:
         return f"and disagrees with {outcome.reference} on {outcome.drop:.2f} % of the samples"
     return f"at a {'gain' if outcome.drop < 0 else 'drop'} of {abs(outcome.drop):.2f} points"
+
+
+def _excess(choice: Choice, labelled: bool) -> str:
+    """Where the test split shows more than was certified: whether chance alone may."""
+    drop, certificate = choice.outcome.drop, choice.certificate
+    if certificate is None or drop <= certificate.budget + 1e-9:
+        return ""
+    low = choice.outcome.drop_interval[0]
+    least = signed(low) if labelled else f"{max(low, 0):.2f} %"
+    side = "more than the budget" if certificate.budget >= 0 else "short of the budget"
+    if low > certificate.budget:
+        return f", {side}, which chance hardly explains (95 % interval from {least})"
+    return f", {side}, as chance allows (95 % interval from {least})"
 
 
 def _within_cost(choice: Choice, unit: str, max_cost: float) -> str:
@@ -235,7 +266,7 @@ def _bound(certificate: Certificate | None, unit: str) -> str:
     least = certificate.saving_bounds.get(unit)
     each = "" if least is None else " each"
     saving = "" if least is None else f" and its saving at least {least_percent(least)}"
-    return f"with probability {1 - certificate.delta:g}{each}, {drop}{saving}"
+    return f"with probability {probability_text(certificate.delta)}{each}, {drop}{saving}"
 
 
 def _comparison(choice: Choice, figures: str, labelled: bool) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from understudy.certificate import Certificate
+from understudy.display import probability_text
 from understudy.errors import TableError
 from understudy.json_codec import encode
 from understudy.outcome import Outcome, evaluate
@@ -166,10 +167,10 @@ class Savers(Tabular):
             claim = f"Nothing could be proved with {proof.samples:,} certify samples."
         else:
             claim = (
-                f"With probability {1 - self.delta:g} all {proved} proved plans hold at once: on "
-                f"new samples like the {proof.samples:,} certify samples the {budget} of each "
-                "against its model is within its budget. The promise ends when the data change. "
-                f"Shares, savings and {budget}s are measured on the {measured.samples:,} "
+                f"With probability {probability_text(self.delta)} all {proved} proved plans hold "
+                f"at once: on new samples like the {proof.samples:,} certify samples the {budget} "
+                "of each against its model is within its budget. The promise ends when the data "
+                f"change. Shares, savings and {budget}s are measured on the {measured.samples:,} "
                 f"{self.measured_on} samples{decided}."
             )
         return claim + look + (again if proof.looks > 1 else "") + "."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.certificate import Certificate
+from understudy.display import level_text
 from understudy.documents import HASH, change_of
 from understudy.errors import PolicyError, UnderstudyError
 from understudy.files import check_version, read_json
@@ -216,7 +217,10 @@ def _proved_again(choice: Choice, certify: ScoreTable, *, samples: str) -> list[
     delta, policy = certificate.delta, choice.policy
     same_counts = (losses, gains) == (certificate.losses, certificate.gains)
     is_last = policy == (certificate.path[-1] if certificate.path else certificate.policy)
-    steps = f"each of {len(counts)} steps proved at {delta:g}"
+    counted, found = "same losses and gains", f"{losses:,} and {gains:,}"
+    if certificate.kind == "disagreement":
+        counted, found = "same number of samples answered otherwise", f"{losses:,}"
+    steps = f"each of {len(counts)} steps proved at {level_text(delta)}"
     checks = [
         Check(budget, "same certify samples", certificate.table == samples, samples[:16]),
         Check(
@@ -225,7 +229,7 @@ def _proved_again(choice: Choice, certify: ScoreTable, *, samples: str) -> list[
             is_last and certificate.policy == policy,
             policy.describe(),
         ),
-        Check(budget, "same losses and gains", same_counts, f"{losses:,} and {gains:,}"),
+        Check(budget, counted, same_counts, found),
         Check(budget, steps, worst <= delta, f"largest p = {worst:.4g}"),
     ]
     for name, worst in by_class.items():

@@ -21,6 +21,7 @@ from understudy.display import (
     interval_text,
     note_of,
     percent,
+    share_interval_text,
     signed,
     table_of,
 )
@@ -67,9 +68,9 @@ def savers(
 def savers_view(found: Savers) -> Group:
     """The best saver of every large model, with its proof."""
     kind = found.rows[0].certificate.kind
-    gap = "drop" if kind == "gap" else "disagreement"
+    gap, unit = ("drop", "points") if kind == "gap" else ("disagreement", "% of the samples")
     table = table_of(
-        f"the best saver of every model, {gap}s in points, measured on {found.measured_on}",
+        f"the best saver of every model, {gap}s in {unit}, measured on {found.measured_on}",
         (
             *("model", "max\ndrop" if kind == "gap" else "budget", Column("saver", "name")),
             *("threshold", "answers"),
@@ -78,6 +79,14 @@ def savers_view(found: Savers) -> Group:
         (_cells(row, found.unit) for row in found),
     )
     return group_of(table, note_of(found.words()))
+
+
+def _gap_cells(row: Saver) -> tuple[str, str]:
+    """The drop with its interval, or a disagreement, which has no sign."""
+    drop, interval = row.outcome.drop, row.outcome.drop_interval
+    if row.certificate.kind == "disagreement":
+        return f"{drop:.2f}", share_interval_text(interval)
+    return signed(drop), interval_text(interval)
 
 
 def _cells(row: Saver, unit: str) -> tuple[str, ...]:
@@ -92,7 +101,6 @@ def _cells(row: Saver, unit: str) -> tuple[str, ...]:
         f"{row.threshold:.4g}",
         percent(row.share),
         outcome.saving_text(unit),
-        signed(outcome.drop),
-        interval_text(outcome.drop_interval),
+        *_gap_cells(row),
         f"{proof.p_value:.2g} ≤ {proof.delta:.2g}",
     )

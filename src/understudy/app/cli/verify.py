@@ -44,7 +44,7 @@ def checks_view(checks: Sequence[Check]) -> TextTable:
         budget = "–" if check.max_drop is None else budget_text(check.max_drop)
         holds = Text("yes", "green") if check.holds else Text("NO", "bold red")
         rows.append((budget, check.claim, check.found, holds))
-    columns = ("max\ndrop", Column("claim", "words"), Column("found", "words"), "holds")
+    columns = ("budget", Column("claim", "words"), Column("found", "words"), "holds")
     return table_of("the result, checked again", columns, rows)
 
 
