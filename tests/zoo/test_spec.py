@@ -98,6 +98,14 @@ def test_data_that_are_not_there(here: Path, text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_a_folder_may_be_called_as_a_scheme_is(here: Path) -> None:
+    with pytest.raises(DataError, match="data specs read SCHEME:NAME, found 'digits'"):
+        parse_data_spec("digits")
+    (here / "digits").mkdir()
+    assert parse_data_spec("digits").text == "folder:digits"
+    assert parse_data_spec("digits:heldout").target == "heldout"
+
+
 def test_a_folder_of_exits_needs_no_scheme(here: Path) -> None:
     assert parse_model_spec("trained").text == "exits:trained"
     assert named_specs(["net=trained?run=folded"])["net"].text == "exits:trained?run=folded"
