@@ -189,7 +189,10 @@ def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
         run("run", "cascade", "--data", "folder:images", *ALLOWED),
         "the weights of 'big' cannot be read",
     )
-    refused(run("run", "table", "--data", "folder:images"), "a cascade is read from a file")
+    refused(
+        run("run", "table", "--data", "folder:images"),
+        "'table' is a score table: `understudy search`",
+    )
 
 
 def test_a_corrupt_image_is_an_error_under_strict(here: Path, run: Run) -> None:
