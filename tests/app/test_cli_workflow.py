@@ -134,7 +134,7 @@ def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
     assert run("report", "r.json", "--bench", "b.json").exit_code == 0
     assert "How fast it runs" in Path("report.html").read_text()
     refused(run(*words, "--max-drop=-50"), "-50")
-    refused(run("bench", "images", "--data", "folder:images"), "does not exist")
+    refused(run("bench", "images", "--data", "folder:images"), "is a folder of something else")
     refused(run("report", "r.json", "--bench", "r.json"), "is no understudy.bench file")
 
 
