@@ -33,6 +33,7 @@ CORE = {
     "files": {"errors", "locks"},
     "folders": {"errors", "files", "locks"},
     "contained_files": {"errors"},
+    "written_places": {"errors"},
     "documents": {"errors", "files"},
     "parquet_files": {"extras", "files"},
     "answer_files": {"errors", "extras", "files"},

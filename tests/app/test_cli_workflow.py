@@ -134,7 +134,7 @@ def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
     assert run("report", "r.json", "--bench", "b.json").exit_code == 0
     assert "How fast it runs" in Path("report.html").read_text()
     refused(run(*words, "--max-drop=-50"), "-50")
-    refused(run("bench", "images", "--data", "folder:images"), "does not exist")
+    refused(run("bench", "images", "--data", "folder:images"), "is a folder of something else")
     refused(run("report", "r.json", "--bench", "r.json"), "is no understudy.bench file")
 
 
@@ -189,7 +189,10 @@ def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
         run("run", "cascade", "--data", "folder:images", *ALLOWED),
         "the weights of 'big' cannot be read",
     )
-    refused(run("run", "table", "--data", "folder:images"), "a cascade is read from a file")
+    refused(
+        run("run", "table", "--data", "folder:images"),
+        "'table' is a score table: `understudy search`",
+    )
 
 
 def test_a_corrupt_image_is_an_error_under_strict(here: Path, run: Run) -> None:

@@ -98,6 +98,14 @@ def test_data_that_are_not_there(here: Path, text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_a_folder_may_be_called_as_a_scheme_is(here: Path) -> None:
+    with pytest.raises(DataError, match="data specs read SCHEME:NAME, found 'digits'"):
+        parse_data_spec("digits")
+    (here / "digits").mkdir()
+    assert parse_data_spec("digits").text == "folder:digits"
+    assert parse_data_spec("digits:heldout").target == "heldout"
+
+
 def test_a_folder_of_exits_needs_no_scheme(here: Path) -> None:
     assert parse_model_spec("trained").text == "exits:trained"
     assert named_specs(["net=trained?run=folded"])["net"].text == "exits:trained?run=folded"
@@ -120,6 +128,8 @@ def test_a_folder_of_exits_needs_no_scheme(here: Path) -> None:
         ("timm:resnet18?classes=x", "classes is a whole number above 0"),
         ("py:no_such_module:tiny", "names the module 'no_such_module', which is not there"),
         ("py:tiny", "a Python model reads py:module:factory"),
+        ("exits:gone", "'gone' does not exist: check the path"),
+        ("exits:val", "'val' has no exits.json: check the path"),
     ],
 )
 def test_models_that_are_not_there(here: Path, text: str, message: str) -> None:
@@ -147,8 +157,26 @@ def test_execution_modes_are_all_known_by_name() -> None:
         ("score", "timm:resnt18", "--data", "val", "--into", "table"),
         ("score", "timm:resnet18", "--data", "vall", "--into", "table"),
         ("score", "timm:resnet18", "--data", "val", "--into", "x.csv"),
+        ("score", "exits:gone", "--data", "val", "--into", "table"),
+        ("score", "net=exits:gone", "--data", "val", "--into", "table"),
+        ("taps", "timm:resnt18"),
+        ("train-exits", "timm:resnt18", "--data", "val", "--into", "exits"),
+        (
+            "train-exits",
+            "timm:resnet18",
+            "--saver",
+            "py:gone:f",
+            "--data",
+            "val",
+            "--into",
+            "exits",
+        ),
         ("run", "cascade", "--data", "vall"),
+        ("run", "cascade", "--data", "val"),
         ("bench", "cascade", "--data", "vall"),
+        ("bench", "cascade", "--data", "val"),
+        ("export", "cascade", "--onnx", "onnx"),
+        ("build", "val", "--into", "cascade"),
     ],
 )
 def test_what_is_wrong_is_seen_before_torch_is_imported(here: Path, words: tuple[str, ...]) -> None:

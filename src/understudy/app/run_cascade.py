@@ -207,10 +207,10 @@ def run_cascade(
         raise DataError(f"{error}; the {done:,} answers before are in {kept_in!r}") from error
     seconds = time.perf_counter() - start
     if not answers:
-        raise DataError(f"no image of {data.spec!r} can be decoded: {listed(corrupt, 1)}")
+        raise DataError(_none(data, "can be decoded", corrupt))
     kept, rows, failed = _join(answers, np.concatenate(positions), data)
     if not len(kept):
-        raise DataError(f"no image of {data.spec!r} was answered: {listed(failed.values(), 1)}")
+        raise DataError(_none(data, "was answered", list(failed.values())))
     _save(kept, rows, data, out)
     label = None if data.labels is None else data.labels[rows]
     shares = np.bincount(kept.exit, minlength=len(cascade.exits)) / len(kept)
@@ -223,6 +223,11 @@ def run_cascade(
         shares={name: float(shares[cascade.exits.index(name)]) for name in cascade.policy.exits},
         accuracy=None if label is None else float((kept.prediction == label).mean()),
     )
+
+
+def _none(data: DataSet, done: str, causes: Sequence[str]) -> str:
+    """The message where no image of a data set is of use; it has the first one's cause."""
+    return f"no image of {data.spec!r} {done} ({len(causes):,} tried): {listed(causes[:1])}"
 
 
 def batches_for(

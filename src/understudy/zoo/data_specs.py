@@ -60,7 +60,8 @@ def parse_data_spec(text: str) -> Spec:
 
 def _with_scheme(text: str) -> str:
     """The text with the scheme of what it names, where it has none."""
-    if text.partition(":")[0] in SCHEMES:
+    scheme, colon, _ = text.partition(":")
+    if colon and scheme in SCHEMES:
         return text
     path = existing(text.partition("?")[0])
     if path is None:
@@ -82,7 +83,7 @@ def _with_scheme(text: str) -> str:
 
 def _scheme_needed(text: str) -> str:
     """The text, where it has a scheme; whether that is known is seen when it is parsed."""
-    if ":" in text:
+    if ":" in text or text.partition("?")[0] in SCHEMES:
         return text
     place = Path(text.partition("?")[0])
     near = [str(one) for one in place.parent.glob("*") if one.is_dir() or one.suffix in _PARQUET]

@@ -70,6 +70,8 @@ def check_found(spec: Spec) -> None:
         raise ModelError(
             f"weights are read from a file, {checkpoint[:200]!r} is none: check the path"
         )
+    if spec.scheme == "exits":
+        _check_exits(spec)
     if spec.scheme in HUBS:
         check_name(spec.scheme, spec.target)
     if spec.scheme == "py":
@@ -146,8 +148,19 @@ def _check_factory(spec: Spec) -> None:
         )
 
 
+def _check_exits(spec: Spec) -> None:
+    folder = existing(spec.target)
+    if folder is None or not (folder / EXITS).is_file():
+        found = "does not exist" if folder is None else f"has no {EXITS}"
+        raise ModelError(
+            f"exits are in a folder that `understudy train-exits` wrote, {spec.target!r} {found}: "
+            "check the path"
+        )
+
+
 def _default_name(spec: Spec) -> str:
     if spec.scheme == "exits":
+        _check_exits(spec)
         from understudy.early_exit.serialization import ExitFolder
 
         return ExitFolder.read(spec.target).name

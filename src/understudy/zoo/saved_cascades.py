@@ -27,10 +27,11 @@ from understudy.nn.identity import SAMPLE, check_identity, identity_of
 from understudy.nn.stage import Preprocess, Stage, uncompiled
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
+from understudy.written_places import CASCADE as NAME
+from understudy.written_places import check_cascade
 from understudy.zoo.models import build_model
 
 FORMAT, VERSION = "understudy.cascade", 3
-NAME = "cascade.json"
 ADDED = ("weights", "weights_hash", "preprocess", "dtype", SAMPLE)  # to the origin of a stage
 
 
@@ -109,6 +110,7 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
         PolicyError: the policy is damaged, or not the one that its certificate proves.
     """
     folder = Path(path)
+    check_cascade(folder)
     check_contained(folder, error=ModelError)
     data = _read(folder)
     try:

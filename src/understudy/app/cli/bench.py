@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from understudy.app.cli import terminal
+from understudy.written_places import check_runnable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -53,6 +54,7 @@ def bench(
     All answer the same decoded images, round by round. The ideal is what its stages could by
     themselves: each runs on the rows that reach it, in full batches, with nothing in between.
     """
+    check_runnable(cascade)
     from understudy.app.bench_job import BenchJob, bench_cascade
     from understudy.documents import write_document
 

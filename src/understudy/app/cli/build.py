@@ -7,6 +7,7 @@ from typing import Annotated
 
 from understudy.app.cli import terminal
 from understudy.display import cost_text, group_of, note_of
+from understudy.written_places import check_result
 
 
 def build(
@@ -28,6 +29,7 @@ def build(
     as_json: terminal.Json = False,
 ) -> None:
     """Make a cascade that runs: policy, certified operating points and weights in one folder."""
+    check_result(result)
     specs = terminal.named_values(model or (), "--model")
     with terminal.stdout_to_stderr():
         from understudy.app.build_cascade import build_cascade

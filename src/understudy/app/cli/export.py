@@ -17,6 +17,7 @@ from understudy.app.cli.terminal import (
     option,
     progress,
 )
+from understudy.written_places import check_cascade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +54,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a cascade as ONNX models, one per stage or piece of a network, checked for parity."""
+    check_cascade(cascade)
     sides = None if size is None else image_size(size)
     with progress("steps") as advance:
         from understudy.onnx.export import export_onnx

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from understudy.app.cli.terminal import Json, ResultPath, answer, option
+from understudy.written_places import check_result
 
 
 def report(
@@ -20,6 +21,7 @@ def report(
 
     The page is self-contained: it loads nothing from the network and needs no script.
     """
+    check_result(result)
     from understudy.app.bench_result import Bench
     from understudy.app.report.page import write_report
     from understudy.result import Result

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from understudy.app.cli import terminal
 from understudy.display import percent, shares_text
+from understudy.written_places import check_runnable
 
 ANSWERS = Path("answers.csv")
 SHOWN = 5  # corrupt and failed images that are named
@@ -32,6 +33,7 @@ def run(
     as_json: terminal.Json = False,
 ) -> None:
     """Answer images with a cascade: prediction, confidence and the exit that answered."""
+    check_runnable(cascade)
     file = _new_file() if out is None else out
     with terminal.progress("images") as advance:
         from understudy.app.run_cascade import (

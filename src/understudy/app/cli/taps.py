@@ -41,6 +41,9 @@ def taps(
 ) -> None:
     """List the places inside a network where an exit can be attached: where all of its data pass
     through a single tensor."""
+    from understudy.zoo.model_specs import check_found, parse_model_spec
+
+    check_found(parse_model_spec(model))  # what can be wrong is seen before PyTorch is imported
     with terminal.stdout_to_stderr():
         from understudy.early_exit.taps import even_taps, list_taps
         from understudy.zoo.models import build_stage

@@ -94,6 +94,11 @@ def train_exits(
     It can be interrupted at any time: the same command resumes where it stopped. Then score the
     exits as exits:DIR, on data that they were not trained on.
     """
+    from understudy.zoo.model_specs import check_found, named_specs
+
+    for text in filter(None, (model, saver)):  # seen before PyTorch is imported
+        for spec in named_specs([text]).values():
+            check_found(spec)
     options = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
     with terminal.progress("steps") as advance:
         from understudy.early_exit.serialization import ExitFolder
