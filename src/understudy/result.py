@@ -299,7 +299,7 @@ class Result(
         PosixPath('report.html')
 
         Raises:
-            UnderstudyError: the path cannot be written.
+            UnderstudyError: the path does not end in .html or .htm, or it cannot be written.
         """
         from understudy.app.report.page import write_report
 

@@ -23,6 +23,8 @@ from understudy.app.bench_result import (
     Bench,
     ClientLoad,
 )
+from understudy.app.cli.bench import bench_view
+from understudy.display import plain
 from understudy.errors import DataError
 from understudy.files import write_json
 
@@ -76,8 +78,8 @@ def test_ratios_are_medians_over_rounds() -> None:
     assert found.speedup == pytest.approx(1.6)
     assert found.of_ideal == pytest.approx(0.8)
     assert found.verdict == (
-        "The cascade answers 1.60 x as many images per second as big alone. Its stages by "
-        "themselves, in full batches, could answer 2.00 x as many as big: 80 % of that is reached."
+        "The cascade answers 1.60 × as many images per second as big alone. Its stages by "
+        "themselves, in full batches, could answer 2.00 × as many as big: 80 % of that is reached."
     )
 
 
@@ -96,15 +98,15 @@ def test_rates_ratios_and_verdict_agree(rounds: list[tuple[float, ...]]) -> None
     if "does not pay" in found.verdict:
         assert found.rate(LARGE) >= found.rate(EXECUTOR)
     if " noise " not in found.verdict:
-        ratio = f"{max(found.speedup, 1 / found.speedup):.2f} x as many images per second"
+        ratio = f"{max(found.speedup, 1 / found.speedup):.2f} × as many images per second"
         assert ratio in found.verdict
 
 
 def test_a_difference_within_the_noise_is_none() -> None:
     times = seconds(large=2, little=1, naive=3, executor=2, ideal=1)
     times[EXECUTOR] = (1.9, 6.6)
-    assert Bench(8, 4, times, {"big": 8}, "big").verdict.startswith(
-        "The cascade is as fast as big alone, within the noise of these rounds (0.91 x to 1.05 x"
+    assert Bench(8, 4, times, {"tiny": 8, "big": 2}, "big").verdict.startswith(
+        "The cascade is as fast as big alone, within the noise of these rounds (0.91 × to 1.05 ×"
     )
 
 
@@ -147,7 +149,7 @@ def test_a_first_stage_that_is_as_good_is_named() -> None:
     found = Bench(8, 4, times, {"tiny": 8, "big": 2}, "big", accuracy=accuracy)
     assert found.verdict.endswith(
         "On these images tiny alone is as accurate (87.50 %, the cascade 87.50 %) and answers "
-        "2.50 x as many: use it."
+        "2.50 × as many: use it."
     )
     better = Bench(8, 4, times, {"tiny": 8}, "big", accuracy={**accuracy, EXECUTOR: 0.88})
     assert "use it" not in better.verdict
@@ -157,7 +159,49 @@ def test_a_policy_of_one_stage_is_not_compared_with_itself() -> None:
     times = seconds(large=2, little=2, naive=3, executor=2.5, ideal=2)
     accuracy = dict.fromkeys((LARGE, LITTLE, EXECUTOR), 0.9)
     found = Bench(8, 4, times, {"big": 8}, "big", accuracy=accuracy)
-    assert "On these images" not in found.verdict
+    assert found.verdict.startswith("This cascade is big alone, so there is no time to be saved")
+
+
+def test_a_single_stage_is_timed_once() -> None:
+    cascade, rows = pair()
+    alone = Cascade({"big": cascade.stages["big"]}, Policy.single("big"))
+    labels = alone.answer(rows).prediction
+    found = bench(alone, rows, batch=32, rounds=1, clients=3, labels=labels)
+    assert set(found.seconds) == {LARGE, EXECUTOR, IDEAL}
+    assert set(found.accuracy) == {LARGE, EXECUTOR}
+    assert found.one_stage
+    assert found.online_words == ""
+
+
+def test_an_ideal_that_was_slower_is_noise() -> None:
+    times = seconds(large=4, little=1, naive=3, executor=2, ideal=2.5)
+    assert Bench(100, 10, times, {"tiny": 100, "big": 9}, "big").verdict.endswith(
+        "Its stages by themselves, in full batches, were timed at 1.60 × as many as big, fewer "
+        "than the cascade: the difference is noise, and all that they could is reached."
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_view_is_in_the_style_of_all_others(width: int) -> None:
+    times = seconds(large=4, little=1, naive=3, executor=2.5, ideal=2)
+    ms = {"p50": 1.0, "p95": 2.0, "p99": 3.25}
+    online = {name: ClientLoad(64, 100, (2.0, 3.0), ms) for name in (LARGE, EXECUTOR)}
+    right = {LARGE: 0.9, LITTLE: 0.875, EXECUTOR: 0.875}
+    found = Bench(
+        *(2000, 256, times, {"tiny": 2000, "big": 200}, "big", online, (1.0, 1.5)),
+        accuracy=right,
+        memory={LARGE: 2**30, EXECUTOR: 2**31},
+    )
+    text = plain(bench_view(found), width=width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    words = " ".join(text.split())
+    assert "With 64 clients the cascade reaches 50 % of what its stages by themselves" in words
+    assert found.verdict in words
+    at = next(n for n, line in enumerate(lines) if line.startswith("  The cascade answers"))
+    assert all(line.startswith("  ") for line in lines[at:] if line)
+    assert not any(line.endswith(("1.60", "2.50", "80")) for line in lines[at:])
+    assert "─" in text
 
 
 def test_the_rate_of_clients() -> None:

@@ -19,6 +19,7 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 from typer.testing import CliRunner
 
 from understudy import display
@@ -80,12 +81,14 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
+        self.inside: dict[str, list[str]] = {}
         self.feed(text)
         self.close()
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.inside.setdefault(tag, []).append("")
         if tag not in VOID or self.open[-1:] == ["g"]:
             self.open.append(tag)
 
@@ -97,6 +100,12 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
+        for tag in self.open:
+            self.inside[tag][-1] += data
+
+    def text_of(self, tag: str) -> list[str]:
+        """The text in each element of a kind, as it is copied."""
+        return self.inside.get(tag, [])
 
     def words(self) -> str:
         return " ".join(" ".join(self.text).split())
@@ -108,7 +117,15 @@ def test_speed_is_told_where_it_was_measured(result: Result) -> None:
     load = ClientLoad(7, 100, (1.0,), {"p50": 1.0, "p95": 2.0, "p99": 3.25})
     right, memory = dict.fromkeys((LARGE, LITTLE, EXECUTOR), 0.875), {EXECUTOR: 3 * 2**30}
     bench = Bench(
-        1234, 64, seconds, {HOSTILE: 1234}, HOSTILE, {EXECUTOR: load}, (1.0,), right, memory
+        1234,
+        64,
+        seconds,
+        {"tiny": 1234, HOSTILE: 9},
+        HOSTILE,
+        {EXECUTOR: load},
+        (1.0,),
+        right,
+        memory,
     )
     page = render(Report(result), bench)
     words = Page(page).words()
@@ -399,9 +416,47 @@ def test_every_guarantee_has_its_probability(result: Result, page: str) -> None:
 
 
 def test_without_labels_it_speaks_of_agreement() -> None:
-    words = Page(render(Report(search(random_table(labels=False), max_drop=5.0)))).words()
+    result = search(random_table(labels=False), max_drop=[3.0, 20.0])
+    assert result.choices[0].on["tune"].drop_interval[0] < 0
+    words = Page(render(Report(result))).words().partition("understudy report")[2]
     assert "There were no labels: the answers of exit2 are taken as the truth" in words
-    assert "agreement with exit2" in words
+    for part in (
+        "at most 3 points of disagreement",
+        "certified disagreement ≤ 20 with probability 0.95",
+        "85 90 95 100 agreement with exit2, % mean MACs",
+        "0 5 10 15 20 ≤ 3 ≤ 20 budget disagreement in points",
+        "deferring by who agrees with exit2",
+        "From tune to test budget tune 292 samples certify 902 samples test 306 samples "
+        "disagreement saving disagreement saving disagreement saving ≤ 3 1.37 [0.00, 3.47]",
+        "By how many exits answer as exit2, % exits that agree 3 of 3",
+    ):
+        assert part in words
+    assert not re.search(r"\bdrops?\b(?! \d)|[+−]\d+\.\d\d\b", without_commands(words))
+    assert not re.search(r"\b(right|accuracy)\b", words)
+
+
+def without_commands(words: str) -> str:
+    """The words of a page less the names of options and what points per cost are."""
+    gains = re.compile(r"Points of agreement that a further.*?By how many")
+    return gains.sub("", words.replace("--max-drop", ""))
+
+
+def test_a_disagreement_on_a_chart_is_never_below_nothing() -> None:
+    result = search(random_table(labels=False), max_drop=[0.5, 3.0])
+    for text in re.findall(r">([−+]\d[\d.]*|10[1-9]|100\.\d+)</text>", render(Report(result))):
+        pytest.fail(f"a tick at {text}")
+
+
+def test_commands_are_broken_between_their_words_alone(result: Result) -> None:
+    report = Report(result, "r.json")
+    page = render(report)
+    for choice in result.choices:
+        command = report.next_step(choice)
+        assert command is not None
+        words = (f"<span>{escape(word)}</span>" for word in command.split(" "))
+        assert f"<code>{' '.join(words)}</code>" in page
+        assert command in Page(page).text_of("code")
+    assert "-<wbr>" not in re.sub(r"\w-<wbr>", "", page)
 
 
 @pytest.mark.slow
@@ -487,3 +542,11 @@ def test_wrapped_lines_are_the_text_and_fit(text: str, width: float) -> None:
     lines = wrapped(text, width)
     assert "".join(lines) == text
     assert all(text_width(line) <= width for line in lines)
+
+
+@pytest.mark.parametrize("name", ["r.pdf", "r", "r.html.txt"])
+def test_a_page_is_named_as_one(result: Result, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnderstudyError, match=r"a report is an HTML page, found the path .*\.html"):
+        result.report(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+    assert result.report(tmp_path / "R.HTM").stat().st_size > 10_000

@@ -127,3 +127,29 @@ def test_every_colour_follows_the_scheme() -> None:
     classes = set(re.findall(r'class="(?:swatch )?(c-\w+|x\d+)', body))
     assert len(classes) > 8
     assert all(f".{name} {{ color: " in style for name in classes)
+
+
+COPY = """
+function measure(page) {
+  const selection = page.defaultView.getSelection();
+  return [...page.querySelectorAll('.next code')].map(code => {
+    selection.selectAllChildren(code);
+    const lines = [...code.children].map(word => word.getClientRects().length);
+    const high = [...code.children].filter(word => word.clientHeight > 30);
+    return [selection.toString(), lines, high.map(word => word.textContent)];
+  });
+}
+"""
+
+
+@pytest.mark.slow
+def test_commands_are_broken_between_words_and_copied_whole(tmp_path: Path) -> None:
+    path = "some/long-folder/with-hyphens/of-a-result/result.json"
+    report = Report(search(table(["tiny", "middle", "big"]), max_drop=[2.0, 3.0, 5.0]), path)
+    [found] = chromium.measured([render(report)], COPY, width=375, folder=tmp_path)
+    assert [text for text, _, _ in found] == [
+        report.next_step(choice) for choice in report.result.choices if report.next_step(choice)
+    ]
+    for _, lines, high in found:
+        assert set(lines) == {1}
+        assert set(high) <= {path}

@@ -73,6 +73,7 @@ def bench(
     predictions = {
         name: run_alone(cascade, images, contestant=name, batch=batch)
         for name in (LARGE, LITTLE, EXECUTOR)
+        if name != LITTLE or len(cascade.runners) > 1
     }
     recorded = _recorded(cascade, images, batch)
     contestants = _contestants(cascade, images, batch, recorded)
@@ -101,14 +102,16 @@ def bench(
 def _contestants(
     cascade: Runnable, images: Any, batch: int, recorded: Mapping[str, _Recorder]
 ) -> dict[str, Contestant]:
-    """What answers all images, in batches."""
-    return {
+    """What answers all images, in batches; a single stage is not timed again under other names."""
+    found: dict[str, Contestant] = {
         LARGE: lambda: _timed(lambda: _alone(cascade.runners[-1], images, batch)),
         LITTLE: lambda: _timed(lambda: _alone(cascade.runners[0], images, batch)),
         NAIVE: lambda: _timed(lambda: _batch_by_batch(cascade.runners, images, batch)),
         EXECUTOR: lambda: _timed(lambda: _mapped(cascade, images, batch)),
         IDEAL: lambda: _ideal(recorded),
     }
+    same = (LITTLE, NAIVE) if len(cascade.runners) == 1 else ()
+    return {name: timed for name, timed in found.items() if name not in same}
 
 
 def _served_contestants(

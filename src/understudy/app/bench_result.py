@@ -111,6 +111,22 @@ class Bench(
         return _ratio(self.ideal_online, self.online[EXECUTOR].seconds)
 
     @property
+    def online_words(self) -> str:
+        """How near the cascade comes with clients to what its stages could; none without them."""
+        if not self.online or self.one_stage:
+            return ""
+        clients = self.online[EXECUTOR].clients
+        share = (
+            f"{100 * self.online_of_ideal:.0f} % of"
+            if self.online_of_ideal <= 1
+            else "all, within the noise, of"
+        )
+        return (
+            f"With {clients:,} {'client' if clients == 1 else 'clients'} the cascade reaches "
+            f"{share} what its stages by themselves could in batches of {clients:,}."
+        )
+
+    @property
     def speedup(self) -> float:
         """The executor's throughput against the large model's."""
         return self.ratio(EXECUTOR, LARGE)
@@ -118,7 +134,17 @@ class Bench(
     @property
     def verdict(self) -> str:
         """Whether the cascade pays in time, what its stages could, and what to use instead."""
+        if self.one_stage:
+            return (
+                f"This cascade is {self.large} alone, so there is no time to be saved: build one "
+                "of several stages, or select another budget."
+            )
         return f"{self._outcome}{self._ideal}{self._dominated}"
+
+    @property
+    def one_stage(self) -> bool:
+        """Whether the large model is the only stage."""
+        return tuple(self.reached) == (self.large,)
 
     @property
     def _outcome(self) -> str:
@@ -126,16 +152,16 @@ class Bench(
         if ends[0] < 1 < ends[-1]:
             return (
                 f"The cascade is as fast as {self.large} alone, within the noise of these rounds "
-                f"({ends[0]:.2f} x to {ends[-1]:.2f} x as many images per second)."
+                f"({ends[0]:.2f} × to {ends[-1]:.2f} × as many images per second)."
             )
         if self.speedup >= 1:
             return (
-                f"The cascade answers {self.speedup:.2f} x as many images per second as "
+                f"The cascade answers {self.speedup:.2f} × as many images per second as "
                 f"{self.large} alone."
             )
         return (
             f"{_SLOWER}: use {self.large} alone, which answers "
-            f"{1 / self.speedup:.2f} x as many images per second."
+            f"{1 / self.speedup:.2f} × as many images per second."
         )
 
     @property
@@ -144,21 +170,29 @@ class Bench(
         ideal = self.ratio(IDEAL, LARGE)
         if ideal < 1 and self._outcome.startswith(_SLOWER):
             return (
-                f" No executor could change that: its stages by themselves answer {ideal:.2f} x as "
+                f" No executor could change that: its stages by themselves answer {ideal:.2f} × as "
                 f"many as {self.large}. Search with --unit ms@{self.batch}, so that time is what "
                 "is saved."
             )
-        share = min(self.of_ideal, 1.0)  # beyond it is noise
+        if self.of_ideal > 1:
+            return (
+                f" Its stages by themselves, in full batches, were timed at {ideal:.2f} × as many "
+                f"as {self.large}, fewer than the cascade: the difference is noise, and all that "
+                "they could is reached."
+            )
         return (
-            f" Its stages by themselves, in full batches, could answer {ideal:.2f} x as many as "
-            f"{self.large}: {100 * share:.0f} % of that is reached."
+            f" Its stages by themselves, in full batches, could answer {ideal:.2f} × as many as "
+            f"{self.large}: {100 * self.of_ideal:.0f} % of that is reached."
         )
 
     @property
     def _dominated(self) -> str:
         """A sentence where the first stage alone is as accurate and faster."""
-        alone = self.little == self.large
-        if alone or not self.accuracy or self.accuracy[LITTLE] < self.accuracy[EXECUTOR]:
+        if (
+            self.little == self.large
+            or not self.accuracy
+            or self.accuracy[LITTLE] < self.accuracy[EXECUTOR]
+        ):
             return ""
         faster = self.ratio(LITTLE, EXECUTOR)
         if faster <= 1:
@@ -166,7 +200,7 @@ class Bench(
         return (
             f" On these images {self.little} alone is as accurate "
             f"({100 * self.accuracy[LITTLE]:.2f} %, the cascade {100 * self.accuracy[EXECUTOR]:.2f}"
-            f" %) and answers {faster:.2f} x as many: use it."
+            f" %) and answers {faster:.2f} × as many: use it."
         )
 
     @property

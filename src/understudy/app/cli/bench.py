@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,10 @@ from understudy.written_places import check_runnable
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
     from understudy.app.bench_result import Bench
+    from understudy.text_table import TextTable
 
 WIDTH = 10
 MOST = 2**31 - 1  # images
@@ -74,60 +76,71 @@ def bench(
             clients=clients,
             on_progress=advance,
         )
-    terminal.answer(_view(found), found.to_dict(), as_json=as_json)
+    terminal.answer(bench_view(found), found.to_dict(), as_json=as_json)
     if out is not None:  # told before: minutes of work are not lost to a path
         write_document(out, found.to_dict())
 
 
-def _view(found: Bench) -> Group:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Group
-    from rich.table import Table
+def bench_view(found: Bench) -> Group:
+    """The contestants, the clients that wait, and whether the cascade pays."""
+    from understudy.display import group_of, note_of
+
+    words = [note_of(f"{text}\n") for text in (found.online_words, found.verdict) if text]
+    return group_of(_contestants(found), *_clients(found), *words)
+
+
+def _contestants(found: Bench) -> TextTable:
     from rich.text import Text
 
     from understudy.app.bench_result import EXECUTOR, LARGE
-    from understudy.display import percent
+    from understudy.display import percent, table_of
+    from understudy.text_table import Column
 
-    table = Table(box=SIMPLE_HEAD)
-    known = ("accuracy" if found.accuracy else "", "memory" if found.memory else "")
-    for number, head in enumerate(("", "images/s", "of large", "", *known)):
-        table.add_column(head, justify="left" if number in (0, 3) else "right", no_wrap=True)
     rates = {name: found.rate(name) for name in found.seconds}
     most = max(rates.values())
+    rows: list[list[str | Text]] = []
     for name, rate in sorted(rates.items(), key=lambda pair: pair[1]):
         bar = "█" * max(1, round(WIDTH * rate / most))
-        style = "bold" if name == EXECUTOR else ""
-        ratio = f"{found.ratio(name, LARGE):.2f} x"
-        right = percent(found.accuracy[name]) if name in found.accuracy else ""
-        memory = f"{found.memory[name] / 2**20:,.0f} MiB" if name in found.memory else ""
-        cells = (_three_digits(rate), ratio, Text(bar, "cyan"), right, memory)
-        table.add_row(Text(name, style), *cells)
+        right = [percent(found.accuracy[name]) if name in found.accuracy else ""]
+        memory = [f"{found.memory[name] / 2**20:,.0f} MiB" if name in found.memory else ""]
+        rows.append(
+            [
+                Text(name, "bold" if name == EXECUTOR else ""),
+                _three_digits(rate),
+                f"{found.ratio(name, LARGE):.2f} ×",
+                Text(bar, "cyan"),
+                *(right if found.accuracy else ()),
+                *(memory if found.memory else ()),
+            ]
+        )
     rounds = len(found.seconds[EXECUTOR])
-    head = (
+    title = (
         f"{found.images:,} images, batches of at most {found.batch}, {rounds} "
         f"{'round' if rounds == 1 else 'rounds'}: medians of the ratios in each"
     )
-    return Group(Text(head, "bold"), table, *_online(found), Text(f"  {found.verdict}"))
+    heads: list[str | Column] = ["timed", "images/s", "of large", Column("", "words")]
+    heads += ["accuracy"] * bool(found.accuracy) + ["memory"] * bool(found.memory)
+    return table_of(title, heads, rows)
 
 
 def _three_digits(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _online(found: Bench) -> list[Any]:
+def _clients(found: Bench) -> list[TextTable]:
+    """The table of the clients, where there were some."""
+    from understudy.display import table_of
+
     if not found.online:
         return []
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("clients that wait")
-    for name in ("images/s", "p50 ms", "p95 ms", "p99 ms"):
-        table.add_column(name, justify="right")
-    for name, load in found.online.items():
-        latencies = (f"{ms:.1f}" for ms in load.ms.values())
-        table.add_row(f"{name}, {load.clients}", _three_digits(load.rate), *latencies)
-    reached = 100 * min(found.online_of_ideal, 1)  # beyond it is noise
-    share = f"  {reached:.0f} % of what the stages by themselves could in batches of that size"
-    return [table, Text(share), Text()]
+    rows = (
+        (
+            name,
+            f"{load.clients:,}",
+            _three_digits(load.rate),
+            *(f"{ms:.1f}" for ms in load.ms.values()),
+        )
+        for name, load in found.online.items()
+    )
+    heads = ("answered by", "clients", "images/s", "p50 ms", "p95 ms", "p99 ms")
+    return [table_of("clients that wait for their answers", heads, rows)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from understudy.app.report.drawing import (
@@ -28,6 +29,7 @@ from understudy.display import cost_text
 MOST_NAMED, ALL_NAMED = 8, 12
 CLOSE_FROM = 1.5
 _ROW = 46.0
+_ROOM = 0.02  # of an axis, beyond the end that no figure can pass: less than from tick to tick
 _TABLE = "The figures are in the table below."
 
 
@@ -61,13 +63,16 @@ def against(report: Report, *, width: float) -> str:
     for base in baselines:
         found = (base.single_drop, base.random_drop, base.oracle_drop)
         values += [value for value in found if value is not None]
-    values += [edge for plan in plans for edge in plan.outcome.drop_interval]
+    values += _edges(report)
     axis = Axis.around(values, length=inner_width(width, y))
-    x = Scale.of(axis, "drop in points (further left is better)", _signed)
+    if not report.labelled:
+        axis = replace(axis, low=-_ROOM * axis.high)
+    figure = _signed if report.labelled else "{:g}".format
+    x = Scale.of(axis, f"{report.gap} in points (further left is better)", figure)
     marks = [path([(axis.pixel(0), 0), (axis.pixel(0), y.axis.length)], "c-axis")]
     for row, (plan, base) in enumerate(zip(plans, baselines, strict=True)):
         at, bound = y.axis.length - y.axis.pixel(row), axis.pixel(plan.max_drop)
-        low, high = (axis.pixel(edge) for edge in plan.outcome.drop_interval)
+        low, high = (axis.pixel(edge) for edge in report.interval(plan.outcome.drop_interval))
         marks.append(path([(bound, at - 17), (bound, at + 17)], "c-budget dashed"))
         marks.append(path([(low, at), (high, at)], "c-plan bar"))
         marks += [
@@ -80,8 +85,8 @@ def against(report: Report, *, width: float) -> str:
             )
             if drop is not None
         ]
-    about = "The drop of every plan beside those of the best single exit, of random and of oracle "
-    return chart(marks, x, y, about=f"{about}deferral. {_TABLE}")
+    about = f"The {report.gap} of every plan beside those of the best single exit, of random and of"
+    return chart(marks, x, y, about=f"{about} oracle deferral. {_TABLE}")
 
 
 def by_tenth(report: Report, *, width: float, height: float) -> str:
@@ -98,7 +103,7 @@ def by_tenth(report: Report, *, width: float, height: float) -> str:
     right = max(text_width(line) for name in lines for line in name) + 24
     values = [100 * accuracy for row in bins for accuracy in row.accuracy.values()]
     around = Axis.around(values, length=height)
-    axis = Axis(max(around.low, 0.0), min(around.high, 100.5), height)
+    axis = Axis(max(around.low, 0.0), min(around.high, 100 + _ROOM * (100 - around.low)), height)
     y = Scale.of(axis, f"{report.measure}, %", lambda value: f"{value:g}", upright=True)
     x = Scale(
         Axis(0.75, len(bins) + 0.25, inner_width(width, y, right)),
@@ -134,17 +139,29 @@ def _whole(report: Report, height: float) -> tuple[list[float], Axis]:
     """The costs and the axis of gains of all that is known."""
     around = (*report.frontier, *report.singles.values())
     drops = [drop for _, drop in around]
-    drops += [edge for plan in report.result.choices for edge in plan.outcome.drop_interval]
-    return [cost for cost, _ in around], Axis.around([-d for d in drops], length=height)
+    drops += _edges(report)
+    return [cost for cost, _ in around], _gains(report, drops, height)
+
+
+def _gains(report: Report, drops: list[float], height: float, *, margin: float = 0.06) -> Axis:
+    """The axis of the gains; where there were no labels it ends at full agreement."""
+    axis = Axis.around([-drop for drop in drops], length=height, margin=margin)
+    return axis if report.labelled else replace(axis, high=-_ROOM * axis.low)
+
+
+def _edges(report: Report) -> list[float]:
+    """The ends of the intervals of all plans."""
+    intervals = (report.interval(plan.outcome.drop_interval) for plan in report.result.choices)
+    return [edge for interval in intervals for edge in interval]
 
 
 def _near(report: Report, height: float) -> tuple[list[float], Axis]:
     """The same around the budgets."""
     plans = report.result.choices
     drops = [0.0, *(plan.max_drop for plan in plans)]
-    drops += [edge for plan in plans for edge in plan.outcome.drop_interval]
+    drops += _edges(report)
     drops.append(min((drop for _, drop in report.frontier), default=0.0))
-    y = Axis.around([-drop for drop in drops], length=height, margin=0.12)
+    y = _gains(report, drops, height, margin=0.12)
     around = (*report.frontier, *report.singles.values())
     near = [plan.outcome.cost[report.result.unit] for plan in plans]
     return near + [cost for cost, drop in around if y.holds(-drop)], y
@@ -154,10 +171,13 @@ def _costs_and_gains(
     report: Report, costs: list[float], axis: Axis, width: float, *, budgets: bool, where: str
 ) -> str:
     unit, height = report.result.unit, axis.length
-    title = f"points of {report.measure} above {report.result.reference}"
-    if report.measure != "accuracy":
-        title = f"points of {report.measure} with {report.result.reference}, from 100 %"
-    y = Scale.of(axis, title, _signed, upright=True)
+    if report.labelled:
+        y = Scale.of(
+            axis, f"points of accuracy above {report.result.reference}", _signed, upright=True
+        )
+    else:
+        title = f"agreement with {report.result.reference}, %"
+        y = Scale.of(axis, title, lambda gain: f"{100 + gain:g}", upright=True)
     across = Axis.of_costs(costs, length=inner_width(width, y))
     x = Scale.of(across, f"mean {unit} per sample", lambda value: cost_text(value, unit))
 
@@ -182,8 +202,9 @@ def _costs_and_gains(
     plans = []
     for choice in report.result.choices:
         outcome, cost = choice.outcome, choice.outcome.cost[unit]
-        left, top = at(cost, outcome.drop_interval[0])
-        _, bottom = at(cost, outcome.drop_interval[1])
+        low, high = report.interval(outcome.drop_interval)
+        left, top = at(cost, low)
+        _, bottom = at(cost, high)
         bars.append((left - 4, top, left + 4, bottom))
         name = minus(f"≤ {choice.max_drop:g}") if budgets else ""
         plans.append(Mark(name, *at(cost, outcome.drop)))

@@ -16,12 +16,14 @@ from understudy.app.bench_result import Bench
 from understudy.app.report import charts, drawing
 from understudy.app.report.record import Report
 from understudy.app.report.words import typeset
-from understudy.display import cost_text, interval_text, least_percent, percent
+from understudy.display import cost_text, least_percent, percent
+from understudy.errors import UnderstudyError
 from understudy.files import replacing
-from understudy.intervals import Interval
 from understudy.result import DECIDED, Result
 
 WIDE, NARROW = 880.0, 324.0
+SUFFIXES = (".html", ".htm")
+_BREAK = re.compile(r"(?<=_)(?=\w{3})|(?<=[./+:])(?=[A-Za-z]\w{2})|(?<=[^\s-]-)(?=[A-Za-z]\w{2})")
 
 
 def render(report: Report, bench: Bench | None = None) -> str:
@@ -30,7 +32,7 @@ def render(report: Report, bench: Bench | None = None) -> str:
     Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
     escaped. With a benchmark of the cascade it also shows how fast that ran.
     """
-    environment = _environment(report.result.unit)
+    environment = _environment(report)
     values = {
         "report": report,
         "result": report.result,
@@ -68,8 +70,13 @@ def write_report(
         made: the day that the page states; by default today.
 
     Raises:
-        UnderstudyError: the path cannot be written.
+        UnderstudyError: the path does not end in .html or .htm, or it cannot be written.
     """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise UnderstudyError(
+            f"a report is an HTML page, found the path {str(path)!r}: name it .html, and print "
+            "that page for a PDF"
+        )
     report = Report(result, None if source is None else str(source), made or date.today())
     page = render(report, bench).encode()
     with replacing(path) as temporary:
@@ -90,7 +97,7 @@ def _charts(report: Report) -> Iterator[tuple[str, list[tuple[str, Markup]]]]:
         yield name, [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
 
 
-def _environment(unit: str) -> Environment:
+def _environment(report: Report) -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -100,15 +107,16 @@ def _environment(unit: str) -> Environment:
         finalize=_finished,
     )
     filters: dict[str, Any] = {
-        "cost": partial(cost_text, unit=unit),
+        "cost": partial(cost_text, unit=report.result.unit),
         "percent": percent,
         "least": least_percent,
-        "interval": _interval,
-        "signed": lambda drop: f"{drop:+.2f}",
+        "interval": report.interval_text,
+        "gap": report.gap_text,
         "number": lambda value: f"{value:g}",
         "points": lambda value: f"{value:g} point{'' if value == 1 else 's'}",
         "gain": _gain,
         "breakable": _breakable,
+        "command": _command,
         "count": lambda value: f"{value:,}",
         "p": lambda value: "–" if value is None else f"{value:.3g}",
     }
@@ -122,14 +130,15 @@ def _finished(value: Any) -> Any:
 
 
 def _breakable(text: str) -> Markup:
-    """A text whose names may be broken after signs."""
-    parts = re.split(r"(?<=_)(?=\w{3})|(?<=[./+:-])(?=[A-Za-z]\w{2})", typeset(text))
-    return Markup("<wbr>").join(parts)
+    """A text whose names may be broken after signs; options are not."""
+    return Markup("<wbr>").join(_BREAK.split(typeset(text)))
+
+
+def _command(text: str) -> Markup:
+    """A command that is broken between its words alone, with the same characters when copied."""
+    words = (Markup("<span>{}</span>").format(word) for word in text.split(" "))
+    return Markup(" ").join(words)
 
 
 def _gain(value: float) -> str:
     return "0" if not value else f"{value:+.0f}" if abs(value) >= 10 else f"{value:+.2g}"
-
-
-def _interval(interval: Interval) -> str:
-    return "by definition" if interval[0] == interval[1] else interval_text(interval)

@@ -15,6 +15,8 @@ from understudy.app.report.words import facts
 from understudy.certificate import several_guarantees
 from understudy.deciles import Bin
 from understudy.deferral import scores_of
+from understudy.display import signed
+from understudy.intervals import Interval
 from understudy.outcome import ClassGap, points
 from understudy.result import DECIDED, Choice, Result
 from understudy.split import ALL, SPLITS
@@ -97,10 +99,38 @@ class Report:
     @property
     def measure(self) -> str:
         """What is counted: "accuracy", or "agreement" where there were no labels."""
-        return "accuracy" if self.result.table.get("labelled", True) else "agreement"
+        return "accuracy" if self.labelled else "agreement"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any sample has a label."""
+        return bool(self.result.table.get("labelled", True))
+
+    @property
+    def gap(self) -> str:
+        """What a budget bounds: "drop", or "disagreement" where there were no labels."""
+        return "drop" if self.labelled else "disagreement"
+
+    def gap_text(self, value: float) -> str:
+        """A drop in points with its sign, or a disagreement, which has none."""
+        return signed(value) if self.labelled else f"{value:.2f}"
+
+    def interval(self, interval: Interval) -> Interval:
+        """An interval of a drop, or of a disagreement, which cannot be below zero."""
+        low, high = interval
+        return interval if self.labelled else (max(low, 0.0), max(high, 0.0))
+
+    def interval_text(self, interval: Interval) -> str:
+        """The same as text."""
+        if interval[0] == interval[1]:
+            return "by definition"
+        low, high = self.interval(interval)
+        return f"[{self.gap_text(low)}, {self.gap_text(high)}]"
 
     def aim(self, choice: Choice) -> str:
         """The budget of a plan in words."""
+        if not self.labelled:
+            return f"at most {points(choice.max_drop)} of disagreement"
         if choice.max_drop < 0:
             return f"at least {points(-choice.max_drop)} of {self.measure} gained"
         return f"at most {points(choice.max_drop)} of {self.measure} lost"
