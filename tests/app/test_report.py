@@ -544,7 +544,7 @@ def test_wrapped_lines_are_the_text_and_fit(text: str, width: float) -> None:
     assert all(text_width(line) <= width for line in lines)
 
 
-@pytest.mark.parametrize("name", ["r.pdf", "r", "r.html.txt"])
+@pytest.mark.parametrize("name", ["r.pdf", "r.html.txt"])
 def test_a_page_is_named_as_one(result: Result, tmp_path: Path, name: str) -> None:
     with pytest.raises(UnderstudyError, match=r"a report is an HTML page, found the path .*\.html"):
         result.report(tmp_path / name)

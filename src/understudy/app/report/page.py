@@ -18,11 +18,11 @@ from understudy.app.report.record import Report
 from understudy.app.report.words import typeset
 from understudy.display import cost_text, least_percent, percent
 from understudy.errors import UnderstudyError
-from understudy.files import replacing
+from understudy.files import is_stream, replacing
 from understudy.result import DECIDED, Result
 
 WIDE, NARROW = 880.0, 324.0
-SUFFIXES = (".html", ".htm")
+SUFFIXES = (".html", ".htm", "")
 _BREAK = re.compile(r"(?<=_)(?=\w{3})|(?<=[./+:])(?=[A-Za-z]\w{2})|(?<=[^\s-]-)(?=[A-Za-z]\w{2})")
 
 
@@ -70,9 +70,9 @@ def write_report(
         made: the day that the page states; by default today.
 
     Raises:
-        UnderstudyError: the path does not end in .html or .htm, or it cannot be written.
+        UnderstudyError: the path has the ending of another format, or it cannot be written.
     """
-    if Path(path).suffix.lower() not in SUFFIXES:
+    if Path(path).suffix.lower() not in SUFFIXES and not is_stream(path):
         raise UnderstudyError(
             f"a report is an HTML page, found the path {str(path)!r}: name it .html, and print "
             "that page for a PDF"
