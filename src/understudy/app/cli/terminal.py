@@ -240,6 +240,13 @@ def finite(value: Any) -> Any:
     return value
 
 
+def seed(value: int | None) -> int | None:
+    """A callback that refuses what no generator takes; as a range it would fill the help."""
+    if value is not None and value >= 2**63:
+        raise typer.BadParameter(f"{value} has more than 63 bits.")
+    return value
+
+
 def _existing_data(value: str | None) -> str | None:
     """A data spec with its scheme, checked before anything slow is imported."""
     from understudy.zoo.data_specs import parse_data_spec
