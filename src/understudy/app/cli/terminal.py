@@ -406,7 +406,7 @@ def number(text: str, option: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5")
+        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5 or 30e6")
     return value
 
 
