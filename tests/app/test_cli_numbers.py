@@ -55,6 +55,7 @@ def test_strange_numbers_are_refused(verb: str, option: str, kind: type) -> None
         (("search", "--max-drop", "1", "--class-drop", "1=101"), "between -100 and 100 points"),
         (("search", "--max-drop", "1", "--delta", "1e-300"), "between 1e-12 and 1, found 1e-300"),
         (("search", "--max-drop", "1", "--total-delta", "1e-300"), "between 1e-12 and 1"),
+        (("search", "--max-cost", "30 M"), "found '30 M': write it like 0.5 or 30e6"),
         (("search", "--max-cost", "-1"), "a cost to stay within is a number above 0"),
         (("ask", "--max-drop", "1", "--delta", "1e-300"), "between 1e-12 and 1"),
         (("savers", "--max-drop", "1", "--delta", "1e-300"), "between 1e-12 and 1"),

@@ -55,6 +55,14 @@ def test_help_loads_nothing_heavy(tmp_path: Path, verb: str) -> None:
     ended = process("-c", HELP, *([verb] if verb else []), folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "Usage: understudy" in ended.stdout
+    assert "bool" not in ended.stdout.lower(), "flags take no value"
+    assert str(2**63 - 1) not in ended.stdout
+
+
+def test_a_seed_has_63_bits(run: Run) -> None:
+    command = run("optimism", "table", "--max-drop", 1, "--seed", 2**63)
+    assert command.exit_code == 2
+    assert "has more than 63 bits" in " ".join(command.stderr.split())
 
 
 def test_the_help_of_score_has_every_scheme_and_option_at_80_columns(tmp_path: Path) -> None:

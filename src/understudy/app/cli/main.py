@@ -13,6 +13,7 @@ from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from understudy.app.cli import (
     ask,
@@ -40,7 +41,30 @@ from understudy.app.cli.terminal import UsageError
 from understudy.errors import is_text
 from understudy.extras import needing
 
+
+class _Command(TyperCommand):
+    """A verb whose help shows flags without a type: they take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _flags_without_type(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """The verbs together; flags as in `_Command`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _flags_without_type(super().get_params(ctx))
+
+
+def _flags_without_type(options: list[Any]) -> list[Any]:
+    for option in options:
+        if isinstance(option, TyperOption) and option.is_flag:
+            option.metavar = ""
+    return options
+
+
 app = typer.Typer(
+    cls=_Group,
     name="understudy",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -108,7 +132,9 @@ for name, verb, panel, extra in (
     ("export", export.export, "Run", "export"),
     ("report", report.report, "Show", "search"),
 ):
-    command = app.command(name, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel)
+    command = app.command(
+        name, cls=_Command, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel
+    )
     command(_needing(name, verb, extra))
 
 

@@ -35,7 +35,9 @@ def optimism(
     ] = 0.05,
     unit: terminal.Unit = None,
     confidence: terminal.ThresholdsOn = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the random draws.", callback=terminal.seed)
+    ] = 0,
     as_json: terminal.Json = False,
 ) -> None:
     """Compare the claimed drop of a policy with its real one: tuned in-sample, held-out, certified.

@@ -31,7 +31,7 @@ def search(
     ] = None,
     reference: terminal.Reference = None,
     max_cost: Annotated[
-        float | None,
+        str | None,
         terminal.option(
             "COST",
             "The highest mean cost per sample. Without --max-drop: find the most accurate "
@@ -95,12 +95,13 @@ def search(
     from understudy.store import load_table
 
     drops = terminal.budgets(max_drop or ())
+    most = None if max_cost is None else terminal.number(max_cost, "--max-cost")
     by_class = terminal.named_numbers(class_drop or (), "--class-drop")
-    _check_budgets(drops, max_cost, by_class, jointly=jointly, in_sample=in_sample)
+    _check_budgets(drops, most, by_class, jointly=jointly, in_sample=in_sample)
     spec: dict[str, Any] = {
         "reference": reference,
         "unit": unit,
-        "max_cost": max_cost,
+        "max_cost": most,
         "confidence": confidence,
         "at_most_stages": at_most_stages,
         "without": [name for text in without or () for name in terminal.listed_values(text)],
@@ -112,7 +113,7 @@ def search(
         level = delta if total_delta is None else delta_of_look(total_delta, looks)
         proof = {"delta": level, "looks": looks, "class_drops": by_class}
         result = _searched(scores, drops, spec, proof, jointly=jointly, in_sample=in_sample)
-        log_look(table, read, why=f"search {drops or max_cost}", search=result.search_record)
+        log_look(table, read, why=f"search {drops or most}", search=result.search_record)
     if out is not None:
         result.save(out)
     if frontier is not None:

@@ -240,6 +240,13 @@ def finite(value: Any) -> Any:
     return value
 
 
+def seed(value: int | None) -> int | None:
+    """A callback that refuses what no generator takes; as a range it would fill the help."""
+    if value is not None and value >= 2**63:
+        raise typer.BadParameter(f"{value} has more than 63 bits.")
+    return value
+
+
 def _existing_data(value: str | None) -> str | None:
     """A data spec with its scheme, checked before anything slow is imported."""
     from understudy.zoo.data_specs import parse_data_spec
@@ -399,7 +406,7 @@ def number(text: str, option: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5")
+        raise UsageError(f"{option} takes a number, found {text!r}: write it like 0.5 or 30e6")
     return value
 
 

@@ -73,7 +73,8 @@ def train_exits(
         float | None, terminal.option("RATE", "The highest learning rate. [dim]Default: .002[/]")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of training. [dim]Default: 0[/]")
+        int | None,
+        typer.Option(min=0, help="Seed of training. [dim]Default: 0[/]", callback=terminal.seed),
     ] = None,
     cache_gb: Annotated[
         float,
