@@ -159,9 +159,9 @@ COMMANDS = {
     "difficulty a": "search",
     "optimism a --max-drop 1": "search",
     "build a.json --max-drop 1 --into b": "torch",
-    "run a --data folder:a": "torch",
-    "bench a --data folder:a": "torch",
-    "export a --onnx b": "export",
+    "run c --data folder:a": "torch",
+    "bench c --data folder:a": "torch",
+    "export c --onnx b": "export",
     "report a.json --out b.html": "search",
 }
 
@@ -170,8 +170,10 @@ COMMANDS = {
 def test_every_verb_names_the_extra_that_it_needs(extras: str, tmp_path: Path) -> None:
     kept = {module for extra in extras.split() for module in EXTRAS[extra]}
     expected = {line: extra for line, extra in COMMANDS.items() if not EXTRAS[extra] <= kept}
-    (tmp_path / "a").mkdir()
+    for name in ("a", "c"):
+        (tmp_path / name).mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a" / "a.png")
+    (tmp_path / "c" / "cascade.json").write_text("{}")
     ends = without(extras, VERBS, tmp_path, "\n".join(expected))
     for line, extra in expected.items():
         assert ends[line].startswith("2 error: "), ends[line]
@@ -179,7 +181,7 @@ def test_every_verb_names_the_extra_that_it_needs(extras: str, tmp_path: Path) -
             f" needs the `{extra}` extra, which is not installed: pip install 'understudy[{extra}]'"
         ), ends[line]
         assert "\n" not in ends[line]
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
 
 
 def test_every_verb_is_tried() -> None:

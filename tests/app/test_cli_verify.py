@@ -49,7 +49,10 @@ def test_the_page_is_short(run: Run, table: Path) -> None:
     assert "more " in page
 
 
-def test_without_labels_disagreements_are_counted(run: Run, table: Path) -> None:
+def test_without_labels_disagreements_are_counted(
+    run: Run, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # no cell is wrapped
     save_table(replace(load_table(table), label=None), table.parent / "bare")
     result = table.parent / "result.json"
     run("search", table.parent / "bare", "--max-drop", "30", "--out", result)

@@ -129,7 +129,7 @@ def test_a_benchmark_goes_into_the_report(here: Path, run: Run) -> None:
     assert min(figures["peak_memory_bytes"].values()) > 2**20
     shown = run(*words, "--clients", 0)
     assert "1 round: medians of the ratios" in shown.stdout
-    assert " memory " in shown.stdout
+    assert " memory" in shown.stdout
     assert "600 images, batches of at most 16" in shown.stdout
     assert run("report", "r.json", "--bench", "b.json").exit_code == 0
     assert "How fast it runs" in Path("report.html").read_text()
