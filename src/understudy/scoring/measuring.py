@@ -49,7 +49,7 @@ def seconds_after(scoring: float) -> float:
     """How long the rounds of a unit may take after so many seconds of scoring: no longer than it.
 
     >>> seconds_after(0.5), seconds_after(12.0), seconds_after(3600.0)
-    (3.0, 12.0, 20.0)
+    (1.5, 12.0, 20.0)
     """
     return min(max(scoring, BRIEF), SECONDS)
 
