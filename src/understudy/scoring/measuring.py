@@ -18,7 +18,7 @@ from understudy.sitting import Sitting, median_interval
 
 LEAST, MOST = 7, 50  # rounds
 PRECISE = 0.05  # half the width of an interval, as a fraction of the time, that ends the rounds
-SECONDS, BRIEF = 20.0, 3.0  # after which few rounds have to do: at most, and after brief scoring
+SECONDS, BRIEF = 20.0, 1.5  # after which few rounds have to do: at most, and after brief scoring
 FEW = 3
 MEMORY = 2 << 30  # bytes of weights that are in memory at once
 PASSES = 3  # over the groups of models that are not in memory at once
