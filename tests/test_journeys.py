@@ -142,17 +142,17 @@ def test_a_journey_reaches_its_goal(
             here = moved(MOVED[name], here, tmp_path / "elsewhere")
         place = next(iter(repeated(JOURNEYS / name)))
         programs = environment((*installed(place), *ALSO.get(name, ())))
-        ran = subprocess.run(
-            command(name, here),
-            cwd=here,
-            env=clean(programs, home=tmp_path),
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "reached: " in ran.stdout
+        output = run(command(name, here), here, clean(programs, home=tmp_path))
+    assert "reached: " in output
+
+
+def run(words: list[str], folder: Path, variables: Mapping[str, str]) -> str:
+    """What a program prints that ends well."""
+    ran = subprocess.run(
+        words, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
 
 
 def command(name: str, folder: Path) -> list[str]:
@@ -187,13 +187,5 @@ def clean(programs: Path, *, home: Path) -> Mapping[str, str]:
 @pytest.mark.slow
 def test_the_documentation_runs_from_the_wheel(environment: Environment, tmp_path: Path) -> None:
     programs = environment(("understudy[all]", "pytest", "hypothesis"))
-    ran = subprocess.run(
-        ["pytest", "-q", "-p", "no:cacheprovider", "tests/test_docs.py"],
-        cwd=ROOT,
-        env=clean(programs, home=tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    words = ["pytest", "-q", "-p", "no:cacheprovider", "tests/test_docs.py"]
+    run(words, ROOT, clean(programs, home=tmp_path))

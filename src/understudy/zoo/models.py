@@ -69,26 +69,14 @@ def load_stage(
     return with_mode(stage, _execution_mode(parsed))
 
 
-def build_stage(
-    spec: str, *, allow_code: Collection[str] = (), found_in: str | Path | None = None
-) -> Stage:
+def build_stage(spec: str) -> Stage:
     """Architecture and preprocessing alone: nothing is downloaded and no checkpoint is read.
 
-    The arguments are those of `load_stage`.
-
     Raises:
-        ModelError: no such model, or a module that was not allowed.
+        ModelError: no such model.
         MissingExtra: timm or torchvision is not installed.
     """
-    parsed = parse_model_spec(spec)
-    stage = _make(
-        parsed,
-        published=False,
-        allow_code=allow_code,
-        found_in=found_in,
-        preprocess_of=_declared,
-    )
-    return with_mode(stage, _execution_mode(parsed))
+    return _built(spec, allow_code=(), found_in=None, preprocess_of=_declared)
 
 
 def build_model(
@@ -103,15 +91,10 @@ def build_model(
         ModelError: no such model, or a module that was not allowed.
         MissingExtra: timm or torchvision is not installed.
     """
-    parsed = parse_model_spec(spec)
-    stage = _make(
-        parsed,
-        published=False,
-        allow_code=allow_code,
-        found_in=found_in,
-        preprocess_of=_takes_ready_tensors,
+    built = _built(
+        spec, allow_code=allow_code, found_in=found_in, preprocess_of=_takes_ready_tensors
     )
-    return with_mode(stage, _execution_mode(parsed)).model
+    return built.model
 
 
 def load_stages(
@@ -175,6 +158,25 @@ def named_models(texts: Sequence[str]) -> dict[str, str]:
 
 def _execution_mode(spec: Spec) -> ExecutionMode:
     return ExecutionMode.parse(spec.options["run"]) if "run" in spec.options else PLAIN
+
+
+def _built(
+    spec: str,
+    *,
+    allow_code: Collection[str],
+    found_in: str | Path | None,
+    preprocess_of: PreprocessOf,
+) -> Stage:
+    """A model without its published weights or its checkpoint."""
+    parsed = parse_model_spec(spec)
+    stage = _make(
+        parsed,
+        published=False,
+        allow_code=allow_code,
+        found_in=found_in,
+        preprocess_of=preprocess_of,
+    )
+    return with_mode(stage, _execution_mode(parsed))
 
 
 def _make(
