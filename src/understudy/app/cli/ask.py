@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.display import group_of, note_of
 
 if TYPE_CHECKING:
@@ -19,26 +19,26 @@ SHOWN = 10
 
 
 def ask(
-    table: terminal.TablePath,
-    max_drop: terminal.Budgets,
-    reference: terminal.Reference = None,
+    table: options.TablePath,
+    max_drop: options.Budgets,
+    reference: options.Reference = None,
     delta: Annotated[
         float,
-        terminal.option("DELTA", "The probability, per budget, that the proved bound is wrong."),
+        options.option("DELTA", "The probability, per budget, that the proved bound is wrong."),
     ] = 0.05,
     jointly: Annotated[
         bool,
         typer.Option("--jointly", help="All budgets hold at once: each is proved at delta / k."),
     ] = False,
-    at_most_stages: terminal.AtMostStages = None,
-    without: terminal.Without = None,
-    unit: terminal.Unit = None,
-    confidence: terminal.ThresholdsOn = None,
+    at_most_stages: options.AtMostStages = None,
+    without: options.Without = None,
+    unit: options.Unit = None,
+    confidence: options.ThresholdsOn = None,
     out: Annotated[
         Path | None,
-        terminal.option("FILE", "Write the samples (CSV: id, split and an empty label)."),
+        options.option("FILE", "Write the samples (CSV: id, split and an empty label)."),
     ] = None,
-    as_json: terminal.Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the samples whose labels a certificate needs next: only some where models disagree.
 
@@ -54,7 +54,7 @@ def ask(
             f"samples are listed in a new file, {str(out)!r} exists: choose another name, so that "
             "no labels are lost"
         )
-    drops = terminal.budgets(max_drop)
+    drops = options.budgets(max_drop)
     scores = load_table(table)
     needed = labels_needed(
         scores,
@@ -63,7 +63,7 @@ def ask(
         unit=unit,
         confidence=confidence,
         at_most_stages=at_most_stages,
-        without=[name for text in without or () for name in terminal.listed_values(text)],
+        without=[name for text in without or () for name in options.listed_values(text)],
         delta=delta / len(drops) if jointly else delta,
     )
     if out is not None and needed.ids:

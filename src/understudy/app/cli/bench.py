@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.written_places import check_runnable
 
 if TYPE_CHECKING:
@@ -22,17 +22,17 @@ MOST = 2**31 - 1  # images
 
 
 def bench(
-    cascade: terminal.CascadePath,
-    data: terminal.Data,
+    cascade: options.CascadePath,
+    data: options.Data,
     images: Annotated[
         int, typer.Option(min=1, max=MOST, help="Images that a round answers.")
     ] = 2000,
-    batch: terminal.StageBatch = 256,
+    batch: options.StageBatch = 256,
     rounds: Annotated[
         int | None,
         typer.Option(
             min=1,
-            max=terminal.MOST_ROUNDS,
+            max=options.MOST_ROUNDS,
             help="How often each contestant is timed. [dim]Default: 5, or 3 where that takes "
             "longer than 10 seconds.[/]",
         ),
@@ -41,15 +41,15 @@ def bench(
         int,
         typer.Option(
             min=0,
-            max=terminal.MOST_IMAGES,
+            max=options.MOST_IMAGES,
             help="Clients that wait for answers; 0 leaves latencies out.",
         ),
     ] = 64,
-    max_drop: terminal.WithinDrop = None,
-    device: terminal.Device = None,
-    allow_code: terminal.AllowCode = None,
-    out: Annotated[Path | None, terminal.option("FILE", "Write the figures (JSON).")] = None,
-    as_json: terminal.Json = False,
+    max_drop: options.WithinDrop = None,
+    device: options.Device = None,
+    allow_code: options.AllowCode = None,
+    out: Annotated[Path | None, options.option("FILE", "Write the figures (JSON).")] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Time a cascade against its large model, its first stage and its ideal, in turns.
 

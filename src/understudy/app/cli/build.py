@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.display import cost_text, group_of, note_of
 from understudy.written_places import check_result
 
 
 def build(
-    result: terminal.ResultPath,
-    into: Annotated[Path, terminal.option("CASCADE", "The folder to write.")],
+    result: options.ResultPath,
+    into: Annotated[Path, options.option("CASCADE", "The folder to write.")],
     max_drop: Annotated[
         float | None,
-        terminal.option(
+        options.option(
             "POINTS",
             "Build the policy of this budget alone. [dim]Default: those of all budgets, set "
             "to the first.[/]",
@@ -23,14 +23,14 @@ def build(
     ] = None,
     model: Annotated[
         list[str] | None,
-        terminal.option("NAME=SPEC", "A model that the table knows by name only. Repeat it."),
+        options.option("NAME=SPEC", "A model that the table knows by name only. Repeat it."),
     ] = None,
-    allow_code: terminal.AllowCode = None,
-    as_json: terminal.Json = False,
+    allow_code: options.AllowCode = None,
+    as_json: options.Json = False,
 ) -> None:
     """Make a cascade that runs: policy, certified operating points and weights in one folder."""
     check_result(result)
-    specs = terminal.named_values(model or (), "--model")
+    specs = options.named_values(model or (), "--model")
     with terminal.stdout_to_stderr():
         from understudy.app.build_cascade import build_cascade
         from understudy.app.run_cascade import library_warnings

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from understudy.app.cli.terminal import Json, answer, note, option, progress
+from understudy.app.cli.options import Json, option
+from understudy.app.cli.terminal import answer, note, progress
 from understudy.display import group_of, note_of, percent, shares_text
 
 if TYPE_CHECKING:

@@ -7,16 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
-from understudy.app.cli.terminal import (
-    Json,
-    Reference,
-    TablePath,
-    Unit,
-    answer,
-    note_missing_labels,
-    option,
-    reference_line,
-)
+from understudy.app.cli.options import Json, Reference, TablePath, Unit, option
+from understudy.app.cli.terminal import answer, note_missing_labels, reference_line
 from understudy.display import cost_text, group_of, note_of, signed, table_of
 
 if TYPE_CHECKING:

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli.terminal import (
-    MOST_IMAGES,
-    AllowCode,
-    Json,
-    answer,
-    argument,
-    image_size,
-    option,
-    progress,
-)
+from understudy.app.cli.options import MOST_IMAGES, AllowCode, Json, argument, image_size, option
+from understudy.app.cli.terminal import answer, progress
 from understudy.written_places import check_cascade
 
 if TYPE_CHECKING:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.display import group_of, note_of
 
 
 def import_labels(
-    labels: Annotated[Path, terminal.argument("FILE", "CSV or Parquet: ids and true classes.")],
-    into: Annotated[Path, terminal.option("TABLE", "The table that gets the labels.")],
-    key: Annotated[str, terminal.option("COL", "The column of sample ids.")] = "id",
-    label: Annotated[str, terminal.option("COL", "The column of true classes.")] = "label",
-    as_json: terminal.Json = False,
+    labels: Annotated[Path, options.argument("FILE", "CSV or Parquet: ids and true classes.")],
+    into: Annotated[Path, options.option("TABLE", "The table that gets the labels.")],
+    key: Annotated[str, options.option("COL", "The column of sample ids.")] = "id",
+    label: Annotated[str, options.option("COL", "The column of true classes.")] = "label",
+    as_json: options.Json = False,
 ) -> None:
     """Add labels to a score table, such as those that `ask` lists; empty ones are left out."""
     from understudy.files import only_writer

@@ -7,27 +7,27 @@ from typing import Annotated
 
 import typer
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 
 _RECORD = typer.Option(
     "--dyce-record",
     "--macs",
     hidden=True,
     is_eager=True,
-    callback=terminal.moved("understudy import-exits RECORD --macs FILE --into TABLE"),
+    callback=options.moved("understudy import-exits RECORD --macs FILE --into TABLE"),
 )
 
 
 def import_predictions(
-    table: Annotated[Path, terminal.argument("TABLE", "The table to write.")],
+    table: Annotated[Path, options.argument("TABLE", "The table to write.")],
     labels: Annotated[
-        Path, terminal.option("FILE", "CSV or Parquet: the samples and their true classes.")
+        Path, options.option("FILE", "CSV or Parquet: the samples and their true classes.")
     ],
-    key: Annotated[str, terminal.option("COL", "The column that rows are joined by.")],
-    exit: Annotated[list[str], terminal.option("NAME=FILE", "A model's predictions. Repeat it.")],
+    key: Annotated[str, options.option("COL", "The column that rows are joined by.")],
+    exit: Annotated[list[str], options.option("NAME=FILE", "A model's predictions. Repeat it.")],
     cost: Annotated[
         list[str] | None,
-        terminal.option(
+        options.option(
             "NAME=NUMBER",
             "Cost of a model per sample. Repeat it. [dim]Default: the calls of the most accurate "
             "model are counted.[/]",
@@ -35,25 +35,25 @@ def import_predictions(
     ] = None,
     label: Annotated[
         str | None,
-        terminal.option(
+        options.option(
             "COL", "The column of true classes. [dim]Default: the reference's predictions.[/]"
         ),
     ] = None,
     prediction: Annotated[
-        str, terminal.option("COL", "Column of predicted classes; may contain {exit}.")
+        str, options.option("COL", "Column of predicted classes; may contain {exit}.")
     ] = "prediction",
     confidence: Annotated[
-        str, terminal.option("COL", "Column of confidences; may contain {exit}.")
+        str, options.option("COL", "Column of confidences; may contain {exit}.")
     ] = "confidence",
-    unit: Annotated[str, terminal.option("UNIT", "The unit of the costs.")] = "MACs",
+    unit: Annotated[str, options.option("UNIT", "The unit of the costs.")] = "MACs",
     group: Annotated[
-        str | None, terminal.option("COL", "Samples of one group share a split.")
+        str | None, options.option("COL", "Samples of one group share a split.")
     ] = None,
     split_col: Annotated[
-        str | None, terminal.option("COL", "A column of splits: tune, certify or test.")
+        str | None, options.option("COL", "A column of splits: tune, certify or test.")
     ] = None,
-    split: terminal.SplitShares = None,
-    as_json: terminal.Json = False,
+    split: options.SplitShares = None,
+    as_json: options.Json = False,
     _: Annotated[str | None, _RECORD] = None,
 ) -> None:
     """Make a score table from predictions that were made elsewhere: one file per model."""
@@ -68,12 +68,12 @@ def import_predictions(
     check_target(table)
     scores = import_files(
         LabelFile(labels, key, label, group, split_col),
-        terminal.named_values(exit, "--exit"),
-        costs=terminal.named_numbers(cost or (), "--cost"),
+        options.named_values(exit, "--exit"),
+        costs=options.named_numbers(cost or (), "--cost"),
         unit=unit,
         prediction=prediction,
         confidence=confidence,
-        split=terminal.split_shares(split, into=table),
+        split=options.split_shares(split, into=table),
     )
     save_table(scores, table)
     terminal.answer_table(scores, table, as_json=as_json)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 
 
 def measure(
-    table: terminal.TablePath,
+    table: options.TablePath,
     batches: Annotated[
         list[str] | None,
-        terminal.option(
+        options.option(
             "SIZES",
             "Images per batch: 64, or 1,16,64. [dim]Default: those that the table has times "
             "for.[/]",
@@ -19,11 +19,11 @@ def measure(
     ] = None,
     data: Annotated[
         str | None,
-        terminal.option("DATA", "Images to time. [dim]Default: those that were scored.[/]"),
+        options.option("DATA", "Images to time. [dim]Default: those that were scored.[/]"),
     ] = None,
-    device: terminal.Device = None,
-    allow_code: terminal.AllowCode = None,
-    as_json: terminal.Json = False,
+    device: options.Device = None,
+    allow_code: options.AllowCode = None,
+    as_json: options.Json = False,
 ) -> None:
     """Measure the times of a table's models again: all of them in turns, on this machine.
 
@@ -35,7 +35,7 @@ def measure(
 
     if data is not None:
         parse_data_spec(data)
-    sizes = terminal.batch_sizes(batches, "--batches") if batches else ()
+    sizes = options.batch_sizes(batches, "--batches") if batches else ()
     with terminal.progress("rounds") as advance:
         from understudy.scoring.table_times import measure_table
 

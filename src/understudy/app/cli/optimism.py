@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.display import budget_text, group_of, note_of, percent, signed, table_of
 from understudy.text_table import Column
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 def optimism(
-    table: terminal.TablePath,
-    max_drop: terminal.Budgets,
+    table: options.TablePath,
+    max_drop: options.Budgets,
     resamples: Annotated[
         int,
         typer.Option(
             min=1,
-            max=terminal.MOST_ROUNDS,
+            max=options.MOST_ROUNDS,
             metavar="N",
             help="How often the splits are drawn anew.",
         ),
     ] = 400,
-    reference: terminal.Reference = None,
+    reference: options.Reference = None,
     delta: Annotated[
         float,
-        terminal.option("DELTA", "The probability, per budget, that a proved bound is wrong."),
+        options.option("DELTA", "The probability, per budget, that a proved bound is wrong."),
     ] = 0.05,
-    unit: terminal.Unit = None,
-    confidence: terminal.ThresholdsOn = None,
+    unit: options.Unit = None,
+    confidence: options.ThresholdsOn = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the random draws.", callback=terminal.seed)
+        int, typer.Option(min=0, help="Seed of the random draws.", callback=options.seed)
     ] = 0,
-    as_json: terminal.Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare the claimed drop of a policy with its real one: tuned in-sample, held-out, certified.
 
@@ -49,7 +49,7 @@ def optimism(
     from understudy.searching.optimism import optimism as measure
     from understudy.store import load_table
 
-    drops = terminal.budgets(max_drop)
+    drops = options.budgets(max_drop)
     scores = load_table(table)
     terminal.note_missing_labels(scores)
     with terminal.progress("resamples") as advance:

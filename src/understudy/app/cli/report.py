@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from understudy.app.cli.terminal import Json, ResultPath, answer, option
+from understudy.app.cli.options import Json, ResultPath, option
+from understudy.app.cli.terminal import answer
 from understudy.written_places import check_result
 
 

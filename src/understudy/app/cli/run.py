@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.display import percent, shares_text
 from understudy.written_places import check_runnable
 
@@ -15,22 +15,22 @@ SHOWN = 5  # corrupt and failed images that are named
 
 
 def run(
-    cascade: terminal.CascadePath,
-    data: terminal.Data,
+    cascade: options.CascadePath,
+    data: options.Data,
     out: Annotated[
         Path | None,
-        terminal.option(
+        options.option(
             "FILE",
             "The file of answers to write: .csv or .parquet. [dim]Default: answers.csv, if there "
             "is none.[/]",
         ),
     ] = None,
-    max_drop: terminal.WithinDrop = None,
-    batch: terminal.StageBatch = 256,
-    workers: terminal.Workers = 2,
-    device: terminal.Device = None,
-    allow_code: terminal.AllowCode = None,
-    as_json: terminal.Json = False,
+    max_drop: options.WithinDrop = None,
+    batch: options.StageBatch = 256,
+    workers: options.Workers = 2,
+    device: options.Device = None,
+    allow_code: options.AllowCode = None,
+    as_json: options.Json = False,
 ) -> None:
     """Answer images with a cascade: prediction, confidence and the exit that answered."""
     check_runnable(cascade)

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from understudy.app.cli.terminal import (
-    Budgets,
-    Confidence,
-    Json,
-    TablePath,
-    Unit,
-    answer,
-    budgets,
-    note_missing_labels,
-    option,
-)
+from understudy.app.cli.options import Budgets, Confidence, Json, TablePath, Unit, budgets, option
+from understudy.app.cli.terminal import answer, note_missing_labels
 from understudy.display import (
     budget_text,
     group_of,

@@ -7,39 +7,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 
 if TYPE_CHECKING:
     from understudy.scores import ScoreTable
 
 
 def score(
-    models: Annotated[list[str], terminal.argument("MODEL", "SPEC or NAME=SPEC, as above.")],
-    data: terminal.Data,
-    into: Annotated[Path, terminal.option("TABLE", "The table to write or to add to.")],
+    models: Annotated[list[str], options.argument("MODEL", "SPEC or NAME=SPEC, as above.")],
+    data: options.Data,
+    into: Annotated[Path, options.option("TABLE", "The table to write or to add to.")],
     measure: Annotated[
         list[str] | None,
-        terminal.option(
+        options.option(
             "SIZES",
             "Measure ms per sample in batches of these sizes: 1,16,64,256, or none. [dim]Default: "
             "--batch, or fewer where there are fewer images; over an older table, its own.[/]",
         ),
     ] = None,
-    device: terminal.Device = None,
-    split: terminal.SplitShares = None,
-    allow_code: terminal.AllowCode = None,
-    as_json: terminal.Json = False,
+    device: options.Device = None,
+    split: options.SplitShares = None,
+    allow_code: options.AllowCode = None,
+    as_json: options.Json = False,
     batch: Annotated[
         int,
         typer.Option(
-            min=1, max=terminal.MOST_IMAGES, help="Images per batch.", rich_help_panel="Batches"
+            min=1, max=options.MOST_IMAGES, help="Images per batch.", rich_help_panel="Batches"
         ),
     ] = 256,
     workers: Annotated[
         int,
         typer.Option(
             min=1,
-            max=terminal.MOST_THREADS,
+            max=options.MOST_THREADS,
             help="Threads that decode images.",
             rich_help_panel="Batches",
         ),
@@ -94,7 +94,7 @@ def score(
         check_found(spec)
     from understudy.store import check_target
 
-    sizes, shares = _sizes(measure), terminal.split_shares(split, into=into)
+    sizes, shares = _sizes(measure), options.split_shares(split, into=into)
     check_target(into)
     with terminal.progress("images", measuring="rounds") as advance:
         from understudy.scoring.further_exits import table_at
@@ -130,7 +130,7 @@ def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
     """The batch sizes at which models are measured; None leaves the choice to the table."""
     if measure == ["none"]:
         return ()
-    return terminal.batch_sizes(measure, "--measure") if measure else None
+    return options.batch_sizes(measure, "--measure") if measure else None
 
 
 def _note_doubts(scores: ScoreTable) -> None:

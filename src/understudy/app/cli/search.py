@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.display import group_of
 
 if TYPE_CHECKING:
@@ -20,19 +20,19 @@ JSON_KEYS = ("unit", "reference", "delta", "searched_on", "measured_on", "result
 
 
 def search(
-    table: terminal.TablePath,
+    table: options.TablePath,
     max_drop: Annotated[
         list[str] | None,
-        terminal.option(
+        options.option(
             "POINTS",
             "Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1. A negative one requires "
             "a gain.",
         ),
     ] = None,
-    reference: terminal.Reference = None,
+    reference: options.Reference = None,
     max_cost: Annotated[
         str | None,
-        terminal.option(
+        options.option(
             "COST",
             "The highest mean cost per sample. Without --max-drop: find the most accurate "
             "policy within it.",
@@ -40,11 +40,11 @@ def search(
     ] = None,
     delta: Annotated[
         float,
-        terminal.option("DELTA", "The probability, per budget, that the proved bound is wrong."),
+        options.option("DELTA", "The probability, per budget, that the proved bound is wrong."),
     ] = 0.05,
     total_delta: Annotated[
         float | None,
-        terminal.option(
+        options.option(
             "DELTA",
             "The same for all looks at these samples together: look k is tested at "
             "DELTA / (k (k + 1)), whatever --delta is.",
@@ -56,30 +56,30 @@ def search(
     ] = False,
     class_drop: Annotated[
         list[str] | None,
-        terminal.option("CLASS=POINTS", "A budget for one class, proved as well. Repeat it."),
+        options.option("CLASS=POINTS", "A budget for one class, proved as well. Repeat it."),
     ] = None,
-    at_most_stages: terminal.AtMostStages = None,
-    without: terminal.Without = None,
-    unit: terminal.Unit = None,
-    confidence: terminal.ThresholdsOn = None,
+    at_most_stages: options.AtMostStages = None,
+    without: options.Without = None,
+    unit: options.Unit = None,
+    confidence: options.ThresholdsOn = None,
     in_sample: Annotated[
         bool,
         typer.Option(
             "--in-sample", help="Choose and measure on all samples; nothing is certified."
         ),
     ] = False,
-    out: Annotated[Path | None, terminal.option("FILE", "Write the result (JSON).")] = None,
+    out: Annotated[Path | None, options.option("FILE", "Write the result (JSON).")] = None,
     frontier: Annotated[
-        Path | None, terminal.option("FILE", "Write every non-dominated point (JSON).")
+        Path | None, options.option("FILE", "Write every non-dominated point (JSON).")
     ] = None,
-    as_json: terminal.Json = False,
+    as_json: options.Json = False,
     _: Annotated[
         bool,
         typer.Option(
             "--all",
             hidden=True,
             is_eager=True,
-            callback=terminal.moved("understudy savers TABLE --max-drop POINTS"),
+            callback=options.moved("understudy savers TABLE --max-drop POINTS"),
         ),
     ] = False,
 ) -> None:
@@ -94,9 +94,9 @@ def search(
     from understudy.looks import count_looks, delta_of_look, log_look, looking
     from understudy.store import load_table
 
-    drops = terminal.budgets(max_drop or ())
-    most = None if max_cost is None else terminal.number(max_cost, "--max-cost")
-    by_class = terminal.named_numbers(class_drop or (), "--class-drop")
+    drops = options.budgets(max_drop or ())
+    most = None if max_cost is None else options.number(max_cost, "--max-cost")
+    by_class = options.named_numbers(class_drop or (), "--class-drop")
     _check_budgets(drops, most, by_class, jointly=jointly, in_sample=in_sample)
     spec: dict[str, Any] = {
         "reference": reference,
@@ -104,7 +104,7 @@ def search(
         "max_cost": most,
         "confidence": confidence,
         "at_most_stages": at_most_stages,
-        "without": [name for text in without or () for name in terminal.listed_values(text)],
+        "without": [name for text in without or () for name in options.listed_values(text)],
     }
     scores = load_table(table)
     read = scores.ids if in_sample else scores.on("certify").ids

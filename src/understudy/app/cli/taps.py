@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.display import cost_text, group_of, note_of, percent, table_of
 from understudy.text_table import Column
 
@@ -24,7 +24,7 @@ BAR = 20  # characters
 def taps(
     model: Annotated[
         str,
-        terminal.argument(
+        options.argument(
             "MODEL", "timm:NAME, torchvision:NAME or py:module:factory; its weights do not matter."
         ),
     ],
@@ -35,9 +35,9 @@ def taps(
         ),
     ] = None,
     size: Annotated[
-        str | None, terminal.option("HxW", "The size of images, for models that take any.")
+        str | None, options.option("HxW", "The size of images, for models that take any.")
     ] = None,
-    as_json: terminal.Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the places inside a network where an exit can be attached: where all of its data pass
     through a single tensor."""
@@ -76,7 +76,7 @@ def _image(stage: Stage, size: str | None, model: str) -> Tensor:
             f"the size of images comes from the model or else from --size HxW, for {model!r} "
             f"found {found}: {'drop' if sides else 'add'} the option"
         )
-    shape = (len(stage.preprocess.mean), *(sides or terminal.image_size(str(size))))
+    shape = (len(stage.preprocess.mean), *(sides or options.image_size(str(size))))
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.app.cli import terminal
+from understudy.app.cli import options, terminal
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 def train_exits(
     model: Annotated[
         str,
-        terminal.argument(
+        options.argument(
             "MODEL",
             "timm:NAME, torchvision:NAME or py:module:factory; NAME=SPEC names the network.",
         ),
     ],
     data: Annotated[
         str,
-        terminal.option(
+        options.option(
             "DATA", "folder:DIR, parquet:FILE or digits:train. Score the exits on other data!"
         ),
     ],
-    into: Annotated[Path, terminal.option("DIR", "The folder of exits to write.")],
+    into: Annotated[Path, options.option("DIR", "The folder of exits to write.")],
     taps: Annotated[
         str | None,
-        terminal.option(
+        options.option(
             "PATHS", "Module paths, joined by commas, or how many places. [dim]Default: 6[/]"
         ),
     ] = None,
     heads: Annotated[
         str,
-        terminal.option(
+        options.option(
             "KINDS", "Kinds of heads at every tap, joined by commas: linear, mlp1x256, conv64."
         ),
     ] = "linear",
     saver: Annotated[
         str | None,
-        terminal.option(
+        options.option(
             "MODEL", "A small model that answers first; an exit at every tap refines its answer."
         ),
     ] = None,
@@ -58,7 +58,7 @@ def train_exits(
     ] = False,
     config: Annotated[
         Path | None,
-        terminal.option(
+        options.option(
             "FILE", "Settings of training (TOML); --epochs, --batch, --lr and --seed override it."
         ),
     ] = None,
@@ -67,14 +67,14 @@ def train_exits(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=2, max=terminal.MOST_IMAGES, help="Images per step. [dim]Default: 256[/]"),
+        typer.Option(min=2, max=options.MOST_IMAGES, help="Images per step. [dim]Default: 256[/]"),
     ] = None,
     lr: Annotated[
-        float | None, terminal.option("RATE", "The highest learning rate. [dim]Default: .002[/]")
+        float | None, options.option("RATE", "The highest learning rate. [dim]Default: .002[/]")
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Seed of training. [dim]Default: 0[/]", callback=terminal.seed),
+        typer.Option(min=0, help="Seed of training. [dim]Default: 0[/]", callback=options.seed),
     ] = None,
     cache_gb: Annotated[
         float,
@@ -83,12 +83,12 @@ def train_exits(
             max=10**9,
             metavar="GB",
             help="Disk space for cached features, at most.",
-            callback=terminal.finite,
+            callback=options.finite,
         ),
     ] = 8.0,
-    workers: terminal.Workers = 2,
-    device: terminal.Device = None,
-    as_json: terminal.Json = False,
+    workers: options.Workers = 2,
+    device: options.Device = None,
+    as_json: options.Json = False,
 ) -> None:
     """Train exits inside a network, whose own weights stay as they are, and write them to a folder.
 
@@ -100,7 +100,7 @@ def train_exits(
     for text in filter(None, (model, saver)):  # seen before PyTorch is imported
         for spec in named_specs([text]).values():
             check_found(spec)
-    options = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
+    given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
     with terminal.progress("steps") as advance:
         from understudy.early_exit.serialization import ExitFolder
         from understudy.training.api import train_exits as train
@@ -110,10 +110,10 @@ def train_exits(
             data,
             into,
             taps=_taps(taps),
-            heads=terminal.listed_values(heads),
+            heads=options.listed_values(heads),
             saver=saver,
             classifier=classifier,
-            config=_training_config(config, options),
+            config=_training_config(config, given),
             cache_gb=cache_gb,
             workers=workers,
             device=device,
@@ -128,7 +128,7 @@ def train_exits(
     )
 
 
-def _training_config(file: Path | None, options: Mapping[str, Any]) -> TrainingConfig:
+def _training_config(file: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
     """The settings in a TOML file, overridden by the options that were given.
 
     Raises:
@@ -147,7 +147,7 @@ def _training_config(file: Path | None, options: Mapping[str, Any]) -> TrainingC
             error=terminal.UsageError,
             remedy="correct the file",
         )
-    return replace(config, **{name: value for name, value in options.items() if value is not None})
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def _toml(file: Path) -> dict[str, Any]:
@@ -166,15 +166,15 @@ def _toml(file: Path) -> dict[str, Any]:
 def _taps(text: str | None) -> int | list[str] | None:
     if text is None:
         return None
-    return int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else terminal.listed_values(text)
+    return int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else options.listed_values(text)
 
 
 def spec_words(folder: Path, specs: Iterable[str]) -> str:
     """What `score` needs to score a folder of exits: its spec, and the modules behind it."""
     from understudy.zoo.model_specs import modules_of
 
-    options = [f"--allow-code {module}" for module in sorted(modules_of(specs))]
-    return " ".join([f"exits:{folder}", *options])
+    allowed = [f"--allow-code {module}" for module in sorted(modules_of(specs))]
+    return " ".join([f"exits:{folder}", *allowed])
 
 
 def _view(training: Mapping[str, Any], spec: str) -> Group:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from understudy.app.cli.terminal import Json, ResultPath, TablePath, answer
+from understudy.app.cli.options import Json, ResultPath, TablePath
+from understudy.app.cli.terminal import answer
 from understudy.display import budget_text, table_of
 from understudy.text_table import Column
 
