@@ -236,26 +236,14 @@ class ScoreTable(Tabular):
         >>> table.names
         ('tiny', 'big')
         """
-        if not predictions:
-            raise TableError("a table has at least one exit, found none")
         if classes is None:
             answers = [answer for answer, _ in predictions.values()]
             classes = names_of_classes(answers if labels is None else [*answers, labels])
-        rows = {
-            name: (
-                np.asarray(class_codes(answer, classes, "predictions")),
-                value if isinstance(value, Mapping) else {CONFIDENCES[0]: value},
-            )
-            for name, (answer, value) in predictions.items()
-        }
-        lengths = {name: len(answer) for name, (answer, _) in rows.items()}
-        if len(set(lengths.values())) > 1:
-            raise TableError(f"all exits have the same samples, found the lengths {lengths}")
-        count = next(iter(lengths.values()))
-        names = set.intersection(*(set(values) for _, values in rows.values()))
-        if not names:
+        rows = _coded(predictions, classes)
+        shared = set.intersection(*(set(values) for _, values in rows.values()))
+        if not shared:
             raise TableError("the exits share no confidence: give each exit at least one in common")
-        first = next(iter(rows.values()))[1]
+        count, first = next((len(answer), values) for answer, values in rows.values())
         keys = np.array([str(key) for key in (range(count) if ids is None else ids)], dtype=object)
         codes, rule = assign_splits(keys, split, groups=groups)
         label = None if labels is None else class_codes(labels, classes, "labels")
@@ -267,7 +255,7 @@ class ScoreTable(Tabular):
             confidence={
                 key: stacked({name: values[key] for name, (_, values) in rows.items()}, key)
                 for key in first
-                if key in names
+                if key in shared
             },
             label=None if label is None else label_numbers(label),
             ids=keys,
@@ -648,6 +636,25 @@ def _of_outputs(
         for name, rows in logits.items()
     }
     return replace(table, details=details)
+
+
+def _coded(
+    predictions: Mapping[str, tuple[npt.ArrayLike, Any]], classes: Sequence[str] | None
+) -> dict[str, tuple[Array, Mapping[str, Any]]]:
+    """Exit name -> class numbers (N,), and confidences by name; the same N for all."""
+    if not predictions:
+        raise TableError("a table has at least one exit, found none")
+    rows: dict[str, tuple[Array, Mapping[str, Any]]] = {
+        name: (
+            np.asarray(class_codes(answer, classes, "predictions")),
+            value if isinstance(value, Mapping) else {CONFIDENCES[0]: value},
+        )
+        for name, (answer, value) in predictions.items()
+    }
+    lengths = {name: len(answer) for name, (answer, _) in rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise TableError(f"all exits have the same samples, found the lengths {lengths}")
+    return rows
 
 
 def _softmax(logits: Array) -> Array:
