@@ -92,6 +92,7 @@ CORE = {
     "text_table": set(),
 }  # fmt: skip
 LAYERS = {
+    "catalogue": set(CORE),
     "searching": set(CORE),
     "runtime": set(CORE),
     "graph": {"errors", "extras"},
@@ -103,7 +104,7 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "app": {
-        *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
+        *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
         "training",
     },
     "__main__": {"app"},
@@ -123,6 +124,7 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
+    "catalogue": "models",
     "runtime": (
         "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
         "executor"
@@ -226,7 +228,7 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "onnx"])
+@pytest.mark.parametrize("own", [*CORE, "catalogue", "searching", "runtime", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:
