@@ -104,8 +104,8 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "app": {
-        *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
-        "training",
+        *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
+        "zoo", "scoring", "training",
     },
     "__main__": {"app"},
 }  # fmt: skip

@@ -12,9 +12,7 @@ from pathlib import Path
 from understudy.errors import ModelError, unknown
 
 _TABLE = Path(__file__).with_name("models.csv")
-_NO_FAMILY = frozenset(
-    "tf tv legacy nf dm eca gc wide test mobileclip ese skip ig ssl swsl gluon hf".split()
-)
+_NO_FAMILY = frozenset({"tf", "legacy", "nf", "dm", "eca", "gc", "wide", "ese", "skip", "test"})
 """First words of names that are no family: ``tf_efficientnet_b0`` is an efficientnet."""
 
 
@@ -74,8 +72,8 @@ class CatalogueModel:
 def family_of(architecture: str) -> str:
     """The family of an architecture, by its name.
 
-    >>> [family_of(name) for name in ("resnet50d", "tf_efficientnetv2_s", "vit_b_16", "regnet_y_8gf")]
-    ['resnet', 'efficientnetv2', 'vit', 'regnety']
+    >>> [family_of(name) for name in ("resnet50d", "tf_efficientnetv2_s", "regnet_y_8gf")]
+    ['resnet', 'efficientnetv2', 'regnety']
     """
     words = re.sub(r"_(v\d|[xy](?=_))", r"\1", architecture).split("_")
     while len(words) > 1 and words[0] in _NO_FAMILY:

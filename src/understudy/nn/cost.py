@@ -279,8 +279,8 @@ _FORMULAS: Mapping[str, _Formula] = {
 
 _FREE_OPERATORS: Mapping[str, str] = {
     "creation": """
-        fill zero empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones
-        ones_like new_ones full full_like new_full arange eye linspace scalar_tensor tril_indices
+        fill zero empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like
+        new_zeros ones ones_like new_ones full full_like new_full arange eye linspace scalar_tensor tril_indices
         triu_indices rand rand_like randn randn_like bernoulli native_dropout
     """,
     "copies": """
