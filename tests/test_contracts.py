@@ -124,7 +124,7 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
-    "catalogue": "models",
+    "catalogue": "models published selection suggestions",
     "runtime": (
         "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
         "executor"
