@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from understudy.errors import ModelError
 from understudy.nn.preprocess import Image
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.runtime.protocol import StageState
@@ -144,7 +145,7 @@ def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return make()
-    except (NotImplementedError, RuntimeError):  # a meta tensor has no values
+    except (RuntimeError, ModelError):  # a meta tensor has no values
         return make().to("meta")
 
 

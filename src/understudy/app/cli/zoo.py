@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN = 40  # models of a list for people
 ORDERS = ("name", "macs", "parameters", "top1", "ms")
-_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 Name = Annotated[
     str | None,
@@ -201,11 +201,11 @@ def _in_order(models: Sequence[CatalogueModel], order: str) -> list[CatalogueMod
     return sorted(models, key=place)
 
 
-def _count(text: str | None) -> float | None:
+def _count(text: str | None) -> int | None:
     """A number of operations, with a prefix.
 
     >>> _count("500M"), _count("4.1G")
-    (500000000.0, 4100000000.0)
+    (500000000, 4100000000)
 
     Raises:
         UsageError: it is none.
@@ -215,7 +215,7 @@ def _count(text: str | None) -> float | None:
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(e\d+)?([kmgt]?)", text.strip().lower())
     if match is None:
         raise UsageError(f"--max-macs takes a number, found {text!r}: write it like 500M or 4.1G")
-    return float(match[1] + (match[2] or "")) * _PREFIXES[match[3]]
+    return round(float(match[1] + (match[2] or "")) * _PREFIXES[match[3]])
 
 
 def _list_view(models: Sequence[CatalogueModel], limit: int) -> Group:
