@@ -129,14 +129,15 @@ ORDER = {
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
-        "training_modes confidence_functions input_guard preprocess stage mode_options "
+        "training_modes confidence_functions input_guard preprocess processor stage mode_options "
         "execution_mode identity "
         "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
-        "spec allowed_code hub_names model_specs decoding data_specs weights parquet_images "
+        "spec allowed_code hub_names model_specs decoding data_specs weights hub_access "
+        "library_models hf_processor hf_models parquet_images "
         "encoded data batches models saved_cascades"
     ),
     "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
