@@ -142,9 +142,14 @@ def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
 
 
 def _note_doubts(scores: ScoreTable) -> None:
-    """Note corrupt images that were left out, and operators whose MACs were not counted."""
+    """Note images without labels, corrupt ones, and operators whose MACs were not counted."""
     from understudy.errors import listed
 
+    if not scores.labelled.any():
+        terminal.note(
+            f"{scores.provenance['data']!r} has no labels: what agrees with the reference is "
+            "counted, not what is right"
+        )
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
         images = "image was" if corrupt["count"] == 1 else "images were"
