@@ -20,7 +20,7 @@ from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.progress_bars import Advance
 from understudy.runtime.executor import Executor
-from understudy.runtime.protocol import FAILED, Answers, Runnable
+from understudy.runtime.protocol import FAILED, Answers, Runnable, class_names_of
 from understudy.zoo.batches import Batch, array_batches, batches
 from understudy.zoo.data import DataSet
 
@@ -306,7 +306,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Any) -> bool:
             raise
         except Exception:  # noqa: BLE001
             continue  # the executor reports what is wrong with it
-        data.check_classes(classes)
+        data.check_classes(classes, names=class_names_of(cascade))
         return True
     return False
 
