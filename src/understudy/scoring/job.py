@@ -73,7 +73,7 @@ class ScoringJob:
 
     @property
     def halved(self) -> dict[str, Any]:
-        """What a table records of exits that ran in smaller batches than `batch`, where some did."""
+        """What a table records of exits that ran in smaller batches than `batch`, if any did."""
         return smaller_batches(
             {
                 exit.name: size
