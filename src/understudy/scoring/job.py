@@ -53,7 +53,7 @@ class ScoringJob:
     probes: Mapping[str, Probe]
     shards: Shards
     batch: int
-    workers: int
+    workers: int | None
     keep_logits: bool
     strict: bool
     device: str

@@ -53,7 +53,7 @@ def score_into(
     keep_logits: bool | None = None,
     strict: bool = False,
     measure_batches: Sequence[int] | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     device: str | None = None,
@@ -85,7 +85,7 @@ def score_into(
             less; and in any case those of the table that is at `path`, so that its units hold for
             all exits. A unit takes no longer than the scoring did, between 3 and 20 seconds,
             unless 3 rounds take longer.
-        workers: threads that decode ahead.
+        workers: threads that decode ahead; one per core and at most 8 unless given.
         split: shares of tune, certify and test, or one split name per image; by default
             `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.

@@ -35,15 +35,7 @@ def score(
             min=1, max=options.MOST_IMAGES, help="Images per batch.", rich_help_panel="Batches"
         ),
     ] = 256,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=options.MOST_THREADS,
-            help="Threads that decode images.",
-            rich_help_panel="Batches",
-        ),
-    ] = 2,
+    workers: options.Workers = None,
     keep_logits: Annotated[
         bool | None,
         typer.Option(
