@@ -141,7 +141,10 @@ ORDER = {
         "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
         "encoded data batches models saved_cascades"
     ),
-    "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
+    "scoring": (
+        "repeatability outputs probing shards source_run measuring further_exits table_times job"
+        " in_memory on_disk"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

@@ -167,7 +167,13 @@ def _series(version: str) -> list[str]:
 
 
 def run_cascade(
-    cascade: Runnable, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Advance
+    cascade: Runnable,
+    data: DataSet,
+    out: Path,
+    *,
+    batch: int,
+    workers: int | None,
+    on_progress: Advance,
 ) -> RunSummary:
     """Answer a data set and write the answers, one row per image that got one.
 
@@ -231,7 +237,7 @@ def _none(data: DataSet, done: str, causes: Sequence[str]) -> str:
 
 
 def batches_for(
-    cascade: Runnable, data: DataSet, *, size: int, workers: int = 2
+    cascade: Runnable, data: DataSet, *, size: int, workers: int | None = None
 ) -> Iterator[Batch]:
     """The images of a data set as a cascade takes them: in the sizes of its stages as tensors, or
     as they are as arrays for an exported cascade."""
