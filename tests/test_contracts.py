@@ -51,6 +51,7 @@ CORE = {
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
+    "class_logits": {"class_outputs", "confidence_functions", "errors"},
     "sitting": {"json_codec", "errors"},
     "reference": {"exit", "display"},
     "scores": {
