@@ -53,6 +53,7 @@ CORE = {
     "class_outputs": {"errors", "table_validation"},
     "class_logits": {"class_outputs", "confidence_functions", "errors"},
     "sitting": {"json_codec", "errors"},
+    "measured_rounds": {"sitting"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
@@ -98,11 +99,13 @@ LAYERS = {
     "graph": {"errors", "extras"},
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
+    "callables": {*CORE, "runtime"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
+    "backends": {*CORE, "callables", "nn", "scoring"},
     "app": {
         *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
         "training",
@@ -125,8 +128,8 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
-        "executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
+        "offline online executor"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
@@ -135,6 +138,7 @@ ORDER = {
         "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
+    "callables": "samples stage cascade scoring",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
         "spec allowed_code hub_names model_specs decoding data_specs weights parquet_images "
@@ -227,7 +231,7 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "onnx"])
+@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "callables", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:

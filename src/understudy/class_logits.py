@@ -29,6 +29,18 @@ def class_name(value: Any) -> str:
     return str(value)
 
 
+def class_places(classes: Sequence[str]) -> dict[str, int]:
+    """Name of a class -> its number; numbers stand for themselves where no class has such a name.
+
+    >>> class_places(["cat", "dog"]), class_places(["1", "2"])
+    ({'cat': 0, 'dog': 1, '0': 0, '1': 1}, {'1': 0, '2': 1})
+    """
+    places = {name: place for place, name in enumerate(classes)}
+    if not any(name.isdecimal() for name in classes):
+        places |= {str(place): place for place in range(len(classes))}
+    return places
+
+
 def class_logits(
     output: Any,
     samples: int,
@@ -126,9 +138,7 @@ class _OutputReader:
             raise self._odd("more than one entry for a sample")
         self._check_count(len(found))
         known = self._known("classes")
-        by_name = {name: place for place, name in enumerate(known)}
-        if not any(name.isdecimal() for name in known):
-            by_name |= {str(place): place for place in range(len(known))}
+        by_name = class_places(known)
         rows = np.zeros((self.samples, len(known)))
         for row, one in enumerate(found):
             if is_missing(one):
@@ -191,7 +201,7 @@ class _OutputReader:
                     f"{self.model!r} has {len(names)} classes, {listed(map(repr, names))}, found "
                     f"an output with {values.shape[1]}: return a number for each of them"
                 )
-        if own is None or order is None or own == order or _counted_from_0(own):
+        if own is None or order is None or own == order or counted_from_0(own):
             return values
         if sorted(own) != sorted(order):
             strange = sorted(set(own) ^ set(order)) or ["names that repeat"]
@@ -244,6 +254,6 @@ def _scores_of(one: Any) -> Mapping[Any, Any] | None:
     return one if isinstance(one, Mapping) else None
 
 
-def _counted_from_0(names: Sequence[str]) -> bool:
+def counted_from_0(names: Sequence[str]) -> bool:
     """Whether classes are numbered only, so that other names may stand for the numbers."""
     return tuple(names) == tuple(map(str, range(len(names))))

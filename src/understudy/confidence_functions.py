@@ -23,6 +23,16 @@ SUM_TOLERANCE = 1e-2  # by how much the sum of probabilities may be off before t
 _SUM = 1e-3  # the same where they are only guessed to be probabilities, in half precision too
 
 
+def softmax(logits: Array) -> Array:
+    """Probabilities (N, C) of logits (N, C), in their dtype.
+
+    >>> softmax(np.zeros((1, 2), np.float32)).tolist()
+    [[0.5, 0.5]]
+    """
+    found = _Softmax.of(logits)
+    return np.asarray(found.power / found.total[:, None])
+
+
 def max_softmax(logits: Array) -> Array:
     """The probability of the top class, (N, C) -> (N,).
 

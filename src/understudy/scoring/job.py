@@ -10,10 +10,11 @@ from time import perf_counter
 import numpy as np
 
 from understudy.errors import DataError, ModelError, listed
+from understudy.measured_rounds import seconds_after, unit_of
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage, resizings_of
 from understudy.progress_bars import Advance
-from understudy.scoring.measuring import measure, seconds_after, unit_of
+from understudy.scoring.measuring import measure
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
     ExitOutputs,

@@ -15,6 +15,7 @@ import torch
 
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.files import only_writer
+from understudy.measured_rounds import size_of
 from understudy.nn.identity import SAMPLE
 from understudy.nn.stage import resizings_of, usable_device
 from understudy.progress_bars import Advance, no_bar
@@ -27,7 +28,6 @@ from understudy.scoring.further_exits import (
     table_at,
 )
 from understudy.scoring.job import ScoringJob
-from understudy.scoring.measuring import size_of
 from understudy.scoring.outputs import (
     SHARD_BATCHES,
     Probe,
