@@ -51,7 +51,9 @@ CORE = {
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
+    "class_logits": {"class_outputs", "confidence_functions", "errors"},
     "sitting": {"json_codec", "errors"},
+    "measured_rounds": {"sitting"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
@@ -97,11 +99,13 @@ LAYERS = {
     "graph": {"errors", "extras"},
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
+    "callables": {*CORE, "runtime"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
+    "backends": {*CORE, "callables", "nn", "scoring"},
     "app": {
         *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
         "training",
@@ -124,8 +128,8 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
-        "executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
+        "offline online executor"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
@@ -134,12 +138,13 @@ ORDER = {
         "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
+    "callables": "samples stage cascade scoring",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
         "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
-        "imagenet_labels shards data_specs weights hub_access library_models hf_processor hf_models "
-        "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
-        "encoded data batches models saved_cascades"
+        "imagenet_labels shards data_specs weights hub_access library_models "
+        "hf_processor hf_models folder_images imagenet_images parquet_column parquet_images tar_images "
+        "hub_images encoded data batches models saved_cascades"
     ),
     "scoring": (
         "repeatability outputs probing shards source_run measuring further_exits table_times job"
@@ -231,7 +236,7 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "onnx"])
+@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "callables", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:

@@ -216,8 +216,8 @@ print(json.dumps(ends))
 PUBLIC = {
     "search": ("load_table", "save_table", "search", "verify"),
     "torch": (
-        *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "build", "load_cascade"),
-        *("save_cascade", "score"),
+        *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "load_cascade"),
+        "save_cascade",
     ),
     "export": ("onnx.agreement", "onnx.export_onnx"),
 }
