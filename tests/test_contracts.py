@@ -79,7 +79,16 @@ CORE = {
     "import_predictions": {
         "errors", "extras", "files", "split", "scores", "table_validation", "label_sets",
     },
+    "shift": {
+        "json_codec", "errors", "policy", "outcome", "certificate", "display", "text_table",
+        "html_views", "intervals", "short_repr", "tabular",
+    },
+    "policy_set": {
+        "errors", "policy", "outcome", "scores", "intervals", "split", "deferral", "ensemble",
+        "display", "shift",
+    },
     "result": {
+        "shift", "policy_set",
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display", "text_table", "split", "scores", "deferral", "ensemble", "exit", "reference",
         "confidence_functions", "html_views", "short_repr", "tabular",
