@@ -158,6 +158,7 @@ COMMANDS = {
     "ask a --max-drop 1": "search",
     "search a --max-drop 1": "search",
     "verify a.json a": "search",
+    "apply a.json a": "search",
     "savers a --max-drop 1": "search",
     "difficulty a": "search",
     "optimism a --max-drop 1": "search",

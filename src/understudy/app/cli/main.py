@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from understudy.app.cli import (
+    apply,
     ask,
     bench,
     build,
@@ -132,6 +133,7 @@ for name, verb, panel, extra in (
     ("ask", ask.ask, "Choose", "search"),
     ("search", search.search, "Choose", "search"),
     ("verify", verify.verify, "Choose", "search"),
+    ("apply", apply.apply, "Choose", "search"),
     ("savers", savers.savers, "Choose", "search"),
     ("difficulty", difficulty.difficulty, "Choose", "search"),
     ("optimism", optimism.optimism, "Choose", "search"),
