@@ -106,6 +106,7 @@ CORE = {
     "text_table": set(),
 }  # fmt: skip
 LAYERS = {
+    "catalogue": set(CORE),
     "searching": set(CORE),
     "runtime": set(CORE),
     "graph": {"errors", "extras"},
@@ -119,8 +120,8 @@ LAYERS = {
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "callables", "nn", "scoring"},
     "app": {
-        *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
-        "training",
+        *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
+        "zoo", "scoring", "training",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -139,6 +140,7 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
+    "catalogue": "models published selection suggestions",
     "runtime": (
         "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
         "offline online executor"
@@ -248,7 +250,7 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "callables", "onnx"])
+@pytest.mark.parametrize("own", [*CORE, "catalogue", "searching", "runtime", "callables", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:

@@ -37,6 +37,7 @@ from understudy.app.cli import (
     taps,
     train_exits,
     verify,
+    zoo,
 )
 from understudy.app.cli.failures import INTERRUPTED, one_sentence
 from understudy.app.cli.terminal import UsageError
@@ -147,6 +148,11 @@ for name, verb, panel, extra in (
         name, cls=_Command, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel
     )
     command(_needing(name, verb, extra))
+
+zoo_verbs = typer.Typer(cls=_Group)
+zoo_verbs.callback(invoke_without_command=True, help=_reflowed(zoo.zoo.__doc__ or ""))(zoo.zoo)
+zoo_verbs.command("suggest", cls=_Command, help=_reflowed(zoo.suggest.__doc__ or ""))(zoo.suggest)
+app.add_typer(zoo_verbs, name="zoo", rich_help_panel="Start here")
 
 
 def main() -> None:
