@@ -29,26 +29,32 @@ from populations import GMACS, SHARES
 from understudy import Policy, Result, ScoreTable, evaluate, search
 from understudy.deciles import Difficulty, difficulty
 from understudy.intervals import wilson
-from understudy.outcome import Outcome, decide
+from understudy.outcome import Outcome
 from understudy.searching.all_pairs import search_all_pairs
 from understudy.searching.published_rules import first_crossing
 from understudy.searching.search import search_in_sample
 
 DROPS = (0.0, 0.5, 1.0)
 UNIT, MAIN, BUDGET, GOAL = "MACs", "resnet152", 0.5, 0.66
+LABEL, REAL = "label", "real_labels"
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "saver": {"confidence": "max_softmax", "without": ("ensembles", "chains")},
     "chain": {"confidence": "max_softmax", "without": ("ensembles",)},
     "default": {},
 }
-LITTLE_BIG = ("squeezenet1_1", "resnet18", "densenet121", "densenet201", "resnet152")
+LADDER = ("squeezenet1_1", "resnet18", "densenet121", "densenet201", "resnet152")
 DYCE = {"v1, v2": 0.235, "v3": 0.262}  # of ResNet-152's MACs, by exits, at a drop below 0.5 points
 
 
 @cache
-def zoo() -> ScoreTable:
-    """The 21 networks with their max softmax and margins."""
-    rows = pl.read_parquet(harness.shared() / "imagenet_zoo" / "predictions.parquet")
+def zoo(labels: str = LABEL) -> ScoreTable:
+    """The 21 networks with their max softmax and margins, by ImageNet's labels or by ReaL's sets,
+    which leave out the images where no label was agreed on."""
+    data = harness.shared()
+    rows = pl.read_parquet(data / "imagenet_zoo" / "predictions.parquet")
+    if labels == REAL:
+        sets = pl.read_parquet(data / "imagenet" / "labels.parquet").drop("label")
+        rows = rows.join(sets, on="file_name").filter(pl.col(REAL).list.len() > 0)
     scores = {"max_softmax": "confidence", "margin": "margin"}
     return ScoreTable.from_predictions(
         {
@@ -58,18 +64,10 @@ def zoo() -> ScoreTable:
             )
             for name in GMACS
         },
-        rows["label"],
+        rows[labels].to_list(),
         costs={UNIT: {name: 1e9 * cost for name, cost in GMACS.items()}},
         ids=rows["file_name"].to_list(),
     )
-
-
-@cache
-def real_labels() -> Mapping[str, frozenset[int]]:
-    """The right answers of every image by ReaL, none where no label was agreed on."""
-    rows = pl.read_parquet(harness.shared() / "imagenet" / "labels.parquet")
-    sets = map(frozenset, rows["real_labels"].to_list())
-    return dict(zip(rows["file_name"].to_list(), sets, strict=True))
 
 
 def bigs(table: ScoreTable) -> list[str]:
@@ -109,7 +107,7 @@ def of_model(big: str) -> dict[str, Any]:
         "littles": len(littles),
         "in_sample": {way: plans(result) for way, result in in_sample.items()},
         "certified": {way: plans(result) for way, result in certified.items()},
-        "real": {way: on_real(pool, result) for way, result in certified.items()},
+        "real": {way: on_real(result) for way, result in certified.items()},
         "tinysaver": tinysaver(pool, big, littles),
     }
 
@@ -136,31 +134,22 @@ def measured(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def on_real(table: ScoreTable, result: Result) -> list[dict[str, Any]]:
+def on_real(result: Result) -> list[dict[str, Any]]:
     """The same policies on the test images that have ReaL labels, by either kind of label."""
-    test = result.with_fitted(table).on("test")
-    rows = np.flatnonzero([bool(real_labels()[name]) for name in test.ids.tolist()])
-    test = test.rows(rows)
-    alone = Policy.single(result.reference)
-    reference = {kind: right_share(test, alone, kind) for kind in ("label", "real")}
-    found = []
-    for choice in result.choices:
-        drops = {
-            f"drop_by_{kind}": round(share - right_share(test, choice.policy, kind), 3)
-            for kind, share in reference.items()
+    real = result.with_fitted(zoo(REAL)).on("test")
+    label = result.with_fitted(zoo()).on("test")
+    label = label.rows(np.flatnonzero(np.isin(label.ids, real.ids)))
+    return [
+        {
+            "max_drop": choice.max_drop,
+            "samples": len(real),
+            **{
+                f"by_{kind}": measured(evaluate(table, choice.policy, reference=result.reference))
+                for kind, table in ((LABEL, label), ("real", real))
+            },
         }
-        found.append({"max_drop": choice.max_drop, "samples": len(test), **drops})
-    return found
-
-
-def right_share(table: ScoreTable, policy: Policy, kind: str) -> float:
-    """The percentage of right answers by the one label, or by ReaL's sets."""
-    answers = decide(table, policy).prediction
-    if kind == "label":
-        return 100 * float((answers == table.label).mean())
-    sets = real_labels()
-    pairs = zip(table.ids.tolist(), answers.tolist(), strict=True)
-    return 100 * float(np.mean([answer in sets[name] for name, answer in pairs]))
+        for choice in result.choices
+    ]
 
 
 def tinysaver(table: ScoreTable, big: str, littles: Sequence[str]) -> dict[str, Any]:
@@ -233,7 +222,7 @@ def heat(table: ScoreTable) -> dict[str, Any]:
     MACs; null where the little model is not cheaper or saves nothing."""
     order = np.argsort(table.exit_costs(UNIT), kind="stable").tolist()
     names, costs = [table.names[row] for row in order], table.exit_costs(UNIT)[order]
-    right = (table.prediction == table.label)[order]
+    right = table.right(MAIN)[order]
     scores = table.scores("max_softmax")[order]
     share = search_all_pairs(right, scores, costs, [BUDGET]).accepted[:, :, 0] / len(table)
     little, big = costs[:, None], costs[None, :]
@@ -247,32 +236,17 @@ def heat(table: ScoreTable) -> dict[str, Any]:
     return {"max_drop": BUDGET, "models": names, "accuracy": accuracy, "saving": saved}
 
 
-def tenths(table: ScoreTable) -> dict[str, Any]:
+def tenths() -> dict[str, Any]:
     """Accuracy and points per further GMAC by difficulty, along a ladder of networks, by the labels
-    of ImageNet and by ReaL's."""
-    ladder = table.only(list(LITTLE_BIG))
-    sets = real_labels()
-    rows = np.flatnonzero([bool(sets[name]) for name in ladder.ids.tolist()])
+    of ImageNet and by ReaL's; and in how many of the easiest tenths each is as good as the last."""
+    found = {kind: difficulty(zoo(kind).only(LADDER), reference=MAIN) for kind in (LABEL, REAL)}
     return {
-        "by": f"the confidence of {LITTLE_BIG[0]}",
-        "label": tenth_rows(difficulty(ladder, reference=MAIN)),
-        "real": tenth_rows(difficulty(with_real(ladder.rows(rows)), reference=MAIN)),
-        "helps": dict(difficulty(table, reference=MAIN).helps),
+        "by": f"the confidence of {LADDER[0]}",
+        "label": tenth_rows(found[LABEL]),
+        "real": tenth_rows(found[REAL]),
+        "helps": dict(difficulty(zoo(), reference=MAIN).helps),
+        "helps_by_real": dict(difficulty(zoo(REAL), reference=MAIN).helps),
     }
-
-
-def with_real(table: ScoreTable) -> ScoreTable:
-    """The table whose models have class 0 right where ReaL says so: for accuracies alone."""
-    sets = [real_labels()[name] for name in table.ids.tolist()]
-    wrong = [
-        [answer not in one for answer, one in zip(row, sets, strict=True)]
-        for row in table.prediction.tolist()
-    ]
-    return replace(
-        table,
-        prediction=np.array(wrong, np.int32),
-        label=np.zeros(len(table), np.int32),
-    )
 
 
 def tenth_rows(found: Difficulty) -> list[dict[str, Any]]:
@@ -310,7 +284,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "certified_plans": every | {"broken": [row for row in rows if not row["holds"]]},
         MAIN: main,
         "pairs": heat(table),
-        "difficulty": tenths(table),
+        "difficulty": tenths(),
         "met": every["share_within_noise"] >= 0.95
         and (main is None or (main["saving"] >= GOAL and not main["beyond_noise"])),
     }

@@ -51,11 +51,12 @@ CORE = {
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
+    "label_sets": {"errors", "table_validation", "class_outputs"},
     "sitting": {"json_codec", "errors"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
-        "reference", "short_repr", "tabular", "class_outputs",
+        "reference", "short_repr", "tabular", "class_outputs", "label_sets",
     },
     "time_noise": {"errors", "exit", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
@@ -75,7 +76,9 @@ CORE = {
     },
     "deciles": {"json_codec", "errors", "confidence_functions", "scores", "deferral", "tabular"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
-    "import_predictions": {"errors", "extras", "split", "scores", "table_validation"},
+    "import_predictions": {
+        "errors", "extras", "files", "split", "scores", "table_validation", "label_sets",
+    },
     "result": {
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display", "text_table", "split", "scores", "deferral", "ensemble", "exit", "reference",

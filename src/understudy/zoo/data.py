@@ -47,6 +47,8 @@ class DataSet:
             any exception.
         groups: N names of what must share a split (a patient, a video), or None.
         encoded: the files of the images; None where there are pixels alone.
+        label_sets: (N, K) class numbers padded with -1, where images have several right answers;
+            `labels` are then the first of each row.
 
     >>> digits = open_data("digits:heldout")
     >>> len(digits), tuple(digits.image(0).shape)
@@ -61,6 +63,7 @@ class DataSet:
     read: Callable[[int], Array]
     groups: tuple[str, ...] | None = None
     encoded: EncodedImages | None = None
+    label_sets: Array | None = None
 
     def __post_init__(self) -> None:
         ids = self.ids.tolist()
@@ -76,6 +79,13 @@ class DataSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def right_answers(self) -> Array | None:
+        """The right answers of every image, (N, K) padded with -1; None without labels."""
+        if self.label_sets is not None:
+            return self.label_sets
+        return None if self.labels is None else self.labels[:, None]
 
     def array(self, index: int) -> Array:
         """The image at a position as a contiguous array, uint8 (C, H, W); PyTorch is not needed.
