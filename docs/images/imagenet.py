@@ -3,7 +3,7 @@
     python docs/images/imagenet.py
 
 It writes imagenet/savings-*.svg, imagenet/difficulty-*.svg and imagenet/pairs-*.svg, with the
-drawing code of `understudy report`.
+drawing code of `understudy report`, and prints the rows of the page's tables.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from make import GMACS, HERE, ROOT, box, picture, placed, size, text, variables
 
 from understudy.app.report import drawing
 from understudy.app.report.drawing import Axis, Label, Scale, chart, element, path, point
+from understudy.app.report.words import minus
 
 RECORD = ROOT / "benchmarks" / "results" / "imagenet_zoo.json"
 INTO = HERE / "imagenet"
@@ -180,8 +181,54 @@ def pairs(record: Mapping[str, Any], theme: str) -> str:
     return picture(width, height, theme, parts())
 
 
+def models_table(record: Mapping[str, Any]) -> Iterator[str]:
+    """The rows of the page's table of large models at the budget."""
+    accuracy = dict(zip(record["pairs"]["models"], record["pairs"]["accuracy"], strict=True))
+    for model in record["models"]:
+        saver, chain = (at_budget(model["in_sample"][way]) for way in ("saver", "chain"))
+        plans = {way: at_budget(plan) for way, plan in model["certified"].items()}
+        default = plans["default"]
+        real = at_budget(model["real"]["default"])["by_real"]
+        low, high = default["drop_interval"]
+        cells = (
+            f"{model['big']}",
+            f"{100 * accuracy[model['big']]:.1f}",
+            f"{saver['exits'][0]} {percent(saver)}",
+            percent(chain),
+            f"{plans['saver']['exits'][0]} {percent(plans['saver'])}",
+            percent(plans["chain"]),
+            f"**{percent(default)}**",
+            minus(f"{default['drop']:+.2f} ({low:+.2f} to {high:+.2f})"),
+            minus(f"{real['drop']:+.2f}"),
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def tinysaver_table(record: Mapping[str, Any]) -> Iterator[str]:
+    """The rows of the page's table of TinySaver's choices."""
+    for model in record["models"]:
+        found = model["tinysaver"]
+        exact = next(plan for plan in model["in_sample"]["saver"] if plan["max_drop"] == 0)
+        low, high = found["drop_interval"]
+        cells = (
+            model["big"],
+            found["saver"] or "none",
+            minus(f"{found['delta_c']:.3f}"),
+            percent(found),
+            minus(f"{found['drop']:+.2f} ({low:+.2f} to {high:+.2f})"),
+            f"{exact['exits'][0]} {percent(exact)}",
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def percent(plan: Mapping[str, Any]) -> str:
+    """The saving of a plan, in percent."""
+    return minus(f"{100 * plan['saving']:.1f}")
+
+
 def main() -> None:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
+    print("\n".join([*models_table(record), "", *tinysaver_table(record)]))
     INTO.mkdir(exist_ok=True)
     for draw in (savings, difficulty, pairs):
         for theme in ("light", "dark"):
