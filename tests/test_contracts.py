@@ -102,9 +102,12 @@ LAYERS = {
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
+    "reproduction": {
+        *CORE, "searching", "nn", "early_exit", "zoo", "scoring", "training",
+    },
     "app": {
         *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
-        "training",
+        "training", "reproduction",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -140,13 +143,14 @@ ORDER = {
         "encoded data batches models saved_cascades"
     ),
     "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
+    "reproduction": "papers record procedures",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
-        "chain_solver chains coordinate_descent exits published_rules equal_loss strategies "
-        "promising_pairs best_savers search_data optimism search labels_needed verify"
+        "chain_solver chains coordinate_descent exits published_rules saver_ranking equal_loss "
+        "strategies promising_pairs best_savers search_data optimism search labels_needed verify"
     ),
     "app": "bench_result run_cascade bench bench_job build_cascade next_commands report demo cli",
 }

@@ -33,6 +33,7 @@ NEEDED = {
     "search": (
         *("searching", "store", "looks", "parquet_files", "import_predictions"),
         *("zoo.parquet_images", "app.report"),
+        *("reproduction.record", "reproduction.procedures"),
     ),
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
