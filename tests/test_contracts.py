@@ -139,8 +139,9 @@ ORDER = {
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
-        "spec allowed_code hub_names model_specs decoding data_specs weights parquet_images "
-        "encoded data batches models saved_cascades"
+        "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
+        "imagenet_labels shards data_specs weights folder_images imagenet_images parquet_column "
+        "parquet_images tar_images hub_images encoded data batches models saved_cascades"
     ),
     "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
     "reproduction": "papers record procedures",

@@ -306,7 +306,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Any) -> bool:
             raise
         except Exception:  # noqa: BLE001
             continue  # the executor reports what is wrong with it
-        data.check_classes(classes)
+        data.check_classes(classes, names=cascade.classes)
         return True
     return False
 

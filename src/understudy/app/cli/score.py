@@ -78,14 +78,22 @@ def score(
 
     Images:
       folder:DIR                   one folder per class, or images alone
+      imagenet:DIR                 ImageNet, -V2, -A, -R, -Sketch as they come
       parquet:FILE                 encoded images in a column
+      wds:FILE.tar                 tar files of WebDataset
+      hf:NAME                      a data set of Hugging Face, or a saved one
       digits:, digits:train, digits:heldout       of scikit-learn
-      ?image=, ?label=, ?key=, ?group=COLUMN      of a Parquet file
+      ?image=, ?label=, ?key=, ?group=COLUMN      of parquet: and hf:
+      ?image=, ?label=ENDING       of the files of a sample of wds:
+      ?split=, ?config=, ?revision=NAME           of hf:; ?split= of imagenet:
+      ?labels=FILE, ?labels=real   of imagenet:, also several right answers
+      ?classes=FILE                all names of classes in the models' order
       ?orientation=ignore          not turned as EXIF says
       ?fingerprint=all             hash all files, not 256 of them
 
     Options are joined as in "SPEC?classes=9&checkpoint=FILE". Folders and files that are there
-    need no scheme: `--data val/`.
+    need no scheme: `--data val/`. parquet: and wds: also take a folder or a pattern in quotes:
+    `--data "wds:train-{000..009}.tar"`.
     """
     from understudy.zoo.model_specs import check_found, named_specs
 
