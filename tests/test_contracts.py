@@ -150,8 +150,9 @@ ORDER = {
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
-        "chain_solver chains coordinate_descent exits published_rules saver_ranking equal_loss "
-        "strategies promising_pairs best_savers search_data optimism search labels_needed verify"
+        "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "
+        "saver_ranking equal_loss strategies promising_pairs best_savers search_data optimism "
+        "search labels_needed verify"
     ),
     "app": "bench_result run_cascade bench bench_job build_cascade next_commands report demo cli",
 }

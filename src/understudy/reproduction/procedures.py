@@ -24,8 +24,9 @@ from understudy.reproduction.record import (
 )
 from understudy.result import Result
 from understudy.scores import ScoreTable
+from understudy.searching.onepass import onepass
 from understudy.searching.pairs import cheapest_pair, pair_curves
-from understudy.searching.published_rules import WEIGHTS, onepass
+from understudy.searching.published_rules import WEIGHTS
 from understudy.searching.saver_ranking import RankedSaver, best_of, rank_savers, swept_pair
 from understudy.searching.search import search
 from understudy.split import ALL, headline_split

@@ -14,7 +14,8 @@ from understudy.errors import TableError
 from understudy.json_codec import Stored
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
-from understudy.searching.published_rules import GRID, GridSweep, check_range
+from understudy.searching.onepass import check_range
+from understudy.searching.published_rules import GRID, GridSweep
 
 
 @dataclass(frozen=True)
