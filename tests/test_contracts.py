@@ -92,6 +92,7 @@ CORE = {
     "text_table": set(),
 }  # fmt: skip
 LAYERS = {
+    "catalogue": set(CORE),
     "searching": set(CORE),
     "runtime": set(CORE),
     "graph": {"errors", "extras"},
@@ -103,11 +104,11 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "reproduction": {
-        *CORE, "searching", "nn", "early_exit", "zoo", "scoring", "training",
+        *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
     "app": {
-        *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
-        "training", "reproduction",
+        *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
+        "zoo", "scoring", "training", "reproduction",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -126,6 +127,7 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
+    "catalogue": "models",
     "runtime": (
         "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
         "executor"
@@ -144,7 +146,7 @@ ORDER = {
         "parquet_images tar_images hub_images encoded data batches models saved_cascades"
     ),
     "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
-    "reproduction": "papers record procedures",
+    "reproduction": "papers workload record procedures run",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
@@ -232,7 +234,7 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "onnx"])
+@pytest.mark.parametrize("own", [*CORE, "catalogue", "searching", "runtime", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:

@@ -37,7 +37,7 @@ NEEDED = {
     ),
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
-        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades"),
+        *("reproduction.run", "zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades"),
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
 }
