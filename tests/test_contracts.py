@@ -156,7 +156,10 @@ ORDER = {
         "saver_ranking equal_loss strategies promising_pairs best_savers search_data optimism "
         "search labels_needed verify"
     ),
-    "app": "bench_result run_cascade bench bench_job build_cascade next_commands report demo cli",
+    "app": (
+        "bench_result run_cascade bench bench_job build_cascade next_commands reproduction_views "
+        "report demo cli"
+    ),
 }
 
 # The one arrow that points upwards, a late import: `result.report(path)`, for notebooks.

@@ -33,7 +33,7 @@ NEEDED = {
     "search": (
         *("searching", "store", "looks", "parquet_files", "import_predictions"),
         *("zoo.parquet_images", "zoo.parquet_column", "app.report"),
-        *("reproduction.record", "reproduction.procedures"),
+        *("reproduction.record", "reproduction.procedures", "app.reproduction_views"),
     ),
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
@@ -143,6 +143,7 @@ print(json.dumps(ends))
 
 COMMANDS = {
     "demo": "torch",
+    "reproduce dyce --imagenet a": "zoo",
     "taps torchvision:resnet18": "torch",
     "taps timm:resnet18": "zoo",
     "train-exits torchvision:resnet18 --data folder:a --into b": "torch",

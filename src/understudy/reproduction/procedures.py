@@ -63,6 +63,11 @@ class RowTables:
         return TUNE if self.train is None else TRAIN
 
     @property
+    def hash(self) -> str:
+        """Of the scores that figures depend on."""
+        return self.table.hash + ("" if self.train is None else f"+{self.train.hash}")
+
+    @property
     def measured_on(self) -> str:
         """The split that nothing held out was chosen on."""
         return headline_split(self.table.splits)
@@ -126,6 +131,7 @@ def reproduce_row(
         ranking=rule.ranking,
         ranked_on=rule.records,
         curve=tuple(_curve(rule, table, reference)),
+        table=tables.hash,
     )
     return found, result
 

@@ -74,6 +74,7 @@ class RowFindings(Stored, what="the findings of a row", error=PolicyError):
         ranked_on: the samples of that ranking, or of the search for exits, in words.
         curve: of `onepass`, by trade-off, of DyCE and of exit sequences.
         result: the file of the certified search.
+        table: the hash of the scores.
     """
 
     row: PaperRow
@@ -86,6 +87,7 @@ class RowFindings(Stored, what="the findings of a row", error=PolicyError):
     ranked_on: str = ""
     curve: tuple[CurvePoint, ...] = ()
     result: str = ""
+    table: str = ""
 
     def at(self, max_drop: float) -> tuple[Finding, ...]:
         """The findings of a budget."""

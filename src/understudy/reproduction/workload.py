@@ -47,8 +47,10 @@ class ModelSize(Stored):
 @dataclass(frozen=True)
 class RowWorkload(
     Stored,
-    keys=("name", "missing", "models", "images", "records", "trained", "epochs")
-    + ("bytes", "scoring_macs", "training_macs", "unknown"),
+    keys=(
+        *("name", "missing", "models", "images", "records", "trained", "epochs"),
+        *("bytes", "scoring_macs", "training_macs", "unknown"),
+    ),
 ):
     """What one row takes.
 

@@ -28,6 +28,7 @@ from understudy.app.cli import (
     measure,
     optimism,
     report,
+    reproduce,
     run,
     savers,
     score,
@@ -113,6 +114,7 @@ def _needing(name: str, verb: Callable[..., None], extra: str | None) -> Callabl
 
 for name, verb, panel, extra in (
     ("demo", demo.demo, "Start here", "torch"),
+    ("reproduce", reproduce.reproduce, "Start here", "zoo"),
     ("taps", taps.taps, "Make exits", "torch"),
     ("train-exits", train_exits.train_exits, "Make exits", "torch"),
     ("score", score.score, "Make a table", "torch"),
