@@ -30,6 +30,7 @@ from understudy.app.cli import (
     measure,
     optimism,
     report,
+    reproduce,
     run,
     savers,
     score,
@@ -124,6 +125,7 @@ def _extra_of_specs(options: str) -> str:
 
 for name, verb, panel, extra in (
     ("demo", demo.demo, "Start here", "torch"),
+    ("reproduce", reproduce.reproduce, "Start here", "zoo"),
     ("taps", taps.taps, "Make exits", "torch"),
     ("train-exits", train_exits.train_exits, "Make exits", "torch"),
     ("score", score.score, "Make a table", "torch"),
