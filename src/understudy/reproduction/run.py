@@ -63,7 +63,7 @@ class RunSettings:
     weights: str = ""
     epochs: int | None = None
     batch: int = 256
-    workers: int = 2
+    workers: int | None = None
     cache_gb: float = 8.0
     device: str | None = None
 
