@@ -111,7 +111,7 @@ def test_unknown_accuracies_are_said_to_be_unknown(run: Run) -> None:
 def test_nothing_to_suggest(run: Run) -> None:
     command = ("zoo", "suggest", "--big", "torchvision:shufflenet_v2_x0_5", "--within", 1)
     shown = run(*command).stdout
-    assert "No model with known weights promises a saving" in shown
+    assert "No model with published weights promises a saving" in shown
     assert "Next" not in shown
     assert run(*command, "--json").json["next"] is None
 

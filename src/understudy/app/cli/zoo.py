@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from understudy.catalogue.suggestions import Suggestion, Suggestions
 
 SHOWN = 40  # models of a list for people
+IMAGENET_CLASSES = 1000
 ORDERS = ("name", "macs", "parameters", "top1", "ms")
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -295,14 +296,15 @@ def _remarks(found: Suggestions, within: float) -> Iterable[str]:
     """What the figures are, and what is not known."""
     from understudy.catalogue.suggestions import DROP
 
+    joins = " --published results-imagenet.csv joins what timm publishes."
+    hint = joins if found.big.classes == IMAGENET_CLASSES else ""
     if not found.savers:
-        yield f"No model with known weights promises a saving within {within:g} % of its cost."
+        yield f"No model with published weights promises a saving within {within:g} % of its cost."
     elif found.savers[0].saving is None:
         whose = found.big.spec if found.big.top1 is None else "the savers"
         yield (
             f"The accuracy of {whose} is not known here: the savers are spread over the costs, one "
-            "of a family, and no saving is estimated. --published results-imagenet.csv joins the "
-            "accuracies that timm publishes."
+            f"of a family, and no saving is estimated.{hint}"
         )
     else:
         yield (
@@ -316,7 +318,7 @@ def _remarks(found: Suggestions, within: float) -> Iterable[str]:
             f"{len(better)} of them are at least as accurate as the large model by themselves, "
             f"such as {better[0].model.spec}: a cascade may not be needed."
         )
-    if found.unit == "MACs":
+    if found.unit == "MACs" and found.savers:
         yield (
             "MACs are not time: networks with depthwise convolutions, many small layers or large "
             "activations take longer than their MACs say. --published benchmark-infer-*.csv of "
@@ -325,10 +327,10 @@ def _remarks(found: Suggestions, within: float) -> Iterable[str]:
     if found.unknown:
         yield (
             f"{found.unknown:,} more models in reach are left out, because their accuracy is not "
-            "known here; --published results-imagenet.csv joins it."
+            f"known here.{hint}"
         )
     if found.untimed:
-        yield f"{found.untimed:,} models have no published time and are left out."
+        yield f"{found.untimed:,} models are left out, because no time of theirs is published."
 
 
 def score_command(found: Suggestions) -> str:
