@@ -58,7 +58,9 @@ CascadePath = Annotated[Path, argument("CASCADE", "What `build` or `export` wrot
 Data = Annotated[
     str,
     typer.Option(
-        metavar="DATA", help="folder:DIR, parquet:FILE or digits:", callback=_existing_data
+        metavar="DATA",
+        help="folder:DIR, imagenet:DIR, parquet:FILE, wds:FILE, hf:NAME or digits:",
+        callback=_existing_data,
     ),
 ]
 Device = Annotated[
