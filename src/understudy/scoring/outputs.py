@@ -33,7 +33,15 @@ class ExitOutputs:
     def __len__(self) -> int:
         return len(self.prediction)
 
-    def rows(self, index: Array) -> ExitOutputs:
+    @property
+    def arrays(self) -> list[Array]:
+        """All arrays, samples first."""
+        detail = self.detail
+        logits = [] if detail.logits is None else [detail.logits]
+        rows = [self.prediction, *self.confidence.values()]
+        return [*rows, detail.top_classes, detail.top_probabilities, *logits]
+
+    def rows(self, index: Array | slice) -> ExitOutputs:
         """The same for some of the samples."""
         confidence = {name: values[index] for name, values in self.confidence.items()}
         return ExitOutputs(self.prediction[index], confidence, self.detail.rows(index))
@@ -60,6 +68,40 @@ class ExitOutputs:
                 join(lambda outputs: outputs.detail.logits) if kept else None,
             ),
         )
+
+
+class GatheredOutputs:
+    """The outputs of one exit, batch by batch, in memory that is taken once for all of them.
+
+    Kept one by one they would lie between the large blocks that models take and give back, so that
+    each batch of a model with many classes would need blocks of its own.
+
+    Args:
+        most: how many samples there are at most.
+
+    >>> gathered = GatheredOutputs(8)
+    >>> gathered.add(outputs_of(torch.eye(3), keep_logits=False))
+    >>> gathered.whole.prediction.tolist()
+    [0, 1, 2]
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+        self._room: ExitOutputs | None = None
+
+    def add(self, outputs: ExitOutputs) -> None:
+        """Add the outputs of further samples."""
+        if self._room is None:
+            self._room = outputs.rows(np.zeros(self._most, np.int64))
+        rows = slice(self._count, self._count + len(outputs))
+        for room, values in zip(self._room.arrays, outputs.arrays, strict=True):
+            room[rows] = values
+        self._count += len(outputs)
+
+    @property
+    def whole(self) -> ExitOutputs | None:
+        """All outputs so far; None where there are none."""
+        return None if self._room is None else self._room.rows(slice(0, self._count))
 
 
 @torch.inference_mode()
