@@ -20,7 +20,7 @@ from understudy.errors import ModelError, UnderstudyError, brief, unknown
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.stage import Preprocess, Stage
 from understudy.zoo.allowed_code import check_allowed, import_path
-from understudy.zoo.hf_models import hf_model, hf_stage
+from understudy.zoo.hf_models import hf_model, hf_stage, load_hf_weights
 from understudy.zoo.library_models import timm_model, timm_stage, torchvision_stage
 from understudy.zoo.model_specs import named_specs, parse_model_spec
 from understudy.zoo.spec import Spec
@@ -68,7 +68,9 @@ def load_stage(
         found_in=found_in,
         preprocess_of=_declared,
     )
-    if checkpoint is not None:
+    if checkpoint is not None and parsed.scheme == "hf":
+        load_hf_weights(stage.model, checkpoint, parsed)
+    elif checkpoint is not None:
         load_weights(stage.model, checkpoint)
     return with_mode(stage, _execution_mode(parsed))
 
