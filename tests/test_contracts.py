@@ -136,11 +136,15 @@ ORDER = {
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
-        "spec allowed_code hub_names model_specs decoding data_specs weights hub_access "
-        "library_models hf_processor hf_models parquet_images "
+        "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
+        "imagenet_labels shards data_specs weights hub_access library_models hf_processor hf_models "
+        "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
         "encoded data batches models saved_cascades"
     ),
-    "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
+    "scoring": (
+        "repeatability outputs probing shards source_run measuring further_exits table_times job"
+        " in_memory on_disk"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

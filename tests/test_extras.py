@@ -32,7 +32,7 @@ BASE = {"numpy", "cattrs", "attrs", "attr", "typer", "rich", "threadpoolctl", "c
 NEEDED = {
     "search": (
         *("searching", "store", "looks", "parquet_files", "import_predictions"),
-        *("zoo.parquet_images", "app.report"),
+        *("zoo.parquet_images", "zoo.parquet_column", "app.report"),
     ),
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),

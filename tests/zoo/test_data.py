@@ -13,7 +13,7 @@ from PIL import Image
 
 from understudy.errors import DataError
 from understudy.split import SHARES_OF_MANY, assign_splits
-from understudy.zoo import parquet_images as parquet
+from understudy.zoo import parquet_column as parquet
 from understudy.zoo.batches import batches
 from understudy.zoo.data import DataSet, open_data
 

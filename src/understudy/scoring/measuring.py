@@ -11,9 +11,11 @@ from time import perf_counter, process_time
 
 import torch
 
+from understudy.errors import ModelError
 from understudy.nn.cost import time_parts
 from understudy.nn.stage import Images, Stage
 from understudy.progress_bars import Advance, no_bar
+from understudy.runtime.protocol import is_out_of_memory
 from understudy.sitting import Sitting, median_interval
 
 LEAST, MOST = 7, 50  # rounds
@@ -78,12 +80,15 @@ def measure(
         on_progress: called after every round with the rounds that are done, and those that there
             are at most.
 
+    Raises:
+        ModelError: a source runs out of memory in batches of this size.
+
     >>> sources = {"tiny": lambda: {"tiny": Stage(torch.nn.Linear(4, 3))}}
     >>> measure(sources, torch.zeros(2, 4), bytes_of={"tiny": 60}, device="cpu").unit
     'ms@2'
     """
     unit = unit_of(len(images))
-    groups = list(_groups(bytes_of))
+    groups = list(groups_in_memory(bytes_of))
     passes = PASSES if len(groups) > 1 else 1
     loads = groups * passes
     times: dict[str, list[float]] = {}
@@ -117,12 +122,12 @@ def _rounds(
 ) -> Iterator[tuple[int, int, dict[str, float]]]:
     """The number of each round, how many may follow, and its times; after one to warm up."""
     start, times = perf_counter(), dict[str, list[float]]()
-    for stages in sources.values():
-        time_parts(stages, images)
+    for name in sources:
+        _times(sources, name, images)
     names, done, left = list(sources), 0, 1
     while left:
         first = done % len(names)  # whom a model comes after changes
-        found = [time_parts(sources[name], images) for name in names[first:] + names[:first]]
+        found = [_times(sources, name, images) for name in names[first:] + names[:first]]
         done += 1
         rows = {part: ms for one in found for part, ms in one.items()}
         for part, ms in rows.items():
@@ -130,6 +135,21 @@ def _rounds(
         spent = (perf_counter() - start) * passes
         left = -(-rounds_left(done * passes, spent, seconds, precise=_precise(times)) // passes)
         yield done, left, rows
+
+
+def _times(
+    sources: Mapping[str, Mapping[str, Stage]], name: str, images: Images
+) -> dict[str, float]:
+    """The times of one source, from one run."""
+    try:
+        return time_parts(sources[name], images)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"times are measured in batches that fit into memory, {name!r} runs out of memory in "
+            f"batches of {len(images)}: measure in smaller ones"
+        ) from error
 
 
 def rounds_left(done: int, spent: float, seconds: float, *, precise: bool) -> int:
@@ -156,8 +176,12 @@ def _precise(times: Mapping[str, Sequence[float]]) -> bool:
     )
 
 
-def _groups(bytes_of: Mapping[str, int]) -> Iterator[Sequence[str]]:
-    """Names in groups whose weights fit into `MEMORY`, in order; a larger one is a group alone."""
+def groups_in_memory(bytes_of: Mapping[str, int]) -> Iterator[Sequence[str]]:
+    """Names in groups whose weights fit into `MEMORY`, in order; a larger one is a group alone.
+
+    >>> list(groups_in_memory({"tiny": 10**6, "big": 10**9, "huge": 10**10}))
+    [['tiny', 'big'], ['huge']]
+    """
     group: list[str] = []
     held = 0
     for name, size in bytes_of.items():

@@ -161,7 +161,21 @@ def load_network(spec: str, *, allow_code: Collection[str] = ()) -> ExitNetwork:
         ),
     )
     network.origin = {"spec": spec}
-    return network.with_mode(_execution_mode(parsed))
+    return network.with_mode(_execution_mode(parsed)) if "run" in parsed.options else network
+
+
+def plain_and_mode(spec: str) -> tuple[str, ExecutionMode]:
+    """The spec without its execution mode, in which a network is tapped, and that mode.
+
+    >>> plain, mode = plain_and_mode("timm:resnet18?run=bfloat16&classes=10")
+    >>> plain, mode.name
+    ('timm:resnet18?classes=10', 'bfloat16')
+
+    Raises:
+        ModelError: not a model spec.
+    """
+    parsed = parse_model_spec(spec)
+    return parsed.without("run"), _execution_mode(parsed)
 
 
 def named_models(texts: Sequence[str]) -> dict[str, str]:
