@@ -98,7 +98,7 @@ LAYERS = {
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "onnx": {*CORE, "runtime"},
-    "zoo": {*CORE, "nn", "early_exit"},
+    "zoo": {*CORE, "nn", "early_exit", "onnx"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
@@ -136,8 +136,9 @@ ORDER = {
     "early_exit": "heads taps exit_sequence stages network serialization",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
-        "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
-        "imagenet_labels shards data_specs weights hub_access library_models hf_processor hf_models "
+        "spec allowed_code hub_names onnx_options model_specs decoding image_source "
+        "imagenet_classes imagenet_labels shards data_specs weights hub_access library_models "
+        "hf_processor hf_models onnx_macs onnx_models "
         "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
         "encoded data batches models saved_cascades"
     ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import flop_registry
 
 from understudy.nn.preprocess import Image
@@ -113,6 +113,25 @@ def count_macs() -> Iterator[MacMeter]:
             yield meter
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def add_macs(count: Callable[[], MacCount], *, samples: int) -> None:
+    """Add what a model computes outside of PyTorch to the meters that are on, if any.
+
+    Args:
+        count: the MACs of one sample; it is called only where a meter is on.
+        samples: how many samples the model computes.
+
+    >>> with count_macs() as meter:
+    ...     add_macs(lambda: MacCount(5.0, ("Einsum",)), samples=2)
+    >>> meter.macs, meter.uncounted
+    (10, {'Einsum'})
+    """
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(mode, MacMeter):
+            found = count()
+            mode.macs += round(found.total * samples)
+            mode.uncounted.update(found.uncounted)
 
 
 class MacMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from understudy.zoo.allowed_code import check_allowed, import_path
 from understudy.zoo.hf_models import hf_model, hf_stage, load_hf_weights
 from understudy.zoo.library_models import timm_model, timm_stage, torchvision_stage
 from understudy.zoo.model_specs import named_specs, parse_model_spec
+from understudy.zoo.onnx_models import onnx_model, onnx_stage
 from understudy.zoo.spec import Spec
 from understudy.zoo.weights import load_weights
 
@@ -30,10 +31,10 @@ PreprocessOf = Callable[[nn.Module, Spec], Preprocess | None]
 LARGEST_SIDE = 65_535  # of an image, in pixels
 _DECLARED = ("input_size", "mean", "std", "scale")
 _HUBS: Mapping[str, Callable[..., Stage]] = MappingProxyType(
-    {"timm": timm_stage, "torchvision": torchvision_stage, "hf": hf_stage}
+    {"timm": timm_stage, "torchvision": torchvision_stage, "hf": hf_stage, "onnx": onnx_stage}
 )
 _RECORDED: Mapping[str, Callable[[Spec, Mapping[str, Any]], nn.Module]] = MappingProxyType(
-    {"timm": timm_model, "hf": hf_model}
+    {"timm": timm_model, "hf": hf_model, "onnx": onnx_model}
 )
 
 
