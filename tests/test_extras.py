@@ -33,12 +33,13 @@ NEEDED = {
     "search": (
         *("searching", "store", "looks", "parquet_files", "import_predictions"),
         *("zoo.parquet_images", "zoo.parquet_column", "app.report"),
+        *("reproduction.record", "reproduction.procedures", "app.reproduction_views"),
     ),
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
-        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades"),
+        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades", "reproduction.run"),
         *("zoo.library_models", "zoo.hf_models", "zoo.hf_processor", "zoo.onnx_models"),
-        "zoo.onnx_macs",
+        *("zoo.onnx_macs", "zoo.callable_models"),
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
 }
@@ -144,6 +145,7 @@ print(json.dumps(ends))
 
 COMMANDS = {
     "demo": "torch",
+    "reproduce dyce --imagenet a": "zoo",
     "taps torchvision:resnet18": "torch",
     "taps timm:resnet18": "zoo",
     "train-exits torchvision:resnet18 --data folder:a --into b": "torch",
@@ -159,6 +161,7 @@ COMMANDS = {
     "ask a --max-drop 1": "search",
     "search a --max-drop 1": "search",
     "verify a.json a": "search",
+    "apply a.json a": "search",
     "savers a --max-drop 1": "search",
     "difficulty a": "search",
     "optimism a --max-drop 1": "search",
@@ -217,8 +220,8 @@ print(json.dumps(ends))
 PUBLIC = {
     "search": ("load_table", "save_table", "search", "verify"),
     "torch": (
-        *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "build", "load_cascade"),
-        *("save_cascade", "score"),
+        *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "load_cascade"),
+        "save_cascade",
     ),
     "export": ("onnx.agreement", "onnx.export_onnx"),
 }

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError
+from understudy.measured_rounds import seconds_after
 from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, stages_of
 from understudy.nn.training_modes import modes_kept
@@ -23,7 +24,6 @@ from understudy.progress_bars import Advance, no_bar, progress_bars
 from understudy.runtime.loader_batch import taken_apart
 from understudy.scores import ScoreTable
 from understudy.scoring.measuring import measure as measure_rounds
-from understudy.scoring.measuring import seconds_after
 from understudy.scoring.outputs import ExitOutputs
 from understudy.scoring.probing import Probe, common_classes, probe, table_of
 from understudy.scoring.repeatability import CHECKED

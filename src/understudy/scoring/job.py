@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import DataError, ModelError, listed
+from understudy.measured_rounds import unit_of
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage
 from understudy.progress_bars import Advance
-from understudy.scoring.measuring import groups_in_memory, measure, unit_of
+from understudy.scoring.measuring import groups_in_memory, measure
 from understudy.scoring.outputs import ExitOutputs
 from understudy.scoring.probing import Probe, exits_of
 from understudy.scoring.shards import SHARD_BATCHES, Shards

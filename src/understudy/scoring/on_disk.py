@@ -16,6 +16,7 @@ import torch
 
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.files import only_writer
+from understudy.measured_rounds import seconds_after, size_of
 from understudy.nn.identity import SAMPLE
 from understudy.nn.stage import resizings_of, usable_device
 from understudy.progress_bars import Advance, no_bar
@@ -28,7 +29,6 @@ from understudy.scoring.further_exits import (
     table_at,
 )
 from understudy.scoring.job import ScoringJob
-from understudy.scoring.measuring import seconds_after, size_of
 from understudy.scoring.probing import Probe, common_classes, exits_of, probe, table_of
 from understudy.scoring.repeatability import CHECKED
 from understudy.scoring.shards import SHARD_BATCHES, Shards
@@ -184,7 +184,7 @@ def _table_of_job(
     return table_of(
         job.probes,
         outputs,
-        None if images.labels is None else images.labels[rows],
+        None if images.right_answers is None else images.right_answers[rows],
         classes=images.classes,
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),
