@@ -160,7 +160,7 @@ ORDER = {
     "zoo": (
         "spec allowed_code hub_names onnx_options model_specs decoding image_source "
         "imagenet_classes imagenet_labels shards data_specs weights hub_access library_models "
-        "hf_processor hf_models onnx_macs onnx_models callable_models "
+        "hf_processor hf_models callable_models onnx_macs onnx_models factories "
         "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
         "encoded data batches models saved_cascades"
     ),
@@ -372,7 +372,8 @@ def test_nothing_is_printed_or_unpickled() -> None:
             place = f"{name}:{node.lineno}"
             assert called not in {"print", "eval", "exec"}, place
             root, _, last = called.rpartition(".")
-            assert root not in {"pickle", "cloudpickle", "dill", "joblib", "marshal"}, place
+            if called != "joblib.hash":  # which reads nothing
+                assert root not in {"pickle", "cloudpickle", "dill", "joblib", "marshal"}, place
             assert last != "Unpickler", place
             options = {option.arg: ast.unparse(option.value) for option in node.keywords}
             if called == "torch.load":

@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-<<<<<<< HEAD
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
-=======
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
->>>>>>> main
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import flop_registry
 
 from understudy.nn.preprocess import Image

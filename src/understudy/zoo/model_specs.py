@@ -5,6 +5,7 @@ model."""
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
         "torchvision": ("checkpoint", "classes", "weights", "run"),
         "hf": ("checkpoint", "classes", "weights", "revision", "run"),
         "onnx": KEYS,
-        "py": ("checkpoint", "weights", "run"),
+        "py": ("checkpoint", "weights", "macs", "run"),
         "exits": ("run",),
     }
 )
@@ -67,6 +68,7 @@ def parse_model_spec(text: str) -> Spec:
     if spec.scheme == "onnx":
         OnnxOptions.parse(spec.options, text=spec.text)
     classes_of(spec)
+    macs_of(spec)
     if "run" in spec.options:
         parse_options(spec.options["run"])
     return spec
@@ -188,6 +190,27 @@ def classes_of(spec: Spec) -> int | None:
             f"the number of classes of the checkpoint, {MOST_CLASSES:,} at most"
         )
     return int(text)
+
+
+def macs_of(spec: Spec) -> float | None:
+    """The multiply-adds for one image that a spec gives; None where it leaves them out.
+
+    Raises:
+        ModelError: no number from 0.
+    """
+    text = spec.options.get("macs")
+    if text is None:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ModelError(
+            f"macs is a number from 0, found {text[:80]!r} in {spec.text[:80]!r}: give the "
+            "multiply-adds for one image, such as macs=4.1e9"
+        )
+    return found
 
 
 def _check_factory(spec: Spec) -> None:

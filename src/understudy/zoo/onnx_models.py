@@ -18,6 +18,7 @@ from understudy.json_codec import Stored
 from understudy.nn.cost import add_macs
 from understudy.nn.stage import Preprocess, Stage
 from understudy.onnx.session import CPU, Session, first_line, onnx_runtime
+from understudy.zoo.callable_models import refuse_capture
 from understudy.zoo.library_models import ARCHITECTURE
 from understudy.zoo.onnx_macs import count_onnx
 from understudy.zoo.onnx_options import OnnxOptions
@@ -68,6 +69,7 @@ class OnnxModel(nn.Module):
 
     def forward(self, ready: Tensor) -> Tensor:
         """Logits (N, C) float32 of preprocessed images (N, C, H, W)."""
+        refuse_capture("an ONNX model")
         images = ready.permute(0, 2, 3, 1) if self.signature.layout == "nhwc" else ready
         rows = np.ascontiguousarray(images.cpu().numpy(), self.signature.dtype)
         batch = self.signature.batch

@@ -60,11 +60,18 @@ def score(
 
     Models, as SPEC or, called NAME in the table, NAME=SPEC:
       timm:NAME, torchvision:NAME  of these libraries, with published weights
-      py:MODULE:FACTORY            what a function of yours returns
+      timm:hf-hub:OWNER/NAME, timm:local-dir:DIR   of timm, elsewhere
+      hf:OWNER/NAME, hf:DIR        of transformers, with its processor
+      onnx:FILE?mean=...&std=...   run by ONNX Runtime
+      py:MODULE:FACTORY            what a function of yours returns: a module,
+                                   an estimator, a function of images
       exits:DIR                    a network with all its trained exits
       ?checkpoint=FILE             other weights: .safetensors, or plain .pt
       ?weights=random              none: untrained, always the same numbers
-      ?classes=N                   their number of classes (timm, torchvision)
+      ?classes=N                   their number of classes (not onnx, py)
+      ?revision=REV                a branch, tag or commit (hf)
+      ?size=, ?crop=, ?scale=, ?layout=, ?output=  of an ONNX model
+      ?macs=N                      of an estimator or function (py)
       ?run=MODE+MODE               folded, channels_last, bfloat16, float16,
                                    compiled
 
