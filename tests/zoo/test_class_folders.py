@@ -72,6 +72,8 @@ def test_a_file_of_classes_that_does_not_fit(tmp_path: Path, names: str, message
         (("cat", "dog"), 1, "give one name (one folder) per class"),
         (("images",), 10, "one folder alone is no label"),
         (("n01440764", "n01443537"), 1000, "write imagenet:DIR"),
+        (("3", "17"), 1000, "write imagenet:DIR"),
+        (("train",), 10, "one folder alone is no label, so go one further, folder:DIR/train"),
     ],
 )
 def test_folders_that_are_not_the_models_classes_have_a_way_out(
@@ -82,6 +84,15 @@ def test_folders_that_are_not_the_models_classes_have_a_way_out(
         open_data(f"folder:{root}").check_classes(count)
     assert way in str(caught.value)
     assert f"where the models have {count} classes" in str(caught.value)
+
+
+def test_folders_of_splits_are_no_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_images(tmp_path / "data" / split, ["cat/a.png", "dog/b.png"])
+    with pytest.raises(DataError, match=r"those of train, val: name one, folder:.*/data/val"):
+        open_data(f"folder:{tmp_path / 'data'}")
+    vehicles = write_images(tmp_path / "vehicles", ["train/a.png", "train/b.png"])
+    assert open_data(f"folder:{vehicles}").classes == ("train",)
 
 
 def test_wordnet_ids_of_other_classes_are_named(tmp_path: Path) -> None:

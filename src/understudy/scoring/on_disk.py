@@ -195,6 +195,7 @@ def _table_of_job(
             "data": images.spec,
             "fingerprint": images.fingerprint,
             **files,
+            **({"left_out": images.left_out} if images.left_out else {}),
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
             "runs": [{"exits": list(outputs), **settings}],
         },

@@ -49,6 +49,7 @@ class DataSet:
         encoded: the files of the images; None where there are pixels alone.
         label_sets: (N, K) int32, all right answers of every image, padded with -1, where images
             have several; `labels` are the first of each row. Else None.
+        left_out: how many images are not among these because they have no right answer.
 
     >>> digits = open_data("digits:heldout")
     >>> len(digits), tuple(digits.image(0).shape)
@@ -64,6 +65,7 @@ class DataSet:
     groups: tuple[str, ...] | None = None
     encoded: EncodedImages | None = None
     label_sets: Array | None = None
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         ids = self.ids.tolist()
@@ -149,10 +151,10 @@ class DataSet:
             return f"take models whose last layer has ImageNet's {CLASSES:,} classes"
         if len(names) == 1 and self.spec.startswith("folder:"):
             return (
-                "one folder alone is no label, so name that folder itself for images without "
-                "labels, or give one folder per class"
+                f"one folder alone is no label, so go one further, folder:DIR/{names[0]}, or give "
+                "one folder per class"
             )
-        if count == CLASSES and all(map(is_wnid, names)):
+        if count == CLASSES and all(is_wnid(name) or name.isdigit() for name in names):
             return "write imagenet:DIR, which numbers folders as ImageNet does, also some of them"
         if len(names) < count and not self.spec.startswith("digits:"):
             return (
@@ -261,6 +263,7 @@ def _opened(spec: Spec, source: ImageSource) -> DataSet:
         groups=source.groups,
         encoded=files,
         label_sets=source.label_sets,
+        left_out=source.left_out,
     )
 
 

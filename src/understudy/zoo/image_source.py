@@ -41,6 +41,7 @@ class ImageSource:
         groups: N names of what must share a split, or None.
         label_sets: (N, K) int32, all right answers of every image, padded with -1; or None.
         block: how many images are read together.
+        left_out: how many images are not among these because they have no right answer.
     """
 
     ids: Array
@@ -51,6 +52,7 @@ class ImageSource:
     groups: tuple[str, ...] | None = None
     label_sets: Array | None = None
     block: int = 1
+    left_out: int = 0
 
 
 def named_classes(

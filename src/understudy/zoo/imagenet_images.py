@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ def open_imagenet(spec: Spec) -> ImageSource:
     clear = [(file, one) for file, one in zip(files, answers, strict=True) if len(one)]
     sets = padded([one for _, one in clear])
     known = [file for file, _ in clear]
-    return source_of(root, known, sets[:, :1].ravel(), class_names(), sets)
+    source = source_of(root, known, sets[:, :1].ravel(), class_names(), sets)
+    return replace(source, left_out=len(files) - len(known))
 
 
 def _split_of(top: Path, spec: Spec) -> Path:
