@@ -51,11 +51,14 @@ CORE = {
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
+    "class_logits": {"class_outputs", "confidence_functions", "errors"},
+    "label_sets": {"errors", "table_validation", "class_outputs"},
     "sitting": {"json_codec", "errors"},
+    "measured_rounds": {"sitting"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
-        "reference", "short_repr", "tabular", "class_outputs",
+        "reference", "short_repr", "tabular", "class_outputs", "label_sets",
     },
     "time_noise": {"errors", "exit", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
@@ -75,8 +78,19 @@ CORE = {
     },
     "deciles": {"json_codec", "errors", "confidence_functions", "scores", "deferral", "tabular"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
-    "import_predictions": {"errors", "extras", "split", "scores", "table_validation"},
+    "import_predictions": {
+        "errors", "extras", "files", "split", "scores", "table_validation", "label_sets",
+    },
+    "shift": {
+        "json_codec", "errors", "policy", "outcome", "certificate", "display", "text_table",
+        "html_views", "intervals", "short_repr", "tabular",
+    },
+    "policy_set": {
+        "errors", "policy", "outcome", "scores", "intervals", "split", "deferral", "ensemble",
+        "display", "shift",
+    },
     "result": {
+        "shift", "policy_set",
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display", "text_table", "split", "scores", "deferral", "ensemble", "exit", "reference",
         "confidence_functions", "html_views", "short_repr", "tabular",
@@ -97,11 +111,13 @@ LAYERS = {
     "graph": {"errors", "extras"},
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
+    "callables": {*CORE, "runtime"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
+    "backends": {*CORE, "callables", "nn", "scoring"},
     "app": {
         *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
         "training",
@@ -124,23 +140,28 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
-        "executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
+        "offline online executor"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
-        "training_modes confidence_functions input_guard preprocess stage mode_options "
+        "training_modes confidence_functions input_guard preprocess processor stage mode_options "
         "execution_mode identity "
         "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
+    "callables": "samples stage cascade scoring",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
         "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
-        "imagenet_labels shards data_specs weights folder_images imagenet_images parquet_column "
-        "parquet_images tar_images hub_images encoded data batches models saved_cascades"
+        "imagenet_labels shards data_specs weights hub_access library_models hf_processor "
+        "hf_models folder_images imagenet_images parquet_column parquet_images tar_images "
+        "hub_images encoded data batches models saved_cascades"
     ),
-    "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
+    "scoring": (
+        "repeatability outputs probing shards source_run measuring further_exits table_times job"
+        " in_memory on_disk"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
@@ -227,7 +248,7 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "onnx"])
+@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "callables", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:

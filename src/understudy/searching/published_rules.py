@@ -167,10 +167,10 @@ class _GridSweep:
         table: ScoreTable, little: str, reference: str, *, unit: str, confidence: str
     ) -> _GridSweep:
         """The sweep on a table."""
-        row, truth = table.index(little), table.truth(reference)
+        row = table.index(little)
         scores = table.scores(confidence)[row].astype(np.float64)
-        lost = (table.prediction[table.index(reference)] == truth).astype(np.int64)
-        lost -= table.prediction[row] == truth
+        lost = table.right(reference, table.index(reference)).astype(np.int64)
+        lost -= table.right(reference, row)
         order = np.argsort(scores)
         accepted = len(scores) - np.searchsorted(scores[order], GRID, side="right")
         share = accepted / len(scores)
@@ -367,7 +367,7 @@ def _problem(table: ScoreTable, reference: str, *, unit: str, confidence: str) -
     rows, last = [table.index(name) for name in names], table.index(reference)
     scores = table.scores(confidence)[rows].astype(np.float64)
     _check_range(scores)
-    right, final = (table.prediction[row] == table.truth(reference) for row in (rows, last))
+    right, final = (table.right(reference, row) for row in (rows, last))
     price = {**table.costs, **table.times}[unit]
     own = [set(table.exits[row].parts) for row in (*rows, last)]
     trunk = [price[part] for part in place[names[0]] if part in own[0]]

@@ -35,15 +35,7 @@ def score(
             min=1, max=options.MOST_IMAGES, help="Images per batch.", rich_help_panel="Batches"
         ),
     ] = 256,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=options.MOST_THREADS,
-            help="Threads that decode images.",
-            rich_help_panel="Batches",
-        ),
-    ] = 2,
+    workers: options.Workers = None,
     keep_logits: Annotated[
         bool | None,
         typer.Option(
@@ -156,6 +148,12 @@ def _note_doubts(scores: ScoreTable) -> None:
     if corrupt["count"]:
         images = "image was" if corrupt["count"] == 1 else "images were"
         terminal.note(f"{corrupt['count']} corrupt {images} left out: {listed(corrupt['ids'])}")
+    for run in scores.provenance.get("runs", ()):
+        for name, size in run.get("smaller_batches", {}).items():
+            terminal.note(
+                f"{name} did not fit into memory in batches of {run['batch']:,}: it was scored in "
+                f"batches of {size:,}"
+            )
     for exit in scores.exits:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:
