@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import DataError, listed, unknown
@@ -23,9 +22,6 @@ IMAGE_SUFFIXES = frozenset(
 
 KEYS = ("name", "key", "id", "file_name")
 """Columns that hold the ids of images, unless another is named."""
-
-NO_ANSWER = -1
-"""What pads rows of `ImageSource.label_sets`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +126,3 @@ def text_of(file: Path) -> str:
             f"labels and names of classes stand in text files, {str(file)!r} cannot be read as one "
             f"({reason}): check the path"
         ) from error
-
-
-def padded(sets: Sequence[Sequence[int]]) -> Array:
-    """Rows of different lengths as int32 (N, K), padded with -1.
-
-    >>> padded([[3], [5, 1]]).tolist()
-    [[3, -1], [5, 1]]
-    """
-    width = max(map(len, sets), default=0)
-    rows = np.full((len(sets), width), NO_ANSWER, np.int32)
-    for row, answers in zip(rows, sets, strict=True):
-        row[: len(answers)] = answers
-    return rows
