@@ -33,10 +33,11 @@ NEEDED = {
     "search": (
         *("searching", "store", "looks", "parquet_files", "import_predictions"),
         *("zoo.parquet_images", "zoo.parquet_column", "app.report"),
+        *("reproduction.record", "reproduction.procedures", "app.reproduction_views"),
     ),
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
-        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades"),
+        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades", "reproduction.run"),
         *("zoo.library_models", "zoo.hf_models", "zoo.hf_processor"),
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
@@ -143,6 +144,7 @@ print(json.dumps(ends))
 
 COMMANDS = {
     "demo": "torch",
+    "reproduce dyce --imagenet a": "zoo",
     "taps torchvision:resnet18": "torch",
     "taps timm:resnet18": "zoo",
     "train-exits torchvision:resnet18 --data folder:a --into b": "torch",

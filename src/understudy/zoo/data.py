@@ -239,10 +239,11 @@ def open_data(spec: str) -> DataSet:
     several files. ``hf:NAME`` is a data set of Hugging Face. ``digits:`` are scikit-learn's 1,797
     digits, ``digits:train`` and ``digits:heldout`` two fixed halves of them (897 and 900).
 
-    ``?classes=FILE`` numbers classes as models do: the file has one name per line. Images in files
-    are decoded by `decode_image`; ``?orientation=ignore`` does not turn them as their EXIF
-    orientation says. Changes of files are noticed by the hashes of 256 of them, or of all with
-    ``?fingerprint=all``. A folder or file that is there needs no scheme.
+    ``?classes=FILE`` numbers classes as models do: the file has one name per line. ``?limit=N``
+    takes N images of a folder in turn from its classes. Images in files are decoded by
+    `decode_image`; ``?orientation=ignore`` does not turn them as their EXIF orientation says.
+    Changes of files are noticed by the hashes of 256 of them, or of all with ``?fingerprint=all``.
+    A folder or file that is there needs no scheme.
 
     Raises:
         DataError: no such data, or data that break these rules.
@@ -252,7 +253,9 @@ def open_data(spec: str) -> DataSet:
 
 
 def _opened(spec: Spec, source: ImageSource) -> DataSet:
-    """Images in files, decoded by the options of a spec."""
+    """Images in files, limited and decoded by the options of a spec."""
+    if "limit" in spec.options:
+        source = source.limited(int(spec.options["limit"]))
     files = EncodedImages(
         source.read,
         len(source.ids),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +17,8 @@ from understudy.zoo.spec import Spec, existing, parse_spec
 _FILES = ("orientation", "fingerprint")
 SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
-        "folder": ("classes", *_FILES),
-        "imagenet": ("split", "labels", *_FILES),
+        "folder": ("classes", "limit", *_FILES),
+        "imagenet": ("split", "labels", "limit", *_FILES),
         "parquet": ("image", "label", "key", "group", "classes", *_FILES),
         "wds": ("image", "label", "classes", *_FILES),
         "hf": ("split", "config", "revision", "image", "label", "key", "group", "classes", *_FILES),
@@ -66,6 +67,11 @@ def parse_data_spec(text: str) -> Spec:
         found = existing(file)
         if file and file != REAL and (found is None or not found.is_file()):
             raise DataError(f"{option}= names a file, {file!r} is none: check the path")
+    limit = spec.options.get("limit", "1")
+    if re.fullmatch(r"[1-9]\d{0,8}", limit) is None:
+        raise DataError(
+            f"limit is the largest number of images, found {limit[:80]!r}: write ?limit=5000"
+        )
     place = existing(spec.target)
     if spec.scheme in ("folder", "imagenet") and (place is None or not place.is_dir()):
         raise DataError(

@@ -4,7 +4,7 @@ them; and how names of classes become numbers."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,38 @@ class ImageSource:
     label_sets: Array | None = None
     block: int = 1
     left_out: int = 0
+
+    def limited(self, most: int) -> ImageSource:
+        """At most so many of the images, in the same order, taken in turn from the classes.
+
+        The first of every class, then the second, and so on; without labels the first images. So
+        the images of a smaller limit are among those of a larger one.
+        """
+        kept = in_turn(self.labels, len(self.ids), most)
+        return replace(
+            self,
+            ids=self.ids[kept],
+            labels=None if self.labels is None else self.labels[kept],
+            content=self.content[kept],
+            read=lambda index: self.read(int(kept[index])),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in kept),
+            label_sets=None if self.label_sets is None else self.label_sets[kept],
+        )
+
+
+def in_turn(labels: Array | None, count: int, most: int) -> Array:
+    """The positions of at most `most` of `count` images, taken in turn from the classes; sorted.
+
+    >>> in_turn(np.array([0, 0, 0, 1, 1, 2]), 6, 4).tolist()
+    [0, 1, 3, 5]
+    """
+    if labels is None or most >= count:
+        return np.arange(min(most, count))
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    place = np.empty(count, np.int64)
+    place[order] = np.arange(count) - np.searchsorted(ordered, ordered)
+    return np.sort(np.lexsort((labels, place))[:most])
 
 
 def named_classes(

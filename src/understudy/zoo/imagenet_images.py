@@ -17,7 +17,8 @@ from understudy.zoo.imagenet_classes import CLASSES, class_names, is_wnid, wnids
 from understudy.zoo.imagenet_labels import KNOWN_FILES, read_labels
 from understudy.zoo.spec import Spec
 
-_PARENTS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")  # the last two as Kaggle has them
+PARENTS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
+"""Where the folders of the splits lie; the last two as Kaggle has them."""
 
 
 def open_imagenet(spec: Spec) -> ImageSource:
@@ -68,7 +69,7 @@ def _split_of(top: Path, spec: Spec) -> Path:
     """The folder of the images: that of the split where there are several, else the one given."""
     there = {
         name: top / parent / name
-        for parent in reversed(_PARENTS)
+        for parent in reversed(PARENTS)
         for name in SPLITS
         if (top / parent / name).is_dir()
     }

@@ -30,6 +30,7 @@ from understudy.app.cli import (
     measure,
     optimism,
     report,
+    reproduce,
     run,
     savers,
     score,
@@ -37,6 +38,7 @@ from understudy.app.cli import (
     taps,
     train_exits,
     verify,
+    zoo,
 )
 from understudy.app.cli.failures import INTERRUPTED, one_sentence
 from understudy.app.cli.terminal import UsageError
@@ -123,6 +125,7 @@ def _extra_of_specs(options: str) -> str:
 
 for name, verb, panel, extra in (
     ("demo", demo.demo, "Start here", "torch"),
+    ("reproduce", reproduce.reproduce, "Start here", "zoo"),
     ("taps", taps.taps, "Make exits", "torch"),
     ("train-exits", train_exits.train_exits, "Make exits", "torch"),
     ("score", score.score, "Make a table", "torch"),
@@ -147,6 +150,11 @@ for name, verb, panel, extra in (
         name, cls=_Command, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel
     )
     command(_needing(name, verb, extra))
+
+zoo_verbs = typer.Typer(cls=_Group)
+zoo_verbs.callback(invoke_without_command=True, help=_reflowed(zoo.zoo.__doc__ or ""))(zoo.zoo)
+zoo_verbs.command("suggest", cls=_Command, help=_reflowed(zoo.suggest.__doc__ or ""))(zoo.suggest)
+app.add_typer(zoo_verbs, name="zoo", rich_help_panel="Start here")
 
 
 def main() -> None:

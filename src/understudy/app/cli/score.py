@@ -79,6 +79,7 @@ def score(
       ?image=, ?label=ENDING       of the files of a sample of wds:
       ?split=, ?config=, ?revision=NAME           of hf:; ?split= of imagenet:
       ?labels=FILE, ?labels=real   of imagenet:, also several right answers
+      ?limit=N                     N images of a folder, in turn from its classes
       ?classes=FILE                all names of classes in the models' order
       ?orientation=ignore          not turned as EXIF says
       ?fingerprint=all             hash all files, not 256 of them
