@@ -35,8 +35,9 @@ from understudy.scoring.shards import SHARD_BATCHES, Shards
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.batches import first_images
-from understudy.zoo.data import DataSet, open_data
+from understudy.zoo.data import DataSet, check_class_order, open_data
 from understudy.zoo.encoded import check_unchanged
+from understudy.zoo.hf_models import label_names
 from understudy.zoo.models import load_stages
 
 _LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -193,6 +194,7 @@ def _table_of_job(
             "data": images.spec,
             "fingerprint": images.fingerprint,
             **files,
+            **({"left_out": images.left_out} if images.left_out else {}),
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
             "runs": [{"exits": list(outputs), **settings, **job.halved}],
         },
@@ -282,6 +284,8 @@ def _probe_new(
         if older is None or not already_scored(older, stages):
             some = first_images(images, CHECKED, resizings=resizings_of(stages.values()))
             probes[source] = probe(stages, some)
+            for stage in stages.values():
+                check_class_order(images.classes, label_names(stage.model), data=repr(images.spec))
     if probes:
         classes = common_classes({name: one.classes for name, one in probes.items()})
         images.check_classes(classes)
