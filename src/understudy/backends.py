@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy.typing as npt
+
 from understudy.callables.cascade import CallableCascade, build_callables
 from understudy.callables.scoring import BATCH, score_callables
 from understudy.ensemble import Ensemble
@@ -27,7 +29,7 @@ def score(
     labels: Any = None,
     *,
     costs: Mapping[str, Any] | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[Any] | npt.NDArray[Any] | None = None,
     ids: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     split: Mapping[str, float] | Sequence[str] | None = None,
@@ -90,7 +92,7 @@ def score(
     """
     options: dict[str, Any] = {
         "costs": costs,
-        "classes": classes,
+        "classes": None if classes is None else list(classes),
         "ids": ids,
         "groups": groups,
         "split": split,
@@ -116,7 +118,7 @@ def build(
 @overload
 def build(
     plan: Policy | Result, models: Mapping[str, Any], *, max_drop: float | None = None
-) -> Cascade | CallableCascade: ...
+) -> CallableCascade: ...
 def build(
     plan: Policy | Result, models: Mapping[str, Any], *, max_drop: float | None = None
 ) -> Cascade | CallableCascade:
