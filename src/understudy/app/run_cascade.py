@@ -16,11 +16,12 @@ from understudy.errors import DataError, ModelError, UnderstudyError, listed, un
 from understudy.extras import needing
 from understudy.files import behind_links, is_stream, make_folder, unwritable, writing
 from understudy.json_codec import Stored, stored
+from understudy.label_sets import is_right
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.progress_bars import Advance
 from understudy.runtime.executor import Executor
-from understudy.runtime.protocol import FAILED, Answers, Runnable
+from understudy.runtime.protocol import FAILED, Answers, Runnable, class_names_of
 from understudy.zoo.batches import Batch, array_batches, batches
 from understudy.zoo.data import DataSet
 
@@ -167,7 +168,13 @@ def _series(version: str) -> list[str]:
 
 
 def run_cascade(
-    cascade: Runnable, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Advance
+    cascade: Runnable,
+    data: DataSet,
+    out: Path,
+    *,
+    batch: int,
+    workers: int | None,
+    on_progress: Advance,
 ) -> RunSummary:
     """Answer a data set and write the answers, one row per image that got one.
 
@@ -212,7 +219,7 @@ def run_cascade(
     if not len(kept):
         raise DataError(_none(data, "was answered", list(failed.values())))
     _save(kept, rows, data, out)
-    label = None if data.labels is None else data.labels[rows]
+    right = data.right_answers
     shares = np.bincount(kept.exit, minlength=len(cascade.exits)) / len(kept)
     return RunSummary(
         out=out,
@@ -221,7 +228,7 @@ def run_cascade(
         failed=failed,
         seconds=seconds,
         shares={name: float(shares[cascade.exits.index(name)]) for name in cascade.policy.exits},
-        accuracy=None if label is None else float((kept.prediction == label).mean()),
+        accuracy=None if right is None else float(is_right(kept.prediction, right[rows]).mean()),
     )
 
 
@@ -231,7 +238,7 @@ def _none(data: DataSet, done: str, causes: Sequence[str]) -> str:
 
 
 def batches_for(
-    cascade: Runnable, data: DataSet, *, size: int, workers: int = 2
+    cascade: Runnable, data: DataSet, *, size: int, workers: int | None = None
 ) -> Iterator[Batch]:
     """The images of a data set as a cascade takes them: in the sizes of its stages as tensors, or
     as they are as arrays for an exported cascade."""
@@ -306,7 +313,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Any) -> bool:
             raise
         except Exception:  # noqa: BLE001
             continue  # the executor reports what is wrong with it
-        data.check_classes(classes)
+        data.check_classes(classes, names=class_names_of(cascade))
         return True
     return False
 

@@ -7,10 +7,12 @@ from functools import partial
 
 import torch
 
+from understudy.errors import ModelError
 from understudy.measured_rounds import SECONDS, RoundTimes, rounds, unit_of
 from understudy.nn.cost import time_parts
 from understudy.nn.stage import Images, Stage
 from understudy.progress_bars import Advance, no_bar
+from understudy.runtime.protocol import is_out_of_memory
 from understudy.sitting import Sitting
 
 MEMORY = 2 << 30  # bytes of weights that are in memory at once
@@ -43,18 +45,21 @@ def measure(
         on_progress: called after every round with the rounds that are done, and those that there
             are at most.
 
+    Raises:
+        ModelError: a source runs out of memory in batches of this size.
+
     >>> sources = {"tiny": lambda: {"tiny": Stage(torch.nn.Linear(4, 3))}}
     >>> measure(sources, torch.zeros(2, 4), bytes_of={"tiny": 60}, device="cpu").unit
     'ms@2'
     """
     unit = unit_of(len(images))
-    groups = list(_groups(bytes_of))
+    groups = list(groups_in_memory(bytes_of))
     passes = PASSES if len(groups) > 1 else 1
     loads = groups * passes
     record, before = RoundTimes(), 0
     for number, group in enumerate(loads):
         loaded = {name: sources[name]() for name in group}
-        timers = {name: partial(time_parts, stages, images) for name, stages in loaded.items()}
+        timers = {name: partial(_times, name, stages, images) for name, stages in loaded.items()}
         for done, left, found in rounds(timers, passes=passes, seconds=seconds):
             record.add(found)
             most = before + (done + left) * (len(loads) - number)
@@ -63,8 +68,25 @@ def measure(
     return record.sitting(unit, device=device, threads=torch.get_num_threads())
 
 
-def _groups(bytes_of: Mapping[str, int]) -> Iterator[Sequence[str]]:
-    """Names in groups whose weights fit into `MEMORY`, in order; a larger one is a group alone."""
+def _times(name: str, stages: Mapping[str, Stage], images: Images) -> dict[str, float]:
+    """The times of one source, from one run."""
+    try:
+        return time_parts(stages, images)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"times are measured in batches that fit into memory, {name!r} runs out of memory in "
+            f"batches of {len(images)}: measure in smaller ones"
+        ) from error
+
+
+def groups_in_memory(bytes_of: Mapping[str, int]) -> Iterator[Sequence[str]]:
+    """Names in groups whose weights fit into `MEMORY`, in order; a larger one is a group alone.
+
+    >>> list(groups_in_memory({"tiny": 10**6, "big": 10**9, "huge": 10**10}))
+    [['tiny', 'big'], ['huge']]
+    """
     group: list[str] = []
     held = 0
     for name, size in bytes_of.items():
