@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from understudy import Executor, Policy, ScoreTable, build, score, search
+from understudy import Executor, Policy, ScoreTable, build, save_cascade, score, search
 from understudy.callables import CallableCascade, CallableStage
 from understudy.ensemble import Ensemble, with_ensemble
 from understudy.errors import DataError, ModelError
@@ -364,3 +365,10 @@ def test_modules_and_functions_are_not_mixed() -> None:
         build(Policy.single("net"), {"net": nn.Linear(4, 2), "tiny": unsure})
     with pytest.raises(ModelError, match="found a list: name them"):
         build(Policy.single("net"), [unsure])  # type: ignore[call-overload]
+
+
+def test_functions_are_not_saved(tmp_path: Path) -> None:
+    cascade: Any = build(Policy.single("net"), {"net": unsure})
+    with pytest.raises(ModelError, match="found a CallableCascade: save its result"):
+        save_cascade(cascade, tmp_path / "cascade")
+    assert not list(tmp_path.iterdir())
