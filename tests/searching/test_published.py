@@ -19,15 +19,16 @@ from understudy.outcome import evaluate
 from understudy.policy import Policy, accepts
 from understudy.result import Published
 from understudy.scores import Exit, ScoreTable
+from understudy.searching.onepass import onepass
 from understudy.searching.pairs import pair_curve
 from understudy.searching.published_rules import (
     FIRST_CROSSING,
     ONEPASS,
     WEIGHTS,
     first_crossing,
-    onepass,
     published_rules,
 )
+from understudy.searching.scalar_minima import bounded_minima
 
 
 def stopped(table: ScoreTable, little: str, big: str) -> tuple[float, list[bool]]:
@@ -177,6 +178,46 @@ def test_onepass_is_the_loop(seed: int, weight: float) -> None:
         assert ((sure >= step.threshold) == (sure > t)).all()
 
 
+def test_onepass_of_many_weights_is_that_of_each() -> None:
+    table = multi_exit(300, 3, 2, seed=5)
+    alone = [onepass(table, [weight], reference="base")[0] for weight in WEIGHTS]
+    assert onepass(table, WEIGHTS, reference="base") == alone
+
+
+def steps(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A step function on [0, 1]: its edges and its values, often equal."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.random(20)), rng.integers(0, 6, 21) / 7
+
+
+def test_bounded_minima_are_those_of_scipy() -> None:
+    """To the last bit, on step functions and on smooth ones."""
+    all_steps = [steps(seed) for seed in range(200)]
+
+    def stepped(at: np.ndarray) -> np.ndarray:
+        found = [
+            values[np.searchsorted(edges, x)]
+            for (edges, values), x in zip(all_steps, at, strict=True)
+        ]
+        return np.array(found)
+
+    def one(seed: int, x: float) -> float:
+        edges, values = all_steps[seed]
+        return float(values[np.searchsorted(edges, x)])
+
+    def smooth(at: np.ndarray) -> np.ndarray:
+        return np.sin(np.arange(1, len(at) + 1) * at)
+
+    for value, single in (
+        (stepped, one),
+        (smooth, lambda row, x: float(np.sin((row + 1) * x))),
+    ):
+        found, least = bounded_minima(value, 200)
+        for row in range(200):
+            t, lowest, _, _ = fminbound(partial(single, row), 0, 1, full_output=True)
+            assert (found[row], least[row]) == (t, lowest)
+
+
 def test_onepass_never_revisits_an_exit() -> None:
     """A first exit that is set in ignorance of a perfect second one stays as it is."""
     table = multi_exit(200, 3, 2, seed=9)
@@ -216,8 +257,8 @@ def test_rules_keep_their_budgets_on_tune_and_are_measured_elsewhere() -> None:
         assert Published.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
-def test_onepass_takes_the_cheapest_trade_off_within_the_budget() -> None:
-    table = synthetic(2000)
+def test_onepass_takes_the_cheapest_trade_off_within_the_budget_on_all_samples() -> None:
+    table = synthetic(5000)
     tried = [
         evaluate(table, one, reference="net2")
         for one in set(onepass(table, WEIGHTS, reference="net2"))
