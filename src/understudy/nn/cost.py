@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import flop_registry
 
+from understudy.errors import ModelError
 from understudy.nn.preprocess import Image
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.runtime.protocol import StageState
@@ -156,7 +157,7 @@ def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return make()
-    except (NotImplementedError, RuntimeError):  # a meta tensor has no values
+    except (RuntimeError, ModelError):  # a meta tensor has no values
         return make().to("meta")
 
 
