@@ -51,8 +51,10 @@ CORE = {
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
+    "class_logits": {"class_outputs", "confidence_functions", "errors"},
     "label_sets": {"errors", "table_validation", "class_outputs"},
     "sitting": {"json_codec", "errors"},
+    "measured_rounds": {"sitting"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
@@ -79,7 +81,16 @@ CORE = {
     "import_predictions": {
         "errors", "extras", "files", "split", "scores", "table_validation", "label_sets",
     },
+    "shift": {
+        "json_codec", "errors", "policy", "outcome", "certificate", "display", "text_table",
+        "html_views", "intervals", "short_repr", "tabular",
+    },
+    "policy_set": {
+        "errors", "policy", "outcome", "scores", "intervals", "split", "deferral", "ensemble",
+        "display", "shift",
+    },
     "result": {
+        "shift", "policy_set",
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display", "text_table", "split", "scores", "deferral", "ensemble", "exit", "reference",
         "confidence_functions", "html_views", "short_repr", "tabular",
@@ -95,19 +106,25 @@ CORE = {
     "text_table": set(),
 }  # fmt: skip
 LAYERS = {
+    "catalogue": set(CORE),
     "searching": set(CORE),
     "runtime": set(CORE),
     "graph": {"errors", "extras"},
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
+    "callables": {*CORE, "runtime"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
+    "backends": {*CORE, "callables", "nn", "scoring"},
+    "reproduction": {
+        *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
+    },
     "app": {
-        *CORE, "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export", "zoo", "scoring",
-        "training",
+        *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
+        "zoo", "scoring", "training", "reproduction",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -126,33 +143,44 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
+    "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
-        "executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
+        "offline online executor"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
-        "training_modes confidence_functions input_guard preprocess stage mode_options "
+        "training_modes confidence_functions input_guard preprocess processor stage mode_options "
         "execution_mode identity "
         "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
+    "callables": "samples stage cascade scoring",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
-        "spec allowed_code hub_names model_specs decoding data_specs weights parquet_images "
-        "encoded data batches models saved_cascades"
+        "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
+        "imagenet_labels shards data_specs weights hub_access library_models hf_processor "
+        "hf_models folder_images imagenet_images parquet_column parquet_images tar_images "
+        "hub_images encoded data batches models saved_cascades"
     ),
-    "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
+    "scoring": (
+        "repeatability outputs probing shards source_run measuring further_exits table_times job"
+        " in_memory on_disk"
+    ),
+    "reproduction": "papers workload record procedures run",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
         "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "
-        "equal_loss strategies promising_pairs best_savers search_data optimism search "
-        "labels_needed verify"
+        "saver_ranking equal_loss strategies promising_pairs best_savers search_data optimism "
+        "search labels_needed verify"
     ),
-    "app": "bench_result run_cascade bench bench_job build_cascade next_commands report demo cli",
+    "app": (
+        "bench_result run_cascade bench bench_job build_cascade policies_at next_commands reproduction_views "
+        "report demo cli"
+    ),
 }
 
 # The one arrow that points upwards, a late import: `result.report(path)`, for notebooks.
@@ -230,7 +258,7 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "searching", "runtime", "onnx"])
+@pytest.mark.parametrize("own", [*CORE, "catalogue", "searching", "runtime", "callables", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:

@@ -32,11 +32,13 @@ BASE = {"numpy", "cattrs", "attrs", "attr", "typer", "rich", "threadpoolctl", "c
 NEEDED = {
     "search": (
         *("searching", "store", "looks", "parquet_files", "import_predictions"),
-        *("zoo.parquet_images", "app.report"),
+        *("zoo.parquet_images", "zoo.parquet_column", "app.report"),
+        *("reproduction.record", "reproduction.procedures", "app.reproduction_views"),
     ),
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
-        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades"),
+        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades", "reproduction.run"),
+        *("zoo.library_models", "zoo.hf_models", "zoo.hf_processor"),
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
 }
@@ -142,12 +144,15 @@ print(json.dumps(ends))
 
 COMMANDS = {
     "demo": "torch",
+    "reproduce dyce --imagenet a": "zoo",
     "taps torchvision:resnet18": "torch",
     "taps timm:resnet18": "zoo",
     "train-exits torchvision:resnet18 --data folder:a --into b": "torch",
     "train-exits timm:resnet18 --data folder:a --into b": "zoo",
     "score torchvision:resnet18 --data folder:a --into b": "torch",
     "score a=timm:resnet18 --data folder:a --into b": "zoo",
+    "score a=hf:owner/name --data folder:a --into b": "hf",
+    "score a=hf:owner/name timm:resnet18 --data folder:a --into b": "all",
     "measure a": "torch",
     "import b --labels a.csv --key id --exit a=a.csv --cost a=1": "search",
     "import-exits a.npz --macs a.json --into b": "search",
@@ -155,6 +160,7 @@ COMMANDS = {
     "ask a --max-drop 1": "search",
     "search a --max-drop 1": "search",
     "verify a.json a": "search",
+    "apply a.json a": "search",
     "savers a --max-drop 1": "search",
     "difficulty a": "search",
     "optimism a --max-drop 1": "search",
@@ -213,8 +219,8 @@ print(json.dumps(ends))
 PUBLIC = {
     "search": ("load_table", "save_table", "search", "verify"),
     "torch": (
-        *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "build", "load_cascade"),
-        *("save_cascade", "score"),
+        *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "load_cascade"),
+        "save_cascade",
     ),
     "export": ("onnx.agreement", "onnx.export_onnx"),
 }

@@ -652,7 +652,9 @@ class ScoreTable(Tabular):
         Raises:
             TableError: unknown ids, numbers that are no classes, or no label at all.
         """
-        table = replace(self, label=None, label_sets=None).with_labels(labels)
+        about = {**self.provenance, "judged_from": self.hash}
+        bare = replace(self, label=None, label_sets=None, provenance=about)
+        table = bare.with_labels(labels)
         kept = np.flatnonzero(table.labelled)
         if not len(kept):
             raise TableError(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mac_counts import macs_of
-from understudy.early_exit.exit_sequence import ExitSequence, SequenceSpec
+from understudy.early_exit.exit_sequence import ExitSequence, SequenceSize, SequenceSpec
 from understudy.errors import ModelError
 from understudy.nn.stage import Stage
 
@@ -29,7 +29,8 @@ def made(
 ) -> ExitSequence:
     """A sequence whose exits have random weights, as if it were trained."""
     torch.manual_seed(seed)
-    sequence = ExitSequence(widths, classes=CLASSES, dim=dim, layers=layers, heads=heads)
+    size = SequenceSize(layers, dim, heads)
+    sequence = ExitSequence(widths, classes=CLASSES, size=size)
     if trained:
         for exit in sequence.exits:
             nn.init.normal_(exit.get_parameter("weight"))
@@ -83,7 +84,7 @@ def test_shapes() -> None:
 @settings(max_examples=25)
 @given(
     widths=st.lists(st.integers(1, 9), min_size=2, max_size=6),
-    layers=st.integers(1, 3),
+    layers=st.integers(0, 3),
     heads=st.sampled_from([1, 2, 8]),
     samples=st.integers(0, 4),
 )
@@ -203,15 +204,19 @@ def test_damaged_descriptions() -> None:
 
 
 def test_sizes_are_checked() -> None:
-    with pytest.raises(ModelError, match="found 8 heads and dim 20: take dim 24, or fewer heads"):
-        ExitSequence(WIDTHS, classes=2, dim=20)
+    with pytest.raises(ModelError, match="found 8 heads and dim 20: take dim 24, or other heads"):
+        SequenceSize(dim=20)
+    for text in ("2", "x512", "2x", "-1x8", "two x 8", "2x512x8"):
+        with pytest.raises(ModelError, match="reads LAYERSxDIM"):
+            SequenceSize.parse(text)
     with pytest.raises(ModelError, match=r"at least two, found \[6\]: tap the network"):
         ExitSequence([6], classes=2)
-    for wrong in ({"classes": 0}, {"dim": 0}, {"layers": 0}, {"heads": 0}):
+    for wrong in ({"dim": 0}, {"layers": -1}, {"heads": 0}):
+        with pytest.raises(ModelError, match="has 0 layers or more"):
+            SequenceSize(**wrong)
+    for widths, classes in ((WIDTHS, 0), ([6, 0], 2)):
         with pytest.raises(ModelError, match="sizes are at least 1"):
-            ExitSequence(WIDTHS, **{"classes": 2, **wrong})
-    with pytest.raises(ModelError, match="sizes are at least 1"):
-        ExitSequence([6, 0], classes=2)
+            ExitSequence(widths, classes=classes)
 
 
 def test_order_is_checked() -> None:

@@ -114,7 +114,7 @@ def test_presets_are_made_with_depth_and_width(kind: str) -> None:
     linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     if kind.startswith("mlp"):
         depth, width = map(int, kind[3:].split("x"))
-        assert [layer.out_features for layer in linear] == [width] * depth + [4]
+        assert [layer.out_features for layer in linear] == [width] * (depth - 1) + [4]
     else:
         assert len(linear) == 1
     assert isinstance(head, ConvHead if kind.startswith("conv") else PooledHead)
@@ -165,6 +165,29 @@ def test_round_trip_through_json(kind: str) -> None:
     again.load_state_dict(head.state_dict())
     x = feature("NHWC")
     assert torch.equal(again.eval()(again.reduce(x)), head.eval()(head.reduce(x)))
+
+
+@pytest.mark.parametrize(("kind", "macs"), [("mlp1x1000", 40_000), ("mlp3x500", 770_000)])
+def test_kinds_are_those_of_dyce(kind: str, macs: int) -> None:
+    """The MACs that its documentation gives for 40 channels and 1,000 classes."""
+    head = make_head(kind, shape=(40,), layout="NC", classes=1000)
+    assert macs_of(Stage(Whole(head)), torch.zeros(40)).total == macs
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("mlp1x5", "mlp2x5"), ("mlp3x5", "mlp4x5"), ("mlp9x5+saver", "mlp10x5+saver")]
+)
+def test_heads_of_older_files_keep_their_layers(old: str, new: str) -> None:
+    """Their `mlpDxW` had D hidden layers."""
+    data = {"kind": old, "shape": [3], "layout": "NC", "classes": 2}
+    spec = HeadSpec.from_dict(data | ({"told": 4} if "saver" in old else {}))
+    assert (spec.kind, spec.build().kind) == (new, new)
+    assert HeadSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_kinds_of_a_newer_version_are_an_error() -> None:
+    with pytest.raises(ModelError, match="versions 1 to 2, found 3: update understudy"):
+        HeadSpec("linear", (3,), "NC", 2, kinds=3)
 
 
 def test_a_damaged_description_is_an_error() -> None:
@@ -232,7 +255,7 @@ def test_a_stored_feature_may_be_of_half_precision() -> None:
 
 MACS = {
     "linear": 6 * 4,
-    "mlp2x5": 6 * 5 + 5 * 5 + 5 * 4,
+    "mlp3x5": 6 * 5 + 5 * 5 + 5 * 4,
     "conv8": 16 * 6 * 8 * 9 + 16 * 8 * 16 * 9 + 32 * 4,
 }
 
@@ -251,7 +274,7 @@ def parameters(head: Head) -> int:
 
 def test_parameters() -> None:
     assert parameters(made("linear")) == 7 * 4
-    assert parameters(made("mlp2x5")) == 7 * 5 + 6 * 5 + 6 * 4
+    assert parameters(made("mlp3x5")) == 7 * 5 + 6 * 5 + 6 * 4
     assert parameters(made("conv8", "NCHW")) == 6 * 8 * 9 + 16 + 8 * 16 * 9 + 32 + 33 * 4
 
 

@@ -15,7 +15,7 @@ from understudy import Cascade, Policy, load_table, save_cascade, save_table
 from understudy.app.run_cascade import decoding_warnings
 from understudy.errors import DataError, TableError
 from understudy.scoring.on_disk import score_into
-from understudy.zoo import encoded, parquet_images
+from understudy.zoo import encoded, parquet_column
 from understudy.zoo.data import open_data
 from understudy.zoo.encoded import EncodedImages
 from understudy.zoo.models import load_stages
@@ -125,8 +125,8 @@ def test_parquet_files_are_sampled_too(tmp_path: Path, monkeypatch: pytest.Monke
     rows = {"image": [bytes([n]) for n in range(20)]}
     pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
     whole = open_data(f"parquet:{tmp_path / 'a.parquet'}").encoded
-    monkeypatch.setattr(parquet_images, "HELD_WHOLE", 0)
-    monkeypatch.setattr(parquet_images, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(parquet_column, "HELD_WHOLE", 0)
+    monkeypatch.setattr(parquet_column, "BLOCK_ROWS", 2)
     blocks = open_data(f"parquet:{tmp_path / 'a.parquet'}?fingerprint=all").encoded
     assert whole is not None
     assert blocks is not None

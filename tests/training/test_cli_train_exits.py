@@ -38,6 +38,15 @@ def test_from_a_model_to_a_score(run: Run) -> None:
     assert scored.json["exits"][-1] == "net"
 
 
+def test_the_size_of_an_exit_sequence_network(run: Run) -> None:
+    words = ("--taps", 2, "--saver", "py:exit_digits:small", "--heads", "esn0x16", "--json")
+    assert list(run(*TRAIN_FAST, *words).json["exits"]) == ["blocks.0/esn", "blocks.1/esn"]
+    network = load_network("exits:exits", allow_code=["exit_digits"])
+    assert network.saver_branch is not None
+    size = network.saver_branch.sequence.spec
+    assert (size.layers, size.dim) == (0, 16)
+
+
 def test_every_option_and_setting(run: Run) -> None:
     Path("config.toml").write_text(
         'targets = "both"\ntemperature = 2\nshare = 0.3\nweights = "tinysaver"\n'
@@ -65,6 +74,12 @@ def test_every_option_and_setting(run: Run) -> None:
         (("--heads", "linaer"), "did you mean"),
         (("--taps", "blocks.7"), "blocks.7"),
         (("--lr", -1), "lr lies between"),
+        (("--heads", "esn2x16"), "names 1 and --saver none: give --saver MODEL"),
+        (
+            ("--saver", "py:exit_digits:small", "--heads", "esn2x16,esn1x16"),
+            "names 2 and --saver one: name one size",
+        ),
+        (("--saver", "py:exit_digits:small", "--heads", "esn2y16"), "reads LAYERSxDIM"),
         (("--config", "nowhere.toml"), "--config cannot be read from 'nowhere.toml'"),
     ],
 )

@@ -15,6 +15,7 @@ from understudy.early_exit.network import ExitNetwork, attach
 from understudy.early_exit.serialization import ExitFolder
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.scoring.on_disk import score_into
+from understudy.store import load_table
 from understudy.training.api import fit_exits, train_exits
 from understudy.training.config import TrainingConfig
 from understudy.training.sampling import hold_out
@@ -365,6 +366,7 @@ def test_a_learning_rate_that_is_too_high_is_refused(weights: dict[str, str]) ->
         ({"model": "py:exit_digits:centred", "classifier": True}, "and none is"),
         ({"config": TrainingConfig(weights="tinysaver")}, "found no saver"),
         ({"config": TrainingConfig(held_out=1e-7)}, "change the share"),
+        ({"model": "net=py:exit_digits:big?run=compiled"}, "in any mode but compiled"),
         ({"data": "digits:trian"}, "did you mean 'train'"),
         ({"device": "tpu9"}, "device 'tpu9' cannot be used"),
     ],
@@ -375,6 +377,35 @@ def test_mistakes_are_refused_before_any_work(
     with pytest.raises(UnderstudyError, match=words):
         trained(tmp_path / "exits", **wrong)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", ["bfloat16", "folded+channels_last"])
+def test_a_network_in_another_mode(
+    trained: Train, weights: dict[str, str], tmp_path: Path, mode: str
+) -> None:
+    """It is stored in that mode, and its exits run in it."""
+    spec = f"{weights['big']}&run={mode}"
+    network = trained(tmp_path / "exits", model=f"net={spec}", taps=2)
+    again = load_network(f"exits:{tmp_path}/exits", allow_code={"exit_digits"})
+    assert (network.mode.name, again.mode.name) == (mode, mode)
+    found, whole = held_out(again), held_out(load_network_in(tmp_path, "channels_last"))
+    assert found.keys() == whole.keys()
+    assert all(abs(found[name] - whole[name]) < 0.02 for name in found)
+    score_into(
+        tmp_path / "table",
+        {"net": f"exits:{tmp_path}/exits"},
+        "digits:heldout",
+        allow_code={"exit_digits"},
+        measure_batches=(),
+    )
+    table = load_table(tmp_path / "table")
+    accuracy = dict(zip(table.names, (table.prediction == table.label).mean(1), strict=True))
+    assert accuracy == pytest.approx(found, abs=5e-3)
+
+
+def load_network_in(folder: Path, mode: str) -> ExitNetwork:
+    """The exits of a folder in another mode than the one that is stored."""
+    return load_network(f"exits:{folder}/exits?run={mode}", allow_code={"exit_digits"})
 
 
 def test_the_folder_is_nothing_else(trained: Train, tmp_path: Path) -> None:

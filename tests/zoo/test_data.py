@@ -13,7 +13,7 @@ from PIL import Image
 
 from understudy.errors import DataError
 from understudy.split import SHARES_OF_MANY, assign_splits
-from understudy.zoo import parquet_images as parquet
+from understudy.zoo import parquet_column as parquet
 from understudy.zoo.batches import batches
 from understudy.zoo.data import DataSet, open_data
 
@@ -222,3 +222,24 @@ def test_batches_may_be_left_early() -> None:
 def test_batches_have_a_size() -> None:
     with pytest.raises(DataError, match="found 0 and 2"):
         batches(open_data("digits:"), size=0)
+
+
+def test_a_limit_takes_images_in_turn_from_the_classes(tmp_path: Path) -> None:
+    files = {
+        f"{name}/{n}.png": encoded(n) for name, count in (("a", 4), ("b", 2)) for n in range(count)
+    }
+    folder(tmp_path, files)
+    found = [open_data(f"folder:{tmp_path}?limit={most}") for most in (1, 3, 5, 99)]
+    assert [data.ids.tolist() for data in found] == [
+        ["a/0.png"],
+        ["a/0.png", "a/1.png", "b/0.png"],
+        ["a/0.png", "a/1.png", "a/2.png", "b/0.png", "b/1.png"],
+        list(files),
+    ]
+    assert found[1].classes == ("a", "b")
+    assert found[1].image(2)[0, 0, 0] == 0
+    assert found[2].image(4)[0, 0, 0] == 1
+    assert len({data.fingerprint for data in found}) == 4
+    for wrong in ("0", "-1", "1e3", "many"):
+        with pytest.raises(DataError, match="limit is the largest number of images"):
+            open_data(f"folder:{tmp_path}?limit={wrong}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,58 @@ from torch import Tensor, nn
 
 from understudy.errors import ModelError
 from understudy.json_codec import Stored
+
+
+@dataclass(frozen=True)
+class SequenceSize:
+    """The size of an Exit Sequence Network; the paper's is 2 layers of 512.
+
+    Attributes:
+        layers: transformer blocks, of which the last has no feed-forward part; 0 for tokens that
+            do not attend to each other.
+        dim: the width of a token, a multiple of `heads`.
+        heads: of the attention.
+
+    Raises:
+        ModelError: a size below 1 (`layers`: below 0), or heads that do not divide `dim`.
+    """
+
+    layers: int = 2
+    dim: int = 128
+    heads: int = 8
+
+    def __post_init__(self) -> None:
+        if self.layers < 0 or min(self.dim, self.heads) < 1:
+            raise ModelError(
+                "an Exit Sequence Network has 0 layers or more, and at least 1 head and width, "
+                f"found {self.layers} layers, {self.heads} heads and the width {self.dim}"
+            )
+        if self.dim % self.heads:
+            raise ModelError(
+                f"heads divide dim, found {self.heads} heads and dim {self.dim}: take dim "
+                f"{-(-self.dim // self.heads) * self.heads}, or other heads"
+            )
+
+    @staticmethod
+    def parse(text: str) -> SequenceSize:
+        """The size that ``LAYERSxDIM`` names, with 8 heads.
+
+        >>> SequenceSize.parse("2x512")
+        SequenceSize(layers=2, dim=512, heads=8)
+
+        Raises:
+            ModelError: another form, or no size.
+        """
+        found = re.fullmatch(r"(\d{1,3})x(\d{1,6})", text.strip())
+        if found is None:
+            raise ModelError(
+                "the size of an Exit Sequence Network reads LAYERSxDIM, found "
+                f"{text[:80]!r}: write 2x512 for two layers of width 512"
+            )
+        return SequenceSize(int(found[1]), int(found[2]))
+
+
+SEQUENCE = SequenceSize()
 
 
 @dataclass(frozen=True)
@@ -29,7 +82,8 @@ class SequenceSpec(Stored, what="a sequence", error=ModelError, remedy="train th
         Raises:
             ModelError: as `ExitSequence`.
         """
-        return ExitSequence(**vars(self))
+        size = SequenceSize(self.layers, self.dim, self.heads)
+        return ExitSequence(self.widths, classes=self.classes, size=size)
 
 
 class ExitSequence(nn.Module):
@@ -47,11 +101,9 @@ class ExitSequence(nn.Module):
     Args:
         widths: of the saver's last feature and of the feature at every tap, pooled.
         classes: the number of logits.
-        dim: the width of a token.
-        layers: transformer blocks; the last is attention alone, without a feed-forward part.
-        heads: of the attention; a divisor of `dim`.
+        size: layers, width and heads.
 
-    >>> sequence = ExitSequence([8, 16, 32], classes=3, dim=16, heads=4)
+    >>> sequence = ExitSequence([8, 16, 32], classes=3, size=SequenceSize(dim=16, heads=4))
     >>> pooled = [torch.randn(2, width) for width in (8, 16, 32)]
     >>> saver_logits = torch.randn(2, 3)
     >>> sequence(pooled, saver_logits).shape
@@ -63,22 +115,17 @@ class ExitSequence(nn.Module):
     True
 
     Raises:
-        ModelError: fewer than two widths, a size below 1, heads that do not divide `dim`.
+        ModelError: fewer than two widths, a width below 1, no classes.
     """
 
     def __init__(
-        self,
-        widths: Sequence[int],
-        *,
-        classes: int,
-        dim: int = 128,
-        layers: int = 2,
-        heads: int = 8,
+        self, widths: Sequence[int], *, classes: int, size: SequenceSize = SEQUENCE
     ) -> None:
-        _check_sizes(widths, classes=classes, dim=dim, layers=layers, heads=heads)
+        _check_widths(widths, classes)
         super().__init__()
         self.widths = tuple(widths)
-        self.classes, self.dim, self.layers, self.heads = classes, dim, layers, heads
+        self.classes = classes
+        self.layers, self.dim, self.heads = layers, dim, heads = size.layers, size.dim, size.heads
         self.tokenisers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim), nn.ReLU()) for width in widths
         )
@@ -107,8 +154,13 @@ class ExitSequence(nn.Module):
                 f"tokens 0 to {len(self.widths) - 1} come in order, found token {number} after "
                 f"{cache.shape[1]} others: give every token before it first"
             )
-        out, cache = self._attend(self._tokenise(number, pooled).unsqueeze(1), cache)
+        out, cache = self._attend(self.tokenise(number, pooled).unsqueeze(1), cache)
         return out.squeeze(1), cache
+
+    def tokenise(self, number: int, pooled: Tensor) -> Tensor:
+        """A token (N, dim) of a pooled feature (N, widths[number]), before all blocks."""
+        token: Tensor = self.tokenisers[number](pooled.to(self._dtype))
+        return token
 
     def empty_cache(self, rows: int, like: Tensor) -> Tensor:
         """The cache before the first token, (rows, 0, layers, 2, dim), on the device of `like`."""
@@ -140,7 +192,7 @@ class ExitSequence(nn.Module):
                 f"the sequence takes {len(self.widths)} pooled features, the saver's first, found "
                 f"{len(pooled)}: give one per tap"
             )
-        tokens = torch.stack([self._tokenise(i, feature) for i, feature in enumerate(pooled)], 1)
+        tokens = torch.stack([self.tokenise(i, feature) for i, feature in enumerate(pooled)], 1)
         out, _ = self._attend(tokens, self.empty_cache(len(tokens), tokens))
         exits = range(1, len(self.widths))
         return torch.stack([self.exit(i, out[:, i], saver_logits) for i in exits], 1)
@@ -150,12 +202,11 @@ class ExitSequence(nn.Module):
         """The architecture, without weights."""
         return SequenceSpec(self.widths, self.classes, self.dim, self.layers, self.heads)
 
-    def _tokenise(self, number: int, pooled: Tensor) -> Tensor:
-        token: Tensor = self.tokenisers[number](pooled.to(self._dtype))
-        return token
-
     def _attend(self, tokens: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         """New tokens (N, S, dim) after all blocks, and the cache with theirs appended."""
+        if not self.layers:  # the cache has no content, and still says how many tokens there are
+            rows, count = len(tokens), cache.shape[1] + tokens.shape[1]
+            return tokens, cache.new_empty((rows, count, 0, 2, self.dim))
         seen = []
         for block, past in zip(self.blocks, cache.unbind(2), strict=True):
             tokens, keys_values = block(tokens, past)
@@ -208,19 +259,11 @@ class _Block(nn.Module):
         return rows.reshape(samples, count, self.heads, dim // self.heads).transpose(1, 2)
 
 
-def _check_sizes(widths: Sequence[int], *, classes: int, dim: int, layers: int, heads: int) -> None:
+def _check_widths(widths: Sequence[int], classes: int) -> None:
     if len(widths) < 2:
         raise ModelError(
             "a sequence has the saver's width and one per tap, at least two, found "
             f"{list(widths)}: tap the network somewhere"
         )
-    if min(*widths, classes, dim, layers, heads) < 1:
-        raise ModelError(
-            f"sizes are at least 1, found widths {list(widths)}, classes {classes}, dim {dim}, "
-            f"layers {layers}, heads {heads}"
-        )
-    if dim % heads:
-        raise ModelError(
-            f"heads divide dim, found {heads} heads and dim {dim}: take dim "
-            f"{-(-dim // heads) * heads}, or fewer heads"
-        )
+    if min(*widths, classes) < 1:
+        raise ModelError(f"sizes are at least 1, found widths {list(widths)}, classes {classes}")

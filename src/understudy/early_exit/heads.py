@@ -32,6 +32,9 @@ PRESETS = (
 )
 """Kinds of head by name; `mlpDxW` and `convW` take any depth D and width W."""
 
+KINDS = 2
+"""The version of the names of kinds: in 1 `mlpDxW` had D hidden layers, since 2 D linear ones."""
+
 SAVER = "+saver"
 """The suffix of kinds that are conditioned on a saver."""
 
@@ -41,13 +44,25 @@ MAP_SIDE = 8
 
 @dataclass(frozen=True)
 class HeadSpec(Stored, what="a head", error=ModelError, remedy="train the exits again"):
-    """The architecture of a head: the arguments of `make_head`."""
+    """The architecture of a head: the arguments of `make_head`, and the version of its kind's name,
+    which is renamed where it is of an older one."""
 
     kind: str
     shape: tuple[int, ...]
     layout: str
     classes: int
     saver_width: int = field(default=0, metadata=stored(key="told", optional=True))
+    kinds: int = field(default=1, metadata=stored(optional=True))
+
+    def __post_init__(self) -> None:
+        if self.kinds > KINDS:
+            raise ModelError(
+                f"kinds of heads are of the versions 1 to {KINDS}, found {self.kinds}: update "
+                "understudy"
+            )
+        if self.kinds == 1:
+            object.__setattr__(self, "kind", re.sub(r"^mlp(\d+)x", _one_more, self.kind))
+            object.__setattr__(self, "kinds", KINDS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; the width of saver features only where there is a saver."""
@@ -60,7 +75,17 @@ class HeadSpec(Stored, what="a head", error=ModelError, remedy="train the exits 
         Raises:
             ModelError: as `make_head`.
         """
-        return make_head(**vars(self))
+        return make_head(
+            self.kind,
+            shape=self.shape,
+            layout=self.layout,
+            classes=self.classes,
+            saver_width=self.saver_width,
+        )
+
+
+def _one_more(found: re.Match[str]) -> str:
+    return f"mlp{int(found[1]) + 1}x"
 
 
 class Head(nn.Module, ABC):
@@ -135,18 +160,18 @@ class _BuiltHead(Head):
 
     @property
     def spec(self) -> HeadSpec:
-        return HeadSpec(self.kind, self.shape, self.layout, self.classes)
+        return HeadSpec(self.kind, self.shape, self.layout, self.classes, kinds=KINDS)
 
 
 class PooledHead(_BuiltHead):
-    """Global average, then `depth` hidden layers of one width and a linear layer.
+    """Global average, then `depth` linear layers, all but the last of one width.
 
-    Without hidden layers it is a linear classifier, with some the exit of DyCE (arXiv 2403.01695).
+    With one layer it is a linear classifier, with more the exit of DyCE (arXiv 2403.01695).
     The averages are standardised first, each by its own mean and variance over the samples: the
     features are fixed, so these do not drift, and unlike LayerNorm they keep how large a feature
     is. Training therefore takes at least two samples at a time.
 
-    >>> head = PooledHead("mlp2x8", shape=(4,), layout="NC", classes=3, depth=2, width=8)
+    >>> head = PooledHead("mlp3x8", shape=(4,), layout="NC", classes=3, depth=3, width=8)
     >>> head(head.reduce(torch.zeros(2, 4))).shape, head.reduction
     (torch.Size([2, 3]), 'mean')
     """
@@ -160,11 +185,11 @@ class PooledHead(_BuiltHead):
         shape: tuple[int, ...],
         layout: str,
         classes: int,
-        depth: int = 0,
+        depth: int = 1,
         width: int = 0,
     ) -> None:
         super().__init__(kind, shape=shape, layout=layout, classes=classes)
-        widths = (_side(shape, layout, "C"), *[width] * depth)
+        widths = (_side(shape, layout, "C"), *[width] * (depth - 1))
         self.layers = nn.Sequential(nn.BatchNorm1d(widths[0], affine=False))
         for before, after in pairwise(widths):
             self.layers.extend([nn.Linear(before, after), nn.GELU()])
@@ -205,7 +230,7 @@ class ConvHead(_BuiltHead):
         if layout not in ("NCHW", "NHWC"):
             raise ModelError(
                 f"a convolutional head is for maps (NCHW, NHWC), found {kind!r} on the layout "
-                f"{layout}: use 'linear' or a kind like 'mlp1x1000'"
+                f"{layout}: use 'linear' or a kind like 'mlp3x500'"
             )
         super().__init__(kind, shape=shape, layout=layout, classes=classes)
         channels = _side(shape, layout, "C")
@@ -277,14 +302,15 @@ def make_head(
     """A new head of the kind, with weights drawn from PyTorch's global generator.
 
     Args:
-        kind: "linear"; "mlpDxW", D hidden layers of width W; "convW", convolutions of widths W and
-            2W, for maps only; any of these with the suffix "+saver". See `PRESETS`.
+        kind: "linear"; "mlpDxW", D linear layers, the D - 1 hidden ones of width W, as DyCE names
+            them; "convW", convolutions of widths W and 2W, for maps only; any of these with the
+            suffix "+saver". See `PRESETS`.
         shape: of one sample's feature, without N.
         layout: one of `LAYOUTS`.
         classes: the number of logits.
         saver_width: the number of saver features, for a kind with the suffix "+saver".
 
-    >>> head = make_head("mlp1x32", shape=(16, 8, 8), layout="NCHW", classes=10)
+    >>> head = make_head("mlp2x32", shape=(16, 8, 8), layout="NCHW", classes=10)
     >>> head(head.reduce(torch.zeros(2, 16, 8, 8))).shape
     torch.Size([2, 10])
 

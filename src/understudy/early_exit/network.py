@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from understudy.early_exit.exit_sequence import ExitSequence
+from understudy.early_exit.exit_sequence import SEQUENCE, ExitSequence, SequenceSize
 from understudy.early_exit.heads import Head, PlainHead, make_head
 from understudy.early_exit.stages import (
     ESN,
@@ -22,7 +22,7 @@ from understudy.early_exit.stages import (
 )
 from understudy.early_exit.taps import Tap, list_taps, tap_at
 from understudy.errors import ModelError, listed
-from understudy.nn.execution_mode import PLAIN, ExecutionMode
+from understudy.nn.execution_mode import PLAIN, ExecutionMode, ModelInMode
 from understudy.nn.stage import Stage, as_stage, uncompiled
 from understudy.runtime.pipeline import check_classes
 
@@ -91,12 +91,12 @@ class ExitNetwork(Backbone):
         """The same network in another execution mode; the modules are shared.
 
         Raises:
-            ModelError: a precision, or compiled: these are for whole models.
+            ModelError: compiled, which is for whole models.
         """
-        if mode.dtype is not None or mode.compiled:
+        if mode.compiled:
             raise ModelError(
-                "the segments of a network can be folded and channels_last, found "
-                f"{mode.name!r}: leave the rest out, or run the model whole"
+                "the segments of a network run in any mode but compiled, found "
+                f"{mode.name!r}: leave it out, or run the model whole"
             )
         branch = self.saver_branch
         if branch is not None:
@@ -176,6 +176,7 @@ def attach(
     *,
     image: Tensor | None = None,
     saver: Mapping[str, nn.Module] | None = None,
+    sequence: SequenceSize = SEQUENCE,
 ) -> ExitNetwork:
     """Attach exits to a model by module path; the model itself is not changed.
 
@@ -185,11 +186,12 @@ def attach(
 
     Args:
         model: a `Stage`, or a module that takes ready tensors.
-        heads: module path -> a kind of head (`linear`, `mlp1x1000`, `conv64`, `conv64+saver`;
+        heads: module path -> a kind of head (`linear`, `mlp3x500`, `conv64`, `conv64+saver`;
             untrained), a module from the feature there to logits (N, C), or several by name.
         image: one sample; needed unless the stage's preprocessing sets a size.
         saver: the saver under the name of its exit: a `Stage`, or a module that takes what the
             model takes.
+        sequence: the size of the Exit Sequence Network.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> network = attach(model, {"1": nn.Linear(8, 3)}, image=torch.zeros(4))
@@ -204,7 +206,7 @@ def attach(
     sample = example_image(stage) if image is None else image
     taps = tap_at(stage, sample, list(heads))
     classes = int(stage([sample]).shape[1])
-    branch = None if saver is None else _saver_branch(saver, taps, sample, classes)
+    branch = None if saver is None else _saver_branch(saver, taps, sample, classes, sequence)
     saver_width = 0 if branch is None else branch.saver.taps[0].width + classes
     made: dict[ExitLocation, Head] = {}
     for number, tap in enumerate(taps):
@@ -224,8 +226,17 @@ def attach(
 
 
 def _plain_stage(model: nn.Module) -> Stage:
-    """The stage of a model as it was before `torch.compile`: its segments are captured anew."""
+    """The stage of a model as it was before `torch.compile`: its segments are captured anew.
+
+    Raises:
+        ModelError: a model in an execution mode.
+    """
     stage = as_stage(model)
+    if isinstance(stage.model, ModelInMode):
+        raise ModelError(
+            "exits are attached to a model as it is, found one in the execution mode "
+            f"{stage.model.mode.name!r}: attach them without it, and then use `with_mode`"
+        )
     plain = uncompiled(stage.model)
     if plain is stage.model:
         return stage
@@ -233,7 +244,11 @@ def _plain_stage(model: nn.Module) -> Stage:
 
 
 def _saver_branch(
-    saver: Mapping[str, nn.Module], taps: Sequence[Tap], image: Tensor, classes: int
+    saver: Mapping[str, nn.Module],
+    taps: Sequence[Tap],
+    image: Tensor,
+    classes: int,
+    size: SequenceSize,
 ) -> SaverBranch:
     if len(saver) != 1:
         raise ModelError(f"a network has one saver, found {listed(map(repr, saver))}: name one")
@@ -254,7 +269,7 @@ def _saver_branch(
             "its logits: choose another"
         )
     last = possible[-1]
-    sequence = ExitSequence([tap.width for tap in (last, *taps)], classes=classes)
+    sequence = ExitSequence([tap.width for tap in (last, *taps)], classes=classes, size=size)
     return SaverBranch(name, ExitNetwork(stage, [last], {}, image=sample), sequence)
 
 

@@ -100,7 +100,7 @@ class Architecture(
                 name = f"{network.taps[location.tap].path}/{location.head}"
                 raise ModelError(
                     f"a saved head is built again from its kind, {name!r} is a module of your own: "
-                    "use one of the kinds (linear, mlp1x1000, conv64), or keep the network in "
+                    "use one of the kinds (linear, mlp3x500, conv64), or keep the network in "
                     "memory"
                 )
             heads.append(_SavedHead(location.tap, location.head, spec))

@@ -48,7 +48,7 @@ class Backbone(StageGroup):
         taps: where it is cut, in the order of execution.
         image: one sample as the stage takes it; its shape is the one that the segments take.
         origin: plain JSON: where the exits come from; `spec` names how to load them again.
-        mode: the execution mode of the segments: folded and channels_last, or PLAIN.
+        mode: the execution mode of the segments: any but compiled.
     """
 
     def __init__(
@@ -92,6 +92,16 @@ class Backbone(StageGroup):
                 f"{tuple(ready.shape[1:])}: resize the images, or attach exits for that shape"
             )
         return ready
+
+    def run_segment(self, number: int, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The outputs of a segment in the network's mode; logits are float32 in any precision.
+
+        Raises:
+            ModelError: the model cannot be partitioned at its taps.
+        """
+        with self.mode.autocast(self.stage.device):
+            outputs = self.trunk.run(number, values)
+        return (outputs[0].float(),) if number == len(self.taps) else outputs
 
     @property
     def trunk(self) -> Trunk:
@@ -169,7 +179,7 @@ class Segments:
             return state
         rest = {key: value for key, value in state.items() if not self._is_feature(key)}
         values = self._features(number - 1, state) if number else (self.backbone.prepare(images),)
-        outputs = self.backbone.trunk.run(number, values)
+        outputs = self.backbone.run_segment(number, values)
         if number == len(self.backbone.taps):
             return {**rest, StateKey("logits", self.name): outputs[0]}
         if self.keeps_pooled:
@@ -255,14 +265,14 @@ class ExitStage(Stage):
 
 
 class WholeNetwork(ExitStage):
-    """The end of a network; run first it is the network as it is, not its segments, unless the
-    segments are the faster ones."""
+    """The end of a network; run first it is the network as it is, not its segments, unless these
+    run in another mode."""
 
     @torch.inference_mode()
     def resume(self, images: Images, state: StageState) -> tuple[Tensor, StageState]:
         """Logits (N, C) of the network, and the state without its features."""
         begun = any(key.kind == "feature" and key.owner == self.name for key in state)
-        if begun or self.network.mode.folded:
+        if begun or self.network.mode.folded or self.network.mode.dtype is not None:
             return super().resume(images, state)
         return self.network.stage.run_model(self.network.prepare(images), images), state
 

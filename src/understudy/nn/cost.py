@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -98,6 +99,53 @@ def measure_parts(
     """
     runs = [time_parts(stages, images) for _ in range(repeats + 1)]
     return {part: statistics.median(run[part] for run in runs[1:]) for part in runs[0]}
+
+
+class DefinitionCost(NamedTuple):
+    """What a model's definition costs.
+
+    Attributes:
+        parameters: how many numbers its weights are.
+        macs: MACs of one sample.
+        uncounted: as for `MacCount`.
+    """
+
+    parameters: int
+    macs: int
+    uncounted: tuple[str, ...]
+
+
+def count_definition(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> DefinitionCost:
+    """Parameters and MACs of a model that is made and run on the meta device.
+
+    Neither weights nor activations take memory, so that models of any size are counted in about a
+    second (those that read values of tensors while they are made take the memory of their weights).
+    Models that branch on values while they run cannot be counted so: use `count_parts`.
+
+    Args:
+        make: makes the model, without weights.
+        shape: of one sample as the model takes it, such as (3, 224, 224).
+
+    >>> count_definition(lambda: torch.nn.Linear(4, 3), (4,))
+    DefinitionCost(parameters=15, macs=12, uncounted=())
+    """
+    model = _on_meta(make).eval()
+    with torch.device("meta"):  # for tensors that are made while it runs
+        sample = torch.empty(1, *shape)
+        with count_macs() as meter:
+            model(sample)
+    parameters = sum(weights.numel() for weights in model.parameters())
+    return DefinitionCost(parameters, meter.macs, tuple(sorted(meter.uncounted)))
+
+
+def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    """A model on the meta device; one that reads values of tensors while it is made comes from the
+    CPU."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):  # a meta tensor has no values
+        return make().to("meta")
 
 
 @contextmanager
@@ -231,9 +279,10 @@ _FORMULAS: Mapping[str, _Formula] = {
 
 _FREE_OPERATORS: Mapping[str, str] = {
     "creation": """
-        empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones
-        ones_like new_ones full full_like new_full arange eye linspace scalar_tensor tril_indices
-        triu_indices rand rand_like randn randn_like bernoulli native_dropout
+        fill zero empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like
+        new_zeros ones ones_like new_ones full full_like new_full arange eye linspace
+        scalar_tensor tril_indices triu_indices rand rand_like randn randn_like bernoulli
+        native_dropout
     """,
     "copies": """
         _to_copy copy detach lift_fresh _unsafe_view as_strided resize cat stack repeat roll flip

@@ -15,9 +15,9 @@ from understudy.early_exit.stages import ESN, REST
 from understudy.graph.model_output import logits_in
 from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
-from understudy.onnx.bundle import IMAGES
 from understudy.onnx.export_preprocess import pixels_of
 from understudy.runtime.protocol import StateKey
+from understudy.runtime.value_graph import IMAGES
 
 Keys = Sequence[StateKey | str]
 """Values of the stage state, or the images."""
@@ -137,13 +137,19 @@ def _saver_part(branch: SaverBranch, image: Tensor) -> ModulePart:
 
 def _token_part(name: str, exit: str, tap: int, branch: SaverBranch) -> ModulePart:
     """The token of a tap and the exit that refines the saver's logits there."""
+    if not branch.sequence.layers:
+        lone = (StateKey("pooled", name, tap), StateKey("logits", branch.name))
+        module = LoneTokenModule(branch.sequence, tap)
+        return ModulePart.of(exit, module, lone, (StateKey("logits", exit),))
     before = (
         StateKey("pooled", branch.name, 0) if tap == 0 else StateKey("esn_cache", name, tap - 1)
     )
     inputs = (StateKey("pooled", name, tap), before, StateKey("logits", branch.name))
-    module = TokenModule(branch.sequence, tap)
     return ModulePart.of(
-        exit, module, inputs, (StateKey("logits", exit), StateKey("esn_cache", name, tap))
+        exit,
+        TokenModule(branch.sequence, tap),
+        inputs,
+        (StateKey("logits", exit), StateKey("esn_cache", name, tap)),
     )
 
 
@@ -236,3 +242,15 @@ class TokenModule(nn.Module):
             _, cache = sequence.token(0, before, empty)
         output, cache = sequence.token(number, pooled, cache)
         return sequence.exit(number, output, logits).float(), cache
+
+
+class LoneTokenModule(nn.Module):
+    """The token of a tap, in a sequence without attention, and the exit there."""
+
+    def __init__(self, sequence: ExitSequence, tap: int) -> None:
+        super().__init__()
+        self.sequence, self.tap = sequence, tap
+
+    def forward(self, pooled: Tensor, logits: Tensor) -> tuple[Tensor]:
+        sequence, number = self.sequence, self.tap + 1
+        return (sequence.exit(number, sequence.tokenise(number, pooled), logits).float(),)

@@ -89,7 +89,7 @@ def saver_rules(
     if not in_range(tune.confidence[confidence]):
         return ()
     spec = {"unit": unit, "confidence": confidence}
-    sweeps = [_GridSweep.of(tune, name, reference, **spec) for name in littles]
+    sweeps = [GridSweep.of(tune, name, reference, **spec) for name in littles]
     chosen = []
     for drop in max_drop:
         ends = [sweep.crossing(drop) for sweep in sweeps]
@@ -139,12 +139,12 @@ def first_crossing(
     unit = table.unit(unit)
     check_range(table.scores(confidence)[table.index(little)])
     spec = {"unit": unit, "confidence": confidence}
-    sweep = _GridSweep.of(table, little, reference, **spec)
+    sweep = GridSweep.of(table, little, reference, **spec)
     return sweep.policy(sweep.crossing(max_drop)[1])
 
 
 @dataclass(frozen=True, eq=False)
-class _GridSweep:
+class GridSweep:
     """A pair as its threshold falls from 1 to 0 in steps of 0.001.
 
     `scores` (N,) are the little model's. At each step of the grid, (G,): `gap` is how many samples
@@ -162,7 +162,7 @@ class _GridSweep:
     @staticmethod
     def of(
         table: ScoreTable, little: str, reference: str, *, unit: str, confidence: str
-    ) -> _GridSweep:
+    ) -> GridSweep:
         """The sweep on a table."""
         row = table.index(little)
         scores = table.scores(confidence)[row].astype(np.float64)
@@ -172,7 +172,7 @@ class _GridSweep:
         accepted = len(scores) - np.searchsorted(scores[order], GRID, side="right")
         share = accepted / len(scores)
         alone, both = (table.cost_of(names, unit) for names in ([little], [little, reference]))
-        return _GridSweep(
+        return GridSweep(
             little=little,
             reference=reference,
             confidence=confidence,
@@ -184,10 +184,25 @@ class _GridSweep:
 
     def crossing(self, max_drop: float | None) -> tuple[float, int]:
         """The mean cost and the step of the crossing; the reference's cost and -1 for no step."""
-        crossed = self.gap > (0 if max_drop is None else allowed_gap(max_drop, len(self.scores)))
-        last = int(np.argmax(crossed)) - (max_drop is not None) if crossed.any() else len(GRID) - 1
+        last = self.crossed() if max_drop is None else self._within(max_drop)
         saves = last >= 0 and self.cost[last] < self.full
         return (float(self.cost[last]), last) if saves else (self.full, -1)
+
+    def crossed(self) -> int:
+        """The first step whose gap is above 0; the last of the grid where there is none."""
+        crossed = self.gap > 0
+        return int(np.argmax(crossed)) if crossed.any() else len(GRID) - 1
+
+    def _within(self, max_drop: float) -> int:
+        """The step before the first whose gap exceeds the drop; -1 where that is the first."""
+        crossed = self.gap > allowed_gap(max_drop, len(self.scores))
+        return int(np.argmax(crossed)) - 1 if crossed.any() else len(GRID) - 1
+
+    def swept(self, max_drop: float) -> int:
+        """The step of least cost among all whose gap is within the drop; -1 where none saves."""
+        within = self.gap <= allowed_gap(max_drop, len(self.scores))
+        costs = np.where(within, self.cost, np.inf)
+        return int(np.argmin(costs)) if costs.min() < self.full else -1
 
     def policy(self, step: int) -> Policy:
         """The policy at a step."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.early_exit.exit_sequence import SEQUENCE, SequenceSize
 from understudy.early_exit.network import ExitNetwork, attach, example_image
 from understudy.early_exit.serialization import check_replaceable, save_exits
 from understudy.early_exit.taps import Tap, even_taps, list_taps, tap_at
@@ -48,7 +49,7 @@ from understudy.training.targets import TargetSet, Teacher, check_targets
 from understudy.zoo.batches import first_images
 from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.model_specs import modules_of
-from understudy.zoo.models import load_network, load_stage, named_models
+from understudy.zoo.models import load_network, load_stage, named_models, plain_and_mode
 
 Note = Callable[[str], None]
 """Called with remarks for people."""
@@ -67,10 +68,11 @@ def train_exits(
     taps: int | Sequence[str] | None = None,
     heads: Sequence[str] = ("linear",),
     saver: str | None = None,
+    sequence: SequenceSize = SEQUENCE,
     classifier: bool = False,
     config: TrainingConfig = DEFAULT,
     cache_gb: float = 8.0,
-    workers: int = 2,
+    workers: int | None = None,
     device: str | None = None,
     on_progress: Advance = no_bar,
     on_note: Note = no_bar,
@@ -82,18 +84,20 @@ def train_exits(
     than these, which they were trained on.
 
     Args:
-        model: model spec (`zoo.load_stage`); NAME=SPEC names the network.
+        model: model spec (`zoo.load_stage`); NAME=SPEC names the network. With ``?run=MODE`` the
+            network is stored in that execution mode, in which its exits are then scored and run.
         data: data spec (`zoo.open_data`).
         into: the folder; a folder of exits that is there is replaced.
         taps: module paths, or how many taps, spread evenly over the network's cost; by default 6,
             or as many as it has.
         heads: kinds of heads (`nn.heads.make_head`); one of each at every tap.
         saver: model spec of a saver, which an Exit Sequence Network refines at every tap.
+        sequence: the size of that network.
         classifier: train the backbone's last linear layer anew, on the labels, first.
         config: how exits are trained.
         cache_gb: the most disk space for features, in 10^9 bytes; where they need more, the network
             runs anew in every epoch.
-        workers: threads that decode ahead.
+        workers: threads that decode ahead; one per core and at most 8 unless given.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
         on_progress: called as work proceeds.
         on_note: called with remarks.
@@ -111,7 +115,7 @@ def train_exits(
     image = pixels_of(*first_images(images, 1))
     ((name, spec),) = named_models([model]).items()
     with _seeded(config.seed):
-        network = _network(load_stage(spec), image, taps=taps, heads=heads, saver=saver)
+        network = _network(spec, image, taps=taps, heads=heads, saver=saver, sequence=sequence)
     network.stages(name)  # refuses a saver of the same name
     _ = network.trunk  # refuses what cannot be split, before hours of work
     folder = target.with_name(f"{target.name}.partial")
@@ -139,22 +143,27 @@ def train_exits(
 
 
 def _network(
-    stage: Stage,
+    spec: str,
     image: Tensor,
     *,
     taps: int | Sequence[str] | None,
     heads: Sequence[str],
     saver: str | None,
+    sequence: SequenceSize,
 ) -> ExitNetwork:
+    plain, mode = plain_and_mode(spec)
+    stage = load_stage(plain)
     sample = _sample(stage, image)
     kinds = {kind: kind for kind in heads}
     savers = {} if saver is None else named_models([saver])
-    return attach(
+    network = attach(
         stage,
         {tap.path: kinds for tap in _taps(stage, sample, taps)},
         image=sample,
-        saver={name: load_stage(spec) for name, spec in savers.items()} or None,
+        saver={name: load_stage(one) for name, one in savers.items()} or None,
+        sequence=sequence,
     )
+    return network.with_mode(mode)
 
 
 def _sample(stage: Stage, image: Tensor) -> Tensor:
@@ -213,7 +222,7 @@ def fit_exits(
     classifier: bool = False,
     folder: str | Path | None = None,
     cache_gb: float = 8.0,
-    workers: int = 2,
+    workers: int | None = None,
     on_progress: Advance = no_bar,
     on_note: Note = no_bar,
 ) -> TrainingSummary:
@@ -233,7 +242,7 @@ def fit_exits(
         classifier: train the backbone's last linear layer anew, on the labels, first.
         folder: for unfinished work, which the same call resumes; by default a temporary one.
         cache_gb: the most disk space for features, in 10^9 bytes.
-        workers: threads that decode ahead.
+        workers: threads that decode ahead; one per core and at most 8 unless given.
         on_progress: called as work proceeds.
         on_note: called with remarks.
 

@@ -71,18 +71,19 @@ class FeatureExtractor:
         Raises:
             ModelError: a feature that is not finite.
         """
-        found = _extract(
-            self._network.stage,
-            images,
-            self._reductions,
-            input_of=self._classifier,
-            logits=LOGITS if self._logits else None,
-        )
-        saver_branch = self._network.saver_branch
-        if saver_branch is not None:
-            (tap,) = saver_branch.saver.taps
-            mean = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
-            found |= _extract(saver_branch.saver.stage, images, mean, logits=SAVER_LOGITS)
+        with self._network.mode.autocast(self.device):
+            found = _extract(
+                self._network.stage,
+                images,
+                self._reductions,
+                input_of=self._classifier,
+                logits=LOGITS if self._logits else None,
+            )
+            saver_branch = self._network.saver_branch
+            if saver_branch is not None:
+                (tap,) = saver_branch.saver.taps
+                mean = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
+                found |= _extract(saver_branch.saver.stage, images, mean, logits=SAVER_LOGITS)
         return {name: _clamped(name, value) for name, value in found.items()}
 
 
@@ -221,7 +222,7 @@ class TrainingImages:
     data: DataSet
     augmentation: Augmentation
     extract: FeatureExtractor
-    workers: int
+    workers: int | None
 
     def decoded(self, positions: Array, *, size: int) -> Iterator[Batch]:
         """The images at some positions, in batches of so many positions."""

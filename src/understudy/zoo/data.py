@@ -1,11 +1,10 @@
-"""Data specs (``folder:DIR``, ``parquet:FILE``, ``digits:``) become labelled images."""
+"""Data specs (``folder:DIR``, ``imagenet:DIR``, ``parquet:FILE``, ...) become labelled images."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +17,9 @@ from understudy.split import uniform
 from understudy.zoo.data_specs import PARTS, parse_data_spec
 from understudy.zoo.decoding import FOLLOW
 from understudy.zoo.encoded import EncodedImages
+from understudy.zoo.folder_images import open_folder
+from understudy.zoo.image_source import ImageSource
+from understudy.zoo.imagenet_classes import CLASSES, expected_wnids, is_wnid
 from understudy.zoo.spec import Spec
 
 if TYPE_CHECKING:
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-)
+ONE_NAME_EACH = "give one name (one folder) per class"
 _DIGITS_TRAIN = 897  # of 1,797; the other 900 are held out
 
 
@@ -47,8 +47,8 @@ class DataSet:
             any exception.
         groups: N names of what must share a split (a patient, a video), or None.
         encoded: the files of the images; None where there are pixels alone.
-        label_sets: (N, K) class numbers padded with -1, where images have several right answers;
-            `labels` are then the first of each row.
+        label_sets: (N, K) int32, all right answers of every image, padded with -1, where images
+            have several; `labels` are the first of each row. Else None.
 
     >>> digits = open_data("digits:heldout")
     >>> len(digits), tuple(digits.image(0).shape)
@@ -131,26 +131,79 @@ class DataSet:
                 "mend or remove it"
             ) from error
 
-    def check_classes(self, count: int) -> None:
+    def check_classes(self, count: int, *, names: Sequence[str] | None = None) -> None:
         """Refuse class names or labels that do not fit models of `count` classes.
 
+        Args:
+            count: of the models.
+            names: the models' class names by number, where they are known.
+
         Raises:
-            DataError: another number of names, or labels out of range.
+            DataError: another number of names, the models' names in another order, or labels out
+                of range.
         """
-        check_class_names(self.classes, count, data=repr(self.spec))
-        check_labels(self.labels, count, data=repr(self.spec))
+        data = repr(self.spec)
+        check_class_names(self.classes, count, data=data, way=self._way_to_classes(count))
+        known = expected_wnids(self.classes or (), count) if names is None else names
+        check_class_order(self.classes, known, data=data)
+        highest = self.labels if self.label_sets is None else self.label_sets.max(axis=1)
+        check_labels(highest, count, data=data)
+
+    def _way_to_classes(self, count: int) -> str:
+        """What to do where the data have another number of classes than the models."""
+        names = self.classes or ()
+        if self.spec.startswith("imagenet:"):
+            return f"take models whose last layer has ImageNet's {CLASSES:,} classes"
+        if len(names) == 1 and self.spec.startswith("folder:"):
+            return (
+                "one folder alone is no label, so name that folder itself for images without "
+                "labels, or give one folder per class"
+            )
+        if count == CLASSES and all(map(is_wnid, names)):
+            return "write imagenet:DIR, which numbers folders as ImageNet does, also some of them"
+        if len(names) < count and not self.spec.startswith("digits:"):
+            return (
+                "number them as the models do, ?classes=FILE with all names of the models' classes,"
+                " one per line"
+            )
+        return ONE_NAME_EACH
 
 
-def check_class_names(names: Sequence[str] | None, count: int, *, data: str) -> None:
+def check_class_names(
+    names: Sequence[str] | None, count: int, *, data: str, way: str = ONE_NAME_EACH
+) -> None:
     """Refuse class names of another number than the models' classes.
 
     Raises:
-        DataError: the message has both numbers.
+        DataError: the message has both numbers, and ends with the way out.
     """
     if names is not None and len(names) != count:
+        found = "the one name" if len(names) == 1 else f"{len(names)} names"
         raise DataError(
-            f"class numbers follow the classes' names, {data} has {len(names)} names where the "
-            f"models have {count} classes: give one name (one folder) per class"
+            f"class numbers follow the classes' names, {data} has {found} ({listed(names, 3)}) "
+            f"where the models have {count} classes: {way}"
+        )
+
+
+def check_class_order(
+    names: Sequence[str] | None, known: Sequence[str] | None, *, data: str
+) -> None:
+    """Refuse class names that are the models' in another order, or only some of them.
+
+    Names that have nothing in common are another spelling and say nothing.
+
+    Raises:
+        DataError: the message has the first class that differs.
+    """
+    if names is None or known is None or not set(names) & set(known):
+        return
+    differing = [n for n, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]]
+    if differing:
+        first = differing[0]
+        raise DataError(
+            f"classes of the data are numbered as the models', {len(differing)} of {data} differ: "
+            f"class {first} is {names[first]!r}, and {known[first]!r} to the models: number them "
+            "as the models do, ?classes=FILE with one name per line"
         )
 
 
@@ -174,15 +227,21 @@ def check_labels(labels: Array | None, count: int, *, data: str) -> None:
 def open_data(spec: str) -> DataSet:
     """The images that a spec names.
 
-    ``folder:DIR`` has one folder per class, whose sorted names are the classes (or images alone,
-    without labels). ``parquet:FILE`` has encoded images in a column, and labels; ``?image=COLUMN``,
-    ``&label=``, ``&key=`` and ``&group=`` name columns that are not called `image`, `label`, `name`
-    (or `key`, `id`, `file_name`). ``digits:`` are scikit-learn's 1,797 digits, ``digits:train`` and
-    ``digits:heldout`` two fixed halves of them (897 and 900).
+    ``folder:DIR`` has one folder per class, whose sorted names are the classes, all-digit names by
+    their numbers (or images alone, without labels). ``imagenet:DIR`` is ImageNet, or a set with its
+    classes, in one of the usual layouts, with labels from 0 to 999; ``?labels=FILE`` labels images
+    that lie in no folders, or gives several right answers (ReaL). ``parquet:FILE`` has encoded
+    images in a column, and labels; ``?image=COLUMN``, ``&label=``, ``&key=`` and ``&group=`` name
+    columns that are not called `image`, `label`, `name` (or `key`, `id`, `file_name`).
+    ``wds:FILE.tar`` are samples as WebDataset has them. For both a folder or a pattern names
+    several files. ``hf:NAME`` is a data set of Hugging Face. ``digits:`` are scikit-learn's 1,797
+    digits, ``digits:train`` and ``digits:heldout`` two fixed halves of them (897 and 900).
 
-    Images in files are decoded by `decode_image`; ``?orientation=ignore`` does not turn them as
-    their EXIF orientation says. Changes of files are noticed by the hashes of 256 of them, or of
-    all with ``?fingerprint=all``. A folder or Parquet file that is there needs no scheme.
+    ``?classes=FILE`` numbers classes as models do: the file has one name per line. ``?limit=N``
+    takes N images of a folder in turn from its classes. Images in files are decoded by
+    `decode_image`; ``?orientation=ignore`` does not turn them as their EXIF orientation says.
+    Changes of files are noticed by the hashes of 256 of them, or of all with ``?fingerprint=all``.
+    A folder or file that is there needs no scheme.
 
     Raises:
         DataError: no such data, or data that break these rules.
@@ -191,71 +250,56 @@ def open_data(spec: str) -> DataSet:
     return _OPENERS[parsed.scheme](parsed)
 
 
-def _folder(spec: Spec) -> DataSet:
-    root = Path(spec.target).expanduser()
-    classes = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
-    loose = _images_in(root, deep=False)
-    if classes and loose:
-        raise DataError(
-            f"either all images lie in a folder per class or none does, {str(root)!r} has "
-            f"{len(classes)} folders and {len(loose)} images next to them "
-            f"({listed([file.name for file in loose], 3)}): move those"
-        )
-    by_class = [_images_in(root / name, deep=True) for name in classes]
-    files = [file for files in by_class for file in files] or loose
-    if not files:
-        raise DataError(
-            f"{str(root)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}): "
-            "give a folder with one folder per class"
-        )
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in by_class])
-    ids = np.array([file.relative_to(root).as_posix() for file in files], object)
+def _opened(spec: Spec, source: ImageSource) -> DataSet:
+    """Images in files, limited and decoded by the options of a spec."""
+    if "limit" in spec.options:
+        source = source.limited(int(spec.options["limit"]))
+    files = EncodedImages(
+        source.read,
+        len(source.ids),
+        orientation=spec.options.get("orientation", FOLLOW),
+        hash_all=spec.options.get("fingerprint") == "all",
+        block=source.block,
+    )
     return DataSet(
         spec=spec.text,
-        ids=ids,
-        labels=labels if classes else None,
-        classes=tuple(classes) or None,
-        fingerprint=_fingerprint(
-            ids, labels if classes else None, np.array([file.stat().st_size for file in files])
-        ),
-        **_files(spec, lambda index: files[index].read_bytes(), len(files)),
+        ids=source.ids,
+        labels=source.labels,
+        classes=source.classes,
+        fingerprint=_fingerprint(source.ids, source.labels, source.content, source.label_sets),
+        read=lambda index: files.decode(index).transpose(2, 0, 1),
+        groups=source.groups,
+        encoded=files,
+        label_sets=source.label_sets,
     )
 
 
-def _images_in(folder: Path, *, deep: bool) -> list[Path]:
-    return sorted(
-        file
-        for file in (folder.rglob("*") if deep else folder.iterdir())
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not file.name.startswith(".")
-        and file.is_file()
-    )
+def _folder(spec: Spec) -> DataSet:
+    return _opened(spec, open_folder(spec))
+
+
+def _imagenet(spec: Spec) -> DataSet:
+    from understudy.zoo.imagenet_images import open_imagenet
+
+    return _opened(spec, open_imagenet(spec))
 
 
 def _parquet(spec: Spec) -> DataSet:
     from understudy.zoo.parquet_images import open_parquet
 
-    table = open_parquet(spec)
-    return DataSet(
-        spec=spec.text,
-        ids=table.ids,
-        labels=table.labels,
-        classes=table.classes,
-        fingerprint=_fingerprint(table.ids, table.labels, table.footer),
-        groups=table.groups,
-        **_files(spec, table.image_bytes, len(table.ids), table.image_bytes.block_rows),
-    )
+    return _opened(spec, open_parquet(spec))
 
 
-def _files(spec: Spec, read: Callable[[int], bytes], count: int, block: int = 1) -> dict[str, Any]:
-    """How images in files are read, by the options of a spec."""
-    orientation = spec.options.get("orientation", FOLLOW)
-    hash_all = spec.options.get("fingerprint") == "all"
-    files = EncodedImages(read, count, orientation, hash_all, block)
-    return {
-        "read": lambda index: files.decode(index).transpose(2, 0, 1),
-        "encoded": files,
-    }
+def _tars(spec: Spec) -> DataSet:
+    from understudy.zoo.tar_images import open_tars
+
+    return _opened(spec, open_tars(spec))
+
+
+def _hub(spec: Spec) -> DataSet:
+    from understudy.zoo.hub_images import open_hub
+
+    return _opened(spec, open_hub(spec))
 
 
 def _digits(spec: Spec) -> DataSet:
@@ -281,12 +325,23 @@ def _digits(spec: Spec) -> DataSet:
 
 
 _OPENERS: Mapping[str, Callable[[Spec], DataSet]] = MappingProxyType(
-    {"folder": _folder, "parquet": _parquet, "digits": _digits}
+    {
+        "folder": _folder,
+        "imagenet": _imagenet,
+        "parquet": _parquet,
+        "wds": _tars,
+        "hf": _hub,
+        "digits": _digits,
+    }
 )
 
 
-def _fingerprint(ids: Array, labels: Array | None, content: Array) -> str:
+def _fingerprint(
+    ids: Array, labels: Array | None, content: Array, label_sets: Array | None = None
+) -> str:
     digest = hashlib.sha256("\0".join(ids.tolist()).encode())
     digest.update(b"\0no labels" if labels is None else labels.astype("<i8").tobytes())
     digest.update(np.ascontiguousarray(content).tobytes())
+    if label_sets is not None:
+        digest.update(b"\0label sets" + np.ascontiguousarray(label_sets, "<i4").tobytes())
     return digest.hexdigest()

@@ -31,6 +31,16 @@ class Spec:
     def __str__(self) -> str:
         return self.text
 
+    def without(self, option: str) -> str:
+        """The text without an option.
+
+        >>> parse_spec("py:nets:big?run=folded&weights=random",
+        ...            {"py": ["run", "weights"]}, what="model").without("run")
+        'py:nets:big?weights=random'
+        """
+        rest = "&".join(f"{key}={value}" for key, value in self.options.items() if key != option)
+        return f"{self.scheme}:{self.target}" + (f"?{rest}" if rest else "")
+
 
 def existing(target: str) -> Path | None:
     """The file or folder of a path, ``~`` expanded; None where there is none.

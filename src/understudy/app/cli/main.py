@@ -5,6 +5,7 @@ A verb imports what it needs when it runs, so that help and shell completion sta
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from understudy.app.cli import (
+    apply,
     ask,
     bench,
     build,
@@ -28,6 +30,7 @@ from understudy.app.cli import (
     measure,
     optimism,
     report,
+    reproduce,
     run,
     savers,
     score,
@@ -35,6 +38,7 @@ from understudy.app.cli import (
     taps,
     train_exits,
     verify,
+    zoo,
 )
 from understudy.app.cli.failures import INTERRUPTED, one_sentence
 from understudy.app.cli.terminal import UsageError
@@ -104,15 +108,24 @@ def _needing(name: str, verb: Callable[..., None], extra: str | None) -> Callabl
 
     @wraps(verb)
     def run(**options: Any) -> None:
-        whole = "zoo" if extra == "torch" and "timm:" in str(options) else extra
+        whole = _extra_of_specs(str(options)) if extra == "torch" else extra
         with needing(f"`understudy {name}`", extra=whole):
             verb(**options)
 
     return run
 
 
+def _extra_of_specs(options: str) -> str:
+    """The extra that the models and data of a command need as a whole."""
+    needed = [
+        own for own, scheme in (("zoo", r"\btimm:"), ("hf", r"\bhf:")) if re.search(scheme, options)
+    ]
+    return "all" if len(needed) > 1 else (*needed, "torch")[0]
+
+
 for name, verb, panel, extra in (
     ("demo", demo.demo, "Start here", "torch"),
+    ("reproduce", reproduce.reproduce, "Start here", "zoo"),
     ("taps", taps.taps, "Make exits", "torch"),
     ("train-exits", train_exits.train_exits, "Make exits", "torch"),
     ("score", score.score, "Make a table", "torch"),
@@ -123,6 +136,7 @@ for name, verb, panel, extra in (
     ("ask", ask.ask, "Choose", "search"),
     ("search", search.search, "Choose", "search"),
     ("verify", verify.verify, "Choose", "search"),
+    ("apply", apply.apply, "Choose", "search"),
     ("savers", savers.savers, "Choose", "search"),
     ("difficulty", difficulty.difficulty, "Choose", "search"),
     ("optimism", optimism.optimism, "Choose", "search"),
@@ -136,6 +150,11 @@ for name, verb, panel, extra in (
         name, cls=_Command, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel
     )
     command(_needing(name, verb, extra))
+
+zoo_verbs = typer.Typer(cls=_Group)
+zoo_verbs.callback(invoke_without_command=True, help=_reflowed(zoo.zoo.__doc__ or ""))(zoo.zoo)
+zoo_verbs.command("suggest", cls=_Command, help=_reflowed(zoo.suggest.__doc__ or ""))(zoo.suggest)
+app.add_typer(zoo_verbs, name="zoo", rich_help_panel="Start here")
 
 
 def main() -> None:

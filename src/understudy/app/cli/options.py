@@ -58,7 +58,9 @@ CascadePath = Annotated[Path, argument("CASCADE", "What `build` or `export` wrot
 Data = Annotated[
     str,
     typer.Option(
-        metavar="DATA", help="folder:DIR, parquet:FILE or digits:", callback=_existing_data
+        metavar="DATA",
+        help="folder:DIR, imagenet:DIR, parquet:FILE, wds:FILE, hf:NAME or digits:",
+        callback=_existing_data,
     ),
 ]
 Device = Annotated[
@@ -82,9 +84,13 @@ WithinDrop = Annotated[
     ),
 ]
 Workers = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=0, max=MOST_THREADS, help="Threads that decode images; 0 decodes without threads."
+        min=0,
+        max=MOST_THREADS,
+        help="Threads that decode images; 0 decodes without threads. [dim]Default: one per core, "
+        "at most 8.[/]",
+        show_default=False,
     ),
 ]
 Reference = Annotated[

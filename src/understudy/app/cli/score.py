@@ -35,15 +35,7 @@ def score(
             min=1, max=options.MOST_IMAGES, help="Images per batch.", rich_help_panel="Batches"
         ),
     ] = 256,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=options.MOST_THREADS,
-            help="Threads that decode images.",
-            rich_help_panel="Batches",
-        ),
-    ] = 2,
+    workers: options.Workers = None,
     keep_logits: Annotated[
         bool | None,
         typer.Option(
@@ -78,14 +70,23 @@ def score(
 
     Images:
       folder:DIR                   one folder per class, or images alone
+      imagenet:DIR                 ImageNet, -V2, -A, -R, -Sketch as they come
       parquet:FILE                 encoded images in a column
+      wds:FILE.tar                 tar files of WebDataset
+      hf:NAME                      a data set of Hugging Face, or a saved one
       digits:, digits:train, digits:heldout       of scikit-learn
-      ?image=, ?label=, ?key=, ?group=COLUMN      of a Parquet file
+      ?image=, ?label=, ?key=, ?group=COLUMN      of parquet: and hf:
+      ?image=, ?label=ENDING       of the files of a sample of wds:
+      ?split=, ?config=, ?revision=NAME           of hf:; ?split= of imagenet:
+      ?labels=FILE, ?labels=real   of imagenet:, also several right answers
+      ?limit=N                     N images of a folder, in turn from its classes
+      ?classes=FILE                all names of classes in the models' order
       ?orientation=ignore          not turned as EXIF says
       ?fingerprint=all             hash all files, not 256 of them
 
     Options are joined as in "SPEC?classes=9&checkpoint=FILE". Folders and files that are there
-    need no scheme: `--data val/`.
+    need no scheme: `--data val/`. parquet: and wds: also take a folder or a pattern in quotes:
+    `--data "wds:train-{000..009}.tar"`.
     """
     from understudy.zoo.model_specs import check_found, named_specs
 
@@ -134,13 +135,24 @@ def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
 
 
 def _note_doubts(scores: ScoreTable) -> None:
-    """Note corrupt images that were left out, and operators whose MACs were not counted."""
+    """Note images without labels, corrupt ones, and operators whose MACs were not counted."""
     from understudy.errors import listed
 
+    if not scores.labelled.any():
+        terminal.note(
+            f"{scores.provenance['data']!r} has no labels: what agrees with the reference is "
+            "counted, not what is right"
+        )
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
         images = "image was" if corrupt["count"] == 1 else "images were"
         terminal.note(f"{corrupt['count']} corrupt {images} left out: {listed(corrupt['ids'])}")
+    for run in scores.provenance.get("runs", ()):
+        for name, size in run.get("smaller_batches", {}).items():
+            terminal.note(
+                f"{name} did not fit into memory in batches of {run['batch']:,}: it was scored in "
+                f"batches of {size:,}"
+            )
     for exit in scores.exits:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:

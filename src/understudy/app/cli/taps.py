@@ -46,9 +46,9 @@ def taps(
     check_found(parse_model_spec(model))  # what can be wrong is seen before PyTorch is imported
     with terminal.stdout_to_stderr():
         from understudy.early_exit.taps import even_taps, list_taps
-        from understudy.zoo.models import build_stage
+        from understudy.zoo.models import build_stage, plain_and_mode
 
-        stage = build_stage(model)
+        stage = build_stage(plain_and_mode(model)[0])
         image = _image(stage, size, model)
         places = list_taps(stage, image)
     even = () if count is None else even_taps(places, count)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from understudy.training.config import TrainingConfig
 
 
+ESN = "esn"
+"""The beginning of the kind that sets the size of an Exit Sequence Network."""
+
+
 def train_exits(
     model: Annotated[
         str,
@@ -44,7 +48,9 @@ def train_exits(
     heads: Annotated[
         str,
         options.option(
-            "KINDS", "Kinds of heads at every tap, joined by commas: linear, mlp1x256, conv64."
+            "KINDS",
+            "Kinds of heads at every tap, joined by commas: linear, mlp3x500, conv64; with a "
+            "saver also esnLxD, the size of its Exit Sequence Network. [dim](esn2x128)[/]",
         ),
     ] = "linear",
     saver: Annotated[
@@ -86,7 +92,7 @@ def train_exits(
             callback=options.finite,
         ),
     ] = 8.0,
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
@@ -100,8 +106,10 @@ def train_exits(
     for text in filter(None, (model, saver)):  # seen before PyTorch is imported
         for spec in named_specs([text]).values():
             check_found(spec)
+    kinds, size = _kinds_and_size(heads, saver)
     given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
     with terminal.progress("steps") as advance:
+        from understudy.early_exit.exit_sequence import SEQUENCE, SequenceSize
         from understudy.early_exit.serialization import ExitFolder
         from understudy.training.api import train_exits as train
 
@@ -110,8 +118,9 @@ def train_exits(
             data,
             into,
             taps=_taps(taps),
-            heads=options.listed_values(heads),
+            heads=kinds,
             saver=saver,
+            sequence=SEQUENCE if size is None else SequenceSize.parse(size),
             classifier=classifier,
             config=_training_config(config, given),
             cache_gb=cache_gb,
@@ -148,6 +157,23 @@ def _training_config(file: Path | None, given: Mapping[str, Any]) -> TrainingCon
             remedy="correct the file",
         )
     return replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def _kinds_and_size(heads: str, saver: str | None) -> tuple[list[str], str | None]:
+    """The kinds of heads, and the size of the Exit Sequence Network where they name one.
+
+    Raises:
+        UsageError: several sizes, or one without a saver.
+    """
+    listed = options.listed_values(heads)
+    sizes = [kind.removeprefix(ESN) for kind in listed if kind.startswith(ESN)]
+    if len(sizes) > 1 or (sizes and saver is None):
+        raise terminal.UsageError(
+            "a saver has one Exit Sequence Network, --heads names "
+            f"{len(sizes)} and --saver {'none' if saver is None else 'one'}: "
+            f"{'give --saver MODEL' if saver is None else 'name one size'}"
+        )
+    return [kind for kind in listed if not kind.startswith(ESN)], next(iter(sizes), None)
 
 
 def _toml(file: Path) -> dict[str, Any]:

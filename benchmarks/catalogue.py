@@ -1,0 +1,263 @@
+"""The catalogue of models: every classifier of timm and torchvision, counted on the meta device.
+
+    python benchmarks/catalogue.py --write [--counts FILE] [--processes N] [--record]
+
+`--write` replaces src/understudy/catalogue/models.csv and origin.json. Counts are kept in FILE, one
+JSON line each, so that a run which was interrupted goes on. The MACs are compared with those that
+timm publishes, at the sizes that it publishes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import harness
+
+CATALOGUE = harness.ROOT / "src" / "understudy" / "catalogue"
+COLUMNS = (
+    *("spec", "default", "classes", "parameters", "macs", "height", "width"),
+    *("licence", "top1"),
+)
+MEMORY = 12 * 2**30  # bytes of address space of a process that counts
+SWAG = "cc-by-nc-4.0"  # what https://github.com/facebookresearch/SWAG/blob/main/LICENSE says
+LIBRARIES = ("timm", "torchvision", "torch")
+NEAR = 0.02  # how far MACs may be from the published ones
+ROUNDING = 0.005e9  # published GMACs have two decimals
+PUBLISHED = (
+    "benchmark-infer-amp-nhwc-pt240-cu124-rtx4090.csv",
+    "benchmark-infer-fp32-nchw-pt240-cpu-i7_12700h-dynamo.csv",
+)
+
+
+class Work(NamedTuple):
+    """A definition to count: a model as its library names it, with its classes, at a size."""
+
+    hub: str
+    name: str
+    classes: int
+    shape: tuple[int, int, int]
+    resized: bool = False  # whether the shape is another than the model's own
+
+    @property
+    def key(self) -> str:
+        """What the counts depend on: tags of an architecture that agree in it share one count."""
+        architecture = self.name.partition(".")[0]
+        return f"{self.hub}:{architecture} {self.classes} {'x'.join(map(str, self.shape))}"
+
+
+def timm_works() -> Iterator[tuple[Work, Any]]:
+    """Every architecture of timm with each of its weights, and the configuration of each."""
+    import timm
+
+    tagged = timm.list_models(pretrained=True)
+    without = set(timm.list_models()) - {name.partition(".")[0] for name in tagged}
+    for name in sorted((*tagged, *without)):
+        config = timm.get_pretrained_cfg(name)
+        yield Work("timm", name, config.num_classes, tuple(config.input_size)), config
+
+
+def torchvision_works() -> Iterator[tuple[Work, Any]]:
+    """Every classifier of torchvision with each of its weights."""
+    from torchvision import models
+
+    for name in models.list_models(module=models):
+        for weights in models.get_model_weights(name):
+            side, categories = weights.transforms().crop_size[0], weights.meta["categories"]
+            if categories:  # else features alone
+                shape = (3, side, side)
+                yield Work("torchvision", f"{name}.{weights.name}", len(categories), shape), weights
+
+
+def published_works(file: Path) -> Iterator[tuple[Work, float]]:
+    """The definitions that timm publishes MACs of, and these MACs."""
+    import timm
+
+    for row in csv.DictReader(file.open(encoding="utf-8")):
+        config, side = timm.get_pretrained_cfg(row["model"]), int(row["infer_img_size"])
+        shape = (3, side, side)
+        work = Work("timm", row["model"], config.num_classes, shape, shape != config.input_size)
+        yield work, 1e9 * float(row["infer_gmacs"])
+
+
+def count(work: Work) -> dict[str, Any]:
+    """What a definition costs, or why it cannot be counted."""
+    from understudy.nn.cost import count_definition
+
+    start = time.perf_counter()
+    try:
+        cost = count_definition(lambda: made(work), work.shape)
+        found = cost._asdict()
+    except Exception as error:  # noqa: BLE001 - it stands in the record
+        found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    return {"key": work.key, **found, "seconds": round(time.perf_counter() - start, 2)}
+
+
+def made(work: Work) -> Any:
+    """The model without weights."""
+    if work.hub == "timm":
+        import timm
+
+        fixed = work.resized and timm.get_pretrained_cfg(work.name).fixed_input_size
+        size = {"img_size": work.shape[1:]} if fixed else {}
+        return timm.create_model(work.name, pretrained=False, **size)
+    from understudy.zoo.weights import torchvision_stage
+
+    return torchvision_stage(work.name, classes=None, published=False).model
+
+
+def limited() -> None:
+    """Bound the memory of a process that counts, and let others go first."""
+    import torch
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.nice(10)
+    torch.set_num_threads(1)
+
+
+def counted(works: Iterable[Work], file: Path, processes: int) -> dict[str, dict[str, Any]]:
+    """The counts of all definitions by key; those in the file are not counted again."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    counts = {entry["key"]: entry for entry in map(json.loads, lines)}
+    missing = {work.key: work for work in works if work.key not in counts}
+    with (
+        file.open("a") as out,
+        get_context("spawn").Pool(processes, initializer=limited, maxtasksperchild=200) as pool,
+    ):
+        for number, entry in enumerate(pool.imap_unordered(count, missing.values()), 1):
+            counts[entry["key"]] = entry
+            out.write(json.dumps(entry) + "\n")
+            out.flush()
+            if number % 50 == 0:
+                print(f"{number} of {len(missing)}", flush=True)
+    return counts
+
+
+def rows(counts: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The table: one row per set of weights whose definition was counted."""
+    known = {}
+    for work, weights in torchvision_works():
+        accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+        known[weights.url.rpartition("/")[2], work.shape] = accuracy
+        licence = SWAG if "SWAG" in weights.meta.get("license", "") else "bsd-3-clause"
+        default = weights.name == type(weights).DEFAULT.name
+        yield from row(work, counts, default, licence, accuracy)
+    import timm
+
+    for work, config in timm_works():
+        architecture, _, tag = work.name.partition(".")
+        default = tag == (timm.get_pretrained_cfg(architecture).tag or "") or not tag
+        licence = config.license if config.license != "unknown" else None
+        file = (config.url or "").rpartition("/")[2]
+        accuracy = known.get((file, work.shape))
+        yield from row(work, counts, default, licence if tag else None, accuracy)
+
+
+def row(
+    work: Work,
+    counts: dict[str, dict[str, Any]],
+    default: bool,
+    licence: str | None,
+    accuracy: float | None,
+) -> Iterator[dict[str, Any]]:
+    """The row of one model; none where it was not counted."""
+    cost = counts.get(work.key, {"error": "not counted"})
+    if "error" not in cost:
+        _, height, width = work.shape
+        values = (
+            *(f"{work.hub}:{work.name}", int(default), work.classes, cost["parameters"]),
+            *(cost["macs"], height, width, licence or "", "" if accuracy is None else accuracy),
+        )
+        yield dict(zip(COLUMNS, values, strict=True))
+
+
+def write(table: list[dict[str, Any]], command: str) -> None:
+    """The table of the package, and how it was made."""
+    with (CATALOGUE / "models.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    origin = {
+        "command": command,
+        "versions": {name: version(name).partition("+")[0] for name in LIBRARIES},
+        "models": len(table),
+    }
+    (CATALOGUE / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
+
+
+def compared(counts: dict[str, dict[str, Any]], works: dict[str, float]) -> dict[str, Any]:
+    """How far the MACs are from published ones."""
+    found = {key: counts[key]["macs"] for key in works if "macs" in counts.get(key, {})}
+    far = {
+        key: {
+            "macs": macs,
+            "published": round(works[key]),
+            "ratio": round(macs / works[key], 3) if works[key] else None,
+        }
+        for key, macs in found.items()
+        if abs(macs - works[key]) > NEAR * works[key] + ROUNDING
+    }
+    return {
+        "published": len(works),
+        "counted": len(found),
+        "within 2 %": len(found) - len(far),
+        "share": round(1 - len(far) / len(found), 4) if found else None,
+        "further": far,
+    }
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    start = time.perf_counter()
+    works = [work for work, _ in (*torchvision_works(), *timm_works())]
+    counts = counted(works, arguments.counts, arguments.processes)
+    minutes = (time.perf_counter() - start) / 60
+    table = list(rows(counts))
+    if arguments.write:
+        write(table, "python benchmarks/catalogue.py --write")
+    published = {}
+    for name in PUBLISHED:
+        for work, macs in published_works(harness.shared() / "timm" / name):
+            published[work] = macs
+    counts = counted(published, arguments.counts, arguments.processes)
+    return {
+        "met": minutes <= 30,
+        "minutes": round(minutes, 1),
+        "rows": len(table),
+        "architectures": {
+            hub: len(
+                {one["spec"].partition(".")[0] for one in table if one["spec"].startswith(hub)}
+            )
+            for hub in ("timm", "torchvision")
+        },
+        "with top-1": sum(one["top1"] != "" for one in table),
+        "not counted": {key: one["error"] for key, one in counts.items() if "error" in one},
+        "uncounted operators": sorted(
+            {name for one in counts.values() for name in one.get("uncounted", ())}
+        ),
+        "timm's published MACs": compared(
+            counts, {work.key: macs for work, macs in published.items()}
+        ),
+    }
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--write", action="store_true", help="replace the table of the package")
+    parser.add_argument("--counts", type=Path, default=Path("catalogue-counts.jsonl"))
+    parser.add_argument("--processes", type=int, default=2)
+
+
+if __name__ == "__main__":
+    harness.main(
+        measure,
+        claim="every classifier of timm and torchvision is counted within 30 minutes",
+        options=options,
+    )
