@@ -178,8 +178,8 @@ ORDER = {
         "search labels_needed verify"
     ),
     "app": (
-        "bench_result run_cascade bench bench_job build_cascade policies_at next_commands reproduction_views "
-        "report demo cli"
+        "bench_result run_cascade bench bench_job build_cascade policies_at next_commands "
+        "reproduction_views report demo cli"
     ),
 }
 

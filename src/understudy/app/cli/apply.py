@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +42,8 @@ def apply(
     """
     from understudy.app.policies_at import policies_at
 
-    card = applied(policies_at(policies), tables, split=split, why=f"apply {policies}")
+    named = tables_at(tables)
+    card = applied(policies_at(policies), named, split=split, why=f"apply {policies}")
     if out is not None:
         card.save(out)
     words = ["understudy", "report", str(policies), *(w for one in tables for w in ("--on", one))]
@@ -53,12 +54,15 @@ def apply(
 
 
 def applied(
-    policies: PolicySet, tables: Sequence[str], *, why: str, split: str | None = None
+    policies: PolicySet,
+    named: Mapping[str, tuple[Path, ScoreTable]],
+    *,
+    why: str,
+    split: str | None = None,
 ) -> ShiftCard:
-    """The policies on tables, TABLE or NAME=TABLE; the look at their samples is noted."""
+    """The policies on tables (`tables_at`); the look at their samples is noted."""
     from understudy.looks import log_look
 
-    named = tables_at(tables)
     card = policies.apply({name: table for name, (_, table) in named.items()}, split=split)
     for (place, table), one in zip(named.values(), card.tables, strict=True):
         log_look(place, table.on(one.split).ids, why=why)

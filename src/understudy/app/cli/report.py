@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from understudy.app.cli.apply import applied
+from understudy.app.cli.apply import applied, tables_at
 from understudy.app.cli.options import Json, ResultPath, option
 from understudy.app.cli.terminal import answer
 from understudy.written_places import check_result
@@ -37,7 +37,7 @@ def report(
 
     speed = None if bench is None else Bench.load(bench)
     found = Result.load(result)
-    shift = None if not on else applied(found.policy_set, on, why=f"report {result}")
+    shift = None if not on else applied(found.policy_set, tables_at(on), why=f"report {result}")
     size = write_report(found, out, bench=speed, shift=shift, source=result)
     view = f"written to {out} ({size / 1000:,.0f} kB)"
     answer(view, {"report": str(out), "bytes": size}, as_json=as_json)
