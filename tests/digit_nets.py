@@ -100,3 +100,40 @@ class Standardised(nn.Module):
 
 def standardised() -> Stage:
     return Stage(Standardised(), preprocess=DIGIT)
+
+
+class Greedy(nn.Module):
+    """Needs more memory than any machine has for 32 images at once, and little for 16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.empty(2 ** min(7 * len(x) // 4, 60), dtype=torch.uint8)  # never written to
+        logits: Tensor = self.linear(x.flatten(1))
+        return logits
+
+
+def greedy() -> Stage:
+    return Stage(Greedy(), preprocess=DIGIT)
+
+
+class MockOfFullDevice(nn.Module):
+    """Raises what PyTorch raises where a device is full, for more than 8 images, when it is."""
+
+    full = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if MockOfFullDevice.full and len(x) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        logits: Tensor = self.linear(x.flatten(1))
+        return logits
+
+
+def mock_of_full_device() -> Stage:
+    return Stage(MockOfFullDevice(), preprocess=DIGIT)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sample_rows import Array, rows_of
 from understudy.policy import Policy, PolicyStage
+from understudy.runtime.loader_batch import ImageInput
 from understudy.runtime.protocol import RunnerOutput, deferred_rows
 from understudy.scores import ScoreTable
 
@@ -62,7 +63,7 @@ class LookupRunner:
 
 
 @dataclass
-class LookupCascade:
+class LookupCascade(ImageInput):
     """A cascade over a table; `hook` is called with every batch before it runs.
 
     `nan` names the rows whose confidence is NaN, by stage; `class_counts` a number of classes other

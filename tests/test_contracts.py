@@ -51,7 +51,9 @@ CORE = {
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
+    "class_logits": {"class_outputs", "confidence_functions", "errors"},
     "sitting": {"json_codec", "errors"},
+    "measured_rounds": {"sitting"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
@@ -98,6 +100,7 @@ LAYERS = {
     "graph": {"errors", "extras"},
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
+    "callables": {*CORE, "runtime"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "nn", "early_exit"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
@@ -106,6 +109,7 @@ LAYERS = {
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
+    "backends": {*CORE, "callables", "nn", "scoring"},
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
         "zoo", "scoring", "training", "reproduction",
@@ -129,23 +133,28 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade scheduler offline online "
-        "executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
+        "offline online executor"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
-        "training_modes confidence_functions input_guard preprocess stage mode_options "
+        "training_modes confidence_functions input_guard preprocess processor stage mode_options "
         "execution_mode identity "
         "cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
+    "callables": "samples stage cascade scoring",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
         "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
-        "imagenet_labels shards data_specs weights folder_images imagenet_images parquet_column "
-        "parquet_images tar_images hub_images encoded data batches models saved_cascades"
+        "imagenet_labels shards data_specs weights hub_access library_models "
+        "hf_processor hf_models folder_images imagenet_images parquet_column parquet_images tar_images "
+        "hub_images encoded data batches models saved_cascades"
     ),
-    "scoring": ("repeatability outputs measuring further_exits table_times job in_memory on_disk"),
+    "scoring": (
+        "repeatability outputs probing shards source_run measuring further_exits table_times job"
+        " in_memory on_disk"
+    ),
     "reproduction": "papers workload record procedures run",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
@@ -237,7 +246,7 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "catalogue", "searching", "runtime", "onnx"])
+@pytest.mark.parametrize("own", [*CORE, "catalogue", "searching", "runtime", "callables", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
     for name, path in MODULES.items():
         if layer(name) == own:

@@ -38,6 +38,7 @@ NEEDED = {
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
         *("reproduction.run", "zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades"),
+        *("zoo.library_models", "zoo.hf_models", "zoo.hf_processor"),
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
 }
@@ -150,6 +151,8 @@ COMMANDS = {
     "train-exits timm:resnet18 --data folder:a --into b": "zoo",
     "score torchvision:resnet18 --data folder:a --into b": "torch",
     "score a=timm:resnet18 --data folder:a --into b": "zoo",
+    "score a=hf:owner/name --data folder:a --into b": "hf",
+    "score a=hf:owner/name timm:resnet18 --data folder:a --into b": "all",
     "measure a": "torch",
     "import b --labels a.csv --key id --exit a=a.csv --cost a=1": "search",
     "import-exits a.npz --macs a.json --into b": "search",
@@ -215,8 +218,8 @@ print(json.dumps(ends))
 PUBLIC = {
     "search": ("load_table", "save_table", "search", "verify"),
     "torch": (
-        *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "build", "load_cascade"),
-        *("save_cascade", "score"),
+        *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "load_cascade"),
+        "save_cascade",
     ),
     "export": ("onnx.agreement", "onnx.export_onnx"),
 }

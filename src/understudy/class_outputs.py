@@ -69,6 +69,16 @@ class ClassOutputs:
 
 def _values(rows: Any) -> tuple[Array, tuple[str, ...] | None]:
     """The numbers of an array or a data frame, and the names of its columns."""
+    values, columns = array_of(rows)
+    if not np.issubdtype(values.dtype, np.number):
+        raise TableError(f"the outputs of an exit are numbers, found the type {values.dtype}")
+    return values, columns
+
+
+def array_of(rows: Any) -> tuple[Array, tuple[str, ...] | None]:
+    """An array of what is in an array, tensor or data frame, and the names of its columns."""
+    if hasattr(rows, "detach"):  # a tensor of PyTorch
+        rows = rows.detach().cpu()
     if hasattr(rows, "__arrow_c_stream__") and not hasattr(rows, "to_numpy"):
         import polars as pl
 
@@ -78,10 +88,7 @@ def _values(rows: Any) -> tuple[Array, tuple[str, ...] | None]:
         names = list(rows.columns)
         columns = tuple(map(str, names)) if any(isinstance(n, str) for n in names) else None
         rows = rows.to_numpy()
-    values = np.asarray(rows)
-    if not np.issubdtype(values.dtype, np.number):
-        raise TableError(f"the outputs of an exit are numbers, found the type {values.dtype}")
-    return values, columns
+    return np.asarray(rows), columns
 
 
 def _ordered(
@@ -112,16 +119,16 @@ def class_codes(values: Any, classes: Sequence[str] | None, what: str) -> Any:
     if classes is None:
         raise TableError(
             f"{what} are class numbers, or names together with classes=[...] in the order of the "
-            f"columns, found {next(filter(_is_name, _entries(values)))!r} without classes"
+            f"columns, found {next(filter(_is_name, entries(values)))!r} without classes"
         )
     codes = {str(one): code for code, one in enumerate(classes)}
-    strange = [one for one in _entries(values) if _is_name(one) and one not in codes]
+    strange = [one for one in entries(values) if _is_name(one) and one not in codes]
     if strange:
         raise TableError(
             f"{what} are names of classes, {len(strange)} are none: "
             f"{unknown('class', strange[0], codes)}"
         )
-    numbers = (codes.get(one, NO_LABEL if _is_missing(one) else one) for one in _entries(values))
+    numbers = (codes.get(one, NO_LABEL if is_missing(one) else one) for one in entries(values))
     return np.array(list(numbers))
 
 
@@ -137,18 +144,19 @@ def names_of_classes(columns: Sequence[Any]) -> tuple[str, ...] | None:
     kinds = [_has_names(column) for column in columns]
     if not any(kinds):
         return None
-    entries = [one for column in columns for one in _entries(column) if not _is_missing(one)]
-    numbers = [one for one in entries if not _is_name(one)]
+    found = [one for column in columns for one in entries(column) if not is_missing(one)]
+    numbers = [one for one in found if not _is_name(one)]
     if numbers:
         raise TableError(
             "predictions and labels are all class numbers or all names, found "
-            f"{next(filter(_is_name, entries))!r} and {numbers[0]!r}: number the classes, or name "
+            f"{next(filter(_is_name, found))!r} and {numbers[0]!r}: number the classes, or name "
             "all of them"
         )
-    return tuple(sorted(set(entries)))
+    return tuple(sorted(set(found)))
 
 
-def _entries(values: Any) -> list[Any]:
+def entries(values: Any) -> list[Any]:
+    """What an array, data frame's column or list holds, as a list."""
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
@@ -156,7 +164,8 @@ def _is_name(one: Any) -> bool:
     return isinstance(one, str) and one != ""
 
 
-def _is_missing(one: Any) -> bool:
+def is_missing(one: Any) -> bool:
+    """Whether an entry stands for none: None, NaN or an empty text."""
     return one is None or one == "" or (isinstance(one, float) and math.isnan(one))
 
 
@@ -164,4 +173,4 @@ def _has_names(values: Any) -> bool:
     dtype = getattr(values, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind in "biufc":  # the common case, at once
         return False
-    return any(map(_is_name, _entries(values)))
+    return any(map(_is_name, entries(values)))

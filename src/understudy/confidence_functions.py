@@ -19,7 +19,18 @@ from understudy.errors import TableError
 
 Array = npt.NDArray[Any]
 LEARNED = "deferral"  # the score that a search learns; see `deferral`
-_SUM = 1e-3  # by how much the sum of probabilities may be off, in half precision too
+SUM_TOLERANCE = 1e-2  # by how much the sum of probabilities may be off before they are normalised
+_SUM = 1e-3  # the same where they are only guessed to be probabilities, in half precision too
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities (N, C) of logits (N, C), in their dtype.
+
+    >>> softmax(np.zeros((1, 2), np.float32)).tolist()
+    [[0.5, 0.5]]
+    """
+    found = _Softmax.of(logits)
+    return np.asarray(found.power / found.total[:, None])
 
 
 def max_softmax(logits: Array) -> Array:
@@ -105,7 +116,7 @@ def log_probabilities(probability: Array, name: str) -> Array:
         )
     values = probability.astype(np.float64)
     total = values.sum(1)
-    wrong = ~(np.abs(total - 1) < 1e-2) | (values < 0).any(1)
+    wrong = ~(np.abs(total - 1) < SUM_TOLERANCE) | (values < 0).any(1)
     if wrong.any():
         row = int(wrong.argmax())
         raise TableError(
@@ -113,7 +124,18 @@ def log_probabilities(probability: Array, name: str) -> Array:
             f"{name!r} do not (row {row} sums to {total[row]:.4g}): apply a softmax first, or use "
             "`ScoreTable.from_logits`"
         )
-    return np.asarray(np.log(np.maximum(values / total[:, None], 1e-12)))
+    return normalised_logs(values)
+
+
+def normalised_logs(probability: Array) -> Array:
+    """The logarithms of probabilities (N, C) whose rows are divided by their sums; zeros become
+    1e-12, and rows with NaN are NaN.
+
+    >>> normalised_logs(np.array([[0.99, 0.0]])).round(2).tolist()
+    [[0.0, -27.63]]
+    """
+    shares = probability / probability.sum(1, keepdims=True)
+    return np.asarray(np.log(np.maximum(shares, 1e-12)))
 
 
 def are_probabilities(rows: Any) -> bool:

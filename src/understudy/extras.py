@@ -12,6 +12,7 @@ from understudy.errors import MissingExtra
 _SEARCH = frozenset({"polars", "numba", "scipy", "sklearn", "jinja2"})
 _TORCH = _SEARCH | {"torch", "torchvision", "safetensors", "PIL"}
 _ZOO = _TORCH | {"timm"}
+_HF = _TORCH | {"transformers", "datasets"}
 _ONNX = frozenset({"onnxruntime", "PIL"})
 _EXPORT = _TORCH | _ONNX | {"onnx", "onnxscript"}
 
@@ -20,9 +21,10 @@ EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
         "search": _SEARCH,
         "torch": _TORCH,
         "zoo": _ZOO,
+        "hf": _HF,
         "onnx": _ONNX,
         "export": _EXPORT,
-        "all": _ZOO | _EXPORT,
+        "all": _ZOO | _HF | _EXPORT,
     }
 )
 """Extra -> the modules that it installs, as they are imported."""

@@ -11,19 +11,18 @@ from torch import Tensor, nn
 
 from command_line import Run
 from progress import RecordedProgress
-from understudy.nn.stage import Stage
-from understudy.scoring import measuring
-from understudy.scoring.measuring import (
+from understudy.measured_rounds import (
     BRIEF,
     FEW,
     LEAST,
     MOST,
-    PASSES,
     SECONDS,
-    measure,
     rounds_left,
     seconds_after,
 )
+from understudy.nn.stage import Stage
+from understudy.scoring import measuring
+from understudy.scoring.measuring import PASSES, measure
 from understudy.scoring.on_disk import score_into
 from understudy.store import load_table
 

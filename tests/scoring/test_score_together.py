@@ -17,7 +17,7 @@ from understudy.locks import InUse
 from understudy.looks import log_look, logged_looks
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
-from understudy.scoring.outputs import Shards
+from understudy.scoring.shards import Shards
 
 NETS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from understudy.errors import MissingExtra, ModelError
+from understudy.zoo.library_models import preprocess_of
 from understudy.zoo.models import build_stage, load_stage, named_models
-from understudy.zoo.weights import preprocess_of
 
 FACTORIES = """
 import torch

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from command_line import Run, refused
 from understudy.errors import ModelError, UnderstudyError
-from understudy.scoring.outputs import probe
+from understudy.scoring.probing import probe
 from understudy.zoo.models import load_stage, load_stages
 
 FACTORIES = """

@@ -17,6 +17,7 @@ from understudy.policy import Policy
 from understudy.progress_bars import Advance
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.executor import Executor
+from understudy.runtime.loader_batch import ImageInput
 from understudy.runtime.pipeline import AnswerSink, Pipeline
 from understudy.runtime.protocol import Array, Runnable, RunnerOutput, StageRunner
 
@@ -196,7 +197,7 @@ class _Recorder:
 
 
 @dataclass(frozen=True)
-class _Stages:
+class _Stages(ImageInput):
     """Stage runners as a cascade."""
 
     exits: tuple[str, ...]

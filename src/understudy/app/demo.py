@@ -136,7 +136,7 @@ def _build_and_run(
     )
     build_cascade(result, path, max_drop=drop, specs={}, allow_code=[MODULE])
     cascade = load_cascade(path, allow_code=[MODULE])
-    run_cascade(cascade, open_data(DATA), answers, batch=256, workers=2, on_progress=on_progress)
+    run_cascade(cascade, open_data(DATA), answers, batch=256, workers=None, on_progress=on_progress)
     return compare(result.with_fitted(table), cascade.policy, answers)
 
 

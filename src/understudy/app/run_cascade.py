@@ -20,7 +20,7 @@ from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.progress_bars import Advance
 from understudy.runtime.executor import Executor
-from understudy.runtime.protocol import FAILED, Answers, Runnable
+from understudy.runtime.protocol import FAILED, Answers, Runnable, class_names_of
 from understudy.zoo.batches import Batch, array_batches, batches
 from understudy.zoo.data import DataSet
 
@@ -167,7 +167,13 @@ def _series(version: str) -> list[str]:
 
 
 def run_cascade(
-    cascade: Runnable, data: DataSet, out: Path, *, batch: int, workers: int, on_progress: Advance
+    cascade: Runnable,
+    data: DataSet,
+    out: Path,
+    *,
+    batch: int,
+    workers: int | None,
+    on_progress: Advance,
 ) -> RunSummary:
     """Answer a data set and write the answers, one row per image that got one.
 
@@ -231,7 +237,7 @@ def _none(data: DataSet, done: str, causes: Sequence[str]) -> str:
 
 
 def batches_for(
-    cascade: Runnable, data: DataSet, *, size: int, workers: int = 2
+    cascade: Runnable, data: DataSet, *, size: int, workers: int | None = None
 ) -> Iterator[Batch]:
     """The images of a data set as a cascade takes them: in the sizes of its stages as tensors, or
     as they are as arrays for an exported cascade."""
@@ -306,7 +312,7 @@ def check_data(data: DataSet, cascade: Runnable, images: Any) -> bool:
             raise
         except Exception:  # noqa: BLE001
             continue  # the executor reports what is wrong with it
-        data.check_classes(classes, names=cascade.classes)
+        data.check_classes(classes, names=class_names_of(cascade))
         return True
     return False
 

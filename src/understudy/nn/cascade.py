@@ -15,18 +15,24 @@ from torch import Tensor, nn
 
 from understudy.deferral import DeferralScore, scores_of
 from understudy.ensemble import Ensemble, ensemble_of
-from understudy.errors import ModelError, listed
+from understudy.errors import ModelError
 from understudy.exit import ENSEMBLE
 from understudy.nn.confidence_functions import confidence_functions, deferral_score
 from understudy.nn.identity import check_identity
 from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
 from understudy.nn.stage import INPUT, Images, Stage, resizings_of, stages_of
 from understudy.nn.training_modes import modes_kept
-from understudy.operating_point import OperatingPoint, operating_points_of
+from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
 from understudy.runtime.loader_batch import taken_apart
 from understudy.runtime.pipeline import Pipeline, check_classes
+from understudy.runtime.planned import (
+    check_complete,
+    check_members,
+    ensembles_within,
+    points_within,
+)
 from understudy.runtime.protocol import (
     Answers,
     Array,
@@ -119,12 +125,7 @@ def build_stages(models: Models) -> dict[str, Stage]:
     stages = dict(plain)
     for name, model in models.items():
         if isinstance(model, Ensemble):
-            missing = [one for one in model.exits if one not in plain]
-            if missing:
-                raise ModelError(
-                    f"an ensemble has models as members, {listed(map(repr, missing))} of {name!r} "
-                    f"are none; given are {listed(map(repr, plain)) or 'none'}: add what is missing"
-                )
+            check_members(name, model, plain)
             stages[name] = EnsembleStage(model, plain)
     return stages
 
@@ -357,9 +358,9 @@ def build(plan: Policy | Result, models: Models, *, max_drop: float | None = Non
     with modes_kept(models.values()):
         stages = build_stages(models)
         if isinstance(plan, Policy):
-            _check_complete(plan, stages)
+            check_complete(plan, stages)
             return Cascade(stages, plan)
-        stages = build_stages({**models, **_ensembles(plan, tuple(stages))})
+        stages = build_stages({**models, **ensembles_within(plan, tuple(stages))})
         return cascade_of(plan, plan.choice(max_drop).policy, stages)
 
 
@@ -371,14 +372,13 @@ def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
         ModelError: a model that the policy names is missing, or is not the one that was scored.
     """
     stages = build_stages(models)
-    _check_complete(policy, stages)
+    check_complete(policy, stages)
     _check_scored(result, stages)
     scores = scores_of(result.table.get("provenance", {}))
-    points = operating_points_of(result)
     return Cascade(
         stages,
         policy,
-        operating_points=[point for point in points if set(point.policy.exits) <= set(stages)],
+        operating_points=points_within(result, stages),
         scores={name: score for name, score in scores.items() if name in stages},
         classes=result.table.get("classes"),
     )
@@ -404,15 +404,6 @@ class _LogitsSink:
         """Rows of NaN keep their logits."""
 
 
-def _check_complete(policy: Policy, stages: Mapping[str, Stage]) -> None:
-    missing = [name for name in policy.exits if name not in stages]
-    if missing:
-        raise ModelError(
-            f"every exit of the policy needs its model, {listed(map(repr, missing))} has none; "
-            f"given were {listed(map(repr, stages)) or 'none'}: add it under the name of the exit"
-        )
-
-
 def _check_scored(result: Result, stages: Mapping[str, Stage]) -> None:
     """Check that the stages are the exits that the table of a result was scored with, and record
     the kind of their samples."""
@@ -434,16 +425,6 @@ def _check_scored(result: Result, stages: Mapping[str, Stage]) -> None:
             )
             if INPUT in single.origin:
                 stage.origin = {**stage.origin, INPUT: single.origin[INPUT]}
-
-
-def _ensembles(result: Result, names: Sequence[str]) -> dict[str, Ensemble]:
-    """The ensembles of a result whose members are all in memory."""
-    found = {single.name: ensemble_of(single.origin) for single in result.singles}
-    return {
-        name: ensemble
-        for name, ensemble in found.items()
-        if ensemble is not None and name not in names and set(ensemble.exits) <= set(names)
-    }
 
 
 def _memory_format(value: Tensor) -> torch.memory_format:

@@ -17,6 +17,7 @@ from torch import Tensor
 from understudy.errors import ModelError, UnderstudyError, brief
 from understudy.nn.execution_mode import ModelInMode
 from understudy.nn.preprocess import Image, Preprocess
+from understudy.nn.processor import preprocess_from
 from understudy.nn.stage import INPUT, InputKind, Stage
 
 SAMPLE = "sample"
@@ -150,10 +151,10 @@ def difference(recorded: Mapping[str, Any], stage: Stage) -> str | None:
 def _preprocess_difference(recorded: Any, now: Any) -> str | None:
     if recorded is None or now is None:
         return None if recorded == now else f"its preprocessing is {now} and was {recorded}"
-    before = Preprocess.from_dict(recorded).to_dict()  # entries that an older version lacked
-    for key, value in now.items():
-        if value != before[key]:
-            return f"its preprocessing has {key} {value} and had {before[key]}"
+    before = preprocess_from(recorded).to_dict()  # with entries that an older version lacked
+    for key in before | now:
+        if now.get(key) != before.get(key):
+            return f"its preprocessing has {key} {now.get(key)} and had {before.get(key)}"
     return None
 
 

@@ -33,6 +33,7 @@ class Resizing(NamedTuple):
     crop: float = 1.0
     interpolation: str = "bilinear"
     squash: bool = False
+    floor: bool = False
 
     def covering(self, height: int, width: int) -> tuple[int, int]:
         """The size to which images of a size are resized before they are cropped to `size`."""
@@ -42,6 +43,16 @@ class Resizing(NamedTuple):
         if rows * width >= columns * height:
             return rows, max(columns, rows * width // height)
         return max(rows, columns * height // width), columns
+
+    def box(self, covering: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the centre of an image that has been resized.
+
+        >>> Resizing((14, 14)).box((17, 15)), Resizing((14, 14), floor=True).box((17, 15))
+        ((2, 0, 14, 14), (1, 0, 14, 14))
+        """
+        halves = [(c - s) / 2 for c, s in zip(covering, self.size, strict=True)]
+        top, left = (math.floor(half) if self.floor else round(half) for half in halves)
+        return top, left, *self.size
 
     def shrinks(self, height: int, width: int) -> bool:
         """Whether images of a size have fewer pixels afterwards."""
@@ -57,14 +68,15 @@ class Resizing(NamedTuple):
         if self.crop == 1.0 and (height, width) == self.size:
             return pixels
         functional, modes = _torchvision()
-        resized = functional.resize(
+        covering = self.covering(height, width)
+        resized: Tensor = functional.resize(
             pixels,
-            list(self.covering(height, width)),
+            list(covering),
             interpolation=modes(self.interpolation),
             antialias=True,
         )
-        cut: Tensor = functional.center_crop(resized, list(self.size))
-        return cut
+        top, left, rows, columns = self.box(covering)
+        return resized[..., top : top + rows, left : left + columns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +231,8 @@ class Preprocess(Stored, what="preprocessing", error=ModelError):
         crop: the share of the resized side that is kept (timm's `crop_pct`).
         interpolation: bilinear, bicubic or nearest.
         squash: resize without keeping the aspect (timm's crop mode "squash").
+        floor: a centre between two pixels is the upper left one, as for transformers; otherwise the
+            even one, as for torchvision and timm.
 
     >>> grey = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))
     >>> batch = grey(torch.full((2, 1, 16, 16), 255, dtype=torch.uint8))
@@ -236,6 +250,7 @@ class Preprocess(Stored, what="preprocessing", error=ModelError):
     crop: float = 1.0
     interpolation: str = "bilinear"
     squash: bool = field(default=False, metadata=stored(optional=True))
+    floor: bool = field(default=False, metadata=stored(optional=True, sparse=True))
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -271,7 +286,7 @@ class Preprocess(Stored, what="preprocessing", error=ModelError):
         """How the size of images is changed; None leaves it unchanged."""
         if self.size is None:
             return None
-        return Resizing(self.size, self.crop, self.interpolation, self.squash)
+        return Resizing(self.size, self.crop, self.interpolation, self.squash, self.floor)
 
     def _resized(self, images: Images) -> Tensor:
         resizing = self.resizing

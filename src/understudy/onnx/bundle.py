@@ -16,12 +16,10 @@ from understudy.errors import ModelError, unknown
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
-from understudy.runtime.protocol import StateKey
+from understudy.runtime.value_graph import IMAGES, logits_of
 
 NAME = "onnx.json"
 PIECES = "pieces"
-IMAGES = "images"
-"""The name of the first value: a batch of images."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +121,6 @@ class OnnxBundle(
     def difference(self) -> float:
         """The largest difference of any exit's logits from PyTorch's."""
         return max(self.differences.values(), default=0.0)
-
-
-def logits_of(exit: str) -> str:
-    """The name of an exit's logits among the values."""
-    return str(StateKey("logits", exit))
 
 
 def is_onnx_bundle(path: str | Path) -> bool:

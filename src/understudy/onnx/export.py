@@ -22,12 +22,13 @@ from understudy.errors import MissingExtra, ModelError, PolicyError, unknown
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import InputKind, Stage
-from understudy.onnx.bundle import IMAGES, NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
+from understudy.onnx.bundle import NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
 from understudy.onnx.cascade import load_onnx
 from understudy.onnx.export_graph import ModulePart, part_of_model, parts_of_network
 from understudy.onnx.parity import distance, random_rows, run_module
 from understudy.onnx.session import Session, first_line, onnx_runtime
 from understudy.progress_bars import Advance, no_bar
+from understudy.runtime.value_graph import IMAGES
 
 OPSET = 20
 TOLERANCE = 1e-3

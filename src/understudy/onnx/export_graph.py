@@ -15,9 +15,9 @@ from understudy.early_exit.stages import ESN, REST
 from understudy.graph.model_output import logits_in
 from understudy.graph.partition import partition
 from understudy.nn.stage import Stage
-from understudy.onnx.bundle import IMAGES
 from understudy.onnx.export_preprocess import pixels_of
 from understudy.runtime.protocol import StateKey
+from understudy.runtime.value_graph import IMAGES
 
 Keys = Sequence[StateKey | str]
 """Values of the stage state, or the images."""

@@ -35,9 +35,10 @@ class Pixels(nn.Module):
         self.dtype = dtype
         self.resize: nn.Module = nn.Identity()
         self.box: tuple[int, int, int, int] | None = None
-        if preprocess.size is not None and (preprocess.crop != 1.0 or size != preprocess.size):
-            covering = preprocess.covering(*size)
-            box = centre_box(covering, preprocess.size)
+        resizing = preprocess.resizing
+        if resizing is not None and (resizing.crop != 1.0 or size != resizing.size):
+            covering = resizing.covering(*size)
+            box = resizing.box(covering)
             if covering == size:
                 self.box = box
             else:
@@ -192,13 +193,3 @@ def _cubic(x: float) -> float:
     if x < 1:
         return (1.5 * x - 2.5) * x * x + 1
     return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
-
-
-def centre_box(covering: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the box in the centre.
-
-    >>> centre_box((32, 16), (14, 14))
-    (9, 1, 14, 14)
-    """
-    top, left = (round((c - s) / 2) for c, s in zip(covering, size, strict=True))
-    return (top, left, *size)

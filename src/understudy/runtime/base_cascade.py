@@ -14,6 +14,7 @@ from understudy.errors import ModelError, PolicyError, listed, unknown
 from understudy.html_views import html_table
 from understudy.operating_point import OperatingPoint, select_operating_point
 from understudy.policy import DEFAULT_CONFIDENCE, Policy, PolicyStage
+from understudy.runtime.loader_batch import ImageInput
 from understudy.runtime.pipeline import AnswerSink, Pipeline
 from understudy.runtime.protocol import Answers, StageRunner, acceptance_floor
 from understudy.short_repr import clipped
@@ -56,7 +57,7 @@ class AcceptanceRule:
     floor: float | None
 
 
-class BaseCascade(ABC, Generic[Runner]):
+class BaseCascade(ImageInput, ABC, Generic[Runner]):
     """Executes a policy, and can switch it while running.
 
     Attributes:

@@ -13,7 +13,6 @@ from weakref import finalize
 
 from understudy.errors import DataError, PolicyError, unknown
 from understudy.html_views import html_table
-from understudy.runtime.loader_batch import taken_apart
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.online import CLOSED, RequestBatcher
@@ -120,7 +119,7 @@ class Executor:
                     broken = error
                     break
                 try:
-                    run.put(taken_apart(batch).images)
+                    run.put(self.cascade.samples_in(batch))
                 except DataError as error:
                     broken = error
                     break
@@ -133,25 +132,20 @@ class Executor:
             raise broken
 
     async def answer(self, image: Any) -> Answer:
-        """The answer to one image (C, H, W), or to one ready row.
+        """The answer to one image (C, H, W), to one ready row, or to what else the cascade takes.
 
         Any number may be awaited at the same time, from one event loop; they are run together. A
         request that is cancelled is dropped before the next stage.
 
         Raises:
-            DataError: not an array or tensor.
+            DataError: no sample that the cascade takes.
             RequestFailed: a stage raised on it, which is the cause, or the last one returned NaN.
             ExecutorClosed: the executor is closed, or was closed while the request waited.
             ExecutionError: requests of another event loop are in flight, or this process is a fork
                 of the one that made the executor.
         """
         self._check_process()
-        if not (hasattr(image, "shape") and hasattr(image, "dtype")):
-            raise DataError(
-                f"a request is one image (C, H, W), found {type(image).__name__}: give an array or "
-                "a tensor"
-            )
-        return await self._batcher.answer(image)
+        return await self._batcher.answer(self.cascade.request(image))
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""

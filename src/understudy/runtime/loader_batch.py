@@ -51,6 +51,42 @@ def taken_apart(batch: Any) -> LoaderBatch:
     return LoaderBatch(batch, None)
 
 
+class ImageInput:
+    """A cascade whose samples are images, or rows of numbers: arrays and tensors."""
+
+    def samples_in(self, loaded: Any) -> Any:
+        """The images in what a loader yields: one array or tensor, or a list of single images of
+        as many dimensions.
+
+        Raises:
+            DataError: something else.
+        """
+        images = taken_apart(loaded).images
+        if is_array(images):
+            return images
+        found = {len(one.shape) if is_array(one) else None for one in images}
+        if len(found) > 1 or None in found:
+            raise DataError(
+                "the images of a batch are one array, or a list of arrays of as many dimensions, "
+                f"found a list of {listed(map(_kind_text, images))}: give arrays or tensors "
+                "(C, H, W)"
+            )
+        return images
+
+    def request(self, sample: Any) -> Any:
+        """The image of a request.
+
+        Raises:
+            DataError: not an array or tensor.
+        """
+        if not (hasattr(sample, "shape") and hasattr(sample, "dtype")):
+            raise DataError(
+                f"a request is one image (C, H, W), found {type(sample).__name__}: give an array "
+                "or a tensor"
+            )
+        return sample
+
+
 def is_array(images: Any) -> bool:
     """Whether images are one array or tensor, rather than a list of single images."""
     return hasattr(images, "shape")
@@ -89,6 +125,11 @@ def _length(values: Any) -> int | None:
 def _size_text(values: Any) -> str:
     name, shape = type(values).__name__, getattr(values, "shape", None)
     return f"{name} {tuple(shape)}" if shape is not None else f"{name} of {_length(values)}"
+
+
+def _kind_text(image: Any) -> str:
+    name = type(image).__name__
+    return f"{name} {tuple(image.shape)}" if is_array(image) else name
 
 
 def _are_alike(one: Any, other: Any) -> bool:

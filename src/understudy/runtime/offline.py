@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.errors import DataError, ModelError, listed
+from understudy.errors import ModelError
 from understudy.runtime.buffer import RowBatch
-from understudy.runtime.loader_batch import is_array
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.pipeline import BufferedPipeline, answered_and_failed
 from understudy.runtime.protocol import (
@@ -46,10 +45,8 @@ class OfflineRun:
         """Take an incoming batch; whole batches of the first stage are run without a copy.
 
         Raises:
-            DataError: something else than images.
             ModelError: a model that violates its contract.
         """
-        _check(images)
         runners = self._cascade.runners
         if runners is not self._pipeline.runners:
             self.drain()
@@ -165,20 +162,3 @@ class ReorderBuffer:
                 failed={row: self._causes.pop(first + row) for row in failed},
                 classes=self._classes,
             )
-
-
-def _check(images: Any) -> None:
-    """A batch is one array or tensor, or a list of single images: all of as many dimensions."""
-    if is_array(images):
-        return
-    found = {len(one.shape) if is_array(one) else None for one in images}
-    if len(found) > 1 or None in found:
-        raise DataError(
-            "the images of a batch are one array, or a list of arrays of as many dimensions, found "
-            f"a list of {listed(map(_kind_of, images))}: give arrays or tensors (C, H, W)"
-        )
-
-
-def _kind_of(image: Any) -> str:
-    name = type(image).__name__
-    return f"{name} {tuple(image.shape)}" if is_array(image) else name

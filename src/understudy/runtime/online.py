@@ -30,6 +30,7 @@ from understudy.runtime.protocol import (
     RequestFailed,
     Runnable,
     RunnerOutput,
+    StageFailed,
     StageRunner,
     cause_of,
 )
@@ -321,8 +322,10 @@ def _failure(runner: StageRunner, error: Exception) -> RequestFailed:
     if isinstance(error, NotANumber):
         return RequestFailed(str(error))
     failed = RequestFailed(
-        f"every sample is answered or says why not, the stage {runner.name!r} raised on this one: "
-        f"{cause_of(error)}; mend the sample or the stage"
+        str(error)
+        if isinstance(error, StageFailed)
+        else f"every sample is answered or says why not, the stage {runner.name!r} raised on this "
+        f"one: {cause_of(error)}; mend the sample or the stage"
     )
     failed.__cause__ = error
     return failed

@@ -23,6 +23,7 @@ from understudy.runtime.protocol import (
     Array,
     NotANumber,
     RunnerOutput,
+    StageFailed,
     StageRunner,
     is_out_of_memory,
 )
@@ -99,7 +100,8 @@ class BufferedPipeline(Pipeline):
 
     A batch that raises is halved and tried again, so that only the rows at fault fail; where memory
     ran out the stage takes smaller batches from then on. A `ModelError` concerns the model and not
-    the rows: all rows of the batch fail at once.
+    the rows, and a function that raised (`StageFailed`) is not called again: all rows of the batch
+    fail at once.
 
     Args:
         runners: the stages in order.
@@ -199,7 +201,7 @@ class BufferedPipeline(Pipeline):
                         output = runner.run(part.images, part.state)._replace(logits=None)
                         self._metrics.add_seconds(runner.name, perf_counter() - start)
                 except Exception as error:  # noqa: BLE001
-                    if count == 1 or isinstance(error, ModelError):
+                    if count == 1 or isinstance(error, ModelError | StageFailed):
                         yield part, error
                         continue
                     if is_out_of_memory(error):

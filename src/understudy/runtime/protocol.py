@@ -122,6 +122,23 @@ class NotANumber(ExecutionError):
         )
 
 
+class StageFailed(ExecutionError):
+    """A function raised on a batch; it is not called again, since it retries by itself.
+
+    Args:
+        stage: the name of the stage.
+        samples: the number of samples in the batch.
+        error: what the function raised.
+    """
+
+    def __init__(self, stage: str, samples: int, error: Exception) -> None:
+        batch = "one sample" if samples == 1 else f"a batch of {samples:,} samples"
+        super().__init__(
+            f"every stage answers its samples, {stage!r} raised on {batch}: {cause_of(error)}; "
+            "mend the samples, or let it return None for those that it cannot answer"
+        )
+
+
 def cause_of(error: Exception) -> str:
     """An error as a reason in one line: our own as they are, others with their type.
 
@@ -255,6 +272,20 @@ class Runnable(Protocol):
 
         The identical tuple until the policy is set: a batch goes on with the tuple that it read
         first, so that it is never answered by parts of two policies.
+        """
+
+    def samples_in(self, loaded: Any) -> Any:
+        """The samples in what a loader yields, as the stages take them.
+
+        Raises:
+            DataError: something else.
+        """
+
+    def request(self, sample: Any) -> Any:
+        """One sample of a request, as `StageRunner.stack` takes it.
+
+        Raises:
+            DataError: something else.
         """
 
 

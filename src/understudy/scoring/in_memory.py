@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,23 +16,18 @@ import numpy as np
 from torch import Tensor, nn
 
 from understudy.errors import DataError, ModelError
+from understudy.measured_rounds import seconds_after
 from understudy.nn.preprocess import as_tensor
-from understudy.nn.stage import Images, Stage, stages_of
+from understudy.nn.stage import Images, stages_of
 from understudy.nn.training_modes import modes_kept
 from understudy.progress_bars import Advance, no_bar, progress_bars
 from understudy.runtime.loader_batch import taken_apart
 from understudy.scores import ScoreTable
 from understudy.scoring.measuring import measure as measure_rounds
-from understudy.scoring.measuring import seconds_after
-from understudy.scoring.outputs import (
-    ExitOutputs,
-    Probe,
-    common_classes,
-    probe,
-    run_stages,
-    table_of,
-)
+from understudy.scoring.outputs import ExitOutputs
+from understudy.scoring.probing import Probe, common_classes, probe, table_of
 from understudy.scoring.repeatability import CHECKED
+from understudy.scoring.source_run import SourceRun, smaller_batches
 from understudy.sitting import Sitting
 from understudy.zoo.batches import stacked
 from understudy.zoo.data import Array, check_class_names, check_labels
@@ -100,7 +96,10 @@ def score(
     with modes_kept(models.values()), bars as advance:
         stages_of(models)  # refuses two exits of one name
         run = _Run(
-            sources={name: stages_of({name: model}) for name, model in models.items()},
+            runs={
+                name: SourceRun(name, stages_of({name: model}), size=sys.maxsize)
+                for name, model in models.items()
+            },
             classes=classes,
             keep_logits=keep_logits,
             wanted=max(sizes, default=0),
@@ -119,13 +118,13 @@ class _Run:
     """The outputs of all batches so far, by exit, and their labels.
 
     Attributes:
-        sources: the stages of each model.
+        runs: each model, run on batches.
         classes: the names of the classes.
         keep_logits: whether all logits are kept.
         wanted: how many images are kept, to be timed.
     """
 
-    sources: Mapping[str, Mapping[str, Stage]]
+    runs: Mapping[str, SourceRun]
     classes: Sequence[str] | None
     keep_logits: bool
     wanted: int
@@ -142,15 +141,16 @@ class _Run:
             return
         if not self.probes:
             some = images[:CHECKED]
-            self.probes = {name: probe(stages, some) for name, stages in self.sources.items()}
+            self.probes = {name: probe(run.stages, some) for name, run in self.runs.items()}
             check_class_names(self.classes, self._classes, data="`classes`")
         if labels is not None:
             self.labels.append(labels)
             check_labels(labels, self._classes, data="the loader")
         self.first.extend(images[: self.wanted - len(self.first)])
         ids = [str(self.count + row) for row in range(len(images))]
-        for stages in self.sources.values():
-            for name, outputs in run_stages(stages, images, ids=ids, keep_logits=self.keep_logits):
+        for run in self.runs.values():
+            found = run.outputs(images, ids=ids, keep_logits=self.keep_logits)
+            for name, outputs in found.items():
                 self.outputs.setdefault(name, []).append(outputs)
         self.count += len(images)
 
@@ -162,12 +162,12 @@ class _Run:
         self, sizes: Sequence[int], seconds: float, on_progress: Advance
     ) -> tuple[Sitting, ...]:
         """The times of all models at some batch sizes, on the first images."""
-        stages = [stage for source in self.sources.values() for stage in source.values()]
+        stages = [stage for run in self.runs.values() for stage in run.stages.values()]
         return tuple(
             measure_rounds(
-                {name: partial(dict, source) for name, source in self.sources.items()},
+                {name: partial(dict, run.stages) for name, run in self.runs.items()},
                 stacked(list(islice(cycle(self.first), size))),
-                bytes_of=dict.fromkeys(self.sources, 0),  # all are in memory
+                bytes_of=dict.fromkeys(self.runs, 0),  # all are in memory
                 device=str(stages[0].device),
                 seconds=seconds,
                 on_progress=on_progress,
@@ -190,7 +190,16 @@ class _Run:
                 f"{self.count} images"
             )
         outputs = {name: ExitOutputs.concatenate(pieces) for name, pieces in self.outputs.items()}
-        return table_of(self.probes, outputs, labels, classes=self.classes, **more)
+        halved = {
+            exit: run.size
+            for run in self.runs.values()
+            for exit in run.stages
+            if run.size < sys.maxsize
+        }
+        provenance = smaller_batches(halved)
+        return table_of(
+            self.probes, outputs, labels, classes=self.classes, provenance=provenance, **more
+        )
 
 
 def _images_and_labels(batch: Any) -> tuple[Images, Array | None]:

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from itertools import chain, islice, product
+from typing import Any
 
 import numpy as np
 
 from understudy.errors import DataError, ModelError, listed
+from understudy.measured_rounds import unit_of
 from understudy.nn.preprocess import Resizing
-from understudy.nn.stage import Stage, resizings_of
+from understudy.nn.stage import Stage
 from understudy.progress_bars import Advance
-from understudy.scoring.measuring import measure, seconds_after, unit_of
-from understudy.scoring.outputs import (
-    SHARD_BATCHES,
-    ExitOutputs,
-    Probe,
-    Shards,
-    exits_of,
-    run_stages,
-)
+from understudy.scoring.measuring import groups_in_memory, measure
+from understudy.scoring.outputs import ExitOutputs
+from understudy.scoring.probing import Probe, exits_of
+from understudy.scoring.shards import SHARD_BATCHES, Shards
+from understudy.scoring.source_run import SourceRun, smaller_batches
 from understudy.sitting import Sitting
-from understudy.zoo.batches import batches, first_images
+from understudy.zoo.batches import Batch, batches, first_images
 from understudy.zoo.data import Array, DataSet
 from understudy.zoo.models import load_stages
 
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """The scoring of all sources, shard by shard; one source is in memory at a time.
+    """The scoring of all sources, shard by shard.
 
-    A source is a model, or a network with all its exits.
+    A source is a model, or a network with all its exits. Sources whose weights fit into memory
+    together are a group: an image is decoded once for all of them. Batches are aligned to shards,
+    so that a source's outputs depend on the batch size alone, whatever its group, and whichever
+    shards were scored before.
 
     Attributes:
         images: the data.
@@ -53,7 +54,7 @@ class ScoringJob:
     probes: Mapping[str, Probe]
     shards: Shards
     batch: int
-    workers: int
+    workers: int | None
     keep_logits: bool
     strict: bool
     device: str
@@ -66,39 +67,127 @@ class ScoringJob:
         total, step = len(self.images), self.batch * SHARD_BATCHES
         return [range(start, min(start + step, total)) for start in range(0, total, step)]
 
-    def run(self, sizes: Sequence[int]) -> tuple[Sitting, ...]:
-        """Score all sources, and measure their times at some batch sizes.
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The most samples at a time by source: `batch`, or as many of it as fit into memory."""
+        return dict.fromkeys(self.sources, self.batch) | self.shards.sizes
+
+    @property
+    def halved(self) -> dict[str, Any]:
+        """What a table records of exits that ran in smaller batches than `batch`, if any did."""
+        return smaller_batches(
+            {
+                exit.name: size
+                for name, size in self.shards.sizes.items()
+                for exit in self.probes[name].exits
+            }
+        )
+
+    def score(self) -> None:
+        """Score the missing shards of all sources; damaged ones are missing too.
 
         Raises:
-            ModelError: logits that are not finite, or other weights at each loading.
+            ModelError: logits that are not finite, other weights at each loading, or a model that
+                does not fit into memory.
             DataError: a corrupt image with `strict`.
         """
-        start = perf_counter()
-        for source in self.sources:
-            self.score(source)
-        return self.measured(sizes, seconds=seconds_after(perf_counter() - start))
+        for group in groups_in_memory(self._bytes):
+            self._score_group(group)
 
-    def score(self, source: str) -> None:
-        """Score the missing shards of one source; damaged ones are missing too.
+    def _score_group(self, group: Sequence[str]) -> None:
+        """Score the missing shards of sources that are in memory together.
 
-        Raises:
-            ModelError: logits that are not finite, or other weights at each loading.
-            DataError: a corrupt image with `strict`.
+        Where memory runs out at a source, all its shards are missing at its new size.
         """
-        numbers = self._numbers(source)
-        missing = [
-            shard
-            for shard in range(len(self.blocks))
-            if not all(self.shards.has(number, shard) for number in numbers)
-        ]
-        done = len(self.images) - sum(len(self.blocks[shard]) for shard in missing)
-        self.on_progress(source, done, len(self.images))
-        if not missing:
-            return
-        stages = self._load(source)
-        for shard in missing:
-            self._score_shard(source, shard, stages, done)
-            done += len(self.blocks[shard])
+        missing = self._missing(group)
+        wanted = [name for name in group if any(name in names for names in missing.values())]
+        sizes = self.sizes
+        runs = {name: SourceRun(name, self._load(name), size=sizes[name]) for name in wanted}
+        title = group[0] if len(group) == 1 else f"{group[0]} and {len(group) - 1} more"
+        done = len(self.images) - self._count(missing)
+        self.on_progress(title, done, len(self.images))
+
+        def advance(batch: Batch) -> None:
+            nonlocal done
+            done += len(batch) + len(batch.corrupt)
+            self.on_progress(title, done, len(self.images))
+
+        while missing:
+            done = len(self.images) - self._count(missing)
+            before = {name: run.size for name, run in runs.items()}
+            decoded = self._decoded(missing, group)
+            for shard, names in missing.items():
+                block = islice(decoded, -(-len(self.blocks[shard]) // self.batch))
+                self._score_shard(shard, block, {name: runs[name] for name in names}, advance)
+            missing = self._missing([name for name in runs if runs[name].size < before[name]])
+
+    def _score_shard(
+        self,
+        shard: int,
+        block: Iterable[Batch],
+        runs: Mapping[str, SourceRun],
+        advance: Callable[[Batch], None],
+    ) -> None:
+        """Score one shard for some sources; it stays missing where the size falls within it."""
+        positions: list[Array] = []
+        sizes: dict[str, set[int]] = {name: set() for name in runs}
+        pieces = {exit: list[ExitOutputs]() for run in runs.values() for exit in run.stages}
+        for batch in block:
+            if batch.corrupt and self.strict:
+                raise DataError(batch.corrupt[0])
+            ids = self.images.ids[batch.positions].tolist()
+            for name, run in runs.items() if ids else ():
+                before = run.size
+                found = run.outputs(batch.images, ids=ids, keep_logits=self.keep_logits)
+                if run.size < before:
+                    self.shards.keep_size(name, run.size)
+                sizes[name].add(run.size)
+                for exit, outputs in found.items():
+                    pieces[exit].append(outputs)
+            positions.append(batch.positions)
+            advance(batch)
+        decoded = np.concatenate(positions)
+        for name, run in runs.items():
+            if len(sizes[name]) <= 1:
+                for exit in run.stages:
+                    whole = ExitOutputs.concatenate(pieces[exit]) if pieces[exit] else None
+                    self.shards.write(self._place(exit, run.size), shard, decoded, whole)
+
+    def _missing(self, group: Sequence[str]) -> dict[int, list[str]]:
+        """The shards that some sources lack, in order, with the names of those."""
+        sizes, lacking = self.sizes, dict[int, list[str]]()
+        for shard, name in product(range(len(self.blocks)), group):
+            exits = self.probes[name].exits
+            if not all(self.shards.has(self._place(e.name, sizes[name]), shard) for e in exits):
+                lacking.setdefault(shard, []).append(name)
+        return lacking
+
+    def _count(self, shards: Iterable[int]) -> int:
+        """The images of some shards."""
+        return sum(len(self.blocks[shard]) for shard in shards)
+
+    def _decoded(self, shards: Iterable[int], group: Sequence[str]) -> Iterator[Batch]:
+        """The batches of some shards, one after another, in the sizes that a group takes."""
+        return batches(
+            self.images,
+            list(chain.from_iterable(self.blocks[shard] for shard in shards)),
+            size=self.batch,
+            workers=self.workers,
+            resizings=self._resizings(group),
+        )
+
+    def _resizings(self, group: Iterable[str]) -> frozenset[Resizing | None]:
+        found = (self.probes[name].resizings for name in group)
+        return frozenset[Resizing | None]().union(*found)
+
+    def _place(self, exit: str, size: int) -> str:
+        """What the shards of an exit are kept under: its number, and the size of its runs."""
+        number = next(n for n, one in enumerate(exits_of(self.probes)) if one.name == exit)
+        return f"{number:03}" if size == self.batch else f"{number:03}@{size}"
+
+    @property
+    def _bytes(self) -> dict[str, int]:
+        return {name: probed.bytes for name, probed in self.probes.items()}
 
     def measured(self, sizes: Sequence[int], *, seconds: float) -> tuple[Sitting, ...]:
         """The times of all sources at some batch sizes, measured unless they are kept.
@@ -107,21 +196,19 @@ class ScoringJob:
             sizes: batch sizes.
             seconds: after which few rounds have to do, at each size.
         """
-        bytes_of = {
-            name: 4 * max(exit.origin["parameters"] for exit in probed.exits)
-            for name, probed in self.probes.items()
-        }
-        resizings = frozenset[Resizing | None]().union(
-            *(probed.resizings for probed in self.probes.values())
-        )
         found = []
         for size in sizes:
             sitting = self.shards.sitting(unit_of(size))
             if sitting is None:
                 sitting = measure(
                     {name: partial(self._load, name) for name in self.sources},
-                    first_images(self.images, size, resizings=resizings, workers=self.workers),
-                    bytes_of=bytes_of,
+                    first_images(
+                        self.images,
+                        size,
+                        resizings=self._resizings(self.sources),
+                        workers=self.workers,
+                    ),
+                    bytes_of=self._bytes,
                     device=self.device,
                     seconds=seconds,
                     on_progress=self.on_progress,
@@ -143,9 +230,11 @@ class ScoringJob:
         Raises:
             DataError: a corrupt image with `strict`, or a damaged shard.
         """
+        sizes = self.sizes
         kept = {
-            exit.name: self.shards.read(number, len(self.blocks))
-            for number, exit in enumerate(exits_of(self.probes))
+            exit.name: self.shards.read(self._place(exit.name, sizes[name]), len(self.blocks))
+            for name, probed in self.probes.items()
+            for exit in probed.exits
         }
         scored = np.ones(len(self.images), bool)
         for positions, _ in kept.values():
@@ -157,40 +246,9 @@ class ScoringJob:
                 f"({listed(map(repr, corrupt))}): mend or remove them"
             )
         return scored, {
-            name: outputs.rows(np.flatnonzero(scored[positions]))
+            name: outputs if scored.all() else outputs.rows(np.flatnonzero(scored[positions]))
             for name, (positions, outputs) in kept.items()
         }
-
-    def _numbers(self, source: str) -> list[int]:
-        """The numbers of a source's exits among those of all sources."""
-        own = {exit.name for exit in self.probes[source].exits}
-        return [n for n, exit in enumerate(exits_of(self.probes)) if exit.name in own]
-
-    def _score_shard(self, source: str, shard: int, stages: Mapping[str, Stage], done: int) -> None:
-        positions: list[Array] = []
-        pieces: dict[str, list[ExitOutputs]] = {name: [] for name in stages}
-        for batch in batches(
-            self.images,
-            self.blocks[shard],
-            size=self.batch,
-            workers=self.workers,
-            resizings=resizings_of(stages.values()),
-        ):
-            if batch.corrupt and self.strict:
-                raise DataError(batch.corrupt[0])
-            if len(batch):
-                ids = self.images.ids[batch.positions].tolist()
-                for name, outputs in run_stages(
-                    stages, batch.images, ids=ids, keep_logits=self.keep_logits
-                ):
-                    pieces[name].append(outputs)
-                positions.append(batch.positions)
-            done += len(batch) + len(batch.corrupt)
-            self.on_progress(source, done, len(self.images))
-        decoded = np.concatenate(positions) if positions else np.empty(0, np.int64)
-        for number, name in zip(self._numbers(source), stages, strict=True):
-            whole = ExitOutputs.concatenate(pieces[name]) if pieces[name] else None
-            self.shards.write(number, shard, decoded, whole)
 
 
 def _check_weights(stages: Mapping[str, Stage], probed: Probe, spec: str) -> None:

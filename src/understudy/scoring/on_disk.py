@@ -9,12 +9,14 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
 
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.files import only_writer
+from understudy.measured_rounds import seconds_after, size_of
 from understudy.nn.identity import SAMPLE
 from understudy.nn.stage import resizings_of, usable_device
 from understudy.progress_bars import Advance, no_bar
@@ -27,17 +29,9 @@ from understudy.scoring.further_exits import (
     table_at,
 )
 from understudy.scoring.job import ScoringJob
-from understudy.scoring.measuring import size_of
-from understudy.scoring.outputs import (
-    SHARD_BATCHES,
-    Probe,
-    Shards,
-    common_classes,
-    exits_of,
-    probe,
-    table_of,
-)
+from understudy.scoring.probing import Probe, common_classes, exits_of, probe, table_of
 from understudy.scoring.repeatability import CHECKED
+from understudy.scoring.shards import SHARD_BATCHES, Shards
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.batches import first_images
@@ -59,7 +53,7 @@ def score_into(
     keep_logits: bool | None = None,
     strict: bool = False,
     measure_batches: Sequence[int] | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     device: str | None = None,
@@ -91,7 +85,7 @@ def score_into(
             less; and in any case those of the table that is at `path`, so that its units hold for
             all exits. A unit takes no longer than the scoring did, between 3 and 20 seconds,
             unless 3 rounds take longer.
-        workers: threads that decode ahead.
+        workers: threads that decode ahead; one per core and at most 8 unless given.
         split: shares of tune, certify and test, or one split name per image; by default
             `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.
@@ -146,7 +140,11 @@ def score_into(
             on_progress=on_progress,
         )
         try:
-            sittings = job.run(_sizes(measure_batches, min(batch, len(images)), older))
+            start = perf_counter()
+            job.score()
+            largest = min(*job.sizes.values(), len(images))
+            sizes = _sizes(measure_batches, largest, older)
+            sittings = job.measured(sizes, seconds=seconds_after(perf_counter() - start))
         except UnderstudyError:
             shards.remove_if_empty()
             raise
@@ -196,7 +194,7 @@ def _table_of_job(
             "fingerprint": images.fingerprint,
             **files,
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
-            "runs": [{"exits": list(outputs), **settings}],
+            "runs": [{"exits": list(outputs), **settings, **job.halved}],
         },
     )
 

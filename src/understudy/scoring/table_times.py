@@ -10,12 +10,13 @@ from pathlib import Path
 from understudy.errors import ModelError, TableError, UnderstudyError, listed
 from understudy.exit import Exit
 from understudy.files import only_writer
+from understudy.measured_rounds import SECONDS, size_of
 from understudy.nn.identity import check_identity
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage, resizings_of, usable_device
 from understudy.progress_bars import Advance, no_bar
 from understudy.scores import ScoreTable
-from understudy.scoring.measuring import SECONDS, measure, size_of
+from understudy.scoring.measuring import measure
 from understudy.sitting import Sitting
 from understudy.store import load_table, save_times
 from understudy.zoo.batches import first_images

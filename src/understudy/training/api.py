@@ -72,7 +72,7 @@ def train_exits(
     classifier: bool = False,
     config: TrainingConfig = DEFAULT,
     cache_gb: float = 8.0,
-    workers: int = 2,
+    workers: int | None = None,
     device: str | None = None,
     on_progress: Advance = no_bar,
     on_note: Note = no_bar,
@@ -97,7 +97,7 @@ def train_exits(
         config: how exits are trained.
         cache_gb: the most disk space for features, in 10^9 bytes; where they need more, the network
             runs anew in every epoch.
-        workers: threads that decode ahead.
+        workers: threads that decode ahead; one per core and at most 8 unless given.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
         on_progress: called as work proceeds.
         on_note: called with remarks.
@@ -222,7 +222,7 @@ def fit_exits(
     classifier: bool = False,
     folder: str | Path | None = None,
     cache_gb: float = 8.0,
-    workers: int = 2,
+    workers: int | None = None,
     on_progress: Advance = no_bar,
     on_note: Note = no_bar,
 ) -> TrainingSummary:
@@ -242,7 +242,7 @@ def fit_exits(
         classifier: train the backbone's last linear layer anew, on the labels, first.
         folder: for unfinished work, which the same call resumes; by default a temporary one.
         cache_gb: the most disk space for features, in 10^9 bytes.
-        workers: threads that decode ahead.
+        workers: threads that decode ahead; one per core and at most 8 unless given.
         on_progress: called as work proceeds.
         on_note: called with remarks.
 

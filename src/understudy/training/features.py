@@ -222,7 +222,7 @@ class TrainingImages:
     data: DataSet
     augmentation: Augmentation
     extract: FeatureExtractor
-    workers: int
+    workers: int | None
 
     def decoded(self, positions: Array, *, size: int) -> Iterator[Batch]:
         """The images at some positions, in batches of so many positions."""

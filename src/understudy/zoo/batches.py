@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,9 @@ Array = npt.NDArray[Any]
 
 PART = 64
 """Images that a thread decodes at a time."""
+
+MOST = 8
+"""Threads that decode by default, however many cores there are: more than a disk feeds."""
 
 AHEAD = 2**28
 """Bytes of decoded images that wait for their batch, about; but a part per thread may."""
@@ -47,12 +51,25 @@ class Batch:
         return len(self.positions)
 
 
+def decoding_threads() -> int:
+    """The threads that decode unless a number is given: one per usable core, at most `MOST`.
+
+    >>> 1 <= decoding_threads() <= MOST
+    True
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        cores = os.cpu_count() or 1
+    return min(cores, MOST)
+
+
 def batches(
     data: DataSet,
     positions: Sequence[int] | None = None,
     *,
     size: int = 256,
-    workers: int = 2,
+    workers: int | None = None,
     resizings: Collection[Resizing | None] = (),
 ) -> Iterator[Batch]:
     """Batches in order, each of the same `size` positions however many of them are corrupt.
@@ -65,7 +82,7 @@ def batches(
         positions: positions in the data set, all by default.
         size: positions per batch; the last may have fewer.
         workers: threads that decode ahead, at most one batch each, and about `AHEAD` bytes in all;
-            0 decodes in this thread.
+            0 decodes in this thread; by default `decoding_threads`.
         resizings: how the models that take the images resize them (`Stage.resizings`), None among
             them where one takes them as they are.
 
@@ -89,7 +106,7 @@ def first_images(
     count: int,
     *,
     resizings: Collection[Resizing | None] = (),
-    workers: int = 0,
+    workers: int | None = 0,
 ) -> list[Image]:
     """The first `count` images that can be decoded, repeated where there are fewer.
 
@@ -111,7 +128,7 @@ def first_images(
     return list(islice(cycle(found), count))
 
 
-def array_batches(data: DataSet, *, size: int = 256, workers: int = 2) -> Iterator[Batch]:
+def array_batches(data: DataSet, *, size: int = 256, workers: int | None = None) -> Iterator[Batch]:
     """All images in the same batches as arrays in their own sizes; PyTorch is not needed.
 
     >>> from understudy.zoo.data import open_data
@@ -142,8 +159,9 @@ def stacked(images: Sequence[Any]) -> Any:
 
 
 def _decoded_batches(
-    image_at: Callable[[int], Any], positions: Sequence[int], *, size: int, workers: int
+    image_at: Callable[[int], Any], positions: Sequence[int], *, size: int, workers: int | None
 ) -> Iterator[Batch]:
+    workers = decoding_threads() if workers is None else workers
     if size < 1 or workers < 0:
         raise DataError(
             f"a batch has at least 1 image and workers are 0 or more, found {size} and {workers}"

@@ -28,6 +28,9 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
 PARTS = ("", "train", "heldout")
 """The targets of ``digits:``."""
 
+SPLITS = ("val", "train")
+"""The splits of ``imagenet:``, the first by default."""
+
 _VALUES: Mapping[str, Sequence[str]] = MappingProxyType(
     {"orientation": ORIENTATIONS, "fingerprint": ("sample", "all")}
 )
@@ -55,9 +58,10 @@ def parse_data_spec(text: str) -> Spec:
             place.
     """
     spec = parse_spec(_with_scheme(text), SCHEMES, what="data", error=DataError)
+    values = {**_VALUES, **({"split": SPLITS} if spec.scheme == "imagenet" else {})}
     for option, value in spec.options.items():
-        if value not in _VALUES.get(option, (value,)):
-            raise DataError(unknown(option, value, _VALUES[option], where=repr(spec.text)))
+        if value not in values.get(option, (value,)):
+            raise DataError(unknown(option, value, values[option], where=repr(spec.text)))
     for option in ("classes", "labels"):
         file = spec.options.get(option, "")
         found = existing(file)

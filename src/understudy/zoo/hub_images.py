@@ -156,7 +156,7 @@ def _sizes(encoded: Any, image: str) -> Array:
     import pyarrow.compute as arrow
 
     cells = encoded.with_format("arrow")[:].column(image)
-    sizes = arrow.binary_length(arrow.struct_field(cells, "bytes")).fill_null(-1).to_numpy()
+    sizes = arrow.binary_length(arrow.struct_field(cells, "bytes")).fill_null(-1).to_numpy().copy()
     paths = arrow.struct_field(cells, "path")
     for row in np.flatnonzero(sizes < 0).tolist():
         path = paths[row].as_py()

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from understudy.errors import DataError, listed
+from understudy.zoo.data_specs import SPLITS
 from understudy.zoo.folder_images import folders_in, images_in, source_of
 from understudy.zoo.image_source import Array, ImageSource, in_order, padded
 from understudy.zoo.imagenet_classes import CLASSES, class_names, is_wnid, wnids
 from understudy.zoo.imagenet_labels import KNOWN_FILES, read_labels
 from understudy.zoo.spec import Spec
 
-SPLITS = ("val", "train")
 PARENTS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 """Where the folders of the splits lie; the last two as Kaggle has them."""
 

@@ -1,8 +1,10 @@
-"""Model specs (``timm:NAME``, ``torchvision:NAME``, ``py:module:factory``, ``exits:DIR``) and their
-options, checked without importing PyTorch or a model."""
+"""Model specs (``timm:NAME``, ``torchvision:NAME``, ``hf:NAME``, ``onnx:FILE``,
+``py:module:factory``, ``exits:DIR``) and their options, checked without importing PyTorch or a
+model."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +22,7 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "timm": ("checkpoint", "classes", "weights", "run"),
         "torchvision": ("checkpoint", "classes", "weights", "run"),
+        "hf": ("checkpoint", "classes", "weights", "revision", "run"),
         "py": ("checkpoint", "weights", "run"),
         "exits": ("run",),
     }
@@ -27,7 +30,13 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
 MOST_CLASSES = 1_000_000
 EXITS = "exits.json"
 """The file in a folder of exits."""
+CONFIG = "config.json"
+"""The file in a folder of a model of transformers or timm."""
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+LIBRARY, HUB, FOLDER = "library", "hub", "folder"
+_TIMM_SOURCES = {"hf-hub": HUB, "hf_hub": HUB, "local-dir": FOLDER}
 _CHECKPOINTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 
 
@@ -72,7 +81,15 @@ def check_found(spec: Spec) -> None:
         )
     if spec.scheme == "exits":
         _check_exits(spec)
-    if spec.scheme in HUBS:
+    source, place = source_of(spec)
+    if source == FOLDER:
+        _check_folder(spec, place)
+    elif source == HUB and not _HUB_NAME.fullmatch(place.partition("@")[0]):
+        raise ModelError(
+            f"models on the hub of Hugging Face are named OWNER/NAME, found {place[:200]!r}: check "
+            "the name, or the path of the folder"
+        )
+    elif source == LIBRARY:
         check_name(spec.scheme, spec.target)
     if spec.scheme == "py":
         module = spec.target.rpartition(":")[0]
@@ -81,6 +98,34 @@ def check_found(spec: Spec) -> None:
                 f"{spec.text!r} names the module {module!r}, which is not there: run in its "
                 "folder, or install it"
             )
+
+
+def source_of(spec: Spec) -> tuple[str, str]:
+    """Whence a model comes: the LIBRARY itself, the HUB or a FOLDER; and its name or path there.
+
+    >>> source_of(parse_model_spec("timm:hf-hub:timm/resnet18.a1_in1k"))
+    ('hub', 'timm/resnet18.a1_in1k')
+    >>> source_of(parse_model_spec("hf:./nowhere/at/all"))
+    ('folder', './nowhere/at/all')
+    """
+    if spec.scheme == "hf":
+        is_path = existing(spec.target) is not None or spec.target.startswith(("/", ".", "~"))
+        return (FOLDER if is_path else HUB), spec.target
+    if spec.scheme == "timm":
+        prefix, colon, rest = spec.target.partition(":")
+        if colon:
+            return _TIMM_SOURCES.get(prefix, LIBRARY), rest
+    return (LIBRARY if spec.scheme in HUBS else spec.scheme), spec.target
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether a folder has weights as safetensors, in one file or in several.
+
+    >>> has_safetensors(Path("nowhere/at/all"))
+    False
+    """
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any((folder / name).is_file() for name in names)
 
 
 def named_specs(texts: Sequence[str]) -> dict[str, Spec]:
@@ -158,13 +203,34 @@ def _check_exits(spec: Spec) -> None:
         )
 
 
+def _check_folder(spec: Spec, path: str) -> None:
+    folder = existing(path)
+    if folder is None or not (folder / CONFIG).is_file():
+        found = "does not exist" if folder is None else f"has no {CONFIG}"
+        hub = " (on the hub: OWNER/NAME)" if spec.scheme == "hf" else ""
+        raise ModelError(
+            f"{spec.scheme}: models are in a folder with their {CONFIG}, {path[:200]!r} {found}: "
+            f"check the path{hub}"
+        )
+    published = "weights" not in spec.options and "checkpoint" not in spec.options
+    if spec.scheme == "hf" and published and not has_safetensors(folder):
+        raise ModelError(
+            f"weights are safetensors, {path[:200]!r} has no model.safetensors (pickles are never "
+            "read): convert it with model.save_pretrained(FOLDER) where you trust it"
+        )
+
+
 def _default_name(spec: Spec) -> str:
     if spec.scheme == "exits":
         _check_exits(spec)
         from understudy.early_exit.serialization import ExitFolder
 
         return ExitFolder.read(spec.target).name
-    return spec.target.rpartition(":")[2]
+    name = spec.target.rpartition(":")[2]
+    if source_of(spec)[0] in (HUB, FOLDER):
+        path = existing(name)
+        return Path(name).name or (name if path is None else path.resolve().name)
+    return name
 
 
 def _with_scheme(text: str) -> str:
@@ -182,11 +248,15 @@ def _with_scheme(text: str) -> str:
         return f"exits:{text}"
     if path is not None and path.is_file():
         raise ModelError(f"{_rule(text)}, which is a file: {_of_file(path)}")
+    if path is not None and (path / CONFIG).is_file():
+        raise ModelError(f"{_rule(text)}, which is a folder: write {_of_folder(path, text)}")
     if colon and rest.partition("?")[0].isidentifier() and _is_module(scheme):
         raise ModelError(f"{_rule(text)}: write py:{text}")
     if colon:
         return text  # of an unknown scheme
     hubs = [f"{hub}:{text}" for hub in hubs_with(name)] or near_names(name)
+    if "/" in name and path is None and _HUB_NAME.fullmatch(name):
+        hubs = [f"hf:{text}", f"timm:hf-hub:{text}"]
     if hubs:
         raise ModelError(f"{_rule(text)}: write {' or '.join(hubs)}")
     raise ModelError(
@@ -196,6 +266,15 @@ def _with_scheme(text: str) -> str:
 
 def _rule(text: str) -> str:
     return f"model specs read SCHEME:NAME, found {text!r}"
+
+
+def _of_folder(path: Path, text: str) -> str:
+    """What to write for a model that is in a folder: models of timm name their architecture."""
+    with suppress(OSError, ValueError):
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        if isinstance(config, dict) and "architecture" in config and "model_type" not in config:
+            return f"timm:local-dir:{text}"
+    return f"hf:{text}"
 
 
 def _of_file(path: Path) -> str:

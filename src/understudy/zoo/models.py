@@ -1,5 +1,4 @@
-"""Model specs: ``timm:NAME``, ``torchvision:NAME``, ``py:module:factory`` become stages,
-``exits:DIR`` a network with trained exits."""
+"""Model specs become stages, ``exits:DIR`` a network with trained exits."""
 
 from __future__ import annotations
 
@@ -21,15 +20,20 @@ from understudy.errors import ModelError, UnderstudyError, brief, unknown
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
 from understudy.nn.stage import Preprocess, Stage
 from understudy.zoo.allowed_code import check_allowed, import_path
-from understudy.zoo.model_specs import classes_of, named_specs, parse_model_spec
+from understudy.zoo.hf_models import hf_model, hf_stage
+from understudy.zoo.library_models import timm_model, timm_stage, torchvision_stage
+from understudy.zoo.model_specs import named_specs, parse_model_spec
 from understudy.zoo.spec import Spec
-from understudy.zoo.weights import load_weights, timm_stage, torchvision_stage
+from understudy.zoo.weights import load_weights
 
 PreprocessOf = Callable[[nn.Module, Spec], Preprocess | None]
 LARGEST_SIDE = 65_535  # of an image, in pixels
 _DECLARED = ("input_size", "mean", "std", "scale")
 _HUBS: Mapping[str, Callable[..., Stage]] = MappingProxyType(
-    {"timm": timm_stage, "torchvision": torchvision_stage}
+    {"timm": timm_stage, "torchvision": torchvision_stage, "hf": hf_stage}
+)
+_RECORDED: Mapping[str, Callable[[Spec, Mapping[str, Any]], nn.Module]] = MappingProxyType(
+    {"timm": timm_model, "hf": hf_model}
 )
 
 
@@ -39,9 +43,9 @@ def load_stage(
     """The model that a spec names, with its weights and its own preprocessing.
 
     ``?checkpoint=FILE`` gives the weights; ``?weights=random`` leaves the model untrained, always
-    with the same numbers; otherwise they are the published ones (timm, torchvision) or whatever the
-    factory sets (py). ``?classes=N`` sets the number of classes. ``?run=folded+channels_last`` runs
-    the model in another execution mode (`nn.execution_mode`).
+    with the same numbers; otherwise they are the published ones (timm, torchvision, hf) or whatever
+    the factory sets (py). ``?classes=N`` sets the number of classes. ``?run=folded+channels_last``
+    runs the model in another execution mode (`nn.execution_mode`).
 
     Args:
         spec: a model spec.
@@ -52,7 +56,7 @@ def load_stage(
     Raises:
         ModelError: no such model, a module that was not allowed, or weights that cannot be had or
             do not fit.
-        MissingExtra: timm or torchvision is not installed.
+        MissingExtra: the library of the model is not installed.
     """
     parsed = parse_model_spec(spec)
     checkpoint = parsed.options.get("checkpoint")
@@ -74,23 +78,37 @@ def build_stage(spec: str) -> Stage:
 
     Raises:
         ModelError: no such model.
-        MissingExtra: timm or torchvision is not installed.
+        MissingExtra: the library of the model is not installed.
     """
     return _built(spec, allow_code=(), found_in=None, preprocess_of=_declared)
 
 
 def build_model(
-    spec: str, *, allow_code: Collection[str] = (), found_in: str | Path | None = None
+    spec: str,
+    *,
+    recorded: Any = None,
+    allow_code: Collection[str] = (),
+    found_in: str | Path | None = None,
 ) -> nn.Module:
     """The architecture alone, for what brings its own weights and preprocessing: a saved cascade.
 
-    A module of ``py:module:factory`` need not declare its input: it may take ready tensors. The
-    arguments are those of `load_stage`.
+    A module of ``py:module:factory`` need not declare its input: it may take ready tensors.
+
+    Args:
+        spec: a model spec.
+        recorded: the architecture that the origin of the stage has recorded, for a model that
+            comes from the hub or a folder; neither is needed then.
+        allow_code, found_in: as for `load_stage`.
 
     Raises:
         ModelError: no such model, or a module that was not allowed.
-        MissingExtra: timm or torchvision is not installed.
+        MissingExtra: the library of the model is not installed.
     """
+    parsed = parse_model_spec(spec)
+    if recorded is not None and parsed.scheme in _RECORDED:
+        with _fixed_seed():
+            model = _RECORDED[parsed.scheme](parsed, recorded)
+        return with_mode(Stage(model), _execution_mode(parsed)).model
     built = _built(
         spec, allow_code=allow_code, found_in=found_in, preprocess_of=_takes_ready_tensors
     )
@@ -109,7 +127,7 @@ def load_stages(
 
     Raises:
         ModelError: no such model or folder, weights that cannot be had or do not fit.
-        MissingExtra: timm or torchvision is not installed.
+        MissingExtra: the library of the model is not installed.
     """
     if parse_model_spec(spec).scheme == "exits":
         return load_network(spec, allow_code=allow_code).stages(name)
@@ -217,15 +235,14 @@ def _make(
 
 
 def _hub_stage(spec: Spec, *, published: bool) -> Stage:
-    """A model of timm or torchvision.
+    """A model of timm, torchvision or transformers.
 
     Raises:
         ModelError: no such model or weights, or it cannot be made.
-        MissingExtra: timm or torchvision is not installed.
+        MissingExtra: the library is not installed.
     """
-    classes = classes_of(spec)
     try:
-        return _HUBS[spec.scheme](spec.target, classes=classes, published=published)
+        return _HUBS[spec.scheme](spec, published=published)
     except UnderstudyError:
         raise
     except Exception as error:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,8 @@ JUMPS = 16
 """Blocks that are read out of order before what is read is kept in a temporary file: more than the
 hashes of a sample of the images need."""
 
-_SPARE = 2**30  # bytes that are left free on the disk of temporary files
+SPARE = 2**30
+"""Bytes that are left free on the disk of temporary files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +124,11 @@ class _BlockCopies:
         """Keep a block, where the disk has room for it."""
         content = images.fill_null(b"").to_list()
         lengths = np.fromiter(map(len, content), np.int64, len(content))
-        if shutil.disk_usage(tempfile.gettempdir()).free < _SPARE + int(lengths.sum()):
+        if shutil.disk_usage(tempfile.gettempdir()).free < SPARE + int(lengths.sum()):
             return
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="understudy-")  # noqa: SIM115
+            finalize(self, self._file.close)
         start = self._size
         try:
             for encoded in content:

@@ -24,11 +24,13 @@ from understudy.errors import ModelError
 from understudy.folders import check_own_folder, replacing_folder
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.identity import SAMPLE, check_identity, identity_of
-from understudy.nn.stage import Preprocess, Stage, uncompiled
+from understudy.nn.processor import preprocess_from
+from understudy.nn.stage import Stage, uncompiled
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.written_places import CASCADE as NAME
 from understudy.written_places import check_cascade
+from understudy.zoo.library_models import ARCHITECTURE
 from understudy.zoo.models import build_model
 
 FORMAT, VERSION = "understudy.cascade", 3
@@ -224,8 +226,13 @@ class _SavedModels:
         """A stage with the architecture and preprocessing of an origin, and any weights."""
         spec, preprocess = str(origin["spec"]), origin["preprocess"]
         return Stage(
-            build_model(spec, allow_code=self.allow_code, found_in=self.folder / NAME),
-            preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
+            build_model(
+                spec,
+                recorded=origin.get(ARCHITECTURE),
+                allow_code=self.allow_code,
+                found_in=self.folder / NAME,
+            ),
+            preprocess=None if preprocess is None else preprocess_from(preprocess),
             origin={key: value for key, value in origin.items() if key not in ADDED},
         )
 

@@ -5,6 +5,7 @@ A verb imports what it needs when it runs, so that help and shell completion sta
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -105,11 +106,19 @@ def _needing(name: str, verb: Callable[..., None], extra: str | None) -> Callabl
 
     @wraps(verb)
     def run(**options: Any) -> None:
-        whole = "zoo" if extra == "torch" and "timm:" in str(options) else extra
+        whole = _extra_of_specs(str(options)) if extra == "torch" else extra
         with needing(f"`understudy {name}`", extra=whole):
             verb(**options)
 
     return run
+
+
+def _extra_of_specs(options: str) -> str:
+    """The extra that the models and data of a command need as a whole."""
+    needed = [
+        own for own, scheme in (("zoo", r"\btimm:"), ("hf", r"\bhf:")) if re.search(scheme, options)
+    ]
+    return "all" if len(needed) > 1 else (*needed, "torch")[0]
 
 
 for name, verb, panel, extra in (

@@ -84,9 +84,13 @@ WithinDrop = Annotated[
     ),
 ]
 Workers = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=0, max=MOST_THREADS, help="Threads that decode images; 0 decodes without threads."
+        min=0,
+        max=MOST_THREADS,
+        help="Threads that decode images; 0 decodes without threads. [dim]Default: one per core, "
+        "at most 8.[/]",
+        show_default=False,
     ),
 ]
 Reference = Annotated[

@@ -27,7 +27,7 @@ def run(
     ] = None,
     max_drop: options.WithinDrop = None,
     batch: options.StageBatch = 256,
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     device: options.Device = None,
     allow_code: options.AllowCode = None,
     as_json: options.Json = False,

@@ -35,15 +35,7 @@ def score(
             min=1, max=options.MOST_IMAGES, help="Images per batch.", rich_help_panel="Batches"
         ),
     ] = 256,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=options.MOST_THREADS,
-            help="Threads that decode images.",
-            rich_help_panel="Batches",
-        ),
-    ] = 2,
+    workers: options.Workers = None,
     keep_logits: Annotated[
         bool | None,
         typer.Option(
@@ -143,13 +135,24 @@ def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
 
 
 def _note_doubts(scores: ScoreTable) -> None:
-    """Note corrupt images that were left out, and operators whose MACs were not counted."""
+    """Note images without labels, corrupt ones, and operators whose MACs were not counted."""
     from understudy.errors import listed
 
+    if not scores.labelled.any():
+        terminal.note(
+            f"{scores.provenance['data']!r} has no labels: what agrees with the reference is "
+            "counted, not what is right"
+        )
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
         images = "image was" if corrupt["count"] == 1 else "images were"
         terminal.note(f"{corrupt['count']} corrupt {images} left out: {listed(corrupt['ids'])}")
+    for run in scores.provenance.get("runs", ()):
+        for name, size in run.get("smaller_batches", {}).items():
+            terminal.note(
+                f"{name} did not fit into memory in batches of {run['batch']:,}: it was scored in "
+                f"batches of {size:,}"
+            )
     for exit in scores.exits:
         uncounted = exit.origin.get("uncounted", ())
         if uncounted:

@@ -92,7 +92,7 @@ def train_exits(
             callback=options.finite,
         ),
     ] = 8.0,
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:

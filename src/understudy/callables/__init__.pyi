@@ -1,0 +1,4 @@
+"""The public names and where they are defined."""
+
+from understudy.callables.cascade import CallableCascade as CallableCascade
+from understudy.callables.stage import CallableStage as CallableStage

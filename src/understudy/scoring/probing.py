@@ -1,0 +1,123 @@
+"""Sources of exits, run on some images before they are scored; and the table of their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from understudy.errors import ModelError
+from understudy.exit import Exit
+from understudy.nn.cost import count_parts
+from understudy.nn.identity import answering, identity_of, note_input
+from understudy.nn.preprocess import Resizing
+from understudy.nn.stage import EMPTY, Images, Stage, resizings_of
+from understudy.scores import ScoreTable
+from understudy.scoring.outputs import ExitOutputs
+from understudy.scoring.repeatability import check_repeatable
+from understudy.zoo.data import Array
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One source of exits run on some images: its exits, MACs per sample by part, classes, and how
+    it resizes images."""
+
+    exits: tuple[Exit, ...]
+    macs: Mapping[str, float]
+    classes: int
+    resizings: frozenset[Resizing | None]
+
+    @property
+    def bytes(self) -> int:
+        """The size of the weights in float32."""
+        return 4 * max(int(exit.origin["parameters"]) for exit in self.exits)
+
+
+def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
+    """Run the stages of one source on some images, in order, and count the MACs of each part.
+
+    Raises:
+        ModelError: one returns no logits (N, C), or other classes than the others; its logits
+            depend on chance, or on the rest of a batch.
+        DataError: one cannot take such images.
+    """
+    image = images[0]
+    with answering(next(iter(stages))):
+        counts = count_parts(stages, image)
+    exits: list[Exit] = []
+    classes: dict[str, int] = {}
+    state = EMPTY
+    for name, stage in stages.items():
+        logits, _, state = stage.run([image], state)
+        classes[name] = int(logits.shape[1])
+        parts = tuple(dict.fromkeys(part.part for part in stage.parts(name)))
+        note_input(stage, image)
+        origin = {
+            **identity_of(stage),
+            "classes": classes[name],
+            "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+            "uncounted": sorted({name for part in parts for name in counts[part].uncounted}),
+        }
+        exits.append(Exit(name, parts, origin))
+    check_repeatable(stages, images)
+    macs = {part: count.total for part, count in counts.items()}
+    return Probe(tuple(exits), macs, common_classes(classes), resizings_of(stages.values()))
+
+
+def common_classes(classes: Mapping[str, int]) -> int:
+    """The number of classes that all models have.
+
+    Raises:
+        ModelError: they differ.
+    """
+    if len(set(classes.values())) > 1:
+        raise ModelError(
+            f"all models of a table have the same classes, found {dict(classes)}: "
+            "leave some out, or load them with ?classes=N and a fitting checkpoint"
+        )
+    return next(iter(classes.values()))
+
+
+def exits_of(probes: Mapping[str, Probe]) -> tuple[Exit, ...]:
+    """The exits of all sources, in order."""
+    return tuple(exit for probe in probes.values() for exit in probe.exits)
+
+
+def table_of(
+    probes: Mapping[str, Probe],
+    outputs: Mapping[str, ExitOutputs],
+    labels: Array | None,
+    *,
+    classes: Sequence[str] | None,
+    costs: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> ScoreTable:
+    """The table of all exits' outputs, exit by exit.
+
+    Args:
+        probes: what is known of the exits, by source.
+        outputs: their outputs, by exit.
+        labels: (N,) class numbers, or None.
+        classes: the names of the classes.
+        costs: {unit: {part: cost}}; the MACs of the probes by default.
+        more: ids, groups, split and provenance, as in `ScoreTable.from_predictions`.
+
+    Raises:
+        TableError: ids, groups or splits that do not fit.
+    """
+    exits = exits_of(probes)
+    macs = {part: cost for probe in probes.values() for part, cost in probe.macs.items()}
+    table = ScoreTable.from_predictions(
+        {name: (rows.prediction, rows.confidence) for name, rows in outputs.items()},
+        labels,
+        costs={"MACs": macs} if costs is None else costs,
+        parts={exit.name: exit.parts for exit in exits},
+        **more,
+    )
+    return replace(
+        table,
+        exits=exits,
+        classes=None if classes is None else tuple(classes),
+        details={name: rows.detail for name, rows in outputs.items()},
+    )
