@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from understudy.errors import PolicyError
+from understudy.errors import PolicyError, TableError
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import Policy
 from understudy.reproduction.papers import LITTLE_BIG, PaperRow
@@ -149,6 +149,8 @@ def _cheapest_pair(reference: str, unit: str) -> Choose:
 
     def choose(samples: ScoreTable, max_drop: float) -> Policy:
         curves = pair_curves(samples, reference, unit=unit)
+        if not curves:
+            raise TableError(f"a little model is cheaper than {reference!r}, found none: name one")
         curve, position = cheapest_pair(curves, max_drop)
         return curve.policy(position)
 
