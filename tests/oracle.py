@@ -41,10 +41,13 @@ def fate(table: ScoreTable, policy: Policy, sample: int) -> Fate:
     raise AssertionError("the last stage answers")
 
 
-def truth(table: ScoreTable, reference: str, sample: int) -> int:
+def right_answers(table: ScoreTable, reference: str, sample: int) -> set[int]:
+    """The labels of a sample, or the reference's answer where it has none."""
+    if table.label_sets is not None and table.label_sets[sample, 0] >= 0:
+        return {int(one) for one in table.label_sets[sample] if one >= 0}
     if table.label is not None and table.label[sample] >= 0:
-        return int(table.label[sample])
-    return int(table.prediction[table.names.index(reference), sample])
+        return {int(table.label[sample])}
+    return {int(table.prediction[table.names.index(reference), sample])}
 
 
 def price(table: ScoreTable, exits: Sequence[str], unit: str) -> float:
@@ -62,8 +65,8 @@ def totals(table: ScoreTable, policy: Policy, *, reference: str, unit: str) -> T
     row = table.names.index(reference)
     for sample in range(len(table)):
         one = fate(table, policy, sample)
-        true = truth(table, reference, sample)
-        ours, theirs = one.prediction == true, int(table.prediction[row, sample]) == true
+        true = right_answers(table, reference, sample)
+        ours, theirs = one.prediction in true, int(table.prediction[row, sample]) in true
         right += ours
         losses += theirs and not ours
         gains += ours and not theirs

@@ -23,7 +23,7 @@ def score_tables(
     draw: st.DrawFn, *, most: int = 12, least_exits: int = 1, labelled: bool | None = None
 ) -> ScoreTable:
     """2 to 4 classes, few levels of confidence, parts that exits share, two units; labels of all
-    samples, of some or of none."""
+    samples, of some or of none, and several for each where they are sets."""
     count, exits = draw(st.integers(1, most)), draw(st.integers(least_exits, 4))
     classes = draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -35,16 +35,21 @@ def score_tables(
         parts[names[-1]] = [*parts[names[-1]], names[0]]
     priced = sorted({"trunk", *names})
     share = draw(st.sampled_from([0.0, 0.5, 1.0])) if labelled is None else float(labelled)
+    label = np.where(rng.random(count) < share, rng.integers(0, classes, count), -1)
+    further = rng.integers(-1, classes, (count, 2))
+    further[:, 1] = np.where(further[:, 0] < 0, -1, further[:, 1])
+    sets = np.column_stack([label, np.where(label[:, None] < 0, -1, further)])
     return ScoreTable(
         exits=tuple(Exit(n, tuple(parts[n])) for n in names),
         prediction=rng.integers(0, classes, (exits, count)),
         confidence={c: rng.choice(LEVELS, (exits, count)).astype(dtype) for c in CONFIDENCES},
-        label=np.where(rng.random(count) < share, rng.integers(0, classes, count), -1),
+        label=label,
         ids=np.array([f"s{i}" for i in range(count)], dtype=object),
         split=rng.integers(0, 3, count),
         costs={unit: {p: float(rng.choice(COSTS)) for p in priced} for unit in ("MACs", "joules")},
         times={"ms@8": {p: float(rng.random()) for p in priced}},
         provenance={"split": {"by": "column"}},
+        label_sets=sets if draw(st.booleans()) else None,
     )
 
 

@@ -52,12 +52,13 @@ CORE = {
     "table_validation": {"errors"},
     "class_outputs": {"errors", "table_validation"},
     "class_logits": {"class_outputs", "confidence_functions", "errors"},
+    "label_sets": {"errors", "table_validation", "class_outputs"},
     "sitting": {"json_codec", "errors"},
     "measured_rounds": {"sitting"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
-        "reference", "short_repr", "tabular", "class_outputs",
+        "reference", "short_repr", "tabular", "class_outputs", "label_sets",
     },
     "time_noise": {"errors", "exit", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
@@ -77,8 +78,19 @@ CORE = {
     },
     "deciles": {"json_codec", "errors", "confidence_functions", "scores", "deferral", "tabular"},
     "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
-    "import_predictions": {"errors", "extras", "split", "scores", "table_validation"},
+    "import_predictions": {
+        "errors", "extras", "files", "split", "scores", "table_validation", "label_sets",
+    },
+    "shift": {
+        "json_codec", "errors", "policy", "outcome", "certificate", "display", "text_table",
+        "html_views", "intervals", "short_repr", "tabular",
+    },
+    "policy_set": {
+        "errors", "policy", "outcome", "scores", "intervals", "split", "deferral", "ensemble",
+        "display", "shift",
+    },
     "result": {
+        "shift", "policy_set",
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
         "display", "text_table", "split", "scores", "deferral", "ensemble", "exit", "reference",
         "confidence_functions", "html_views", "short_repr", "tabular",
@@ -106,10 +118,10 @@ LAYERS = {
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
+    "backends": {*CORE, "callables", "nn", "scoring"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
-    "backends": {*CORE, "callables", "nn", "scoring"},
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
         "zoo", "scoring", "training", "reproduction",
@@ -131,7 +143,7 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 
 # Inside a folder each file imports only files that stand before it.
 ORDER = {
-    "catalogue": "models",
+    "catalogue": "models published selection suggestions",
     "runtime": (
         "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
         "offline online executor"
@@ -147,8 +159,8 @@ ORDER = {
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
         "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
-        "imagenet_labels shards data_specs weights hub_access library_models "
-        "hf_processor hf_models folder_images imagenet_images parquet_column parquet_images tar_images "
+        "imagenet_labels shards data_specs weights hub_access library_models hf_processor "
+        "hf_models folder_images imagenet_images parquet_column parquet_images tar_images "
         "hub_images encoded data batches models saved_cascades"
     ),
     "scoring": (
@@ -166,8 +178,8 @@ ORDER = {
         "search labels_needed verify"
     ),
     "app": (
-        "bench_result run_cascade bench bench_job build_cascade next_commands reproduction_views "
-        "report demo cli"
+        "bench_result run_cascade bench bench_job build_cascade policies_at next_commands "
+        "reproduction_views report demo cli"
     ),
 }
 

@@ -20,7 +20,7 @@ def test_bins_hold_every_sample_once(data: st.DataObject) -> None:
     table = data.draw(score_tables(least_exits=2, most=40))
     reference = data.draw(st.sampled_from(table.names))
     found = difficulty(table, reference=reference)
-    right = table.prediction == table.truth(reference)
+    right = table.right(reference)
     for bins in (found.by_confidence, found.by_agreement):
         assert sum(one.samples for one in bins) == len(table)
         for row, name in enumerate(table.names):

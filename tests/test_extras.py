@@ -37,7 +37,7 @@ NEEDED = {
     ),
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
-        *("reproduction.run", "zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades"),
+        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades", "reproduction.run"),
         *("zoo.library_models", "zoo.hf_models", "zoo.hf_processor"),
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
@@ -160,6 +160,7 @@ COMMANDS = {
     "ask a --max-drop 1": "search",
     "search a --max-drop 1": "search",
     "verify a.json a": "search",
+    "apply a.json a": "search",
     "savers a --max-drop 1": "search",
     "difficulty a": "search",
     "optimism a --max-drop 1": "search",

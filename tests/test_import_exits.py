@@ -55,7 +55,7 @@ def test_rows_are_position_major_and_types_fastest(tmp_path: Path) -> None:
     assert np.array_equal(table.prediction, arrays["preds"][:, :, 0])
     assert np.array_equal(table.scores("max_softmax"), arrays["confs"][:, :, 0])
     assert table.scores("max_softmax").dtype == np.float32
-    assert table.truth("base").tolist() == [0] * 40
+    assert table.right_answers("base").tolist() == [[0]] * 40
     assert table.provenance["backbone"] == "net"
 
 

@@ -265,8 +265,8 @@ def test_labels_may_be_missing() -> None:
         assert part.label is not None
         assert part.label.tolist() == [-1, 2, -1]
         assert part.labelled.tolist() == [False, True, False]
-        assert part.truth("big").tolist() == [0, 2, 1]
-        assert part.truth("tiny").tolist() == [0, 2, 1]
+        assert part.right_answers("big").tolist() == [[0], [2], [1]]
+        assert part.right("big").tolist() == [[True, False, True], [True, False, True]]
         assert part.needs_label("big", part.prediction).tolist() == [[False] * 3] * 2
         assert part.rows(np.array([0, 2])).label is None
         assert part.hash == table([-1, 2, -1]).hash != table([0, 2, 1]).hash

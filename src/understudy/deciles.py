@@ -136,7 +136,7 @@ def difficulty(
     if confidence == LEARNED and LEARNED not in table.confidence:
         table = with_deferral(table, big, unit=unit)
     small = table.names[int(costs.argmin())] if little is None else table.names[table.index(little)]
-    right = table.prediction == table.truth(big)
+    right = table.right(big)
     values = table.scores(confidence)
     by_exit = dict(zip(table.names, costs.tolist(), strict=True))
     cheaper = [name for name in _by_cost(by_exit) if by_exit[name] < by_exit[big]]

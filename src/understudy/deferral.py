@@ -234,7 +234,7 @@ class _Features:
 
 
 def _targets(table: ScoreTable, little: str, reference: str) -> Array:
-    right = table.prediction == table.truth(reference)
+    right = table.right(reference)
     first, big = right[table.index(little)], right[table.index(reference)]
     return np.where(first, 1.0, np.where(big, 0.0, 0.5))
 

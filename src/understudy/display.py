@@ -103,7 +103,7 @@ def cost_text(cost: float, unit: str) -> str:
     ('40.6 M', '1 G', '0.25')
     """
     if unit == "MACs":
-        for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
             if abs(cost) >= 0.9995 * size:  # what rounds to a thousand takes the larger prefix
                 return f"{cost / size:.3g} {prefix}"
     return f"{cost:.4g}"

@@ -165,7 +165,8 @@ def fit_temperature(logits: Array, labels: Array) -> float:
 
     Args:
         logits: (N, C), of samples that the model was not trained on.
-        labels: (N,) class numbers.
+        labels: (N,) class numbers, or (N, K) where samples have several, padded with -1: the
+            likelihood is then that of any of them.
 
     Guo et al. 2017 (arXiv 1706.04599).
 
@@ -177,11 +178,13 @@ def fit_temperature(logits: Array, labels: Array) -> float:
     from scipy.special import logsumexp
 
     scores = np.asarray(logits, np.float64)
-    of_label = scores[np.arange(len(scores)), labels]
+    sets = np.asarray(labels).reshape(len(scores), -1)
+    of_label = np.where(sets < 0, -np.inf, np.take_along_axis(scores, np.maximum(sets, 0), 1))
 
     def loss(log_t: float) -> float:
         inverse = math.exp(-log_t)
-        return float(np.mean(logsumexp(scores * inverse, axis=1) - of_label * inverse))
+        likely = logsumexp(of_label * inverse, axis=1)
+        return float(np.mean(logsumexp(scores * inverse, axis=1) - likely))
 
     return math.exp(minimize_scalar(loss, bounds=_LOG_T, method="bounded").x)
 
@@ -211,8 +214,8 @@ def ensemble_pairs(
     if littles is None:
         littles = cheaper_models(table, reference, unit=unit)
     part = table.on(fit_on)
-    truth = part.truth(reference)
-    fitted = {one: fit_temperature(logits_of(part, one), truth) for one in (*littles, reference)}
+    right = part.right_answers(reference)
+    fitted = {one: fit_temperature(logits_of(part, one), right) for one in (*littles, reference)}
     for little in littles:
         table = with_ensemble(table, [little, reference], [fitted[little], fitted[reference]])
     return table

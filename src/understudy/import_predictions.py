@@ -1,9 +1,10 @@
-"""Predictions of other programs as a score table: CSV or Parquet files joined by a key."""
+"""Predictions of other programs as a score table: CSV, JSON or Parquet files joined by a key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from understudy.errors import DataError, listed, unknown
 from understudy.extras import needing
+from understudy.files import parse_json
+from understudy.label_sets import padded_sets
 from understudy.scores import ScoreTable
 from understudy.table_validation import NO_LABEL
 
@@ -22,7 +25,9 @@ with needing("importing predictions"):
 class LabelFile:
     """The file of the samples: their keys in order, and their labels.
 
-    `label` is None where there are no labels; single ones may be empty. `group` and `split` name
+    `label` is None where there are no labels; single ones may be empty. A column of lists, or of
+    texts such as "[3, 5]", has several right answers per sample (ReaL labels); samples whose list
+    is empty are left out. `group` and `split` name
     columns that may bring groups (a patient, a video) or a split of the user's own.
     """
 
@@ -61,12 +66,14 @@ def import_predictions(
         raise DataError("an import has at least one exit, found none: --exit NAME=FILE")
     if costs:
         _check_costs(costs, exits, unit)
-    frame = _read(labels.file, labels.key, what="labels")
-    keys = _keys(frame, labels.key, labels.file)
+    whole = _with_lists(_read(labels.file, labels.key, what="labels"), labels.label)
+    known_keys, frame = _keys(whole, labels.key, labels.file), _answerable(whole, labels)
+    keys = frame[labels.key].cast(pl.String)
     rows = {
         name: _exit_rows(
             keys,
             file,
+            known=known_keys,
             key=labels.key,
             columns=(prediction.replace("{exit}", name), confidence.replace("{exit}", name)),
         )
@@ -81,7 +88,11 @@ def import_predictions(
         ids=keys.to_list(),
         groups=_texts(frame, labels.group, labels.file),
         split=_texts(frame, labels.split, labels.file) or split,
-        provenance={"labels": _about(labels), "exits": {n: str(f) for n, f in exits.items()}},
+        provenance={
+            "labels": _about(labels),
+            "exits": {n: str(f) for n, f in exits.items()},
+            "left_out": len(whole) - len(frame),
+        },
     )
     return table if classes is None else table.with_classes(classes)
 
@@ -102,20 +113,27 @@ def _check_costs(costs: Mapping[str, float], exits: Mapping[str, object], unit: 
 def _class_columns(
     answers: Sequence[pl.Series], known: pl.Series | None
 ) -> tuple[list[np.ndarray], np.ndarray | None, list[str] | None]:
-    """Predictions and labels as numbers, the labels -1 where they are missing, and the classes."""
+    """Predictions and labels as numbers, and the classes; labels are (N,), or (N, K) where samples
+    have several, and -1 where they are missing."""
     if known is None:
         numbers, classes = _numbered(answers)
         return numbers, None, classes
-    (*numbers, labelled), classes = _numbered([*answers, known.drop_nulls()])
+    present = known.drop_nulls()
+    several = isinstance(known.dtype, pl.List)
+    (*numbers, labelled), classes = _numbered([*answers, present.explode() if several else present])
+    if several:
+        return numbers, padded_sets(labelled, known.list.len().fill_null(0).to_list()), classes
     label = np.full(len(known), NO_LABEL)
     label[known.is_not_null().to_numpy()] = labelled
     return numbers, label, classes
 
 
-def read_labels(labels: LabelFile, classes: Sequence[str] | None = None) -> dict[str, int]:
+def read_labels(
+    labels: LabelFile, classes: Sequence[str] | None = None
+) -> dict[str, int | Sequence[int]]:
     """The labels of a file by sample id, as class numbers; those that are empty are left out.
 
-    Where classes have names, labels are names.
+    Where classes have names, labels are names. A column of lists gives lists.
 
     Raises:
         DataError: a file or column that is missing, ids that repeat, names of no class, labels that
@@ -123,13 +141,27 @@ def read_labels(labels: LabelFile, classes: Sequence[str] | None = None) -> dict
     """
     name = labels.label or "label"
     frame = _read(labels.file, labels.key, *([name] if classes else []), what="labels")
-    keys, column = (
-        _keys(frame, labels.key, labels.file),
-        _column(frame, name, labels.file, blanks=True),
-    )
-    column = _without_blanks(column.cast(pl.String) if classes else column)
+    frame = _answerable(_with_lists(frame, name), labels)
+    keys = _keys(frame, labels.key, labels.file)
+    column = _column(frame, name, labels.file, blanks=True)
+    if not isinstance(column.dtype, pl.List):
+        column = _without_blanks(column.cast(pl.String) if classes else column)
+        keys, column = keys.filter(column.is_not_null()), column.drop_nulls()
+        return dict(zip(keys.to_list(), _codes(column, name, labels, classes), strict=True))
     keys, column = keys.filter(column.is_not_null()), column.drop_nulls()
+    codes = iter(_codes(column.explode(), name, labels, classes))
+    counts = column.list.len().to_list()
+    return {
+        key: list(islice(codes, count)) for key, count in zip(keys.to_list(), counts, strict=True)
+    }
+
+
+def _codes(
+    column: pl.Series, name: str, labels: LabelFile, classes: Sequence[str] | None
+) -> list[int]:
+    """Labels without blanks as class numbers."""
     if classes:
+        column = column.cast(pl.String)
         strange = column.filter(~column.is_in(list(classes))).unique().sort().to_list()
         if strange:
             raise DataError(
@@ -138,13 +170,56 @@ def read_labels(labels: LabelFile, classes: Sequence[str] | None = None) -> dict
                 "whole table again with its classes"
             )
         numbers = {one: number for number, one in enumerate(classes)}
-        return dict(zip(keys.to_list(), map(numbers.__getitem__, column.to_list()), strict=True))
+        return [numbers[one] for one in column.to_list()]
     if len(column) and not _whole(column):
         raise DataError(
             f"the classes of the table are numbers, column {name!r} of {str(labels.file)!r} has "
             f"the type {column.dtype}: write whole numbers"
         )
-    return dict(zip(keys.to_list(), _class_numbers(column).tolist(), strict=True))
+    found: list[int] = _class_numbers(column).tolist()
+    return found
+
+
+def _with_lists(frame: pl.DataFrame, label: str | None) -> pl.DataFrame:
+    """The frame, with labels as lists where they are arrays, or texts such as "[3, 5]"."""
+    if label is None or label not in frame.columns:
+        return frame
+    column = frame[label]
+    if isinstance(column.dtype, pl.Array):
+        column = column.cast(pl.List(column.dtype.inner))
+    if column.dtype == pl.String and len(column.drop_nulls()):
+        texts = column.str.strip_chars()
+        if (texts.str.starts_with("[") & texts.str.ends_with("]")).all():
+            column = _decoded(texts, label)
+    return frame.with_columns(column.alias(label))
+
+
+def _decoded(texts: pl.Series, label: str) -> pl.Series:
+    """Texts of JSON lists as lists."""
+    try:
+        lists = [None if text is None else parse_json(text) for text in texts.to_list()]
+        return pl.Series(label, lists)
+    except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"labels in brackets are JSON lists, of numbers or of texts, column {label!r} has "
+            f"others ({error}): correct them"
+        ) from error
+
+
+def _answerable(frame: pl.DataFrame, labels: LabelFile) -> pl.DataFrame:
+    """The rows without those whose list of labels is empty."""
+    if labels.label is None or labels.label not in frame.columns:
+        return frame
+    column = frame[labels.label]
+    if not isinstance(column.dtype, pl.List):
+        return frame
+    kept = frame.filter(column.list.len().fill_null(1) > 0)
+    if not len(kept):
+        raise DataError(
+            f"some sample has a label, all lists in column {labels.label!r} of "
+            f"{str(labels.file)!r} are empty: check the column"
+        )
+    return kept
 
 
 def _read(file: str | Path, *texts: str, what: str = "predictions") -> pl.DataFrame:
@@ -161,11 +236,16 @@ def _read(file: str | Path, *texts: str, what: str = "predictions") -> pl.DataFr
                 infer_schema_length=None,
                 schema_overrides=dict.fromkeys(texts, pl.String),
             )
+        elif path.suffix.lower() == ".json":
+            frame = pl.read_json(path)
+        elif path.suffix.lower() in {".jsonl", ".ndjson"}:
+            frame = pl.read_ndjson(path)
         else:
             frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise DataError(
-            f"{what} are CSV (.csv, .tsv) or Parquet files, {str(file)!r} cannot be read as one "
+            f"{what} are CSV (.csv, .tsv), JSON (.json, .jsonl: a record per sample) or Parquet "
+            f"files, {str(file)!r} cannot be read as one "
             f"({next(iter(str(error).splitlines()), type(error).__name__)}): write it again"
         ) from error
     if not len(frame):
@@ -179,7 +259,8 @@ def _labels(frame: pl.DataFrame, labels: LabelFile) -> pl.Series | None:
     """The column of labels, null where they are missing; None where all are."""
     if labels.label is None:
         return None
-    column = _without_blanks(_column(frame, labels.label, labels.file, blanks=True))
+    column = _column(frame, labels.label, labels.file, blanks=True)
+    column = column if isinstance(column.dtype, pl.List) else _without_blanks(column)
     return column if column.is_not_null().any() else None
 
 
@@ -217,13 +298,14 @@ def _keys(frame: pl.DataFrame, name: str, file: str | Path) -> pl.Series:
 
 
 def _exit_rows(
-    keys: pl.Series, file: str | Path, *, key: str, columns: tuple[str, str]
+    keys: pl.Series, file: str | Path, *, known: pl.Series, key: str, columns: tuple[str, str]
 ) -> tuple[pl.Series, np.ndarray]:
+    """The answers and confidences of a file, in the order of `keys`; it has all that are known."""
     frame = _read(file, key)
     own = _keys(frame, key, file)
     surplus, missing = (
-        own.filter(~own.is_in(keys.implode())),
-        keys.filter(~keys.is_in(own.implode())),
+        own.filter(~own.is_in(known.implode())),
+        known.filter(~known.is_in(own.implode())),
     )
     for what, wrong in (("lacks", missing), ("has besides", surplus)):
         if len(wrong):

@@ -113,7 +113,8 @@ def logged_looks(path: str | Path) -> list[dict[str, Any]]:
 
 
 def keep_looks(older: str | Path, folder: str | Path) -> None:
-    """Copy the looks of an older table's folder, if there is one, into that which replaces it."""
+    """Copy the looks of a table's folder, if there is one, into that of another with its samples,
+    such as the table that replaces it."""
     seen = _last_looks(Path(older))
     if len(seen):
         _write(seen, Path(folder))

@@ -167,9 +167,7 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
     """
     reference = table.reference(reference)
     decisions = decide(table, policy)
-    truth = table.truth(reference)
-    right = decisions.prediction == truth
-    reference_right = table.prediction[table.index(reference)] == truth
+    right, reference_right = _right(table, policy, decisions, reference)
     answered = np.bincount(decisions.stage, minlength=len(policy.stages))
     visits = [policy.exits[: stage + 1] for stage in range(len(policy.stages))]
     count = len(table)
@@ -194,6 +192,15 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
         shares={name: int(k) / count for name, k in zip(policy.exits, answered, strict=True)},
         saving_intervals=intervals,
     )
+
+
+def _right(
+    table: ScoreTable, policy: Policy, decisions: Decisions, reference: str
+) -> tuple[Array, Array]:
+    """Which samples the policy and the reference have right, (N,) each."""
+    right = table.right(reference)
+    rows = np.array([table.index(name) for name in policy.exits])
+    return right[rows[decisions.stage], np.arange(len(table))], right[table.index(reference)]
 
 
 def _shares_of_parts(
@@ -276,8 +283,7 @@ def _by_class(
     table: ScoreTable, label: Array, policy: Policy, reference: str, classes: int
 ) -> tuple[Array, Array, Array]:
     """How many samples, losses and gains each class has, (C,) each."""
-    right = decide(table, policy).prediction == label
-    reference_right = table.prediction[table.index(reference)] == label
+    right, reference_right = _right(table, policy, decide(table, policy), reference)
     marks = (slice(None), reference_right & ~right, right & ~reference_right)
     samples, losses, gains = (np.bincount(label[rows], minlength=classes) for rows in marks)
     return samples, losses, gains

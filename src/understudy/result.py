@@ -17,7 +17,9 @@ from understudy.html_views import html_of
 from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import ClassGap, Outcome, points
 from understudy.policy import Policy
+from understudy.policy_set import PolicySet
 from understudy.reference import reference_words
+from understudy.shift import AppliedPlan, Proof, ShiftCard
 from understudy.short_repr import clipped, cut_list
 from understudy.split import ALL, headline_split
 from understudy.tabular import Tabular
@@ -292,8 +294,81 @@ class Result(
         found = {one.name: ensemble_of(one.origin) for one in self.singles if one.name in used}
         return with_ensembles(table, {name: one for name, one in found.items() if one is not None})
 
-    def report(self, path: str | Path) -> Path:
+    @property
+    def policy_set(self) -> PolicySet:
+        """The policies of all budgets, with all that it takes to measure them on other tables."""
+        from understudy.deferral import scores_of
+        from understudy.ensemble import ensemble_of
+
+        used = {name for choice in self.choices for name in choice.policy.exits}
+        scores = scores_of(self.table.get("provenance", {}))
+        ensembles = {one.name: ensemble_of(one.origin) for one in self.singles}
+        whole = [one for one in self.singles if ensembles[one.name] is None]
+        units = {unit for one in whole for unit in one.on[self.measured_on].cost}
+        classes = self.table.get("classes")
+        return PolicySet(
+            reference=self.reference,
+            unit=self.unit,
+            plans=tuple(
+                AppliedPlan(
+                    max_drop=choice.max_drop,
+                    policy=choice.policy,
+                    proof=Proof.of(choice.certificate),
+                    seen=choice.outcome,
+                    seen_on=choice.measured_on,
+                )
+                for choice in self.choices
+            ),
+            origins={one.name: one.origin for one in whole},
+            scores={name: score for name, score in scores.items() if name in used},
+            ensembles={n: one for n, one in ensembles.items() if one is not None and n in used},
+            classes=None if classes is None else tuple(classes),
+            costs={
+                unit: {
+                    one.name: cost
+                    for one in whole
+                    if (cost := one.on[self.measured_on].cost.get(unit)) is not None
+                }
+                for unit in sorted(units)
+            },
+            source=self.table,
+        )
+
+    def apply(
+        self, tables: ScoreTable | Mapping[str, ScoreTable], *, split: str | None = None
+    ) -> ShiftCard:
+        """Measure the policies of all budgets on other tables of the same models: another data set,
+        other labels, next month's samples.
+
+        Nothing is chosen or fitted there. A certificate holds for samples like those it was proved
+        on, so another table voids it; the card says what is measured instead.
+
+        Args:
+            tables: one, or several by name.
+            split: the samples to measure: tune, certify, test or all. By default all; where they
+                are those that were searched, the split of the headline figures.
+
+        >>> import numpy as np
+        >>> from understudy import ScoreTable, search
+        >>> right = np.arange(1000) % 10 < 9
+        >>> exits = {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, 0 * right)}
+        >>> table = ScoreTable.from_predictions(exits, 0 * right, costs={"tiny": 1, "big": 9})
+        >>> card = search(table, max_drop=2.0).apply({"harder": table.relabelled(
+        ...     {key: int(number % 5 == 0) for number, key in enumerate(table.ids)})})
+        >>> card.to_polars().select("table", "within", "certificate").rows()
+        [('as searched', None, None), ('harder', 'yes', 'void')]
+
+        Raises:
+            TableError: a table lacks an exit, was scored with other weights or classes, or lacks
+                what a fitted exit needs; an empty split.
+        """
+        named = tables if isinstance(tables, Mapping) else {"table": tables}
+        return self.policy_set.apply(named, split=split)
+
+    def report(self, path: str | Path, *, shift: ShiftCard | None = None) -> Path:
         """Write the result as one HTML page that needs neither script nor network; its path.
+
+        With a `shift` card the page also shows its policies on other tables.
 
         >>> result.report("report.html")  # doctest: +SKIP
         PosixPath('report.html')
@@ -303,7 +378,7 @@ class Result(
         """
         from understudy.app.report.page import write_report
 
-        write_report(self, path)
+        write_report(self, path, shift=shift)
         return Path(path)
 
     def __str__(self) -> str:

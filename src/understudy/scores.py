@@ -24,6 +24,7 @@ from understudy.confidence_functions import (
 )
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
+from understudy.label_sets import checked_sets, coded_labels, flat_labels, is_right, padded_sets
 from understudy.reference import candidates, most_accurate, reference_words
 from understudy.short_repr import clipped, cut_list
 from understudy.sitting import Sitting
@@ -66,7 +67,7 @@ class ScoreTable(Tabular):
         prediction: (E, N) integers, the class that each exit predicts.
         confidence: by name, (E, N) float32 or float64; higher is more confident, any real number.
         label: (N,) integers, -1 where one is missing; None where all are. The reference's answers
-            take the place of missing labels (`truth`).
+            take the place of missing labels (`right`).
         ids: (N,) text, unique: relative path, key column or row number.
         split: (N,) small integers, positions in `SPLITS` (tune, certify, test).
         costs: unit -> part -> cost per sample. A sample pays the union of the parts it visited.
@@ -75,6 +76,8 @@ class ScoreTable(Tabular):
         details: by exit, top classes and logits; may load from disk on first use.
         provenance: plain JSON: data, library versions, device, how samples were split.
         sittings: how the times were measured, and their spread; none for times of older tables.
+        label_sets: (N, K) integers padded with -1, where samples have several right answers;
+            `label` is then the first of each row. None where each has one.
 
     >>> import numpy as np
     >>> table = ScoreTable.from_probabilities(
@@ -99,6 +102,7 @@ class ScoreTable(Tabular):
     details: Mapping[str, Detail] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sittings: tuple[Sitting, ...] = ()
+    label_sets: Array | None = None
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)
@@ -109,6 +113,8 @@ class ScoreTable(Tabular):
         if self.label is not None:
             set_field("label", label_numbers(self.label))
         set_field("ids", read_only(self.ids, object))
+        if self.label_sets is not None:
+            self._set_label_sets(self.label_sets)
         set_field("split", read_only(self.split, np.uint8))
         set_field("provenance", MappingProxyType(dict(self.provenance)))
         check_exit_names(self.names)
@@ -123,9 +129,15 @@ class ScoreTable(Tabular):
         check_ids(self.ids)
         check_predictions(self.prediction, self.names)
         check_numbers(rows, self.names)
-        check_labels(self.label, None if self.classes is None else len(self.classes))
+        labels = self.label if self.label_sets is None else self.label_sets
+        check_labels(labels, None if self.classes is None else len(self.classes))
         set_field("costs", read_only_costs(self.costs))
         set_field("times", read_only_costs(self.times))
+
+    def _set_label_sets(self, sets: Array) -> None:
+        checked = checked_sets(sets, self.label, len(self.ids))
+        object.__setattr__(self, "label", label_numbers(np.asarray(sets)[:, 0]))
+        object.__setattr__(self, "label_sets", checked)
 
     # -- constructors ---------------------------------------------------------------------------
 
@@ -150,7 +162,7 @@ class ScoreTable(Tabular):
             probabilities: exit name -> (N, C), rows summing to 1: an array, or a data frame of
                 pandas, Polars or Arrow whose columns are the classes.
             labels: (N,) class numbers or names, None or -1 where one is missing; or None without
-                any.
+                any. A list of several is a set of right answers.
             costs: {unit: {part: cost}}, or {part: cost} for MACs.
             classes: (C,) the names of the classes, in the order of the columns; by default those
                 of the first data frame. Other data frames are put into their order.
@@ -238,7 +250,9 @@ class ScoreTable(Tabular):
         """
         if classes is None:
             answers = [answer for answer, _ in predictions.values()]
-            classes = names_of_classes(answers if labels is None else [*answers, labels])
+            classes = names_of_classes(
+                answers if labels is None else [*answers, flat_labels(labels)]
+            )
         rows = _coded(predictions, classes)
         shared = set.intersection(*(set(values) for _, values in rows.values()))
         if not shared:
@@ -246,7 +260,8 @@ class ScoreTable(Tabular):
         count, first = next((len(answer), values) for answer, values in rows.values())
         keys = np.array([str(key) for key in (range(count) if ids is None else ids)], dtype=object)
         codes, rule = assign_splits(keys, split, groups=groups)
-        label = None if labels is None else class_codes(labels, classes, "labels")
+        label = None if labels is None else np.asarray(coded_labels(labels, classes))
+        several = label is not None and label.ndim == 2
         exits = tuple(Exit(name, tuple((parts or {}).get(name, ()))) for name in rows)
         units = {} if costs is None else costs_by_unit(costs)
         table = ScoreTable(
@@ -257,12 +272,13 @@ class ScoreTable(Tabular):
                 for key in first
                 if key in shared
             },
-            label=None if label is None else label_numbers(label),
+            label=None if label is None or several else label_numbers(label),
             ids=keys,
             split=codes,
             costs=units,
             classes=None if classes is None else tuple(map(str, classes)),
             provenance={**(provenance or {}), "split": rule},
+            label_sets=label if several else None,
         )
         check_cost_names(units, (part for exit in exits for part in exit.parts))
         return table._with_calls() if costs is None else table
@@ -295,14 +311,13 @@ class ScoreTable(Tabular):
         exits = f"{len(self.exits)} exit{'s' * (len(self.exits) > 1)}"
         names, units = (cut_list(map(clipped, some), 100) for some in (self.names, self.units))
         labels = "" if self.labelled.all() else f", {int(self.labelled.sum()):,} with a label"
+        labels += "" if self.label_sets is None else ", several right answers"
         return f"<ScoreTable: {exits} ({names}), {len(self):,} samples ({splits}){labels}; {units}>"
 
     def columns(self) -> dict[str, list[Any]]:
         """A row per exit: its accuracy on all samples (None unless all have a label), its costs."""
-        whole = self.label is not None and bool(self.labelled.all())
-        right = (
-            (self.prediction == self.label).mean(1).tolist() if whole else [None] * len(self.exits)
-        )
+        whole = bool(self.labelled.all())
+        right = self._has_label_right.mean(1).tolist() if whole else [None] * len(self.exits)
         prices = {**self.costs, **self.times}
         return {
             "exit": list(self.names),
@@ -431,8 +446,8 @@ class ScoreTable(Tabular):
         """
         tune = self.split == SPLITS.index("tune")
         found: dict[str, float] | None = {} if self.labelled.any() else None
-        if self.label is not None and tune.any() and self.labelled[tune].all():
-            right = (self.prediction[:, tune] == self.label[tune]).mean(1)
+        if tune.any() and self.labelled[tune].all():
+            right = self._has_label_right[:, tune].mean(1)
             exits = enumerate(self.exits)
             found = {exit.name: float(right[row]) for row, exit in exits if not exit.is_ensemble}
         costs = dict(zip(self.names, self.exit_costs(self.unit(unit)).tolist(), strict=True))
@@ -446,11 +461,10 @@ class ScoreTable(Tabular):
             return None
         tune = np.flatnonzero(self.split == SPLITS.index("tune"))
         where = tune if len(tune) else np.arange(len(self))
-        answers, label = self.prediction[:, where], self.label[where]
-        known = label != NO_LABEL
+        answers, known = self.prediction[:, where], self.labelled[where]
         if not known.any() or (answers[rows] != answers[rows[0]])[:, ~known].any():
             return None
-        return np.asarray((answers == label)[:, known].sum(1))
+        return np.asarray(self._has_label_right[:, where[known]].sum(1))
 
     @cached_property
     def labelled(self) -> npt.NDArray[np.bool_]:
@@ -464,23 +478,53 @@ class ScoreTable(Tabular):
         count = np.bincount(self.split[self.labelled], minlength=len(SPLITS))
         return dict(zip(SPLITS, count.tolist(), strict=True))
 
-    def truth(self, reference: str) -> Array:
-        """The labels, and the reference's predictions where they are missing, (N,).
+    @cached_property
+    def _has_label_right(self) -> npt.NDArray[np.bool_]:
+        """Which answers are among their samples' labels, (E, N): none where a label is missing."""
+        if self.label is None:
+            return frozen(np.zeros(self.prediction.shape, bool))
+        return frozen(is_right(self.prediction, self._sets(self.label)))
 
-        A cascade that answers as the reference does is then as right as it; one that answers
-        otherwise loses. So the drop is that of complete labels where all such samples have a label,
-        and a bound from above elsewhere.
+    def _sets(self, label: Array) -> Array:
+        """The labels as sets, (N, K)."""
+        return label[:, None] if self.label_sets is None else self.label_sets
+
+    def right(
+        self, reference: str, exits: int | Sequence[int] | slice = slice(None)
+    ) -> npt.NDArray[np.bool_]:
+        """Which answers are right, (E, N), or those of some exits alone, by position.
+
+        An answer is right if it is the label, or one of several. Where a label is missing the
+        reference's answer takes its place: a cascade that answers as the reference does is then as
+        right as it; one that answers otherwise loses. So the drop is that of complete labels where
+        all samples on which exits differ have one, and a bound from above elsewhere.
 
         >>> table = ScoreTable.from_predictions(
-        ...     {"tiny": ([0, 1, 1], [.9, .6, .7]), "big": ([0, 0, 0], [.8, .7, .9])},
-        ...     [None, 1, None], costs={"tiny": 1, "big": 10})
-        >>> table.truth("big").tolist()
-        [0, 1, 0]
+        ...     {"tiny": ([0, 1, 1], [.9, .6, .7]), "big": ([0, 0, 2], [.8, .7, .9])},
+        ...     [None, 1, [0, 2]], costs={"tiny": 1, "big": 10})
+        >>> table.right("big").tolist()
+        [[True, True, False], [True, False, True]]
+        >>> table.right("big", 0).tolist()
+        [True, True, False]
         """
+        known = self._has_label_right[exits]
+        if self.labelled.all():
+            return known
+        agrees = self.prediction[exits] == self.prediction[self.index(reference)]
+        return np.where(self.labelled, known, agrees)
+
+    def right_answers(self, reference: str) -> Array:
+        """The right answers of every sample, (N, K) padded with -1: its labels, and the
+        reference's answer where they are missing."""
         answers: Array = self.prediction[self.index(reference)]
         if self.label is None:
-            return answers
-        return self.label if self.labelled.all() else np.where(self.labelled, self.label, answers)
+            return answers[:, None]
+        sets = self._sets(self.label)
+        if self.labelled.all():
+            return sets
+        filled = sets.copy()
+        filled[~self.labelled, 0] = answers[~self.labelled]
+        return filled
 
     def needs_label(self, reference: str, prediction: Array) -> npt.NDArray[np.bool_]:
         """Where predictions (..., N) differ from the reference's and no label tells who is right.
@@ -502,7 +546,8 @@ class ScoreTable(Tabular):
         digest.update(json.dumps(heads, sort_keys=True).encode())
         digest.update("\0".join(map(str, self.ids)).encode())
         label = np.empty(0) if self.label is None else self.label
-        for array in (self.split, label.astype(np.int64), self.prediction):
+        sets = () if self.label_sets is None else (self.label_sets,)
+        for array in (self.split, label.astype(np.int64), self.prediction, *sets):
             digest.update(np.ascontiguousarray(array).data)
         for name in sorted(self.confidence):
             digest.update(np.ascontiguousarray(self.confidence[name]).data)
@@ -562,10 +607,11 @@ class ScoreTable(Tabular):
             ids=self.ids[index],
             split=self.split[index],
             details=LazyDetails.of(self.details).rows(index),
+            label_sets=None if self.label_sets is None else self.label_sets[index],
         )
 
-    def with_labels(self, labels: Mapping[str, int]) -> ScoreTable:
-        """The table with further labels: sample id -> class number.
+    def with_labels(self, labels: Mapping[str, int | Sequence[int]]) -> ScoreTable:
+        """The table with further labels: sample id -> class number, or several; none adds nothing.
 
         >>> table = ScoreTable.from_predictions(
         ...     {"tiny": ([0, 1], [.9, .6]), "big": ([0, 0], [.8, .7])}, None, ids=["a", "b"],
@@ -577,6 +623,48 @@ class ScoreTable(Tabular):
             TableError: unknown ids, numbers that are no classes, or labels other than those the
                 table has.
         """
+        rows, added = self._label_rows(labels)
+        older = np.full((len(self), 1), NO_LABEL) if self.label is None else self._sets(self.label)
+        sets = np.full((len(self), max(older.shape[1], added.shape[1])), NO_LABEL)
+        sets[:, : older.shape[1]] = older
+        new = np.full((len(rows), sets.shape[1]), NO_LABEL)
+        new[:, : added.shape[1]] = added
+        changed = np.flatnonzero((sets[rows, 0] != NO_LABEL) & (sets[rows] != new).any(1))
+        if len(changed):
+            raise TableError(
+                f"labels that the table has stay as they are, {len(changed):,} of {len(labels):,} "
+                f"differ: {listed(map(repr, self.ids[rows[changed]]))}: correct them, or import "
+                "the table again"
+            )
+        sets[rows] = new
+        return replace(self, label=None, label_sets=sets)
+
+    def relabelled(self, labels: Mapping[str, int | Sequence[int]]) -> ScoreTable:
+        """The samples that have a label among these, with it in place of their own.
+
+        >>> table = ScoreTable.from_predictions(
+        ...     {"tiny": ([0, 1], [.9, .6]), "big": ([0, 0], [.8, .7])}, [0, 0], ids=["a", "b"],
+        ...     costs={"tiny": 1, "big": 10})
+        >>> judged = table.relabelled({"a": [], "b": [0, 1]})
+        >>> judged.ids.tolist(), judged.right("big").tolist()
+        (['b'], [[True], [True]])
+
+        Raises:
+            TableError: unknown ids, numbers that are no classes, or no label at all.
+        """
+        about = {**self.provenance, "judged_from": self.hash}
+        bare = replace(self, label=None, label_sets=None, provenance=about)
+        table = bare.with_labels(labels)
+        kept = np.flatnonzero(table.labelled)
+        if not len(kept):
+            raise TableError(
+                f"samples are judged by other labels, found none for the {len(self):,} of the "
+                "table: check the column of labels"
+            )
+        return table if len(kept) == len(table) else table.rows(kept)
+
+    def _label_rows(self, labels: Mapping[str, int | Sequence[int]]) -> tuple[Array, Array]:
+        """The rows of samples that get labels, (M,), and their labels, (M, K)."""
         position = {key: row for row, key in enumerate(self.ids.tolist())}
         strange = [key for key in labels if key not in position]
         if strange:
@@ -585,19 +673,13 @@ class ScoreTable(Tabular):
                 f"are unknown: {listed(map(repr, strange))}: correct them, or leave the rows out"
             )
         rows = np.array([position[key] for key in labels], np.intp)
-        added = class_numbers(np.array(list(labels.values()), np.int64), "labels")
-        if (added < 0).any():
-            raise TableError(f"labels are class numbers from 0, found {int(added.min())}")
-        label = np.full(len(self), NO_LABEL, np.int32) if self.label is None else self.label.copy()
-        changed = np.flatnonzero((label[rows] != NO_LABEL) & (label[rows] != added))
-        if len(changed):
-            raise TableError(
-                f"labels that the table has stay as they are, {len(changed):,} of {len(labels):,} "
-                f"differ: {listed(map(repr, self.ids[rows[changed]]))}: correct them, or import "
-                "the table again"
-            )
-        label[rows] = added
-        return replace(self, label=label)
+        values = [[one] if isinstance(one, int) else list(one) for one in labels.values()]
+        numbers = np.array([one for row in values for one in row], np.int64)
+        if (numbers < 0).any():
+            raise TableError(f"labels are class numbers from 0, found {int(numbers.min())}")
+        sets = padded_sets(class_numbers(numbers, "labels"), map(len, values))
+        some = sets[:, 0] != NO_LABEL
+        return rows[some], sets[some]
 
     def with_classes(self, classes: Sequence[str]) -> ScoreTable:
         """The table with names for its classes."""
@@ -626,11 +708,11 @@ def _of_outputs(
     count = next(iter(logits.values())).shape[1]
     table = ScoreTable.from_predictions(
         {name: (rows.argmax(1), confidences[name]) for name, rows in logits.items()},
-        None if labels is None else class_codes(labels, outputs.classes, "labels"),
+        None if labels is None else coded_labels(labels, outputs.classes),
         classes=outputs.classes,
         **options,
     )
-    check_labels(table.label, count)
+    check_labels(table.label if table.label_sets is None else table.label_sets, count)
     details = {
         name: Detail(*_top(_softmax(rows)), rows.astype(np.float16))
         for name, rows in logits.items()

@@ -1,7 +1,7 @@
 """Score tables on disk: a folder of Parquet files and one JSON.
 
 TABLE/table.json        format, version, exits, costs, provenance, the hashes of exits and logits
-TABLE/samples.parquet   id, label (-1 where it is missing), split
+TABLE/samples.parquet   id, label (-1 where it is missing), split; label_set where some have several
 TABLE/exits/000.parquet prediction, the confidences, top_class, top_probability
 TABLE/logits/000.parquet logits (float16), where they were kept
 TABLE/times.json        measured times: apart, since they differ from run to run
@@ -240,6 +240,7 @@ def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
         details=_details(files, exits),
         provenance=head["provenance"],
         sittings=sittings_of(measured),
+        label_sets=samples["label_set"].to_numpy() if "label_set" in samples.columns else None,
     )
     if files.hashes is not None and _samples_hash(table) != head["samples_hash"]:
         raise ValueError(f"{_SAMPLES} has other ids or splits")
@@ -297,6 +298,8 @@ def _write_samples(table: ScoreTable, folder: Path) -> None:
     samples = {"id": pl.Series(table.ids.tolist(), dtype=pl.String)}
     if table.label is not None:
         samples["label"] = pl.Series(table.label)
+    if table.label_sets is not None:
+        samples["label_set"] = _array_column(table.label_sets, pl.Int32)
     samples["split"] = pl.Series([SPLITS[code] for code in table.split.tolist()])
     write_parquet(pl.DataFrame(samples), folder / _SAMPLES)
 

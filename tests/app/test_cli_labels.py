@@ -148,3 +148,19 @@ def test_a_missing_table(run: Run, tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("id,label\n5,1\n")
     command = run("import-labels", tmp_path / "l.csv", "--into", tmp_path / "none")
     refused(command, "a score table is a folder")
+
+
+def test_a_table_judged_by_other_labels(run: Run, table: Path, tmp_path: Path) -> None:
+    """Those of several right answers; the looks at the samples come along."""
+    log_look(table, ["0", "1"], why="a test")
+    (tmp_path / "l.csv").write_text('id,real\n0,"[0, 1]"\n1,[1]\n2,[]\n3,[0]\n')
+    words = ("import-labels", tmp_path / "l.csv", "--of", table, "--label", "real", "--into")
+    data = run(*words, tmp_path / "new", "--json").json
+    assert (data["samples"], data["left_out"]) == (3, 3997)
+    found = load_table(tmp_path / "new")
+    assert found.label_sets is not None
+    assert found.label_sets.tolist() == [[0, 1], [1, -1], [0, -1]]
+    assert load_table(table).label_sets is None
+    assert count_looks(tmp_path / "new", ["1"]) == 1
+    refused(run(*words, tmp_path / "new"), "choose another name")
+    refused(run(*words, table), "choose another name")

@@ -22,7 +22,7 @@ def right_of(table: ScoreTable, reference: str) -> np.ndarray:
     return np.array(
         [
             [
-                table.prediction[row, k] == oracle.truth(table, reference, k)
+                table.prediction[row, k] in oracle.right_answers(table, reference, k)
                 for k in range(len(table))
             ]
             for row in range(len(table.exits))

@@ -234,11 +234,10 @@ def test_missing_labels_count_as_losses(data: st.DataObject) -> None:
             answer = oracle.fate(table, policy, sample).prediction
             differing += not table.labelled[sample] and answer != table.prediction[row, sample]
         assert missing[number] == differing
-        known = np.full(len(table), -1) if table.label is None else table.label
-        some = np.random.default_rng(0).integers(0, 3, len(table))
-        full = evaluate(
-            replace(table, label=np.where(known < 0, some, known)), policy, reference=reference
-        )
+        some = np.random.default_rng(0).integers(0, 3, len(table)).tolist()
+        missing_ones = np.flatnonzero(~table.labelled).tolist()
+        labelled = table.with_labels({table.ids[one]: some[one] for one in missing_ones})
+        full = evaluate(labelled, policy, reference=reference)
         assert full.losses <= losses[number]
         assert full.gains >= gains[number]
         assert full.losses >= losses[number] - differing

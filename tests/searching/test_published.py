@@ -33,8 +33,7 @@ from understudy.searching.scalar_minima import bounded_minima
 
 def stopped(table: ScoreTable, little: str, big: str) -> tuple[float, list[bool]]:
     """TinySaver's loop: the t it stops at, and the samples that leave there."""
-    truth = table.truth(big)
-    small, large = (table.prediction[table.index(name)] == truth for name in (little, big))
+    small, large = (table.right(big, table.index(name)) for name in (little, big))
     sure = table.scores("max_softmax")[table.index(little)].astype(float)
     for t in np.arange(1, 0, -0.001):
         leaves = sure > t
@@ -101,7 +100,7 @@ def test_it_stops_at_the_first_crossing_though_more_would_be_free() -> None:
 
 def objective(table: ScoreTable, on: list[tuple[str, float]], *, weight: float, first: str) -> Any:
     """DyCE's J of exits that are on, sample by sample."""
-    big, truth = "base", table.truth("base")
+    big, right_by_exit = "base", table.right("base")
     prices, rows = table.costs["MACs"], range(len(table))
     right, paid = 0, 0.0
     for sample in rows:
@@ -111,10 +110,10 @@ def objective(table: ScoreTable, on: list[tuple[str, float]], *, weight: float, 
             parts |= set(table.exits[row].parts)
             if float(table.scores("max_softmax")[row, sample]) > t:
                 break
-        right += table.prediction[row, sample] == truth[sample]
+        right += right_by_exit[row, sample]
         paid += sum(prices[part] for part in parts)
-    low = (table.prediction[table.index(first)] == truth).mean()
-    high = (table.prediction[table.index(big)] == truth).mean()
+    low = right_by_exit[table.index(first)].mean()
+    high = right_by_exit[table.index(big)].mean()
     a = (right / len(table) - low) / (high - low)
     base, full = prices["trunk/0"], table.cost_of([big], "MACs")
     m = (paid / len(table) - base) / (full - base)

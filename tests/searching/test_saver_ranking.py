@@ -20,7 +20,7 @@ from understudy.searching.saver_ranking import best_of, rank_savers, swept_pair
 @settings(max_examples=60)
 def test_delta_c_is_that_of_the_loop(table: ScoreTable) -> None:
     big = table.names[int(np.argmax(table.exit_costs("MACs")))]
-    full, truth = table.cost_of([big], "MACs"), table.truth(big)
+    full, answers = table.cost_of([big], "MACs"), table.right(big)
     if not (table.exit_costs("MACs") < full).any():
         with pytest.raises(TableError, match="found none"):
             rank_savers(table, big)
@@ -29,7 +29,7 @@ def test_delta_c_is_that_of_the_loop(table: ScoreTable) -> None:
     assert [one.delta_c for one in ranked] == sorted(one.delta_c for one in ranked)
     for one in ranked:
         row, sure = table.index(one.saver), table.scores("max_softmax")[table.index(one.saver)]
-        right, other = table.prediction[row] == truth, table.prediction[table.index(big)] == truth
+        right, other = answers[row], answers[table.index(big)]
         for t in np.arange(1, 0, -0.001):
             leaves = sure.astype(float) > t
             if right[leaves].sum() < other[leaves].sum():

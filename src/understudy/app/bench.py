@@ -13,6 +13,7 @@ import numpy as np
 
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
 from understudy.errors import DataError
+from understudy.label_sets import is_right
 from understudy.policy import Policy
 from understudy.progress_bars import Advance
 from understudy.runtime.buffer import RowBatch
@@ -51,7 +52,7 @@ def bench(
             than 10 seconds.
         clients: how many clients wait for answers at the same time; 0 leaves latencies out.
         max_wait_ms: the max wait of rows while there are clients, as for `Executor`.
-        labels: the true class of each image, (N,), for the accuracies.
+        labels: the true class of each image, (N,), or several, (N, K), for the accuracies.
         on_progress: called with what runs, the number of finished timings, and how many there are
             at most.
 
@@ -96,7 +97,10 @@ def bench(
         ideal_online=seconds[online[IDEAL]] if served else (),
         accuracy={}
         if labels is None
-        else {name: float((found == labels).mean()) for name, found in predictions.items()},
+        else {
+            name: float(is_right(found, labels.reshape(len(labels), -1)).mean())
+            for name, found in predictions.items()
+        },
     )
 
 

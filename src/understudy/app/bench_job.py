@@ -202,7 +202,7 @@ def _loaded(job: BenchJob) -> Any:
 
 
 def _decoded(data: DataSet, count: int, cascade: Runnable) -> tuple[Any, np.ndarray | None]:
-    """The first images, or all there are, as a cascade takes them, and their labels.
+    """The first images, or all there are, as a cascade takes them, and their right answers, (N, K).
 
     Images are uint8 (N, C, H, W), or a list where sizes differ, or where they have been resized.
 
@@ -219,5 +219,5 @@ def _decoded(data: DataSet, count: int, cascade: Runnable) -> tuple[Any, np.ndar
             break
     if not found:
         raise DataError(f"no image of {data.spec!r} can be decoded: check the files")
-    labels = None if data.labels is None else data.labels[positions]
-    return stacked(found), labels
+    right = data.right_answers
+    return stacked(found), None if right is None else right[positions]

@@ -19,8 +19,13 @@ from understudy.display import (
     warning_of,
 )
 from understudy.reproduction.papers import Paper, PublishedFigure, load_papers
-from understudy.reproduction.record import AS_PUBLISHED, CERTIFIED, Finding
-from understudy.reproduction.record import Reproduction, RowFindings
+from understudy.reproduction.record import (
+    AS_PUBLISHED,
+    CERTIFIED,
+    Finding,
+    Reproduction,
+    RowFindings,
+)
 from understudy.reproduction.workload import RowWorkload, Workload
 from understudy.text_table import Column
 
@@ -45,7 +50,8 @@ def workload_view(found: Workload, paper: Paper) -> Group:
         [_workload_cells(found, row) for row in found.rows if not row.missing],
     )
     total = (
-        f"To download in all: {_bytes_text(found.bytes)}. To compute: {found.macs / 1e15:,.3g} × 10¹⁵ MACs"
+        f"To download in all: {_bytes_text(found.bytes)}. "
+        f"To compute: {found.macs / 1e15:,.3g} × 10¹⁵ MACs"
         + ("" if found.hours is None else f", about {hours_text(found.hours)}")
         + f". {_rate_words(found)}"
     )

@@ -16,6 +16,7 @@ from understudy.errors import DataError, ModelError, UnderstudyError, listed, un
 from understudy.extras import needing
 from understudy.files import behind_links, is_stream, make_folder, unwritable, writing
 from understudy.json_codec import Stored, stored
+from understudy.label_sets import is_right
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.progress_bars import Advance
@@ -218,7 +219,7 @@ def run_cascade(
     if not len(kept):
         raise DataError(_none(data, "was answered", list(failed.values())))
     _save(kept, rows, data, out)
-    label = None if data.labels is None else data.labels[rows]
+    right = data.right_answers
     shares = np.bincount(kept.exit, minlength=len(cascade.exits)) / len(kept)
     return RunSummary(
         out=out,
@@ -227,7 +228,7 @@ def run_cascade(
         failed=failed,
         seconds=seconds,
         shares={name: float(shares[cascade.exits.index(name)]) for name in cascade.policy.exits},
-        accuracy=None if label is None else float((kept.prediction == label).mean()),
+        accuracy=None if right is None else float(is_right(kept.prediction, right[rows]).mean()),
     )
 
 

@@ -6,10 +6,11 @@ import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from understudy.errors import ModelError, unknown
+from understudy.errors import ModelError
 
 _TABLE = Path(__file__).with_name("models.csv")
 _NO_FAMILY = frozenset({"tf", "legacy", "nf", "dm", "eca", "gc", "wide", "ese", "skip", "test"})
@@ -118,5 +119,12 @@ def find_model(spec: str, models: Iterable[CatalogueModel]) -> CatalogueModel:
     defaults = {f"{one.hub}:{one.architecture}": one for one in known.values() if one.default}
     found = known.get(name) or defaults.get(name)
     if found is None:
-        raise ModelError(unknown("model", name, [*defaults, *known], where="the catalogue"))
+        near = [one for one in defaults if one.endswith(f":{name}")]
+        near = near or get_close_matches(name, [*defaults, *known], 2)
+        way_out = (
+            f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else "`understudy zoo --name PART` lists names"
+        )
+        raise ModelError(f"no model {name!r} in the catalogue; {way_out}")
     return found

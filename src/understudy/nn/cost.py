@@ -280,8 +280,9 @@ _FORMULAS: Mapping[str, _Formula] = {
 _FREE_OPERATORS: Mapping[str, str] = {
     "creation": """
         fill zero empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like
-        new_zeros ones ones_like new_ones full full_like new_full arange eye linspace scalar_tensor tril_indices
-        triu_indices rand rand_like randn randn_like bernoulli native_dropout
+        new_zeros ones ones_like new_ones full full_like new_full arange eye linspace
+        scalar_tensor tril_indices triu_indices rand rand_like randn randn_like bernoulli
+        native_dropout
     """,
     "copies": """
         _to_copy copy detach lift_fresh _unsafe_view as_strided resize cat stack repeat roll flip

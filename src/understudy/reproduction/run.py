@@ -127,7 +127,7 @@ def reproduce(
     for row in runnable:
         on_note(f"row {row.name}")
         known = next((one for one in record.rows if one.row.name == row.name), None)
-        found = _Run(name, paper, row, settings, on_progress, on_note).findings(known)
+        found = _RowRuns(name, paper, row, settings, on_progress, on_note).findings(known)
         kept = [one for one in record.rows if one.row.name != row.name]
         order = [one.name for one in paper.rows]
         ordered = sorted([*kept, found], key=lambda one: order.index(one.row.name))
@@ -157,7 +157,7 @@ def measured_rate(device: str) -> Rate:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _RowRuns:
     """One row of a paper as it is run."""
 
     name: str

@@ -184,7 +184,7 @@ def _table_of_job(
     return table_of(
         job.probes,
         outputs,
-        None if images.labels is None else images.labels[rows],
+        None if images.right_answers is None else images.right_answers[rows],
         classes=images.classes,
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),

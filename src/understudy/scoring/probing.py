@@ -98,7 +98,7 @@ def table_of(
     Args:
         probes: what is known of the exits, by source.
         outputs: their outputs, by exit.
-        labels: (N,) class numbers, or None.
+        labels: (N,) class numbers, or (N, K) where samples have several; or None.
         classes: the names of the classes.
         costs: {unit: {part: cost}}; the MACs of the probes by default.
         more: ids, groups, split and provenance, as in `ScoreTable.from_predictions`.

@@ -40,8 +40,7 @@ def baselines(
     >>> found.single, found.single_drop, found.random_drop, found.oracle_drop
     ('tiny', 25.0, 18.75, 0.0)
     """
-    truth = measured.truth(reference)
-    right = measured.prediction == truth
+    right = measured.right(reference)
     reference_right = right[measured.index(reference)]
     drop = 100.0 * (reference_right.sum() - right.sum(1)) / len(measured)
     counts = stage_counts(measured, policy)
@@ -59,7 +58,7 @@ def baselines(
 def best_single(table: ScoreTable, *, reference: str, unit: str, cost: float) -> str | None:
     """The most accurate exit that costs at most `cost`, of equals the cheapest; None for none."""
     costs = table.exit_costs(unit)
-    right = (table.prediction == table.truth(reference)).sum(1)
+    right = table.right(reference).sum(1)
     fitting = np.flatnonzero(costs <= cost * (1 + 1e-12))
     if not len(fitting):
         return None

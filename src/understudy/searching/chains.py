@@ -89,15 +89,15 @@ def _problem(
     table: ScoreTable, reference: str, *, confidence: str, unit: str, threads: int | None
 ) -> ChainProblem | None:
     """All exits that cost less than the reference, by rising cost; None if there is none."""
-    costs, last, truth = table.exit_costs(unit), table.index(reference), table.truth(reference)
+    costs, last, right = table.exit_costs(unit), table.index(reference), table.right(reference)
     rows = [int(row) for row in np.argsort(costs, kind="stable") if costs[row] < costs[last]]
     names = [table.names[row] for row in rows]
     _check_independent(table, [*names, reference])
     scores = table.scores(confidence)
     if not rows:
         return None
-    correct = (table.prediction[last] == truth).astype(np.int8)
-    loss = np.stack([correct - (table.prediction[row] == truth) for row in rows])
+    correct = right[last].astype(np.int8)
+    loss = np.stack([correct - right[row] for row in rows])
     full, price = float(costs[last]), costs[rows]
     return ChainProblem(tuple(names), reference, price, full, scores[rows], loss, threads).sorted()
 

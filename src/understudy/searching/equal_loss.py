@@ -141,10 +141,7 @@ def loss_curves(
     table: ScoreTable, exits: Sequence[str], last: str, *, reference: str, confidence: str
 ) -> dict[str, LossCurve]:
     """The curve of every exit against the `last` one, on all samples of a table."""
-    right = {
-        name: table.prediction[table.index(name)] == table.truth(reference)
-        for name in (*exits, last)
-    }
+    right = {name: table.right(reference, table.index(name)) for name in (*exits, last)}
     return {
         name: LossCurve.of(
             _on_logit_scale(table, name, confidence),

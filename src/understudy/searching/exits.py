@@ -155,7 +155,6 @@ def exit_problem(
 ) -> ExitProblem:
     """The arrays behind the search, for exits in visiting order."""
     rows, last = [table.index(name) for name in names], table.index(reference)
-    truth = table.truth(reference)
     position = positions(table, [*names, reference])
     numbers: dict[frozenset[str], int] = {}
     group = np.array([numbers.setdefault(position[name], len(numbers)) for name in names])
@@ -163,8 +162,8 @@ def exit_problem(
     index = {part: i for i, part in enumerate(prices)}
     return ExitProblem.from_parts(
         table.scores(confidence)[rows],
-        table.prediction[rows] == truth,
-        table.prediction[last] == truth,
+        table.right(reference, rows),
+        table.right(reference, last),
         group=group,
         parts=[[index[part] for part in table.exits[row].parts] for row in (*rows, last)],
         price=np.array(list(prices.values())),
@@ -207,7 +206,7 @@ class _FoundExits:
         visited = np.pad(on, ((0, 0), (0, 1)), constant_values=True) & ~before
         group = np.append(np.searchsorted(problem.first, np.arange(problem.exits), "right") - 1, -1)
         answered = filled.answered[:, group]
-        right = table.prediction[table.index(order[-1])] == table.truth(order[-1])
+        right = table.right(order[-1], table.index(order[-1]))
         return _FoundExits(
             order=order,
             samples=len(table),

@@ -208,7 +208,7 @@ def _problem(table: ScoreTable, reference: str, *, unit: str, confidence: str) -
     rows, last = [table.index(name) for name in names], table.index(reference)
     scores = table.scores(confidence)[rows].astype(np.float64)
     check_range(scores)
-    right, final = (table.prediction[row] == table.truth(reference) for row in (rows, last))
+    right, final = (table.right(reference, row) for row in (rows, last))
     price = {**table.costs, **table.times}[unit]
     own = [set(table.exits[row].parts) for row in (*rows, last)]
     trunk = [price[part] for part in place[names[0]] if part in own[0]]

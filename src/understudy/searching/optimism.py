@@ -239,6 +239,7 @@ def resampled(table: ScoreTable, rows: Array, split: Array) -> ScoreTable:
         ids=np.arange(len(rows)).astype(str).astype(object),
         split=split,
         details=LazyDetails.of(table.details).rows(rows),
+        label_sets=None if table.label_sets is None else table.label_sets[rows],
     )
 
 

@@ -112,9 +112,8 @@ def pair_curve(
     reference = last if reference is None else reference
     scores = table.scores(confidence)[table.index(little)].astype(np.float64)
     order = np.argsort(-scores, kind="stable")
-    truth = table.truth(reference)[order]
     little_right, last_right, reference_right = (
-        table.prediction[table.index(name)][order] == truth for name in (little, last, reference)
+        table.right(reference, table.index(name))[order] for name in (little, last, reference)
     )
     falling, samples = scores[order], len(scores)
     ends = np.flatnonzero(np.append(falling[:-1] != falling[1:], True)) + 1

@@ -124,7 +124,7 @@ class ThresholdPath:
             if counts.any():
                 cost += counts / len(table) * table.cost_of(names[: stage + 1], unit)
         full = table.cost_of([reference], unit)
-        right = int((table.prediction[table.index(reference)] == table.truth(reference)).sum())
+        right = int(table.right(reference, table.index(reference)).sum())
         rows = np.flatnonzero(cost < np.minimum.accumulate(np.append(full, cost))[:-1])
         kept = thresholds[:, rows], answered[:, rows], losses[rows], gains[rows], cost[rows]
         return ThresholdPath(tuple(stages), reference, *kept, full, right)
@@ -215,13 +215,12 @@ def _count_sweeps(
     The reference answers what no stage does. A stage answers a sample from the policy in which it
     first accepts it until an earlier stage does.
     """
-    truth = table.truth(reference)
-    reference_right = table.prediction[table.index(reference)] == truth
+    reference_right = table.right(reference, table.index(reference))
     answered = np.zeros((len(sweeps) + 1, steps), np.int64)
     losses, gains = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
     taken = np.full(len(table), steps)
     for stage, sweep in enumerate(sweeps):
-        right = table.prediction[table.index(sweep.exit)] == truth
+        right = table.right(reference, table.index(sweep.exit))
         some = sweep.start < taken
         span = sweep.start, taken
         answered[stage] = _over_steps(some, span, steps)

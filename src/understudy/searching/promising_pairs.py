@@ -43,12 +43,11 @@ def promising_littles(
     """
     costs, rows = tune.exit_costs(spec.unit), [tune.index(big) for big in bigs]
     ends = np.full((len(tune.names), len(bigs), 2 * len(spec.drops)), np.inf)
-    truths = np.stack([tune.truth(big) for big in bigs])
     for little in range(len(tune.names)):
         dearer = np.flatnonzero(costs[rows] > costs[little]).tolist()
         if dearer:
             ends[little, dearer] = _expected_ends(
-                tune, little, [bigs[number] for number in dearer], truths[dearer], spec
+                tune, little, [bigs[number] for number in dearer], spec
             )
     best = np.argsort(ends, axis=0, kind="stable")[:PROMISING]
     return {
@@ -61,18 +60,16 @@ def promising_littles(
     }
 
 
-def _expected_ends(
-    tune: ScoreTable, little: int, bigs: Sequence[str], truth: Array, spec: SearchSpec
-) -> Array:
+def _expected_ends(tune: ScoreTable, little: int, bigs: Sequence[str], spec: SearchSpec) -> Array:
     """Shares of each large model's cost at which its test would end, (B, 2 D); 1 for nothing.
 
-    First from the safe end, then step by step, for every budget; `truth` is (B, N).
+    First from the safe end, then step by step, for every budget.
     """
     n, z = spec.certify_samples, NormalDist().inv_cdf(1 - spec.delta)
     order, accepted = _steps(tune, little, spec.confidence)
     share = accepted / len(tune)
-    big_right = tune.prediction[[tune.index(big) for big in bigs]] == truth
-    net = big_right.astype(np.int8) - (tune.prediction[little] == truth)
+    right = [tune.right(big, [tune.index(big), little]).astype(np.int8) for big in bigs]
+    net = np.stack([big - small for big, small in right])
     losses, gains = (_counts(marks[:, order], accepted) for marks in (net > 0, net < 0))
     gap, discordant = (losses - gains) / len(tune), (losses + gains) / len(tune)
     bound = gap + z * np.sqrt(discordant / n + 4 / n**2)

@@ -164,10 +164,10 @@ class GridSweep:
         table: ScoreTable, little: str, reference: str, *, unit: str, confidence: str
     ) -> GridSweep:
         """The sweep on a table."""
-        row, truth = table.index(little), table.truth(reference)
+        row = table.index(little)
         scores = table.scores(confidence)[row].astype(np.float64)
-        lost = (table.prediction[table.index(reference)] == truth).astype(np.int64)
-        lost -= table.prediction[row] == truth
+        lost = table.right(reference, table.index(reference)).astype(np.int64)
+        lost -= table.right(reference, row)
         order = np.argsort(scores)
         accepted = len(scores) - np.searchsorted(scores[order], GRID, side="right")
         share = accepted / len(scores)

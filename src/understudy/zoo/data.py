@@ -80,6 +80,13 @@ class DataSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def right_answers(self) -> Array | None:
+        """The right answers of every image, (N, K) padded with -1; None without labels."""
+        if self.label_sets is not None:
+            return self.label_sets
+        return None if self.labels is None else self.labels[:, None]
+
     def array(self, index: int) -> Array:
         """The image at a position as a contiguous array, uint8 (C, H, W); PyTorch is not needed.
 

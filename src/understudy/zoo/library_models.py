@@ -33,7 +33,6 @@ _AS_PUBLISHED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": True},
         "inception_v3": {"transform_input": True, "init_weights": True},
-        "vit_h_14": {"image_size": 518},
     }
 )
 
@@ -142,7 +141,9 @@ def _timm_prepared(timm: Any, model: Any, name: str) -> Stage:
 
 
 def torchvision_stage(spec: Spec, *, published: bool) -> Stage:
-    """A torchvision classifier, with its published weights or with none.
+    """A torchvision classifier, with published weights or with none.
+
+    ``NAME`` stands for its default weights, ``NAME.WEIGHTS`` for others: resnet50.IMAGENET1K_V1.
 
     Raises:
         ModelError: no such model or weights, or weights for another number of classes.
@@ -154,22 +155,41 @@ def torchvision_stage(spec: Spec, *, published: bool) -> Stage:
         raise MissingExtra("torchvision: models", "zoo") from error
     name, classes = spec.target, classes_of(spec)
     known = models.list_models(module=models)
+    architecture, _, tag = name.partition(".")
+    if architecture not in known:
+        raise ModelError(unknown("torchvision model", name, known))
+    weights = _torchvision_weights(models.get_model_weights(architecture), name, tag)
+    settings: dict[str, Any] = {"weights": weights}
+    if published:
+        if weights is None:
+            raise ModelError(f"torchvision publishes no weights of {name!r}: {ALTERNATIVE}")
+        check_head(name, classes, len(weights.meta["categories"]))
+    else:
+        settings = dict(_AS_PUBLISHED.get(architecture, {}))
+        if classes is not None:
+            settings["num_classes"] = classes
+        if weights is not None and architecture.startswith("vit_"):
+            settings["image_size"] = weights.meta["min_size"][0]
+    with downloads(name):
+        model = models.get_model(architecture, **settings)
+    return Stage(
+        model, preprocess=_IMAGENET if weights is None else preprocess_of(weights.transforms())
+    )
+
+
+def _torchvision_weights(published: Any, name: str, tag: str) -> Any:
+    """The weights of a tag; without one the default weights, None where there are none.
+
+    Raises:
+        ModelError: no such weights of a classifier.
+    """
+    if not tag:
+        return getattr(published, "DEFAULT", None)
+    architecture = name.partition(".")[0]
+    known = {f"{architecture}.{one.name}": one for one in published if one.meta["categories"]}
     if name not in known:
         raise ModelError(unknown("torchvision model", name, known))
-    default = getattr(models.get_model_weights(name), "DEFAULT", None)
-    settings = dict(_AS_PUBLISHED.get(name, {}))
-    if published:
-        if default is None:
-            raise ModelError(f"torchvision publishes no weights of {name!r}: {ALTERNATIVE}")
-        check_head(name, classes, len(default.meta["categories"]))
-        settings = {"weights": default}
-    elif classes is not None:
-        settings["num_classes"] = classes
-    with downloads(name):
-        model = models.get_model(name, **settings)
-    return Stage(
-        model, preprocess=_IMAGENET if default is None else preprocess_of(default.transforms())
-    )
+    return known[name]
 
 
 def _timm_config(timm: Any, name: str) -> Any:

@@ -21,7 +21,7 @@ _RECORD = typer.Option(
 def import_predictions(
     table: Annotated[Path, options.argument("TABLE", "The table to write.")],
     labels: Annotated[
-        Path, options.option("FILE", "CSV or Parquet: the samples and their true classes.")
+        Path, options.option("FILE", "CSV, JSON or Parquet: the samples and their true classes.")
     ],
     key: Annotated[str, options.option("COL", "The column that rows are joined by.")],
     exit: Annotated[list[str], options.option("NAME=FILE", "A model's predictions. Repeat it.")],
@@ -36,7 +36,9 @@ def import_predictions(
     label: Annotated[
         str | None,
         options.option(
-            "COL", "The column of true classes. [dim]Default: the reference's predictions.[/]"
+            "COL",
+            "The column of true classes; lists where samples have several. [dim]Default: the "
+            "reference's predictions.[/]",
         ),
     ] = None,
     prediction: Annotated[
@@ -76,4 +78,8 @@ def import_predictions(
         split=options.split_shares(split, into=table),
     )
     save_table(scores, table)
-    terminal.answer_table(scores, table, as_json=as_json)
+    left_out = scores.provenance["left_out"]
+    done = f"{left_out:,} samples without a right answer left out; " if left_out else ""
+    terminal.answer_table(
+        scores, table, as_json=as_json, done=f"{done}written to", left_out=left_out
+    )

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from understudy.app.cli import (
+    apply,
     ask,
     bench,
     build,
@@ -37,6 +38,7 @@ from understudy.app.cli import (
     taps,
     train_exits,
     verify,
+    zoo,
 )
 from understudy.app.cli.failures import INTERRUPTED, one_sentence
 from understudy.app.cli.terminal import UsageError
@@ -134,6 +136,7 @@ for name, verb, panel, extra in (
     ("ask", ask.ask, "Choose", "search"),
     ("search", search.search, "Choose", "search"),
     ("verify", verify.verify, "Choose", "search"),
+    ("apply", apply.apply, "Choose", "search"),
     ("savers", savers.savers, "Choose", "search"),
     ("difficulty", difficulty.difficulty, "Choose", "search"),
     ("optimism", optimism.optimism, "Choose", "search"),
@@ -147,6 +150,11 @@ for name, verb, panel, extra in (
         name, cls=_Command, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel
     )
     command(_needing(name, verb, extra))
+
+zoo_verbs = typer.Typer(cls=_Group)
+zoo_verbs.callback(invoke_without_command=True, help=_reflowed(zoo.zoo.__doc__ or ""))(zoo.zoo)
+zoo_verbs.command("suggest", cls=_Command, help=_reflowed(zoo.suggest.__doc__ or ""))(zoo.suggest)
+app.add_typer(zoo_verbs, name="zoo", rich_help_panel="Start here")
 
 
 def main() -> None:

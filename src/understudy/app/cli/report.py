@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from understudy.app.cli.apply import applied, tables_at
 from understudy.app.cli.options import Json, ResultPath, option
 from understudy.app.cli.terminal import answer
 from understudy.written_places import check_result
@@ -15,6 +16,13 @@ def report(
     out: Annotated[Path, option("FILE", "The page to write.")] = Path("report.html"),
     bench: Annotated[
         Path | None, option("FILE", "What `bench --out` wrote about its cascade.")
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        option(
+            "TABLE",
+            "Show the policies on this table too, as `apply` does; or NAME=TABLE. Repeat it.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -28,6 +36,8 @@ def report(
     from understudy.result import Result
 
     speed = None if bench is None else Bench.load(bench)
-    size = write_report(Result.load(result), out, bench=speed, source=result)
+    found = Result.load(result)
+    shift = None if not on else applied(found.policy_set, tables_at(on), why=f"report {result}")
+    size = write_report(found, out, bench=speed, shift=shift, source=result)
     view = f"written to {out} ({size / 1000:,.0f} kB)"
     answer(view, {"report": str(out), "bytes": size}, as_json=as_json)

@@ -98,7 +98,7 @@ def answer_table(
     head = ["exit", *([measure] if whole else []), *scores.units]
     rows = []
     for row, name in enumerate(scores.names):
-        right = scores.prediction[row] == scores.truth(reference)
+        right = scores.right(reference, row)
         accuracy = [percent(float(right.mean()))] if whole else []
         known = units_of(scores, {name})  # exits of another run may be measured in other batches
         costs = [_cost_cell(scores, name, unit) if unit in known else "–" for unit in scores.units]

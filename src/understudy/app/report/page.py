@@ -16,21 +16,23 @@ from understudy.app.bench_result import Bench
 from understudy.app.report import charts, drawing
 from understudy.app.report.record import Report
 from understudy.app.report.words import typeset
-from understudy.display import cost_text, least_percent, percent
+from understudy.display import cost_text, interval_text, least_percent, percent, shares_text, signed
 from understudy.errors import UnderstudyError
 from understudy.files import is_stream, replacing
 from understudy.result import DECIDED, Result
+from understudy.shift import ShiftCard
 
 WIDE, NARROW = 880.0, 324.0
 SUFFIXES = (".html", ".htm", "")
 _BREAK = re.compile(r"(?<=_)(?=\w{3})|(?<=[./+:])(?=[A-Za-z]\w{2})|(?<=[^\s-]-)(?=[A-Za-z]\w{2})")
 
 
-def render(report: Report, bench: Bench | None = None) -> str:
+def render(report: Report, bench: Bench | None = None, shift: ShiftCard | None = None) -> str:
     """The page as HTML: whole in itself, the same text for the same report.
 
     Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
-    escaped. With a benchmark of the cascade it also shows how fast that ran.
+    escaped. With a benchmark of the cascade it also shows how fast that ran, with a shift card what
+    its policies do on other tables.
     """
     environment = _environment(report)
     values = {
@@ -38,7 +40,8 @@ def render(report: Report, bench: Bench | None = None) -> str:
         "result": report.result,
         "unit": report.result.unit,
         "bench": bench,
-        "charts": dict(_charts(report)),
+        "shift": shift,
+        "charts": dict(_charts(report, shift)),
         "shades": drawing.shades(len(report.singles)),
         "rates": {} if bench is None else {name: bench.rate(name) for name in bench.seconds},
         "shapes": drawing.SHAPES,
@@ -57,6 +60,7 @@ def write_report(
     path: str | Path,
     *,
     bench: Bench | None = None,
+    shift: ShiftCard | None = None,
     source: str | Path | None = None,
     made: date | None = None,
 ) -> int:
@@ -66,6 +70,7 @@ def write_report(
         result: what a search found.
         path: the file to write.
         bench: how fast its cascade ran.
+        shift: its policies on other tables.
         source: the file of the result, for the commands on the page.
         made: the day that the page states; by default today.
 
@@ -78,13 +83,15 @@ def write_report(
             "that page for a PDF"
         )
     report = Report(result, None if source is None else str(source), made or date.today())
-    page = render(report, bench).encode()
+    page = render(report, bench, shift).encode()
     with replacing(path) as temporary:
         temporary.write_bytes(page)
     return len(page)
 
 
-def _charts(report: Report) -> Iterator[tuple[str, list[tuple[str, Markup]]]]:
+def _charts(
+    report: Report, shift: ShiftCard | None
+) -> Iterator[tuple[str, list[tuple[str, Markup]]]]:
     """Every chart twice, drawn for wide and for narrow screens."""
     draws = {"tradeoff": partial(charts.tradeoff, report, height=340)}
     if report.saves:
@@ -93,6 +100,8 @@ def _charts(report: Report) -> Iterator[tuple[str, list[tuple[str, Markup]]]]:
         draws["closeup"] = partial(charts.closeup, report, height=340)
     if report.result.difficulty is not None:
         draws["by_tenth"] = partial(charts.by_tenth, report, height=320)
+    if shift is not None and shift.has_cascade:
+        draws["shift"] = partial(charts.shifted, shift)
     for name, draw in draws.items():
         yield name, [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
 
@@ -112,6 +121,9 @@ def _environment(report: Report) -> Environment:
         "least": least_percent,
         "interval": report.interval_text,
         "gap": report.gap_text,
+        "signed": signed,
+        "shares": shares_text,
+        "between": interval_text,
         "number": lambda value: f"{value:g}",
         "points": lambda value: f"{value:g} point{'' if value == 1 else 's'}",
         "gain": _gain,

@@ -1,0 +1,116 @@
+"""The policies of a search result, a cascade or an exported cascade on disk, without its models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from understudy.certificate import Certificate
+from understudy.contained_files import check_contained
+from understudy.deferral import DeferralScore
+from understudy.documents import read_document
+from understudy.ensemble import ensemble_of
+from understudy.errors import ModelError
+from understudy.onnx.bundle import is_onnx_bundle, read_bundle
+from understudy.operating_point import OperatingPoint
+from understudy.policy import Policy
+from understudy.policy_set import PolicySet
+from understudy.result import Result
+from understudy.shift import AppliedPlan, Proof
+from understudy.split import headline_split
+from understudy.written_places import CASCADE, check_runnable
+
+_VERSION = 3  # of a cascade's file, as `zoo.saved_cascades` writes it
+
+
+def policies_at(path: str | Path) -> PolicySet:
+    """The policies of what stands at a path: those of a result's budgets, or a cascade's operating
+    points.
+
+    Raises:
+        UnderstudyError: it is none of these, is damaged, or has no certified policy but the
+            reference.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        return Result.load(place).policy_set
+    check_runnable(place)
+    return _of_bundle(place) if is_onnx_bundle(place) else _of_cascade(place)
+
+
+def _of_cascade(folder: Path) -> PolicySet:
+    check_contained(folder, error=ModelError)
+    data = read_document(
+        folder / CASCADE,
+        kind="understudy.cascade",
+        newest=_VERSION,
+        what="a cascade",
+        error=ModelError,
+        remedy="build the cascade again",
+    )
+    try:
+        proof = data.get("provenance", {}).get("certificate")
+        points = [OperatingPoint.from_dict(one) for one in data["frontier"]]
+        ensembles = {name: ensemble_of(one) for name, one in data["stages"].items()}
+        classes = data.get("classes")
+        source = dict(data.get("provenance", {}).get("table", {}))
+        plans = _plans(
+            points,
+            Policy.from_dict(data["policy"]),
+            None if proof is None else Certificate.from_dict(proof),
+            seen_on=headline_split(source.get("samples", ())),
+        )
+        return PolicySet(
+            reference=_reference(points, plans),
+            unit=points[0].unit if points else "MACs",
+            plans=plans,
+            origins={n: one for n, one in data["stages"].items() if ensembles[n] is None},
+            scores={n: DeferralScore.from_dict(one) for n, one in data.get("scores", {}).items()},
+            ensembles={name: one for name, one in ensembles.items() if one is not None},
+            classes=None if classes is None else tuple(classes),
+            source=source,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{str(folder / CASCADE)!r} is damaged ({error!r}): build the cascade again"
+        ) from error
+
+
+def _of_bundle(folder: Path) -> PolicySet:
+    bundle = read_bundle(folder)
+    plans = _plans(bundle.frontier, bundle.policy, bundle.certificate, seen_on="certify")
+    return PolicySet(
+        reference=_reference(bundle.frontier, plans),
+        unit=bundle.frontier[0].unit if bundle.frontier else "MACs",
+        plans=plans,
+        origins={},
+        scores=bundle.scores,
+        ensembles=bundle.averages,
+        classes=bundle.classes,
+    )
+
+
+def _plans(
+    points: Sequence[OperatingPoint],
+    policy: Policy,
+    certificate: Certificate | None,
+    *,
+    seen_on: str,
+) -> tuple[AppliedPlan, ...]:
+    """The operating points but the reference alone, and the policy that is set."""
+    found: dict[Policy, AppliedPlan] = {}
+    for point in sorted(points, key=lambda one: one.max_drop):
+        if point.certificate is not None:
+            proof = Proof.of(point.certificate)
+            found[point.policy] = AppliedPlan(point.max_drop, point.policy, proof, None, seen_on)
+    if policy not in found:
+        budget = None if certificate is None else certificate.budget
+        proof = Proof.of(certificate)
+        found[policy] = AppliedPlan(budget, policy, proof, None, seen_on)
+    return tuple(found.values())
+
+
+def _reference(points: Sequence[OperatingPoint], plans: Sequence[AppliedPlan]) -> str:
+    """The exit that the cascade was compared with: that of its certificates, or its last stage."""
+    known = [one.certificate.reference for one in points if one.certificate is not None]
+    return known[0] if known else plans[0].policy.exits[-1]
