@@ -1,4 +1,4 @@
-"""`understudy reproduce`: its plan, its run on a small folder in ImageNet's layout, its refusals."""
+"""`understudy reproduce`: its plan, its run on a folder in ImageNet's layout, its refusals."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_rows_that_cannot_be_run_are_refused_alone(
 
 @pytest.mark.parametrize("width", [60, 100, 160])
 def test_published_stands_beside_measured(width: int) -> None:
-    table = synthetic(6_000, seed=3)
+    table = synthetic(3_000, seed=3)
     row = PaperRow("pairs", FIGURES, "timm:net2", ("timm:net0", "timm:net1"), note="Made up.")
     found, _ = reproduce_row("tinysaver", row, RowTables(table))
     whole = load_paper("tinysaver")
