@@ -25,6 +25,7 @@ from understudy.nn.identity import difference, identity_of
 from understudy.nn.preprocess import Preprocess, resized_image
 from understudy.nn.processor import ProcessorPreprocess, preprocess_from
 from understudy.nn.stage import Stage
+from understudy.onnx.export_preprocess import pixels_of
 from understudy.policy import Policy
 from understudy.scoring.on_disk import score_into
 from understudy.zoo.hf_processor import preprocess_of_processor
@@ -118,6 +119,13 @@ def test_the_settings_of_a_processor_are_part_of_the_identity() -> None:
     )
     assert difference(identity_of(first), first) is None
     assert "its preprocessing has" in str(difference(identity_of(first), second))
+
+
+def test_a_processor_that_runs_itself_is_not_exported() -> None:
+    preprocess = preprocess_of_processor(transformers.EfficientNetImageProcessor())
+    stage = Stage(torch.nn.Flatten(), preprocess=preprocess)
+    with pytest.raises(ModelError, match="'m' is prepared by EfficientNetImageProcessor"):
+        pixels_of(stage, images(1)[0], "m")
 
 
 def test_processors_that_cannot_be_used() -> None:
