@@ -152,7 +152,7 @@ ORDER = {
     "nn": (
         "training_modes confidence_functions input_guard preprocess processor stage mode_options "
         "execution_mode identity "
-        "cost cascade"
+        "class_names cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "callables": "samples stage cascade scoring",

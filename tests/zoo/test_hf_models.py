@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 from torch import Tensor
@@ -24,7 +25,9 @@ from understudy.nn.identity import difference, identity_of
 from understudy.nn.preprocess import Preprocess, resized_image
 from understudy.nn.processor import ProcessorPreprocess, preprocess_from
 from understudy.nn.stage import Stage
+from understudy.onnx.export_preprocess import pixels_of
 from understudy.policy import Policy
+from understudy.scoring.on_disk import score_into
 from understudy.zoo.hf_processor import preprocess_of_processor
 from understudy.zoo.models import build_stage, load_stage
 from understudy.zoo.saved_cascades import load_cascade, save_cascade
@@ -118,6 +121,13 @@ def test_the_settings_of_a_processor_are_part_of_the_identity() -> None:
     assert "its preprocessing has" in str(difference(identity_of(first), second))
 
 
+def test_a_processor_that_runs_itself_is_not_exported() -> None:
+    preprocess = preprocess_of_processor(transformers.EfficientNetImageProcessor())
+    stage = Stage(torch.nn.Flatten(), preprocess=preprocess)
+    with pytest.raises(ModelError, match="'m' is prepared by EfficientNetImageProcessor"):
+        pixels_of(stage, images(1)[0], "m")
+
+
 def test_processors_that_cannot_be_used() -> None:
     with pytest.raises(ModelError, match="makes images of one size"):
         preprocess_of_processor(transformers.ViTImageProcessor(size={"shortest_edge": 32}))
@@ -207,6 +217,26 @@ def test_a_cascade_needs_no_folder_to_run_and_notices_other_weights(tmp_path: Pa
     save_file({**tensors, "classifier.bias": tensors["classifier.bias"] + 1}, file)
     with pytest.raises(ModelError, match=r"'small'.* is not the model that was saved"):
         load_cascade(tmp_path / "cascade")
+
+
+def test_names_of_classes_are_kept_and_compared_with_the_data(tmp_path: Path) -> None:
+    names = ["one", "two"]
+    spec = f"hf:{save_vit(tmp_path / 'vit', names=names)}"
+    for place, name in enumerate(names):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        pixels = images(1)[0].permute(1, 2, 0).numpy() // (1 + place)
+        Image.fromarray(pixels).save(tmp_path / "data" / name / "a.png")
+        Image.fromarray(pixels).save(tmp_path / "data" / f"{name}.png")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in names:
+        (tmp_path / "data" / f"{name}.png").rename(flat / f"{name}.png")
+    assert score_into(tmp_path / "a", {"m": spec}, f"folder:{flat}").classes == ("one", "two")
+    table = score_into(tmp_path / "b", {"m": spec}, f"folder:{tmp_path / 'data'}")
+    assert table.classes == ("one", "two")
+    turned = f"hf:{save_vit(tmp_path / 'turned', names=names[::-1])}"
+    with pytest.raises(DataError, match="class 0 is 'one', and 'two' to the models"):
+        score_into(tmp_path / "c", {"m": turned}, f"folder:{tmp_path / 'data'}")
 
 
 @pytest.mark.slow

@@ -41,7 +41,16 @@ from understudy.zoo.encoded import check_unchanged
 from understudy.zoo.hf_models import label_names
 from understudy.zoo.models import load_stages
 
-_LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
+_LIBRARIES = (
+    "understudy",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+)
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
@@ -198,7 +207,7 @@ def _table_of_job(
         job.probes,
         outputs,
         None if images.right_answers is None else images.right_answers[rows],
-        classes=images.classes,
+        classes=images.classes or _names_of_models(job.probes),
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),
         split=list(compress(split, rows)) if isinstance(split, Sequence) else split,
@@ -211,6 +220,13 @@ def _table_of_job(
             "runs": [{"exits": list(outputs), **settings, **job.halved}],
         },
     )
+
+
+def _names_of_models(probes: Mapping[str, Probe]) -> tuple[str, ...] | None:
+    """The names of the classes that the models have, where the data have none; None where models
+    name them otherwise."""
+    names = {one.class_names for one in probes.values() if one.class_names is not None}
+    return names.pop() if len(names) == 1 else None
 
 
 def _files_of(images: DataSet) -> dict[str, Any]:
@@ -301,6 +317,8 @@ def _probe_new(
     if probes:
         classes = common_classes({name: one.classes for name, one in probes.items()})
         images.check_classes(classes)
+        for one in probes.values():
+            images.check_classes(classes, names=one.class_names)
     return probes
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.callables.stage import CallableStage
+from understudy.class_logits import counted_from_0
 from understudy.errors import ModelError, brief
 from understudy.extras import needing
 from understudy.nn.cost import MacCount, add_macs
@@ -38,6 +39,12 @@ class CallableModel(nn.Module):
         self.stage, self.name = stage, name
         self.macs = _macs(stage, name) if macs is None else macs
         self.register_buffer("fitted", _fitted(stage.estimator))
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes; None where they are numbered only."""
+        names = self.stage.class_names
+        return None if names is None or counted_from_0(names) else names
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) float32."""

@@ -70,7 +70,9 @@ def score(
       ?weights=random              none: untrained, always the same numbers
       ?classes=N                   their number of classes (not onnx, py)
       ?revision=REV                a branch, tag or commit (hf)
-      ?size=, ?crop=, ?scale=, ?layout=, ?output=  of an ONNX model
+      ?mean=, ?std=, ?scale=, ?size=, ?crop=, ?interpolation=, ?squash=,
+      ?layout=                     how images are prepared for an ONNX model
+      ?output=, ?outputs=          which output, and what it holds (onnx)
       ?macs=N                      of an estimator or function (py)
       ?run=MODE+MODE               folded, channels_last, bfloat16, float16,
                                    compiled
