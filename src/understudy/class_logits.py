@@ -233,7 +233,7 @@ class _OutputReader:
         return ModelError(
             f"a model returns numbers (N, C), one row per sample and one column per class, here "
             f"N = {self.samples}, {self.model!r} returned {found}: return probabilities "
-            "as an array, or say outputs='classes' of a function that returns a class for each sample"
+            "as an array, or say outputs='classes' where it returns the class of each sample"
         )
 
 
