@@ -50,7 +50,8 @@ def score(
     """Run every model on every batch and keep the outputs.
 
     Models run in eval mode, and are back in their own mode afterwards. What they write into their
-    input changes neither the batches nor the scores of other models.
+    input changes neither the batches nor the scores of other models. Where a model runs out of
+    memory its batches are halved from there on; ``provenance["smaller_batches"]`` has their size.
 
     Args:
         models: exit name -> a `Stage`, a module that takes the loader's images as they are, or an
