@@ -49,16 +49,20 @@ def workload_view(found: Workload, paper: Paper) -> Group:
         ),
         [_workload_cells(found, row) for row in found.rows if not row.missing],
     )
-    total = (
-        f"To download in all: {_bytes_text(found.bytes)}. "
-        f"To compute: {found.macs / 1e15:,.3g} × 10¹⁵ MACs"
-        + ("" if found.hours is None else f", about {hours_text(found.hours)}")
-        + f". {_rate_words(found)}"
-    )
+    total = f"{total_words(found)} {_rate_words(found)}"
     missing = [note_of(row.missing, heading=f"{row.name}: ") for row in found.rows if row.missing]
     unknown = sorted({spec for row in found.rows for spec in row.unknown})
     lacking = [f"Not in the catalogue, so not counted: {', '.join(unknown)}."] if unknown else []
     return group_of(table, note_of(total + "\n"), *missing, *map(note_of, lacking))
+
+
+def total_words(found: Workload) -> str:
+    """What all rows download, compute and take."""
+    time = "" if found.hours is None else f", about {hours_text(found.hours)}"
+    return (
+        f"To download in all: {_bytes_text(found.bytes)}. To compute: "
+        f"{found.macs / 1e15:,.3g} × 10¹⁵ MACs{time}."
+    )
 
 
 def reproduction_view(record: Reproduction, paper: Paper, rows: Sequence[RowFindings]) -> Group:
