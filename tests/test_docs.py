@@ -117,6 +117,11 @@ def check_command(words: list[str], *, complete: bool, where: str) -> None:
         return
     verb = group.get_command(context, words[0])
     assert verb is not None, f"{where}: understudy has no verb {words[0]}"
+    if isinstance(verb, TyperGroup) and words[1:] and not words[1].startswith("-"):
+        context = typer.Context(verb, info_name=words[0], parent=context)
+        words = words[1:]
+        verb = verb.get_command(context, words[0])
+        assert verb is not None, f"{where}: no such command {words[0]}"
     inner = typer.Context(verb, parent=context, resilient_parsing=not complete)
     values, _, _ = verb.make_parser(inner).parse_args(list(words[1:]))
     missing = [p.name for p in verb.params if p.required and values.get(p.name or "") is None]
