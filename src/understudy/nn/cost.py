@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import flop_registry
 
+from understudy.errors import ModelError
 from understudy.nn.preprocess import Image
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.runtime.protocol import StageState
@@ -156,7 +157,7 @@ def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return make()
-    except (NotImplementedError, RuntimeError):  # a meta tensor has no values
+    except (RuntimeError, ModelError):  # a meta tensor has no values
         return make().to("meta")
 
 
@@ -173,6 +174,25 @@ def count_macs() -> Iterator[MacMeter]:
             yield meter
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def add_macs(count: Callable[[], MacCount], *, samples: int) -> None:
+    """Add what a model computes outside of PyTorch to the meters that are on, if any.
+
+    Args:
+        count: the MACs of one sample; it is called only where a meter is on.
+        samples: how many samples the model computes.
+
+    >>> with count_macs() as meter:
+    ...     add_macs(lambda: MacCount(5.0, ("Einsum",)), samples=2)
+    >>> meter.macs, meter.uncounted
+    (10, {'Einsum'})
+    """
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(mode, MacMeter):
+            found = count()
+            mode.macs += round(found.total * samples)
+            mode.uncounted.update(found.uncounted)
 
 
 class MacMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -315,6 +335,9 @@ _FREE_OPERATORS: Mapping[str, str] = {
     "activations": """
         hardswish glu _prelu_kernel _softmax _log_softmax logsumexp _thnn_fused_lstm_cell
         _thnn_fused_gru_cell
+    """,
+    "integers and checks": """
+        floor_divide _assert_async
     """,
     "reductions and orderings": """
         sum mean prod amax amin max min argmax argmin any all var var_mean std std_mean norm

@@ -36,11 +36,21 @@ from understudy.sitting import Sitting
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.batches import first_images
-from understudy.zoo.data import DataSet, open_data
+from understudy.zoo.data import DataSet, check_class_order, open_data
 from understudy.zoo.encoded import check_unchanged
+from understudy.zoo.hf_models import label_names
 from understudy.zoo.models import load_stages
 
-_LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
+_LIBRARIES = (
+    "understudy",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+)
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
@@ -197,7 +207,7 @@ def _table_of_job(
         job.probes,
         outputs,
         None if images.right_answers is None else images.right_answers[rows],
-        classes=images.classes,
+        classes=images.classes or _names_of_models(job.probes),
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),
         split=list(compress(split, rows)) if isinstance(split, Sequence) else split,
@@ -205,10 +215,18 @@ def _table_of_job(
             "data": images.spec,
             "fingerprint": images.fingerprint,
             **files,
+            **({"left_out": images.left_out} if images.left_out else {}),
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
             "runs": [{"exits": list(outputs), **settings, **job.halved}],
         },
     )
+
+
+def _names_of_models(probes: Mapping[str, Probe]) -> tuple[str, ...] | None:
+    """The names of the classes that the models have, where the data have none; None where models
+    name them otherwise."""
+    names = {one.class_names for one in probes.values() if one.class_names is not None}
+    return names.pop() if len(names) == 1 else None
 
 
 def _files_of(images: DataSet) -> dict[str, Any]:
@@ -294,9 +312,13 @@ def _probe_new(
         if older is None or not already_scored(older, stages):
             some = first_images(images, CHECKED, resizings=resizings_of(stages.values()))
             probes[source] = probe(stages, some)
+            for stage in stages.values():
+                check_class_order(images.classes, label_names(stage.model), data=repr(images.spec))
     if probes:
         classes = common_classes({name: one.classes for name, one in probes.items()})
         images.check_classes(classes)
+        for one in probes.values():
+            images.check_classes(classes, names=one.class_names)
     return probes
 
 
