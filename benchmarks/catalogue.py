@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -33,6 +34,9 @@ SWAG = "cc-by-nc-4.0"  # what https://github.com/facebookresearch/SWAG/blob/main
 LIBRARIES = ("timm", "torchvision", "torch")
 NEAR = 0.02  # how far MACs may be from the published ones
 ROUNDING = 0.005e9  # published GMACs have two decimals
+BATCH_NORM = "published with 1 per element of batch norm"
+SAME_PADDING = "published without convolutions that have padding='same'"
+RECURRENT = "published without recurrent layers"
 PUBLISHED = (
     "benchmark-infer-amp-nhwc-pt240-cu124-rtx4090.csv",
     "benchmark-infer-fp32-nchw-pt240-cpu-i7_12700h-dynamo.csv",
@@ -194,25 +198,95 @@ def write(table: list[dict[str, Any]], command: str) -> None:
     (CATALOGUE / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
 
 
-def compared(counts: dict[str, dict[str, Any]], works: dict[str, float]) -> dict[str, Any]:
-    """How far the MACs are from published ones."""
-    found = {key: counts[key]["macs"] for key in works if "macs" in counts.get(key, {})}
+def near(macs: float, published: float) -> bool:
+    """Whether MACs are the published ones, but for 2 % and the rounding of two decimals."""
+    return abs(macs - published) <= NEAR * published + ROUNDING
+
+
+def compared(counts: dict[str, dict[str, Any]], works: dict[Work, float]) -> dict[str, Any]:
+    """How far the MACs are from published ones, and why."""
+    found = {work: counts[work.key]["macs"] for work in works if "macs" in counts[work.key]}
     far = {
-        key: {
+        work.key: {
             "macs": macs,
-            "published": round(works[key]),
-            "ratio": round(macs / works[key], 3) if works[key] else None,
+            "published": round(works[work]),
+            "ratio": round(macs / works[work], 3),
+            "reason": reason(work, macs, works[work]),
         }
-        for key, macs in found.items()
-        if abs(macs - works[key]) > NEAR * works[key] + ROUNDING
+        for work, macs in found.items()
+        if not near(macs, works[work])
     }
     return {
         "published": len(works),
         "counted": len(found),
         "within 2 %": len(found) - len(far),
-        "share": round(1 - len(far) / len(found), 4) if found else None,
+        "share": round(1 - len(far) / len(found), 4),
+        "further, by reason": dict(Counter(one["reason"] for one in far.values())),
         "further": far,
     }
+
+
+def reason(work: Work, macs: float, published: float) -> str:
+    """What explains that published MACs are others; see `Conventions`."""
+    from understudy.nn.cost import count_definition
+
+    with Conventions() as other:
+        count_definition(lambda: made(work), work.shape)
+    for name, value in (
+        (BATCH_NORM, macs + other.normalised),
+        (SAME_PADDING, macs - other.same),
+        (RECURRENT, macs - other.recurrent),
+    ):
+        if near(value, published):
+            return name
+    return "unknown"
+
+
+class Conventions:
+    """Counts what the tool by which timm publishes counts otherwise.
+
+    Attributes:
+        normalised: elements that batch norm was applied to.
+        same: MACs of convolutions with padding='same'.
+        recurrent: MACs of LSTMs.
+    """
+
+    def __init__(self) -> None:
+        self.normalised = 0
+        self.same = 0
+        self.recurrent = 0
+
+    def __enter__(self) -> Conventions:
+        import torch
+        from torch.nn import functional
+
+        self._before = functional.batch_norm, torch.nn.Conv2d._conv_forward, torch.nn.LSTM.forward
+        normalise, convolve, recur = self._before
+
+        def batch_norm(tensor: Any, *arguments: Any, **options: Any) -> Any:
+            self.normalised += tensor.numel()
+            return normalise(tensor, *arguments, **options)
+
+        def conv_forward(layer: Any, tensor: Any, weight: Any, bias: Any) -> Any:
+            result = convolve(layer, tensor, weight, bias)
+            if layer.padding == "same":
+                self.same += result.numel() * weight[0].numel()
+            return result
+
+        def lstm_forward(layer: Any, tensor: Any, *arguments: Any) -> Any:
+            weights = sum(one.numel() for one in layer.parameters() if one.ndim == 2)
+            self.recurrent += weights * tensor.numel() // tensor.shape[-1]
+            return recur(layer, tensor, *arguments)
+
+        functional.batch_norm, torch.nn.Conv2d._conv_forward = batch_norm, conv_forward
+        torch.nn.LSTM.forward = lstm_forward
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+        from torch.nn import functional
+
+        functional.batch_norm, torch.nn.Conv2d._conv_forward, torch.nn.LSTM.forward = self._before
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -243,9 +317,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "uncounted operators": sorted(
             {name for one in counts.values() for name in one.get("uncounted", ())}
         ),
-        "timm's published MACs": compared(
-            counts, {work.key: macs for work, macs in published.items()}
-        ),
+        "timm's published MACs": compared(counts, published),
     }
 
 

@@ -4,12 +4,16 @@
 
 On the pairs of 21 ImageNet networks whose predictions are known: how well accuracies alone tell the
 share of deferred images and so the saving, and whether the best saver of each large model is
-suggested. For the large models of the papers: where the papers' savers rank.
+suggested. For the large models of the papers: which of the savers that their rows are reproduced
+with are suggested, of all models.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,18 +24,18 @@ import harness
 from understudy.catalogue import find_model, load_catalogue
 from understudy.catalogue.models import CatalogueModel
 from understudy.catalogue.published import join_published, read_published
-from understudy.catalogue.suggestions import DROP, PER_ERROR, PER_GAP, suggest
+from understudy.catalogue.suggestions import (
+    DROP,
+    PER_ERROR,
+    PER_GAP,
+    expected_saving,
+    suggest,
+)
+from understudy.reproduction.papers import PaperRow, load_papers
 
 ENOUGH = 5  # suggestions that have to contain a saver whose saving is near the best
 NEAR = 0.05  # of the large model's MACs
 TIMES = "benchmark-infer-amp-nhwc-pt240-cu124-rtx4090.csv"
-PAPERS = {
-    "timm:convnextv2_huge.fcmae_ft_in1k": "efficientvit_l1",
-    "timm:swin_large_patch4_window7_224.ms_in22k_ft_in1k": "efficientvit_l1",
-    "timm:efficientvit_l3.r384_in1k": "efficientvit_l1",
-    "timm:tf_efficientnet_b7.ns_jft_in1k": "efficientvit_l1",
-    "timm:deit3_large_patch16_384.fb_in22k_ft_in1k": "efficientvit_l1",
-}
 
 
 class Pair(NamedTuple):
@@ -114,24 +118,49 @@ def chosen(models: dict[str, CatalogueModel], rows: list[Pair]) -> dict[str, Any
 
 
 def of_papers() -> dict[str, Any]:
-    """Where the papers' savers rank among all models, in published time."""
+    """For the papers' large models: which of the savers that their rows are reproduced with are
+    suggested among all models, and which models are, in published time and in MACs."""
     folder = harness.shared() / "timm"
-    published = read_published([folder / "results-imagenet.csv", folder / TIMES])
-    models = join_published(load_catalogue(), published)
-    found = {}
-    for spec, saver in PAPERS.items():
-        result = suggest(find_model(spec, models), models, most=20)
-        names = [one.model.spec for one in result.savers]
-        ranks = [rank for rank, name in enumerate(names, 1) if f":{saver}." in name]
-        found[spec] = {
-            "unit": result.unit,
-            "papers' saver": saver,
-            "rank": ranks[0] if ranks else None,
-            "first ten": [
-                f"{one.model.spec} {one.model.top1} {one.saving:.3f}" for one in result.savers[:10]
-            ],
-        }
-    return found
+    files = [folder / "results-imagenet.csv", folder / TIMES]
+    rows = [row for paper in load_papers().papers.values() for row in paper.rows if row.savers]
+    return {
+        f"{row.name}, by {unit}": of_row(row, join_published(load_catalogue(), published))
+        for unit, published in (
+            ("MACs", read_published(files[:1])),
+            ("time", read_published(files)),
+        )
+        for row in rows
+    }
+
+
+def of_row(row: PaperRow, models: Sequence[CatalogueModel]) -> dict[str, Any]:
+    """What is suggested for the large model of a row."""
+    big = find_model(row.big, models)
+    found = suggest(big, models)
+    own = {find_model(spec, models).architecture for spec in row.savers}
+    families = {find_model(spec, models).family for spec in row.savers}
+    ranks = {
+        one.model.spec: rank
+        for rank, one in enumerate(found.savers, 1)
+        if one.model.architecture in own
+    }
+    rest = Counter(one.model.family in families for one in found.savers)[True]
+    best = max((s for s in map(partial(estimate, big, models, found.unit), row.savers)), default=0)
+    return {
+        "big": big.spec,
+        "unit": found.unit,
+        "suggested savers of the row, by rank": ranks,
+        "suggestions of the row's families": rest,
+        "estimated saving, best of the row": round(best, 3),
+        "suggestions": {one.model.spec: round(one.saving or 0, 3) for one in found.savers},
+    }
+
+
+def estimate(big: CatalogueModel, models: Sequence[CatalogueModel], unit: Any, spec: str) -> float:
+    """The estimated saving of a saver; 0 where an accuracy or a time is not known."""
+    little = find_model(spec, models)
+    known = little.top1 is not None and (unit == "MACs" or little.ms)
+    return (expected_saving(big, little, unit) or 0.0) if known else 0.0
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -118,7 +118,7 @@ LAYERS = {
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
-    "backends": {*CORE, "callables", "nn", "scoring"},
+    "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },

@@ -35,6 +35,17 @@ def test_the_top_class_is_the_prediction(values: Array) -> None:
     assert np.array_equal(outputs.detail.logits, values.astype(np.float16))
 
 
+@settings(deadline=None, max_examples=40)
+@given(LOGITS)
+def test_top_classes_are_those_of_a_stable_sort(values: Array) -> None:
+    outputs = outputs_of(torch.from_numpy(values), keep_logits=False)
+    probability = torch.from_numpy(values).softmax(1).numpy()
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :5]
+    assert outputs.detail.top_classes.tolist() == order.tolist()
+    ordered = np.take_along_axis(probability, order, axis=1)
+    assert np.array_equal(outputs.detail.top_probabilities, ordered)
+
+
 @settings(deadline=None, max_examples=20)
 @given(LOGITS, st.booleans())
 def test_pieces_join_to_the_whole(values: Array, keep: bool) -> None:

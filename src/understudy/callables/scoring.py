@@ -193,13 +193,15 @@ def _batches(data: Any, labels: Any, size: int) -> tuple[Iterator[tuple[Any, Any
 
 
 def _is_rows(data: Any) -> bool:
-    """Whether data are samples, rather than batches of them: ``(samples, labels)`` or dictionaries
-    in a list, or what can only be iterated."""
+    """Whether data are samples, rather than batches of them: a list of ``(samples, labels)``, or
+    what can only be iterated."""
     if hasattr(data, "shape"):
         return True
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         return False
-    return not (isinstance(data, list | tuple) and data and isinstance(data[0], tuple))
+    if not isinstance(data, list | tuple) or not data or isinstance(data[0], Mapping):
+        return True
+    return samples_of(data[0]).labels is None
 
 
 def _iterable(data: Any) -> Iterable[Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import flop_registry
 
+from understudy.errors import ModelError
 from understudy.nn.preprocess import Image
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.runtime.protocol import StageState
@@ -43,8 +45,8 @@ def count_parts(stages: Mapping[str, Stage], image: Image) -> dict[str, MacCount
     By convention these are free: views and copies, elementwise work (activations among it), sums,
     extremes and orderings, normalisation, pooling and resampling (preprocessing among it), lookups.
     Every other operator is either counted or named in `uncounted`. Kernels that bypass PyTorch's
-    dispatcher (raw Triton or pybind extensions, graphs that `torch.compile` fused) cannot be seen:
-    count the plain module.
+    dispatcher (raw Triton or pybind extensions) cannot be seen: count a plain module. A compiled
+    one is run as it was.
 
     Args:
         stages: by exit.
@@ -101,6 +103,17 @@ def measure_parts(
     return {part: statistics.median(run[part] for run in runs[1:]) for part in runs[0]}
 
 
+def run_eagerly() -> AbstractContextManager[object]:
+    """Run compiled modules as they are meanwhile, so that nothing is compiled.
+
+    Where the compiler was never imported there are none, and importing it takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eager
+
+
 class DefinitionCost(NamedTuple):
     """What a model's definition costs.
 
@@ -144,7 +157,7 @@ def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return make()
-    except (NotImplementedError, RuntimeError):  # a meta tensor has no values
+    except (RuntimeError, ModelError):  # a meta tensor has no values
         return make().to("meta")
 
 
@@ -157,7 +170,7 @@ def count_macs() -> Iterator[MacMeter]:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), MacMeter() as meter:
+        with run_eagerly(), torch.inference_mode(), MacMeter() as meter:
             yield meter
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
@@ -191,6 +204,11 @@ class MacMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not to load the compiler, which takes seconds; what it has compiled runs eagerly."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -52,7 +52,7 @@ class RunSettings:
         weights: "random" for models without their published weights; otherwise empty.
         epochs: of training exits, in place of the paper's.
         batch: images per batch.
-        workers: threads that decode.
+        workers: threads that decode; one per core and at most 8 unless given.
         cache_gb: disk space for the features of train images.
         device: as torch names it; an NVIDIA GPU if there is one, else the CPU.
     """

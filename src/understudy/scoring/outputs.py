@@ -72,8 +72,7 @@ def outputs_of(logits: Tensor, *, keep_logits: bool) -> ExitOutputs:
     >>> outputs.prediction.tolist(), outputs.detail.top_classes.tolist()
     ([1], [[1, 2, 0]])
     """
-    probability, order = logits.float().softmax(1).sort(dim=1, descending=True, stable=True)
-    top = min(TOP, logits.shape[1])
+    probability, classes = _top(logits.float().softmax(1))
     half = logits.clamp(_FLOAT16.min, _FLOAT16.max).half() if keep_logits else None
     return ExitOutputs(
         prediction=logits.argmax(1).to(torch.int32).cpu().numpy(),
@@ -81,11 +80,21 @@ def outputs_of(logits: Tensor, *, keep_logits: bool) -> ExitOutputs:
             name: function(logits).cpu().numpy() for name, function in confidence_functions.items()
         },
         detail=Detail(
-            order[:, :top].to(torch.int32).cpu().numpy(),
-            probability[:, :top].cpu().numpy(),
+            classes.to(torch.int32).cpu().numpy(),
+            probability.cpu().numpy(),
             None if half is None else half.cpu().numpy(),
         ),
     )
+
+
+def _top(probability: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest probabilities (n, K) and their classes, of ties the first class first."""
+    rest = probability.clone()
+    classes = torch.empty(len(rest), min(TOP, rest.shape[1]), dtype=torch.int64, device=rest.device)
+    for place in range(classes.shape[1]):
+        classes[:, place] = rest.argmax(1)  # the first of ties
+        rest.scatter_(1, classes[:, place : place + 1], -1.0)
+    return probability.gather(1, classes), classes
 
 
 def run_stages(

@@ -56,6 +56,19 @@ def hf_stage(spec: Spec, *, published: bool) -> Stage:
     return Stage(model, preprocess=preprocess, origin={ARCHITECTURE: _plain_config(model.config)})
 
 
+def label_names(model: nn.Module) -> tuple[str, ...] | None:
+    """The names of the classes that a model of transformers has; None where it has none of its own.
+
+    >>> label_names(nn.Linear(4, 2)) is None
+    True
+    """
+    named = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(named, Mapping) or sorted(named) != list(range(len(named))):
+        return None
+    names = tuple(str(named[number]) for number in range(len(named)))
+    return None if names == tuple(f"LABEL_{number}" for number in range(len(named))) else names
+
+
 def hf_model(spec: Spec, architecture: Mapping[str, Any]) -> nn.Module:
     """A model without weights, from what `hf_stage` put into the origin of its stage; offline.
 

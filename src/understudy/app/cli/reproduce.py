@@ -81,7 +81,7 @@ def reproduce(
     batch: Annotated[
         int, typer.Option(min=1, max=options.MOST_IMAGES, help="Images per batch.")
     ] = 256,
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:

@@ -152,6 +152,8 @@ def _note_doubts(scores: ScoreTable) -> None:
             f"{scores.provenance['data']!r} has no labels: what agrees with the reference is "
             "counted, not what is right"
         )
+    if scores.provenance.get("left_out"):
+        terminal.note(f"{scores.provenance['left_out']:,} images without a right answer left out")
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
         images = "image was" if corrupt["count"] == 1 else "images were"

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from understudy.catalogue.suggestions import Suggestion, Suggestions
 
 SHOWN = 40  # models of a list for people
+IMAGENET_CLASSES = 1000
 ORDERS = ("name", "macs", "parameters", "top1", "ms")
-_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 Name = Annotated[
     str | None,
@@ -201,11 +202,11 @@ def _in_order(models: Sequence[CatalogueModel], order: str) -> list[CatalogueMod
     return sorted(models, key=place)
 
 
-def _count(text: str | None) -> float | None:
+def _count(text: str | None) -> int | None:
     """A number of operations, with a prefix.
 
     >>> _count("500M"), _count("4.1G")
-    (500000000.0, 4100000000.0)
+    (500000000, 4100000000)
 
     Raises:
         UsageError: it is none.
@@ -215,7 +216,7 @@ def _count(text: str | None) -> float | None:
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(e\d+)?([kmgt]?)", text.strip().lower())
     if match is None:
         raise UsageError(f"--max-macs takes a number, found {text!r}: write it like 500M or 4.1G")
-    return float(match[1] + (match[2] or "")) * _PREFIXES[match[3]]
+    return round(float(match[1] + (match[2] or "")) * _PREFIXES[match[3]])
 
 
 def _list_view(models: Sequence[CatalogueModel], limit: int) -> Group:
@@ -295,14 +296,15 @@ def _remarks(found: Suggestions, within: float) -> Iterable[str]:
     """What the figures are, and what is not known."""
     from understudy.catalogue.suggestions import DROP
 
+    joins = " --published results-imagenet.csv joins what timm publishes."
+    hint = joins if found.big.classes == IMAGENET_CLASSES else ""
     if not found.savers:
-        yield f"No model with known weights promises a saving within {within:g} % of its cost."
+        yield f"No model with published weights promises a saving within {within:g} % of its cost."
     elif found.savers[0].saving is None:
         whose = found.big.spec if found.big.top1 is None else "the savers"
         yield (
             f"The accuracy of {whose} is not known here: the savers are spread over the costs, one "
-            "of a family, and no saving is estimated. --published results-imagenet.csv joins the "
-            "accuracies that timm publishes."
+            f"of a family, and no saving is estimated.{hint}"
         )
     else:
         yield (
@@ -316,7 +318,7 @@ def _remarks(found: Suggestions, within: float) -> Iterable[str]:
             f"{len(better)} of them are at least as accurate as the large model by themselves, "
             f"such as {better[0].model.spec}: a cascade may not be needed."
         )
-    if found.unit == "MACs":
+    if found.unit == "MACs" and found.savers:
         yield (
             "MACs are not time: networks with depthwise convolutions, many small layers or large "
             "activations take longer than their MACs say. --published benchmark-infer-*.csv of "
@@ -325,10 +327,10 @@ def _remarks(found: Suggestions, within: float) -> Iterable[str]:
     if found.unknown:
         yield (
             f"{found.unknown:,} more models in reach are left out, because their accuracy is not "
-            "known here; --published results-imagenet.csv joins it."
+            f"known here.{hint}"
         )
     if found.untimed:
-        yield f"{found.untimed:,} models have no published time and are left out."
+        yield f"{found.untimed:,} models are left out, because no time of theirs is published."
 
 
 def score_command(found: Suggestions) -> str:
