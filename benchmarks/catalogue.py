@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import resource
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ COLUMNS = (
 MEMORY = 12 * 2**30  # bytes of address space of a process that counts
 SWAG = "cc-by-nc-4.0"  # what https://github.com/facebookresearch/SWAG/blob/main/LICENSE says
 LIBRARIES = ("timm", "torchvision", "torch")
+CORES, MINUTES = 2, 30  # in which the table is to be made
 NEAR = 0.02  # how far MACs may be from the published ones
 ROUNDING = 0.005e9  # published GMACs have two decimals
 BATCH_NORM = "published with 1 per element of batch norm"
@@ -97,13 +99,13 @@ def count(work: Work) -> dict[str, Any]:
     """What a definition costs, or why it cannot be counted."""
     from understudy.nn.cost import count_definition
 
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         cost = count_definition(lambda: made(work), work.shape)
         found = cost._asdict()
     except Exception as error:  # noqa: BLE001 - it stands in the record
         found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return {"key": work.key, **found, "seconds": round(time.perf_counter() - start, 2)}
+    return {"key": work.key, **found, "processor_seconds": round(time.process_time() - start, 2)}
 
 
 def made(work: Work) -> Any:
@@ -216,11 +218,13 @@ def compared(counts: dict[str, dict[str, Any]], works: dict[Work, float]) -> dic
         for work, macs in found.items()
         if not near(macs, works[work])
     }
+    unknown = sum(one["reason"] == "unknown" for one in far.values())
     return {
         "published": len(works),
         "counted": len(found),
         "within 2 %": len(found) - len(far),
-        "share": round(1 - len(far) / len(found), 4),
+        "share within 2 %": round(1 - len(far) / len(found), 4),
+        "explained or within 2 %": round(1 - unknown / len(found), 4),
         "further, by reason": dict(Counter(one["reason"] for one in far.values())),
         "further": far,
     }
@@ -290,10 +294,9 @@ class Conventions:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    start = time.perf_counter()
     works = [work for work, _ in (*torchvision_works(), *timm_works())]
     counts = counted(works, arguments.counts, arguments.processes)
-    minutes = (time.perf_counter() - start) / 60
+    definitions = len(counts)
     table = list(rows(counts))
     if arguments.write:
         write(table, "python benchmarks/catalogue.py --write")
@@ -302,9 +305,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for work, macs in published_works(harness.shared() / "timm" / name):
             published[work] = macs
     counts = counted(published, arguments.counts, arguments.processes)
+    seconds = [one["processor_seconds"] for one in counts.values() if "processor_seconds" in one]
+    minutes = statistics.mean(seconds) * definitions / 60 / CORES
+    comparison = compared(counts, published)
     return {
-        "met": minutes <= 30,
-        "minutes": round(minutes, 1),
+        "met": minutes <= MINUTES and comparison["explained or within 2 %"] >= 0.99,
+        "definitions": definitions,
+        "minutes on 2 cores, by processor time": round(minutes, 1),
         "rows": len(table),
         "architectures": {
             hub: len(
@@ -317,7 +324,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "uncounted operators": sorted(
             {name for one in counts.values() for name in one.get("uncounted", ())}
         ),
-        "timm's published MACs": compared(counts, published),
+        "timm's published MACs": comparison,
     }
 
 
@@ -330,6 +337,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 if __name__ == "__main__":
     harness.main(
         measure,
-        claim="every classifier of timm and torchvision is counted within 30 minutes",
+        claim="every classifier of timm and torchvision is counted within 30 minutes on 2 cores; "
+        "99 % of the MACs are within 2 % of timm's, or a convention explains why not",
         options=options,
     )

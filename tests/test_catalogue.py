@@ -234,10 +234,13 @@ def test_the_frontier_of_suggestions_is_that_of_all_models_in_reach() -> None:
     known = [one for one in MODELS if one.top1 is not None and one.macs <= 0.2 * big.macs]
     for saver in suggest(big, MODELS, within=20).savers:
         own = saver.model
+        place = own.macs, -(own.top1 or 0)
         better = [
             one
             for one in known
-            if one.macs < own.macs and one.top1 is not None and one.top1 >= (own.top1 or 0)
+            if one.macs <= place[0]
+            and -(one.top1 or 0) <= place[1]
+            and (one.macs, -(one.top1 or 0)) != place
         ]
         assert saver.frontier == (not better)
 

@@ -227,7 +227,7 @@ PUBLIC = {
 }
 
 
-MIXED = ("understudy.zoo.", "understudy.onnx.")
+MIXED = ("understudy.zoo.", "understudy.onnx.", "understudy.reproduction")
 """Packages that the base can import; what needs PyTorch in them has public names."""
 
 

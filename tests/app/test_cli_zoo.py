@@ -79,7 +79,7 @@ def test_nothing_fits(run: Run) -> None:
         ("zoo --max-macs many", "--max-macs takes a number, found 'many'"),
         ("zoo --published absent.csv", "'absent.csv' cannot be read"),
         ("zoo --json suggest --big torchvision:resnet152", "found --json in front of it"),
-        ("zoo suggest --big resnet152", "did you mean 'timm:resnet152' or"),
+        ("zoo suggest --big resnet152", "did you mean 'torchvision:resnet152' or"),
         ("zoo suggest --big timm:resnet152.none", "no model 'timm:resnet152.none'"),
     ],
 )

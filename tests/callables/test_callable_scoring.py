@@ -171,6 +171,20 @@ def test_answers_that_are_missing_or_mistaken_are_refused() -> None:
         CallableStage(TINY, outputs="softmax")  # type: ignore[arg-type]
 
 
+def test_answers_that_depend_on_chance_or_on_the_batch_are_named() -> None:
+    rng = np.random.default_rng(0)
+
+    def chance(rows: Any) -> Any:
+        return rng.dirichlet(np.ones(3), len(rows))
+
+    def relative(rows: Any) -> Any:
+        return TINY.predict_proba(rows - rows.mean(0))
+
+    for name, model in {"chance": chance, "relative": relative}.items():
+        with pytest.warns(UserWarning, match=f"the probabilities of '{name}' for the same samples"):
+            score({name: model}, ROWS, LABELS, costs={name: 1})
+
+
 WITHOUT_TORCH = """
 import sys
 

@@ -28,7 +28,8 @@ class Suggestion:
         model: the saver.
         cost: what it costs of the large model, as a fraction.
         saving: the estimated saving of the pair as a fraction; None where an accuracy is unknown.
-        frontier: whether no cheaper model is as accurate; None where its accuracy is unknown.
+        frontier: whether no other model in reach is as cheap and as accurate, and better in one;
+            None where its accuracy is unknown.
     """
 
     model: CatalogueModel
@@ -164,11 +165,12 @@ def _spread(models: Sequence[CatalogueModel], unit: Unit, most: int) -> list[Cat
 
 
 def _frontier(models: Iterable[CatalogueModel], unit: Unit) -> Iterator[CatalogueModel]:
-    """The models that are more accurate than every cheaper one."""
-    best = -1.0
+    """The models that no other dominates: none is as cheap and as accurate, and better in one."""
+    best = (math.inf, -1.0)
     for model in sorted(models, key=lambda one: (_cost(one, unit), -(one.top1 or 0.0))):
-        if (model.top1 or 0.0) > best:
-            best = model.top1 or 0.0
+        place = _cost(model, unit), model.top1 or 0.0
+        if place[1] > best[1] or place == best:
+            best = place
             yield model
 
 

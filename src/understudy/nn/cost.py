@@ -336,6 +336,9 @@ _FREE_OPERATORS: Mapping[str, str] = {
         hardswish glu _prelu_kernel _softmax _log_softmax logsumexp _thnn_fused_lstm_cell
         _thnn_fused_gru_cell
     """,
+    "integers and checks": """
+        floor_divide _assert_async
+    """,
     "reductions and orderings": """
         sum mean prod amax amin max min argmax argmin any all var var_mean std std_mean norm
         linalg_vector_norm cumsum cumprod sort argsort topk kthvalue median unique_dim _unique2

@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from understudy.extras import needing
+
+with needing("a reproduction", extra="torch"):
+    import torch
 
 from understudy.early_exit.exit_sequence import SEQUENCE, SequenceSize
 from understudy.early_exit.network import example_image

@@ -310,7 +310,7 @@ def _remarks(found: Suggestions, within: float) -> Iterable[str]:
         yield (
             f"Estimated saving: of {found.unit}, at a drop of {DROP} points, from the accuracies "
             "alone; ± 14 points. Scores tell which saver is best. Frontier: no cheaper model "
-            "within reach is as accurate."
+            "in reach is as accurate."
         )
     better = [one for one in found.savers if (one.model.top1 or 0) >= (found.big.top1 or 101)]
     if better:
