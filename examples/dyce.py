@@ -15,7 +15,7 @@ from understudy.training.api import fit_exits
 from understudy.training.config import TrainingConfig
 
 backbone = trained(network(32, 6))
-exits = attach(backbone, {f"blocks.{number}": "mlp1x64" for number in range(4)})
+exits = attach(backbone, {f"blocks.{number}": "mlp2x64" for number in range(4)})
 fit_exits(exits, TRAINING, config=TrainingConfig(epochs=20))
 
 table = score({"net": exits}, held_out())

@@ -114,11 +114,11 @@ LAYERS = {
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "callables": {*CORE, "runtime"},
     "onnx": {*CORE, "runtime"},
-    "zoo": {*CORE, "nn", "early_exit"},
+    "zoo": {*CORE, "callables", "nn", "early_exit", "onnx"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
-    "backends": {*CORE, "callables", "nn", "scoring"},
+    "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
@@ -152,16 +152,17 @@ ORDER = {
     "nn": (
         "training_modes confidence_functions input_guard preprocess processor stage mode_options "
         "execution_mode identity "
-        "cost cascade"
+        "class_names cost cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "callables": "samples stage cascade scoring",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
-        "spec allowed_code hub_names model_specs decoding image_source imagenet_classes "
-        "imagenet_labels shards data_specs weights hub_access library_models hf_processor "
-        "hf_models folder_images imagenet_images parquet_column parquet_images tar_images "
-        "hub_images encoded data batches models saved_cascades"
+        "spec allowed_code hub_names onnx_options model_specs decoding image_source "
+        "imagenet_classes imagenet_labels shards data_specs weights hub_access library_models "
+        "hf_processor hf_models callable_models onnx_macs onnx_models factories "
+        "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
+        "encoded data batches models saved_cascades"
     ),
     "scoring": (
         "repeatability outputs probing shards source_run measuring further_exits table_times job"
@@ -371,7 +372,8 @@ def test_nothing_is_printed_or_unpickled() -> None:
             place = f"{name}:{node.lineno}"
             assert called not in {"print", "eval", "exec"}, place
             root, _, last = called.rpartition(".")
-            assert root not in {"pickle", "cloudpickle", "dill", "joblib", "marshal"}, place
+            if called != "joblib.hash":  # which reads nothing
+                assert root not in {"pickle", "cloudpickle", "dill", "joblib", "marshal"}, place
             assert last != "Unpickler", place
             options = {option.arg: ast.unparse(option.value) for option in node.keywords}
             if called == "torch.load":

@@ -228,3 +228,27 @@ def test_pictures_are_small_and_come_in_light_and_dark() -> None:
         assert path.stat().st_size < LARGEST_PICTURE
         assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert f"docs/images/{path.name}" in links("README.md")
+
+
+def test_the_imagenet_page_has_the_figures_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "images")
+    drawn = import_module("imagenet")
+    record, page = (
+        json.loads(read("benchmarks/results/imagenet_zoo.json")),
+        read("docs/imagenet.md"),
+    )
+    for row in (*drawn.models_table(record), *drawn.tinysaver_table(record)):
+        assert row in page
+    main = record["resnet152"]
+    assert f"{100 * main['saving']:.1f} %" in page
+    pictures = sorted((ROOT / "docs/images/imagenet").glob("*.svg"))
+    drawings = ("difficulty", "pairs", "savings")
+    assert [path.name for path in pictures] == [
+        f"{d}-{t}.svg" for d in drawings for t in sorted(THEMES)
+    ]
+    for path in pictures:
+        assert path.stat().st_size < LARGEST_PICTURE
+        theme = path.stem.rpartition("-")[2]
+        what = getattr(drawn, path.stem.partition("-")[0])
+        assert path.read_text(encoding="utf-8") == what(record, theme)
+        assert f"images/imagenet/{path.name}" in links("docs/imagenet.md")

@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
         ("littlebig", "the little model answers"),
         ("dyce", "at most 4 points"),
         ("tinysaver", "answers"),
+        ("estimators", "<Answers to 97 samples"),
     ],
 )
 def test_the_example_of_each_paper(script: str, expected: str, tmp_path: Path) -> None:

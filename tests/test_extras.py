@@ -38,7 +38,8 @@ NEEDED = {
     "torch": (
         *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
         *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades", "reproduction.run"),
-        *("zoo.library_models", "zoo.hf_models", "zoo.hf_processor"),
+        *("zoo.library_models", "zoo.hf_models", "zoo.hf_processor", "zoo.onnx_models"),
+        *("zoo.onnx_macs", "zoo.callable_models", "zoo.factories"),
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
 }
@@ -226,7 +227,7 @@ PUBLIC = {
 }
 
 
-MIXED = ("understudy.zoo.", "understudy.onnx.")
+MIXED = ("understudy.zoo.", "understudy.onnx.", "understudy.reproduction")
 """Packages that the base can import; what needs PyTorch in them has public names."""
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import imagenet_zoo as zoo
 from understudy.scores import ScoreTable
+from understudy.searching.best_savers import best_savers
 from understudy.searching.pairs import pair_curve
 from understudy.searching.search import search, search_in_sample
 
@@ -64,6 +65,18 @@ def test_a_certified_plan_is_certified_and_judged_by_other_labels(table: ScoreTa
     (both,) = zoo.on_real(result)
     assert both["by_label"]["saving"] == both["by_real"]["saving"]
     assert abs(both["by_real"]["drop"]) < 1.5
+
+
+def test_savers_never_cost_more_at_a_larger_budget(shared: Path) -> None:
+    """densenet121 alone, proved at 0.25 points, is cheaper than what is proved at 0.5."""
+    assert shared.is_dir()
+    some = zoo.zoo().only(["squeezenet1_1", "densenet121", "resnet34"])
+    smaller, larger, *_ = (row for row in best_savers(some, [0.25, 0.5]) if row.big == "resnet34")
+    assert larger.on["certify"].cost["MACs"] <= smaller.on["certify"].cost["MACs"]
+    assert larger.certificate.budget == 0.5
+    assert smaller.certificate.p_value is not None
+    assert larger.certificate.p_value is not None
+    assert larger.certificate.p_value <= smaller.certificate.p_value <= 0.05
 
 
 def test_little_models_are_as_good_on_easy_images(shared: Path) -> None:

@@ -100,7 +100,8 @@ def test_sets_come_back_from_disk(tmp_path: Path) -> None:
 
 def test_labels_are_added_and_replaced_by_id() -> None:
     table = three([0, None, None], ids=list("abc"))
-    wider = table.with_labels({"c": [1, 2], "b": []})
+    assert table.with_labels({"b": np.int32(1)}).hash == table.with_labels({"b": [1]}).hash
+    wider = table.with_labels({"c": np.array([1, 2]), "b": []})
     assert wider.label_sets is not None
     assert wider.label_sets.tolist() == [[0, -1], [-1, -1], [1, 2]]
     with pytest.raises(TableError, match="1 of 1 differ: 'a'"):

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 from types import ModuleType
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]
+import joblib
 import numpy as np
 import polars as pl
 import pytest

@@ -9,6 +9,7 @@ drawing code of `understudy report`, and prints the rows of the page's tables.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -228,7 +229,8 @@ def percent(plan: Mapping[str, Any]) -> str:
 
 def main() -> None:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
-    print("\n".join([*models_table(record), "", *tinysaver_table(record)]))
+    rows = [*models_table(record), "", *tinysaver_table(record), ""]
+    sys.stdout.write("\n".join(rows))
     INTO.mkdir(exist_ok=True)
     for draw in (savings, difficulty, pairs):
         for theme in ("light", "dark"):

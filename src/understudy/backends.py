@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy.typing as npt
+
 from understudy.callables.cascade import CallableCascade, build_callables
 from understudy.callables.scoring import BATCH, score_callables
 from understudy.ensemble import Ensemble
 from understudy.errors import DataError, ModelError
 from understudy.policy import Policy
 from understudy.result import Result
+from understudy.runtime.loader_batch import class_names_in
 from understudy.scores import ScoreTable
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ def score(
     labels: Any = None,
     *,
     costs: Mapping[str, Any] | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[Any] | npt.NDArray[Any] | None = None,
     ids: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     split: Mapping[str, float] | Sequence[str] | None = None,
@@ -50,15 +53,16 @@ def score(
             samples to probabilities (N, C), a method such as ``estimator.predict_proba``, a fitted
             classifier, or a `callables.CallableStage`.
         data: batches ``(images, labels)``, dictionaries such as ``{"pixel_values": images,
-            "labels": labels}``, or images alone; a torch DataLoader does. Or all samples at once:
-            an array, a data frame, a sparse matrix, a list of texts or of dictionaries. Images are
-            what the models take: uint8 (N, C, H, W) or a list of (C, H, W) for stages with
-            preprocessing, tensors for plain modules.
+            "labels": labels}``, or images alone, as of a torch DataLoader, or a data set of Hugging
+            Face. Or all samples at once: an array, a data frame, a sparse matrix, a list of texts
+            or of dictionaries. Images are what the models take: uint8 (N, C, H, W) or a list of (C,
+            H, W) for stages with preprocessing, tensors for plain modules.
         labels: (N,) class numbers, or names of `classes`, where all samples are given at once.
         costs: {unit: {part: cost}}, or {part: cost} for MACs. By default those of modules are the
             MACs counted on the first image, those of functions are those of their stages, or calls
             of the most accurate one. A model is one part of its own name.
-        classes: the names of the classes; by default those of estimators.
+        classes: the names of the classes; by default those of estimators, or of the loader's data
+            set.
         ids: (N,) unique names of the samples; row numbers by default.
         groups: (N,) names; samples of one group share a split.
         split: shares of tune, certify and test, or (N,) split names; by default
@@ -88,9 +92,12 @@ def score(
             batch size below 1.
         TableError: ids, groups, splits or costs that do not fit.
     """
+    if labels is None and hasattr(data, "features") and hasattr(data, "iter"):
+        classes = class_names_in(data) if classes is None else classes  # of Hugging Face
+        data = data.iter(batch_size)
     options: dict[str, Any] = {
         "costs": costs,
-        "classes": classes,
+        "classes": None if classes is None else list(classes),
         "ids": ids,
         "groups": groups,
         "split": split,
@@ -102,8 +109,9 @@ def score(
         return score_callables(models, data, labels, batch_size=batch_size, **options)
     from understudy.scoring.in_memory import score as score_modules
 
-    batches = data if labels is None else _batches(data, labels, batch_size)
-    return score_modules(models, batches, **options)
+    if labels is not None:
+        data = _batches(data, labels, batch_size)
+    return score_modules(models, data, **options)
 
 
 @overload
@@ -116,7 +124,7 @@ def build(
 @overload
 def build(
     plan: Policy | Result, models: Mapping[str, Any], *, max_drop: float | None = None
-) -> Cascade | CallableCascade: ...
+) -> CallableCascade: ...
 def build(
     plan: Policy | Result, models: Mapping[str, Any], *, max_drop: float | None = None
 ) -> Cascade | CallableCascade:

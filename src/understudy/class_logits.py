@@ -232,7 +232,8 @@ class _OutputReader:
     def _odd(self, found: str) -> ModelError:
         return ModelError(
             f"a model returns numbers (N, C), one row per sample and one column per class, here "
-            f"N = {self.samples}, {self.model!r} returned {found}: return probabilities as an array"
+            f"N = {self.samples}, {self.model!r} returned {found}: return probabilities "
+            "as an array, or say outputs='classes' where it returns the class of each sample"
         )
 
 

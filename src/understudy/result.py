@@ -316,6 +316,7 @@ class Result(
                     proof=Proof.of(choice.certificate),
                     seen=choice.outcome,
                     seen_on=choice.measured_on,
+                    kind="gap" if self.labelled else "disagreement",
                 )
                 for choice in self.choices
             ),

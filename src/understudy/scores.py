@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -610,7 +610,9 @@ class ScoreTable(Tabular):
             label_sets=None if self.label_sets is None else self.label_sets[index],
         )
 
-    def with_labels(self, labels: Mapping[str, int | Sequence[int]]) -> ScoreTable:
+    def with_labels(
+        self, labels: Mapping[str, SupportsIndex | Iterable[SupportsIndex]]
+    ) -> ScoreTable:
         """The table with further labels: sample id -> class number, or several; none adds nothing.
 
         >>> table = ScoreTable.from_predictions(
@@ -639,7 +641,9 @@ class ScoreTable(Tabular):
         sets[rows] = new
         return replace(self, label=None, label_sets=sets)
 
-    def relabelled(self, labels: Mapping[str, int | Sequence[int]]) -> ScoreTable:
+    def relabelled(
+        self, labels: Mapping[str, SupportsIndex | Iterable[SupportsIndex]]
+    ) -> ScoreTable:
         """The samples that have a label among these, with it in place of their own.
 
         >>> table = ScoreTable.from_predictions(
@@ -663,7 +667,9 @@ class ScoreTable(Tabular):
             )
         return table if len(kept) == len(table) else table.rows(kept)
 
-    def _label_rows(self, labels: Mapping[str, int | Sequence[int]]) -> tuple[Array, Array]:
+    def _label_rows(
+        self, labels: Mapping[str, SupportsIndex | Iterable[SupportsIndex]]
+    ) -> tuple[Array, Array]:
         """The rows of samples that get labels, (M,), and their labels, (M, K)."""
         position = {key: row for row, key in enumerate(self.ids.tolist())}
         strange = [key for key in labels if key not in position]
@@ -673,7 +679,7 @@ class ScoreTable(Tabular):
                 f"are unknown: {listed(map(repr, strange))}: correct them, or leave the rows out"
             )
         rows = np.array([position[key] for key in labels], np.intp)
-        values = [[one] if isinstance(one, int) else list(one) for one in labels.values()]
+        values = [[*one] if isinstance(one, Iterable) else [one] for one in labels.values()]
         numbers = np.array([one for row in values for one in row], np.int64)
         if (numbers < 0).any():
             raise TableError(f"labels are class numbers from 0, found {int(numbers.min())}")

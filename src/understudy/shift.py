@@ -105,6 +105,8 @@ class AppliedPlan(Stored):
         proof: what was certified; None where nothing was.
         seen: its figures where it was searched; None where they are not known.
         seen_on: the split of those figures.
+        kind: what the budget bounds: "gap" (of accuracy), or "disagreement" where the search had no
+            labels.
         on: what was measured, by table.
     """
 
@@ -113,12 +115,8 @@ class AppliedPlan(Stored):
     proof: Proof | None
     seen: Outcome | None
     seen_on: str
+    kind: str = "gap"
     on: Mapping[str, Measured] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        """What the budget bounds: "gap" (of accuracy) or "disagreement"."""
-        return "gap" if self.proof is None else self.proof.kind
 
     @property
     def seen_drop(self) -> tuple[float, Interval] | None:
@@ -328,24 +326,25 @@ def _plan_table(card: ShiftCard, plan: AppliedPlan) -> TextTable:
     if plan.seen is not None:
         columns = [_seen_column(plan, plan.seen), *columns]
         heads = [Column(f"{SEARCHED}\n({plan.seen_on})"), *heads]
-    longest = sorted(columns, key=len, reverse=True)
-    keys = dict.fromkeys(key for column in longest for key in column)
+    found = dict.fromkeys(key for column in columns for key in column if key != "certificate")
+    keys = [*found, "certificate"]
     rows = [(key, *(column.get(key, "–") for column in columns)) for key in keys]
-    if card.reference == plan.policy.exits[0]:
+    if plan.policy == Policy.single(card.reference):
         rows = [row for row in rows if row[0] in ("samples", f"accuracy of {card.reference}")]
     return display.table_of(plan.title(card.reference), (Column("", "words"), *heads), rows)
 
 
 def _seen_column(plan: AppliedPlan, seen: Outcome) -> dict[str, str]:
     cells = _cells(seen, labelled=plan.kind == "gap")
+    if plan.kind != "gap":
+        cells = _without_accuracy(cells)
     return {**cells, "certificate": "proved" if plan.proof is not None else NONE}
 
 
 def _column(card: ShiftCard, plan: AppliedPlan, name: str, one: Measured) -> dict[str, str]:
     cells = _cells(one.outcome, labelled=one.labelled)
     if not card.labelled(name):
-        for key in ("accuracy", f"accuracy of {card.reference}"):
-            cells.pop(key)
+        cells = _without_accuracy(cells)
     if one.drop_change is not None and one.drop_change_interval is not None:
         change = display.signed(one.drop_change)
         cells["change of the drop"] = change
@@ -355,6 +354,11 @@ def _column(card: ShiftCard, plan: AppliedPlan, name: str, one: Measured) -> dic
     cells[f"agreement with {card.reference}"] = display.percent(one.agreement)
     cells["certificate"] = one.promise
     return cells
+
+
+def _without_accuracy(cells: Mapping[str, str]) -> dict[str, str]:
+    """The figures of a table without labels, which has no accuracies."""
+    return {key: text for key, text in cells.items() if not key.startswith("accuracy")}
 
 
 def _cells(outcome: Outcome, *, labelled: bool) -> dict[str, str]:

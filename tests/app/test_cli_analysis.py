@@ -8,8 +8,10 @@ from pathlib import Path
 from command_line import Run, refused
 from tables import synthetic
 from understudy.looks import count_looks
+from understudy.outcome import evaluate
 from understudy.searching.best_savers import best_savers
 from understudy.searching.optimism import optimism
+from understudy.searching.saver_ranking import choose_savers
 from understudy.split import SHARES_OF_FEW
 from understudy.store import load_table, save_table
 
@@ -71,6 +73,22 @@ def test_savers_without_a_test_split_look_at_certify(run: Run, tmp_path: Path) -
     assert command.json["measured_on"] == "certify"
     assert count_looks(tmp_path / "few", synthetic(600).ids) == 1
     assert "measured on certify" in run("savers", tmp_path / "few", "--max-drop", 2).stdout
+
+
+def test_savers_by_the_rule_of_tinysaver(run: Run, table: Path) -> None:
+    command = run("savers", table, "--rule", "tinysaver", "--json")
+    scores = load_table(table)
+    chosen = choose_savers(scores)
+    for line, one in zip(command.json["savers"], chosen, strict=True):
+        assert (line["big"], line["policy"]) == (one.big, one.policy.to_dict())
+        assert line["delta_c"][0] == one.ranking[0].delta_c
+        assert one.outcome == evaluate(scores.on("test"), one.policy, reference=one.big)
+    assert command.json["certified"] is False
+    assert count_looks(table, scores.ids) == 0
+    page = " ".join(run("savers", table, "--rule", "tinysaver").stdout.split())
+    assert "measured on test; nothing is certified" in page
+    refused(run("savers", table, "--rule", "dyce"), "is tinysaver, found 'dyce'")
+    refused(run("savers", table, "--rule", "tinysaver", "--max-drop", 1), "has no budget")
 
 
 def test_savers_need_a_budget(run: Run, table: Path) -> None:

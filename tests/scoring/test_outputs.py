@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from understudy.confidence_functions import CONFIDENCES
 from understudy.errors import ModelError
-from understudy.scoring.outputs import ExitOutputs, check_finite, outputs_of
+from understudy.scoring.outputs import ExitOutputs, GatheredOutputs, check_finite, outputs_of
 
 Array = npt.NDArray[Any]
 LOGITS = arrays(
@@ -35,18 +35,30 @@ def test_the_top_class_is_the_prediction(values: Array) -> None:
     assert np.array_equal(outputs.detail.logits, values.astype(np.float16))
 
 
+@settings(deadline=None, max_examples=40)
+@given(LOGITS)
+def test_top_classes_are_those_of_a_stable_sort(values: Array) -> None:
+    outputs = outputs_of(torch.from_numpy(values), keep_logits=False)
+    probability = torch.from_numpy(values).softmax(1).numpy()
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :5]
+    assert outputs.detail.top_classes.tolist() == order.tolist()
+    ordered = np.take_along_axis(probability, order, axis=1)
+    assert np.array_equal(outputs.detail.top_probabilities, ordered)
+
+
 @settings(deadline=None, max_examples=20)
 @given(LOGITS, st.booleans())
 def test_pieces_join_to_the_whole(values: Array, keep: bool) -> None:
     whole = outputs_of(torch.from_numpy(values), keep_logits=keep)
     pieces = [whole.rows(np.array([row])) for row in range(len(values))]
-    joined = ExitOutputs.concatenate(pieces)
-    assert np.array_equal(joined.prediction, whole.prediction)
-    assert np.array_equal(joined.detail.top_classes, whole.detail.top_classes)
-    assert all(
-        np.array_equal(joined.confidence[name], whole.confidence[name]) for name in CONFIDENCES
-    )
-    assert (joined.detail.logits is None) == (not keep)
+    gathered = GatheredOutputs(len(values) + 3)
+    for piece in pieces:
+        gathered.add(piece)
+    for joined in (ExitOutputs.concatenate(pieces), gathered.whole):
+        assert joined is not None
+        assert all(map(np.array_equal, joined.arrays, whole.arrays))
+        assert tuple(joined.confidence) == CONFIDENCES
+        assert (joined.detail.logits is None) == (not keep)
 
 
 def test_huge_logits_stay_finite_in_float16() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,3 +127,18 @@ def test_models_are_scored_in_eval_mode_and_get_theirs_back() -> None:
     with pytest.raises(ModelError):
         score({"net": net.train(), "other": Function(nn.functional.dropout)}, [images()])
     assert net.training
+
+
+def test_a_probe_does_not_load_the_compiler() -> None:
+    """Importing it takes longer than most probes."""
+    code = """
+import sys
+import torch
+from understudy.nn.stage import Stage
+from understudy.scoring.probing import probe
+
+probe({"tiny": Stage(torch.nn.Linear(4, 3))}, torch.randn(8, 4))
+print("torch._dynamo" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"

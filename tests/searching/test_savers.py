@@ -48,8 +48,20 @@ def lines_by_hand(
             found[line] = level, proof.policy
             ended += [line] if len(proof.path) == len(sequence.policies) else []
         if not ended:
-            return found
+            return {line: cheapest_by_hand(found, line, proving) for line in found}
         sequences = {line: one for line, one in sequences.items() if line not in ended}
+
+
+def cheapest_by_hand(
+    found: Mapping[tuple[str, float], tuple[float, Policy]],
+    line: tuple[str, float],
+    proving: ScoreTable,
+) -> tuple[float, Policy]:
+    """The line, or that of a smaller budget whose plan is cheaper."""
+    budgets = sorted((drop for big, drop in found if big == line[0]), reverse=True)
+    lines = [(line[0], drop) for drop in budgets if drop <= line[1]]
+    costs = [evaluate(proving, found[one][1], reference=line[0]).cost["MACs"] for one in lines]
+    return found[lines[int(np.argmin(costs))]]
 
 
 @given(score_tables(least_exits=2), st.sampled_from([-20.0, 20.0, 100.0]))

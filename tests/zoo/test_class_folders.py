@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from command_line import Run, refused
 from image_files import write_images
 from understudy.errors import DataError
 from understudy.zoo.data import open_data
+from understudy.zoo.hf_models import label_names
 from understudy.zoo.imagenet_classes import wnids
 
 
@@ -72,6 +75,8 @@ def test_a_file_of_classes_that_does_not_fit(tmp_path: Path, names: str, message
         (("cat", "dog"), 1, "give one name (one folder) per class"),
         (("images",), 10, "one folder alone is no label"),
         (("n01440764", "n01443537"), 1000, "write imagenet:DIR"),
+        (("3", "17"), 1000, "write imagenet:DIR"),
+        (("train",), 10, "one folder alone is no label, so go one further, folder:DIR/train"),
     ],
 )
 def test_folders_that_are_not_the_models_classes_have_a_way_out(
@@ -84,6 +89,15 @@ def test_folders_that_are_not_the_models_classes_have_a_way_out(
     assert f"where the models have {count} classes" in str(caught.value)
 
 
+def test_folders_of_splits_are_no_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_images(tmp_path / "data" / split, ["cat/a.png", "dog/b.png"])
+    with pytest.raises(DataError, match=r"those of train, val: name one, folder:.*/data/val"):
+        open_data(f"folder:{tmp_path / 'data'}")
+    vehicles = write_images(tmp_path / "vehicles", ["train/a.png", "train/b.png"])
+    assert open_data(f"folder:{vehicles}").classes == ("train",)
+
+
 def test_wordnet_ids_of_other_classes_are_named(tmp_path: Path) -> None:
     names = [f"{name}/a.png" for name in wnids()]
     for name in names:
@@ -91,7 +105,7 @@ def test_wordnet_ids_of_other_classes_are_named(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     open_data(f"folder:{tmp_path}").check_classes(1000)
     (tmp_path / wnids()[0]).rename(tmp_path / "n99999999")
-    with pytest.raises(DataError, match=r"class 0 is 'n01443537', and 'n01440764' to the models"):
+    with pytest.raises(DataError, match=r"1 in .* are not \(n99999999\)"):
         open_data(f"folder:{tmp_path}").check_classes(1000)
 
 
@@ -99,8 +113,21 @@ def test_names_of_the_models_are_compared(tmp_path: Path) -> None:
     data = open_data(f"folder:{write_images(tmp_path, ['cat/a.png', 'dog/b.png'])}")
     data.check_classes(2, names=("cat", "dog"))
     data.check_classes(2, names=("Katze", "Hund"))
-    with pytest.raises(DataError, match="class 0 is 'cat', and 'dog' to the models"):
+    data.check_classes(2, names=("dog", "dog"))
+    with pytest.raises(DataError, match="'cat' is class 0, and class 1 of the models"):
         data.check_classes(2, names=("dog", "cat"))
+
+
+def test_models_of_transformers_have_names_of_classes() -> None:
+    model = nn.Linear(4, 2)
+    assert label_names(model) is None
+    for named, names in (
+        ({1: "dog", 0: "cat"}, ("cat", "dog")),
+        ({0: "LABEL_0", 1: "LABEL_1"}, None),
+        ({3: "cat"}, None),
+    ):
+        model.config = SimpleNamespace(id2label=named)  # type: ignore[assignment]
+        assert label_names(model) == names
 
 
 def test_a_flat_folder_is_said_to_have_no_labels(run: Run, tmp_path: Path) -> None:

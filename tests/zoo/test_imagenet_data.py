@@ -115,7 +115,7 @@ def test_several_right_answers_and_images_without_any(tmp_path: Path) -> None:
     assert data.label_sets is not None
     assert data.label_sets.dtype == np.int32
     assert data.label_sets.tolist() == [[970, 795], [4, -1]]
-    assert shades(data) == [0, 2]
+    assert (shades(data), data.left_out) == ([0, 2], 1)
     data.check_classes(1000)
     with pytest.raises(DataError, match="found 4 to 970"):
         DataSet.check_classes(_without_classes(data), 100)

@@ -231,7 +231,7 @@ def test_at_random_a_block_is_decoded_about_once(
     with pytest.raises(DataError, match=r"'89' of .*the cell is empty"):
         data.array(89)
     read = len(scans) - in_order
-    assert (read <= blocks + parquet_column.JUMPS + 1) == room
+    assert (read <= blocks + 8) == room
 
 
 def test_class_names_of_hugging_face_s_parquet_files(tmp_path: Path) -> None:

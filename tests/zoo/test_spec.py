@@ -118,7 +118,7 @@ def test_a_folder_of_exits_needs_no_scheme(here: Path) -> None:
         ("resnt18.a1_in1k", "write timm:resnet18"),
         ("nets_here:tiny", "write py:nets_here:tiny"),
         ("best.pt", "as in timm:NAME?checkpoint=best.pt"),
-        ("net.onnx", "`understudy import`"),
+        ("net.onnx", 'write "onnx:net.onnx?mean='),
         ("nets_here.py", "write py:nets_here:FACTORY"),
         ("val", "begin with one of timm:"),
         ("timm:resnt18", "no timm model 'resnt18'; did you mean 'resnet18'"),

@@ -98,16 +98,25 @@ def _plans(
     seen_on: str,
 ) -> tuple[AppliedPlan, ...]:
     """The operating points but the reference alone, and the policy that is set."""
-    found: dict[Policy, AppliedPlan] = {}
-    for point in sorted(points, key=lambda one: one.max_drop):
-        if point.certificate is not None:
-            proof = Proof.of(point.certificate)
-            found[point.policy] = AppliedPlan(point.max_drop, point.policy, proof, None, seen_on)
-    if policy not in found:
-        budget = None if certificate is None else certificate.budget
-        proof = Proof.of(certificate)
-        found[policy] = AppliedPlan(budget, policy, proof, None, seen_on)
-    return tuple(found.values())
+    found = [
+        _plan(point.policy, point.certificate, seen_on)
+        for point in sorted(points, key=lambda one: one.max_drop)
+        if point.certificate is not None
+    ]
+    if all(plan.policy != policy for plan in found):
+        found.append(_plan(policy, certificate, seen_on))
+    return tuple(found)
+
+
+def _plan(policy: Policy, certificate: Certificate | None, seen_on: str) -> AppliedPlan:
+    return AppliedPlan(
+        max_drop=None if certificate is None else certificate.budget,
+        policy=policy,
+        proof=Proof.of(certificate),
+        seen=None,
+        seen_on=seen_on,
+        kind="gap" if certificate is None else certificate.kind,
+    )
 
 
 def _reference(points: Sequence[OperatingPoint], plans: Sequence[AppliedPlan]) -> str:

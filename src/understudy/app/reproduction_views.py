@@ -49,16 +49,20 @@ def workload_view(found: Workload, paper: Paper) -> Group:
         ),
         [_workload_cells(found, row) for row in found.rows if not row.missing],
     )
-    total = (
-        f"To download in all: {_bytes_text(found.bytes)}. "
-        f"To compute: {found.macs / 1e15:,.3g} × 10¹⁵ MACs"
-        + ("" if found.hours is None else f", about {hours_text(found.hours)}")
-        + f". {_rate_words(found)}"
-    )
+    total = f"{total_words(found)} {_rate_words(found)}"
     missing = [note_of(row.missing, heading=f"{row.name}: ") for row in found.rows if row.missing]
     unknown = sorted({spec for row in found.rows for spec in row.unknown})
     lacking = [f"Not in the catalogue, so not counted: {', '.join(unknown)}."] if unknown else []
     return group_of(table, note_of(total + "\n"), *missing, *map(note_of, lacking))
+
+
+def total_words(found: Workload) -> str:
+    """What all rows download, compute and take."""
+    time = "" if found.hours is None else f", about {hours_text(found.hours)}"
+    return (
+        f"To download in all: {_bytes_text(found.bytes)}. To compute: "
+        f"{macs_text(found.macs)} MACs{time}."
+    )
 
 
 def reproduction_view(record: Reproduction, paper: Paper, rows: Sequence[RowFindings]) -> Group:
@@ -97,25 +101,24 @@ def title_of(row: RowFindings) -> str:
 
 
 def optimism_words(row: RowFindings) -> str:
-    """What the paper's way of choosing promised too much, by budget."""
-    words = []
-    for drop in row.row.budgets:
-        gap = row.optimism(drop)
-        if gap is not None:
-            words.append(f"{signed(gap)} points at a budget of {budget_text(drop)}")
-    if not words:
+    """What the paper's way of choosing promises too much, by budget."""
+    if not row.optimism:
         return ""
+    found = "; ".join(
+        f"claimed {signed(one.claimed, 3)}, given {signed(one.given, 3)} at a budget of "
+        f"{budget_text(one.max_drop)}"
+        for one in row.optimism
+    )
     return (
-        "Held out, the drop of the paper's rule differs from what it claims in-sample by "
-        f"{', '.join(words)}: one cut of the images, whose noise the intervals show "
-        "(`understudy optimism` draws many)."
+        f"Chosen as the paper does on a random half of the images, and measured on the other "
+        f"({row.optimism[0].halves} halves), drops in points: {found}."
     )
 
 
 def chosen_words(row: RowFindings) -> str:
     """Which samples each way chose on."""
     ways = {one.way: one.chosen_on for one in row.findings}
-    return "; ".join(f"{way}: {chosen}" for way, chosen in ways.items())
+    return "; ".join(f"{way}, on {chosen}" for way, chosen in ways.items())
 
 
 def times_unit(row: RowFindings) -> str | None:
@@ -149,13 +152,20 @@ def published_cells(figure: PublishedFigure) -> tuple[str, ...]:
     """A published figure in a line, in the same columns."""
     drop = "–" if figure.drop is None else signed(figure.drop)
     saving = "not known" if figure.saving is None else percent(figure.saving)
-    return published_words(figure), drop, "–", saving, "–", "val", "–"
+    return published_words(figure), drop, "–", saving, "–", "val", _published_plan(figure)
+
+
+def _published_plan(figure: PublishedFigure) -> str:
+    """What else is published of a figure, in place of its plan."""
+    known = [f"top-1 {figure.top1:.2f} %"] if figure.top1 is not None else []
+    known += [f"{figure.gmacs:g} G MACs"] if figure.gmacs is not None else []
+    return ", ".join(known) or "its plan is not known"
 
 
 def all_published(row: RowFindings, max_drop: float) -> list[tuple[str, ...]]:
     """What is published for a budget, in lines; one that says so where nothing is known."""
     found = [published_cells(figure) for figure in row.published(max_drop)]
-    return found or [("published", "–", "–", "not known", "–", "–", "–")]
+    return found or [("published", "–", "–", "not known", "–", "–", "nothing is known of it")]
 
 
 HEADS = ("drop", "95 %\ninterval", "MACs\nsaved", "time\nsaved")
@@ -182,9 +192,9 @@ def _row_views(row: RowFindings, *, marked: bool) -> Iterator[RenderableType]:
         yield _ranking_table(row)
     if row.curve:
         yield _curve_table(row)
-    yield note_of(chosen_words(row) + ".", heading="Chosen on: ")
+    yield note_of(chosen_words(row) + ".", heading="Chosen: ")
     if words := optimism_words(row):
-        yield note_of(words)
+        yield note_of(words, heading="Optimism: ")
     yield note_of(row.row.note + "\n")
 
 
@@ -256,6 +266,16 @@ def hours_text(hours: float) -> str:
     if hours < 1:
         return f"{max(60 * hours, 1):.0f} min"
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.0f} days"
+
+
+def macs_text(macs: float) -> str:
+    """MACs of a whole run.
+
+    >>> macs_text(5.3e10), macs_text(1.45e16)
+    ('0.053 × 10¹²', '14.5 × 10¹⁵')
+    """
+    power, size = ("10¹⁵", 1e15) if macs >= 1e14 else ("10¹²", 1e12)
+    return f"{macs / size:,.3g} × {power}"
 
 
 def _bytes_text(size: int) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import DataError
-from understudy.runtime.loader_batch import LoaderBatch, taken_apart
+from understudy.runtime.loader_batch import LoaderBatch, is_array, taken_apart
 
 Array = npt.NDArray[Any]
 Index = slice | Array
@@ -83,8 +83,9 @@ def samples_of(loaded: Any) -> LoaderBatch:
     """
     if isinstance(loaded, Mapping):
         return taken_apart(loaded)
-    if isinstance(loaded, tuple) and len(loaded) == 2:
-        return LoaderBatch(*loaded)
+    pair = isinstance(loaded, tuple | list) and len(loaded) == 2
+    if pair and (isinstance(loaded, tuple) or all(map(is_array, loaded))):
+        return LoaderBatch(*loaded)  # PyTorch's loaders make a list of both
     return LoaderBatch(loaded, None)
 
 

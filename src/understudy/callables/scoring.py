@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,8 @@ from understudy.table_validation import NO_LABEL
 Array = npt.NDArray[Any]
 BATCH = 256
 TOP = 5
+CHECKED = 8  # samples that are given twice
+ROUNDING = 1e-4  # of a probability, between one call and another
 _HALF = np.finfo(np.float16)
 
 
@@ -119,9 +122,12 @@ class _CallableRun:
 
     def add(self, rows: Any, labels: Any) -> None:
         """Call all models on a batch."""
-        self.first = self.first if len(self.first) else rows
+        first_batch = not self.logits
+        self.first = rows if first_batch else self.first
         for name, stage in self.stages.items():
             logits = _answered(stage, name, rows, self.classes)
+            if first_batch:
+                _check_repeats(stage, name, rows, logits, self.classes)
             self.logits.setdefault(name, []).append(logits)
             first = next(iter(self.logits))
             check_classes(first, self.logits[first][0].shape[1], name, logits.shape[1])
@@ -134,9 +140,7 @@ class _CallableRun:
         return tuple(self._sitting(size, seconds, on_progress) for size in sizes if self.logits)
 
     def _sitting(self, size: int, seconds: float, on_progress: Advance) -> Sitting:
-        places = np.arange(size) % len(self.first)
-        array = isinstance(self.first, np.ndarray)
-        rows = self.first[places] if array else [self.first[one] for one in places.tolist()]
+        rows = _picked(self.first, np.arange(size) % len(self.first))
         timers = {
             name: partial(_timed, stage, name, rows, self.classes)
             for name, stage in self.stages.items()
@@ -193,13 +197,15 @@ def _batches(data: Any, labels: Any, size: int) -> tuple[Iterator[tuple[Any, Any
 
 
 def _is_rows(data: Any) -> bool:
-    """Whether data are samples, rather than batches of them: ``(samples, labels)`` or dictionaries
-    in a list, or what can only be iterated."""
+    """Whether data are samples, rather than batches of them: a list of ``(samples, labels)``, or
+    what can only be iterated."""
     if hasattr(data, "shape"):
         return True
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         return False
-    return not (isinstance(data, list | tuple) and data and isinstance(data[0], tuple))
+    if not isinstance(data, list | tuple) or not data or isinstance(data[0], Mapping):
+        return True
+    return samples_of(data[0]).labels is None
 
 
 def _iterable(data: Any) -> Iterable[Any]:
@@ -254,6 +260,29 @@ def _answered(stage: CallableStage, name: str, rows: Any, order: tuple[str, ...]
             "1): say outputs='probabilities'"
         )
     return logits
+
+
+def _check_repeats(
+    stage: CallableStage, name: str, rows: Any, logits: Array, order: tuple[str, ...] | None
+) -> None:
+    """Warn where some samples get other answers when they are given again, in two halves."""
+    places = np.arange(min(len(rows), CHECKED))[::-1]
+    halves = [half for half in np.array_split(places, 2) if len(half)]
+    again = [stage.logits(_picked(rows, half), name=name, classes=order) for half in halves]
+    off = float(np.abs(softmax(np.concatenate(again)) - softmax(logits[places])).max())
+    if not off <= ROUNDING:
+        warnings.warn(
+            f"a cascade answers as its table says where a model's answers depend neither on chance "
+            f"nor on the rest of a batch, the probabilities of {name!r} for the same samples "
+            f"differ by {off:.2g}: turn off dropout and sampling, if you can",
+            stacklevel=5,
+        )
+
+
+def _picked(rows: Any, places: Array) -> Any:
+    """Some rows, in any order."""
+    array = isinstance(rows, np.ndarray)
+    return rows[places] if array else [rows[one] for one in places.tolist()]
 
 
 def _timed(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import flop_registry
 
 from understudy.errors import ModelError
@@ -44,8 +45,8 @@ def count_parts(stages: Mapping[str, Stage], image: Image) -> dict[str, MacCount
     By convention these are free: views and copies, elementwise work (activations among it), sums,
     extremes and orderings, normalisation, pooling and resampling (preprocessing among it), lookups.
     Every other operator is either counted or named in `uncounted`. Kernels that bypass PyTorch's
-    dispatcher (raw Triton or pybind extensions, graphs that `torch.compile` fused) cannot be seen:
-    count the plain module.
+    dispatcher (raw Triton or pybind extensions) cannot be seen: count a plain module. A compiled
+    one is run as it was.
 
     Args:
         stages: by exit.
@@ -100,6 +101,17 @@ def measure_parts(
     """
     runs = [time_parts(stages, images) for _ in range(repeats + 1)]
     return {part: statistics.median(run[part] for run in runs[1:]) for part in runs[0]}
+
+
+def run_eagerly() -> AbstractContextManager[object]:
+    """Run compiled modules as they are meanwhile, so that nothing is compiled.
+
+    Where the compiler was never imported there are none, and importing it takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 class DefinitionCost(NamedTuple):
@@ -158,10 +170,29 @@ def count_macs() -> Iterator[MacMeter]:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), MacMeter() as meter:
+        with run_eagerly(), torch.inference_mode(), MacMeter() as meter:
             yield meter
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def add_macs(count: Callable[[], MacCount], *, samples: int) -> None:
+    """Add what a model computes outside of PyTorch to the meters that are on, if any.
+
+    Args:
+        count: the MACs of one sample; it is called only where a meter is on.
+        samples: how many samples the model computes.
+
+    >>> with count_macs() as meter:
+    ...     add_macs(lambda: MacCount(5.0, ("Einsum",)), samples=2)
+    >>> meter.macs, meter.uncounted
+    (10, {'Einsum'})
+    """
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(mode, MacMeter):
+            found = count()
+            mode.macs += round(found.total * samples)
+            mode.uncounted.update(found.uncounted)
 
 
 class MacMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -173,6 +204,11 @@ class MacMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not to load the compiler, which takes seconds; what it has compiled runs eagerly."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

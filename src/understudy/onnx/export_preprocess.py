@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import DataError, MissingExtra, ModelError
+from understudy.nn.processor import ProcessorPreprocess
 from understudy.nn.stage import Preprocess, Stage
 
 Array = npt.NDArray[np.float64]
@@ -67,6 +68,11 @@ def pixels_of(stage: Stage, image: Tensor, name: str) -> nn.Module:
     """
     if stage.preprocess is None:
         return nn.Identity()
+    if isinstance(stage.preprocess, ProcessorPreprocess):
+        raise ModelError(
+            f"preprocessing becomes part of a graph, {name!r} is prepared by "
+            f"{stage.preprocess.name} of transformers, which cannot: leave that stage to PyTorch"
+        )
     pixels = Pixels(stage.preprocess, (image.shape[-2], image.shape[-1]), stage.dtype)
     pixels.to(stage.device)
     probes = _probes(image).to(stage.device)

@@ -20,7 +20,7 @@ class Session:
     """An ONNX model that is ready to run.
 
     Args:
-        file: the model.
+        file: the model, or its bytes.
         part: its name in messages.
         inputs: the names of its inputs in the order in which arrays are given.
         outputs: the names of its outputs.
@@ -34,7 +34,7 @@ class Session:
 
     def __init__(
         self,
-        file: Path,
+        file: Path | bytes,
         part: str,
         *,
         inputs: Sequence[str],
@@ -43,14 +43,17 @@ class Session:
         threads: int | None = None,
     ) -> None:
         runtime = onnx_runtime()
+        place = "" if isinstance(file, bytes) else f" from {str(file)!r}"
         self._inputs, self._outputs, self.part = tuple(inputs), list(outputs), part
         try:
             self._session = runtime.InferenceSession(
-                str(file), sess_options=_options(runtime, threads), providers=list(providers)
+                file if isinstance(file, bytes) else str(file),
+                sess_options=_options(runtime, threads),
+                providers=list(providers),
             )
         except Exception as error:
             raise ModelError(
-                f"ONNX Runtime {runtime.__version__} cannot load {part!r} from {str(file)!r} "
+                f"ONNX Runtime {runtime.__version__} cannot load {part!r}{place} "
                 f"({first_line(error)}): export again with the versions that are installed"
             ) from error
         self._session.disable_fallback()

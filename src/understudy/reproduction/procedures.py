@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from understudy.errors import PolicyError
+import numpy as np
+
+from understudy.errors import PolicyError, TableError
 from understudy.outcome import Outcome, evaluate
 from understudy.policy import Policy
 from understudy.reproduction.papers import LITTLE_BIG, PaperRow
@@ -20,6 +22,7 @@ from understudy.reproduction.record import (
     HELD_OUT,
     CurvePoint,
     Finding,
+    HalvesGap,
     RowFindings,
 )
 from understudy.result import Result
@@ -34,6 +37,7 @@ from understudy.split import ALL, headline_split
 SEQUENCE_WEIGHTS = tuple(round(0.5 + 0.001 * step, 3) for step in range(10))
 """The trade-offs that TinySaver's code evaluates for exits."""
 
+CUTS = 10  # of the samples into halves
 TRAIN, TUNE = "train images", "tune"
 Choose = Callable[[ScoreTable, float], Policy]
 
@@ -128,6 +132,9 @@ def reproduce_row(
         base_accuracy=alone.accuracy,
         base_cost=dict(alone.cost),
         findings=tuple(findings),
+        optimism=tuple(_halves_gap(rule, table, reference, drop) for drop in row.budgets)
+        if not rule.undefined
+        else (),
         ranking=rule.ranking,
         ranked_on=rule.records,
         curve=tuple(_curve(rule, table, reference)),
@@ -149,6 +156,8 @@ def _cheapest_pair(reference: str, unit: str) -> Choose:
 
     def choose(samples: ScoreTable, max_drop: float) -> Policy:
         curves = pair_curves(samples, reference, unit=unit)
+        if not curves:
+            raise TableError(f"a little model is cheaper than {reference!r}, found none: name one")
         curve, position = cheapest_pair(curves, max_drop)
         return curve.policy(position)
 
@@ -199,9 +208,10 @@ def _findings(
     """The three findings of a budget."""
     reference, table, other = row.reference, tables.table, tables.measured_on
     before = f"{rule.records}, then " if rule.records else ""
+    tune = TUNE if rule.records == TUNE else f"{before}{TUNE}"
     for way, chosen_on, samples, measured_on, measured in (
         (AS_PUBLISHED, f"{before}all images", table, ALL, table),
-        (HELD_OUT, f"{before}{TUNE}", table.on(TUNE), other, table.on(other)),
+        (HELD_OUT, tune, table.on(TUNE), other, table.on(other)),
     ):
         policy = None if rule.undefined else rule.choose(samples, max_drop)
         outcome = None if policy is None else evaluate(measured, policy, reference=reference)
@@ -218,6 +228,23 @@ def _findings(
         None if proof is None or proof.falls_back else proof.saving_bounds.get(tables.unit),
         choice.verdict,
     )
+
+
+def _halves_gap(rule: _Rule, table: ScoreTable, reference: str, max_drop: float) -> HalvesGap:
+    """What the rule claims on random halves of the samples, and gives on the other halves.
+
+    Each cut is used both ways, so that halves of different difficulty cancel out.
+    """
+    rng, claimed, given = np.random.default_rng(0), list[float](), list[float]()
+    for _ in range(CUTS):
+        order = rng.permutation(len(table))
+        halves = [table.rows(np.sort(part)) for part in np.array_split(order, 2)]
+        for own, other in (halves, halves[::-1]):
+            policy = rule.choose(own, max_drop)
+            claimed.append(evaluate(own, policy, reference=reference).drop)
+            given.append(evaluate(other, policy, reference=reference).drop)
+    means = float(np.mean(claimed)), float(np.mean(given))
+    return HalvesGap(max_drop, *means, halves=2 * CUTS)
 
 
 def _curve(rule: _Rule, table: ScoreTable, reference: str) -> Iterator[CurvePoint]:

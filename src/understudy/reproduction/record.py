@@ -61,6 +61,28 @@ class CurvePoint(Stored, what="a point of a curve"):
 
 
 @dataclass(frozen=True)
+class HalvesGap(Stored, what="what a choice promises too much"):
+    """What the paper's way of choosing promises too much, in points of drop.
+
+    Attributes:
+        max_drop: the budget in points.
+        claimed: the mean drop on the halves of the images that policies were chosen on.
+        given: the mean drop of the same policies on the other halves.
+        halves: how many halves were drawn, each with its other half.
+    """
+
+    max_drop: float
+    claimed: float
+    given: float
+    halves: int
+
+    @property
+    def points(self) -> float:
+        """How much more is lost than claimed."""
+        return self.given - self.claimed
+
+
+@dataclass(frozen=True)
 class RowFindings(Stored, what="the findings of a row", error=PolicyError):
     """One row of a paper as it was run.
 
@@ -70,6 +92,7 @@ class RowFindings(Stored, what="the findings of a row", error=PolicyError):
         unit: the unit of cost that was minimised.
         base_accuracy, base_cost: of the large model on all samples, and per sample by unit in JSON.
         findings: by budget, in the order of `WAYS`.
+        optimism: what the paper's way of choosing promises too much, by budget.
         ranking: the savers by delta C, of TinySaver.
         ranked_on: the samples of that ranking, or of the search for exits, in words.
         curve: of `onepass`, by trade-off, of DyCE and of exit sequences.
@@ -83,6 +106,7 @@ class RowFindings(Stored, what="the findings of a row", error=PolicyError):
     base_accuracy: float
     base_cost: Mapping[str, float]
     findings: tuple[Finding, ...]
+    optimism: tuple[HalvesGap, ...] = ()
     ranking: tuple[RankedSaver, ...] = ()
     ranked_on: str = ""
     curve: tuple[CurvePoint, ...] = ()
@@ -96,16 +120,6 @@ class RowFindings(Stored, what="the findings of a row", error=PolicyError):
     def published(self, max_drop: float) -> tuple[PublishedFigure, ...]:
         """The published figures of a budget."""
         return tuple(one for one in self.row.figures if one.max_drop == max_drop)
-
-    def optimism(self, max_drop: float) -> float | None:
-        """How many points the drop of the paper's choice grows where its images were not seen.
-
-        None where either is missing.
-        """
-        drops = {one.way: one.outcome.drop for one in self.at(max_drop) if one.outcome is not None}
-        if AS_PUBLISHED not in drops or HELD_OUT not in drops:
-            return None
-        return drops[HELD_OUT] - drops[AS_PUBLISHED]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from understudy.extras import needing
+
+with needing("a reproduction", extra="torch"):
+    import torch
 
 from understudy.early_exit.exit_sequence import SEQUENCE, SequenceSize
 from understudy.early_exit.network import example_image
@@ -52,7 +55,7 @@ class RunSettings:
         weights: "random" for models without their published weights; otherwise empty.
         epochs: of training exits, in place of the paper's.
         batch: images per batch.
-        workers: threads that decode.
+        workers: threads that decode; one per core and at most 8 unless given.
         cache_gb: disk space for the features of train images.
         device: as torch names it; an NVIDIA GPU if there is one, else the CPU.
     """

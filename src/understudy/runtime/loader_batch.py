@@ -21,9 +21,10 @@ class LoaderBatch(NamedTuple):
 def taken_apart(batch: Any) -> LoaderBatch:
     """Images and labels of what a loader yields.
 
-    That is ``(images, labels)``, ``[images]`` or images alone, as of PyTorch's loaders; or a
-    dictionary with `labels` (or `label`) and the images, as of Hugging Face's: under
-    `pixel_values`, `images` or `image`, or under any name where nothing else is in it.
+    That is ``(images, labels)``, whatever follows them (such as row numbers), ``[images]`` or
+    images alone, as of PyTorch's loaders; or a dictionary with `labels` (or `label`) and the
+    images, as of Hugging Face's: under `pixel_values`, `images` or `image`, or under any name where
+    nothing else is in it.
 
     >>> import numpy as np
     >>> pixels = np.zeros((2, 3, 8, 8))
@@ -44,8 +45,8 @@ def taken_apart(batch: Any) -> LoaderBatch:
             f"a batch is (images, labels), a dictionary of them, or images alone, found "
             f"{type(batch).__name__}: let the loader yield one of these"
         )
-    if len(batch) == 2 and not _are_alike(*batch):
-        return _checked(LoaderBatch(*batch))
+    if len(batch) > 1 and not _are_alike(*batch[:2]):
+        return _checked(LoaderBatch(*batch[:2]))
     if len(batch) == 1 and _is_batch(batch[0]):
         return LoaderBatch(batch[0], None)
     return LoaderBatch(batch, None)
@@ -61,17 +62,7 @@ class ImageInput:
         Raises:
             DataError: something else.
         """
-        images = taken_apart(loaded).images
-        if is_array(images):
-            return images
-        found = {len(one.shape) if is_array(one) else None for one in images}
-        if len(found) > 1 or None in found:
-            raise DataError(
-                "the images of a batch are one array, or a list of arrays of as many dimensions, "
-                f"found a list of {listed(map(_kind_text, images))}: give arrays or tensors "
-                "(C, H, W)"
-            )
-        return images
+        return checked_images(taken_apart(loaded).images)
 
     def request(self, sample: Any) -> Any:
         """The image of a request.
@@ -85,6 +76,42 @@ class ImageInput:
                 "or a tensor"
             )
         return sample
+
+
+def checked_images(images: Any) -> Any:
+    """The images of a batch: one array or tensor, or a list of single images of as many dimensions.
+
+    Raises:
+        DataError: something else.
+    """
+    if is_array(images):
+        return images
+    found = {len(one.shape) if is_array(one) else None for one in images}
+    if len(found) > 1 or None in found:
+        raise DataError(
+            "the images of a batch are one array, or a list of arrays of as many dimensions, found "
+            f"a list of {listed(map(_kind_text, images))}: give arrays or tensors (C, H, W)"
+        )
+    return images
+
+
+def class_names_in(loader: Any) -> tuple[str, ...] | None:
+    """The names of the classes that a loader's data set brings: those of the labels of a data set
+    of Hugging Face (`ClassLabel`), or the `classes` of one of torchvision; None for others.
+
+    >>> class_names_in([]) is None
+    True
+    """
+    while hasattr(loader, "dataset"):  # a loader, or a subset
+        loader = loader.dataset
+    features = getattr(loader, "features", None)
+    if isinstance(features, Mapping):
+        feature = next((features[name] for name in LABELS if name in features), None)
+        names = getattr(feature, "names", None)
+    else:
+        names = getattr(loader, "classes", None)
+    known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if known and names else None
 
 
 def is_array(images: Any) -> bool:
@@ -111,7 +138,7 @@ def _checked(batch: LoaderBatch) -> LoaderBatch:
     if images is None or (batch.labels is not None and images != labels):
         raise DataError(
             "a batch is images alone, or images and a label for each, found "
-            f"{listed(map(_size_text, batch))}: let the loader yield (images, labels)"
+            f"{listed(map(_size_text, batch))}: let the loader yield (images, labels) in batches"
         )
     return batch
 

@@ -133,8 +133,9 @@ class StageFailed(ExecutionError):
 
     def __init__(self, stage: str, samples: int, error: Exception) -> None:
         batch = "one sample" if samples == 1 else f"a batch of {samples:,} samples"
+        cause = cause_of(error).rstrip(".:")
         super().__init__(
-            f"every stage answers its samples, {stage!r} raised on {batch}: {cause_of(error)}; "
+            f"every stage answers its samples, {stage!r} raised on {batch}: {cause}; "
             "mend the samples, or let it return None for those that it cannot answer"
         )
 

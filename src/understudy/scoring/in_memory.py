@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from understudy.class_outputs import class_codes
 from understudy.errors import DataError, ModelError
 from understudy.measured_rounds import seconds_after
 from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, stages_of
 from understudy.nn.training_modes import modes_kept
 from understudy.progress_bars import Advance, no_bar, progress_bars
-from understudy.runtime.loader_batch import taken_apart
+from understudy.runtime.loader_batch import checked_images, class_names_in, taken_apart
 from understudy.scores import ScoreTable
 from understudy.scoring.measuring import measure as measure_rounds
 from understudy.scoring.outputs import ExitOutputs
@@ -49,7 +50,8 @@ def score(
     """Run every model on every batch and keep the outputs.
 
     Models run in eval mode, and are back in their own mode afterwards. What they write into their
-    input changes neither the batches nor the scores of other models.
+    input changes neither the batches nor the scores of other models. Where a model runs out of
+    memory its batches are halved from there on; ``provenance["smaller_batches"]`` has their size.
 
     Args:
         models: exit name -> a `Stage`, a module that takes the loader's images as they are, or an
@@ -60,7 +62,8 @@ def score(
             tensors for plain modules.
         costs: {unit: {part: cost}}, or {part: cost} for MACs; MACs counted on the first image
             unless given. A model is one part of its own name.
-        classes: the names of the classes.
+        classes: the names of the classes; by default those of the loader's data set, where it has
+            as many as the models.
         ids: (N,) unique names of the samples; row numbers by default.
         groups: (N,) names; samples of one group share a split.
         split: shares of tune, certify and test, or (N,) split names; by default
@@ -101,6 +104,7 @@ def score(
                 for name, model in models.items()
             },
             classes=classes,
+            named=class_names_in(loader),
             keep_logits=keep_logits,
             wanted=max(sizes, default=0),
         )
@@ -120,12 +124,14 @@ class _Run:
     Attributes:
         runs: each model, run on batches.
         classes: the names of the classes.
+        named: those that the data set brings, taken where the models have as many.
         keep_logits: whether all logits are kept.
         wanted: how many images are kept, to be timed.
     """
 
     runs: Mapping[str, SourceRun]
     classes: Sequence[str] | None
+    named: Sequence[str] | None
     keep_logits: bool
     wanted: int
     probes: dict[str, Probe] = field(default_factory=dict)
@@ -136,13 +142,15 @@ class _Run:
 
     def add(self, batch: Any) -> None:
         """Run all models on a batch of the loader."""
-        images, labels = _images_and_labels(batch)
+        images, labels = _images_and_labels(batch, self.classes)
         if not len(images):
             return
         if not self.probes:
             some = images[:CHECKED]
             self.probes = {name: probe(run.stages, some) for name, run in self.runs.items()}
             check_class_names(self.classes, self._classes, data="`classes`")
+            if self.classes is None and len(self.named or ()) == self._classes:
+                self.classes = self.named
         if labels is not None:
             self.labels.append(labels)
             check_labels(labels, self._classes, data="the loader")
@@ -202,10 +210,11 @@ class _Run:
         )
 
 
-def _images_and_labels(batch: Any) -> tuple[Images, Array | None]:
+def _images_and_labels(batch: Any, classes: Sequence[str] | None) -> tuple[Images, Array | None]:
     """Images as tensors, and labels or None."""
     images, labels = taken_apart(batch)
-    return _tensors(images), None if labels is None else _labels(labels, len(images))
+    found = _tensors(checked_images(images))
+    return found, None if labels is None else _labels(labels, len(images), classes)
 
 
 def _tensors(images: Any) -> Images:
@@ -217,8 +226,9 @@ def _tensors(images: Any) -> Images:
     return [as_tensor(one) if isinstance(one, np.ndarray) else one for one in images]
 
 
-def _labels(values: Any, count: int) -> Array:
-    labels = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+def _labels(values: Any, count: int, classes: Sequence[str] | None) -> Array:
+    labels = values.cpu() if isinstance(values, Tensor) else values
+    labels = np.asarray(class_codes(labels, classes, "labels"))
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"labels are one class number per image, ({count},), found the shape {labels.shape} of "

@@ -16,7 +16,7 @@ from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage
 from understudy.progress_bars import Advance
 from understudy.scoring.measuring import groups_in_memory, measure
-from understudy.scoring.outputs import ExitOutputs
+from understudy.scoring.outputs import ExitOutputs, GatheredOutputs
 from understudy.scoring.probing import Probe, exits_of
 from understudy.scoring.shards import SHARD_BATCHES, Shards
 from understudy.scoring.source_run import SourceRun, smaller_batches
@@ -131,7 +131,8 @@ class ScoringJob:
         """Score one shard for some sources; it stays missing where the size falls within it."""
         positions: list[Array] = []
         sizes: dict[str, set[int]] = {name: set() for name in runs}
-        pieces = {exit: list[ExitOutputs]() for run in runs.values() for exit in run.stages}
+        most = len(self.blocks[shard])
+        gathered = {exit: GatheredOutputs(most) for run in runs.values() for exit in run.stages}
         for batch in block:
             if batch.corrupt and self.strict:
                 raise DataError(batch.corrupt[0])
@@ -143,15 +144,15 @@ class ScoringJob:
                     self.shards.keep_size(name, run.size)
                 sizes[name].add(run.size)
                 for exit, outputs in found.items():
-                    pieces[exit].append(outputs)
+                    gathered[exit].add(outputs)
             positions.append(batch.positions)
             advance(batch)
         decoded = np.concatenate(positions)
         for name, run in runs.items():
             if len(sizes[name]) <= 1:
                 for exit in run.stages:
-                    whole = ExitOutputs.concatenate(pieces[exit]) if pieces[exit] else None
-                    self.shards.write(self._place(exit, run.size), shard, decoded, whole)
+                    place = self._place(exit, run.size)
+                    self.shards.write(place, shard, decoded, gathered[exit].whole)
 
     def _missing(self, group: Sequence[str]) -> dict[int, list[str]]:
         """The shards that some sources lack, in order, with the names of those."""

@@ -32,14 +32,25 @@ from understudy.scoring.job import ScoringJob
 from understudy.scoring.probing import Probe, common_classes, exits_of, probe, table_of
 from understudy.scoring.repeatability import CHECKED
 from understudy.scoring.shards import SHARD_BATCHES, Shards
+from understudy.sitting import Sitting
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.batches import first_images
-from understudy.zoo.data import DataSet, open_data
+from understudy.zoo.data import DataSet, check_class_order, open_data
 from understudy.zoo.encoded import check_unchanged
+from understudy.zoo.hf_models import label_names
 from understudy.zoo.models import load_stages
 
-_LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy", "pillow")
+_LIBRARIES = (
+    "understudy",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+)
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
@@ -60,7 +71,11 @@ def score_into(
     allow_code: Collection[str] = (),
     on_progress: Advance = no_bar,
 ) -> ScoreTable:
-    """Score models one after another into the table at `path`, and read it back.
+    """Score models into the table at `path`, and read it back.
+
+    Models whose weights fit into 2 GiB are in memory together, and each image is decoded once for
+    them. Where memory runs out the batches of that model are halved, and all its scores are those
+    of the smaller batches: ``provenance["runs"]`` has their size (`smaller_batches`).
 
     Unfinished work lies in ``PATH.partial``: the same call resumes where it was interrupted, and
     ends with the bytes of an undisturbed run (`times.json` apart). Where `path` is a table of the
@@ -76,7 +91,7 @@ def score_into(
         models: name -> model spec (`zoo.load_stages`); a network of ``exits:DIR`` brings all its
             exits.
         data: data spec (`zoo.open_data`).
-        batch: samples per batch; the last bits of the scores depend on it.
+        batch: samples per batch, at most; the last bits of the scores depend on it.
         keep_logits: keep all logits (float16, 2 bytes per class, sample and exit), from which
             `search` combines models; for up to 100 classes unless given.
         strict: treat a corrupt image as an error.
@@ -84,7 +99,7 @@ def score_into(
             none for an empty list. By default `batch`, or the number of images where that is
             less; and in any case those of the table that is at `path`, so that its units hold for
             all exits. A unit takes no longer than the scoring did, between 3 and 20 seconds,
-            unless 3 rounds take longer.
+            unless 3 rounds take longer. The default is lower where batches were halved.
         workers: threads that decode ahead; one per core and at most 8 unless given.
         split: shares of tune, certify and test, or one split name per image; by default
             `split.default_shares`.
@@ -97,8 +112,8 @@ def score_into(
         The table at `path`, with all its exits.
 
     Raises:
-        ModelError: models that cannot be loaded, that differ in their classes, or whose logits are
-            not finite.
+        ModelError: models that cannot be loaded, that differ in their classes, whose logits are
+            not finite, or that do not fit into memory.
         DataError: data that cannot be read, labels out of the models' range, a corrupt image with
             `strict`, or unfinished work of another kind.
         InUse: another process scores one of these models into the same table.
@@ -139,15 +154,7 @@ def score_into(
             allow_code=allow_code,
             on_progress=on_progress,
         )
-        try:
-            start = perf_counter()
-            job.score()
-            largest = min(*job.sizes.values(), len(images))
-            sizes = _sizes(measure_batches, largest, older)
-            sittings = job.measured(sizes, seconds=seconds_after(perf_counter() - start))
-        except UnderstudyError:
-            shards.remove_if_empty()
-            raise
+        sittings = _scored_and_measured(job, measure_batches, older)
         further = replace(
             _table_of_job(job, split, groups, settings=settings, files=files),
             times={one.unit: one.median for one in sittings},
@@ -156,6 +163,21 @@ def score_into(
         saved = _added(further, target, images)
         shards.remove()
     return saved
+
+
+def _scored_and_measured(
+    job: ScoringJob, measured: Sequence[int] | None, older: ScoreTable | None
+) -> tuple[Sitting, ...]:
+    """Score all sources of a job, and measure their times; see `_sizes`."""
+    try:
+        start = perf_counter()
+        job.score()
+        fitting = min(*job.sizes.values(), len(job.images))
+        sizes = _sizes(measured, fitting, older)
+        return job.measured(sizes, seconds=seconds_after(perf_counter() - start))
+    except UnderstudyError:
+        job.shards.remove_if_empty()
+        raise
 
 
 def _added(further: ScoreTable, target: Path, images: DataSet) -> ScoreTable:
@@ -185,7 +207,7 @@ def _table_of_job(
         job.probes,
         outputs,
         None if images.right_answers is None else images.right_answers[rows],
-        classes=images.classes,
+        classes=images.classes or _names_of_models(job.probes),
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),
         split=list(compress(split, rows)) if isinstance(split, Sequence) else split,
@@ -193,10 +215,18 @@ def _table_of_job(
             "data": images.spec,
             "fingerprint": images.fingerprint,
             **files,
+            **({"left_out": images.left_out} if images.left_out else {}),
             "corrupt": {"count": len(corrupt), "ids": corrupt[:_NAMED]},
             "runs": [{"exits": list(outputs), **settings, **job.halved}],
         },
     )
+
+
+def _names_of_models(probes: Mapping[str, Probe]) -> tuple[str, ...] | None:
+    """The names of the classes that the models have, where the data have none; None where models
+    name them otherwise."""
+    names = {one.class_names for one in probes.values() if one.class_names is not None}
+    return names.pop() if len(names) == 1 else None
 
 
 def _files_of(images: DataSet) -> dict[str, Any]:
@@ -282,9 +312,13 @@ def _probe_new(
         if older is None or not already_scored(older, stages):
             some = first_images(images, CHECKED, resizings=resizings_of(stages.values()))
             probes[source] = probe(stages, some)
+            for stage in stages.values():
+                check_class_order(images.classes, label_names(stage.model), data=repr(images.spec))
     if probes:
         classes = common_classes({name: one.classes for name, one in probes.items()})
         images.check_classes(classes)
+        for one in probes.values():
+            images.check_classes(classes, names=one.class_names)
     return probes
 
 

@@ -33,7 +33,15 @@ class ExitOutputs:
     def __len__(self) -> int:
         return len(self.prediction)
 
-    def rows(self, index: Array) -> ExitOutputs:
+    @property
+    def arrays(self) -> list[Array]:
+        """All arrays, samples first."""
+        detail = self.detail
+        logits = [] if detail.logits is None else [detail.logits]
+        rows = [self.prediction, *self.confidence.values()]
+        return [*rows, detail.top_classes, detail.top_probabilities, *logits]
+
+    def rows(self, index: Array | slice) -> ExitOutputs:
         """The same for some of the samples."""
         confidence = {name: values[index] for name, values in self.confidence.items()}
         return ExitOutputs(self.prediction[index], confidence, self.detail.rows(index))
@@ -62,6 +70,40 @@ class ExitOutputs:
         )
 
 
+class GatheredOutputs:
+    """The outputs of one exit, batch by batch, in memory that is taken once for all of them.
+
+    Kept one by one they would lie between the large blocks that models take and give back, so that
+    each batch of a model with many classes would need blocks of its own.
+
+    Args:
+        most: how many samples there are at most.
+
+    >>> gathered = GatheredOutputs(8)
+    >>> gathered.add(outputs_of(torch.eye(3), keep_logits=False))
+    >>> gathered.whole.prediction.tolist()
+    [0, 1, 2]
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+        self._room: ExitOutputs | None = None
+
+    def add(self, outputs: ExitOutputs) -> None:
+        """Add the outputs of further samples."""
+        if self._room is None:
+            self._room = outputs.rows(np.zeros(self._most, np.int64))
+        rows = slice(self._count, self._count + len(outputs))
+        for room, values in zip(self._room.arrays, outputs.arrays, strict=True):
+            room[rows] = values
+        self._count += len(outputs)
+
+    @property
+    def whole(self) -> ExitOutputs | None:
+        """All outputs so far; None where there are none."""
+        return None if self._room is None else self._room.rows(slice(0, self._count))
+
+
 @torch.inference_mode()
 def outputs_of(logits: Tensor, *, keep_logits: bool) -> ExitOutputs:
     """Prediction, all confidences, the top five classes and the logits, of finite logits (n, C).
@@ -72,8 +114,7 @@ def outputs_of(logits: Tensor, *, keep_logits: bool) -> ExitOutputs:
     >>> outputs.prediction.tolist(), outputs.detail.top_classes.tolist()
     ([1], [[1, 2, 0]])
     """
-    probability, order = logits.float().softmax(1).sort(dim=1, descending=True, stable=True)
-    top = min(TOP, logits.shape[1])
+    probability, classes = _top(logits.float().softmax(1))
     half = logits.clamp(_FLOAT16.min, _FLOAT16.max).half() if keep_logits else None
     return ExitOutputs(
         prediction=logits.argmax(1).to(torch.int32).cpu().numpy(),
@@ -81,11 +122,21 @@ def outputs_of(logits: Tensor, *, keep_logits: bool) -> ExitOutputs:
             name: function(logits).cpu().numpy() for name, function in confidence_functions.items()
         },
         detail=Detail(
-            order[:, :top].to(torch.int32).cpu().numpy(),
-            probability[:, :top].cpu().numpy(),
+            classes.to(torch.int32).cpu().numpy(),
+            probability.cpu().numpy(),
             None if half is None else half.cpu().numpy(),
         ),
     )
+
+
+def _top(probability: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest probabilities (n, K) and their classes, of ties the first class first."""
+    rest = probability.clone()
+    classes = torch.empty(len(rest), min(TOP, rest.shape[1]), dtype=torch.int64, device=rest.device)
+    for place in range(classes.shape[1]):
+        classes[:, place] = rest.argmax(1)  # the first of ties
+        rest.scatter_(1, classes[:, place : place + 1], -1.0)
+    return probability.gather(1, classes), classes
 
 
 def run_stages(

@@ -8,6 +8,7 @@ from typing import Any
 
 from understudy.errors import ModelError
 from understudy.exit import Exit
+from understudy.nn.class_names import class_names_of
 from understudy.nn.cost import count_parts
 from understudy.nn.identity import answering, identity_of, note_input
 from understudy.nn.preprocess import Resizing
@@ -20,13 +21,14 @@ from understudy.zoo.data import Array
 
 @dataclass(frozen=True)
 class Probe:
-    """One source of exits run on some images: its exits, MACs per sample by part, classes, and how
-    it resizes images."""
+    """One source of exits run on some images: its exits, MACs per sample by part, classes, how it
+    resizes images, and its names of the classes where it has any."""
 
     exits: tuple[Exit, ...]
     macs: Mapping[str, float]
     classes: int
     resizings: frozenset[Resizing | None]
+    class_names: tuple[str, ...] | None = None
 
     @property
     def bytes(self) -> int:
@@ -62,7 +64,13 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         exits.append(Exit(name, parts, origin))
     check_repeatable(stages, images)
     macs = {part: count.total for part, count in counts.items()}
-    return Probe(tuple(exits), macs, common_classes(classes), resizings_of(stages.values()))
+    return Probe(
+        tuple(exits),
+        macs,
+        common_classes(classes),
+        resizings_of(stages.values()),
+        class_names_of([*stages.values()][-1]),
+    )
 
 
 def common_classes(classes: Mapping[str, int]) -> int:

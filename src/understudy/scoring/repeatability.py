@@ -5,9 +5,7 @@ Neither can be scored: a cascade meets each image in another batch than the scor
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from understudy.confidence_functions import are_probabilities
 from understudy.errors import ModelError, listed
 from understudy.graph.partition import distance, tolerance
+from understudy.nn.cost import run_eagerly
 from understudy.nn.stage import EMPTY, Images, Stage
 
 CHECKED = 8  # images, run REPEATS times together and once in two halves
@@ -37,7 +36,7 @@ def check_repeatable(stages: Mapping[str, Stage], images: Images) -> None:
         ModelError: the message names the exit, and what its logits depend on; or it gives
             probabilities.
     """
-    with _eager(), _CoarsestDtype() as used:
+    with run_eagerly(), _CoarsestDtype() as used:
         runs = [_logits_of(stages, images) for _ in range(REPEATS)]
         order, batches = _other_batches(len(images))
         others = [_logits_of(stages, _rows(images, rows)) for rows in batches]
@@ -90,23 +89,17 @@ def _in_training(stage: Stage) -> str:
     return f"; in training mode: {listed(paths)}" if paths else ""
 
 
-def _eager() -> AbstractContextManager[object]:
-    """Run compiled modules as they are, which compiles nothing for batches of other sizes.
-
-    Where the compiler was never imported there are none, and importing it takes seconds.
-    """
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return eager
-
-
 class _CoarsestDtype(TorchDispatchMode):
     """Notes the coarsest floating dtype of all results while it is on.
 
     Attributes:
         eps: its rounding, as in `torch.finfo`.
     """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not to load the compiler, which takes seconds; what it has compiled runs eagerly."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -202,7 +202,8 @@ def best_savers(
     Every ordered pair is tried at every threshold, exactly, on `tune`. For each large model and
     budget the little model is taken whose sequence is expected to end cheapest; all sequences are
     tested on `certify`, jointly (`certify_jointly`), and what is proved is measured on `test`, or
-    on `certify` where there is no test split.
+    on `certify` where there is no test split. A plan that was proved for a smaller budget is taken
+    for a larger one too where it is cheaper on `certify`.
 
     Args:
         max_drop: budget(s) in points against each large model.
@@ -246,7 +247,37 @@ def best_savers(
         big, policy = proof.reference, proof.policy
         on = {name: evaluate(part, policy, reference=big) for name, part in parts.items()}
         rows.append(Saver(big, proof, on))
-    return Savers(unit, confidence, delta, tuple(rows))
+    cheapest = [_cheapest_proved(row, rows, parts["certify"], unit) for row in rows]
+    return Savers(unit, confidence, delta, tuple(cheapest))
+
+
+def _cheapest_proved(
+    row: Saver, rows: Sequence[Saver], certified_on: ScoreTable, unit: str
+) -> Saver:
+    """The row, with the plan of a smaller budget of the same model where that is cheaper on
+    certify: what loses at most that budget loses at most the larger one, and all hold at once."""
+    smaller = [one for one in rows if one.big == row.big and one.max_drop < row.max_drop]
+    best = min([row, *smaller], key=lambda one: one.on["certify"].cost[unit])
+    if best is row:
+        return row
+    outcome, proof = best.on["certify"], best.certificate
+    sequence = PolicySequence(
+        (best.policy,),
+        np.array([outcome.losses]),
+        np.array([outcome.gains]),
+        np.array([outcome.cost[unit]]),
+        outcome.samples,
+        certified_on.cost_of([row.big], unit),
+    )
+    again = certify(
+        sequence,
+        with_cautious_times(certified_on, row.big),
+        reference=row.big,
+        max_drop=row.max_drop,
+        delta=proof.delta,
+        looks=proof.looks,
+    )
+    return Saver(row.big, again, best.on)
 
 
 def _large_models(table: ScoreTable, unit: str) -> list[str]:

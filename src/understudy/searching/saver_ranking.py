@@ -12,10 +12,12 @@ from typing import Any
 
 from understudy.errors import TableError
 from understudy.json_codec import Stored
+from understudy.outcome import Outcome, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 from understudy.searching.onepass import check_range
-from understudy.searching.published_rules import GRID, GridSweep
+from understudy.searching.published_rules import GRID, GridSweep, first_crossing
+from understudy.split import headline_split
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,60 @@ def _ranked(
 def best_of(ranked: Sequence[RankedSaver]) -> RankedSaver | None:
     """The first of a ranking where it pays; None where no saver does."""
     return ranked[0] if ranked and ranked[0].delta_c < 0 else None
+
+
+@dataclass(frozen=True)
+class SaverChoice(Stored, what="a choice of a saver"):
+    """TinySaver's choice for one large model, on tune, as measured elsewhere.
+
+    Attributes:
+        big: the large model.
+        ranking: its savers by delta C, the best first.
+        policy: the best one at its first crossing; the large model alone where none pays.
+        outcome: of that policy, on the split of the headline figures.
+    """
+
+    big: str
+    ranking: tuple[RankedSaver, ...]
+    policy: Policy
+    outcome: Outcome
+
+
+def choose_savers(
+    table: ScoreTable, *, unit: str | None = None, confidence: str = DEFAULT_CONFIDENCE
+) -> tuple[SaverChoice, ...]:
+    """For every model that has a cheaper one, TinySaver's saver: dearest model first.
+
+    Chosen on `tune`, measured on `test`, or on `certify` where there is no test split. Nothing is
+    certified, and no budget is kept: the drop is whatever the first crossing gives.
+
+    Raises:
+        PolicyError: confidences outside 0 to 1.
+        TableError: a cost that is missing, an empty split, or exits that all cost alike.
+
+    >>> import numpy as np
+    >>> right = np.arange(3000) % 10 < 9
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, np.ones(3000))},
+    ...     np.zeros(3000, int), costs={"tiny": 1, "big": 10})
+    >>> [(one.ranking[0].saver, round(one.outcome.drop)) for one in choose_savers(table)]
+    [('tiny', 10)]
+    """
+    unit = table.unit(unit)
+    costs = dict(zip(table.names, table.exit_costs(unit).tolist(), strict=True))
+    bigs = [name for name in costs if costs[name] > min(costs.values())]
+    if not bigs:
+        raise TableError(f"a saver is cheaper than its model, all {len(costs)} exits cost alike")
+    tune, measured = table.on("tune"), table.on(headline_split(table.splits))
+    chosen = []
+    for big in sorted(bigs, key=lambda name: -costs[name]):
+        ranking = rank_savers(tune, big, unit=unit, confidence=confidence)
+        best = best_of(ranking)
+        policy = (
+            Policy.single(big)
+            if best is None
+            else first_crossing(tune, best.saver, big, unit=unit, confidence=confidence)
+        )
+        outcome = evaluate(measured, policy, reference=big)
+        chosen.append(SaverChoice(big, ranking, policy, outcome))
+    return tuple(chosen)

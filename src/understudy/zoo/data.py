@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -49,6 +50,7 @@ class DataSet:
         encoded: the files of the images; None where there are pixels alone.
         label_sets: (N, K) int32, all right answers of every image, padded with -1, where images
             have several; `labels` are the first of each row. Else None.
+        left_out: how many images are not among these because they have no right answer.
 
     >>> digits = open_data("digits:heldout")
     >>> len(digits), tuple(digits.image(0).shape)
@@ -64,6 +66,7 @@ class DataSet:
     groups: tuple[str, ...] | None = None
     encoded: EncodedImages | None = None
     label_sets: Array | None = None
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         ids = self.ids.tolist()
@@ -74,7 +77,7 @@ class DataSet:
             repeats = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
             raise DataError(
                 f"ids are unique, {len(repeats)} in {self.spec!r} repeat ({listed(repeats)}): "
-                "name another column with ?key=COLUMN"
+                f"{self._way_to_ids()}"
             )
 
     def __len__(self) -> int:
@@ -144,10 +147,16 @@ class DataSet:
         """
         data = repr(self.spec)
         check_class_names(self.classes, count, data=data, way=self._way_to_classes(count))
-        known = expected_wnids(self.classes or (), count) if names is None else names
-        check_class_order(self.classes, known, data=data)
+        check_wnids(self.classes, count, data=data)
+        check_class_order(self.classes, names, data=data)
         highest = self.labels if self.label_sets is None else self.label_sets.max(axis=1)
         check_labels(highest, count, data=data)
+
+    def _way_to_ids(self) -> str:
+        """What to do where ids repeat."""
+        if self.spec.startswith("wds:"):
+            return "give the tar files names of their own"
+        return "name another column with ?key=COLUMN"
 
     def _way_to_classes(self, count: int) -> str:
         """What to do where the data have another number of classes than the models."""
@@ -156,10 +165,10 @@ class DataSet:
             return f"take models whose last layer has ImageNet's {CLASSES:,} classes"
         if len(names) == 1 and self.spec.startswith("folder:"):
             return (
-                "one folder alone is no label, so name that folder itself for images without "
-                "labels, or give one folder per class"
+                f"one folder alone is no label, so go one further, folder:DIR/{names[0]}, or give "
+                "one folder per class"
             )
-        if count == CLASSES and all(map(is_wnid, names)):
+        if count == CLASSES and all(is_wnid(name) or name.isdigit() for name in names):
             return "write imagenet:DIR, which numbers folders as ImageNet does, also some of them"
         if len(names) < count and not self.spec.startswith("digits:"):
             return (
@@ -188,22 +197,40 @@ def check_class_names(
 def check_class_order(
     names: Sequence[str] | None, known: Sequence[str] | None, *, data: str
 ) -> None:
-    """Refuse class names that are the models' in another order, or only some of them.
+    """Refuse class names that models have under other numbers.
 
-    Names that have nothing in common are another spelling and say nothing.
+    Names that the models lack may be spelt otherwise, and say nothing.
 
     Raises:
         DataError: the message has the first class that differs.
     """
-    if names is None or known is None or not set(names) & set(known):
+    if names is None or known is None:
         return
-    differing = [n for n, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]]
-    if differing:
-        first = differing[0]
+    often = Counter(known)  # two classes of ImageNet are called "crane"
+    places = {name: number for number, name in enumerate(known) if often[name] == 1}
+    moved = [number for number, name in enumerate(names) if places.get(name, number) != number]
+    if moved:
         raise DataError(
-            f"classes of the data are numbered as the models', {len(differing)} of {data} differ: "
-            f"class {first} is {names[first]!r}, and {known[first]!r} to the models: number them "
-            "as the models do, ?classes=FILE with one name per line"
+            f"classes of the data are numbered as the models', {len(moved)} of {len(names)} in "
+            f"{data} are not: {names[moved[0]]!r} is class {moved[0]}, and class "
+            f"{places[names[moved[0]]]} of the models: number them as the models do, ?classes=FILE "
+            "with one name per line"
+        )
+
+
+def check_wnids(names: Sequence[str] | None, count: int, *, data: str) -> None:
+    """Refuse 1,000 WordNet ids that are not those of ImageNet-1k, of data for 1,000 classes.
+
+    Raises:
+        DataError: the message has the ids of other classes.
+    """
+    expected = expected_wnids(names or (), count)
+    strange = [] if names is None or expected is None else sorted(set(names) - set(expected))
+    if strange:
+        raise DataError(
+            f"1,000 classes called by WordNet ids are those of ImageNet-1k, {len(strange)} in "
+            f"{data} are not ({listed(strange, 3)}): give the names of the models' classes with "
+            "?classes=FILE, or the images of ImageNet's classes"
         )
 
 
@@ -271,6 +298,7 @@ def _opened(spec: Spec, source: ImageSource) -> DataSet:
         groups=source.groups,
         encoded=files,
         label_sets=source.label_sets,
+        left_out=source.left_out,
     )
 
 

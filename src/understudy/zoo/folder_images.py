@@ -12,13 +12,16 @@ from understudy.errors import DataError, listed
 from understudy.zoo.image_source import IMAGE_SUFFIXES, Array, ImageSource, named_classes
 from understudy.zoo.spec import Spec
 
+SPLITS = frozenset(("train", "val", "valid", "validation", "dev", "test"))
+"""What folders of splits are called; as classes, they hold no folders."""
+
 
 def open_folder(spec: Spec) -> ImageSource:
     """The images of the folder that a ``folder:`` spec names.
 
     Raises:
-        DataError: no images, images beside the folders of classes, or folders that are not among
-            the classes given.
+        DataError: no images, images beside the folders of classes, folders of splits, or folders
+            that are not among the classes given.
     """
     root = Path(spec.target).expanduser()
     folders, loose = folders_in(root), images_in(root, deep=False)
@@ -30,6 +33,11 @@ def open_folder(spec: Spec) -> ImageSource:
         )
     if not folders:
         return source_of(root, loose, None, None)
+    if SPLITS.issuperset(folders) and all(_holds_classes(root / name) for name in folders):
+        raise DataError(
+            f"folder: takes the folders of one split, {str(root)!r} has those of "
+            f"{listed(folders)}: name one, folder:{root / folders[-1]}"
+        )
     classes, numbers = named_classes(folders, spec, what="folders")
     ordered = sorted(folders, key=numbers.__getitem__)
     by_class = [images_in(root / name, deep=True) for name in ordered]
@@ -63,6 +71,10 @@ def source_of(
         read=lambda index: files[index].read_bytes(),
         label_sets=label_sets,
     )
+
+
+def _holds_classes(folder: Path) -> bool:
+    return bool(folders_in(folder)) and not images_in(folder, deep=False)
 
 
 def folders_in(root: Path) -> list[str]:

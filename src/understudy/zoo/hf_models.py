@@ -23,6 +23,7 @@ from understudy.zoo.hub_access import fetched
 from understudy.zoo.library_models import ARCHITECTURE, check_head
 from understudy.zoo.model_specs import CONFIG, classes_of, has_safetensors
 from understudy.zoo.spec import Spec, existing
+from understudy.zoo.weights import read_weights
 
 _SETTINGS = (CONFIG, "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
@@ -55,6 +56,19 @@ def hf_stage(spec: Spec, *, published: bool) -> Stage:
     return Stage(model, preprocess=preprocess, origin={ARCHITECTURE: _plain_config(model.config)})
 
 
+def label_names(model: nn.Module) -> tuple[str, ...] | None:
+    """The names of the classes that a model of transformers has; None where it has none of its own.
+
+    >>> label_names(nn.Linear(4, 2)) is None
+    True
+    """
+    named = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(named, Mapping) or sorted(named) != list(range(len(named))):
+        return None
+    names = tuple(str(named[number]) for number in range(len(named)))
+    return None if names == tuple(f"LABEL_{number}" for number in range(len(named))) else names
+
+
 def hf_model(spec: Spec, architecture: Mapping[str, Any]) -> nn.Module:
     """A model without weights, from what `hf_stage` put into the origin of its stage; offline.
 
@@ -68,6 +82,43 @@ def hf_model(spec: Spec, architecture: Mapping[str, Any]) -> nn.Module:
         config = transformers.AutoConfig.for_model(**architecture)
         model: nn.Module = _without_weights(transformers, config, None)
         return model
+
+
+def load_hf_weights(model: nn.Module, file: str | Path, spec: Spec) -> None:
+    """Put the weights of a checkpoint, with the names that transformers writes or knows of older
+    versions, into a model; all of them have to fit.
+
+    Raises:
+        ModelError: the file cannot be read, or tensors are missing, surplus or of another shape.
+    """
+    import transformers
+
+    state = read_weights(file)
+    with _of_transformers(spec, transformers):
+        filled, found = type(model).from_pretrained(  # type: ignore[attr-defined]
+            None,
+            config=model.config,
+            state_dict=state,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    wrong = {
+        "missing": [str(key) for key in found["missing_keys"]],
+        "not in the model": [str(key) for key in found["unexpected_keys"]],
+        "of another shape": [str(key[0]) for key in found["mismatched_keys"]],
+    }
+    if any(wrong.values()):
+        which = "; ".join(
+            f"{len(keys)} {what} ({listed(map(repr, sorted(keys)), 3)})"
+            for what, keys in wrong.items()
+            if keys
+        )
+        raise ModelError(
+            f"weights fit the model exactly, in {str(file)!r} there are {which}: use the "
+            "checkpoint of this very architecture and number of classes (?classes=N)"
+        )
+    model.load_state_dict(filled.state_dict())
 
 
 def _folder(spec: Spec, *, weights: bool) -> Path:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.errors import DataError, MissingExtra, brief, listed, unknown
+from understudy.errors import DataError, brief, listed, unknown
+from understudy.extras import needing
 from understudy.zoo.image_source import KEYS, Array, ImageSource, named_classes
 from understudy.zoo.spec import Spec, existing
 
@@ -27,10 +28,8 @@ def open_hub(spec: Spec) -> ImageSource:
         DataError: no such data set or split, one that cannot be reached, or no column of images.
         MissingExtra: `datasets` is not installed.
     """
-    try:
+    with needing("`hf:` data"):
         import datasets
-    except ModuleNotFoundError as error:
-        raise MissingExtra("`hf:` data", "hf") from error
     table = _one_split(_loaded(datasets, spec), spec)
     image = _column(table.features, spec, "image", datasets.Image)
     if image is None:

@@ -24,9 +24,6 @@ IMAGE_SUFFIXES = frozenset(
 KEYS = ("name", "key", "id", "file_name")
 """Columns that hold the ids of images, unless another is named."""
 
-NO_ANSWER = -1
-"""What pads rows of `ImageSource.label_sets`."""
-
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
@@ -41,6 +38,7 @@ class ImageSource:
         groups: N names of what must share a split, or None.
         label_sets: (N, K) int32, all right answers of every image, padded with -1; or None.
         block: how many images are read together.
+        left_out: how many images are not among these because they have no right answer.
     """
 
     ids: Array
@@ -51,6 +49,7 @@ class ImageSource:
     groups: tuple[str, ...] | None = None
     label_sets: Array | None = None
     block: int = 1
+    left_out: int = 0
 
     def limited(self, most: int) -> ImageSource:
         """At most so many of the images, in the same order, taken in turn from the classes.
@@ -160,16 +159,3 @@ def text_of(file: Path) -> str:
             f"labels and names of classes stand in text files, {str(file)!r} cannot be read as one "
             f"({reason}): check the path"
         ) from error
-
-
-def padded(sets: Sequence[Sequence[int]]) -> Array:
-    """Rows of different lengths as int32 (N, K), padded with -1.
-
-    >>> padded([[3], [5, 1]]).tolist()
-    [[3, -1], [5, 1]]
-    """
-    width = max(map(len, sets), default=0)
-    rows = np.full((len(sets), width), NO_ANSWER, np.int32)
-    for row, answers in zip(rows, sets, strict=True):
-        row[: len(answers)] = answers
-    return rows

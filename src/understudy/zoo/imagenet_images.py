@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from understudy.errors import DataError, listed
+from understudy.label_sets import padded_sets
 from understudy.zoo.data_specs import SPLITS
 from understudy.zoo.folder_images import folders_in, images_in, source_of
-from understudy.zoo.image_source import Array, ImageSource, in_order, padded
+from understudy.zoo.image_source import Array, ImageSource, in_order
 from understudy.zoo.imagenet_classes import CLASSES, class_names, is_wnid, wnids
 from understudy.zoo.imagenet_labels import KNOWN_FILES, read_labels
 from understudy.zoo.spec import Spec
@@ -56,9 +58,11 @@ def open_imagenet(spec: Spec) -> ImageSource:
             _check_same(first, labels, files, found.file)
         return source_of(root, files, first, class_names())
     clear = [(file, one) for file, one in zip(files, answers, strict=True) if len(one)]
-    sets = padded([one for _, one in clear])
+    every = [number for _, one in clear for number in one]
+    sets = padded_sets(every, [len(one) for _, one in clear]).astype(np.int32)
     known = [file for file, _ in clear]
-    return source_of(root, known, sets[:, :1].ravel(), class_names(), sets)
+    source = source_of(root, known, sets[:, :1].ravel(), class_names(), sets)
+    return replace(source, left_out=len(files) - len(known))
 
 
 def _split_of(top: Path, spec: Spec) -> Path:

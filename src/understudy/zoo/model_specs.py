@@ -5,6 +5,7 @@ model."""
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from understudy.errors import ModelError
 from understudy.nn.mode_options import parse_options
 from understudy.zoo.allowed_code import import_path
 from understudy.zoo.hub_names import HUBS, check_name, hubs_with, near_names
+from understudy.zoo.onnx_options import KEYS, OnnxOptions
 from understudy.zoo.spec import Spec, existing, parse_spec
 
 SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -23,7 +25,8 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
         "timm": ("checkpoint", "classes", "weights", "run"),
         "torchvision": ("checkpoint", "classes", "weights", "run"),
         "hf": ("checkpoint", "classes", "weights", "revision", "run"),
-        "py": ("checkpoint", "weights", "run"),
+        "onnx": KEYS,
+        "py": ("checkpoint", "weights", "macs", "run"),
         "exits": ("run",),
     }
 )
@@ -62,7 +65,10 @@ def parse_model_spec(text: str) -> Spec:
         raise ModelError(f"weights come from one place, {text!r} names two: drop one of them")
     if spec.scheme == "py":
         _check_factory(spec)
+    if spec.scheme == "onnx":
+        OnnxOptions.parse(spec.options, text=spec.text)
     classes_of(spec)
+    macs_of(spec)
     if "run" in spec.options:
         parse_options(spec.options["run"])
     return spec
@@ -81,6 +87,8 @@ def check_found(spec: Spec) -> None:
         )
     if spec.scheme == "exits":
         _check_exits(spec)
+    if spec.scheme == "onnx" and not _is_file(spec.target):
+        raise ModelError(f"an ONNX model is a file, {spec.target[:200]!r} is none: check the path")
     source, place = source_of(spec)
     if source == FOLDER:
         _check_folder(spec, place)
@@ -184,6 +192,27 @@ def classes_of(spec: Spec) -> int | None:
     return int(text)
 
 
+def macs_of(spec: Spec) -> float | None:
+    """The multiply-adds for one image that a spec gives; None where it leaves them out.
+
+    Raises:
+        ModelError: no number from 0.
+    """
+    text = spec.options.get("macs")
+    if text is None:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ModelError(
+            f"macs is a number from 0, found {text[:80]!r} in {spec.text[:80]!r}: give the "
+            "multiply-adds for one image, such as macs=4.1e9"
+        )
+    return found
+
+
 def _check_factory(spec: Spec) -> None:
     module, colon, factory = spec.target.rpartition(":")
     if not colon or not module or not factory:
@@ -227,6 +256,8 @@ def _default_name(spec: Spec) -> str:
 
         return ExitFolder.read(spec.target).name
     name = spec.target.rpartition(":")[2]
+    if spec.scheme == "onnx":
+        return Path(spec.target).stem
     if source_of(spec)[0] in (HUB, FOLDER):
         path = existing(name)
         return Path(name).name or (name if path is None else path.resolve().name)
@@ -284,10 +315,7 @@ def _of_file(path: Path) -> str:
     if path.suffix == ".py":
         return f"write py:{path.stem}:FACTORY"
     if path.suffix.lower() == ".onnx":
-        return (
-            "models are scored in PyTorch, so write py:MODULE:FACTORY, or score it yourself and "
-            "use `understudy import`"
-        )
+        return f'write "onnx:{path}?mean=...&std=..."'
     return f"begin with one of {', '.join(f'{name}:' for name in SCHEMES)}"
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,24 +14,27 @@ from torch import nn
 
 from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.serialization import exits_file, load_exits
-from understudy.errors import ModelError, UnderstudyError, brief, unknown
+from understudy.errors import ModelError, UnderstudyError, brief
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
-from understudy.nn.stage import Preprocess, Stage
-from understudy.zoo.allowed_code import check_allowed, import_path
-from understudy.zoo.hf_models import hf_model, hf_stage
+from understudy.nn.stage import Stage
+from understudy.zoo.factories import (
+    PreprocessOf,
+    declared_input,
+    factory_stage,
+    ready_tensors,
+)
+from understudy.zoo.hf_models import hf_model, hf_stage, load_hf_weights
 from understudy.zoo.library_models import timm_model, timm_stage, torchvision_stage
 from understudy.zoo.model_specs import named_specs, parse_model_spec
+from understudy.zoo.onnx_models import onnx_model, onnx_stage
 from understudy.zoo.spec import Spec
 from understudy.zoo.weights import load_weights
 
-PreprocessOf = Callable[[nn.Module, Spec], Preprocess | None]
-LARGEST_SIDE = 65_535  # of an image, in pixels
-_DECLARED = ("input_size", "mean", "std", "scale")
 _HUBS: Mapping[str, Callable[..., Stage]] = MappingProxyType(
-    {"timm": timm_stage, "torchvision": torchvision_stage, "hf": hf_stage}
+    {"timm": timm_stage, "torchvision": torchvision_stage, "hf": hf_stage, "onnx": onnx_stage}
 )
 _RECORDED: Mapping[str, Callable[[Spec, Mapping[str, Any]], nn.Module]] = MappingProxyType(
-    {"timm": timm_model, "hf": hf_model}
+    {"timm": timm_model, "hf": hf_model, "onnx": onnx_model}
 )
 
 
@@ -66,9 +67,11 @@ def load_stage(
         published=published,
         allow_code=allow_code,
         found_in=found_in,
-        preprocess_of=_declared,
+        preprocess_of=declared_input,
     )
-    if checkpoint is not None:
+    if checkpoint is not None and parsed.scheme == "hf":
+        load_hf_weights(stage.model, checkpoint, parsed)
+    elif checkpoint is not None:
         load_weights(stage.model, checkpoint)
     return with_mode(stage, _execution_mode(parsed))
 
@@ -80,7 +83,7 @@ def build_stage(spec: str) -> Stage:
         ModelError: no such model.
         MissingExtra: the library of the model is not installed.
     """
-    return _built(spec, allow_code=(), found_in=None, preprocess_of=_declared)
+    return _built(spec, allow_code=(), found_in=None, preprocess_of=declared_input)
 
 
 def build_model(
@@ -109,9 +112,7 @@ def build_model(
         with _fixed_seed():
             model = _RECORDED[parsed.scheme](parsed, recorded)
         return with_mode(Stage(model), _execution_mode(parsed)).model
-    built = _built(
-        spec, allow_code=allow_code, found_in=found_in, preprocess_of=_takes_ready_tensors
-    )
+    built = _built(spec, allow_code=allow_code, found_in=found_in, preprocess_of=ready_tensors)
     return built.model
 
 
@@ -226,8 +227,9 @@ def _make(
         )
     with _fixed_seed():
         if spec.scheme == "py":
-            made = _made_by_factory(spec, allow_code=allow_code, found_in=found_in)
-            stage = _stage_of(made, spec, preprocess_of)
+            stage = factory_stage(
+                spec, preprocess_of=preprocess_of, allow_code=allow_code, found_in=found_in
+            )
         else:
             stage = _hub_stage(spec, published=published)
     stage.origin = {**_plain(stage.origin, spec), "spec": spec.text}
@@ -265,135 +267,6 @@ def _plain(origin: Any, spec: Spec) -> dict[str, Any]:
             "use texts, numbers and lists"
         ) from error
     return found
-
-
-def _made_by_factory(
-    spec: Spec, *, allow_code: Collection[str], found_in: str | Path | None
-) -> Any:
-    """What the factory of a spec returns."""
-    module_name, _, factory_name = spec.target.rpartition(":")
-    check_allowed(module_name, factory_name, allow_code=allow_code, found_in=found_in)
-    with import_path(found_in):
-        module = _imported(module_name, spec, found_in=found_in)
-        factory = getattr(module, factory_name, None)
-        if not callable(factory):
-            names = [
-                name
-                for name, value in vars(module).items()
-                if callable(value) and getattr(value, "__module__", None) == module.__name__
-            ]
-            raise ModelError(unknown("factory", factory_name, names, where=repr(module_name)))
-        try:
-            return factory()
-        except UnderstudyError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ModelError(
-                f"a factory returns a model, that of {spec.text!r} raised {brief(error)}: correct "
-                f"{factory_name!r}"
-            ) from error
-
-
-def _imported(name: str, spec: Spec, *, found_in: str | Path | None) -> ModuleType:
-    """A module by its name.
-
-    Raises:
-        ModelError: there is none, or it raises.
-    """
-    try:
-        return importlib.import_module(name)
-    except UnderstudyError:
-        raise
-    except (Exception, SystemExit) as error:
-        way_out = (
-            "run in its folder, or install it"
-            if found_in is None
-            else "install it, or put its folder on PYTHONPATH (PYTHONPATH=. for this one): specs "
-            "in files are not looked for in the working directory"
-        )
-        raise ModelError(
-            f"{spec.text!r} names the module {name!r}, which cannot be imported ({brief(error)}): "
-            f"{way_out}"
-        ) from error
-
-
-def _stage_of(made: Any, spec: Spec, preprocess_of: PreprocessOf) -> Stage:
-    """What a factory returned, as a stage.
-
-    Raises:
-        ModelError: it is no model, or has no preprocessing that can be used.
-    """
-    if isinstance(made, Stage):
-        if made.preprocess is not None and not isinstance(made.preprocess, Preprocess):
-            raise ModelError(
-                f"a stage has a Preprocess or none, that of {spec.target!r} has "
-                f"{type(made.preprocess).__name__}: give Stage(model, preprocess=Preprocess(...))"
-            )
-        return made
-    if not isinstance(made, nn.Module):
-        raise ModelError(
-            f"a factory returns a Stage or a torch.nn.Module, {spec.target!r} returned "
-            f"{type(made).__name__}: return the model"
-        )
-    if any(weights.is_meta for weights in made.parameters()):
-        raise ModelError(
-            f"a model has weights, those of {spec.target!r} are on the device 'meta', which holds "
-            "none: make it on the CPU"
-        )
-    try:
-        return Stage(made, preprocess=preprocess_of(made, spec))
-    except UnderstudyError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"a module declares its input by {', '.join(_DECLARED)}, those of {spec.target!r} "
-            f"cannot be read ({brief(error)}): correct them, or return Stage(model, preprocess=...)"
-        ) from error
-
-
-def _takes_ready_tensors(model: nn.Module, spec: Spec) -> None:
-    """No preprocessing, whatever a module declares."""
-
-
-def _declared(model: nn.Module, spec: Spec) -> Preprocess:
-    """The preprocessing that a module declares by its attributes."""
-    missing = [name for name in _DECLARED if not hasattr(model, name)]
-    if missing:
-        raise ModelError(
-            f"a module declares its input by {', '.join(_DECLARED)}; that of {spec.target!r} "
-            f"has no {', '.join(missing)}: set them, or return Stage(model, preprocess=...), or "
-            "Stage(model) if it takes ready tensors"
-        )
-    size, mean, std, scale = (_listed(getattr(model, name)) for name in _DECLARED)
-    sides = size * 2 if len(size) == 1 and not _is_sequence(model.input_size) else size[-2:]
-    if len(sides) != 2 or len(size) > 3 or not all(_is_side(side) for side in sides):
-        raise ModelError(
-            f"input_size is a number, (H, W) or (C, H, W), up to {LARGEST_SIDE:,} pixels, "
-            f"{spec.target!r} has {model.input_size!r}: correct it"
-        )
-    for name, values in (("mean", mean), ("std", std), ("scale", scale)):
-        if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
-            raise ModelError(
-                f"{name} is made of finite numbers, {spec.target!r} has "
-                f"{getattr(model, name)!r}: correct it"
-            )
-    return Preprocess(
-        size=(sides[0], sides[1]), mean=tuple(mean), std=tuple(std), scale=float(*scale)
-    )
-
-
-def _listed(value: Any) -> list[Any]:
-    """A number or numbers, of Python, NumPy or PyTorch, as a list of Python's."""
-    plain = value.tolist() if hasattr(value, "tolist") else value
-    return list(plain) if _is_sequence(plain) else [plain]
-
-
-def _is_sequence(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, str)
-
-
-def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIDE
 
 
 @contextmanager

@@ -27,9 +27,9 @@ HELD_WHOLE = 256 * 2**20
 """Bytes of files up to which all images are held in memory; of more, blocks of rows are."""
 
 BLOCK_ROWS = 1024
-JUMPS = 16
-"""Blocks that are read out of order before what is read is kept in a temporary file: more than the
-hashes of a sample of the images need."""
+JUMPS = 2
+"""Steps back to an earlier block, other than the first, after which what is read is kept in a
+temporary file: hashes of a sample and repeated passes in order have none."""
 
 SPARE = 2**30
 """Bytes that are left free on the disk of temporary files."""
@@ -94,7 +94,7 @@ class ImageColumn:
         block = self._blocks[number]
         scan = pl.scan_parquet(block.shard.path, glob=False).select(block.shard.images)
         images = scan.slice(block.start, block.rows).collect().to_series()
-        self._jumps += number not in (0, self._last, self._last + 1)
+        self._jumps += 0 < number < self._last
         self._last = number
         if self._jumps > JUMPS:
             self._copy.add(number, images)

@@ -51,10 +51,15 @@ def save_cascade(
         provenance: plain JSON that is kept with it.
 
     Raises:
-        ModelError: a stage without a spec.
+        ModelError: a stage without a spec, or a cascade of functions.
         PolicyError: the certificate in the provenance is that of another policy.
         UnderstudyError: the folder cannot be written, or holds something else.
     """
+    if not isinstance(cascade, Cascade):
+        raise ModelError(
+            f"a folder holds a cascade of PyTorch modules, found a {type(cascade).__name__}: save "
+            "its result, and build the cascade from it again"
+        )
     networks = _networks(cascade)
     models = {
         name: stage

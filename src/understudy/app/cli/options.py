@@ -88,6 +88,7 @@ Workers = Annotated[
     typer.Option(
         min=0,
         max=MOST_THREADS,
+        metavar="N",
         help="Threads that decode images; 0 decodes without threads. [dim]Default: one per core, "
         "at most 8.[/]",
         show_default=False,

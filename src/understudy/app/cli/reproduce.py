@@ -29,7 +29,8 @@ def reproduce(
         options.option("DIR", "Where everything goes. [dim]Default: reproduction-PAPER[/]"),
     ] = None,
     only: Annotated[
-        list[str] | None, options.option("ROW", "This row alone, or several; `--plan` lists them.")
+        list[str] | None,
+        options.option("ROW", "This row alone, or several, joined by commas; `--plan` lists them."),
     ] = None,
     limit: Annotated[
         int | None,
@@ -81,7 +82,7 @@ def reproduce(
     batch: Annotated[
         int, typer.Option(min=1, max=options.MOST_IMAGES, help="Images per batch.")
     ] = 256,
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
@@ -94,7 +95,7 @@ def reproduce(
     from understudy.reproduction.papers import load_paper
 
     source = load_paper(paper)
-    rows = source.select(only or ())
+    rows = source.select(name for text in only or () for name in options.listed_values(text))
     _check(imagenet, weights, rate, plan=plan)
     if plan:
         workload = _workload(paper, source, rows, imagenet, limit, epochs, weights, rate, device)
@@ -118,6 +119,21 @@ def reproduce(
         cache_gb=cache_gb,
         device=device,
     )
+    from understudy.app.reproduction_views import total_words
+    from understudy.reproduction.workload import workload_of
+
+    work = workload_of(
+        paper,
+        source,
+        rows,
+        limit=limit,
+        epochs=epochs,
+        downloads=weights is None,
+        train=settings.has_train,
+        left_out=settings.left_out(rows),
+    )
+    if not all(row.missing for row in work.rows):
+        terminal.note(f"{total_words(work)} `--plan` says more.")
     with terminal.progress("images", measuring="rounds", exits="epochs") as advance:
         record = run(paper, source, rows, settings, on_progress=advance, on_note=terminal.note)
     from understudy.app.report.page import write_report

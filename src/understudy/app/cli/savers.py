@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from understudy.app.cli.options import Budgets, Confidence, Json, TablePath, Unit, budgets, option
-from understudy.app.cli.terminal import answer, note_missing_labels
+from understudy.app.cli.options import Confidence, Json, TablePath, Unit, budgets, option
+from understudy.app.cli.terminal import UsageError, answer, note_missing_labels
 from understudy.display import (
     budget_text,
     group_of,
@@ -22,16 +24,28 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from understudy.searching.best_savers import Saver, Savers
+    from understudy.searching.saver_ranking import SaverChoice
 
 
 def savers(
     table: TablePath,
-    max_drop: Budgets,
+    max_drop: Annotated[
+        list[str] | None,
+        option("POINTS", "Budget(s) for the drop in accuracy: 0.5, or 0.25,0.5,1. Required."),
+    ] = None,
     delta: Annotated[
         float, option("DELTA", "The probability that any of the proved bounds is wrong.")
     ] = 0.05,
     unit: Unit = None,
     confidence: Confidence = "max_softmax",
+    rule: Annotated[
+        str | None,
+        option(
+            "tinysaver",
+            "Choose as TinySaver does, by delta C at the first crossing: without a budget, and "
+            "nothing is certified.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find the best saver for every model that has a cheaper one, all certified at once.
@@ -43,6 +57,10 @@ def savers(
     from understudy.searching.best_savers import best_savers
     from understudy.store import load_table
 
+    if rule is not None or not max_drop:
+        _check_rule(rule, max_drop)
+        _ranked(table, unit, confidence, as_json=as_json)
+        return
     drops = budgets(max_drop)
     scores = load_table(table)
     read = scores.on("certify").ids
@@ -54,6 +72,89 @@ def savers(
         log_look(table, read, why=f"savers {drops}")
     note_missing_labels(scores)
     answer(savers_view(found), found.to_dict(), as_json=as_json)
+
+
+def _check_rule(rule: str | None, max_drop: list[str] | None) -> None:
+    """Refuse an unknown rule, one with a budget, and neither of both.
+
+    Raises:
+        UsageError: the message has what is missing or too much.
+    """
+    if rule is None:
+        raise UsageError(
+            "savers have a budget or a published rule, found neither: add --max-drop POINTS, or "
+            "--rule tinysaver"
+        )
+    if rule != "tinysaver":
+        raise UsageError(f"the published rule for savers is tinysaver, found {rule!r}: correct it")
+    if max_drop:
+        raise UsageError(
+            f"TinySaver's rule has no budget, found --max-drop {','.join(max_drop)}: drop one of "
+            "the two options"
+        )
+
+
+def _ranked(table: Path, unit: str | None, confidence: str, *, as_json: bool) -> None:
+    """Answer with TinySaver's choices; a look where they are measured on certify samples."""
+    from understudy.looks import log_look
+    from understudy.searching.saver_ranking import choose_savers
+    from understudy.split import headline_split
+    from understudy.store import load_table
+
+    scores = load_table(table)
+    unit = scores.unit(unit)
+    found = choose_savers(scores, unit=unit, confidence=confidence)
+    measured_on = headline_split(scores.splits)
+    if measured_on == "certify":
+        log_look(table, scores.on("certify").ids, why="savers by delta C")
+    note_missing_labels(scores)
+    data = {
+        "rule": "tinysaver",
+        "unit": unit,
+        "confidence": confidence,
+        "certified": False,
+        "chosen_on": "tune",
+        "measured_on": measured_on,
+        "savers": [
+            one.to_dict() | {"delta_c": [saver.delta_c for saver in one.ranking]} for one in found
+        ],
+    }
+    answer(ranking_view(found, unit, measured_on), data, as_json=as_json)
+
+
+def ranking_view(found: Sequence[SaverChoice], unit: str, measured_on: str) -> Group:
+    """TinySaver's saver of every large model, chosen on tune and measured elsewhere."""
+    table = table_of(
+        f"the saver of every model by ΔC on tune, measured on {measured_on}; nothing is certified",
+        (
+            *("model", Column("saver", "name"), "threshold", "answers r", "ΔC"),
+            *("saving", "drop", "95 %\ninterval"),
+        ),
+        (_ranking_cells(one, unit) for one in found),
+    )
+    words = (
+        "ΔC = c − r: the saver's cost as a share of the model's, minus the share that it answers "
+        "at its first crossing, the first threshold from 1 down at which it is less accurate there "
+        "than the model (TinySaver, arXiv 2403.17726). The rule has no budget: the drop on new "
+        "samples is what it happens to be. `--max-drop POINTS` certifies one."
+    )
+    return group_of(table, note_of(words))
+
+
+def _ranking_cells(one: SaverChoice, unit: str) -> tuple[str, ...]:
+    best = one.ranking[0]
+    if best.delta_c >= 0:
+        return one.big, "none pays", "–", "–", signed(best.delta_c, 3), "–", "–", "–"
+    return (
+        one.big,
+        best.saver,
+        f"{best.threshold:.3f}",
+        percent(best.share),
+        signed(best.delta_c, 3),
+        one.outcome.saving_text(unit),
+        signed(one.outcome.drop),
+        interval_text(one.outcome.drop_interval),
+    )
 
 
 def savers_view(found: Savers) -> Group:

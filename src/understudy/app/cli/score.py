@@ -60,11 +60,20 @@ def score(
 
     Models, as SPEC or, called NAME in the table, NAME=SPEC:
       timm:NAME, torchvision:NAME  of these libraries, with published weights
-      py:MODULE:FACTORY            what a function of yours returns
+      timm:hf-hub:OWNER/NAME, timm:local-dir:DIR   of timm, elsewhere
+      hf:OWNER/NAME, hf:DIR        of transformers, with its processor
+      onnx:FILE?mean=...&std=...   run by ONNX Runtime
+      py:MODULE:FACTORY            what a function of yours returns: a module,
+                                   an estimator, a function of images
       exits:DIR                    a network with all its trained exits
       ?checkpoint=FILE             other weights: .safetensors, or plain .pt
       ?weights=random              none: untrained, always the same numbers
-      ?classes=N                   their number of classes (timm, torchvision)
+      ?classes=N                   their number of classes (not onnx, py)
+      ?revision=REV                a branch, tag or commit (hf)
+      ?mean=, ?std=, ?scale=, ?size=, ?crop=, ?interpolation=, ?squash=,
+      ?layout=                     how images are prepared for an ONNX model
+      ?output=, ?outputs=          which output, and what it holds (onnx)
+      ?macs=N                      of an estimator or function (py)
       ?run=MODE+MODE               folded, channels_last, bfloat16, float16,
                                    compiled
 
@@ -143,6 +152,8 @@ def _note_doubts(scores: ScoreTable) -> None:
             f"{scores.provenance['data']!r} has no labels: what agrees with the reference is "
             "counted, not what is right"
         )
+    if scores.provenance.get("left_out"):
+        terminal.note(f"{scores.provenance['left_out']:,} images without a right answer left out")
     corrupt = scores.provenance.get("corrupt", {"count": 0, "ids": []})
     if corrupt["count"]:
         images = "image was" if corrupt["count"] == 1 else "images were"

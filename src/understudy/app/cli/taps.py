@@ -25,7 +25,8 @@ def taps(
     model: Annotated[
         str,
         options.argument(
-            "MODEL", "timm:NAME, torchvision:NAME or py:module:factory; its weights do not matter."
+            "MODEL",
+            "timm:NAME, torchvision:NAME, hf:NAME or py:module:factory; its weights do not matter.",
         ),
     ],
     count: Annotated[

@@ -29,7 +29,7 @@ def train_exits(
         str,
         options.argument(
             "MODEL",
-            "timm:NAME, torchvision:NAME or py:module:factory; NAME=SPEC names the network.",
+            "timm:NAME, torchvision:NAME, hf:NAME or py:module:factory; NAME=SPEC names it.",
         ),
     ],
     data: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -27,10 +27,12 @@ from understudy.app.report.words import minus
 from understudy.display import cost_text
 from understudy.intervals import Interval
 from understudy.shift import SEARCHED, AppliedPlan, ShiftCard
+from understudy.text_table import short_names
 
 MOST_NAMED, ALL_NAMED = 8, 12
 CLOSE_FROM = 1.5
 _ROW, _SHORT_ROW = 46.0, 30.0
+_TABLE_NAME = 16  # characters of the name of a table
 _ROOM = 0.02  # of an axis, beyond the end that no figure can pass: less than from tick to tick
 _TABLE = "The figures are in the table below."
 
@@ -91,14 +93,15 @@ def against(report: Report, *, width: float) -> str:
     return chart(marks, x, y, about=f"{about} oracle deferral. {_TABLE}")
 
 
-def shifted(shift: ShiftCard, *, width: float) -> str:
+def shifted(report: Report, shift: ShiftCard, *, width: float) -> str:
     """The drop of every plan where it was searched and on other tables, beside its budget."""
-    rows = [row for plan in shift.plans for row in _drops_by_table(plan)]
+    called = short_names((table.name for table in shift.tables), _TABLE_NAME)
+    rows = [row for plan in shift.plans for row in _drops_by_table(plan, called)]
     names = {float(number): minus(name) for number, (name, *_) in enumerate(rows)}
     y = Scale(Axis(len(rows) - 0.5, -0.5, _SHORT_ROW * len(rows)), names, "budget, table")
     values = [0.0, *(v for _, _, drop, ends, budget in rows for v in (drop, *ends, budget))]
     axis = Axis.around(values, length=inner_width(width, y))
-    x = Scale.of(axis, "drop in points (further left is better)", _signed)
+    x = Scale.of(axis, f"{report.gap} in points (further left is better)", _signed)
     marks = [path([(axis.pixel(0), 0), (axis.pixel(0), y.axis.length)], "c-axis")]
     for number, (_, kind, drop, ends, budget) in enumerate(rows):
         at, bound = y.axis.length - y.axis.pixel(number), axis.pixel(budget)
@@ -111,7 +114,9 @@ def shifted(shift: ShiftCard, *, width: float) -> str:
     return chart(marks, x, y, about=f"{about} {_TABLE}")
 
 
-def _drops_by_table(plan: AppliedPlan) -> Iterator[tuple[str, str, float, Interval, float]]:
+def _drops_by_table(
+    plan: AppliedPlan, called: Mapping[str, str]
+) -> Iterator[tuple[str, str, float, Interval, float]]:
     """Name, class, drop, interval and budget of a plan where it was searched, and on each table;
     none for the reference alone."""
     if plan.max_drop is None or len(plan.policy.exits) < 2:
@@ -121,7 +126,7 @@ def _drops_by_table(plan: AppliedPlan) -> Iterator[tuple[str, str, float, Interv
         yield f"≤ {budget:g}, {SEARCHED}", "c-plan", plan.seen.drop, plan.seen.drop_interval, budget
     for name, one in plan.on.items():
         drop, ends = one.outcome.drop, one.outcome.drop_interval
-        yield f"≤ {budget:g}, {name}", "c-best", drop, ends, budget
+        yield f"≤ {budget:g}, {called[name]}", "c-best", drop, ends, budget
 
 
 def by_tenth(report: Report, *, width: float, height: float) -> str:

@@ -101,7 +101,7 @@ def _charts(
     if report.result.difficulty is not None:
         draws["by_tenth"] = partial(charts.by_tenth, report, height=320)
     if shift is not None and shift.has_cascade:
-        draws["shift"] = partial(charts.shifted, shift)
+        draws["shift"] = partial(charts.shifted, report, shift)
     for name, draw in draws.items():
         yield name, [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
 
