@@ -7,6 +7,7 @@ import builtins
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -188,9 +189,14 @@ ORDER = {
 UPWARDS = ("understudy.result", "understudy.app.report.page")
 
 
+@cache
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
 def trees() -> Iterator[tuple[str, ast.Module]]:
-    for name, path in MODULES.items():
-        yield name, ast.parse(path.read_text(encoding="utf-8"))
+    for name in MODULES:
+        yield name, tree_of(name)
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -204,9 +210,10 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (name if name in MODULES else str(node.module) for name in full)
 
 
+@cache
 def own_imports(name: str) -> set[str]:
     """The modules of the package that a module imports."""
-    found = imports(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+    found = imports(tree_of(name))
     return {one for one in found if one in MODULES and one != name and (name, one) != UPWARDS}
 
 
@@ -261,9 +268,9 @@ def test_every_module_has_its_place() -> None:
 
 @pytest.mark.parametrize("own", [*CORE, "catalogue", "searching", "runtime", "callables", "onnx"])
 def test_the_core_never_names_torch(own: str) -> None:
-    for name, path in MODULES.items():
+    for name in MODULES:
         if layer(name) == own:
-            found = {one.split(".")[0] for one in imports(ast.parse(path.read_text()))}
+            found = {one.split(".")[0] for one in imports(tree_of(name))}
             assert not found & TORCH, f"{name} imports {found & TORCH}"
 
 
