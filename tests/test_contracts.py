@@ -55,7 +55,7 @@ CORE = {
     "class_logits": {"class_outputs", "confidence_functions", "errors"},
     "label_sets": {"errors", "table_validation", "class_outputs"},
     "sitting": {"json_codec", "errors"},
-    "measured_rounds": {"sitting"},
+    "measured_rounds": {"errors", "sitting"},
     "reference": {"exit", "display"},
     "scores": {
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",

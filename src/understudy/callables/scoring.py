@@ -23,7 +23,7 @@ from understudy.class_outputs import entries, is_missing
 from understudy.confidence_functions import are_probabilities, confidence_functions, softmax
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.exit import Detail, Exit
-from understudy.measured_rounds import RoundTimes, rounds, seconds_after, unit_of
+from understudy.measured_rounds import RoundTimes, batch_sizes, rounds, seconds_after, unit_of
 from understudy.progress_bars import Advance, no_bar, progress_bars
 from understudy.runtime.pipeline import check_classes
 from understudy.scores import ScoreTable
@@ -86,9 +86,7 @@ def score_callables(
     """
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
-    sizes = (measure,) if isinstance(measure, int) else tuple(measure)
-    if min(sizes, default=1) < 1:
-        raise DataError(f"times are measured for batches of 1 sample and more, found {sizes}")
+    sizes = batch_sizes(measure)
     stages = callable_stages(models)
     run = _CallableRun(stages, class_order(stages, classes))
     batches, count = _batches(data, labels, batch_size)
