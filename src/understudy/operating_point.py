@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from understudy.certificate import Certificate
@@ -62,6 +62,18 @@ def operating_points_of(result: Result) -> tuple[OperatingPoint, ...]:
                 OperatingPoint(choice.policy, proof.budget, proof.delta, cost, unit, proof)
             )
     return tuple(sorted(points, key=lambda point: (point.cost, point.max_drop)))
+
+
+def reference_of(points: Iterable[OperatingPoint]) -> str | None:
+    """The exit that drops are measured against: the one whose drop needs no proof; None where no
+    point is that of an exit by itself.
+
+    >>> whole = OperatingPoint(Policy.single("big"), 0.0, 0.0, 9.0, "MACs")
+    >>> reference_of([OperatingPoint(Policy.single("tiny"), 1.0, 0.05, 2.0, "MACs"), whole])
+    'big'
+    """
+    alone = (p.policy for p in points if p.delta == 0 and len(p.policy.stages) == 1)
+    return next((policy.exits[-1] for policy in alone), None)
 
 
 def select_operating_point(

@@ -25,8 +25,10 @@ from understudy.app.bench_result import (
 )
 from understudy.app.cli.bench import bench_view
 from understudy.display import plain
+from understudy.ensemble import Ensemble
 from understudy.errors import DataError
 from understudy.files import write_json
+from understudy.operating_point import OperatingPoint
 
 
 def pair() -> tuple[Cascade, torch.Tensor]:
@@ -171,6 +173,28 @@ def test_a_single_stage_is_timed_once() -> None:
     assert set(found.accuracy) == {LARGE, EXECUTOR}
     assert found.one_stage
     assert found.online_words == ""
+
+
+@pytest.mark.parametrize("policy", [Policy.pair("tiny", "both", 0.5), Policy.single("tiny")])
+def test_the_large_model_is_the_reference_of_the_search(policy: Policy) -> None:
+    """A last stage that is an ensemble is dearer than the reference, and no model to compare with;
+    nor is a single cheap stage."""
+    two, rows = pair()
+    models: dict[str, nn.Module | Ensemble] = {
+        **two.stages,
+        "both": Ensemble(("tiny", "big"), (1.0, 1.0)),
+    }
+    cascade = Cascade(
+        models,
+        policy,
+        operating_points=[OperatingPoint(Policy.single("big"), 0.0, 0.0, 9.0, "MACs")],
+    )
+    labels = two.stages["big"](rows).argmax(1).numpy()
+    found = bench(cascade, rows, batch=32, rounds=1, clients=3, labels=labels)
+    assert found.large == "big"
+    assert found.accuracy[LARGE] == 1
+    assert "big alone" in found.verdict
+    assert not found.one_stage
 
 
 def test_an_ideal_that_was_slower_is_noise() -> None:

@@ -133,7 +133,7 @@ def test_what_estimators_cannot_do() -> None:
     stage = load_stage(f"py:{MODULE}:ridge")
     with pytest.raises(ModelError, match="takes 64 and an image has 100"):
         Stage(stage.model)(torch.zeros(2, 1, 10, 10, dtype=torch.uint8))
-    with pytest.raises(ModelError, match="exits are attached inside networks of PyTorch"):
+    with pytest.raises(ModelError, match="exits are attached to networks that PyTorch runs"):
         list_taps(stage, digits()[0])
     with pytest.raises(ModelError, match="macs is a number from 0, found '-1'"):
         parse_model_spec(f"py:{MODULE}:ridge?macs=-1")

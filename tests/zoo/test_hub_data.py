@@ -13,6 +13,7 @@ from understudy.errors import DataError, MissingExtra
 from understudy.zoo.data import DataSet, open_data
 
 datasets = pytest.importorskip("datasets")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 
 
 @pytest.fixture(autouse=True)
@@ -115,12 +116,20 @@ def test_images_whose_files_are_gone_are_corrupt(tmp_path: Path) -> None:
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    offline = []
+
+    def no_session() -> None:
+        raise ConnectionError
+
     def refuse(*_: Any, **__: Any) -> None:
+        offline.append(huggingface_hub.constants.HF_HUB_OFFLINE)
         raise ConnectionError("Couldn't reach 'who/what' on the Hub (ConnectError)")
 
+    monkeypatch.setattr(huggingface_hub, "get_session", no_session)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(DataError, match=r"'who/what' cannot be loaded \(ConnectionError: Couldn't"):
         open_data("hf:who/what")
+    assert offline == [True], "its client would retry for half a minute"
     with pytest.raises(DataError, match="write hf:OWNER/NAME"):
         open_data("hf:")
 

@@ -19,6 +19,7 @@ from understudy.nn.cost import count_parts
 from understudy.nn.identity import check_identity, identity_of
 from understudy.nn.stage import Preprocess, Stage
 from understudy.policy import Policy
+from understudy.scoring.probing import probe
 from understudy.zoo.model_specs import check_found, named_specs, parse_model_spec
 from understudy.zoo.models import load_stage
 from understudy.zoo.saved_cascades import load_cascade, save_cascade
@@ -93,6 +94,8 @@ def test_an_onnx_model_answers_and_counts_as_in_pytorch(file: Path) -> None:
     assert torch.allclose(copy.deepcopy(stage)(images()), stage(images()))
     image = images()[0]
     assert count_parts({"m": stage}, image) == count_parts({"m": plain}, image)
+    weights = sum(weight.nbytes for weight in plain.parameters())
+    assert weights < probe({"m": stage}, images()).bytes < weights + 10_000
 
 
 def test_a_fixed_batch_and_probabilities(tmp_path: Path) -> None:

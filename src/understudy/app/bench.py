@@ -14,8 +14,10 @@ import numpy as np
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
 from understudy.errors import DataError
 from understudy.label_sets import is_right
+from understudy.operating_point import reference_of
 from understudy.policy import Policy
 from understudy.progress_bars import Advance
+from understudy.runtime.base_cascade import BaseCascade
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.executor import Executor
 from understudy.runtime.loader_batch import ImageInput
@@ -40,9 +42,11 @@ def bench(
     labels: Array | None = None,
     on_progress: Advance | None = None,
 ) -> Bench:
-    """Measure a cascade and its stages on the same images, interleaved.
+    """Measure a cascade, its stages and its large model on the same images, interleaved.
 
-    All have run once before the first round, for the predictions.
+    The large model is the reference of the search that the cascade is of, or else its last stage
+    (which may be an ensemble that is dearer than the reference). All have run once before the
+    first round, for the predictions.
 
     Args:
         cascade: what runs; its policy is not switched.
@@ -90,7 +94,7 @@ def bench(
         batch=batch,
         seconds={name: seconds[name] for name in contestants},
         reached={name: recorder.rows for name, recorder in recorded.items()},
-        large=cascade.runners[-1].name,
+        large=large_model(cascade).name,
         online={
             name: _client_load(clients, timings[online[name]]) for name in served if name != IDEAL
         },
@@ -108,8 +112,9 @@ def _contestants(
     cascade: Runnable, images: Any, batch: int, recorded: Mapping[str, _Recorder]
 ) -> dict[str, Contestant]:
     """What answers all images, in batches; a single stage is not timed again under other names."""
+    large = large_model(cascade)
     found: dict[str, Contestant] = {
-        LARGE: lambda: _timed(lambda: _alone(cascade.runners[-1], images, batch)),
+        LARGE: lambda: _timed(lambda: _alone(large, images, batch)),
         LITTLE: lambda: _timed(lambda: _alone(cascade.runners[0], images, batch)),
         NAIVE: lambda: _timed(lambda: _batch_by_batch(cascade.runners, images, batch)),
         EXECUTOR: lambda: _timed(lambda: _mapped(cascade, images, batch)),
@@ -123,7 +128,7 @@ def _served_contestants(
     cascade: Runnable, images: Any, clients: int, wait: float | Mapping[str, float] | None
 ) -> dict[str, Contestant]:
     """What answers all images, one by one, while clients wait."""
-    recorded, alone = _recorded(cascade, images, clients), last_stage(cascade)
+    recorded, alone = _recorded(cascade, images, clients), large_alone(cascade)
     return {
         LARGE: lambda: asyncio.run(_served(alone, images, clients, None)),
         EXECUTOR: lambda: asyncio.run(_served(cascade, images, clients, wait)),
@@ -132,10 +137,11 @@ def _served_contestants(
 
 
 def run_alone(cascade: Runnable, images: Any, *, contestant: str, batch: int) -> Array:
-    """The predictions of a contestant, (N,): the executor, or the large or first stage alone."""
+    """The predictions of a contestant, (N,): the executor, the large model or the first stage."""
     if contestant == EXECUTOR:
         return _mapped(cascade, images, batch)
-    return _alone(cascade.runners[-1 if contestant == LARGE else 0], images, batch)
+    runner = large_model(cascade) if contestant == LARGE else cascade.runners[0]
+    return _alone(runner, images, batch)
 
 
 class _Timing(NamedTuple):
@@ -209,10 +215,20 @@ class _Stages(ImageInput):
     runners: tuple[StageRunner, ...]
 
 
-def last_stage(cascade: Runnable) -> Runnable:
-    """The last stage of a cascade alone, run on all images."""
-    last = cascade.runners[-1]
-    return _Stages(cascade.exits, Policy.single(last.name), (last,))
+def large_model(cascade: Runnable) -> StageRunner:
+    """What a cascade is compared with: the reference of its search, or else its last stage."""
+    if isinstance(cascade, BaseCascade):
+        reference = reference_of(cascade.operating_points)
+        if reference is not None:
+            runner: StageRunner = cascade.runner(reference)
+            return runner
+    return cascade.runners[-1]
+
+
+def large_alone(cascade: Runnable) -> Runnable:
+    """The large model as a cascade of one stage."""
+    large = large_model(cascade)
+    return _Stages(cascade.exits, Policy.single(large.name), (large,))
 
 
 def _recorded(cascade: Runnable, images: Any, size: int) -> dict[str, _Recorder]:

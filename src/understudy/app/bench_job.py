@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from understudy.app.bench import bench, last_stage, run_alone
+from understudy.app.bench import bench, large_alone, run_alone
 from understudy.app.bench_result import EXECUTOR, LARGE, Bench
 from understudy.app.run_cascade import batches_for, check_data, load_runnable
 from understudy.errors import DataError
@@ -87,7 +87,7 @@ def peak_memory(job: BenchJob, contestant: str) -> int:
     cascade = _loaded(job)
     images, _ = _decoded(open_data(job.data), job.images, cascade)
     if contestant == LARGE:
-        cascade = last_stage(cascade)  # releases the other models
+        cascade = large_alone(cascade)  # releases the other models
     gc.collect()
     _reset_peak()
     run_alone(cascade, images, contestant=contestant, batch=job.batch)

@@ -60,7 +60,7 @@ class Bench(
         reached: stage -> the number of images that reach it.
         ideal_online: the ideal seconds per round in batches of the size of the clients.
         online: contestant -> throughput and latency with clients; empty without clients.
-        large: the name of the last stage.
+        large: the name of the large model.
         accuracy: contestant -> accuracy on these images; empty without labels.
         memory: contestant -> peak memory in bytes of a process that runs it on the images alone;
             empty if not measured.
@@ -190,7 +190,7 @@ class Bench(
         """A sentence where the first stage alone is as accurate and faster."""
         if (
             self.little == self.large
-            or not self.accuracy
+            or LITTLE not in self.accuracy
             or self.accuracy[LITTLE] < self.accuracy[EXECUTOR]
         ):
             return ""

@@ -106,6 +106,15 @@ class BaseCascade(ImageInput, ABC, Generic[Runner]):
         """The stages of the policy in order, each with its acceptance rule."""
         return self._resolved[1]
 
+    def runner(self, exit: str) -> Runner:
+        """An exit by itself, which accepts all samples.
+
+        Raises:
+            PolicyError: no such exit.
+        """
+        policy = Policy.single(exit)
+        return self._runners([self._rule(stage) for stage in policy.stages], policy)[0]
+
     def set_operating_point(
         self, *, max_drop: float | None = None, cost: float | None = None
     ) -> OperatingPoint:

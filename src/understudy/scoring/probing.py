@@ -22,18 +22,15 @@ from understudy.zoo.data import Array
 @dataclass(frozen=True)
 class Probe:
     """One source of exits run on some images: its exits, MACs per sample by part, classes, how it
-    resizes images, and its names of the classes where it has any."""
+    resizes images, the size of its weights in bytes, and its names of the classes where it has
+    any."""
 
     exits: tuple[Exit, ...]
     macs: Mapping[str, float]
     classes: int
     resizings: frozenset[Resizing | None]
+    bytes: int
     class_names: tuple[str, ...] | None = None
-
-    @property
-    def bytes(self) -> int:
-        """The size of the weights in float32."""
-        return 4 * max(int(exit.origin["parameters"]) for exit in self.exits)
 
 
 def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
@@ -69,8 +66,14 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
         macs,
         common_classes(classes),
         resizings_of(stages.values()),
+        max(map(_bytes_of, stages.values())),
         class_names_of([*stages.values()][-1]),
     )
+
+
+def _bytes_of(stage: Stage) -> int:
+    """The size of weights in bytes; of a model that PyTorch does not run they are buffers."""
+    return sum(one.nbytes for one in (*stage.parameters(), *stage.buffers()))
 
 
 def common_classes(classes: Mapping[str, int]) -> int:

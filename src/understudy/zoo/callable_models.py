@@ -81,8 +81,8 @@ def refuse_capture(what: str) -> None:
     """
     if torch.compiler.is_exporting() or torch.compiler.is_compiling():
         raise ModelError(
-            f"exits are attached inside networks of PyTorch, {what} runs outside of it: name the "
-            "network itself, or use this model whole"
+            "exits are attached to networks that PyTorch runs, and these alone are exported, "
+            f"{what} runs outside of it: name the network itself, or use this model whole"
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from understudy.errors import DataError, brief, listed, unknown
 from understudy.extras import needing
+from understudy.zoo.hub_access import offline_if_unreachable
 from understudy.zoo.image_source import KEYS, Array, ImageSource, named_classes
 from understudy.zoo.spec import Spec, existing
 
@@ -62,12 +63,12 @@ def _loaded(datasets: Any, spec: Spec) -> Any:
     try:
         if place is not None and any((place / name).is_file() for name in SAVED):
             return datasets.load_from_disk(str(place))
-        options = {"revision": spec.options.get("revision")} if place is None else {}
-        return datasets.load_dataset(
-            spec.target if place is None else str(place),
-            name=spec.options.get("config"),
-            **options,
-        )
+        config = spec.options.get("config")
+        if place is not None:
+            return datasets.load_dataset(str(place), name=config)
+        with offline_if_unreachable():
+            revision = spec.options.get("revision")
+            return datasets.load_dataset(spec.target, name=config, revision=revision)
     except KeyboardInterrupt:
         raise
     except Exception as error:
