@@ -27,8 +27,6 @@ SAMPLE = (
     "torchvision:mobilenet_v3_small.IMAGENET1K_V1",
     "torchvision:vit_b_16.IMAGENET1K_SWAG_E2E_V1",  # at 384 pixels, where V1 has 224
     "torchvision:regnet_x_400mf.IMAGENET1K_V2",  # reads values of tensors while it is made
-    "torchvision:swin_v2_t.IMAGENET1K_V1",
-    "timm:vit_tiny_patch16_224.augreg_in21k",
     "timm:efficientvit_m0.r224_in1k",
     "timm:levit_128s.fb_dist_in1k",
 )

@@ -16,15 +16,20 @@ from tables import synthetic
 from understudy import build, save_cascade, score, search
 from understudy.app.policies_at import policies_at
 from understudy.looks import count_looks
+from understudy.result import Result
 from understudy.shift import ShiftCard
 from understudy.store import load_table, save_table
 
 
+@pytest.fixture(scope="module")
+def found() -> Result:
+    return search(synthetic(4000), max_drop=[1.0, 5.0])
+
+
 @pytest.fixture
-def result(run: Run, table: Path, tmp_path: Path) -> Path:
-    file = tmp_path / "result.json"
-    assert run("search", table, "--max-drop", "1,5", "--out", file, "--json").exit_code == 0
-    return file
+def result(found: Result, tmp_path: Path) -> Path:
+    found.save(tmp_path / "result.json")
+    return tmp_path / "result.json"
 
 
 @pytest.fixture

@@ -14,29 +14,28 @@ from understudy.catalogue import load_catalogue
 from understudy.zoo.model_specs import named_specs
 
 LIGHT = """
-import sys
-sys.argv = ["understudy", *sys.argv[1:]]
+import contextlib, sys
 from understudy.app.cli.main import main
-main()
+for words in sys.argv[1:]:
+    sys.argv = ["understudy", *words.split()]
+    with contextlib.suppress(SystemExit):
+        main()
 loaded = {"numpy", "polars", "torch", "scipy", "numba", "timm", "torchvision"} & set(sys.modules)
 assert not loaded, loaded
 """
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["zoo --json", "zoo --name torchvision", "zoo suggest --big torchvision:resnet152"],
-)
-def test_the_list_loads_nothing_heavy(words: str) -> None:
+def test_the_list_loads_nothing_heavy() -> None:
+    commands = ("zoo --json", "zoo --name torchvision", "zoo suggest --big torchvision:resnet152")
     ended = subprocess.run(
-        [sys.executable, "-c", LIGHT, *words.split()],
+        [sys.executable, "-c", LIGHT, *commands],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert ended.returncode == 0, ended.stderr
-    assert "torchvision:" in ended.stdout
+    assert ended.stdout.count("torchvision:resnet152") >= len(commands)
 
 
 def test_json_is_a_list_of_all_models(run: Run) -> None:
