@@ -87,8 +87,9 @@ CORE = {
     },
     "policy_set": {
         "errors", "policy", "outcome", "scores", "intervals", "split", "deferral", "ensemble",
-        "display", "shift",
+        "display", "shift", "sample_marks",
     },
+    "sample_marks": {"scores"},
     "result": {
         "shift", "policy_set",
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
