@@ -141,6 +141,23 @@ def test_without_labels_the_drop_is_a_bound(result: Result) -> None:
     assert "No sample has a label" in words_of(card)
 
 
+def test_accuracies_need_all_labels(result: Result) -> None:
+    assert OTHER.label is not None
+    half = replace(OTHER, label=np.where(np.arange(len(OTHER)) % 2, OTHER.label, -1))
+    card = result.apply({"half": half})
+    assert [row["accuracy"] for row in card.to_polars().rows(named=True)].count(None) == len(
+        card.plans
+    )
+    one = card.plans[0].on["half"]
+    assert f"≤ {one.outcome.drop_interval[1]:+.2f}" in words_of(card)
+    assert f"{100 * one.outcome.accuracy:.1f} %" not in words_of(card)
+    partly = search(
+        replace(TABLE, label=np.where(np.arange(4000) % 2, TABLE.label, -1)), max_drop=9
+    )
+    seen = partly.apply({"other": OTHER}).to_polars()["accuracy"].to_list()
+    assert [value is None for value in seen] == [True, False]
+
+
 def test_a_disagreement_is_a_disagreement_anywhere() -> None:
     found = search(replace(TABLE, label=None), max_drop=[2.0, 60.0])
     card = found.apply({"labelled": OTHER})
