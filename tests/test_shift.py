@@ -143,6 +143,7 @@ def test_without_labels_the_drop_is_a_bound(result: Result) -> None:
 
 def test_accuracies_need_all_labels(result: Result) -> None:
     assert OTHER.label is not None
+    assert TABLE.label is not None
     half = replace(OTHER, label=np.where(np.arange(len(OTHER)) % 2, OTHER.label, -1))
     card = result.apply({"half": half})
     assert [row["accuracy"] for row in card.to_polars().rows(named=True)].count(None) == len(
