@@ -38,7 +38,9 @@ NEAR = 0.02  # how far MACs may be from the published ones
 ROUNDING = 0.005e9  # published GMACs have two decimals
 BATCH_NORM = "published with 1 per element of batch norm"
 SAME_PADDING = "published without convolutions that have padding='same'"
+GROUP_NORM = "published with 2.5 per element of group norm, 1 of batch norm"
 RECURRENT = "published without recurrent layers"
+OTHER_DEFINITION = "published of a definition with another number of parameters"
 PUBLISHED = (
     "benchmark-infer-amp-nhwc-pt240-cu124-rtx4090.csv",
     "benchmark-infer-fp32-nchw-pt240-cpu-i7_12700h-dynamo.csv",
@@ -84,15 +86,23 @@ def torchvision_works() -> Iterator[tuple[Work, Any]]:
                 yield Work("torchvision", f"{name}.{weights.name}", len(categories), shape), weights
 
 
-def published_works(file: Path) -> Iterator[tuple[Work, float]]:
-    """The definitions that timm publishes MACs of, and these MACs."""
+class Published(NamedTuple):
+    """What timm publishes of a definition."""
+
+    macs: float
+    parameters: float
+
+
+def published_works(file: Path) -> Iterator[tuple[Work, Published]]:
+    """The definitions that timm publishes MACs of, and what it publishes."""
     import timm
 
     for row in csv.DictReader(file.open(encoding="utf-8")):
         config, side = timm.get_pretrained_cfg(row["model"]), int(row["infer_img_size"])
         shape = (3, side, side)
         work = Work("timm", row["model"], config.num_classes, shape, shape != config.input_size)
-        yield work, 1e9 * float(row["infer_gmacs"])
+        parameters = 1e6 * float(row["param_count"].replace(",", ""))
+        yield work, Published(1e9 * float(row["infer_gmacs"]), parameters)
 
 
 def count(work: Work) -> dict[str, Any]:
@@ -205,18 +215,18 @@ def near(macs: float, published: float) -> bool:
     return abs(macs - published) <= NEAR * published + ROUNDING
 
 
-def compared(counts: dict[str, dict[str, Any]], works: dict[Work, float]) -> dict[str, Any]:
+def compared(counts: dict[str, dict[str, Any]], works: dict[Work, Published]) -> dict[str, Any]:
     """How far the MACs are from published ones, and why."""
-    found = {work: counts[work.key]["macs"] for work in works if "macs" in counts[work.key]}
+    found = {work: counts[work.key] for work in works if "macs" in counts[work.key]}
     far = {
         work.key: {
-            "macs": macs,
-            "published": round(works[work]),
-            "ratio": round(macs / works[work], 3),
-            "reason": reason(work, macs, works[work]),
+            "macs": cost["macs"],
+            "published": round(works[work].macs),
+            "ratio": round(cost["macs"] / works[work].macs, 3),
+            "reason": reason(work, cost, works[work]),
         }
-        for work, macs in found.items()
-        if not near(macs, works[work])
+        for work, cost in found.items()
+        if not near(cost["macs"], works[work].macs)
     }
     unknown = sum(one["reason"] == "unknown" for one in far.values())
     return {
@@ -230,18 +240,22 @@ def compared(counts: dict[str, dict[str, Any]], works: dict[Work, float]) -> dic
     }
 
 
-def reason(work: Work, macs: float, published: float) -> str:
+def reason(work: Work, cost: dict[str, Any], published: Published) -> str:
     """What explains that published MACs are others; see `Conventions`."""
     from understudy.nn.cost import count_definition
 
+    macs = cost["macs"]
+    if abs(cost["parameters"] - published.parameters) > NEAR * published.parameters:
+        return OTHER_DEFINITION
     with Conventions() as other:
         count_definition(lambda: made(work), work.shape)
     for name, value in (
         (BATCH_NORM, macs + other.normalised),
+        (GROUP_NORM, macs + other.normalised + 2.5 * other.grouped),
         (SAME_PADDING, macs - other.same),
         (RECURRENT, macs - other.recurrent),
     ):
-        if near(value, published):
+        if near(value, published.macs):
             return name
     return "unknown"
 
@@ -251,12 +265,14 @@ class Conventions:
 
     Attributes:
         normalised: elements that batch norm was applied to.
+        grouped: elements that group norm was applied to.
         same: MACs of convolutions with padding='same'.
         recurrent: MACs of LSTMs.
     """
 
     def __init__(self) -> None:
         self.normalised = 0
+        self.grouped = 0
         self.same = 0
         self.recurrent = 0
 
@@ -264,8 +280,11 @@ class Conventions:
         import torch
         from torch.nn import functional
 
-        self._before = functional.batch_norm, torch.nn.Conv2d._conv_forward, torch.nn.LSTM.forward
-        normalise, convolve, recur = self._before
+        self._before = (
+            *(functional.batch_norm, functional.group_norm),
+            *(torch.nn.Conv2d._conv_forward, torch.nn.LSTM.forward),
+        )
+        normalise, group, convolve, recur = self._before
 
         def batch_norm(tensor: Any, *arguments: Any, **options: Any) -> Any:
             self.normalised += tensor.numel()
@@ -282,15 +301,20 @@ class Conventions:
             self.recurrent += weights * tensor.numel() // tensor.shape[-1]
             return recur(layer, tensor, *arguments)
 
-        functional.batch_norm, torch.nn.Conv2d._conv_forward = batch_norm, conv_forward
-        torch.nn.LSTM.forward = lstm_forward
+        def group_norm(tensor: Any, *arguments: Any, **options: Any) -> Any:
+            self.grouped += tensor.numel()
+            return group(tensor, *arguments, **options)
+
+        functional.batch_norm, functional.group_norm = batch_norm, group_norm
+        torch.nn.Conv2d._conv_forward, torch.nn.LSTM.forward = conv_forward, lstm_forward
         return self
 
     def __exit__(self, *_: object) -> None:
         import torch
         from torch.nn import functional
 
-        functional.batch_norm, torch.nn.Conv2d._conv_forward, torch.nn.LSTM.forward = self._before
+        functional.batch_norm, functional.group_norm = self._before[:2]
+        torch.nn.Conv2d._conv_forward, torch.nn.LSTM.forward = self._before[2:]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from understudy.errors import ModelError
 from understudy.graph.batch_norm_folding import fold
 from understudy.graph.partition import partition
 from understudy.nn.execution_mode import PLAIN, ExecutionMode, with_mode
-from understudy.nn.stage import Preprocess, Stage
+from understudy.nn.stage import EMPTY, Preprocess, Stage
 
 PIXELS = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -121,10 +121,24 @@ def test_modes_that_do_not_exist(name: str) -> None:
         ExecutionMode.parse(name)
 
 
-def test_segments_have_one_precision() -> None:
+def test_segments_in_half_precision() -> None:
+    network = attach(Stage(trained(), preprocess=PIXELS), {"3": "linear"})
+    half = network.with_mode(ExecutionMode.parse("bfloat16"))
+    for name, stage in half.stages("net").items():
+        found, exact = stage(pictures(5)), network.stages("net")[name](pictures(5))
+        assert found.dtype == torch.float32
+        assert not torch.equal(found, exact)
+        assert torch.allclose(found, exact, atol=0.05 * float(exact.abs().max()))
+    state, parts = EMPTY, half.stages("net")
+    for name in ("net/3/linear", "net"):
+        logits, _, state = parts[name].run(pictures(5), state)
+    assert torch.equal(logits, parts["net"](pictures(5)))
+
+
+def test_segments_are_not_compiled() -> None:
     network = attach(Stage(trained(), preprocess=PIXELS), {"3": "linear"})
     with pytest.raises(ModelError, match="run the model whole"):
-        network.with_mode(ExecutionMode.parse("bfloat16"))
+        network.with_mode(ExecutionMode.parse("compiled"))
 
 
 @pytest.mark.slow

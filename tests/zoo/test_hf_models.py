@@ -235,7 +235,7 @@ def test_names_of_classes_are_kept_and_compared_with_the_data(tmp_path: Path) ->
     table = score_into(tmp_path / "b", {"m": spec}, f"folder:{tmp_path / 'data'}")
     assert table.classes == ("one", "two")
     turned = f"hf:{save_vit(tmp_path / 'turned', names=names[::-1])}"
-    with pytest.raises(DataError, match="class 0 is 'one', and 'two' to the models"):
+    with pytest.raises(DataError, match="'one' is class 0, and class 1 of the models"):
         score_into(tmp_path / "c", {"m": turned}, f"folder:{tmp_path / 'data'}")
 
 

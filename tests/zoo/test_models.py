@@ -247,3 +247,13 @@ def test_exits_are_named_after_models_unless_named() -> None:
         named_models(["py:nets:tiny?checkpoint=a.pt", "py:nets:tiny?checkpoint=b.pt"])
     with pytest.raises(ModelError, match="SCHEME:NAME"):
         named_models(["big=resnet50"])
+
+
+def test_weights_of_torchvision_are_named() -> None:
+    """As NAME.WEIGHTS; without, the default ones."""
+    default = build_stage("torchvision:vit_b_32")
+    assert build_stage("torchvision:vit_b_32.IMAGENET1K_V1").preprocess == default.preprocess
+    with pytest.raises(ModelError, match=r"did you mean 'vit_b_32.IMAGENET1K_V1'"):
+        build_stage("torchvision:vit_b_32.IMAGENET1K_V9")
+    with pytest.raises(ModelError, match="no torchvision model"):
+        build_stage("torchvision:vgg16.IMAGENET1K_FEATURES")  # which are no classifier's
