@@ -71,7 +71,7 @@ CORE = {
     "intervals": set(),
     "outcome": {
         "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
-        "short_repr", "tabular",
+        "short_repr", "tabular", "table_validation",
     },
     "frontier": {
         "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
