@@ -71,7 +71,7 @@ CORE = {
     "intervals": set(),
     "outcome": {
         "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
-        "short_repr", "tabular",
+        "short_repr", "tabular", "table_validation",
     },
     "frontier": {
         "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
@@ -87,8 +87,9 @@ CORE = {
     },
     "policy_set": {
         "errors", "policy", "outcome", "scores", "intervals", "split", "deferral", "ensemble",
-        "display", "shift",
+        "display", "shift", "sample_marks",
     },
+    "sample_marks": {"scores"},
     "result": {
         "shift", "policy_set",
         "json_codec", "errors", "policy", "outcome", "frontier", "certificate", "deciles",
