@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def test_commands_name_existing_verbs_and_options(page: str) -> None:
         check_command(words, complete=False, where=page)
 
 
+@cache
 def verbs() -> TyperGroup:
     group = get_command(app)
     assert isinstance(group, TyperGroup)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import sys
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tables import pair_table, score_tables, synthetic
-from understudy.errors import TableError
+from understudy.errors import MissingExtra, TableError
 from understudy.scores import Exit, ScoreTable
 from understudy.store import load_table, save_table
 
@@ -352,3 +354,27 @@ def test_reversed_rows_are_saved_and_loaded(tmp_path: Path) -> None:
 def test_negative_predictions_are_refused() -> None:
     with pytest.raises(TableError, match="from 0, exit 'tiny' has -2"):
         two(predictions={"tiny": ([0, -2], [0.9, 0.6]), "big": ([0, 0], [0.8, 0.7])})
+
+
+def test_logits_beyond_float16_are_kept_within_it() -> None:
+    rows = np.array([[1e6, 0.0], [0.0, -1e6]])
+    table = ScoreTable.from_logits({"a": rows, "b": rows / 2}, [0, 0], costs={"a": 1, "b": 2})
+    kept = table.details["a"].logits
+    assert kept is not None
+    assert np.isfinite(kept).all()
+
+
+def test_arrow_tables_need_the_search_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pl.DataFrame({"cat": [0.9], "dog": [0.1]})
+
+    class ArrowStream:
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            return frame.__arrow_c_stream__(requested_schema)
+
+    outputs = {"a": ArrowStream(), "b": ArrowStream()}
+    costs = {"a": 1, "b": 2}
+    table = ScoreTable.from_probabilities(outputs, ["cat"], costs=costs)
+    assert table.classes == ("cat", "dog")
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(MissingExtra, match=r"reading Arrow tables needs the `search` extra"):
+        ScoreTable.from_probabilities(outputs, ["cat"], costs=costs)

@@ -77,7 +77,8 @@ def score(
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.naive_bayes import GaussianNB
     >>> rows, labels = load_iris(return_X_y=True)
-    >>> tiny, big = GaussianNB().fit(rows, labels), LogisticRegression(C=9.0).fit(rows, labels)
+    >>> tiny = GaussianNB().fit(rows, labels)
+    >>> big = LogisticRegression(max_iter=999).fit(rows, labels)
     >>> table = score({"tiny": tiny, "big": big.predict_proba}, rows, labels,
     ...               costs={"tiny": 1, "big": 9})
     >>> table.prediction.shape

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import TableError, listed, unknown
+from understudy.extras import needing
 from understudy.table_validation import NO_LABEL
 
 Array = npt.NDArray[Any]
@@ -80,7 +81,8 @@ def array_of(rows: Any) -> tuple[Array, tuple[str, ...] | None]:
     if hasattr(rows, "detach"):  # a tensor of PyTorch
         rows = rows.detach().cpu()
     if hasattr(rows, "__arrow_c_stream__") and not hasattr(rows, "to_numpy"):
-        import polars as pl
+        with needing("reading Arrow tables"):
+            import polars as pl
 
         rows = pl.DataFrame(rows)
     columns = None

@@ -17,12 +17,11 @@ import numpy.typing as npt
 
 from understudy.confidence_functions import CONFIDENCES, confidences_of, energy
 from understudy.errors import PolicyError, TableError, listed
-from understudy.exit import ENSEMBLE, Detail, Exit, LazyDetails
+from understudy.exit import ENSEMBLE, TOP, Detail, Exit, LazyDetails
 from understudy.json_codec import Stored, stored
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
-TOP = 5
 _ROWS = 4096  # samples in one block, which bounds the memory for many classes
 _LOG_T = (-3.0, 3.0)
 

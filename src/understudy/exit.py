@@ -8,12 +8,16 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from understudy.confidence_functions import softmax
 from understudy.errors import TableError
 from understudy.short_repr import clipped, cut_list, short_repr
 
 Array = npt.NDArray[Any]
+TOP = 5
+"""Classes of a sample whose probabilities are kept."""
 ENSEMBLE = "recipe"
 """The key of an origin that holds an ensemble."""
 
@@ -68,6 +72,22 @@ class Detail:
     logits: Array | None = None
 
     __repr__ = short_repr
+
+    @staticmethod
+    def of(logits: Array, *, keep_logits: bool = True) -> Detail:
+        """The details of logits (N, C), which are kept within the range of float16.
+
+        >>> Detail.of(np.array([[0.0, 1e6, 1e6]])).top_classes.tolist()
+        [[1, 2, 0]]
+        """
+        probability = softmax(logits)
+        order = np.argsort(-probability, axis=1, kind="stable")[:, :TOP].astype(np.int32)
+        half = np.finfo(np.float16)
+        return Detail(
+            order,
+            np.take_along_axis(probability, order, 1).astype(np.float32),
+            np.clip(logits, half.min, half.max).astype(np.float16) if keep_logits else None,
+        )
 
     def rows(self, index: Array | slice) -> Detail:
         """The same for some of the samples."""

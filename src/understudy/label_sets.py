@@ -5,13 +5,13 @@ A label set is a row of class numbers, padded with -1; an answer is right if it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 from understudy.class_outputs import class_codes
-from understudy.errors import TableError
+from understudy.errors import TableError, listed
 from understudy.table_validation import NO_LABEL, Array, class_numbers, frozen
 
 
@@ -92,6 +92,54 @@ def is_right(prediction: Array, sets: Array) -> Array:
     for column in sets.T[1:]:
         right |= prediction == column
     return np.asarray(right)
+
+
+def with_labels(
+    sets: Array, ids: Array, labels: Mapping[str, SupportsIndex | Iterable[SupportsIndex]]
+) -> Array:
+    """Label sets (N, K) with those of further samples: id -> class number, or several.
+
+    >>> with_labels(np.array([[3], [-1]]), np.array(["a", "b"]), {"b": [0, 2]}).tolist()
+    [[3, -1], [0, 2]]
+
+    Raises:
+        TableError: unknown ids, numbers that are no classes, or labels other than those there are.
+    """
+    rows, added = _label_rows(ids, labels)
+    whole = np.full((len(sets), max(sets.shape[1], added.shape[1])), NO_LABEL)
+    whole[:, : sets.shape[1]] = sets
+    new = np.full((len(rows), whole.shape[1]), NO_LABEL)
+    new[:, : added.shape[1]] = added
+    changed = np.flatnonzero((whole[rows, 0] != NO_LABEL) & (whole[rows] != new).any(1))
+    if len(changed):
+        raise TableError(
+            f"labels that the table has stay as they are, {len(changed):,} of {len(labels):,} "
+            f"differ: {listed(map(repr, ids[rows[changed]]))}: correct them, or import "
+            "the table again"
+        )
+    whole[rows] = new
+    return whole
+
+
+def _label_rows(
+    ids: Array, labels: Mapping[str, SupportsIndex | Iterable[SupportsIndex]]
+) -> tuple[Array, Array]:
+    """The rows of samples that get labels, (M,), and their labels, (M, K)."""
+    position = {key: row for row, key in enumerate(ids.tolist())}
+    strange = [key for key in labels if key not in position]
+    if strange:
+        raise TableError(
+            f"labels are those of the table's samples, {len(strange):,} of {len(labels):,} ids "
+            f"are unknown: {listed(map(repr, strange))}: correct them, or leave the rows out"
+        )
+    rows = np.array([position[key] for key in labels], np.intp)
+    values = [[*one] if isinstance(one, Iterable) else [one] for one in labels.values()]
+    numbers = np.array([one for row in values for one in row], np.int64)
+    if (numbers < 0).any():
+        raise TableError(f"labels are class numbers from 0, found {int(numbers.min())}")
+    sets = padded_sets(class_numbers(numbers, "labels"), map(len, values))
+    some = sets[:, 0] != NO_LABEL
+    return rows[some], sets[some]
 
 
 def _several(labels: Any) -> bool:

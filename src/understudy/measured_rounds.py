@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from time import perf_counter, process_time
 
+from understudy.errors import DataError
 from understudy.sitting import Sitting, median_interval
 
 LEAST, MOST = 7, 50  # rounds
@@ -37,6 +38,21 @@ def size_of(unit: str) -> int | None:
     """
     size = unit.removeprefix("ms@")
     return int(size) if size != unit and size.isdecimal() else None
+
+
+def batch_sizes(measure: int | Sequence[int]) -> tuple[int, ...]:
+    """The batch sizes at which times are measured, of one or of several.
+
+    >>> batch_sizes(32), batch_sizes(())
+    ((32,), ())
+
+    Raises:
+        DataError: a size below 1.
+    """
+    sizes = (measure,) if isinstance(measure, int) else tuple(measure)
+    if any(size < 1 for size in sizes):
+        raise DataError(f"times are measured for batches of 1 sample and more, found {sizes}")
+    return sizes
 
 
 def seconds_after(scoring: float) -> float:

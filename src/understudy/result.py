@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from understudy import display
-from understudy.certificate import Certificate, several_guarantees
+from understudy.choice import Choice, Published, Single
 from understudy.deciles import Difficulty
 from understudy.errors import PolicyError, listed
 from understudy.exit import Exit
 from understudy.frontier import Frontier
 from understudy.html_views import html_of
-from understudy.json_codec import Stored, StoredFile, stored
-from understudy.outcome import ClassGap, Outcome, points
-from understudy.policy import Policy
+from understudy.json_codec import StoredFile, stored
+from understudy.outcome import points
 from understudy.policy_set import PolicySet
 from understudy.reference import reference_words
+from understudy.result_tables import ResultTables, worst_class
 from understudy.shift import AppliedPlan, Proof, ShiftCard
 from understudy.short_repr import clipped, cut_list
 from understudy.split import ALL, headline_split
 from understudy.tabular import Tabular
-from understudy.text_table import Column, Paragraph, TextTable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -31,106 +30,7 @@ if TYPE_CHECKING:
     from understudy.scores import ScoreTable
 
 
-DECIDED = "the samples that decided: slightly optimistic"
-PLAN = Column("plan, share per stage", "plan")
-
-
-@dataclass(frozen=True)
-class Baselines(Stored):
-    """What a choice is compared with, on the split of its headline figures.
-
-    Attributes:
-        single: the best single exit (by tune accuracy) that costs no more; None if all cost more.
-        single_drop: its drop in points.
-        random_drop: the expected drop if as many samples reached each stage, drawn at random.
-        oracle_drop: the drop if as many samples reached each stage, chosen by who is right.
-    """
-
-    single: str | None
-    single_drop: float | None
-    random_drop: float
-    oracle_drop: float
-
-
-@dataclass(frozen=True)
-class Choice(
-    Stored,
-    what="a choice",
-    error=PolicyError,
-    keys=("max_drop", "policy", "on", "baselines", "certificate", "classes", "verdict"),
-    ignored=("cost", "saving", "drop", "shares"),
-):
-    """The policy chosen for one budget.
-
-    Attributes:
-        max_drop: the budget in points.
-        policy: the policy.
-        on: its outcome by split: tune, certify and perhaps test, or all where it was searched
-            in-sample.
-        certificate: the proof; None in-sample, where nothing is proved.
-        baselines: what it is compared with, on `measured_on`.
-        verdict: in words; may be "a cascade does not pay here".
-        classes: the classes that lose most on tune, as measured on `measured_on`: estimates, not
-            proved; none for the reference itself.
-    """
-
-    max_drop: float
-    policy: Policy
-    on: Mapping[str, Outcome]
-    certificate: Certificate | None
-    baselines: Baselines
-    verdict: str
-    classes: tuple[ClassGap, ...] = ()
-
-    @property
-    def outcome(self) -> Outcome:
-        """The headline figures: those on `measured_on`."""
-        return self.on[self.measured_on]
-
-    @property
-    def measured_on(self) -> str:
-        """The split of the headline figures; see `headline_split`."""
-        return headline_split(self.on)
-
-    @property
-    def exits(self) -> frozenset[str]:
-        """The exits of the policy and of those that were proved before it."""
-        path = () if self.certificate is None else self.certificate.path
-        return frozenset(name for policy in (self.policy, *path) for name in policy.exits)
-
-    def to_dict(self, unit: str | None = None) -> dict[str, Any]:
-        """Plain JSON; with the headline figures in front where their unit is given."""
-        data, outcome = super().to_dict(), self.outcome
-        if unit is None:
-            return data
-        headline = {
-            "max_drop": self.max_drop,
-            "policy": data["policy"],
-            "cost": outcome.cost[unit],
-            "saving": outcome.saving[unit],
-            "drop": outcome.drop,
-            "shares": dict(outcome.shares),
-        }
-        return headline | data
-
-
-@dataclass(frozen=True)
-class Published(Stored):
-    """The policy that a published rule chose for one budget (points), and its outcome."""
-
-    rule: str
-    max_drop: float
-    policy: Policy
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class Single(Stored):
-    """One exit by itself: its origin (plain JSON) and its outcome by split."""
-
-    name: str
-    origin: Mapping[str, Any]
-    on: Mapping[str, Outcome]
+__all__ = ["Choice", "Result"]
 
 
 @dataclass(frozen=True)
@@ -428,164 +328,41 @@ class Result(
             "IN-SAMPLE: chosen and measured on the same samples. These figures are too "
             "good; nothing is certified."
         )
+        tables = self._tables()
         return display.group_of(
             *([warning] if self.in_sample else []),
             display.note_of(f"{self.reference_words()}\n"),
             *([display.note_of(self.label_words())] if self.partly_labelled else []),
-            _singles_table(self),
-            _choices_table(self),
-            *([] if self.in_sample else [_guarantees_note(self)]),
-            _baselines_table(self),
-            *([_published_table(self)] if self.published else []),
+            tables.single_exits(),
+            tables.plans(),
+            *([] if self.in_sample else [tables.guarantees()]),
+            tables.baselines(),
+            *([tables.published_rules()] if self.published else []),
             *(display.note_of(f"{one}\n", heading="Times: ") for one in self.time_remarks),
             *(
                 display.note_of(
-                    choice.verdict + _worst_class(choice) + "\n",
+                    choice.verdict + worst_class(choice) + "\n",
                     heading=f"{points(choice.max_drop)}: ",
                 )
                 for choice in self.choices
             ),
         )
 
+    def _tables(self) -> ResultTables:
+        return ResultTables(
+            unit=self.unit,
+            reference=self.reference,
+            delta=self.delta,
+            choices=self.choices,
+            singles=self.singles,
+            published=self.published,
+            measured_on=self.measured_on,
+            in_sample=self.in_sample,
+            labelled=self.labelled,
+            partly_labelled=self.partly_labelled,
+            gap=self.gap,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         choices = [choice.to_dict(self.unit) for choice in self.choices]
         return super().to_dict() | {"results": choices}
-
-
-def _worst_class(choice: Choice) -> str:
-    """The class that loses most, where its loss is more than the noise of its samples."""
-    if len(choice.classes) < 2 or (gap := choice.classes[0]).interval[0] <= 0:
-        return ""
-    on_tune = ALL not in choice.on and gap.tune_drop is not None
-    where = f" on {choice.measured_on}"
-    picked, measured = ("lost most on tune", where) if on_tune else ("loses most", "")
-    return (
-        f" The class that {picked} is {gap.name}: {display.signed(gap.drop)} "
-        f"{display.interval_text(gap.interval)}{measured}, an estimate from {gap.samples:,} "
-        "samples."
-    )
-
-
-def _singles_table(result: Result) -> TextTable:
-    measure = "accuracy" if result.labelled else "agreement"
-    measure += "*" if result.partly_labelled else ""
-    compared = "in points" if result.labelled else "in % of the samples"
-    outcomes = {single.name: single.on[result.measured_on] for single in result.singles}
-    rows = (
-        (
-            name,
-            display.cost_text(outcome.cost[result.unit], result.unit),
-            display.percent(outcome.accuracy),
-            "reference" if name == result.reference else _gap_text(result, outcome.drop),
-            outcome.saving_text(result.unit),
-        )
-        for name, outcome in outcomes.items()
-    )
-    title = f"single exits, measured on {result.measured_on}; {result.gap} {compared}"
-    return display.table_of(title, ("exit", result.unit, measure, result.gap, "saving"), rows)
-
-
-def _choices_table(result: Result) -> TextTable:
-    costs = [set(choice.outcome.cost) for choice in result.choices]
-    others = sorted(set.intersection(*costs) - {result.unit})
-    decided = f" ({DECIDED})" if result.measured_on == "certify" else ""
-    proof = "proof" if result.in_sample else f"proof\n(δ = {display.level_text(result.delta)})"
-    head = (_budget(result), PLAN, result.unit, "saving")
-    return display.table_of(
-        f"the cheapest plan per budget, measured on {result.measured_on}{decided}",
-        (*head, *(f"saving\n{unit}" for unit in others), result.gap, "95 %\ninterval", proof),
-        (_choice_row(result, choice, others) for choice in result.choices),
-    )
-
-
-def _guarantees_note(result: Result) -> Paragraph:
-    """What the column of proofs stands for."""
-    count, probability = len(result.choices), display.probability_text(result.delta)
-    words = (
-        f"Each {result.gap} and each saving (≥) is certified with probability {probability} by "
-        "itself"
-    )
-    proofs = [choice.certificate for choice in result.choices if choice.certificate]
-    if all(proof.falls_back for proof in proofs):
-        words, count = f"Nothing cheaper than {result.reference} is certified", 1
-    several = f"; {several_guarantees(count, result.delta)}" if count > 1 else ""
-    look = max((proof.looks for proof in proofs), default=1)
-    again = (
-        f" This is look {look} at the certify samples: the best of several looks is wrong with a "
-        "probability of up to the sum of their δ."
-    )
-    return display.note_of(f"{words}{several}.{again if look > 1 else ''}\n")
-
-
-def _budget(result: Result) -> Column:
-    return Column("max\ndrop" if result.labelled else "budget", "name")
-
-
-def _gap_text(result: Result, drop: float) -> str:
-    """A drop with its sign, or a disagreement, which has none."""
-    return display.signed(drop) if result.labelled else f"{drop:.2f}"
-
-
-def _choice_row(result: Result, choice: Choice, others: list[str]) -> list[str]:
-    outcome, certificate, proof = choice.outcome, choice.certificate, "none"
-    interval_text = display.interval_text if result.labelled else display.share_interval_text
-    if certificate is not None:
-        proof = "fell back"
-        if certificate.p_value is not None and not certificate.falls_back:
-            p_value = certificate.p_value
-            proof = f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
-    return [
-        display.budget_text(choice.max_drop),
-        display.plan_text(outcome.shares),
-        display.cost_text(outcome.cost[result.unit], result.unit),
-        _saving_text(choice, result.unit),
-        *(outcome.saving_text(other) for other in others),
-        _gap_text(result, outcome.drop),
-        interval_text(outcome.drop_interval),
-        proof,
-    ]
-
-
-def _saving_text(choice: Choice, unit: str) -> str:
-    """The measured saving, and the one that is certified."""
-    least = choice.certificate.saving_bounds.get(unit) if choice.certificate else None
-    proved = "" if least is None else f"\n≥ {display.least_percent(least)}"
-    return f"{choice.outcome.saving_text(unit)}{proved}"
-
-
-def _baselines_table(result: Result) -> TextTable:
-    rows = []
-    for choice in result.choices:
-        others = choice.baselines
-        single = ("all cost more", "–")
-        if others.single is not None and others.single_drop is not None:
-            single = (others.single, _gap_text(result, others.single_drop))
-        drops = (_gap_text(result, drop) for drop in (others.random_drop, others.oracle_drop))
-        budget, drop = display.budget_text(choice.max_drop), choice.outcome.drop
-        rows.append((budget, _gap_text(result, drop), *single, *drops))
-    return display.table_of(
-        f"{result.gap}s that the plans must beat at no more cost, measured on {result.measured_on}",
-        (
-            *(_budget(result), "plan", Column("best single\nexit", "name"), f"its\n{result.gap}"),
-            *("deferring\nat random", "by an\noracle"),
-        ),
-        rows,
-    )
-
-
-def _published_table(result: Result) -> TextTable:
-    return display.table_of(
-        f"what published rules choose, measured on {result.measured_on}; nothing is proved",
-        (_budget(result), PLAN, Column("rule", "name"), result.unit, "saving", result.gap),
-        (
-            (
-                display.budget_text(one.max_drop),
-                display.plan_text(one.outcome.shares),
-                one.rule,
-                display.cost_text(one.outcome.cost[result.unit], result.unit),
-                one.outcome.saving_text(result.unit),
-                _gap_text(result, one.outcome.drop),
-            )
-            for one in result.published
-        ),
-    )

@@ -24,7 +24,7 @@ from understudy.confidence_functions import (
 )
 from understudy.errors import TableError, listed, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
-from understudy.label_sets import checked_sets, coded_labels, flat_labels, is_right, padded_sets
+from understudy.label_sets import checked_sets, coded_labels, flat_labels, is_right, with_labels
 from understudy.reference import candidates, most_accurate, reference_words
 from understudy.short_repr import clipped, cut_list
 from understudy.sitting import Sitting
@@ -631,20 +631,8 @@ class ScoreTable(Tabular):
             TableError: unknown ids, numbers that are no classes, or labels other than those the
                 table has.
         """
-        rows, added = self._label_rows(labels)
         older = np.full((len(self), 1), NO_LABEL) if self.label is None else self._sets(self.label)
-        sets = np.full((len(self), max(older.shape[1], added.shape[1])), NO_LABEL)
-        sets[:, : older.shape[1]] = older
-        new = np.full((len(rows), sets.shape[1]), NO_LABEL)
-        new[:, : added.shape[1]] = added
-        changed = np.flatnonzero((sets[rows, 0] != NO_LABEL) & (sets[rows] != new).any(1))
-        if len(changed):
-            raise TableError(
-                f"labels that the table has stay as they are, {len(changed):,} of {len(labels):,} "
-                f"differ: {listed(map(repr, self.ids[rows[changed]]))}: correct them, or import "
-                "the table again"
-            )
-        sets[rows] = new
+        sets = with_labels(older, self.ids, labels)
         return replace(self, label=None, label_sets=sets)
 
     def relabelled(
@@ -672,26 +660,6 @@ class ScoreTable(Tabular):
                 "table: check the column of labels"
             )
         return table if len(kept) == len(table) else table.rows(kept)
-
-    def _label_rows(
-        self, labels: Mapping[str, SupportsIndex | Iterable[SupportsIndex]]
-    ) -> tuple[Array, Array]:
-        """The rows of samples that get labels, (M,), and their labels, (M, K)."""
-        position = {key: row for row, key in enumerate(self.ids.tolist())}
-        strange = [key for key in labels if key not in position]
-        if strange:
-            raise TableError(
-                f"labels are those of the table's samples, {len(strange):,} of {len(labels):,} ids "
-                f"are unknown: {listed(map(repr, strange))}: correct them, or leave the rows out"
-            )
-        rows = np.array([position[key] for key in labels], np.intp)
-        values = [[*one] if isinstance(one, Iterable) else [one] for one in labels.values()]
-        numbers = np.array([one for row in values for one in row], np.int64)
-        if (numbers < 0).any():
-            raise TableError(f"labels are class numbers from 0, found {int(numbers.min())}")
-        sets = padded_sets(class_numbers(numbers, "labels"), map(len, values))
-        some = sets[:, 0] != NO_LABEL
-        return rows[some], sets[some]
 
     def with_classes(self, classes: Sequence[str]) -> ScoreTable:
         """The table with names for its classes."""
@@ -725,11 +693,7 @@ def _of_outputs(
         **options,
     )
     check_labels(table.label if table.label_sets is None else table.label_sets, count)
-    details = {
-        name: Detail(*_top(_softmax(rows)), rows.astype(np.float16))
-        for name, rows in logits.items()
-    }
-    return replace(table, details=details)
+    return replace(table, details={name: Detail.of(rows) for name, rows in logits.items()})
 
 
 def _coded(
@@ -749,12 +713,3 @@ def _coded(
     if len(set(lengths.values())) > 1:
         raise TableError(f"all exits have the same samples, found the lengths {lengths}")
     return rows
-
-
-def _softmax(logits: Array) -> Array:
-    return np.asarray(np.exp(logits - energy(logits)[:, None]))
-
-
-def _top(probabilities: Array, most: int = 5) -> tuple[Array, Array]:
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :most]
-    return order.astype(np.int32), np.take_along_axis(probabilities, order, 1).astype(np.float32)

@@ -63,9 +63,16 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(kept), np.asarray(expected))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ScoreTable:
+    """A run that was not interrupted."""
+    return scored(tmp_path_factory.mktemp("whole") / "table", "tiny", "greedy")
+
+
 @pytest.mark.parametrize("calls", [2, 11, 30])
-def test_a_run_that_was_halved_resumes_to_the_same_scores(tmp_path: Path, calls: int) -> None:
-    whole = scored(tmp_path / "whole", "tiny", "greedy")
+def test_a_run_that_was_halved_resumes_to_the_same_scores(
+    whole: ScoreTable, tmp_path: Path, calls: int
+) -> None:
     with pytest.raises(InterruptedRunError):
         scored(tmp_path / "table", "tiny", "greedy", on_progress=after(calls))
     table = scored(tmp_path / "table", "tiny", "greedy")

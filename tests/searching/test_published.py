@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.optimize import fminbound
 
 from tables import score_tables, synthetic
+from understudy.choice import Published
 from understudy.errors import PolicyError
 from understudy.outcome import evaluate
 from understudy.policy import Policy, accepts
-from understudy.result import Published
 from understudy.scores import Exit, ScoreTable
 from understudy.searching.onepass import onepass
 from understudy.searching.pairs import pair_curve

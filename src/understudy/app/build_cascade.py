@@ -8,11 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from understudy.choice import Choice
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError, TableError, unknown
 from understudy.nn.cascade import Cascade, cascade_of
 from understudy.nn.stage import Stage
-from understudy.result import Choice, Result
+from understudy.result import Result
 from understudy.zoo.models import load_stages
 from understudy.zoo.saved_cascades import save_cascade
 

@@ -20,13 +20,14 @@ from understudy.answer_files import read_answers
 from understudy.app.build_cascade import build_cascade
 from understudy.app.report.page import write_report
 from understudy.app.run_cascade import run_cascade
+from understudy.choice import Choice
 from understudy.files import replacing
 from understudy.folders import remove_folder
 from understudy.looks import count_looks, log_look, looking
 from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.progress_bars import Advance
-from understudy.result import Choice, Result
+from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
 from understudy.searching.search import search

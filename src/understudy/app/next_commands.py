@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from understudy.choice import Choice
 from understudy.ensemble import ensemble_of
-from understudy.result import Choice, Result
+from understudy.result import Result
 
 
 def build_command(result: Result, file: str, choices: Sequence[Choice]) -> str:

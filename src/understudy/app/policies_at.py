@@ -18,9 +18,7 @@ from understudy.policy_set import PolicySet
 from understudy.result import Result
 from understudy.shift import AppliedPlan, Proof
 from understudy.split import headline_split
-from understudy.written_places import CASCADE, check_runnable
-
-_VERSION = 3  # of a cascade's file, as `zoo.saved_cascades` writes it
+from understudy.written_places import CASCADE, CASCADE_FORMAT, CASCADE_VERSION, check_runnable
 
 
 def policies_at(path: str | Path) -> PolicySet:
@@ -42,8 +40,8 @@ def _of_cascade(folder: Path) -> PolicySet:
     check_contained(folder, error=ModelError)
     data = read_document(
         folder / CASCADE,
-        kind="understudy.cascade",
-        newest=_VERSION,
+        kind=CASCADE_FORMAT,
+        newest=CASCADE_VERSION,
         what="a cascade",
         error=ModelError,
         remedy="build the cascade again",

@@ -23,7 +23,7 @@ from understudy.class_outputs import entries, is_missing
 from understudy.confidence_functions import are_probabilities, confidence_functions, softmax
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.exit import Detail, Exit
-from understudy.measured_rounds import RoundTimes, rounds, seconds_after, unit_of
+from understudy.measured_rounds import RoundTimes, batch_sizes, rounds, seconds_after, unit_of
 from understudy.progress_bars import Advance, no_bar, progress_bars
 from understudy.runtime.pipeline import check_classes
 from understudy.scores import ScoreTable
@@ -32,10 +32,8 @@ from understudy.table_validation import NO_LABEL
 
 Array = npt.NDArray[Any]
 BATCH = 256
-TOP = 5
 CHECKED = 8  # samples that are given twice
 ROUNDING = 1e-4  # of a probability, between one call and another
-_HALF = np.finfo(np.float16)
 
 
 def score_callables(
@@ -86,9 +84,7 @@ def score_callables(
     """
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
-    sizes = (measure,) if isinstance(measure, int) else tuple(measure)
-    if min(sizes, default=1) < 1:
-        raise DataError(f"times are measured for batches of 1 sample and more, found {sizes}")
+    sizes = batch_sizes(measure)
     stages = callable_stages(models)
     run = _CallableRun(stages, class_order(stages, classes))
     batches, count = _batches(data, labels, batch_size)
@@ -177,7 +173,7 @@ class _CallableRun:
             Exit(name, (name,), {**stage.to_origin(), "classes": width})
             for name, stage in self.stages.items()
         )
-        details = {name: _detail(rows, keep_logits=keep_logits) for name, rows in found.items()}
+        details = {name: Detail.of(rows, keep_logits=keep_logits) for name, rows in found.items()}
         return replace(table, exits=tuple(exits), details=details)
 
 
@@ -317,15 +313,3 @@ def _costs(stages: Mapping[str, CallableStage]) -> dict[str, dict[str, float]] |
         raise ModelError(f"all stages have a cost in the same units, found {kinds}: complete them")
     some = next(iter(units.values()))
     return {unit: {name: float(units[name][unit]) for name in stages} for unit in some}
-
-
-def _detail(logits: Array, *, keep_logits: bool) -> Detail:
-    """The top classes, and the logits limited to the range of float16."""
-    probability = softmax(logits)
-    order = np.argsort(-probability, axis=1, kind="stable")[:, :TOP]
-    half = logits.clip(float(_HALF.min), float(_HALF.max)).astype(np.float16)
-    return Detail(
-        order.astype(np.int32),
-        np.take_along_axis(probability, order, 1),
-        half if keep_logits else None,
-    )

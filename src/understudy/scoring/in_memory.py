@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from understudy.class_outputs import class_codes
 from understudy.errors import DataError, ModelError
-from understudy.measured_rounds import seconds_after
+from understudy.measured_rounds import batch_sizes, seconds_after
 from understudy.nn.preprocess import as_tensor
 from understudy.nn.stage import Images, stages_of
 from understudy.nn.training_modes import modes_kept
@@ -92,9 +92,7 @@ def score(
         )
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
-    sizes = (measure,) if isinstance(measure, int) else tuple(measure)
-    if any(size < 1 for size in sizes):
-        raise DataError(f"times are measured for batches of 1 sample and more, found {sizes}")
+    sizes = batch_sizes(measure)
     bars = progress_bars("batches", measuring="rounds") if progress else nullcontext(no_bar)
     with modes_kept(models.values()), bars as advance:
         stages_of(models)  # refuses two exits of one name

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from understudy.errors import ModelError, listed
-from understudy.exit import Detail
+from understudy.exit import TOP, Detail
 from understudy.nn.confidence_functions import confidence_functions
 from understudy.nn.stage import EMPTY, Images, Stage
 from understudy.zoo.data import Array
 
-TOP = 5
 _FLOAT16 = torch.finfo(torch.float16)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.certificate import Certificate
+from understudy.choice import DECIDED, Baselines, Choice
 from understudy.display import cost_text, least_percent, percent, probability_text, signed
 from understudy.errors import listed
 from understudy.exit import Exit
 from understudy.outcome import Outcome, decide, points
 from understudy.policy import Policy
-from understudy.result import DECIDED, Baselines, Choice
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]

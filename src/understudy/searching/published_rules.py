@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.choice import Published
 from understudy.errors import PolicyError
 from understudy.import_exits import from_strict
 from understudy.outcome import evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
-from understudy.result import Published
 from understudy.scores import ScoreTable
 from understudy.searching.onepass import check_range, in_range, onepass
 from understudy.searching.pairs import allowed_gap

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from understudy.certificate import Certificate
+from understudy.choice import Choice, Single
 from understudy.confidence_functions import LEARNED
 from understudy.deciles import difficulty
 from understudy.deferral import DeferralScore, scores_of, with_scores
@@ -18,7 +19,7 @@ from understudy.errors import PolicyError, TableError, check_number, unknown
 from understudy.frontier import Frontier
 from understudy.outcome import Outcome, class_gaps, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
-from understudy.result import Choice, Result, Single
+from understudy.result import Result
 from understudy.sample_marks import sample_marks
 from understudy.scores import ScoreTable
 from understudy.searching.baselines import baselines, dominating, verdict

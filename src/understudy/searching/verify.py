@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.certificate import Certificate
+from understudy.choice import Choice
 from understudy.display import level_text
 from understudy.documents import HASH, change_of
 from understudy.errors import PolicyError, UnderstudyError
@@ -22,7 +23,7 @@ from understudy.frontier import Frontier
 from understudy.json_codec import Stored
 from understudy.looks import logged_looks
 from understudy.outcome import evaluate
-from understudy.result import Choice, Result
+from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value
 from understudy.searching.search import search, search_within_cost

@@ -12,8 +12,6 @@ from typing import Any
 from understudy.errors import MissingExtra
 
 CLASSES = 1000
-VALIDATION = 50_000
-"""Images of the validation set, whose numbers end their names."""
 
 
 @cache

@@ -29,11 +29,10 @@ from understudy.nn.stage import Stage, uncompiled
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
 from understudy.written_places import CASCADE as NAME
-from understudy.written_places import check_cascade
+from understudy.written_places import CASCADE_FORMAT, CASCADE_VERSION, check_cascade
 from understudy.zoo.library_models import ARCHITECTURE
 from understudy.zoo.models import build_model
 
-FORMAT, VERSION = "understudy.cascade", 3
 ADDED = ("weights", "weights_hash", "preprocess", "dtype", SAMPLE)  # to the origin of a stage
 
 
@@ -77,8 +76,8 @@ def save_cascade(
     check_own_folder(path, mark=NAME, rule="a cascade goes into a folder of its own")
     files = _file_names((*models, *networks))
     data = {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": CASCADE_FORMAT,
+        "version": CASCADE_VERSION,
         "policy": cascade.policy.to_dict(),
         "networks": {
             name: {"made": Architecture.of(network).to_dict(), "weights": files[name]}
@@ -153,8 +152,8 @@ def provenance_of(path: str | Path) -> Mapping[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     return read_document(
         folder / NAME,
-        kind=FORMAT,
-        newest=VERSION,
+        kind=CASCADE_FORMAT,
+        newest=CASCADE_VERSION,
         what="a cascade",
         error=ModelError,
         remedy="build the cascade again",

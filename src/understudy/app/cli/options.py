@@ -83,6 +83,16 @@ WithinDrop = Annotated[
         "[dim]Default: as it was built.[/]",
     ),
 ]
+CacheGb = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=10**9,
+        metavar="GB",
+        help="Disk space for features of training images, at most.",
+        callback=finite,
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

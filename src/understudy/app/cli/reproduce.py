@@ -71,16 +71,7 @@ def reproduce(
             help="Of training exits. [dim]Default: the paper's.[/]",
         ),
     ] = None,
-    cache_gb: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=10**9,
-            metavar="GB",
-            help="Disk space for features of train images, at most.",
-            callback=options.finite,
-        ),
-    ] = 8.0,
+    cache_gb: options.CacheGb = 8.0,
     batch: Annotated[
         int, typer.Option(min=1, max=options.MOST_IMAGES, help="Images per batch.")
     ] = 256,

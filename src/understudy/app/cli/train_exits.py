@@ -82,16 +82,7 @@ def train_exits(
         int | None,
         typer.Option(min=0, help="Seed of training. [dim]Default: 0[/]", callback=options.seed),
     ] = None,
-    cache_gb: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=10**9,
-            metavar="GB",
-            help="Disk space for cached features, at most.",
-            callback=options.finite,
-        ),
-    ] = 8.0,
+    cache_gb: options.CacheGb = 8.0,
     workers: options.Workers = None,
     device: options.Device = None,
     as_json: options.Json = False,

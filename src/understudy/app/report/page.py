@@ -16,10 +16,11 @@ from understudy.app.bench_result import Bench
 from understudy.app.report import charts, drawing
 from understudy.app.report.record import Report
 from understudy.app.report.words import typeset
+from understudy.choice import DECIDED
 from understudy.display import cost_text, interval_text, least_percent, percent, shares_text, signed
 from understudy.errors import UnderstudyError
 from understudy.files import is_stream, replacing
-from understudy.result import DECIDED, Result
+from understudy.result import Result
 from understudy.shift import ShiftCard
 
 WIDE, NARROW = 880.0, 324.0

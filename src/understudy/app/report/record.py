@@ -13,12 +13,13 @@ import numpy as np
 from understudy.app.next_commands import build_command
 from understudy.app.report.words import facts
 from understudy.certificate import several_guarantees
+from understudy.choice import DECIDED, Choice
 from understudy.deciles import Bin
 from understudy.deferral import scores_of
 from understudy.display import signed
 from understudy.intervals import Interval
 from understudy.outcome import ClassGap, points
-from understudy.result import DECIDED, Choice, Result
+from understudy.result import Result
 from understudy.split import ALL, SPLITS
 
 DRAWN_POINTS = 400
