@@ -72,7 +72,7 @@ CORE = {
     "intervals": set(),
     "outcome": {
         "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
-        "short_repr", "tabular",
+        "short_repr", "tabular", "table_validation",
     },
     "frontier": {
         "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
@@ -88,8 +88,9 @@ CORE = {
     },
     "policy_set": {
         "errors", "policy", "outcome", "scores", "intervals", "split", "deferral", "ensemble",
-        "display", "shift",
+        "display", "shift", "sample_marks",
     },
+    "sample_marks": {"scores"},
     "choice": {"json_codec", "errors", "policy", "outcome", "certificate", "split"},
     "result_tables": {"choice", "certificate", "display", "split", "text_table"},
     "result": {

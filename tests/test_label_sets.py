@@ -18,6 +18,8 @@ from tables import score_tables
 from understudy.ensemble import fit_temperature
 from understudy.errors import DataError, TableError
 from understudy.import_predictions import LabelFile, import_predictions, read_labels
+from understudy.outcome import class_gaps
+from understudy.policy import Policy
 from understudy.scores import ScoreTable
 from understudy.store import load_table, save_table
 
@@ -88,6 +90,16 @@ def test_lists_of_names() -> None:
 def test_wrong_sets_are_refused(sets: Any, message: str) -> None:
     with pytest.raises(TableError, match=message):
         replace(three([0, 1, 0]), label_sets=sets)
+
+
+def test_classes_do_not_depend_on_the_order_within_a_set() -> None:
+    one, other = three([[0, 1], [2, 0], [1, 2]]), three([[1, 0], [0, 2], [2, 1]])
+    tiny = Policy.single("tiny")
+    gaps = class_gaps(one, one, tiny, reference="big")
+    assert gaps == class_gaps(other, other, tiny, reference="big")
+    assert {gap.name: gap.samples for gap in gaps} == {"0": 2, "1": 2, "2": 2}
+    assert {gap.name: gap.losses for gap in gaps} == {"0": 1, "1": 0, "2": 1}
+    assert one.of_class("1").ids.tolist() == other.of_class("1").ids.tolist() == ["0", "2"]
 
 
 def test_sets_come_back_from_disk(tmp_path: Path) -> None:

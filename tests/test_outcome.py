@@ -166,9 +166,10 @@ def test_class_gaps_add_up_to_the_outcome(data: st.DataObject) -> None:
     if policy == Policy.single(big):
         assert gaps == ()
         return
-    assert sum(gap.losses for gap in gaps) == outcome.losses
-    assert sum(gap.gains for gap in gaps) == outcome.gains
-    assert sum(gap.samples for gap in gaps) == outcome.samples
+    if table.label_sets is None:
+        assert sum(gap.losses for gap in gaps) == outcome.losses
+        assert sum(gap.gains for gap in gaps) == outcome.gains
+        assert sum(gap.samples for gap in gaps) == outcome.samples
     assert [gap.drop for gap in gaps] == sorted((gap.drop for gap in gaps), reverse=True)
     for gap in gaps:
         alone = evaluate(table.of_class(gap.name), policy, reference=big)
@@ -182,9 +183,8 @@ def test_classes_are_picked_on_tune_and_measured_elsewhere(data: st.DataObject) 
     tune, other = (data.draw(score_tables(labelled=True, least_exits=2)) for _ in range(2))
     policy = Policy.pair("e0", "e1", 0.5)
     gaps = class_gaps(tune, other.only(["e0", "e1"]), policy, reference="e1")
-    assert tune.label is not None
-    assert other.label is not None
-    assert {gap.name for gap in gaps} == set(map(str, {*tune.label} & {*other.label}))
+    classes = set.intersection(*(set(one.label_rows.ravel().tolist()) for one in (tune, other)))
+    assert {gap.name for gap in gaps} == set(map(str, classes - {-1}))
     drops = []
     for gap in gaps:
         there, here = (

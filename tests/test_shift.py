@@ -106,6 +106,27 @@ def test_other_labels_are_judged_on_samples_that_chose_nothing() -> None:
     assert card.plans[0].on["lenient"].promise == "void"
 
 
+@pytest.mark.parametrize("rows", [6000, 5000])
+def test_samples_of_the_search_are_found_in_a_table_made_apart(rows: int) -> None:
+    source = synthetic(6000)
+    found = search(source, max_drop=2.0)
+    same = source.rows(np.arange(6000 - rows, 6000))
+    lenient = replace(same, label=None).with_labels({key: [0, 1] for key in same.ids.tolist()})
+    (table,) = found.apply({"apart": lenient}).tables
+    assert (table.split, "are among these" in table.remarks[0]) == ("test", True)
+    cut = replace(lenient, split=np.roll(lenient.split, 1))
+    (table,) = found.apply({"cut": cut}).tables
+    assert (table.split, "some of which chose the plans" in table.remarks[0]) == ("all", True)
+    only = lenient.on("tune")
+    assert found.apply({"tune": only}).tables[0].split == "all"
+
+
+def test_counted_samples_are_others_where_answers_differ() -> None:
+    found = search(synthetic(6000), max_drop=2.0)
+    assert found.apply({"other": synthetic(6000, seed=3)}).tables[0].split == "all"
+    assert "are among these" not in words_of(found.apply({"other": synthetic(6000, seed=3)}))
+
+
 def test_without_labels_the_drop_is_a_bound(result: Result) -> None:
     card = result.apply({"bare": replace(OTHER, label=None)})
     whole = result.apply({"full": OTHER})
@@ -118,6 +139,24 @@ def test_without_labels_the_drop_is_a_bound(result: Result) -> None:
         assert (one.drop_change, one.labelled) == (None, False)
     assert "≤ +" in words_of(card)
     assert "No sample has a label" in words_of(card)
+
+
+def test_accuracies_need_all_labels(result: Result) -> None:
+    assert OTHER.label is not None
+    assert TABLE.label is not None
+    half = replace(OTHER, label=np.where(np.arange(len(OTHER)) % 2, OTHER.label, -1))
+    card = result.apply({"half": half})
+    assert [row["accuracy"] for row in card.to_polars().rows(named=True)].count(None) == len(
+        card.plans
+    )
+    one = card.plans[0].on["half"]
+    assert f"≤ {one.outcome.drop_interval[1]:+.2f}" in words_of(card)
+    assert f"{100 * one.outcome.accuracy:.1f} %" not in words_of(card)
+    partly = search(
+        replace(TABLE, label=np.where(np.arange(4000) % 2, TABLE.label, -1)), max_drop=9
+    )
+    seen = partly.apply({"other": OTHER}).to_polars()["accuracy"].to_list()
+    assert [value is None for value in seen] == [True, False]
 
 
 def test_a_disagreement_is_a_disagreement_anywhere() -> None:

@@ -16,6 +16,7 @@ from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
 from understudy.scores import Array, ScoreTable
 from understudy.short_repr import short_repr
+from understudy.table_validation import NO_LABEL
 from understudy.tabular import Tabular
 from understudy.time_noise import saving_interval
 
@@ -260,10 +261,10 @@ def class_gaps(
         return ()
     if not (tune.labelled.all() and measured.labelled.all()):
         return ()
-    classes = 1 + int(max(tune.label.max(), measured.label.max()))
-    seen, lost, gained = _by_class(tune, tune.label, policy, reference, classes)
+    classes = 1 + int(max(part.label_rows.max() for part in (tune, measured)))
+    seen, lost, gained = _by_class(tune, policy, reference, classes)
     order = np.argsort(-(lost - gained) / np.maximum(seen, 1), kind="stable")
-    counts = _by_class(measured, measured.label, policy, reference, classes)
+    counts = _by_class(measured, policy, reference, classes)
     names = measured.classes or [str(number) for number in range(classes)]
     gaps = (
         ClassGap(
@@ -280,12 +281,18 @@ def class_gaps(
 
 
 def _by_class(
-    table: ScoreTable, label: Array, policy: Policy, reference: str, classes: int
+    table: ScoreTable, policy: Policy, reference: str, classes: int
 ) -> tuple[Array, Array, Array]:
-    """How many samples, losses and gains each class has, (C,) each."""
+    """How many samples, losses and gains each class has, (C,) each; a sample with several right
+    answers counts for each of them."""
     right, reference_right = _right(table, policy, decide(table, policy), reference)
-    marks = (slice(None), reference_right & ~right, right & ~reference_right)
-    samples, losses, gains = (np.bincount(label[rows], minlength=classes) for rows in marks)
+    sets = np.sort(table.label_rows, axis=1)
+    known = sets != NO_LABEL
+    known[:, 1:] &= sets[:, 1:] != sets[:, :-1]  # a class that repeats counts once
+    rows, columns = np.nonzero(known)
+    label = sets[rows, columns]
+    marks = (np.ones_like(right), reference_right & ~right, right & ~reference_right)
+    samples, losses, gains = (np.bincount(label[one[rows]], minlength=classes) for one in marks)
     return samples, losses, gains
 
 

@@ -12,6 +12,7 @@ from understudy.ensemble import Ensemble, models_of, with_ensembles
 from understudy.errors import TableError, listed, unknown
 from understudy.intervals import drop_interval
 from understudy.outcome import Outcome, decide, evaluate
+from understudy.sample_marks import found_again
 from understudy.scores import ScoreTable
 from understudy.shift import (
     HOLDS,
@@ -24,7 +25,7 @@ from understudy.shift import (
     change_of,
     within_budget,
 )
-from understudy.split import ALL
+from understudy.split import ALL, SPLITS
 
 _SAME_COST = 0.005  # a relative difference of costs that is rounding
 _IDENTITY = {"weights_hash": "weights", "dtype": "dtype", "run": "execution mode"}
@@ -96,8 +97,8 @@ class PolicySet:
         self, name: str, table: ScoreTable, split: str | None
     ) -> tuple[AppliedTable, list[Measured]]:
         self._check(name, table)
-        relation = self._relation(table)
-        chosen = split or (self.plans[0].seen_on if relation else ALL)
+        relation, apart = self._relation(table)
+        chosen = split or (self._seen_on(table) if apart else ALL)
         part = self._fitted(name, table.on(chosen))
         own = table.hash == self.source.get("hash")
         measured = [self._on(plan, part, own=own) for plan in self.plans]
@@ -171,21 +172,29 @@ class PolicySet:
                 f"{listed(map(repr, differ))}: map the labels to the classes of the models"
             )
 
-    def _relation(self, table: ScoreTable) -> str:
-        """How its samples are those that were searched, in words; empty where they are others, or
-        nothing is known of them."""
+    def _relation(self, table: ScoreTable) -> tuple[str, bool]:
+        """How its samples are those that were searched, in words, and whether they are in the same
+        splits; no words where they are others, or nothing is known of them."""
         own = self.source.get("hash")
         if own is None:
-            return ""
+            return "", False
         if table.hash == own:
-            return "This is the table that was searched"
+            return "This is the table that was searched", True
         if table.provenance.get("judged_from") == own:
-            return "These are the samples that were searched, judged by other labels"
+            return "These are the samples that were searched, judged by other labels", True
         before = self.source.get("provenance", {})
         same = before.get("fingerprint") == table.provenance.get("fingerprint") is not None
         if same and before.get("split") == table.provenance.get("split"):
-            return "These are the images that were searched, scored again"
-        return ""
+            return "These are the images that were searched, scored again", True
+        again = found_again(self.source.get("marks", {}), table, self.reference)
+        if again is None:
+            return "", False
+        return "Samples that were searched are among these, with the same answers", all(again)
+
+    def _seen_on(self, table: ScoreTable) -> str:
+        """The split of the headline figures; all where the table has no sample of it."""
+        name = self.plans[0].seen_on
+        return name if name == ALL or (table.split == SPLITS.index(name)).any() else ALL
 
     def _remarks(
         self, table: ScoreTable, part: ScoreTable, relation: str, split: str

@@ -217,6 +217,7 @@ class Result(
                     seen=choice.outcome,
                     seen_on=choice.measured_on,
                     kind="gap" if self.labelled else "disagreement",
+                    seen_labelled=self.labelled and not self.partly_labelled,
                 )
                 for choice in self.choices
             ),

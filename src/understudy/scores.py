@@ -485,6 +485,11 @@ class ScoreTable(Tabular):
             return frozen(np.zeros(self.prediction.shape, bool))
         return frozen(is_right(self.prediction, self._sets(self.label)))
 
+    @property
+    def label_rows(self) -> Array:
+        """All right answers of every sample, (N, K), padded with -1 as where none is known."""
+        return self._sets(np.full(len(self), NO_LABEL) if self.label is None else self.label)
+
     def _sets(self, label: Array) -> Array:
         """The labels as sets, (N, K)."""
         return label[:, None] if self.label_sets is None else self.label_sets
@@ -574,7 +579,8 @@ class ScoreTable(Tabular):
         return self.rows(rows)
 
     def of_class(self, name: str) -> ScoreTable:
-        """The sub-table of one class, by its name or, where classes have none, its number.
+        """The samples of which a class is a right answer, by its name or, where classes have none,
+        its number.
 
         Raises:
             TableError: no labels, no such class, or no sample of it.
@@ -589,10 +595,10 @@ class ScoreTable(Tabular):
                 f"{int((~self.labelled).sum()):,} of {len(self):,} have none: add them "
                 f"(`understudy import-labels`), or drop {name!r}"
             )
-        names = self.classes or [str(number) for number in range(int(self.label.max()) + 1)]
+        names = self.classes or [str(number) for number in range(int(self.label_rows.max()) + 1)]
         if name not in names:
             raise TableError(unknown("class", name, names))
-        index = np.flatnonzero(self.label == list(names).index(name))
+        index = np.flatnonzero((self.label_rows == list(names).index(name)).any(axis=1))
         if not len(index):
             raise TableError(f"a class with a budget has samples, {name!r} has none among these")
         return self.rows(index)

@@ -12,7 +12,7 @@ from understudy.certificate import Certificate
 from understudy.errors import PolicyError
 from understudy.html_views import html_of
 from understudy.intervals import Interval, drop_interval
-from understudy.json_codec import Stored, StoredFile
+from understudy.json_codec import Stored, StoredFile, stored
 from understudy.outcome import Outcome, points
 from understudy.policy import Policy
 from understudy.short_repr import clipped, cut_list
@@ -107,6 +107,7 @@ class AppliedPlan(Stored):
         seen_on: the split of those figures.
         kind: what the budget bounds: "gap" (of accuracy), or "disagreement" where the search had no
             labels.
+        seen_labelled: whether all samples of those figures have a label.
         on: what was measured, by table.
     """
 
@@ -116,6 +117,7 @@ class AppliedPlan(Stored):
     seen: Outcome | None
     seen_on: str
     kind: str = "gap"
+    seen_labelled: bool = field(default=True, metadata=stored(optional=True))
     on: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
@@ -208,7 +210,8 @@ class ShiftCard(
     def _rows(self, plan: AppliedPlan) -> Iterator[dict[str, Any]]:
         head = {"max_drop": plan.max_drop, "policy": plan.policy.describe()}
         if plan.seen is not None:
-            yield {**head, "table": SEARCHED, "measured_on": plan.seen_on, **_figures(plan.seen)}
+            figures = _figures(plan.seen, labelled=plan.seen_labelled)
+            yield {**head, "table": SEARCHED, "measured_on": plan.seen_on, **figures}
         splits = {one.name: one.split for one in self.tables}
         for name, one in plan.on.items():
             low, high = one.drop_change_interval or (None, None)
@@ -216,7 +219,7 @@ class ShiftCard(
                 **head,
                 "table": name,
                 "measured_on": splits[name],
-                **_figures(one.outcome),
+                **_figures(one.outcome, labelled=self.labelled(name)),
                 "within": one.within,
                 "drop_change": one.drop_change,
                 "drop_change_low": low,
@@ -226,8 +229,8 @@ class ShiftCard(
             }
 
     def labelled(self, name: str) -> bool:
-        """Whether a table has labels."""
-        return any(table.labels for table in self.tables if table.name == name)
+        """Whether all samples of a table have a label, without which there are no accuracies."""
+        return any(one.labels == one.samples for one in self.tables if one.name == name)
 
     @property
     def has_cascade(self) -> bool:
@@ -308,10 +311,11 @@ def within_budget(budget: float, interval: Interval, *, exact: bool) -> str:
     return NO if exact and interval[0] > budget else UNDECIDED
 
 
-def _figures(outcome: Outcome) -> dict[str, Any]:
-    return {key: values[0] for key, values in outcome.columns().items()} | {
-        f"share {name}": share for name, share in outcome.shares.items()
-    }
+def _figures(outcome: Outcome, *, labelled: bool) -> dict[str, Any]:
+    """Figures by what they are; accuracies are None where labels are missing."""
+    shares = {f"share {name}": share for name, share in outcome.shares.items()}
+    figures = {key: values[0] for key, values in outcome.columns().items()} | shares
+    return {k: None if "accuracy" in k and not labelled else v for k, v in figures.items()}
 
 
 def _range(values: list[float]) -> str:
@@ -335,8 +339,9 @@ def _plan_table(card: ShiftCard, plan: AppliedPlan) -> TextTable:
 
 
 def _seen_column(plan: AppliedPlan, seen: Outcome) -> dict[str, str]:
-    cells = _cells(seen, labelled=plan.kind == "gap")
-    if plan.kind != "gap":
+    labelled = plan.kind == "gap" and plan.seen_labelled
+    cells = _cells(seen, labelled=labelled)
+    if not labelled:
         cells = _without_accuracy(cells)
     return {**cells, "certificate": "proved" if plan.proof is not None else NONE}
 
@@ -357,7 +362,7 @@ def _column(card: ShiftCard, plan: AppliedPlan, name: str, one: Measured) -> dic
 
 
 def _without_accuracy(cells: Mapping[str, str]) -> dict[str, str]:
-    """The figures of a table without labels, which has no accuracies."""
+    """The figures of a table that lacks labels: it has no accuracies."""
     return {key: text for key, text in cells.items() if not key.startswith("accuracy")}
 
 
@@ -371,7 +376,9 @@ def _cells(outcome: Outcome, *, labelled: bool) -> dict[str, str]:
         accuracy: display.percent(outcome.reference_accuracy),
         "accuracy": display.percent(outcome.accuracy),
         "drop": most + display.signed(outcome.drop),
-        "95 % interval": display.interval_text((low, high)),
+        "95 % interval": (
+            display.interval_text((low, high)) if labelled else f"≤ {display.signed(high)}"
+        ),
         **{
             f"saving of {unit}": outcome.saving_text(unit).replace("\n", ", ")
             for unit in outcome.saving

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -12,9 +14,10 @@ from torch import Tensor, nn
 
 from understudy.app.run_cascade import RunSummary, run_cascade
 from understudy.errors import DataError, UnderstudyError
+from understudy.import_predictions import LabelFile, read_labels
 from understudy.nn.cascade import Cascade
 from understudy.policy import Policy
-from understudy.zoo.data import open_data
+from understudy.zoo.data import DataSet, open_data
 
 DATA = open_data("digits:train")
 
@@ -36,9 +39,9 @@ class FailsOnSome(nn.Module):
         return logits.masked_fill(torch.tensor(nan)[:, None], torch.nan)
 
 
-def run(model: nn.Module, out: Path) -> RunSummary:
+def run(model: nn.Module, out: Path, data: DataSet = DATA) -> RunSummary:
     cascade = Cascade({"net": model}, Policy.single("net"))
-    return run_cascade(cascade, DATA, out, batch=64, workers=0, on_progress=lambda *_: None)
+    return run_cascade(cascade, data, out, batch=64, workers=0, on_progress=lambda *_: None)
 
 
 def test_a_first_image_that_cannot_be_processed(tmp_path: Path) -> None:
@@ -100,3 +103,15 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pat
     for out in (tmp_path, tmp_path / "file" / "a.csv"):
         with pytest.raises(UnderstudyError, match="cannot be written"):
             run(model, out)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_all_right_answers_are_written(tmp_path: Path, suffix: str) -> None:
+    assert DATA.labels is not None
+    other = np.where(np.arange(len(DATA)) % 2, (DATA.labels + 1) % 10, -1)
+    sets = np.stack([DATA.labels, other], axis=1).astype(np.int32)
+    file = tmp_path / f"a.{suffix}"
+    run(FailsOnSome(), file, replace(DATA, label_sets=sets))
+    labels = read_labels(LabelFile(file, "id", "label"))
+    for key, *answers in zip(DATA.ids[:6].tolist(), *sets[:6].T.tolist(), strict=True):
+        assert labels[key] == [one for one in answers if one >= 0]

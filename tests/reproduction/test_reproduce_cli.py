@@ -89,6 +89,7 @@ def test_a_plan_is_for_what_is_there(run: Run, tmp_path: Path) -> None:
         (("dyce", "--plan", "--weights", "none"), "found 'none'"),
         (("dyce", "--plan", "--rate", 0), "a number above 0"),
         (("dyce", "--rate", 5), "without --plan"),
+        (("dyce", "--plan", "--rate", 4e10), "in 10^9 MACs per second"),
     ],
 )
 def test_wrong_options_are_one_sentence(

@@ -22,6 +22,7 @@ from understudy.onnx.cascade import OnnxCascade, load_onnx
 from understudy.progress_bars import Advance
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import FAILED, Answers, Runnable, class_names_of
+from understudy.table_validation import NO_LABEL
 from understudy.zoo.batches import Batch, array_batches, batches
 from understudy.zoo.data import DataSet
 
@@ -293,7 +294,10 @@ def _save(kept: Answers, rows: np.ndarray, data: DataSet, out: Path) -> None:
     named = kept if kept.classes is not None else replace(kept, classes=data.classes)
     if named.classes is not None:
         columns["class"] = named.class_names()
-    if data.labels is not None:
+    if data.label_sets is not None:
+        several = data.label_sets[rows].tolist()
+        columns["label"] = [[one for one in answers if one != NO_LABEL] for answers in several]
+    elif data.labels is not None:
         columns["label"] = data.labels[rows]
     save_answers(out, columns)
 

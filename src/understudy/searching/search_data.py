@@ -20,6 +20,7 @@ from understudy.frontier import Frontier
 from understudy.outcome import Outcome, class_gaps, evaluate
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.result import Result
+from understudy.sample_marks import sample_marks
 from understudy.scores import ScoreTable
 from understudy.searching.baselines import baselines, dominating, verdict
 from understudy.searching.fitted_exits import (
@@ -259,6 +260,7 @@ class SearchData:
                 "samples": {name: len(part) for name, part in self.splits.items()},
                 "labelled": models.label is not None,
                 "labels": {name: int(part.labelled.sum()) for name, part in self.splits.items()},
+                "marks": sample_marks(self.source, spec.reference),
                 "provenance": self._provenance(choices),
                 **({"time_remarks": remarks} if remarks else {}),
                 **({"classes": list(models.classes)} if models.classes else {}),

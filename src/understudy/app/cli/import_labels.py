@@ -55,7 +55,10 @@ def import_labels(
     counts = scores.label_counts()
     missing = ", ".join(f"{samples[name] - counts[name]:,} of {name}" for name in SPLITS)
     view = group_of(
-        note_of(f"Added {added:,} labels to {into}. Samples without a label: {missing}.")
+        note_of(
+            f"Added {added:,} label{'s' * (added != 1)} to {into}. Samples without a label: "
+            f"{missing}."
+        )
     )
     data = {"table": str(into), "added": added, "labels": counts, "samples": samples}
     terminal.answer(view, data | {"hash": scores.hash}, as_json=as_json)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from understudy.reproduction.papers import Paper, PaperRow
     from understudy.reproduction.workload import Workload
 
+_FASTEST = 1e7  # 10^9 MACs per second: beyond a thousand accelerators
+
 
 def reproduce(
     paper: Annotated[str, options.argument("PAPER", "little-big, tinysaver or dyce.")],
@@ -160,6 +162,11 @@ def _check(imagenet: Path | None, weights: str | None, rate: float | None, *, pl
         raise terminal.UsageError(
             f"--rate is a number above 0 that --plan takes, found {rate:g}"
             f"{'' if plan else ' without --plan'}: correct it"
+        )
+    if rate is not None and rate > _FASTEST:
+        raise terminal.UsageError(
+            f"--rate is in 10^9 MACs per second, at most {_FASTEST:g}, found {rate:g}: write 100 "
+            "for 10^11 MACs per second"
         )
     if imagenet is None and not plan:
         raise terminal.UsageError(
