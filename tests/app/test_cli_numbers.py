@@ -13,7 +13,8 @@ from typer.core import TyperCommand, TyperOption
 from command_line import Run, refused
 from understudy.app.cli.main import app
 
-COMMANDS: dict[str, TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+VERBS: dict[str, TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = {**VERBS, "zoo suggest": VERBS["zoo"].commands["suggest"]}  # type: ignore[attr-defined]
 NO_NUMBERS = ("nan", "inf", "-inf", "", "x")
 WRONG = {float: NO_NUMBERS, int: (*NO_NUMBERS, "99999999999999999999", "-7", "1e3", "0.5")}
 
@@ -42,7 +43,7 @@ def test_the_options_are_found() -> None:
 def test_strange_numbers_are_refused(verb: str, option: str, kind: type) -> None:
     for text in WRONG[kind]:
         with pytest.raises(typer.BadParameter) as raised:
-            COMMANDS[verb].make_context(verb, ["a", f"{option}={text}"])
+            COMMANDS[verb].make_context(verb, [f"{option}={text}", "a"])
         assert option in raised.value.format_message(), text
 
 

@@ -58,11 +58,14 @@ def zoo(
         str | None, option("MACS", "The most MACs of an image, such as 500M or 4.1G.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, metavar="PIXELS", help="The height of the images.")
+        int | None,
+        typer.Option(min=1, max=10**6, metavar="PIXELS", help="The height of the images."),
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="The number of classes; 0 for feature extractors."),
+        typer.Option(
+            min=0, max=10**6, metavar="N", help="The number of classes; 0 for feature extractors."
+        ),
     ] = None,
     published: PublishedFiles = None,
     sort: Annotated[
@@ -71,7 +74,10 @@ def zoo(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help=f"The most models. [dim]Default: {SHOWN}; all with --json.[/]"
+            min=1,
+            max=10**6,
+            metavar="N",
+            help=f"The most models. [dim]Default: {SHOWN}; all with --json.[/]",
         ),
     ] = None,
     as_json: Json = False,
