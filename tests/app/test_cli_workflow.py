@@ -176,9 +176,7 @@ def test_a_cascade_on_images_of_other_classes(here: Path, run: Run) -> None:
     (here / "images" / "black" / "000.jpg").write_bytes(image.read_bytes())
     command = run("run", "cascade", "--data", "folder:images", "--out", "a.csv", *ALLOWED)
     refused(command, "has 4 names (black, dark, grey and 1 more) where the models have 3")
-    refused(
-        run("bench", "cascade", "--data", "folder:images", *ALLOWED), "has 4 names where the models"
-    )
+    refused(run("bench", "cascade", "--data", "folder:images", *ALLOWED), "where the models have 3")
     refused(run("run", "cascade", "--data", "folder:nowhere", *ALLOWED), "'nowhere' is none")
     head = json.loads((here / "cascade" / "cascade.json").read_text())
     (here / "cascade" / "cascade.json").write_text(json.dumps(head | {"version": 99}))
