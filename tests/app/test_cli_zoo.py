@@ -47,8 +47,13 @@ def test_json_is_a_list_of_all_models(run: Run) -> None:
     }
 
 
-def test_models_are_filtered_and_sorted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Specs are printed whole."""
     monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_models_are_filtered_and_sorted(run: Run) -> None:
     command = ("zoo", "--name", "torchvision:*", "--max-macs", "0.5G", "--licence", "bsd*")
     models = run(*command, "--sort", "top1", "--json", "--limit", 4).json
     accuracies = [one["top1"] for one in models]
