@@ -36,6 +36,10 @@ CORE = {
     "contained_files": {"errors"},
     "written_places": {"errors"},
     "documents": {"errors", "files"},
+    "cascade_file": {
+        "errors", "documents", "contained_files", "written_places", "certificate", "deferral",
+        "operating_point", "policy",
+    },
     "parquet_files": {"extras", "files"},
     "answer_files": {"errors", "extras", "files"},
     "unfinished": {"errors", "files", "folders", "locks"},

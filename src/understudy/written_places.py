@@ -9,7 +9,6 @@ from types import MappingProxyType
 from understudy.errors import ModelError, PolicyError
 
 CASCADE, EXPORTED = "cascade.json", "onnx.json"
-CASCADE_FORMAT, CASCADE_VERSION = "understudy.cascade", 3
 _KINDS: Mapping[str, str] = MappingProxyType(
     {
         "table.json": "a score table",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from command_line import Run, refused
 from tables import synthetic
 from understudy import build, save_cascade, score, search
 from understudy.app.policies_at import policies_at
+from understudy.documents import HASH, write_document
 from understudy.looks import count_looks
+from understudy.policy import Policy
 from understudy.result import Result
 from understudy.shift import ShiftCard
 from understudy.store import load_table, save_table
@@ -91,6 +94,15 @@ def test_a_cascade_on_other_tables(
     strange = [replace(e, origin={**e.origin, "weights_hash": "0"}) for e in half.exits]
     save_table(replace(half, exits=tuple(strange)), tmp_path / "strange")
     refused(run("apply", tmp_path / "cascade", tmp_path / "strange"), "other weights")
+    certificate = found.choice(90.0).certificate
+    assert certificate is not None
+    proof = {"certificate": certificate.to_dict()}
+    save_cascade(build(found, models), tmp_path / "proved", provenance=proof)
+    file = tmp_path / "proved" / "cascade.json"
+    data = json.loads(file.read_text())
+    data["policy"] = Policy.single("large").to_dict()
+    write_document(file, {key: value for key, value in data.items() if key != HASH})
+    refused(run("apply", tmp_path / "proved", tmp_path / "half"), "policy of a saved cascade")
 
 
 def test_what_is_none_of_these_is_a_sentence(

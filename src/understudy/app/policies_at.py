@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from understudy.cascade_file import CascadeFile
 from understudy.certificate import Certificate
-from understudy.contained_files import check_contained
-from understudy.deferral import DeferralScore
-from understudy.documents import read_document
 from understudy.ensemble import ensemble_of
-from understudy.errors import ModelError
 from understudy.onnx.bundle import is_onnx_bundle, read_bundle
 from understudy.operating_point import OperatingPoint
 from understudy.policy import Policy
@@ -18,7 +15,7 @@ from understudy.policy_set import PolicySet
 from understudy.result import Result
 from understudy.shift import AppliedPlan, Proof
 from understudy.split import headline_split
-from understudy.written_places import CASCADE, CASCADE_FORMAT, CASCADE_VERSION, check_runnable
+from understudy.written_places import check_runnable
 
 
 def policies_at(path: str | Path) -> PolicySet:
@@ -37,41 +34,25 @@ def policies_at(path: str | Path) -> PolicySet:
 
 
 def _of_cascade(folder: Path) -> PolicySet:
-    check_contained(folder, error=ModelError)
-    data = read_document(
-        folder / CASCADE,
-        kind=CASCADE_FORMAT,
-        newest=CASCADE_VERSION,
-        what="a cascade",
-        error=ModelError,
-        remedy="build the cascade again",
+    file = CascadeFile.read(folder)
+    ensembles = {name: ensemble_of(one) for name, one in file.stages.items()}
+    source = dict(file.provenance.get("table", {}))
+    plans = _plans(
+        file.operating_points,
+        file.policy,
+        file.certificate,
+        seen_on=headline_split(source.get("samples", ())),
     )
-    try:
-        proof = data.get("provenance", {}).get("certificate")
-        points = [OperatingPoint.from_dict(one) for one in data["frontier"]]
-        ensembles = {name: ensemble_of(one) for name, one in data["stages"].items()}
-        classes = data.get("classes")
-        source = dict(data.get("provenance", {}).get("table", {}))
-        plans = _plans(
-            points,
-            Policy.from_dict(data["policy"]),
-            None if proof is None else Certificate.from_dict(proof),
-            seen_on=headline_split(source.get("samples", ())),
-        )
-        return PolicySet(
-            reference=_reference(points, plans),
-            unit=points[0].unit if points else "MACs",
-            plans=plans,
-            origins={n: one for n, one in data["stages"].items() if ensembles[n] is None},
-            scores={n: DeferralScore.from_dict(one) for n, one in data.get("scores", {}).items()},
-            ensembles={name: one for name, one in ensembles.items() if one is not None},
-            classes=None if classes is None else tuple(classes),
-            source=source,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{str(folder / CASCADE)!r} is damaged ({error!r}): build the cascade again"
-        ) from error
+    return PolicySet(
+        reference=_reference(file.operating_points, plans),
+        unit=file.operating_points[0].unit if file.operating_points else "MACs",
+        plans=plans,
+        origins={name: one for name, one in file.stages.items() if ensembles[name] is None},
+        scores=file.scores,
+        ensembles={name: one for name, one in ensembles.items() if one is not None},
+        classes=file.classes,
+        source=source,
+    )
 
 
 def _of_bundle(folder: Path) -> PolicySet:

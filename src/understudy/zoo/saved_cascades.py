@@ -12,10 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 
-from understudy.certificate import Certificate
-from understudy.contained_files import check_contained
-from understudy.deferral import DeferralScore
-from understudy.documents import read_document, write_document
+from understudy.cascade_file import FORMAT, VERSION, CascadeFile, certificate_in, damaged
+from understudy.documents import write_document
 from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.serialization import Architecture
 from understudy.early_exit.stages import ExitStage
@@ -26,10 +24,7 @@ from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.identity import SAMPLE, check_identity, identity_of
 from understudy.nn.processor import preprocess_from
 from understudy.nn.stage import Stage, uncompiled
-from understudy.operating_point import OperatingPoint
-from understudy.policy import Policy
 from understudy.written_places import CASCADE as NAME
-from understudy.written_places import CASCADE_FORMAT, CASCADE_VERSION, check_cascade
 from understudy.zoo.library_models import ARCHITECTURE
 from understudy.zoo.models import build_model
 
@@ -72,12 +67,12 @@ def save_cascade(
             "that makes the model into a module, and give `build` "
             'Stage(model, origin={"spec": "py:module:function"})'
         )
-    _check_certified(cascade.policy, provenance or {})
+    certificate_in(cascade.policy, provenance or {})  # refuses that of another policy
     check_own_folder(path, mark=NAME, rule="a cascade goes into a folder of its own")
     files = _file_names((*models, *networks))
     data = {
-        "format": CASCADE_FORMAT,
-        "version": CASCADE_VERSION,
+        "format": FORMAT,
+        "version": VERSION,
         "policy": cascade.policy.to_dict(),
         "networks": {
             name: {"made": Architecture.of(network).to_dict(), "weights": files[name]}
@@ -115,28 +110,17 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
             that the spec builds.
         PolicyError: the policy is damaged, or not the one that its certificate proves.
     """
-    folder = Path(path)
-    check_cascade(folder)
-    check_contained(folder, error=ModelError)
-    data = _read(folder)
+    folder, file = Path(path), CascadeFile.read(path)
     try:
-        policy = Policy.from_dict(data["policy"])
-        _check_certified(policy, data.get("provenance", {}))
-        stages = _SavedModels(folder, allow_code).stages(data)
         return Cascade(
-            stages,
-            policy,
-            operating_points=[OperatingPoint.from_dict(point) for point in _frontier(data)],
-            scores={
-                name: DeferralScore.from_dict(score)
-                for name, score in data.get("scores", {}).items()
-            },
-            classes=data.get("classes"),
+            _SavedModels(folder, allow_code).stages(file),
+            file.policy,
+            operating_points=file.operating_points,
+            scores=file.scores,
+            classes=file.classes,
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{str(folder / NAME)!r} is damaged ({error!r}): build the cascade again"
-        ) from error
+        raise damaged(folder, error) from error
 
 
 def provenance_of(path: str | Path) -> Mapping[str, Any]:
@@ -145,33 +129,7 @@ def provenance_of(path: str | Path) -> Mapping[str, Any]:
     Raises:
         ModelError: the folder is no cascade.
     """
-    found: Mapping[str, Any] = _read(Path(path)).get("provenance", {})
-    return found
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    return read_document(
-        folder / NAME,
-        kind=CASCADE_FORMAT,
-        newest=CASCADE_VERSION,
-        what="a cascade",
-        error=ModelError,
-        remedy="build the cascade again",
-    )
-
-
-def _check_certified(policy: Policy, provenance: Mapping[str, Any]) -> None:
-    """Refuse a policy other than that of the certificate, where there is one."""
-    proof = provenance.get("certificate")
-    if isinstance(proof, Mapping):
-        certificate = Certificate.from_dict(proof)
-        what, remedy = "the policy of a saved cascade", "build it again from the search result"
-        certificate.check(policy, certificate.budget, what=what, remedy=remedy)
-
-
-def _frontier(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The certified operating points; those of version 1 were not certified and are left out."""
-    return data["frontier"] if data["version"] > 1 else ()
+    return CascadeFile.read(path).provenance
 
 
 def _networks(cascade: Cascade) -> dict[str, ExitNetwork]:
@@ -197,21 +155,18 @@ class _SavedModels:
     folder: Path
     allow_code: Collection[str]
 
-    def stages(self, data: Mapping[str, Any]) -> dict[str, Stage | Ensemble]:
+    def stages(self, file: CascadeFile) -> dict[str, Stage | Ensemble]:
         """The stages by exit, and the ensembles among them."""
-        networks = {
-            str(name): self.network(str(name), entry)
-            for name, entry in data.get("networks", {}).items()
-        }
+        networks = {name: self.network(name, entry) for name, entry in file.networks.items()}
         inside = {name: network.stages(name) for name, network in networks.items()}
         return {
-            str(name): ensemble_of(entry)
+            name: ensemble_of(entry)
             or (
-                _checked(str(name), inside[entry["root"]][name], entry)
+                _checked(name, inside[entry["root"]][name], entry)
                 if "root" in entry
-                else _checked(str(name), self.stage(str(name), entry), entry)
+                else _checked(name, self.stage(name, entry), entry)
             )
-            for name, entry in data["stages"].items()
+            for name, entry in file.stages.items()
         }
 
     def stage(self, name: str, entry: Mapping[str, Any]) -> Stage:
