@@ -176,7 +176,7 @@ ORDER = {
         "repeatability outputs probing shards source_run measuring further_exits table_times job"
         " in_memory on_disk"
     ),
-    "reproduction": "papers workload record procedures run",
+    "reproduction": "papers workload settings record procedures run",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

@@ -25,7 +25,8 @@ from understudy.reproduction.papers import (
 )
 from understudy.reproduction.procedures import RowTables, reproduce_row
 from understudy.reproduction.record import Reproduction
-from understudy.reproduction.run import RunSettings, reproduce
+from understudy.reproduction.run import reproduce
+from understudy.reproduction.settings import RunSettings
 from understudy.reproduction.workload import ModelSize, Rate, workload_of
 
 FIGURES = (PublishedFigure(0.5, "abstract", saving=0.26, version="v3"),)

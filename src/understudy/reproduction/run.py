@@ -31,65 +31,17 @@ from understudy.progress_bars import Advance, no_bar
 from understudy.reproduction.papers import LITTLE_BIG, Paper, PaperRow
 from understudy.reproduction.procedures import RowTables, reproduce_row
 from understudy.reproduction.record import Reproduction, RowFindings
+from understudy.reproduction.settings import RunSettings
 from understudy.reproduction.workload import RECORD_IMAGES, Rate
 from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import installed_version, score_into
 from understudy.training.api import Note, train_exits
 from understudy.training.config import TrainingConfig
-from understudy.zoo.imagenet_images import PARENTS
 from understudy.zoo.models import build_stage
 
 LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy")
 YARDSTICK, RATE_BATCH = "torchvision:resnet50", 8
 """The network, with random weights, by which the rate of a machine is measured."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run is made with.
-
-    Attributes:
-        imagenet: the folder of ImageNet (`zoo.imagenet_images`).
-        into: where tables, exits, results and the record go.
-        limit: the most images of each set, in turn from the classes; None for all.
-        weights: "random" for models without their published weights; otherwise empty.
-        epochs: of training exits, in place of the paper's.
-        batch: images per batch.
-        workers: threads that decode; one per core and at most 8 unless given.
-        cache_gb: disk space for the features of train images.
-        device: as torch names it; an NVIDIA GPU if there is one, else the CPU.
-    """
-
-    imagenet: Path
-    into: Path
-    limit: int | None = None
-    weights: str = ""
-    epochs: int | None = None
-    batch: int = 256
-    workers: int | None = None
-    cache_gb: float = 8.0
-    device: str | None = None
-
-    def data(self, split: str = "", most: int | None = None) -> str:
-        """The spec of the images of a split: those that figures are reported of, or train."""
-        limits = [limit for limit in (self.limit, most) if limit is not None]
-        options = [f"split={split}"] if split else []
-        options += [f"limit={min(limits)}"] if limits else []
-        return f"imagenet:{self.imagenet}" + (f"?{'&'.join(options)}" if options else "")
-
-    @property
-    def has_train(self) -> bool:
-        """Whether there are train images."""
-        return any((self.imagenet / parent / "train").is_dir() for parent in PARENTS)
-
-    def left_out(self, rows: Sequence[PaperRow]) -> dict[str, str]:
-        """Row -> why it cannot be run here."""
-        reasons = {row.name: row.missing for row in rows if row.missing}
-        if self.has_train:
-            return reasons
-        needing = [row.name for row in rows if row.exits is not None]
-        why = f"its exits are trained on train images, {str(self.imagenet)!r} has no train/"
-        return reasons | dict.fromkeys(needing, why)
 
 
 def reproduce(

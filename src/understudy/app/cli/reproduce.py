@@ -10,10 +10,11 @@ import typer
 from understudy.app.cli import options, terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
-    from understudy.reproduction.papers import Paper, PaperRow
-    from understudy.reproduction.workload import Workload
+    from understudy.reproduction.papers import Paper
+    from understudy.reproduction.record import Reproduction
+    from understudy.reproduction.workload import Rate
 
 _FASTEST = 1e7  # 10^9 MACs per second: beyond a thousand accelerators
 
@@ -90,20 +91,12 @@ def reproduce(
     source = load_paper(paper)
     rows = source.select(name for text in only or () for name in options.listed_values(text))
     _check(imagenet, weights, rate, plan=plan)
-    if plan:
-        workload = _workload(paper, source, rows, imagenet, limit, epochs, weights, rate, device)
-        from understudy.app.reproduction_views import workload_view
+    from understudy.app.reproduction_views import total_words, workload_view
+    from understudy.reproduction.settings import RunSettings
 
-        terminal.answer(workload_view(workload, source), workload.to_dict(), as_json=as_json)
-        return
-    assert imagenet is not None
-    from understudy.reproduction.run import RunSettings
-    from understudy.reproduction.run import reproduce as run
-
-    folder = Path(f"reproduction-{paper}") if into is None else into
     settings = RunSettings(
         imagenet=imagenet,
-        into=folder,
+        into=Path(f"reproduction-{paper}") if into is None else into,
         limit=limit,
         weights=weights or "",
         epochs=epochs,
@@ -112,40 +105,39 @@ def reproduce(
         cache_gb=cache_gb,
         device=device,
     )
-    from understudy.app.reproduction_views import total_words
-    from understudy.reproduction.workload import workload_of
-
-    work = workload_of(
-        paper,
-        source,
-        rows,
-        limit=limit,
-        epochs=epochs,
-        downloads=weights is None,
-        train=settings.has_train,
-        left_out=settings.left_out(rows),
-    )
+    if plan:
+        work = settings.workload(paper, source, rows, rate=_rate(rate, device))
+        terminal.answer(workload_view(work, source), work.to_dict(), as_json=as_json)
+        return
+    work = settings.workload(paper, source, rows)
     if not all(row.missing for row in work.rows):
         terminal.note(f"{total_words(work)} `--plan` says more.")
+    from understudy.reproduction.run import reproduce as run
+
     with terminal.progress("images", measuring="rounds", exits="epochs") as advance:
         record = run(paper, source, rows, settings, on_progress=advance, on_note=terminal.note)
+    _answer(record, source, {row.name for row in rows}, settings.into, as_json=as_json)
+
+
+def _answer(
+    record: Reproduction, paper: Paper, chosen: Collection[str], folder: Path, *, as_json: bool
+) -> None:
+    """Write the reports of the rows that were chosen, and show them."""
     from understudy.app.report.page import write_report
     from understudy.app.report.reproduction_page import write_reproduction
     from understudy.app.reproduction_views import reproduction_view
     from understudy.result import Result
 
-    page = folder / f"{paper}.html"
-    write_reproduction(record, source, page)
-    chosen = {row.name for row in rows}
+    page, file = (folder / f"{record.paper}.{ending}" for ending in ("html", "json"))
+    write_reproduction(record, paper, page)
     found = [one for one in record.rows if one.row.name in chosen]
     for one in found:
-        file = folder / one.result
-        write_report(Result.load(file), file.with_name("report.html"), source=file)
-    shown = reproduction_view(record, source, found)
-    data = record.to_dict() | {"record": str(folder / f"{paper}.json"), "report": str(page)}
-    terminal.answer(shown, data, as_json=as_json)
+        result = folder / one.result
+        write_report(Result.load(result), result.with_name("report.html"), source=result)
+    data = record.to_dict() | {"record": str(file), "report": str(page)}
+    terminal.answer(reproduction_view(record, paper, found), data, as_json=as_json)
     if not as_json:
-        terminal.note(f"written to {page}, and as JSON to {folder / f'{paper}.json'}")
+        terminal.note(f"written to {page}, and as JSON to {file}")
 
 
 def _check(imagenet: Path | None, weights: str | None, rate: float | None, *, plan: bool) -> None:
@@ -179,42 +171,13 @@ def _check(imagenet: Path | None, weights: str | None, rate: float | None, *, pl
         )
 
 
-def _workload(
-    name: str,
-    paper: Paper,
-    rows: Sequence[PaperRow],
-    imagenet: Path | None,
-    limit: int | None,
-    epochs: int | None,
-    weights: str | None,
-    gmacs: float | None,
-    device: str | None,
-) -> Workload:
-    """What the rows take, at a rate that is given or measured here."""
-    from understudy.reproduction.workload import Rate, workload_of
+def _rate(gmacs: float | None, device: str | None) -> Rate:
+    """The rate of the machine, as given or measured here."""
+    from understudy.reproduction.workload import Rate
 
-    if gmacs is None:
-        from understudy.nn.stage import usable_device
-        from understudy.reproduction.run import measured_rate
+    if gmacs is not None:
+        return Rate(gmacs * 1e9, "as given by --rate")
+    from understudy.nn.stage import usable_device
+    from understudy.reproduction.run import measured_rate
 
-        rate = measured_rate(usable_device(device))
-    else:
-        rate = Rate(gmacs * 1e9, "as given by --rate")
-    left_out: dict[str, str] = {}
-    train = True
-    if imagenet is not None:
-        from understudy.reproduction.run import RunSettings
-
-        settings = RunSettings(imagenet, Path())
-        left_out, train = settings.left_out(rows), settings.has_train
-    return workload_of(
-        name,
-        paper,
-        rows,
-        limit=limit,
-        epochs=epochs,
-        downloads=weights is None,
-        train=train,
-        rate=rate,
-        left_out=left_out,
-    )
+    return measured_rate(usable_device(device))
