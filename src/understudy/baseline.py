@@ -34,7 +34,7 @@ class StageBaseline(Stored, what="the baseline of a stage", error=PolicyError):
     Attributes:
         exit: the name of the exit.
         edges: ascending confidences between the cells; each is the float32 that its digits name.
-        counts: the certify samples in each cell, one more than edges. A cell begins with its edge.
+        counts: the certify samples in each cell, one more than edges; an edge is in the upper cell.
 
     >>> stage = StageBaseline("tiny", edges=(0.5, 0.9), counts=(10, 20, 70))
     >>> stage.cells(np.array([0.2, 0.5, 0.89, 1.0, np.nan])).tolist()
@@ -216,14 +216,16 @@ def _edges(confidence: Limits, cells: int) -> tuple[float, ...]:
 
 
 def _shortest_between(below: np.float32, above: np.float32) -> float:
-    """A number of few digits, the float32 of which is above one float32 and at most another.
+    """A number of few digits near the middle of two float32, clear of the rounding of both; the
+    upper one where they are neighbours.
 
-    >>> _shortest_between(np.float32(0.512345), np.float32(0.512567))
-    0.5125
+    >>> _shortest_between(np.float32(0.57), np.float32(0.58))
+    0.575
     """
-    middle = (float(below) + float(above)) / 2
+    low, high = float(below), float(above)
+    middle, width = (low + high) / 2, high - low
     for digits in range(1, 9):
         value = float(f"{middle:.{digits}g}")
-        if below < np.float32(value) <= above:
+        if abs(float(np.float32(value)) - middle) <= width / 4:
             return value
     return float(str(above))
