@@ -187,7 +187,7 @@ class JumpingCapital(Stored, what="a capital", error=PolicyError):
     >>> even = JumpingCapital.over(2)
     >>> won = even.update(np.full((100, 2), [1.0, 1.5]))
     >>> round(won.log / math.log(10), 1), round(even.update(np.ones((100, 2))).log, 9)
-    (17.2, 0.0)
+    (17.3, 0.0)
     """
 
     weights: Floats = field(
