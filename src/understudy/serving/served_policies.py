@@ -1,0 +1,126 @@
+"""The policies that a server can be set to, each resolved once, with what its exits cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from understudy.errors import PolicyError, listed, unknown
+from understudy.operating_point import OperatingPoint, reference_of, select_operating_point
+from understudy.policy import Policy
+from understudy.runtime.protocol import StageRunner
+
+
+@dataclass(frozen=True, eq=False)
+class ServedPolicy:
+    """A policy with its runners, which is what a request is answered by.
+
+    Attributes:
+        number: its place among the policies of the server.
+        point: the operating point whose policy it is; None where the cascade came with a policy
+            that is none of them.
+        policy: the policy.
+        runners: its stages.
+        costs: exit -> what an image costs that it answers, in the point's unit; empty where it is
+            not known.
+        reference_cost: what an image costs that the reference answers, in that unit.
+    """
+
+    number: int
+    point: OperatingPoint | None
+    policy: Policy
+    runners: tuple[StageRunner, ...]
+    costs: Mapping[str, float]
+    reference_cost: float | None
+
+    @property
+    def name(self) -> str | None:
+        """The name of the operating point."""
+        return None if self.point is None else point_name(self.point)
+
+
+class ServedPolicies:
+    """The operating points of a cascade, and the policy that it came with.
+
+    Args:
+        cascade: a cascade of any backend; one without operating points has its policy alone.
+    """
+
+    def __init__(self, cascade: Any) -> None:
+        points: Sequence[OperatingPoint] = getattr(cascade, "operating_points", ())
+        policies: list[tuple[OperatingPoint | None, Policy]] = [(p, p.policy) for p in points]
+        if cascade.policy not in (policy for _, policy in policies):
+            policies.append((None, cascade.policy))
+        self.points = tuple(points)
+        self.all = tuple(
+            _served(number, point, policy, cascade)
+            for number, (point, policy) in enumerate(policies)
+        )
+        self.first = next(one for one in self.all if one.policy == cascade.policy)
+        self.reference = reference_of(points)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the operating points."""
+        return [point_name(point) for point in self.points]
+
+    def of(self, point: OperatingPoint) -> ServedPolicy:
+        """The policy of an operating point."""
+        return next(one for one in self.all if one.point is point)
+
+    def selected(self, wish: Mapping[str, Any]) -> ServedPolicy:
+        """The policy for a wish with one of `name`, `max_drop` and `cost`.
+
+        Raises:
+            PolicyError: another key, a value that is none, or no point that fits.
+        """
+        if len(wish) != 1 or not wish.keys() <= {"name", "max_drop", "cost"}:
+            raise PolicyError(
+                "an operating point is chosen by one of name, max_drop and cost, found "
+                f"{listed(map(repr, wish)) or 'none'}: give one"
+            )
+        [(key, value)] = wish.items()
+        right = str if key == "name" else (int, float)
+        if not isinstance(value, right) or isinstance(value, bool):
+            kind = "a text" if key == "name" else "a number"
+            raise PolicyError(f"{key} is {kind}, found {value!r:.80}")
+        if key == "name":
+            found = next((one for one in self.all if one.name == value), None)
+            if found is None:
+                raise PolicyError(unknown("operating point", str(value), self.names))
+            return found
+        return self.of(select_operating_point(self.points, **{key: value}))
+
+
+def _served(
+    number: int, point: OperatingPoint | None, policy: Policy, cascade: Any
+) -> ServedPolicy:
+    same = policy == cascade.policy
+    runners = cascade.runners if same else _runners_of(cascade, policy)
+    costs: Mapping[str, float] = {}
+    reference_cost = None
+    baseline = getattr(point, "baseline", None)
+    if point is not None and baseline is not None:
+        costs = baseline.costs[point.unit]
+        reference_cost = baseline.reference_costs[point.unit]
+    elif point is not None and len(policy.stages) == 1:
+        costs = {policy.exits[0]: point.cost}
+        reference_cost = point.cost if point.delta == 0 else None
+    return ServedPolicy(number, point, policy, runners, costs, reference_cost)
+
+
+def point_name(point: OperatingPoint) -> str:
+    """Temporary: `OperatingPoint.name`."""
+    return getattr(point, "name", "reference" if point.delta == 0 else f"drop-{point.max_drop:g}")
+
+
+def _runners_of(cascade: Any, policy: Policy) -> tuple[StageRunner, ...]:
+    """Temporary: `BaseCascade.runners_of`."""
+    if hasattr(cascade, "runners_of"):
+        return cascade.runners_of(policy)  # type: ignore[no-any-return]
+    before = cascade.policy
+    cascade.policy = policy
+    runners: tuple[StageRunner, ...] = cascade.runners
+    cascade.policy = before
+    return runners
