@@ -194,6 +194,13 @@ class TorchRunner:
         else:
             target.copy_(source.index_select(0, index), non_blocking=target.is_cuda)
 
+    @torch.inference_mode()
+    def host_logits(self, logits: Tensor, rows: Array) -> Array:
+        """Some rows of logits in float32 on the host, which no others are copied to."""
+        index = torch.from_numpy(rows).to(logits.device)
+        host: Array = logits.index_select(0, index).float().cpu().numpy()
+        return host
+
 
 def outside_graphs(run: Callable[Of, T]) -> Callable[Of, T]:
     """A method of a cascade that `torch.compile` leaves as it is: values decide which rows go on.
