@@ -22,7 +22,7 @@ from understudy.nn.identity import check_identity
 from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
 from understudy.nn.stage import INPUT, Images, Stage, resizings_of, stages_of
 from understudy.nn.training_modes import modes_kept
-from understudy.operating_point import OperatingPoint
+from understudy.operating_point import OperatingPoint, checked_points
 from understudy.policy import Policy
 from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
 from understudy.runtime.loader_batch import taken_apart
@@ -277,7 +277,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
             raise ModelError("a cascade has at least one stage, found none: give it the models")
         built = build_stages(stages)
         self.exits = tuple(built)
-        self.operating_points = tuple(operating_points)
+        self.operating_points = checked_points(operating_points)
         self.scores = dict(scores)
         self.classes = checked_names(classes)
         self._stages = nn.ModuleList(built.values())

@@ -122,15 +122,21 @@ class BaseCascade(ImageInput, ABC, Generic[Runner]):
         return self.runners_of(Policy.single(exit))[0]
 
     def set_operating_point(
-        self, *, max_drop: float | None = None, cost: float | None = None
+        self,
+        *,
+        max_drop: float | None = None,
+        cost: float | None = None,
+        name: str | None = None,
     ) -> OperatingPoint:
-        """Switch to the cheapest certified point within a drop (points), or to the one with the
-        least drop within a mean cost per sample; from the next batch on, in any thread.
+        """Switch to the cheapest certified point within a drop (points), to the one with the least
+        drop within a mean cost per sample, or to the one of that name (`OperatingPoint.name`); from
+        the next batch on, in any thread.
 
         Raises:
-            PolicyError: no operating point fits, or not exactly one of the two is given.
+            PolicyError: no operating point fits, or not exactly one of the three is given.
         """
-        point = select_operating_point(self.operating_points, max_drop=max_drop, cost=cost)
+        points = self.operating_points
+        point = select_operating_point(points, max_drop=max_drop, cost=cost, name=name)
         self.policy = point.policy
         return point
 
