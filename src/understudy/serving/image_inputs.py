@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import MissingExtra, listed
+from understudy.errors import MissingExtra
 from understudy.runtime.protocol import SampleKind
-from understudy.serving.request_errors import RequestError, TooManyPixels
+from understudy.serving.request_errors import RequestError
 from understudy.serving.settings import ServingSettings
 from understudy.zoo.decoding import decode_image
 
@@ -25,6 +24,7 @@ THREADS = 4
 _MANY_SHAPES = 1000  # that were answered and are remembered
 _SMALL = 2**16  # pixels; larger images, and strips, are resized in the threads
 _STRIP = 16  # times as long as wide
+_EXAMPLE_SIDE = 64  # pixels, where models resize any size
 
 
 class ImageInputs:
@@ -53,7 +53,7 @@ class ImageInputs:
             RequestError: another type, number of dimensions, channels or size.
         """
         kind = self.kind
-        if kind is not None and not kind.fits(image.dtype.name, image.shape):
+        if kind is not None and not kind.fits(_dtype(image), image.shape):
             raise RequestError(
                 f"images are {kind}, found {image.dtype} {tuple(image.shape)}: "
                 "convert or resize them"
@@ -91,16 +91,24 @@ class ImageInputs:
 
     def answered(self, image: Any) -> None:
         """Remember that an image of this shape was answered."""
-        if self.kind is None or self.kind.shape is None or None in self.kind.shape:
-            if len(self._answered) < _MANY_SHAPES:
-                self._answered.add((tuple(image.shape), str(image.dtype)))
+        if self._only_models_know and len(self._answered) < _MANY_SHAPES:
+            self._answered.add((tuple(image.shape), _dtype(image)))
 
     def is_strange(self, image: Any) -> bool:
-        """Whether only a model can say whether it takes the image, and none ever did."""
-        if self._resized is not None:
-            return False
-        known = self.kind is not None and None not in self.kind.shape
-        return not known and (tuple(image.shape), str(image.dtype)) not in self._answered
+        """Whether only a model can say that it takes the image, and none ever did."""
+        return self._only_models_know and (tuple(image.shape), _dtype(image)) not in self._answered
+
+    def example(self) -> Array | None:
+        """Zeros as the cascade takes them; None where that is not known."""
+        if self.kind is None or (None in self.kind.shape and not self.kind.resized):
+            return None
+        shape = [_EXAMPLE_SIDE if size is None else size for size in self.kind.shape]
+        return np.zeros(shape, self.kind.dtype)
+
+    @property
+    def _only_models_know(self) -> bool:
+        kind = self.kind
+        return kind is None or (None in kind.shape and not kind.resized)
 
     def _in_thread(self, work: Callable[[Any], Any], value: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, value)
@@ -113,7 +121,7 @@ class ImageInputs:
             pixels = decode_image(
                 encoded,
                 orientation=settings.orientation,
-                check=self._check_size,
+                check_size=self._check_size,
             )
         except (RequestError, MissingExtra):
             raise
@@ -131,7 +139,7 @@ class ImageInputs:
         """Refuse an image before its pixels are decoded."""
         most = self._settings.max_pixels
         if height * width > most:
-            raise TooManyPixels(
+            raise RequestError(
                 f"an image has at most {most:,} pixels here, found {height} x {width}: send a "
                 "smaller one"
             )
@@ -160,3 +168,8 @@ class ImageInputs:
             return self._resized(image)
         except ValueError as error:
             raise RequestError(f"images are no long strips, {error}: crop it") from error
+
+
+def _dtype(image: Any) -> str:
+    """The type of the values of an array or tensor."""
+    return str(image.dtype).removeprefix("torch.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.errors import PolicyError, listed, unknown
+from understudy.errors import PolicyError, listed
 from understudy.operating_point import OperatingPoint, reference_of, select_operating_point
 from understudy.policy import Policy
 from understudy.runtime.protocol import StageRunner
@@ -25,6 +25,7 @@ class ServedPolicy:
         costs: exit -> what an image costs that it answers, in the point's unit; empty where it is
             not known.
         reference_cost: what an image costs that the reference answers, in that unit.
+        known_costs: unit -> the same, for all units.
     """
 
     number: int
@@ -33,11 +34,12 @@ class ServedPolicy:
     runners: tuple[StageRunner, ...]
     costs: Mapping[str, float]
     reference_cost: float | None
+    known_costs: Mapping[str, tuple[Mapping[str, float], float]]
 
     @property
     def name(self) -> str | None:
         """The name of the operating point."""
-        return None if self.point is None else point_name(self.point)
+        return None if self.point is None else self.point.name
 
 
 class ServedPolicies:
@@ -60,14 +62,13 @@ class ServedPolicies:
         self.first = next(one for one in self.all if one.policy == cascade.policy)
         self.reference = reference_of(points)
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the operating points."""
-        return [point_name(point) for point in self.points]
-
     def of(self, point: OperatingPoint) -> ServedPolicy:
         """The policy of an operating point."""
         return next(one for one in self.all if one.point is point)
+
+    def named(self, name: str | None) -> OperatingPoint | None:
+        """The operating point of a name, if there is one."""
+        return next((point for point in self.points if point.name == name), None)
 
     def selected(self, wish: Mapping[str, Any]) -> ServedPolicy:
         """The policy for a wish with one of `name`, `max_drop` and `cost`.
@@ -85,11 +86,6 @@ class ServedPolicies:
         if not isinstance(value, right) or isinstance(value, bool):
             kind = "a text" if key == "name" else "a number"
             raise PolicyError(f"{key} is {kind}, found {value!r:.80}")
-        if key == "name":
-            found = next((one for one in self.all if one.name == value), None)
-            if found is None:
-                raise PolicyError(unknown("operating point", str(value), self.names))
-            return found
         return self.of(select_operating_point(self.points, **{key: value}))
 
 
@@ -97,30 +93,14 @@ def _served(
     number: int, point: OperatingPoint | None, policy: Policy, cascade: Any
 ) -> ServedPolicy:
     same = policy == cascade.policy
-    runners = cascade.runners if same else _runners_of(cascade, policy)
-    costs: Mapping[str, float] = {}
-    reference_cost = None
-    baseline = getattr(point, "baseline", None)
-    if point is not None and baseline is not None:
-        costs = baseline.costs[point.unit]
-        reference_cost = baseline.reference_costs[point.unit]
-    elif point is not None and len(policy.stages) == 1:
-        costs = {policy.exits[0]: point.cost}
-        reference_cost = point.cost if point.delta == 0 else None
-    return ServedPolicy(number, point, policy, runners, costs, reference_cost)
-
-
-def point_name(point: OperatingPoint) -> str:
-    """Temporary: `OperatingPoint.name`."""
-    return getattr(point, "name", "reference" if point.delta == 0 else f"drop-{point.max_drop:g}")
-
-
-def _runners_of(cascade: Any, policy: Policy) -> tuple[StageRunner, ...]:
-    """Temporary: `BaseCascade.runners_of`."""
-    if hasattr(cascade, "runners_of"):
-        return cascade.runners_of(policy)  # type: ignore[no-any-return]
-    before = cascade.policy
-    cascade.policy = policy
-    runners: tuple[StageRunner, ...] = cascade.runners
-    cascade.policy = before
-    return runners
+    runners = cascade.runners if same else cascade.runners_of(policy)
+    if point is None:
+        return ServedPolicy(number, None, policy, runners, {}, None, {})
+    known: dict[str, tuple[Mapping[str, float], float]] = {}
+    if point.baseline is not None:
+        costs, reference = point.baseline.costs, point.baseline.reference_costs
+        known = {unit: (costs[unit], reference[unit]) for unit in costs}
+    elif point.delta == 0:
+        known = {point.unit: ({policy.exits[0]: point.cost}, point.cost)}
+    own: tuple[Mapping[str, float], float | None] = known.get(point.unit, ({}, None))
+    return ServedPolicy(number, point, policy, runners, *own, known)

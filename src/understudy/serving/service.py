@@ -1,4 +1,4 @@
-"""The service: requests in front of an executor, the operating point, and what has happened."""
+"""The service: requests in front of an executor, and the operating point that answers them."""
 
 from __future__ import annotations
 
@@ -9,35 +9,27 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
-from understudy.errors import DataError, ModelError
+from understudy.errors import DataError
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import (
     Answer,
     ExecutorClosed,
     RequestFailed,
-    Runnable,
     class_names_of,
     is_out_of_memory,
 )
 from understudy.serving.image_inputs import ImageInputs
-from understudy.serving.latest_answers import LatestAnswers
-from understudy.serving.request_errors import (
-    DeadlineExceeded,
-    QueueFull,
-    RequestError,
-    StageError,
-)
+from understudy.serving.latest_answers import LatestAnswer, LatestAnswers, thumbnail
+from understudy.serving.request_errors import DeadlineExceeded, QueueFull, RequestError, StageError
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 from understudy.serving.traffic import Traffic
 
-T = TypeVar("T")
-
 logger = logging.getLogger(__name__)
 
-_MANY_SHAPES = 1000  # of images that were answered, which are remembered
+START, OPERATOR, WATCH = "start", "operator", "watch"
 
 
 class Served(NamedTuple):
@@ -45,7 +37,7 @@ class Served(NamedTuple):
 
     Attributes:
         answer: of the cascade.
-        request_id: of this image; that of its request, and its place where there are several.
+        request_id: of this image: that of its request, and its place where there are several.
         operating_point: the name of the one that answered; None for a policy that is none.
         cost: what the image cost, in the unit of the operating point; None where it is not known.
         classes: the names of the classes, or None.
@@ -57,18 +49,23 @@ class Served(NamedTuple):
     cost: float | None
     classes: tuple[str, ...] | None
 
+    @property
+    def class_name(self) -> str | None:
+        """The name of the predicted class, where it is known."""
+        return name_of(self.classes, self.answer.prediction)
+
 
 class Service:
     """Answers requests with a cascade, a limited number of images at a time.
 
-    All methods belong to one event loop.
+    Its methods belong to one event loop.
 
     Args:
         cascade: of any backend.
         settings: limits, and what is reported.
     """
 
-    def __init__(self, cascade: Runnable, settings: ServingSettings) -> None:
+    def __init__(self, cascade: Any, settings: ServingSettings) -> None:
         self.cascade, self.settings = cascade, settings
         self.policies = ServedPolicies(cascade)
         self.classes = class_names_of(cascade)
@@ -77,12 +74,11 @@ class Service:
         self.inputs = ImageInputs(cascade, settings)
         self.executor = Executor(cascade, max_waiting=settings.max_queue)
         self.current = self.policies.first
-        self.chosen_by = "start"
+        self.chosen_by = START
         self.in_flight = 0
-        self.draining = False
+        self.ready = True
         self._prefix, self._numbers = secrets.token_hex(6), itertools.count(1)
-        self._numbers_of_exits = {name: n for n, name in enumerate(cascade.exits)}
-        self._answered_shapes: set[Any] = set()
+        self._places = {name: place for place, name in enumerate(cascade.exits)}
 
     # Requests.
 
@@ -116,9 +112,15 @@ class Service:
         for image in images:
             self.inputs.check(image)
         policy, number = self.current, request_id or self.new_id()
-        return await self._admitted(
-            len(images), lambda: self._answers(images, policy, number, logits)
-        )
+
+        async def answers() -> list[Served]:
+            ready = [
+                await self.inputs.resize(image) if self.inputs.is_large(image) else image
+                for image in images
+            ]
+            return await self._answers(ready, policy, number, logits)
+
+        return await self._admitted(len(images), answers)
 
     async def answer_files(
         self, files: Sequence[bytes], *, logits: bool = False, request_id: str | None = None
@@ -165,10 +167,10 @@ class Service:
 
     def _check_room(self, images: int) -> None:
         limit = self.settings.max_queue
-        if images > limit:
+        if not 0 < images <= limit:
             raise RequestError(
-                f"a request has at most {limit:,} images, found {images:,}: send several requests, "
-                "or let the operator raise --max-queue"
+                f"a request has from 1 to {limit:,} images, found {images:,}: send several "
+                "requests, or let the operator raise --max-queue"
             )
         if self.in_flight + images > limit:
             self.traffic.fail("rejected")
@@ -209,7 +211,7 @@ class Service:
         return served
 
     def _blamed(self, error: RequestFailed, image: Any) -> RequestError:
-        """Whose fault it is: the input's where a stage raised on an image that no check knows."""
+        """Whose fault it is: the input's where a stage raised on what only it can check."""
         cause = error.__cause__
         foreign = isinstance(cause, Exception) and not is_out_of_memory(cause)
         if isinstance(cause, DataError) or (foreign and self.inputs.is_strange(image)):
@@ -217,9 +219,83 @@ class Service:
         return StageError(str(error))
 
     def _count(self, image: Any, served: Served, policy: ServedPolicy) -> None:
-        exit = self._numbers_of_exits[served.answer.exit]
+        answer = served.answer
+        place = self._places[answer.exit]
+        cost, reference = served.cost, policy.reference_cost
+        known = cost is not None and reference is not None
         self.traffic.answer(
-            policy.number, exit, cost=served.cost or 0.0, reference=policy.reference_cost or 0.0
+            policy.number,
+            place,
+            cost=cost if known and cost is not None else 0.0,
+            reference=reference if known and reference is not None else 0.0,
         )
         self.inputs.answered(image)
-        self.latest.keep(exit, image, served)
+        if self.latest.is_due(place):
+            fields = (answer.exit, answer.prediction, answer.confidence, served.class_name)
+            kept = LatestAnswer(served.request_id, *fields, thumbnail(image))
+            self.latest.keep(place, kept)
+
+    # The operating point.
+
+    def set_operating_point(self, wish: Mapping[str, Any], *, by: str = OPERATOR) -> ServedPolicy:
+        """Answer requests from now on by the certified point of a name, within a drop or a cost.
+
+        Args:
+            wish: one of `name`, `max_drop` (points) and `cost`.
+            by: who chose it.
+
+        Raises:
+            PolicyError: no point fits, or not exactly one is given.
+        """
+        before, self.current = self.current, self.policies.selected(wish)
+        self.chosen_by = by
+        logger.info(
+            "operating point",
+            extra={"from": before.name, "to": self.current.name, "chosen_by": by},
+        )
+        return self.current
+
+    # The life of a service.
+
+    async def start(self) -> None:
+        """Answer an image of zeros by every policy, where it is known what images are.
+
+        Raises:
+            StageError: a model cannot answer it.
+        """
+        image = self.inputs.example()
+        if image is None:
+            return
+        for policy in self.policies.all:
+            for runner in policy.runners:
+                try:
+                    await self.executor.answer(image, runners=(runner,))
+                except RequestFailed as error:
+                    raise StageError(str(error)) from error
+
+    async def close(self) -> None:
+        """Refuse requests, and give up those in flight."""
+        self.ready = False
+        self.inputs.close()
+        await asyncio.to_thread(self.executor.close, cancel=True)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def name_of(classes: Sequence[str] | None, number: int) -> str | None:
+    """The name of a class, where it is known.
+
+    >>> name_of(("cat", "dog"), 1), name_of(None, 1)
+    ('dog', None)
+    """
+    return classes[number] if classes is not None and number < len(classes) else None
