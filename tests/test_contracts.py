@@ -127,6 +127,7 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
+    "serving": {*CORE, "runtime", "zoo"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
@@ -177,6 +178,9 @@ ORDER = {
         " in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
+    "serving": (
+        "tensors open_inference model_metadata content_encoding bodies open_inference_routes"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

@@ -14,7 +14,7 @@ import numpy as np
 
 from understudy import __version__
 from understudy.runtime.metrics import ExecutorStats
-from understudy.serving.open_inference import InferInput, InferRequest
+from understudy.serving.open_inference import LOGITS, OUTPUTS, InferInput, InferRequest
 from understudy.serving.tensors import BYTES, DATATYPES, Array, ProtocolError, tensor_from_bytes
 
 IMAGE = "image"
@@ -100,34 +100,25 @@ def server_metadata() -> dict[str, Any]:
     return {"name": "understudy", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model_metadata(
-    cascade: Any, *, name: str, version: str, costs: bool, classes: int | None
-) -> dict[str, Any]:
-    """The metadata of the model.
+def model_metadata(cascade: Any, *, name: str, version: str, classes: int | None) -> dict[str, Any]:
+    """The metadata of the model; `cost` is given where costs are known, `logits` and `request_id`
+    where they are named.
 
     Args:
         cascade: what answers.
         name: its name.
         version: its version.
-        costs: whether costs are known.
         classes: the number of classes C; None where it is not known before the first answer.
     """
-    batch = [ANY]
-    outputs = [
-        ("prediction", "INT64", batch),
-        ("confidence", "FP32", batch),
-        ("exit", BYTES, batch),
-        *([("cost", "FP64", batch)] if costs else []),
-        ("logits", "FP32", [ANY, ANY if classes is None else classes]),
-        ("request_id", BYTES, batch),
-    ]
+    row = {LOGITS: [ANY, ANY if classes is None else classes]}
     return {
         "name": name,
         "versions": [version],
         "platform": _platform(cascade),
         "inputs": [ImageSpec.of(cascade).metadata()],
         "outputs": [
-            {"name": name, "datatype": datatype, "shape": shape} for name, datatype, shape in outputs
+            {"name": output, "datatype": datatype, "shape": row.get(output, [ANY])}
+            for output, datatype in OUTPUTS.items()
         ],
     }
 
@@ -197,8 +188,9 @@ def _duration(count: int, seconds: float) -> dict[str, int]:
 
 
 def _platform(cascade: Any) -> str:
-    module = type(cascade).__module__
-    return next((f"understudy_{n}" for n in ("onnx", "callables") if f".{n}." in module), "understudy_torch")
+    backends = {"onnx": "onnx", "callables": "callables", "nn": "torch"}
+    package = type(cascade).__module__.split(".")[-2:][0]
+    return f"understudy_{backends.get(package, 'cascade')}"
 
 
 def _raw_images(body: memoryview, spec: ImageSpec, *, max_images: int) -> Array | list[bytes]:
@@ -210,12 +202,11 @@ def _raw_images(body: memoryview, spec: ImageSpec, *, max_images: int) -> Array 
     count, rest = divmod(len(body), size)
     if rest:
         raise ProtocolError(
-            f"a raw body has {size:,} bytes for each image {spec.datatype} {list(spec.shape)}, found "
-            f"{len(body):,}"
+            f"a raw body has {size:,} bytes for each image {spec.datatype} {list(spec.shape)}, "
+            f"found {len(body):,}"
         )
     _check_count(count, max_images)
-    images = tensor_from_bytes(spec.datatype, (count, *spec.shape), body)
-    return images
+    return tensor_from_bytes(spec.datatype, (count, *spec.shape), body)
 
 
 def _check_count(count: int, max_images: int) -> None:

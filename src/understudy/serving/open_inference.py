@@ -22,6 +22,7 @@ import orjson
 
 from understudy.serving.tensors import (
     BYTES,
+    DATATYPES,
     Array,
     ProtocolError,
     Tensor,
@@ -33,11 +34,20 @@ from understudy.serving.tensors import (
 )
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-LOGITS, PREDICTION, REQUEST_ID = "logits", "prediction", "request_id"
+LOGITS, PREDICTION = "logits", "prediction"
 BY_DEFAULT = ("prediction", "confidence", "exit", "cost")
 """The outputs of a response to a request that names none; `cost` where it is known."""
 
-OUTPUTS = (*BY_DEFAULT, LOGITS, REQUEST_ID)
+OUTPUTS = {
+    "prediction": "INT64",
+    "confidence": "FP32",
+    "exit": BYTES,
+    "cost": "FP64",
+    "logits": "FP32",
+    "request_id": BYTES,
+}
+"""Output -> its datatype; the names of the attributes of `Outputs`."""
+
 CLASSIFIED = (LOGITS, PREDICTION)
 
 _SHARED_MEMORY = "shared_memory_region"
@@ -147,8 +157,8 @@ def read_infer_request(
     length = len(body) if header_length is None else header_length
     if not 0 < length <= len(body):
         raise ProtocolError(
-            f"the JSON of a request is a part of its body of {len(body):,} bytes, found a length of "
-            f"{length:,}: give it in {HEADER_LENGTH}"
+            f"the JSON of a request is a part of its body of {len(body):,} bytes, found a length "
+            f"of {length:,}: give it in {HEADER_LENGTH}"
         )
     if length > max_json_bytes:
         raise ProtocolError(
@@ -220,23 +230,17 @@ def _output(wanted: RequestedOutput, outputs: Outputs) -> tuple[str, list[int], 
     if wanted.classes:
         classes = _top_classes(wanted, outputs)
         return BYTES, [count, len(classes) // count], classes
-    match wanted.name:
-        case "prediction":
-            return "INT64", [count], np.array(outputs.prediction, np.int64)
-        case "confidence":
-            return "FP32", [count], np.array(outputs.confidence, np.float32)
-        case "exit":
-            return BYTES, [count], [name.encode() for name in outputs.exit]
-        case "request_id":
-            return BYTES, [count], [name.encode() for name in outputs.request_id]
-        case "cost" if outputs.cost is not None:
-            return "FP64", [count], np.array(outputs.cost, np.float64)
-        case "logits" if outputs.logits is not None:
-            return "FP32", list(outputs.logits.shape), outputs.logits
-    raise ProtocolError(
-        f"an output is there where the cascade gives it, found {wanted.name!r}, which this one "
-        "lacks: leave it out"
-    )
+    values = getattr(outputs, wanted.name)
+    if values is None:
+        raise ProtocolError(
+            f"an output is named where the cascade has it, found {wanted.name!r}, which this one "
+            "lacks: leave it out"
+        )
+    datatype = OUTPUTS[wanted.name]
+    if datatype == BYTES:
+        return BYTES, [count], [name.encode() for name in values]
+    numbers = np.ascontiguousarray(values, DATATYPES[datatype])
+    return datatype, list(numbers.shape), numbers
 
 
 def _top_classes(wanted: RequestedOutput, outputs: Outputs) -> list[bytes]:

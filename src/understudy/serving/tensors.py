@@ -38,7 +38,7 @@ DATATYPES = {
 BYTES = "BYTES"
 MOST_DIMENSIONS = 16
 _LENGTH = struct.Struct("<I")
-_JSON_TYPES = {"b": {bool}, "u": {int}, "i": {int}, "f": {int, float}}
+_JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "u": {int}, "i": {int}, "f": {int, float}}
 
 
 class ProtocolError(UnderstudyError):
@@ -46,7 +46,7 @@ class ProtocolError(UnderstudyError):
 
     Args:
         message: the rule, what was found, and the way out.
-        status: the HTTP status: 400, 404, 408, 413, 415, 500, 501 or 503.
+        status: the HTTP status.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -62,7 +62,9 @@ def checked_datatype(datatype: object) -> str:
     """
     if isinstance(datatype, str) and (datatype in DATATYPES or datatype == BYTES):
         return datatype
-    raise ProtocolError(f"a tensor has a datatype such as UINT8, FP32 or BYTES, found {short(datatype)}")
+    raise ProtocolError(
+        f"a tensor has a datatype such as UINT8, FP32 or BYTES, found {short(datatype)}"
+    )
 
 
 def checked_shape(shape: object) -> tuple[int, ...]:
@@ -84,7 +86,9 @@ def checked_shape(shape: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def tensor_from_json(datatype: str, shape: tuple[int, ...], data: object, *, base64: bool) -> Tensor:
+def tensor_from_json(
+    datatype: str, shape: tuple[int, ...], data: object, *, base64: bool
+) -> Tensor:
     """A tensor from its `data` in JSON, flat or nested as its shape.
 
     Args:
@@ -118,7 +122,9 @@ def tensor_from_json(datatype: str, shape: tuple[int, ...], data: object, *, bas
             wide = np.float64 if dtype.kind == "f" else dtype
             return _shaped(np.array(values, wide).astype(dtype, copy=False), shape)
     except (OverflowError, FloatingPointError):
-        raise ProtocolError(f"the data of a {datatype} tensor fit it, found a number too large") from None
+        raise ProtocolError(
+            f"the data of a {datatype} tensor fit it, found a number too large"
+        ) from None
 
 
 def tensor_from_bytes(datatype: str, shape: tuple[int, ...], data: memoryview) -> Tensor:
@@ -206,8 +212,8 @@ def _elements(data: memoryview, count: int) -> list[bytes]:
     """The elements of a BYTES tensor: each its length (u32), and so many bytes."""
     if count * _LENGTH.size > len(data):
         raise ProtocolError(
-            f"each element of a BYTES tensor has a length of 4 bytes before it, found {len(data):,} "
-            f"bytes for {count:,} elements"
+            f"each element of a BYTES tensor has a length of 4 bytes before it, found "
+            f"{len(data):,} bytes for {count:,} elements"
         )
     elements, start = [], 0
     for _ in range(count):
