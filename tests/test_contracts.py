@@ -128,12 +128,13 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
+    "serving": {*CORE, "runtime", "zoo"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
-        "zoo", "scoring", "training", "reproduction",
+        "zoo", "scoring", "training", "reproduction", "serving",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -178,6 +179,11 @@ ORDER = {
         " in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
+    "serving": (
+        "tensors open_inference model_metadata content_encoding bodies open_inference_routes "
+        "settings request_errors traffic served_policies latest_answers image_inputs service "
+        "service_status request_guard classify routes asgi request_log server"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

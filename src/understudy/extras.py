@@ -15,7 +15,9 @@ _ZOO = _TORCH | {"timm"}
 _HF = _TORCH | {"transformers", "datasets"}
 _ONNX = frozenset({"onnxruntime", "PIL"})
 _EXPORT = _TORCH | _ONNX | {"onnx", "onnxscript"}
-_SERVE = frozenset({"uvicorn", "starlette", "orjson", "prometheus_client", "python_multipart", "PIL"})
+_SERVE = frozenset(
+    {"uvicorn", "starlette", "orjson", "prometheus_client", "python_multipart", "PIL"}
+)
 
 EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
     {

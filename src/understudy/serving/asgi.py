@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.routing import Router
-from starlette.types import Receive, Scope, Send
 
-from understudy.serving.exchange import Exchange, HeldBytes, json_response
-from understudy.serving.request_errors import RequestError
+from understudy.serving.bodies import Bodies, Message, Receive, Scope, Send
+from understudy.serving.open_inference_routes import (
+    REQUEST_ID,
+    Endpoint,
+    Reply,
+    error_reply,
+    open_inference_routes,
+)
+from understudy.serving.request_errors import NotFound, RequestError, StageError, WrongMethod
 from understudy.serving.routes import service_routes
 from understudy.serving.service import Service
 from understudy.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
+
+_HEADER = b"x-request-id"
 
 
 class ServingApp:
@@ -31,9 +37,16 @@ class ServingApp:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._held = HeldBytes()
+        settings = service.settings
+        bodies = Bodies(
+            max_bytes=settings.max_bytes,
+            max_held_bytes=settings.max_held_bytes,
+            seconds=settings.arrival,
+        )
         self._router = Router(
-            [*service_routes(service)], redirect_slashes=False, lifespan=self._lifespan
+            [*open_inference_routes(service, bodies), *service_routes(service, bodies)],
+            redirect_slashes=False,
+            lifespan=self._lifespan,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,42 +55,42 @@ class ServingApp:
             await self._router(scope, receive, send)
             return
         # errors come to this app alone, also where it is mounted in another
-        scope = {**scope, "app": self, "starlette.exception_handlers": ({}, {})}
-        service = self.service
-        exchange = Exchange(
-            scope, receive, send, service.settings, self._held, service.new_id()
-        )
-        try:
-            await self._router(scope, exchange.receive, exchange.send)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not exchange.gone or task is None or task.uncancel():
-                raise
-        except Exception as error:  # noqa: BLE001
-            await self._fail(error, exchange, scope)
-        finally:
-            exchange.close()
+        scope["app"], scope["starlette.exception_handlers"] = self, ({}, {})
+        scope[REQUEST_ID] = number = self.service.new_id()
+        own, begun = (_HEADER, number.encode()), False
 
-    async def _fail(self, error: Exception, exchange: Exchange, scope: Scope) -> None:
-        """Send what went wrong, where nothing was sent so far."""
-        if exchange.status is not None:
-            raise error
-        status, headers = 500, dict[str, str]()
-        message = "this is a fault of the server, found one that its log has"
+        async def send_with_id(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = message["headers"]
+                if not any(name == _HEADER for name, _ in headers):
+                    message["headers"] = [*headers, own]
+            await send(message)
+
+        try:
+            await self._router(scope, receive, send_with_id)
+        except Exception as error:
+            if begun:
+                raise
+            reply = self._reply_to(error, scope)
+
+            async def failed(scope: Scope, receive: Receive) -> Reply:  # noqa: ARG001
+                return reply
+
+            await Endpoint(failed)(scope, receive, send_with_id)
+
+    def _reply_to(self, error: Exception, scope: Scope) -> Reply:
+        """What a client is told of an error that is not its own."""
         if isinstance(error, RequestError):
-            status, message = error.status, str(error)
-            headers = {name.decode(): value.decode() for name, value in error.headers}
-        elif isinstance(error, HTTPException):
-            status, message = error.status_code, _sentence(error, scope)
-            headers = dict(error.headers or {})
-        elif isinstance(error, ClientDisconnect):
-            return
-        else:
-            logger.error(
-                "request failed", exc_info=error, extra={"request_id": exchange.request_id}
-            )
-        response = json_response({"error": message}, status=status, headers=headers)
-        await response(scope, exchange.receive, exchange.send)
+            return error_reply(error)
+        if isinstance(error, HTTPException):
+            return error_reply(_http_error(error, scope))
+        number = scope[REQUEST_ID]
+        logger.error("request failed", exc_info=error, extra={"request_id": number})
+        return error_reply(
+            StageError(f"this is a fault of the server, found one that its log has as {number}")
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[Mapping[str, Any]]:
@@ -88,20 +101,19 @@ class ServingApp:
 def app(cascade: Any, *, settings: ServingSettings | None = None) -> ServingApp:
     """A cascade as an ASGI application.
 
-    It starts and ends with its server. Mounted in another application, whose server does not tell
-    it of either, it starts with its first request; end it by ``await app.service.close()``.
-
     Args:
         cascade: what `build`, `load_cascade` or `load_onnx` returned.
         settings: the limits of the server, and what it reports.
-
     """
     return ServingApp(Service(cascade, settings or ServingSettings()))
 
 
-def _sentence(error: HTTPException, scope: Scope) -> str:
-    if error.status_code == 404:
-        return f"there is no such path, found {scope['path']!r:.200}"
+def _http_error(error: HTTPException, scope: Scope) -> RequestError:
+    """What the router refuses, as our own errors are."""
     if error.status_code == 405:
-        return f"the path has other methods, found {scope['method']}"
-    return str(error.detail)
+        allowed = (error.headers or {}).get("Allow", "")
+        return WrongMethod(
+            f"the path has the methods {allowed}, found {scope['method'][:20]}",
+            headers=((b"allow", allowed.encode()),),
+        )
+    return NotFound(f"there is no such path, found {scope['path'][:200]!r}")

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import numpy as np
-from starlette.datastructures import UploadFile
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from understudy.confidence_functions import softmax
-from understudy.serving.exchange import REQUEST_ID, json_response
 from understudy.serving.request_errors import RequestError, UnsupportedMediaType
-from understudy.serving.service import Served, Service, name_of
+from understudy.serving.served_policies import ServedPolicies
+from understudy.serving.service import Served, name_of
 
 TOP = 5
 """Classes in an answer."""
 
+_FIELDS = 16  # beside the files of a form
+_NAMED = ("", "application/octet-stream")
 
-async def classify(request: Request, service: Service) -> Response:
-    """Answer the images of a request: one is its body, or several are its files.
+
+async def files_in(body: bytes, headers: Headers, *, most: int) -> list[bytes]:
+    """The image files in the body of a request: itself, or the files of a form.
+
+    Args:
+        body: the body.
+        headers: of the request.
+        most: files in a form, at most.
 
     Raises:
-        RequestError: the request has no image, or one that is none.
+        UnsupportedMediaType: neither image nor form.
+        RequestError: a form that is damaged, or has no file.
     """
-    files = await _files_in(request, most=service.settings.max_queue)
-    found = await service.answer_files(files, logits=True, request_id=request.scope[REQUEST_ID])
-    answers = [_described(served, service) for served in found]
-    policy = {"request_id": request.scope[REQUEST_ID], "operating_point": found[0].operating_point}
-    return json_response({**policy, "answers": answers})
-
-
-async def _files_in(request: Request, *, most: int) -> list[bytes]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind.startswith("image/") or kind in ("application/octet-stream", ""):
-        return [await request.body()]
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith("image/") or kind in _NAMED:
+        return [body]
     if kind != "multipart/form-data":
         raise UnsupportedMediaType(
             "images are the body (Content-Type: image/jpeg, ...) or files of multipart/form-data, "
             f"found {kind!r:.80}: send a file"
         )
-    form = await request.form(max_files=most, max_fields=16)
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        parser = MultiPartParser(headers, stream(), max_files=most, max_fields=_FIELDS)
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        reason = getattr(error, "message", "no boundary")
+        raise RequestError(f"the body is multipart/form-data, found {reason:.200}") from error
     try:
         uploads = [one for _, one in form.multi_items() if isinstance(one, UploadFile)]
         if not uploads:
@@ -50,12 +60,19 @@ async def _files_in(request: Request, *, most: int) -> list[bytes]:
         await form.close()
 
 
-def _described(served: Served, service: Service) -> dict[str, Any]:
+def described(found: Sequence[Served], policies: ServedPolicies) -> list[dict[str, Any]]:
+    """Answers with their logits as plain JSON, each with its likeliest classes.
+
+    Probabilities are the softmax of the logits of the exit that answered.
+    """
+    point = policies.named(found[0].operating_point)
+    return [_described(served, None if point is None else point.unit) for served in found]
+
+
+def _described(served: Served, unit: str | None) -> dict[str, Any]:
     answer = served.answer
     logits = np.asarray(answer.logits, np.float64)
     shares = softmax(logits[None])[0]
-    order = np.argsort(-logits, kind="stable")[:TOP].tolist()
-    point = service.policies.named(served.operating_point)
     return {
         "request_id": served.request_id,
         "prediction": answer.prediction,
@@ -66,11 +83,11 @@ def _described(served: Served, service: Service) -> dict[str, Any]:
                 "class": name_of(served.classes, number),
                 "probability": float(shares[number]),
             }
-            for number in order
+            for number in np.argsort(-logits, kind="stable")[:TOP].tolist()
         ],
         "confidence": answer.confidence,
         "exit": answer.exit,
         "cost": served.cost,
-        "unit": None if point is None or served.cost is None else point.unit,
+        "unit": None if served.cost is None else unit,
         "operating_point": served.operating_point,
     }

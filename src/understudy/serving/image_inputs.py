@@ -63,7 +63,7 @@ class ImageInputs:
         """Whether an image should be resized in the threads rather than by the stages."""
         if self._resized is None or len(image.shape) != 3:
             return False
-        height, width = image.shape[1:]
+        height, width = map(int, image.shape[1:])
         return height * width > _SMALL or max(height, width) > _STRIP * min(height, width)
 
     async def resize(self, image: Any) -> Any:
@@ -144,8 +144,8 @@ class ImageInputs:
                 "smaller one"
             )
         if self.kind is not None:
-            sides = self.kind.shape[1:]
-            if all(sides) and sorted(sides) != sorted((height, width)):
+            sides = [side for side in self.kind.shape[1:] if side is not None]
+            if len(sides) == 2 and sorted(sides) != sorted((height, width)):
                 raise RequestError(
                     f"images are {self.kind}, found {height} x {width} pixels: resize them"
                 )

@@ -15,7 +15,14 @@ class RequestError(UnderstudyError):
     """
 
     status: ClassVar[int] = 400
-    headers: ClassVar[tuple[tuple[bytes, bytes], ...]] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __init__(
+        self, message: str, *, headers: tuple[tuple[bytes, bytes], ...] | None = None
+    ) -> None:
+        super().__init__(message)
+        if headers is not None:
+            self.headers = headers
 
 
 class QueueFull(RequestError):
@@ -57,11 +64,10 @@ class NotFound(RequestError):
     status = 404
 
 
-class BodyTooLarge(RequestError):
-    """The body has too many bytes; the connection is closed, since the rest is not read."""
+class WrongMethod(RequestError):
+    """The path is there for other methods."""
 
-    status = 413
-    headers = ((b"connection", b"close"),)
+    status = 405
 
 
 class UnsupportedMediaType(RequestError):

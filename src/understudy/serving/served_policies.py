@@ -86,7 +86,8 @@ class ServedPolicies:
         if not isinstance(value, right) or isinstance(value, bool):
             kind = "a text" if key == "name" else "a number"
             raise PolicyError(f"{key} is {kind}, found {value!r:.80}")
-        return self.of(select_operating_point(self.points, **{key: value}))
+        chosen: dict[str, Any] = {key: value}
+        return self.of(select_operating_point(self.points, **chosen))
 
 
 def _served(

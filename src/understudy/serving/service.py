@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from understudy.errors import DataError
 from understudy.runtime.executor import Executor
+from understudy.runtime.metrics import ExecutorStats
 from understudy.runtime.protocol import (
     Answer,
     ExecutorClosed,
@@ -22,6 +23,7 @@ from understudy.runtime.protocol import (
 )
 from understudy.serving.image_inputs import ImageInputs
 from understudy.serving.latest_answers import LatestAnswer, LatestAnswers, thumbnail
+from understudy.serving.model_metadata import InferenceCounts
 from understudy.serving.request_errors import DeadlineExceeded, QueueFull, RequestError, StageError
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
@@ -195,9 +197,7 @@ class Service:
             raise several.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _answer(
-        self, image: Any, policy: ServedPolicy, number: str, logits: bool
-    ) -> Served:
+    async def _answer(self, image: Any, policy: ServedPolicy, number: str, logits: bool) -> Served:
         try:
             answer = await self.executor.answer(image, runners=policy.runners, logits=logits)
         except DataError as error:
@@ -234,6 +234,25 @@ class Service:
             fields = (answer.exit, answer.prediction, answer.confidence, served.class_name)
             kept = LatestAnswer(served.request_id, *fields, thumbnail(image))
             self.latest.keep(place, kept)
+
+    # What has happened.
+
+    def counts(self) -> InferenceCounts:
+        """The counts since the start."""
+        traffic = self.traffic
+        exits = traffic.answered.sum(0).tolist()
+        return InferenceCounts(
+            images=sum(exits),
+            requests=traffic.requests,
+            seconds=traffic.seconds_total,
+            failed=sum(traffic.failures.values()),
+            last=traffic.last,
+            exits=dict(zip(self.cascade.exits, exits, strict=True)),
+        )
+
+    def executor_stats(self) -> ExecutorStats:
+        """The counts of the executor."""
+        return self.executor.stats
 
     # The operating point.
 

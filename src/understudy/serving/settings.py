@@ -23,6 +23,7 @@ class ServingSettings:
         max_queue: images in flight at most, being decoded, waiting or computed; further ones are
             refused at once, and so is a request of more images.
         deadline: seconds after which a request is given up.
+        arrival: seconds in which the body of a request has to arrive.
         max_bytes: bytes of the body of a request, at most.
         max_pixels: pixels of an encoded image, at most.
         max_held_bytes: bytes of the bodies of all requests at a time, at most.
@@ -44,6 +45,7 @@ class ServingSettings:
     version: str = "1"
     max_queue: int = MAX_QUEUE
     deadline: float = 10.0
+    arrival: float = 30.0
     max_bytes: int = 2**25
     max_pixels: int = 2**25
     max_held_bytes: int = 2**28
@@ -58,8 +60,9 @@ class ServingSettings:
         for name in ("max_queue", "max_bytes", "max_pixels", "max_held_bytes"):
             if not getattr(self, name) >= 1:
                 raise DataError(f"{name} is 1 or more, found {getattr(self, name)}")
-        if not (self.deadline > 0 and math.isfinite(self.deadline)):
-            raise DataError(f"a deadline is some seconds above 0, found {self.deadline}")
+        for name in ("deadline", "arrival"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise DataError(f"{name} is some seconds above 0, found {getattr(self, name)}")
         for name in ("shadow", "logged"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"{name} is a share from 0 to 1, found {getattr(self, name)}")

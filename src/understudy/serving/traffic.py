@@ -6,6 +6,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ class Traffic:
         self._started = self._second = int(clock())
         self._policies = [[0] * len(self.exits) for _ in range(policies)]
         self._latencies = np.zeros(len(EDGES) + 1, np.int64)
+        self._last = 0.0
         self._now = self._empty()
         self._exits = np.zeros((SECONDS, len(self.exits)), np.int64)
         self._cells = np.zeros((SECONDS, len(EDGES) + 1), np.int32)
@@ -96,6 +98,11 @@ class Traffic:
         return self._clock() - self._started
 
     @property
+    def last(self) -> int:
+        """When the last request was answered, in milliseconds since the epoch; 0 before any."""
+        return int(1000 * (self._last + self._since_epoch)) if self.requests else 0
+
+    @property
     def answered(self) -> Array:
         """Images by policy and exit, (policies, exits)."""
         return np.array(self._policies, np.int64)
@@ -103,7 +110,8 @@ class Traffic:
     @property
     def latencies(self) -> Array:
         """Requests by the cell of their latency, (cells,)."""
-        return self._latencies + np.array(self._now.latencies)
+        total: Array = self._latencies + np.array(self._now.latencies)
+        return total
 
     def answer(self, policy: int, exit: int, *, cost: float, reference: float) -> None:
         """An exit has answered an image under a policy, at a cost, beside that of the reference."""
@@ -117,7 +125,8 @@ class Traffic:
 
     def done(self, seconds: float) -> None:
         """A request has been answered in so many seconds."""
-        if int(self._clock()) != self._second:
+        self._last = self._clock()
+        if int(self._last) != self._second:
             self._roll()
         self.requests += 1
         self.seconds_total += seconds
@@ -187,4 +196,4 @@ def plain(values: Array) -> list[float | None]:
     >>> plain(np.array([0.5, np.nan]))
     [0.5, None]
     """
-    return [None if value != value else value for value in values.tolist()]
+    return [None if isnan(value) else value for value in values.tolist()]

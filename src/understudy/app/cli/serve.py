@@ -98,9 +98,7 @@ def serve(
     url = url_of(listener, host)
     facts = _facts(served.service, url)
     view = _view(served.service, url)
-    server = DrainingServer(
-        served, listener, lambda: terminal.answer(view, facts, as_json=as_json)
-    )
+    server = DrainingServer(served, listener, lambda: terminal.answer(view, facts, as_json=as_json))
     server.serve_until_stopped()
 
 
