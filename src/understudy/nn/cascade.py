@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.deferral import DeferralScore, scores_of
+from understudy.deferral import DeferralScore
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError
 from understudy.exit import ENSEMBLE
@@ -38,7 +38,7 @@ from understudy.runtime.planned import (
     check_complete,
     check_members,
     ensembles_within,
-    points_within,
+    planned_within,
 )
 from understudy.runtime.protocol import (
     Answers,
@@ -405,14 +405,7 @@ def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
     stages = build_stages(models)
     check_complete(policy, stages)
     _check_scored(result, stages)
-    scores = scores_of(result.table.get("provenance", {}))
-    return Cascade(
-        stages,
-        policy,
-        operating_points=points_within(result, stages),
-        scores={name: score for name, score in scores.items() if name in stages},
-        classes=result.table.get("classes"),
-    )
+    return Cascade(stages, policy, **planned_within(result, stages))
 
 
 class _LogitsSink:
