@@ -155,8 +155,8 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
-        "offline online executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned lanes "
+        "scheduler delivery offline online executor"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (

@@ -128,6 +128,20 @@ class ExecutorClosed(ExecutionError):
     """The executor is closed, or was closed before this request was answered."""
 
 
+class BackgroundFull(ExecutionError):
+    """As many requests wait in the background as may: this one was not taken.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"at most {most:,} requests are in the background, found one more: drop it, or set "
+            "max_background higher"
+        )
+
+
 class RequestFailed(ExecutionError):
     """A stage could not answer this sample; an exception of the stage is chained as the cause."""
 
