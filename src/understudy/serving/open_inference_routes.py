@@ -6,15 +6,16 @@ of the executor, together.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
+from understudy.errors import UnderstudyError
+from understudy.runtime.metrics import ExecutorStats
+from understudy.serving.bodies import Bodies, ClientGone, Receive, Scope, Send, unless_gone
 from understudy.serving.content_encoding import LEAST_BYTES, accepted_encoding, compressed
 from understudy.serving.model_metadata import (
     ImageSpec,
@@ -30,14 +31,10 @@ from understudy.serving.open_inference import (
     read_infer_request,
     write_infer_response,
 )
-from understudy.serving.request_body import read_body
 from understudy.serving.tensors import ProtocolError
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _DIGITS = 12  # of a length
-
-REQUEST_ID = "understudy.request_id"
-"""The key of the request's id in the ASGI scope."""
 
 UNSUPPORTED = ("systemsharedmemory", "cudasharedmemory", "repository", "trace", "logging")
 UNSUPPORTED_OF_MODEL = ("config", "trace/setting", "generate", "generate_stream")
@@ -45,62 +42,123 @@ UNSUPPORTED_OF_MODEL = ("config", "trace/setting", "generate", "generate_stream"
 
 
 class Reply(NamedTuple):
-    """A response: its body and its headers."""
+    """A response: its body, headers and status."""
 
     body: bytes
     headers: dict[str, str]
+    status: int = 200
 
 
 Handler = Callable[[Scope, Receive], Awaitable[Reply]]
 
 
 class Endpoint:
-    """An ASGI app that sends the reply of a function."""
+    """An ASGI app that sends the reply of a function, or its error as `{"error": "..."}`."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, headers = await self._handler(scope, receive)
+        try:
+            body, headers, status = await self._handler(scope, receive)
+        except ClientGone:
+            return
+        except UnderstudyError as error:
+            body, headers, status = error_reply(error)
         sent = [(name.encode(), value.encode()) for name, value in headers.items()]
         sent.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": 200, "headers": sent})
+        await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": body})
+
+
+def error_reply(error: UnderstudyError) -> Reply:
+    """An error as the protocol has it; the connection ends where the body was not read.
+
+    >>> error_reply(ProtocolError("no model 'x'", 404)).body
+    b'{"error":"no model \\'x\\'"}'
+    """
+    status = getattr(error, "status", 500)
+    headers = {"content-type": "application/json"}
+    headers |= {name.decode(): value.decode() for name, value in getattr(error, "headers", ())}
+    if status in {408, 413}:
+        headers["connection"] = "close"
+    if status == 503:
+        headers.setdefault("retry-after", "1")
+    if status == 415:
+        headers["accept-encoding"] = "gzip, deflate"
+    return Reply(orjson.dumps({"error": str(error)}), headers, status)
+
+
+class ServedImage(Protocol):
+    """The answer to one image; see `service.Served`."""
+
+    @property
+    def answer(self) -> Any: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def operating_point(self) -> str | None: ...
+    @property
+    def cost(self) -> float | None: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+
+class Answering(Protocol):
+    """What the routes need of a service; see `service.Service`."""
+
+    @property
+    def cascade(self) -> Any: ...
+    @property
+    def settings(self) -> Any: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+    @property
+    def ready(self) -> bool: ...
+
+    def new_id(self) -> str: ...
+    def counts(self) -> InferenceCounts: ...
+    def executor_stats(self) -> ExecutorStats: ...
+    async def answer_all(
+        self, images: Sequence[Any], *, logits: bool, request_id: str
+    ) -> Sequence[ServedImage]: ...
+    async def answer_files(
+        self, files: Sequence[bytes], *, logits: bool, request_id: str
+    ) -> Sequence[ServedImage]: ...
 
 
 class OpenInference:
     """The protocol for one service.
 
     Args:
-        service: what answers; see `service.Service`.
+        service: what answers.
+        bodies: what reads and counts the bodies of requests.
     """
 
-    def __init__(self, service: Any) -> None:
-        self.service = service
+    def __init__(self, service: Answering, bodies: Bodies) -> None:
+        self.service, self.bodies = service, bodies
         self.name, self.version = service.settings.name, service.settings.version
         self.images = ImageSpec.of(service.cascade)
-        self._last = 0
 
     async def infer(self, scope: Scope, receive: Receive) -> Reply:
         """POST …/infer."""
         self._check_model(scope)
-        self._last = time.time_ns() // 1_000_000
         length, accepted = _headers(scope)
-        service, settings = self.service, self.service.settings
-        limit, number = settings.max_queue, scope[REQUEST_ID]
-        body = await read_body(
-            scope, receive, max_bytes=settings.max_bytes, seconds=settings.deadline
-        )
-        request = read_infer_request(body, length, max_elements=limit)
-        images = images_of(request, self.images, max_images=limit)
-        answer = service.answer_files if isinstance(images, list) else service.answer_all
-        served = await answer(list(images), logits=request.needs_logits, request_id=number)
+        service, limit = self.service, self.service.settings.max_queue
+        number = service.new_id()
+        async with self.bodies.of(scope, receive) as body:
+            request = read_infer_request(body.data, length, max_elements=limit)
+            images = images_of(request, self.images, max_images=limit)
+            answer = service.answer_files if isinstance(images, list) else service.answer_all
+            work = answer(list(images), logits=request.needs_logits, request_id=number)
+            served = await unless_gone(work, receive)
         sent, headers = write_infer_response(
             request, _outputs(served, number), model=self.name, version=self.version
         )
+        headers = {**headers, "x-request-id": number}
         if accepted is not None and len(sent) >= LEAST_BYTES:
             sent = compressed(sent, accepted)
-            headers = {**headers, "content-encoding": accepted, "vary": "accept-encoding"}
+            headers |= {"content-encoding": accepted, "vary": "accept-encoding"}
         return Reply(sent, headers)
 
     async def live(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
@@ -137,8 +195,7 @@ class OpenInference:
         """GET …/stats."""
         if "model" in scope["path_params"]:
             self._check_model(scope)
-        counts = _counts(self.service, self._last)
-        executed = self.service.executor.stats
+        counts, executed = self.service.counts(), self.service.executor_stats()
         return _json(statistics(counts, executed, name=self.name, version=self.version))
 
     async def unsupported(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
@@ -159,9 +216,9 @@ class OpenInference:
             )
 
 
-def open_inference_routes(service: Any) -> list[Route]:
-    """The routes of the protocol for a service."""
-    protocol = OpenInference(service)
+def open_inference_routes(service: Answering, bodies: Bodies) -> list[Route]:
+    """The routes of the protocol."""
+    protocol = OpenInference(service, bodies)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     get: dict[str, Handler] = {
         "/v2": protocol.server,
@@ -201,20 +258,7 @@ def _headers(scope: Scope) -> tuple[int | None, str | None]:
     return int(length), accepted
 
 
-def _counts(service: Any, last: int) -> InferenceCounts:
-    traffic = service.traffic
-    answered = traffic.answered.sum(0).tolist()
-    return InferenceCounts(
-        images=sum(answered),
-        requests=traffic.requests,
-        seconds=traffic.seconds_total,
-        failed=sum(traffic.failures.values()),
-        last=last,
-        exits=dict(zip(traffic.exits, answered, strict=True)),
-    )
-
-
-def _outputs(served: Sequence[Any], number: str) -> Outputs:
+def _outputs(served: Sequence[ServedImage], number: str) -> Outputs:
     answers = [one.answer for one in served]
     costs = [one.cost for one in served]
     with_logits = getattr(answers[0], "logits", None) is not None
@@ -225,7 +269,7 @@ def _outputs(served: Sequence[Any], number: str) -> Outputs:
         confidence=[one.confidence for one in answers],
         exit=[one.exit for one in answers],
         request_id=[one.request_id for one in served],
-        cost=None if None in costs else costs,
+        cost=None if None in costs else costs,  # type: ignore[arg-type]
         logits=np.stack([one.logits for one in answers]) if with_logits else None,
         classes=first.classes,
         parameters={"request_id": number, **point},
