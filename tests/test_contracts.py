@@ -179,7 +179,7 @@ ORDER = {
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (
-        "tensors open_inference model_metadata content_encoding bodies open_inference_routes"
+        "tensors open_inference model_metadata content_encoding bodies openapi open_inference_routes"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
