@@ -130,7 +130,7 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
-    "serving": {*CORE, "runtime", "zoo"},
+    "serving": {*CORE, "runtime", "monitoring", "zoo"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
@@ -186,9 +186,10 @@ ORDER = {
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (
-        "tensors open_inference model_metadata content_encoding bodies open_inference_routes "
-        "settings request_errors traffic served_policies latest_answers image_inputs service "
-        "service_status request_guard classify routes asgi request_log server"
+        "tensors open_inference model_metadata content_encoding bodies openapi "
+        "open_inference_routes settings request_errors traffic served_policies latest_answers "
+        "image_inputs watching service service_status request_guard classify routes "
+        "service_metrics asgi request_log server"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

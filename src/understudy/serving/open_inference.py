@@ -257,7 +257,7 @@ def _top_classes(wanted: RequestedOutput, outputs: Outputs) -> list[bytes]:
     for row, top in zip(values, tops.tolist(), strict=True):
         for number in top:
             name = f":{names[number]}" if names is not None and number < len(names) else ""
-            texts.append(f"{row[number]}:{number}{name}".encode())
+            texts.append(f"{row[number]!s}:{number}{name}".encode())
     return texts
 
 

@@ -31,13 +31,14 @@ from understudy.serving.open_inference import (
     read_infer_request,
     write_infer_response,
 )
+from understudy.serving.openapi import OPENAPI, document
 from understudy.serving.tensors import ProtocolError
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _DIGITS = 12  # of a length
 
 REQUEST_ID = "understudy.request_id"
-"""The key of the id in the scope of a request, where an app has given it one."""
+"""The key of the server's own id of a request in its ASGI scope."""
 
 UNSUPPORTED = ("systemsharedmemory", "cudasharedmemory", "repository", "trace", "logging")
 UNSUPPORTED_OF_MODEL = ("config", "trace/setting", "generate", "generate_stream")
@@ -119,7 +120,6 @@ class Answering(Protocol):
     @property
     def ready(self) -> bool: ...
 
-    def new_id(self) -> str: ...
     def counts(self) -> InferenceCounts: ...
     def executor_stats(self) -> ExecutorStats: ...
     async def answer_all(
@@ -148,7 +148,7 @@ class OpenInference:
         self._check_model(scope)
         length, accepted = _headers(scope)
         service, limit = self.service, self.service.settings.max_queue
-        number = scope.get(REQUEST_ID) or service.new_id()
+        number: str = scope[REQUEST_ID]
         async with self.bodies.of(scope, receive) as body:
             request = read_infer_request(body.data, length, max_elements=limit)
             images = images_of(request, self.images, max_images=limit)
@@ -158,10 +158,9 @@ class OpenInference:
         sent, headers = write_infer_response(
             request, _outputs(served, number), model=self.name, version=self.version
         )
-        headers = {**headers, "x-request-id": number}
         if accepted is not None and len(sent) >= LEAST_BYTES:
             sent = compressed(sent, accepted)
-            headers |= {"content-encoding": accepted, "vary": "accept-encoding"}
+            headers = {**headers, "content-encoding": accepted, "vary": "accept-encoding"}
         return Reply(sent, headers)
 
     async def live(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
@@ -201,6 +200,10 @@ class OpenInference:
         counts, executed = self.service.counts(), self.service.executor_stats()
         return _json(statistics(counts, executed, name=self.name, version=self.version))
 
+    async def document(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """GET /openapi.json."""
+        return _json(document(name=self.name, version=self.version))
+
     async def unsupported(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
         """What other servers have, and this one lacks."""
         raise ProtocolError(
@@ -220,10 +223,11 @@ class OpenInference:
 
 
 def open_inference_routes(service: Answering, bodies: Bodies) -> list[Route]:
-    """The routes of the protocol."""
+    """The routes of the protocol, and the document of all routes."""
     protocol = OpenInference(service, bodies)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     get: dict[str, Handler] = {
+        OPENAPI: protocol.document,
         "/v2": protocol.server,
         "/v2/": protocol.server,
         "/v2/health/live": protocol.live,
