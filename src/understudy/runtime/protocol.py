@@ -258,6 +258,37 @@ class RunnerOutput(NamedTuple):
     logits: Any = None
 
 
+class SampleKind(NamedTuple):
+    """What the samples of a cascade are, as far as it is known.
+
+    Attributes:
+        dtype: their type, such as ``uint8``.
+        shape: the size of each dimension, (C, H, W) for images; None where it may be any.
+        resized: whether images of any height and width are taken, because the models resize them.
+
+    >>> kind = SampleKind("uint8", (3, None, None), resized=True)
+    >>> kind.fits("uint8", (3, 40, 60)), kind.fits("uint8", (1, 40, 60)), str(kind)
+    (True, False, 'uint8 (3, any, any)')
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...]
+    resized: bool = False
+
+    def fits(self, dtype: str, shape: Sequence[int]) -> bool:
+        """Whether a sample of this type and shape is of the kind, and not empty."""
+        return (
+            dtype == self.dtype
+            and len(shape) == len(self.shape)
+            and all(own in (None, size) for own, size in zip(self.shape, shape, strict=True))
+            and 0 not in shape
+        )
+
+    def __str__(self) -> str:
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype} ({sizes})"
+
+
 class StageRunner(Protocol):
     """A stage of a policy with its acceptance rule.
 
