@@ -128,6 +128,7 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
+    "serving": {*CORE, "runtime"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
@@ -179,6 +180,7 @@ ORDER = {
     ),
     "reproduction": "papers workload settings record procedures run",
     "training": "config sampling features checkpoint targets loop api",
+    "serving": "page_routes",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
