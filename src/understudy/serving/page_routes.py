@@ -34,7 +34,7 @@ THUMBNAIL = 96  # pixels of the longer side at most
 _SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
-class ImageSource(Protocol):
+class LatestImages(Protocol):
     """What the routes need of a service."""
 
     def latest_image(self, request_id: str) -> NDArray[np.uint8] | None:
@@ -42,7 +42,7 @@ class ImageSource(Protocol):
         ...
 
 
-def page_routes(source: ImageSource) -> list[Route]:
+def page_routes(source: LatestImages) -> list[Route]:
     """GET `/`, the files of the page below `/page/`, and `/latest/{request_id}.png`.
 
     The page names all files relative to itself, so that it works under a mount path too. The
