@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sample_rows import Array, images_of, rows_of
+from understudy.baseline import Baseline, StageBaseline
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.nn.cascade import Cascade
 from understudy.nn.confidence_functions import confidence_functions
@@ -86,11 +87,22 @@ def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> 
     )
 
 
+def baseline_for(policy: Policy) -> Baseline:
+    """A made-up baseline: half of the samples that reach a stage go on to the next one."""
+    stages = [
+        StageBaseline(name, (-0.25, 0.1), (2 ** (9 - number), 0, 2 ** (9 - number)))
+        for number, name in enumerate(policy.exits)
+    ]
+    costs = {"MACs": {name: float(number + 1) for number, name in enumerate(policy.exits)}}
+    last = policy.exits[-1]
+    return Baseline(last, stages[0].samples, 7, tuple(stages), costs, {"MACs": 9.0})
+
+
 def result_of(table: ScoreTable, *policies: Policy) -> Any:
     """A stand-in for a search result with these choices, for drops of 1, 2, 3... points."""
     cost = {"MACs": 1.0}
     choices = [
-        SimpleNamespace(max_drop=float(drop), policy=policy, certificate=None)
+        SimpleNamespace(max_drop=float(drop), policy=policy, certificate=None, monitoring=None)
         for drop, policy in enumerate(policies, 1)
     ]
     return SimpleNamespace(
@@ -101,7 +113,10 @@ def result_of(table: ScoreTable, *policies: Policy) -> Any:
         choice=lambda drop=None: choices[0 if drop is None else int(drop) - 1],
         singles=[
             SimpleNamespace(
-                name=exit.name, origin=exit.origin, on={"test": SimpleNamespace(cost=cost)}
+                name=exit.name,
+                origin=exit.origin,
+                on={"test": SimpleNamespace(cost=cost)},
+                monitoring=None,
             )
             for exit in table.exits
         ],

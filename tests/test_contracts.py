@@ -130,12 +130,13 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
+    "serving": {*CORE, "runtime", "monitoring", "zoo"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
-        "zoo", "scoring", "training", "reproduction",
+        "zoo", "scoring", "training", "reproduction", "serving",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -156,8 +157,8 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
-        "offline online executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned lanes "
+        "scheduler delivery offline online executor"
     ),
     "monitoring": (
         "settings decisions watched_points shift_test promise watch_state events answer_log "
@@ -184,6 +185,12 @@ ORDER = {
         " in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
+    "serving": (
+        "tensors open_inference model_metadata content_encoding bodies openapi "
+        "open_inference_routes settings request_errors traffic served_policies latest_answers "
+        "image_inputs watching service service_status request_guard classify page_routes routes "
+        "service_metrics asgi request_log server"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

@@ -55,7 +55,12 @@ class StageBaseline(Stored, what="the baseline of a stage", error=PolicyError):
                 f"the edges of a stage ascend as float32, those of {self.exit!r} do not: search "
                 "again"
             )
-        if len(self.counts) != len(self.edges) + 1 or min(self.counts) < 0:
+        if min(self.counts, default=0) < 0:
+            raise PolicyError(
+                f"the counts of a stage are 0 or more, {self.exit!r} has {min(self.counts)}: "
+                "search again"
+            )
+        if len(self.counts) != len(self.edges) + 1:
             raise PolicyError(
                 f"a stage counts samples in one cell more than it has edges, {self.exit!r} has "
                 f"{len(self.counts)} counts and {len(self.edges)} edges: search again"
@@ -103,11 +108,11 @@ class Baseline(Stored, what="the baseline of a policy", error=PolicyError):
     reference_costs: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        reached = [self.samples, *(stage.samples for stage in self.stages)]
-        if reached[0] != reached[1] or reached != sorted(reached, reverse=True):
+        reached = [stage.samples for stage in self.stages]
+        if reached[:1] != [self.samples] or reached != sorted(reached, reverse=True):
             raise PolicyError(
                 "all samples reach the first stage and no more each next one, found "
-                f"{reached[1:]} of {self.samples} samples: search again"
+                f"{reached} of {self.samples} samples: search again"
             )
         if not 0 <= self.disagreements <= self.samples:
             raise PolicyError(

@@ -98,13 +98,20 @@ class BaseCascade(ImageInput, ABC, Generic[Runner]):
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        rules = [self._rule(stage) for stage in policy.stages]
-        self._resolved = policy, self._runners(rules, policy)
+        self._resolved = policy, self.runners_of(policy)
 
     @property
     def runners(self) -> tuple[Runner, ...]:
         """The stages of the policy in order, each with its acceptance rule."""
         return self._resolved[1]
+
+    def runners_of(self, policy: Policy) -> tuple[Runner, ...]:
+        """The stages of any policy, without switching to it: for `Executor.answer(runners=...)`.
+
+        Raises:
+            PolicyError: an exit or a confidence that the cascade lacks.
+        """
+        return self._runners([self._rule(stage) for stage in policy.stages], policy)
 
     def runner(self, exit: str) -> Runner:
         """An exit by itself, which accepts all samples.
@@ -112,8 +119,7 @@ class BaseCascade(ImageInput, ABC, Generic[Runner]):
         Raises:
             PolicyError: no such exit.
         """
-        policy = Policy.single(exit)
-        return self._runners([self._rule(stage) for stage in policy.stages], policy)[0]
+        return self.runners_of(Policy.single(exit))[0]
 
     def set_operating_point(
         self,

@@ -24,12 +24,32 @@ FAILED = -1
 """The prediction and the exit of a row that has no answer."""
 
 
-class Answer(NamedTuple):
-    """The answer to one sample: the class, the confidence and the exit that answered."""
+class AnswerFields(NamedTuple):
+    """The class, the confidence and the exit that answered."""
 
     prediction: int
     confidence: float
     exit: str
+
+
+class Answer(AnswerFields):
+    """The answer to one sample: the class, the confidence and the exit that answered.
+
+    Attributes:
+        logits: (C,) float32, of the exit that answered; None unless the request asked for them.
+
+    >>> answer = Answer(1, 0.75, "tiny").with_logits(np.zeros(3, np.float32))
+    >>> answer, answer.logits.shape
+    (Answer(prediction=1, confidence=0.75, exit='tiny'), (3,))
+    """
+
+    logits: Array | None = None
+
+    def with_logits(self, logits: Array) -> Answer:
+        """The same answer with the logits behind it."""
+        answer = Answer(*self)
+        answer.logits = logits
+        return answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +126,20 @@ class ExecutionError(UnderstudyError):
 
 class ExecutorClosed(ExecutionError):
     """The executor is closed, or was closed before this request was answered."""
+
+
+class BackgroundFull(ExecutionError):
+    """As many requests wait in the background as may: this one was not taken.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"at most {most:,} requests are in the background, found one more: drop it, or set "
+            "max_background higher"
+        )
 
 
 class RequestFailed(ExecutionError):
@@ -212,7 +246,7 @@ class RunnerOutput(NamedTuple):
         images: the rows' images where this stage took them, for the next stage.
         state: arrays or tensors for later stages, rows first.
         classes: the number of classes C.
-        logits: (n, C), where the stage runs; None where they are no longer needed.
+        logits: (n, C), where the stage runs.
     """
 
     prediction: Array
@@ -222,6 +256,37 @@ class RunnerOutput(NamedTuple):
     state: Any
     classes: int
     logits: Any = None
+
+
+class SampleKind(NamedTuple):
+    """What the samples of a cascade are, as far as it is known.
+
+    Attributes:
+        dtype: their type, such as ``uint8``.
+        shape: the size of each dimension, (C, H, W) for images; None where it may be any.
+        resized: whether images of any height and width are taken, because the models resize them.
+
+    >>> kind = SampleKind("uint8", (3, None, None), resized=True)
+    >>> kind.fits("uint8", (3, 40, 60)), kind.fits("uint8", (1, 40, 60)), str(kind)
+    (True, False, 'uint8 (3, any, any)')
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...]
+    resized: bool = False
+
+    def fits(self, dtype: str, shape: Sequence[int]) -> bool:
+        """Whether a sample of this type and shape is of the kind, and not empty."""
+        return (
+            dtype == self.dtype
+            and len(shape) == len(self.shape)
+            and all(own in (None, size) for own, size in zip(self.shape, shape, strict=True))
+            and 0 not in shape
+        )
+
+    def __str__(self) -> str:
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype} ({sizes})"
 
 
 class StageRunner(Protocol):
@@ -254,6 +319,9 @@ class StageRunner(Protocol):
 
     def gather(self, source: Any, rows: Array, target: Any) -> None:
         """Copy rows of `source`, on any device, into `target`, a slice of a buffer."""
+
+    def host_logits(self, logits: Any, rows: Array) -> Array:
+        """Some rows (k, C) of an output's logits as float32, in memory of their own on the host."""
 
 
 class Runnable(Protocol):

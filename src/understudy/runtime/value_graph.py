@@ -159,6 +159,10 @@ class ArrayRunner:
         """Copy rows of `source` into `target`."""
         np.take(np.asarray(source), rows, axis=0, out=target, mode="clip")
 
+    def host_logits(self, logits: Array, rows: Array) -> Array:
+        """Some rows of logits, copied, in float32."""
+        return logits[rows].astype(np.float32, copy=False)
+
 
 class ArrayCascade(BaseCascade[ArrayRunner]):
     """Executes a policy over a graph of values, and can switch it while running.

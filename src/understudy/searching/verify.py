@@ -176,7 +176,8 @@ def _checked(stored: Any, result: Result, table: ScoreTable) -> tuple[Check, ...
     found = json.loads(json.dumps(again.to_dict()))
     if "classes" not in result.table:  # a result of an older version
         found["table"].pop("classes", None)
-    if all(one.monitoring is None for one in (*result.choices, *result.singles)):  # likewise
+    normal = [choice.monitoring for choice in result.choices]
+    if not any((*normal, *(single.monitoring for single in result.singles))):  # likewise
         for one in (*found["results"], *found["singles"]):
             one.pop("monitoring", None)
     others = [Check(None, path, False, values) for path, values in differences(stored, found)]
