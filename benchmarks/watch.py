@@ -55,7 +55,9 @@ def main() -> None:
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder for the scored tables")
-    parser.add_argument("--streams", type=int, default=1_000, help="without a shift, for each alpha")
+    parser.add_argument(
+        "--streams", type=int, default=1_000, help="without a shift, for each alpha"
+    )
     parser.add_argument("--runs", type=int, default=200, help="of each shift")
 
 
@@ -63,9 +65,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     tables = {name: scored(arguments.cache / f"watch-{name}", FILES[name]) for name in FILES}
     exact, jpeg = Population.of(tables["exact"]), Population.of(tables["jpeg"])
     runs = arguments.runs
-    null = [
-        without_shift(jpeg, streams=arguments.streams, alpha=alpha) for alpha in NULL_ALPHAS
-    ]
+    null = [without_shift(jpeg, streams=arguments.streams, alpha=alpha) for alpha in NULL_ALPHAS]
     real = shifts(exact, jpeg, runs=runs)
     harmless = shifts(jpeg, exact, runs=runs, requests=REQUESTS)
     others = {
@@ -86,8 +86,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "real_shift_otherwise": others,
         "harmless_shift": harmless,
         "share_of_jpeg": [
-            {"share": share, **shifts(exact, jpeg, runs=runs // 10, share=share)}
-            for share in MIXES
+            {"share": share, **shifts(exact, jpeg, runs=runs // 10, share=share)} for share in MIXES
         ],
         "microseconds_per_request": cost_per_request(jpeg),
     }
@@ -136,7 +135,9 @@ class Population:
             rows = rng.integers(0, len(self.label), tune + certify)
             share = tune / (tune + certify)
             table = drawn(self.table, rows, (share, 1 - share, 0.0))
-            points = operating_points_of(search(table, max_drop=drop, confidence=DEFAULT_CONFIDENCE))
+            points = operating_points_of(
+                search(table, max_drop=drop, confidence=DEFAULT_CONFIDENCE)
+            )
             if len(points) > 1 and points[0].policy.exits == (LITTLE, LARGE):
                 return points
 
@@ -179,7 +180,7 @@ def traffic(
     for population, requests in populations:
         for _ in range(0, requests, BATCH):
             rows = rng.integers(0, len(population.label), BATCH)
-            decisions = served(watch, name, least, population, rows, f"{done}", label=label)
+            decisions = served(watch, name, least, population, rows, prefix=f"{done}", label=label)
             done += BATCH
             for decision in decisions:
                 if decision == "warning":
@@ -196,8 +197,8 @@ def served(
     least: np.float32,
     population: Population,
     rows: np.ndarray,
-    prefix: str,
     *,
+    prefix: str,
     label: bool,
 ) -> list[str]:
     """A batch of requests, as a server would have it; what was decided."""
