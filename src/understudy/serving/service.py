@@ -24,7 +24,7 @@ from understudy.runtime.protocol import (
     is_out_of_memory,
 )
 from understudy.serving.image_inputs import ImageInputs
-from understudy.serving.latest_answers import LatestAnswer, LatestAnswers, thumbnail
+from understudy.serving.latest_answers import Array, LatestAnswer, LatestAnswers, thumbnail
 from understudy.serving.model_metadata import InferenceCounts
 from understudy.serving.request_errors import (
     DeadlineExceeded,
@@ -35,7 +35,7 @@ from understudy.serving.request_errors import (
 )
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
-from understudy.serving.traffic import Traffic
+from understudy.serving.traffic import TrafficCounts
 from understudy.serving.watching import FALL_BACK, Watching, watch_of
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Service:
         self.cascade, self.settings = cascade, settings
         self.policies = ServedPolicies(cascade)
         self.classes = class_names_of(cascade)
-        self.traffic = Traffic(len(self.policies.all), cascade.exits)
+        self.traffic = TrafficCounts(len(self.policies.all), cascade.exits)
         self.latest = LatestAnswers(cascade.exits)
         self.inputs = ImageInputs(cascade, settings)
         self.watching = self._watching()
@@ -280,6 +280,11 @@ class Service:
             last=traffic.last,
             exits=dict(zip(self.cascade.exits, exits, strict=True)),
         )
+
+    def latest_image(self, request_id: str) -> Array | None:
+        """The image (C, h, w) of a recent request; None where it is no longer kept."""
+        kept = self.latest.find(request_id)
+        return None if kept is None else kept.pixels
 
     def executor_stats(self) -> ExecutorStats:
         """The counts of the executor."""

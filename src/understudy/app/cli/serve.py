@@ -92,7 +92,7 @@ def serve(
             alpha=alpha,
             logged=log_share,
         )
-        listener = listening_socket(host, port)
+        listener = stack.enter_context(listening_socket(host, port))
         loaded = load_runnable(cascade, device, allow_code=allow_code or ())
         if max_drop is not None:
             loaded.set_operating_point(max_drop=max_drop)
