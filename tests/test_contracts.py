@@ -162,7 +162,7 @@ ORDER = {
     ),
     "monitoring": (
         "settings decisions watched_points shift_test promise watch_state events answer_log "
-        "snapshot watch"
+        "snapshot watch event_codec history_file history"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
