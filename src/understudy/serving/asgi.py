@@ -33,6 +33,7 @@ class ServingApp:
 
     Attributes:
         service: what answers.
+        routes: its routes.
     """
 
     def __init__(self, service: Service) -> None:
@@ -43,11 +44,8 @@ class ServingApp:
             max_held_bytes=settings.max_held_bytes,
             seconds=settings.arrival,
         )
-        self._router = Router(
-            [*open_inference_routes(service, bodies), *service_routes(service, bodies)],
-            redirect_slashes=False,
-            lifespan=self._lifespan,
-        )
+        self.routes = [*open_inference_routes(service, bodies), *service_routes(service, bodies)]
+        self._router = Router(self.routes, redirect_slashes=False, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or go through the life of the app."""

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import UnderstudyError, listed
+from understudy.errors import listed
+from understudy.serving.request_errors import RequestError
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +42,7 @@ _LENGTH = struct.Struct("<I")
 _JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "u": {int}, "i": {int}, "f": {int, float}}
 
 
-class ProtocolError(UnderstudyError):
+class ProtocolError(RequestError):
     """A request that the protocol does not allow, or that this server cannot answer.
 
     Args:
