@@ -188,7 +188,7 @@ ORDER = {
     "serving": (
         "request_errors tensors open_inference model_metadata content_encoding bodies openapi "
         "open_inference_routes settings traffic served_policies latest_answers "
-        "image_inputs watching service service_status request_guard classify routes "
+        "image_inputs watching service service_status request_guard classify page_routes routes "
         "service_metrics asgi request_log server"
     ),
     "training": "config sampling features checkpoint targets loop api",
