@@ -22,6 +22,7 @@ from starlette.routing import Mount, Route
 
 from understudy.serving.page_routes import page_routes
 
+CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 START = 1_760_000_000.0  # epoch seconds of the first figure
 
 
@@ -53,7 +54,7 @@ def empty(
     none = {"mean": None, "reference": None, "saving": None, "saved": 0}
     shift = {"stages": [{"exit": e, "requests": 0, "evidence": 0.0} for e in exits[:-1]]}
     return {
-        "model": {"name": "cifar10", "version": "1", "backend": "onnx", "classes": 10},
+        "model": {"name": "cifar10", "version": "1", "backend": "onnx", "classes": list(CLASSES)},
         "uptime_s": 3.2,
         "ready": True,
         "token_required": False,
@@ -89,6 +90,7 @@ def empty(
             "state": "watching",
             "shadow_share": 0.05,
             "alpha": 0.01,
+            "requests": 0,
             "shift": {
                 **shift,
                 "evidence": 0.0,
@@ -186,12 +188,19 @@ def busy(
         "interval": [0.0309, 0.0318],
         "evidence": -0.4,
     }
+    watch["agreement"]["pairs"] = [
+        {"answer": 3, "reference": 5, "count": 4021},
+        {"answer": 5, "reference": 3, "count": 3980},
+    ]
+    watch["requests"] = answered
     watch["labels"] = {
         "labelled": 1200,
+        "accuracy": 0.913,
+        "compared": 61,
         "gap": 0.004,
-        "budget": 0.01,
+        "budget": 0.015,
         "evidence": -0.1,
-        "threshold": 2.0,
+        "threshold": 2.3,
     }
     watch["decisions"] = [
         {
@@ -207,7 +216,7 @@ def busy(
             "request_id": f"a1b2-{k}-{n}",
             "exit": e,
             "prediction": n,
-            "class": ("airplane", "frog", "ship")[n % 3],
+            "class": CLASSES[n],
             "confidence": 0.93 - 0.05 * n,
         }
         for k, e in enumerate(exits)
@@ -219,15 +228,9 @@ def busy(
 def fallen_back(status: dict[str, Any]) -> dict[str, Any]:
     """The same after the watch judged the promise broken."""
     watch = status["watch"]
-    watch |= {"state": "fallen back", "shadow_share": 0.5}
+    watch |= {"state": "fallen back", "shadow_share": 0.5, "agreement": None}
     watch["shift"]["evidence"] = 14.2
-    watch["agreement"] |= {
-        "shadowed": 912,
-        "disagreements": 71,
-        "rate": 0.0779,
-        "interval": [0.0617, 0.0970],
-        "evidence": 2.3,
-    }
+    watch["labels"] |= {"compared": 0, "gap": None, "budget": None, "threshold": None}
     watch["decisions"] += [
         {
             "time": START + 40,
@@ -298,7 +301,8 @@ class StandIn:
         watch = self.status["watch"]
         watch["state"] = "watching"
         point = self.status["operating_point"]
-        decision = {"time": START + 99, "kind": "reset", "reason": "by an operator"}
+        reason = "to the traffic" if (await request.json())["to_traffic"] else "by an operator"
+        decision = {"time": START + 99, "kind": "reset", "reason": reason}
         watch["decisions"].append({**decision, "from": point, "to": point})
         return JSONResponse({"state": "watching"})
 

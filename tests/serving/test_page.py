@@ -194,8 +194,9 @@ def test_a_token_is_asked_for_and_a_wrong_one_is_refused(open_page: Open, page: 
     page.run(enter.format("'secret'"))
     page.run("document.querySelector('#latest').scrollIntoView()")
     page.until("document.querySelector('.pictures img[src^=blob]')")
+    page.run("document.querySelector('#to-traffic').click()")
     page.run("document.querySelector('#reset').click()")
-    page.until(shown("#decisions", "reset"))
+    page.until(shown("#decisions", "to the traffic"))
     assert page.text("#alarms") == ""
     assert page.run("localStorage.length") == 0
     assert page.run("document.cookie") == ""
@@ -215,15 +216,26 @@ def test_a_server_that_is_gone_is_said_so(page: Page) -> None:
     page.send("Page.navigate", url="about:blank")
 
 
-def test_it_can_be_paused(open_page: Open, page: Page) -> None:
+HIDE = (
+    "Object.defineProperty(document, 'hidden', {{value: {}, configurable: true}});"
+    "document.dispatchEvent(new Event('visibilitychange'))"
+)
+CLICK = "document.querySelector('#pause').click()"
+
+
+@pytest.mark.parametrize(
+    ("stop", "go"), [(CLICK, CLICK), (HIDE.format("true"), HIDE.format("false"))]
+)
+def test_it_asks_nothing_while_paused_or_hidden(
+    open_page: Open, page: Page, stop: str, go: str
+) -> None:
     server = open_page(busy())
-    page.run("document.querySelector('#pause').click()")
-    page.until(shown("#updated", "paused"))
+    page.run(stop)
     page.run("new Promise(done => setTimeout(done, 300))")
     server.status["operating_point"] = "drop-3"
     page.run("new Promise(done => setTimeout(done, 1500))")
     assert page.text("#point-now") == "drop-1.5"
-    page.run("document.querySelector('#pause').click()")
+    page.run(go)
     page.until(shown("#point-now", "drop-3"))
 
 

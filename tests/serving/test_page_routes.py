@@ -135,6 +135,8 @@ def test_the_page_is_in_the_wheel(tmp_path: Path) -> None:
     except NotFetched as error:
         pytest.skip(f"no wheel can be built here: {error}")
     names = set(zipfile.ZipFile(wheel).namelist())
+    licence = "licenses/src/understudy/serving/page/vendor/uplot/LICENSE"
+    assert any(name.endswith(licence) for name in names)
     for file in FOLDER.rglob("*"):
         if file.is_file():
             assert f"understudy/serving/page/{file.relative_to(FOLDER).as_posix()}" in names

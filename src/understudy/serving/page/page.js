@@ -54,7 +54,7 @@ function show() {
   showPoints(status);
   showLive(status, colours);
   showExits(status, colours);
-  showWatch(status.watch);
+  showWatch(status);
   showLatest(status, colours, server.hasToken() || !status.token_required).catch(fail);
 }
 
@@ -132,7 +132,7 @@ byId("token-form").addEventListener("submit", event => {
   page.failure = null;
   poll();
 });
-byId("reset").addEventListener("click", () => act(server.resetWatch, "The watch was not reset."));
+byId("reset").addEventListener("click", () => act(() => server.resetWatch(byId("to-traffic").checked), "The watch was not reset."));
 byId("pause").addEventListener("click", () => {
   page.paused = !page.paused;
   byId("pause").setAttribute("aria-pressed", page.paused);
