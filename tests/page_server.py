@@ -10,17 +10,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import uvicorn
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
+from understudy.serving.latest_answers import LatestAnswer
 from understudy.serving.page_routes import page_routes
+from understudy.serving.request_errors import RequestError
+from understudy.serving.request_guard import check_allowed
+from understudy.serving.service import Service
+from understudy.serving.settings import ServingSettings
 
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 START = 1_760_000_000.0  # epoch seconds of the first figure
@@ -268,7 +272,16 @@ class StandIn:
     changes: list[str] = field(default_factory=list)
     url: str = ""
 
-    def latest_image(self, request_id: str) -> NDArray[np.uint8] | None:
+    @property
+    def settings(self) -> ServingSettings:
+        return ServingSettings(token=self.token)
+
+    @property
+    def latest(self) -> StandIn:
+        return self
+
+    def find(self, request_id: str) -> LatestAnswer | None:
+        """The picture of one of the latest images."""
         if not any(one["request_id"] == request_id for one in self.status["latest"]):
             return None
         at = np.indices((32, 32))
@@ -276,17 +289,13 @@ class StandIn:
         waves = [
             127 + 120 * np.sin((at[0] * (c + 1) + at[1] * (3 - c) + phase) / 9) for c in range(3)
         ]
-        return np.stack(waves).astype(np.uint8)
-
-    def allowed(self, request: Request) -> bool:
-        return self.token is None or request.headers.get("authorization") == f"Bearer {self.token}"
+        return LatestAnswer(request_id, "", 0, 0.0, None, np.stack(waves).astype(np.uint8))
 
     async def read(self, request: Request) -> JSONResponse:
         return JSONResponse(_finite({**self.status, "token_required": self.token is not None}))
 
     async def choose(self, request: Request) -> JSONResponse:
-        if not self.allowed(request):
-            return JSONResponse({"error": "the token is another one"}, status_code=401)
+        check_allowed(request.scope, self.token)
         if request.headers.get("content-type") != "application/json":
             return JSONResponse({"error": "send application/json"}, status_code=415)
         name = (await request.json())["name"]
@@ -296,8 +305,7 @@ class StandIn:
         return JSONResponse({"name": name})
 
     async def reset(self, request: Request) -> JSONResponse:
-        if not self.allowed(request):
-            return JSONResponse({"error": "the token is another one"}, status_code=401)
+        check_allowed(request.scope, self.token)
         watch = self.status["watch"]
         watch["state"] = "watching"
         point = self.status["operating_point"]
@@ -308,12 +316,18 @@ class StandIn:
 
     def app(self) -> Starlette:
         routes = [
-            *page_routes(self),
+            *page_routes(cast(Service, self)),
             Route("/status", self.read),
             Route("/operating-point", self.choose, methods=["PUT"]),
             Route("/watch/reset", self.reset, methods=["POST"]),
         ]
-        return Starlette(routes=[Mount("/below", routes=routes)])
+        handlers: Any = {RequestError: refused}
+        return Starlette(routes=[Mount("/below", routes=routes)], exception_handlers=handlers)
+
+
+async def refused(request: Request, error: RequestError) -> JSONResponse:
+    """The error as a server shows it."""
+    return JSONResponse({"error": str(error)}, status_code=error.status)
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def test_a_token_is_asked_for_and_a_wrong_one_is_refused(open_page: Open, page: 
     page.run(enter.format("'wrong'"))
     page.until("document.querySelector('#alarms').textContent === ''")
     page.run("document.querySelector('#reset').click()")
-    page.until(shown("#alarms .alarm", "the token is another one"))
+    page.until(shown("#alarms .alarm", "the token of the server, found another"))
     assert server.status["watch"]["decisions"][-1]["kind"] == "operating-point"
     page.errors.clear()  # the browser lists refused requests
     page.run(enter.format("'secret'"))

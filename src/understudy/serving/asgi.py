@@ -18,6 +18,7 @@ from understudy.serving.open_inference_routes import (
     error_reply,
     open_inference_routes,
 )
+from understudy.serving.page_routes import page_routes
 from understudy.serving.request_errors import NotFound, RequestError, StageError, WrongMethod
 from understudy.serving.routes import service_routes
 from understudy.serving.service import Service
@@ -44,7 +45,11 @@ class ServingApp:
             seconds=settings.arrival,
         )
         self._router = Router(
-            [*open_inference_routes(service, bodies), *service_routes(service, bodies)],
+            [
+                *open_inference_routes(service, bodies),
+                *service_routes(service, bodies),
+                *page_routes(service),
+            ],
             redirect_slashes=False,
             lifespan=self._lifespan,
         )
