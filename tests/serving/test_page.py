@@ -74,6 +74,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "busy": busy,
     "empty": empty,
     "without a watch": lambda: {**busy(), "watch": None, "operating_points": []},
+    "no operating point": lambda: {**busy(), "operating_point": None},
     "fallen back": lambda: fallen_back(busy()),
     "many": lambda: busy([*MANY, HOSTILE], count=30),
 }
@@ -180,7 +181,7 @@ def test_a_token_is_asked_for_and_a_wrong_one_is_refused(open_page: Open, page: 
     server = open_page(busy(), token="secret")
     assert "who gives the token" in page.text("#latest-note")
     page.run("document.querySelector('#reset').click()")
-    page.until(shown("#alarms .alarm", "it needs the token"))
+    page.until(shown("#alarms .alarm", "this needs its token"))
     assert page.run("document.activeElement.id") == "token"
     enter = (
         "document.querySelector('#token').value = {}; document.querySelector('form button').click()"

@@ -108,7 +108,7 @@ function choose(name) {
 async function act(change, otherwise) {
   page.failure = null;
   try {
-    if (page.status?.token_required && !server.hasToken()) throw new server.Refused(401, "it needs the token");
+    if (page.status?.token_required && !server.hasToken()) throw new server.Refused(401, "this needs its token");
     await change();
   } catch (error) {
     fail(error, otherwise);
@@ -121,7 +121,7 @@ async function act(change, otherwise) {
 }
 
 function fail(error, otherwise = "The images are not shown.") {
-  const head = error.status === 401 ? "Token refused" : "Not done";
+  const head = error.status !== 401 ? "Not done" : server.hasToken() ? "Token refused" : "Token needed";
   page.failure = { head, text: `${otherwise} The server says: ${error.message}.` };
   showAlarms();
 }
