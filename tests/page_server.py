@@ -333,18 +333,24 @@ async def refused(request: Request, error: RequestError) -> JSONResponse:
 @contextmanager
 def served(stand_in: StandIn) -> Iterator[StandIn]:
     """The stand-in on a free port, in a thread."""
+    with listening(stand_in.app()) as url:
+        stand_in.url = f"{url}below/"
+        yield stand_in
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The address of an app on a free port, in a thread."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = uvicorn.Config(stand_in.app(), port=port, log_level="error", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    stand_in.url = f"http://127.0.0.1:{port}/below/"
     try:
-        yield stand_in
+        yield f"http://127.0.0.1:{port}/"
     finally:
         server.should_exit = True
         thread.join()

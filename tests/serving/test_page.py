@@ -10,12 +10,16 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 import browser
 from browser import Page
-from page_server import StandIn, busy, empty, fallen_back, served
+from page_server import StandIn, busy, empty, fallen_back, listening, served
+from served_cascades import CLASSES, png, random_images, served_cascade
+from understudy import serving
 from understudy.app.report import drawing
+from understudy.serving import ServingSettings
 
 pytestmark = pytest.mark.slow
 
@@ -280,6 +284,39 @@ def test_charts_have_a_table(open_page: Open, page: Page) -> None:
     ]
     assert len(rows) == 5 + len(status["exits"])
     assert rows[0][1] == f"{status['series']['throughput'][-1]:.3g}"
+
+
+def test_the_page_of_a_cascade_that_answers(page: Page) -> None:
+    """The real service: images are answered, shown by exit, and the slider changes the policy."""
+    page.errors.clear()
+    made = serving.app(served_cascade(), settings=ServingSettings(token="secret"))
+    images = [png(image) for image in random_images(60, seed=3)]
+    with listening(made) as url:
+        for image in images:
+            httpx.post(f"{url}classify", content=image, headers={"content-type": "image/png"})
+        page.open(url)
+        page.until("document.querySelector('h1').textContent.endsWith('of the MACs saved')")
+        page.run(
+            "document.querySelector('#token').value = 'secret';"
+            "document.querySelector('form button').click();"
+            "document.querySelector('#latest').scrollIntoView()"
+        )
+        page.until("document.querySelectorAll('.pictures img[src^=blob]').length >= 2")
+        assert page.text(".pictures span") in CLASSES
+        before = httpx.get(f"{url}operating-point").json()
+        assert page.text("#point-now") == before["operating_point"] == "drop-1"
+        start = place(page, "drop-1")
+        page.drag(start, to=place(page, "drop-0.5"))
+        page.until(shown("#point-now", "drop-0.5"))
+        page.key("End")
+        page.key("Enter")
+        page.until(shown("#point-now", "reference"))
+        after = httpx.get(f"{url}operating-point").json()
+        assert (after["operating_point"], after["chosen_by"]) == ("reference", "operator")
+        page.run("document.querySelector('#reset').click()")
+        page.until(shown("#decisions", "reset"))
+        page.send("Page.navigate", url="about:blank")
+    assert page.errors == []
 
 
 @pytest.fixture(scope="session")

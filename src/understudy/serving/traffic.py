@@ -78,7 +78,6 @@ class Traffic:
         self.exits = tuple(exits)
         self.requests = 0
         self.failures = dict.fromkeys(_FAILURES, 0)
-        self.shadows = {"answered": 0, "dropped": 0}
         self.seconds_total = 0.0
         self._clock = clock
         self._since_epoch = time.time() - clock()
