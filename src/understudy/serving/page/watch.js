@@ -23,7 +23,7 @@ export function showWatch({ watch, model }) {
 }
 
 function streams({ requests, shift, agreement, labels }) {
-  const stages = shift.stages.map(stage => [`confidences of ${stage.exit}`, stage.requests, stage.evidence, shift.threshold]);
+  const stages = shift.stages.filter(stage => stage.requests > 0).map(stage => [`confidences of ${stage.exit}`, stage.requests, stage.evidence, shift.threshold]);
   return [
     ["shift, all stages", requests, shift.evidence, shift.threshold],
     ...stages,
