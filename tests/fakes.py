@@ -90,7 +90,7 @@ def result_of(table: ScoreTable, *policies: Policy) -> Any:
     """A stand-in for a search result with these choices, for drops of 1, 2, 3... points."""
     cost = {"MACs": 1.0}
     choices = [
-        SimpleNamespace(max_drop=float(drop), policy=policy, certificate=None)
+        SimpleNamespace(max_drop=float(drop), policy=policy, certificate=None, monitoring=None)
         for drop, policy in enumerate(policies, 1)
     ]
     return SimpleNamespace(
@@ -101,7 +101,10 @@ def result_of(table: ScoreTable, *policies: Policy) -> Any:
         choice=lambda drop=None: choices[0 if drop is None else int(drop) - 1],
         singles=[
             SimpleNamespace(
-                name=exit.name, origin=exit.origin, on={"test": SimpleNamespace(cost=cost)}
+                name=exit.name,
+                origin=exit.origin,
+                on={"test": SimpleNamespace(cost=cost)},
+                monitoring=None,
             )
             for exit in table.exits
         ],

@@ -50,6 +50,7 @@ class LookupRunner:
             images=images,
             state={**state, f"from {len(state)}": np.stack([rows, rows], 1)},
             classes=self.owner.class_counts.get(self.name, 10),
+            logits=self.owner.logits_of(self.number, rows),
         )
 
     def stack(self, samples: Sequence[Array]) -> Array:
@@ -61,13 +62,18 @@ class LookupRunner:
     def gather(self, source: Array, rows: Array, target: Array) -> None:
         np.take(source, rows, axis=0, out=target)
 
+    def host_logits(self, logits: Array, rows: Array) -> Array:
+        self.owner.transferred.append((self.name, logits[rows, 0].astype(int).tolist()))
+        return logits[rows].astype(np.float32)
+
 
 @dataclass
 class LookupCascade(ImageInput):
     """A cascade over a table; `hook` is called with every batch before it runs.
 
     `nan` names the rows whose confidence is NaN, by stage; `class_counts` a number of classes other
-    than 10. `ran` holds the stage and the rows of every batch, unless `record` is off.
+    than 10. `ran` holds the stage and the rows of every batch, unless `record` is off;
+    `transferred` the stage and the rows whose logits were copied to the host.
     """
 
     table: ScoreTable
@@ -77,6 +83,7 @@ class LookupCascade(ImageInput):
     nan: Mapping[str, set[int]] = field(default_factory=dict)
     record: bool = True
     ran: list[tuple[str, list[int]]] = field(default_factory=list)
+    transferred: list[tuple[str, list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.policy = self.first
@@ -92,7 +99,14 @@ class LookupCascade(ImageInput):
     @policy.setter
     def policy(self, policy: Policy) -> None:
         self._policy = policy
-        self.runners = tuple(self._runner(stage) for stage in policy.stages)
+        self.runners = self.runners_of(policy)
+
+    def runners_of(self, policy: Policy) -> tuple[LookupRunner, ...]:
+        return tuple(self._runner(stage) for stage in policy.stages)
+
+    def logits_of(self, exit: int, rows: Array) -> Array:
+        """The row number and the number of the exit, in place of logits."""
+        return np.stack([rows, np.full(len(rows), exit)], 1).astype(np.float64)
 
     def _runner(self, stage: PolicyStage) -> LookupRunner:
         number = self.table.index(stage.exit)

@@ -22,17 +22,17 @@ def run_async(work: Awaitable[T]) -> T:
     return asyncio.run(limited())
 
 
-def send(executor: Executor, images: Iterable[Any]) -> Requests:
-    """All images at once, one request each."""
-    return [asyncio.ensure_future(executor.answer(image)) for image in images]
+def send(executor: Executor, images: Iterable[Any], **options: Any) -> Requests:
+    """All images at once, one request each, with the options of `Executor.answer`."""
+    return [asyncio.ensure_future(executor.answer(image, **options)) for image in images]
 
 
-def answer_each(executor: Executor, images: Iterable[Any]) -> list[Answer]:
+def answer_each(executor: Executor, images: Iterable[Any], **options: Any) -> list[Answer]:
     """The answers to single requests that are sent at once; closes the executor."""
 
     async def work() -> list[Answer]:
         async with executor:
-            return await asyncio.gather(*send(executor, images))
+            return await asyncio.gather(*send(executor, images, **options))
 
     return run_async(work())
 

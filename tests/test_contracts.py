@@ -95,7 +95,8 @@ CORE = {
         "display", "shift", "sample_marks",
     },
     "sample_marks": {"scores"},
-    "choice": {"json_codec", "errors", "policy", "outcome", "certificate", "split"},
+    "baseline": {"json_codec", "errors", "policy", "scores", "outcome"},
+    "choice": {"json_codec", "errors", "policy", "outcome", "certificate", "split", "baseline"},
     "result_tables": {"choice", "certificate", "display", "split", "text_table"},
     "result": {
         "choice", "result_tables", "shift", "policy_set",
@@ -109,7 +110,7 @@ CORE = {
         "json_codec", "errors", "confidence_functions", "exit", "scores", "policy", "split",
         "ensemble",
     },
-    "operating_point": {"json_codec", "errors", "policy", "certificate", "result"},
+    "operating_point": {"json_codec", "errors", "policy", "certificate", "result", "baseline"},
     "display": {"text_table"},
     "text_table": set(),
 }  # fmt: skip

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.baseline import Baseline
 from understudy.certificate import Certificate
 from understudy.errors import PolicyError
-from understudy.json_codec import Stored
+from understudy.json_codec import Stored, stored
 from understudy.outcome import ClassGap, Outcome
 from understudy.policy import Policy
 from understudy.split import headline_split
 
+MONITORING = stored(optional=True, sparse=True)
 DECIDED = "the samples that decided: slightly optimistic"
 """What is said of figures on certify."""
 
@@ -39,7 +41,10 @@ class Choice(
     Stored,
     what="a choice",
     error=PolicyError,
-    keys=("max_drop", "policy", "on", "baselines", "certificate", "classes", "verdict"),
+    keys=(
+        *("max_drop", "policy", "on", "baselines", "certificate", "classes", "verdict"),
+        "monitoring",
+    ),
     ignored=("cost", "saving", "drop", "shares"),
 ):
     """The policy chosen for one budget.
@@ -54,6 +59,7 @@ class Choice(
         verdict: in words; may be "a cascade does not pay here".
         classes: the classes that lose most on tune, as measured on `measured_on`: estimates, not
             proved; none for the reference itself.
+        monitoring: what is normal of it, for watching it run; None in-sample, and in older files.
     """
 
     max_drop: float
@@ -63,6 +69,7 @@ class Choice(
     baselines: Baselines
     verdict: str
     classes: tuple[ClassGap, ...] = ()
+    monitoring: Baseline | None = field(default=None, metadata=MONITORING)
 
     @property
     def outcome(self) -> Outcome:
@@ -108,8 +115,10 @@ class Published(Stored):
 
 @dataclass(frozen=True)
 class Single(Stored):
-    """One exit by itself: its origin (plain JSON) and its outcome by split."""
+    """One exit by itself: its origin (plain JSON), its outcome by split, and of the reference what
+    is normal (`Choice.monitoring`)."""
 
     name: str
     origin: Mapping[str, Any]
     on: Mapping[str, Outcome]
+    monitoring: Baseline | None = field(default=None, metadata=MONITORING)

@@ -22,8 +22,10 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from online_requests import answer_each
 from understudy import Executor, Policy, ScoreTable, build, save_cascade, score, search
 from understudy.callables import CallableCascade, CallableStage
+from understudy.confidence_functions import softmax
 from understudy.ensemble import Ensemble, with_ensemble
 from understudy.errors import DataError, ModelError
 from understudy.outcome import decide, evaluate
@@ -237,6 +239,16 @@ def test_operating_points_are_switched() -> None:
     point = cascade.set_operating_point(max_drop=5)
     outcome = evaluate(scored(case), point.policy)
     assert outcome.accuracy > 0.8
+
+
+def test_logits_of_requests() -> None:
+    """Those behind the probabilities that the cascade returns."""
+    case = digits()
+    cascade = build(Policy.pair("tiny", "big", 0.7), case.models)
+    rows = case.samples[:30]
+    answers = answer_each(Executor(cascade, max_batch=30, max_wait_ms=1e5), rows, logits=True)
+    found = np.stack([answer.logits for answer in answers if answer.logits is not None])
+    np.testing.assert_allclose(softmax(found), cascade.predict_proba(rows), atol=1e-6)
 
 
 # -- failures ----------------------------------------------------------------------------------

@@ -338,6 +338,24 @@ def test_requests_one_by_one() -> None:
     assert [tuple(answer) for answer in answers] == expected_rows(table, chain(0.4))
 
 
+def test_logits_of_requests() -> None:
+    """Of one batch, they are those of the exit that answered, bit by bit."""
+
+    class Rounded(nn.Linear):
+        def forward(self, rows: Tensor) -> Tensor:
+            return super().forward(rows).to(torch.bfloat16)
+
+    torch.manual_seed(0)
+    stages = {"tiny": nn.Linear(6, 5), "big": Rounded(6, 5)}
+    cascade = Cascade(stages, Policy.pair("tiny", "big", 0.4))
+    rows = torch.randn(40, 6)
+    answers = answer_each(Executor(cascade, max_batch=40, max_wait_ms=1e5), rows, logits=True)
+    assert {answer.exit for answer in answers} == {"tiny", "big"}
+    found = np.stack([answer.logits for answer in answers if answer.logits is not None])
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, cascade(rows).numpy())
+
+
 def test_out_of_memory_frees_what_the_batch_took_before_the_halves_are_run() -> None:
     """No reference keeps the tensors of the failed attempt alive while the next one is made."""
     kept: list[weakref.ref[Tensor]] = []

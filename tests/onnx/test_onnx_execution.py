@@ -41,3 +41,14 @@ def test_online(saved_export: Exported) -> None:
     answers = answer_each(Executor(loaded, max_batch=8, max_wait_ms=1.0), pixels)
     assert [answer.prediction for answer in answers] == expected.prediction.tolist()
     assert [answer.exit for answer in answers] == expected.exit_names()
+
+
+def test_logits_of_requests(saved_export: Exported) -> None:
+    loaded, pixels = saved_export.load(), images(20, seed=5).numpy()
+    executor = Executor(loaded, max_batch=20, max_wait_ms=1e5)
+    answers = answer_each(executor, pixels, logits=True)
+    for row, answer in enumerate(answers):
+        assert answer.logits is not None
+        assert answer.logits.dtype == np.float32
+        expected = loaded.logits(answer.exit, pixels)[row]
+        np.testing.assert_allclose(answer.logits, expected, atol=1e-5)

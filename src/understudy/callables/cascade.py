@@ -14,7 +14,7 @@ from understudy.callables.samples import as_request, as_rows, samples_of
 from understudy.callables.stage import CallableStage, as_callable_stage
 from understudy.class_logits import class_name, counted_from_0
 from understudy.confidence_functions import softmax
-from understudy.deferral import DeferralScore, scores_of
+from understudy.deferral import DeferralScore
 from understudy.ensemble import Ensemble
 from understudy.errors import ModelError
 from understudy.operating_point import OperatingPoint
@@ -25,7 +25,7 @@ from understudy.runtime.planned import (
     check_complete,
     check_members,
     ensembles_within,
-    points_within,
+    planned_within,
 )
 from understudy.runtime.protocol import NotANumber, RunnerOutput, StageRunner
 from understudy.runtime.value_graph import (
@@ -205,14 +205,7 @@ def build_callables(
     for single in plan.singles:
         if isinstance(stage := stages.get(single.name), CallableStage):
             _check_scored(single.name, single.origin, stage)
-    scores = scores_of(plan.table.get("provenance", {}))
-    return CallableCascade(
-        stages,
-        policy,
-        operating_points=points_within(plan, stages),
-        scores={name: score for name, score in scores.items() if name in stages},
-        classes=plan.table.get("classes"),
-    )
+    return CallableCascade(stages, policy, **planned_within(plan, stages))
 
 
 def _computation(name: str, stage: CallableStage, order: tuple[str, ...] | None) -> Computation:

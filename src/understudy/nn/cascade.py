@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.deferral import DeferralScore, scores_of
+from understudy.deferral import DeferralScore
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError
 from understudy.exit import ENSEMBLE
@@ -22,7 +22,7 @@ from understudy.nn.identity import check_identity
 from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
 from understudy.nn.stage import INPUT, Images, Stage, resizings_of, stages_of
 from understudy.nn.training_modes import modes_kept
-from understudy.operating_point import OperatingPoint
+from understudy.operating_point import OperatingPoint, checked_points
 from understudy.policy import Policy
 from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
 from understudy.runtime.loader_batch import taken_apart
@@ -31,7 +31,7 @@ from understudy.runtime.planned import (
     check_complete,
     check_members,
     ensembles_within,
-    points_within,
+    planned_within,
 )
 from understudy.runtime.protocol import (
     Answers,
@@ -194,6 +194,13 @@ class TorchRunner:
         else:
             target.copy_(source.index_select(0, index), non_blocking=target.is_cuda)
 
+    @torch.inference_mode()
+    def host_logits(self, logits: Tensor, rows: Array) -> Array:
+        """Some rows of logits in float32 on the host, which no others are copied to."""
+        index = torch.from_numpy(rows).to(logits.device)
+        host: Array = logits.index_select(0, index).float().cpu().numpy()
+        return host
+
 
 def outside_graphs(run: Callable[Of, T]) -> Callable[Of, T]:
     """A method of a cascade that `torch.compile` leaves as it is: values decide which rows go on.
@@ -270,7 +277,7 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
             raise ModelError("a cascade has at least one stage, found none: give it the models")
         built = build_stages(stages)
         self.exits = tuple(built)
-        self.operating_points = tuple(operating_points)
+        self.operating_points = checked_points(operating_points)
         self.scores = dict(scores)
         self.classes = checked_names(classes)
         self._stages = nn.ModuleList(built.values())
@@ -374,14 +381,7 @@ def cascade_of(result: Result, policy: Policy, models: Models) -> Cascade:
     stages = build_stages(models)
     check_complete(policy, stages)
     _check_scored(result, stages)
-    scores = scores_of(result.table.get("provenance", {}))
-    return Cascade(
-        stages,
-        policy,
-        operating_points=points_within(result, stages),
-        scores={name: score for name, score in scores.items() if name in stages},
-        classes=result.table.get("classes"),
-    )
+    return Cascade(stages, policy, **planned_within(result, stages))
 
 
 class _LogitsSink:

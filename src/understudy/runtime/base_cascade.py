@@ -98,13 +98,20 @@ class BaseCascade(ImageInput, ABC, Generic[Runner]):
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        rules = [self._rule(stage) for stage in policy.stages]
-        self._resolved = policy, self._runners(rules, policy)
+        self._resolved = policy, self.runners_of(policy)
 
     @property
     def runners(self) -> tuple[Runner, ...]:
         """The stages of the policy in order, each with its acceptance rule."""
         return self._resolved[1]
+
+    def runners_of(self, policy: Policy) -> tuple[Runner, ...]:
+        """The stages of any policy, without switching to it: for `Executor.answer(runners=...)`.
+
+        Raises:
+            PolicyError: an exit or a confidence that the cascade lacks.
+        """
+        return self._runners([self._rule(stage) for stage in policy.stages], policy)
 
     def runner(self, exit: str) -> Runner:
         """An exit by itself, which accepts all samples.
@@ -112,19 +119,24 @@ class BaseCascade(ImageInput, ABC, Generic[Runner]):
         Raises:
             PolicyError: no such exit.
         """
-        policy = Policy.single(exit)
-        return self._runners([self._rule(stage) for stage in policy.stages], policy)[0]
+        return self.runners_of(Policy.single(exit))[0]
 
     def set_operating_point(
-        self, *, max_drop: float | None = None, cost: float | None = None
+        self,
+        *,
+        max_drop: float | None = None,
+        cost: float | None = None,
+        name: str | None = None,
     ) -> OperatingPoint:
-        """Switch to the cheapest certified point within a drop (points), or to the one with the
-        least drop within a mean cost per sample; from the next batch on, in any thread.
+        """Switch to the cheapest certified point within a drop (points), to the one with the least
+        drop within a mean cost per sample, or to the one of that name (`OperatingPoint.name`); from
+        the next batch on, in any thread.
 
         Raises:
-            PolicyError: no operating point fits, or not exactly one of the two is given.
+            PolicyError: no operating point fits, or not exactly one of the three is given.
         """
-        point = select_operating_point(self.operating_points, max_drop=max_drop, cost=cost)
+        points = self.operating_points
+        point = select_operating_point(points, max_drop=max_drop, cost=cost, name=name)
         self.policy = point.policy
         return point
 

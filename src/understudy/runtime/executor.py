@@ -16,7 +16,14 @@ from understudy.html_views import html_table
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.online import CLOSED, RequestBatcher
-from understudy.runtime.protocol import Answer, Answers, ExecutionError, ExecutorClosed, Runnable
+from understudy.runtime.protocol import (
+    Answer,
+    Answers,
+    ExecutionError,
+    ExecutorClosed,
+    Runnable,
+    StageRunner,
+)
 
 MAX_BATCH = 256
 MAX_WAITING = 4096
@@ -131,21 +138,39 @@ class Executor:
         if broken is not None:
             raise broken
 
-    async def answer(self, image: Any) -> Answer:
+    async def answer(
+        self,
+        image: Any,
+        *,
+        runners: tuple[StageRunner, ...] | None = None,
+        logits: bool = False,
+    ) -> Answer:
         """The answer to one image (C, H, W), to one ready row, or to what else the cascade takes.
 
         Any number may be awaited at the same time, from one event loop; they are run together. A
         request that is cancelled is dropped before the next stage.
 
+        Args:
+            image: the sample.
+            runners: the stages that it goes through: ``cascade.runners_of(policy)``, kept by the
+                caller, since requests are run together where they come with the identical tuple. By
+                default those of the policy that is set now.
+            logits: whether the answer has its `logits`. They are copied to the host for the
+                requests alone that ask for them.
+
         Raises:
-            DataError: no sample that the cascade takes.
+            DataError: no sample that the cascade takes, or no stages.
+            PolicyError: a stage that the cascade lacks.
             RequestFailed: a stage raised on it, which is the cause, or the last one returned NaN.
             ExecutorClosed: the executor is closed, or was closed while the request waited.
             ExecutionError: requests of another event loop are in flight, or this process is a fork
                 of the one that made the executor.
         """
         self._check_process()
-        return await self._batcher.answer(self.cascade.request(image))
+        if runners is not None:
+            _check_runners(runners, self.cascade.exits)
+        sample = self.cascade.request(image)
+        return await self._batcher.answer(sample, runners=runners, logits=logits)
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
@@ -254,6 +279,18 @@ def _check(sizes: Mapping[str, Any], waits: Mapping[str, Any], max_waiting: int)
         raise DataError(
             f"requests need places inside, found max_waiting={max_waiting}: give 1 or more"
         )
+
+
+def _check_runners(runners: tuple[StageRunner, ...], exits: tuple[str, ...]) -> None:
+    """Refuse what is no sequence of stages of the cascade."""
+    if not isinstance(runners, tuple) or not runners:
+        raise DataError(
+            f"a request goes through one stage or more, found runners={runners!r}: give what "
+            "`cascade.runners_of(policy)` returned"
+        )
+    for runner in runners:
+        if runner.name not in exits:
+            raise PolicyError(unknown("stage", runner.name, exits) + " in this cascade")
 
 
 def _is_count(value: Any) -> bool:

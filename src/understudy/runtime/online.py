@@ -99,8 +99,10 @@ class RequestBatcher:
         """Whether new requests are refused."""
         return self._closed
 
-    async def answer(self, image: Any) -> Answer:
-        """The answer to one image.
+    async def answer(
+        self, image: Any, *, runners: tuple[StageRunner, ...] | None, logits: bool
+    ) -> Answer:
+        """The answer to one image, by these stages or by the policy that is set.
 
         Raises:
             RequestFailed: a stage raised on it, or the last one returned NaN.
@@ -110,7 +112,7 @@ class RequestBatcher:
         admission = self._admitted(asyncio.get_running_loop())
         try:
             async with admission.places:
-                request = self._submit(image)
+                request = self._submit(image, runners, logits)
                 try:
                     return await request.future
                 finally:
@@ -138,7 +140,11 @@ class RequestBatcher:
         if len(rows):
             columns = (ids[rows], output.prediction[rows], output.confidence[rows])
             triples = zip(*(column.tolist() for column in columns), strict=True)
-            self._deliver([(n, Answer(top, sure, runner.name)) for n, top, sure in triples])
+            results: dict[int, Answer | Exception] = {
+                n: Answer(top, sure, runner.name) for n, top, sure in triples
+            }
+            self._add_logits(runner, rows, output, results)
+            self._deliver(list(results.items()))
 
     def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
         """Deliver errors, a separate one to each request."""
@@ -168,12 +174,12 @@ class RequestBatcher:
             admission.callers += 1
             return admission
 
-    def _submit(self, image: Any) -> Request:
-        loop = asyncio.get_running_loop()
+    def _submit(self, image: Any, runners: tuple[StageRunner, ...] | None, logits: bool) -> Request:
+        future = asyncio.get_running_loop().create_future()
         with self._wake:
             self._refuse_if_closed()
-            lane = self._lane(self._cascade.runners)
-            request = Request(next(self._ids), image, loop.create_future(), lane, time.monotonic())
+            lane = self._lane(self._cascade.runners if runners is None else runners)
+            request = Request(next(self._ids), image, future, lane, time.monotonic(), logits)
             self._in_flight[request.id] = lane.pending[request.id] = request
             self._metrics.add_waiting(1)
             if self._thread is None:
@@ -263,6 +269,38 @@ class RequestBatcher:
         for request in requests:
             request.image = None
         lane.pipeline.run(0, RowBatch(images, {}, ids))
+
+    def _add_logits(
+        self,
+        runner: StageRunner,
+        rows: Array,
+        output: RunnerOutput,
+        results: dict[int, Answer | Exception],
+    ) -> None:
+        """Give answers their logits where the request asked for them; others stay where they are.
+
+        Args:
+            runner: the stage that answered.
+            rows: the rows of its output that `results` has the answers of, in the same order.
+            output: the output of the stage.
+            results: request -> answer.
+        """
+        asked = [
+            (row, number)
+            for row, number in zip(rows.tolist(), results, strict=True)
+            if (request := self._in_flight.get(number)) is not None and request.logits
+        ]
+        if not asked:
+            return
+        try:
+            logits = runner.host_logits(output.logits, np.array([row for row, _ in asked]))
+        except Exception as error:  # noqa: BLE001
+            results |= {number: _failure(runner, error) for _, number in asked}
+            return
+        for (_, number), row in zip(asked, logits, strict=True):
+            answer = results[number]
+            assert isinstance(answer, Answer)
+            results[number] = answer.with_logits(row)
 
     def _deliver(self, results: Sequence[tuple[int, Answer | Exception]]) -> None:
         """Deliver answers and errors in one call of the event loop."""

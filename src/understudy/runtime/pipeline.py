@@ -198,7 +198,7 @@ class BufferedPipeline(Pipeline):
                 try:
                     with self._device:
                         start = perf_counter()
-                        output = runner.run(part.images, part.state)._replace(logits=None)
+                        output = runner.run(part.images, part.state)
                         self._metrics.add_seconds(runner.name, perf_counter() - start)
                 except Exception as error:  # noqa: BLE001
                     if count == 1 or isinstance(error, ModelError | StageFailed):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypedDict
 
+from understudy.deferral import DeferralScore, scores_of
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError, listed
 from understudy.operating_point import OperatingPoint, operating_points_of
@@ -49,7 +51,21 @@ def ensembles_within(result: Result, names: Collection[str]) -> dict[str, Ensemb
     }
 
 
-def points_within(result: Result, names: Collection[str]) -> list[OperatingPoint]:
-    """The operating points of a result whose exits are all in memory."""
+class Planned(TypedDict):
+    """What a cascade takes from a result, besides its policy."""
+
+    operating_points: Sequence[OperatingPoint]
+    scores: Mapping[str, DeferralScore]
+    classes: Sequence[str] | None
+
+
+def planned_within(result: Result, names: Collection[str]) -> Planned:
+    """The operating points and learned scores of a result whose exits are all in memory, and the
+    names of its classes."""
     points = operating_points_of(result)
-    return [point for point in points if set(point.policy.exits) <= set(names)]
+    scores = scores_of(result.table.get("provenance", {}))
+    return Planned(
+        operating_points=[one for one in points if set(one.policy.exits) <= set(names)],
+        scores={name: score for name, score in scores.items() if name in names},
+        classes=result.table.get("classes"),
+    )

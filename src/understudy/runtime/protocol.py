@@ -24,12 +24,32 @@ FAILED = -1
 """The prediction and the exit of a row that has no answer."""
 
 
-class Answer(NamedTuple):
-    """The answer to one sample: the class, the confidence and the exit that answered."""
+class AnswerFields(NamedTuple):
+    """The class, the confidence and the exit that answered."""
 
     prediction: int
     confidence: float
     exit: str
+
+
+class Answer(AnswerFields):
+    """The answer to one sample: the class, the confidence and the exit that answered.
+
+    Attributes:
+        logits: (C,) float32, of the exit that answered; None unless the request asked for them.
+
+    >>> answer = Answer(1, 0.75, "tiny").with_logits(np.zeros(3, np.float32))
+    >>> answer, answer.logits.shape
+    (Answer(prediction=1, confidence=0.75, exit='tiny'), (3,))
+    """
+
+    logits: Array | None = None
+
+    def with_logits(self, logits: Array) -> Answer:
+        """The same answer with the logits behind it."""
+        answer = Answer(*self)
+        answer.logits = logits
+        return answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +232,7 @@ class RunnerOutput(NamedTuple):
         images: the rows' images where this stage took them, for the next stage.
         state: arrays or tensors for later stages, rows first.
         classes: the number of classes C.
-        logits: (n, C), where the stage runs; None where they are no longer needed.
+        logits: (n, C), where the stage runs.
     """
 
     prediction: Array
@@ -254,6 +274,9 @@ class StageRunner(Protocol):
 
     def gather(self, source: Any, rows: Array, target: Any) -> None:
         """Copy rows of `source`, on any device, into `target`, a slice of a buffer."""
+
+    def host_logits(self, logits: Any, rows: Array) -> Array:
+        """Some rows (k, C) of an output's logits as float32, in memory of their own on the host."""
 
 
 class Runnable(Protocol):

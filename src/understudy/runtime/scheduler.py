@@ -31,6 +31,7 @@ class Request:
     future: asyncio.Future[Answer]
     lane: PolicyLane
     since: float
+    logits: bool = False
 
 
 @dataclass(eq=False)

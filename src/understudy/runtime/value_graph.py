@@ -18,7 +18,7 @@ import numpy.typing as npt
 from understudy.confidence_functions import confidence_functions
 from understudy.deferral import DeferralScore, deferral_score
 from understudy.ensemble import Ensemble
-from understudy.operating_point import OperatingPoint
+from understudy.operating_point import OperatingPoint, checked_points
 from understudy.policy import Policy
 from understudy.runtime.base_cascade import AcceptanceRule, BaseCascade, checked_names
 from understudy.runtime.protocol import Answers, RunnerOutput, StateKey, deferred_rows
@@ -159,6 +159,10 @@ class ArrayRunner:
         """Copy rows of `source` into `target`."""
         np.take(np.asarray(source), rows, axis=0, out=target, mode="clip")
 
+    def host_logits(self, logits: Array, rows: Array) -> Array:
+        """Some rows of logits, copied, in float32."""
+        return logits[rows].astype(np.float32, copy=False)
+
 
 class ArrayCascade(BaseCascade[ArrayRunner]):
     """Executes a policy over a graph of values, and can switch it while running.
@@ -181,7 +185,7 @@ class ArrayCascade(BaseCascade[ArrayRunner]):
         classes: Sequence[str] | None = None,
     ) -> None:
         self.exits = tuple(exits)
-        self.operating_points = tuple(operating_points)
+        self.operating_points = checked_points(operating_points)
         self.scores = dict(scores or {})
         self.classes = checked_names(classes)
         self._graph = graph

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.baseline import Baseline, baseline_of
 from understudy.certificate import Certificate
 from understudy.choice import Choice, Single
 from understudy.confidence_functions import LEARNED
@@ -209,7 +210,8 @@ class SearchData:
     def choice(
         self, policy: Policy, max_drop: float, certificate: Certificate | None = None
     ) -> Choice:
-        """A policy with its figures on every split, its baselines and the verdict."""
+        """A policy with its figures on every split, what is compared with it, the verdict, and what
+        is normal of it."""
         reference, unit, on = self.spec.reference, self.spec.unit, self._outcomes(policy)
         cost = (on.get("tune") or on[ALL]).cost[unit]
         compared = baselines(
@@ -221,7 +223,8 @@ class SearchData:
             cost=cost,
         )
         classes = class_gaps(self.tune, self.measured, policy, reference=reference)
-        choice = Choice(max_drop, policy, on, certificate, compared, "", classes)
+        normal = self._baseline(policy)
+        choice = Choice(max_drop, policy, on, certificate, compared, "", classes, normal)
         better = dominating(
             with_cautious_times(self.tune, reference), reference=reference, unit=unit
         )
@@ -281,11 +284,19 @@ class SearchData:
     def _singles(self) -> tuple[Single, ...]:
         """Every exit alone, cheapest first."""
         order = np.argsort(self.tune.exit_costs(self.spec.unit), kind="stable")
-        exits = [self.tune.exits[row] for row in order]
-        return tuple(
-            Single(exit.name, dict(exit.origin), self._outcomes(Policy.single(exit.name)))
-            for exit in exits
-        )
+        singles = []
+        for row in order:
+            exit, alone = self.tune.exits[row], Policy.single(self.tune.names[row])
+            normal = self._baseline(alone) if exit.name == self.spec.reference else None
+            singles.append(Single(exit.name, dict(exit.origin), self._outcomes(alone), normal))
+        return tuple(singles)
+
+    def _baseline(self, policy: Policy) -> Baseline | None:
+        """What is normal of a policy; None in-sample."""
+        if "certify" not in self.splits:
+            return None
+        certify, reference = self.splits["certify"], self.spec.reference
+        return baseline_of(self.tune, certify, policy, reference=reference)
 
     def _outcomes(self, policy: Policy) -> dict[str, Outcome]:
         reference = self.spec.reference

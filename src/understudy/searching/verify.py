@@ -176,6 +176,10 @@ def _checked(stored: Any, result: Result, table: ScoreTable) -> tuple[Check, ...
     found = json.loads(json.dumps(again.to_dict()))
     if "classes" not in result.table:  # a result of an older version
         found["table"].pop("classes", None)
+    normal = [choice.monitoring for choice in result.choices]
+    if not any((*normal, *(single.monitoring for single in result.singles))):  # likewise
+        for one in (*found["results"], *found["singles"]):
+            one.pop("monitoring", None)
     others = [Check(None, path, False, values) for path, values in differences(stored, found)]
     same = f"{_entries(found):,} entries, numbers to {RELATIVE:g} of their size"
     return (*proofs, *(others or [Check(None, "everything is as searched", True, same)]))
