@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from sample_rows import Array
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import Answer
 
@@ -35,6 +37,27 @@ def answer_each(executor: Executor, images: Iterable[Any], **options: Any) -> li
             return await asyncio.gather(*send(executor, images, **options))
 
     return run_async(work())
+
+
+class Block:
+    """A hook that blocks the batches of a stage, or those with a certain row, until released."""
+
+    def __init__(self, name: str = "tiny", row: int | None = None) -> None:
+        self.name, self.row = name, row
+        self.reached, self.release = threading.Event(), threading.Event()
+
+    def __call__(self, name: str, rows: Array) -> None:
+        if name == self.name and self.row in (None, *rows):
+            self.reached.set()
+            assert self.release.wait(30)
+
+    async def send(self, executor: Executor, images: Iterable[Any]) -> Requests:
+        """Send images, the first of which are blocked until all are in flight."""
+        requests = send(executor, images)
+        await until(self.reached.is_set)
+        await run_callbacks()
+        self.release.set()
+        return requests
 
 
 async def run_callbacks(count: int = 5) -> None:

@@ -74,6 +74,7 @@ CORE = {
         "table_validation",
     },
     "intervals": set(),
+    "betting": {"errors", "json_codec"},
     "outcome": {
         "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
         "short_repr", "tabular", "table_validation",
@@ -118,6 +119,7 @@ LAYERS = {
     "catalogue": set(CORE),
     "searching": set(CORE),
     "runtime": set(CORE),
+    "monitoring": set(CORE),
     "graph": {"errors", "extras"},
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
@@ -128,12 +130,13 @@ LAYERS = {
     "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
+    "serving": {*CORE, "runtime", "monitoring", "zoo"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
-        "zoo", "scoring", "training", "reproduction",
+        "zoo", "scoring", "training", "reproduction", "serving",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -154,8 +157,12 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned scheduler "
-        "offline online executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned lanes "
+        "scheduler delivery offline online executor"
+    ),
+    "monitoring": (
+        "settings decisions watched_points shift_test promise watch_state events answer_log "
+        "snapshot watch"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
@@ -178,10 +185,16 @@ ORDER = {
         " in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
+    "serving": (
+        "tensors open_inference model_metadata content_encoding bodies openapi "
+        "open_inference_routes settings request_errors traffic served_policies latest_answers "
+        "image_inputs watching service service_status request_guard classify routes "
+        "service_metrics asgi request_log server"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
-        "_coordinate_descent_kernels pairs all_pairs baselines betting exact_test policy_sequences "
+        "_coordinate_descent_kernels pairs all_pairs baselines exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
         "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "
         "saver_ranking equal_loss strategies promising_pairs best_savers search_data optimism "
@@ -274,7 +287,9 @@ def test_every_module_has_its_place() -> None:
     assert {layer(name) for name in MODULES} == {"", *CORE, *LAYERS}
 
 
-@pytest.mark.parametrize("own", [*CORE, "catalogue", "searching", "runtime", "callables", "onnx"])
+@pytest.mark.parametrize(
+    "own", [*CORE, "catalogue", "searching", "runtime", "monitoring", "callables", "onnx"]
+)
 def test_the_core_never_names_torch(own: str) -> None:
     for name in MODULES:
         if layer(name) == own:

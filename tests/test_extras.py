@@ -42,6 +42,7 @@ NEEDED = {
         *("zoo.onnx_macs", "zoo.callable_models", "zoo.factories"),
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
+    "serve": ("serving",),
 }
 
 
@@ -85,7 +86,7 @@ def test_extras_are_those_of_the_package() -> None:
     modules_of: dict[str, set[str]] = {}
     for module, packages in packages_distributions().items():
         for package in packages:
-            modules_of.setdefault(package.lower(), set()).add(module)
+            modules_of.setdefault(package.lower().replace("_", "-"), set()).add(module)
 
     def installed_by(extra: str) -> set[str]:
         found: set[str] = set()
@@ -167,6 +168,7 @@ COMMANDS = {
     "optimism a --max-drop 1": "search",
     "build a.json --max-drop 1 --into b": "torch",
     "run c --data folder:a": "torch",
+    "serve c": "serve",
     "bench c --data folder:a": "torch",
     "export c --onnx b": "export",
     "report a.json --out b.html": "search",

@@ -15,6 +15,9 @@ _ZOO = _TORCH | {"timm"}
 _HF = _TORCH | {"transformers", "datasets"}
 _ONNX = frozenset({"onnxruntime", "PIL"})
 _EXPORT = _TORCH | _ONNX | {"onnx", "onnxscript"}
+_SERVE = frozenset(
+    {"uvicorn", "starlette", "orjson", "prometheus_client", "python_multipart", "PIL"}
+)
 
 EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -24,7 +27,8 @@ EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
         "hf": _HF,
         "onnx": _ONNX,
         "export": _EXPORT,
-        "all": _ZOO | _HF | _EXPORT,
+        "serve": _SERVE,
+        "all": _ZOO | _HF | _EXPORT | _SERVE,
     }
 )
 """Extra -> the modules that it installs, as they are imported."""

@@ -57,15 +57,24 @@ def exact_interval(hits: int, samples: int) -> Interval:
     return low, high
 
 
-def _largest_share(hits: int, samples: int) -> float:
-    """The share at which so few hits have the probability .025."""
+def upper_share(hits: int, samples: int, level: float) -> float:
+    """The exact upper bound of a share that is wrong with a probability of at most `level`.
+
+    >>> round(upper_share(0, 100, 0.05), 4)
+    0.0295
+    """
+    return 1.0 if hits == samples else _largest_share(hits, samples, level)
+
+
+def _largest_share(hits: int, samples: int, level: float = _LEVEL) -> float:
+    """The share at which so few hits have the probability `level`."""
     counts = np.arange(hits + 1)
     ways = np.cumsum(np.log(np.append(1.0, (samples - counts[:-1]) / (counts[:-1] + 1))))
     low, high = hits / samples, 1.0
     while high - low > 1e-9:
         share = (low + high) / 2
         logs = ways + counts * math.log(share) + (samples - counts) * math.log1p(-share)
-        low, high = (share, high) if np.exp(logs).sum() > _LEVEL else (low, share)
+        low, high = (share, high) if np.exp(logs).sum() > level else (low, share)
     return (low + high) / 2
 
 

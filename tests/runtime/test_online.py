@@ -14,32 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookup_cascade import LookupCascade, LookupRunner, cascades, random_table
-from online_requests import Requests, answer_each, run_async, run_callbacks, send, until
+from online_requests import Block, Requests, answer_each, run_async, run_callbacks, send, until
 from sample_rows import Array, chain, expected_rows, images_of
 from understudy import Executor, Policy
 from understudy.errors import DataError
 from understudy.runtime.protocol import ExecutionError, ExecutorClosed
-
-
-class Block:
-    """A hook that blocks the batches of a stage, or those with a certain row, until released."""
-
-    def __init__(self, name: str = "tiny", row: int | None = None) -> None:
-        self.name, self.row = name, row
-        self.reached, self.release = threading.Event(), threading.Event()
-
-    def __call__(self, name: str, rows: Array) -> None:
-        if name == self.name and self.row in (None, *rows):
-            self.reached.set()
-            assert self.release.wait(30)
-
-    async def send(self, executor: Executor, images: Iterable[Any]) -> Requests:
-        """Send images, the first of which are blocked until all are in flight."""
-        requests = send(executor, images)
-        await until(self.reached.is_set)
-        await run_callbacks()
-        self.release.set()
-        return requests
 
 
 @settings(max_examples=40)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from threading import Lock
+from threading import Condition, Lock
 
 import numpy as np
 import pytest
@@ -12,16 +12,18 @@ import pytest
 from lookup_cascade import LookupCascade, random_table
 from sample_rows import chain, images_of
 from understudy.runtime.buffer import RowBatch
+from understudy.runtime.lanes import PolicyLane, Request, Traffic
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.pipeline import BufferedPipeline
 from understudy.runtime.scheduler import (
+    BACKGROUND_MAX_WAIT,
     FIRST_MAX_WAIT,
     IDLE_SHARE,
     RETURN_TIME,
-    PolicyLane,
     ReadyStage,
-    Request,
+    background_stages,
+    next_stage,
     ready_stages,
 )
 
@@ -51,13 +53,15 @@ def ready(
     delivered: float = 0.0,
     at_once: bool = False,
 ) -> list[ReadyStage]:
-    return ready_stages(
-        [lane],
-        metrics=metrics,
-        max_wait=lambda name: max_wait,
-        delivered=delivered,
-        at_once=at_once,
-    )
+    traffic = traffic_of(lane, metrics)
+    traffic.delivered = delivered
+    return ready_stages(traffic, max_wait=lambda name: max_wait, at_once=at_once)
+
+
+def traffic_of(lane: PolicyLane, metrics: Metrics) -> Traffic:
+    traffic = Traffic(metrics, Condition())
+    traffic.lanes.append(lane)
+    return traffic
 
 
 def test_the_first_stage_is_due_after_its_max_wait_and_runs_earlier_when_idle() -> None:
@@ -113,3 +117,51 @@ def test_an_infinite_max_wait_is_never_due() -> None:
     metrics = Metrics(SIZES)
     (stage,) = ready(lane_of(metrics, [4.0]), metrics, math.inf)
     assert stage.due == stage.idle == math.inf
+
+
+# The background.
+
+
+def in_background(
+    arrivals: list[float], *, busy: bool, quiet: float = 0.0, rested: float = 0.0, deferred: int = 0
+) -> list[ReadyStage]:
+    metrics = Metrics(SIZES)
+    traffic = traffic_of(lane_of(metrics, arrivals, deferred), metrics)
+    return background_stages(traffic, busy=busy, quiet=quiet, rested=rested)
+
+
+def test_the_background_runs_when_nothing_else_waits_and_it_is_quiet() -> None:
+    (stage,) = in_background([10.0], busy=False, quiet=10.5, rested=100.0)
+    assert stage.idle == 10.5
+    assert next_stage([stage], 10.4) is None
+    assert next_stage([stage], 10.5) is stage
+
+
+def test_full_batches_of_the_background_run_when_nothing_else_may() -> None:
+    metrics = Metrics(SIZES)
+    (other,) = ready(lane_of(metrics, [10.0]), metrics, 8.0)
+    (stage,) = in_background([10.5] * 8, busy=True, rested=10.8)
+    (few,) = in_background([10.5] * 7, busy=True, rested=10.8)
+    assert next_stage([other, stage], 10.7) is None
+    assert next_stage([other, stage], 10.8) is stage
+    assert next_stage([other, few], 10.8) is None
+    assert next_stage([other, stage], other.idle) is other
+
+
+def test_the_background_takes_its_turn_after_its_max_wait_and_a_rest() -> None:
+    metrics = Metrics(SIZES)
+    (other,) = ready(lane_of(metrics, [10.5] * 8), metrics, 8.0)
+    (stage,) = in_background([10.0], busy=True, rested=0.0)
+    assert stage.due == 10.0 + BACKGROUND_MAX_WAIT
+    assert next_stage([other, stage], 10.9) is other
+    assert next_stage([other, stage], 11.0) is stage
+    (tired,) = in_background([10.0], busy=True, rested=20.0)
+    assert next_stage([other, tired], 19.0) is other
+    assert next_stage([other, tired], 20.0) is tired
+
+
+def test_later_stages_that_are_due_come_before_the_background() -> None:
+    metrics = Metrics(SIZES)
+    later = ready(lane_of(metrics, [], deferred=8), metrics, 8.0)
+    (stage,) = in_background([0.0], busy=True)
+    assert next_stage([*later, stage], later[0].since) is later[0]

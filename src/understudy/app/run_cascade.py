@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from understudy.answer_files import check_format, save_answers
+from understudy.cascade_file import CascadeFile
 from understudy.errors import DataError, ModelError, UnderstudyError, listed, unknown
 from understudy.extras import needing
 from understudy.files import behind_links, is_stream, make_folder, unwritable, writing
@@ -25,6 +26,7 @@ from understudy.runtime.protocol import FAILED, Answers, Runnable, class_names_o
 from understudy.table_validation import NO_LABEL
 from understudy.zoo.batches import Batch, array_batches, batches
 from understudy.zoo.data import DataSet
+from understudy.zoo.decoding import FOLLOW
 
 if TYPE_CHECKING:
     from understudy.nn.cascade import Cascade
@@ -130,6 +132,14 @@ def decoding_warnings(folder: Path, data: DataSet) -> list[str]:
         f"are by {data.encoded.decoding}: give the data with "
         f"?orientation={scored.get('orientation')}"
     ]
+
+
+def orientation_of(folder: Path) -> str:
+    """What was done about the EXIF orientation of the images that a cascade was scored on."""
+    if is_onnx_bundle(folder):
+        return FOLLOW
+    provenance = CascadeFile.read(folder).provenance.get("table", {}).get("provenance", {})
+    return str(provenance.get("decoding", {}).get("orientation", FOLLOW))
 
 
 def library_warnings(table: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,14 @@ from understudy.errors import ModelError
 from understudy.exit import ENSEMBLE
 from understudy.nn.confidence_functions import confidence_functions, deferral_score
 from understudy.nn.identity import check_identity
-from understudy.nn.preprocess import ResizedImage, Resizing, as_tensor, on_device
+from understudy.nn.preprocess import (
+    Image,
+    ResizedImage,
+    Resizing,
+    as_tensor,
+    on_device,
+    resized_image,
+)
 from understudy.nn.stage import INPUT, Images, Stage, resizings_of, stages_of
 from understudy.nn.training_modes import modes_kept
 from understudy.operating_point import OperatingPoint, checked_points
@@ -37,6 +44,7 @@ from understudy.runtime.protocol import (
     Answers,
     Array,
     RunnerOutput,
+    SampleKind,
     StageRunner,
     StageState,
     StateKey,
@@ -287,6 +295,22 @@ class Cascade(nn.Module, BaseCascade[TorchRunner]):
     def stages(self) -> dict[str, Stage]:
         """The stages by name."""
         return dict(zip(self.exits, self._stages, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def sample_kind(self) -> SampleKind | None:
+        """The type and shape of what all stages take; None where they do not say, or differ."""
+        stages = [s for s in self.stages.values() if not isinstance(s, EnsembleStage)]
+        kinds = {stage.sample_kind for stage in stages}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def resized_request(self, pixels: Array) -> Image:
+        """An image (C, H, W) in the sizes that the stages take, where they are smaller; for any
+        policy. May be called from any thread.
+
+        Raises:
+            ValueError: a strip that would be too large before it is cropped.
+        """
+        return resized_image(as_tensor(pixels), resizings_of(self.stages.values()))
 
     @outside_graphs
     @torch.inference_mode()

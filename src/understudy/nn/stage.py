@@ -20,7 +20,7 @@ from understudy.nn.preprocess import Image, Resizing, on_device, pixels_of
 from understudy.nn.preprocess import Images as Images  # noqa: PLC0414
 from understudy.nn.preprocess import Preprocess as Preprocess  # noqa: PLC0414
 from understudy.policy import DEFAULT_CONFIDENCE
-from understudy.runtime.protocol import StageState, StateKey
+from understudy.runtime.protocol import SampleKind, StageState, StateKey
 
 EMPTY: StageState = MappingProxyType({})
 INPUT = "input"  # in the origin of a stage
@@ -187,6 +187,17 @@ class Stage(nn.Module):
                 f"{batch.dtype} {tuple(batch.shape[1:])}: give it what it was scored on, or its "
                 "Stage a Preprocess"
             )
+
+    @property
+    def sample_kind(self) -> SampleKind | None:
+        """The type and shape of a sample; None where that is not known."""
+        if self.preprocess is not None:
+            sized = self.preprocess.size is not None
+            return SampleKind("uint8", (len(self.preprocess.mean), None, None), resized=sized)
+        known = InputKind.of(self.origin)
+        if known is None:
+            return None
+        return SampleKind(str(known.dtype).removeprefix("torch."), known.shape)
 
     @property
     def resizings(self) -> frozenset[Resizing | None]:

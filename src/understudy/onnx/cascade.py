@@ -13,6 +13,7 @@ from understudy.errors import DataError, ModelError
 from understudy.onnx.bundle import OnnxBundle, Value, file_of, read_bundle
 from understudy.onnx.session import CPU, Session, check_providers
 from understudy.policy import Policy
+from understudy.runtime.protocol import SampleKind
 from understudy.runtime.value_graph import ArrayCascade, Computation, ValueGraph, mean_of
 
 Array = npt.NDArray[Any]
@@ -37,6 +38,11 @@ class OnnxCascade(ArrayCascade):
     def __init__(self, graph: ValueGraph, policy: Policy, *, images: Value, **more: Any) -> None:
         self.images = images
         super().__init__(graph, policy, **more)
+
+    @property
+    def sample_kind(self) -> SampleKind:
+        """The type and shape that images have."""
+        return SampleKind(self.images.dtype, self.images.shape)
 
     def prepare(self, samples: Any) -> Array:
         """A batch as a contiguous array; a list of images of one shape is stacked.

@@ -13,6 +13,7 @@ from weakref import finalize
 
 from understudy.errors import DataError, PolicyError, unknown
 from understudy.html_views import html_table
+from understudy.runtime.delivery import Observer
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.online import CLOSED, RequestBatcher
@@ -27,6 +28,9 @@ from understudy.runtime.protocol import (
 
 MAX_BATCH = 256
 MAX_WAITING = 4096
+MAX_BACKGROUND = 256
+BACKGROUND_BATCH = 1 / 8
+"""The rows of a batch in the background, as a share of `max_batch`: the others wait for one."""
 
 
 class Executor:
@@ -51,6 +55,12 @@ class Executor:
             first one when no request has arrived for an eighth of that time, later ones when no
             request waits for the first. Online only.
         max_waiting: how many requests are in flight at most; further ones wait in order.
+        max_background: how many requests are in the background at most, besides the others; further
+            ones are refused.
+        observer: is called in the thread that computes after each batch of a stage, with the stages
+            that its requests go through, the one that has run, and the confidences (n,) float32
+            of its rows in the order of their arrival. Not offline, and not for requests in the
+            background. What it raises is logged.
 
     >>> from understudy import Policy, Cascade
     >>> import torch
@@ -72,19 +82,27 @@ class Executor:
         max_batch: int | Mapping[str, int] = MAX_BATCH,
         max_wait_ms: float | Mapping[str, float] | None = None,
         max_waiting: int = MAX_WAITING,
+        max_background: int = MAX_BACKGROUND,
+        observer: Observer | None = None,
     ) -> None:
         sizes = _per_exit(max_batch, MAX_BATCH, cascade.exits)
         waits = _per_exit(max_wait_ms, None, cascade.exits)
-        _check(sizes, waits, max_waiting)
+        _check(sizes, waits, max_waiting, max_background)
         self.cascade = cascade
         self._metrics = Metrics(sizes)
+        self._background = Metrics(
+            {name: max(1, int(size * BACKGROUND_BATCH)) for name, size in sizes.items()}
+        )
         self._device = Lock()
         self._batcher = RequestBatcher(
             cascade,
             metrics=self._metrics,
+            background=self._background,
             device=self._device,
             max_wait={n: None if wait is None else wait / 1000 for n, wait in waits.items()},
             max_waiting=max_waiting,
+            max_background=max_background,
+            observer=observer,
         )
         self._process = os.getpid()
         finalize(self, _close, self._batcher, self._process, cancel=True)  # as programs end, too
@@ -144,6 +162,7 @@ class Executor:
         *,
         runners: tuple[StageRunner, ...] | None = None,
         logits: bool = False,
+        background: bool = False,
     ) -> Answer:
         """The answer to one image (C, H, W), to one ready row, or to what else the cascade takes.
 
@@ -157,10 +176,14 @@ class Executor:
                 default those of the policy that is set now.
             logits: whether the answer has its `logits`. They are copied to the host for the
                 requests alone that ask for them.
+            background: whether others go first, as for a comparison that nobody waits for. It has
+                batches of its own, which are run when no other request waits, and else after a
+                second, in at most a quarter of the time; it is counted in `background_stats`.
 
         Raises:
             DataError: no sample that the cascade takes, or no stages.
             PolicyError: a stage that the cascade lacks.
+            BackgroundFull: `max_background` requests are in the background.
             RequestFailed: a stage raised on it, which is the cause, or the last one returned NaN.
             ExecutorClosed: the executor is closed, or was closed while the request waited.
             ExecutionError: requests of another event loop are in flight, or this process is a fork
@@ -170,7 +193,9 @@ class Executor:
         if runners is not None:
             _check_runners(runners, self.cascade.exits)
         sample = self.cascade.request(image)
-        return await self._batcher.answer(sample, runners=runners, logits=logits)
+        return await self._batcher.answer(
+            sample, runners=runners, logits=logits, background=background
+        )
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
@@ -193,13 +218,23 @@ class Executor:
 
     @property
     def stats(self) -> ExecutorStats:
-        """The counts so far.
+        """The counts so far, without those of requests in the background.
 
         Raises:
             ExecutionError: this process is a fork of the one that made the executor.
         """
         self._check_process()
         return self._metrics.snapshot()
+
+    @property
+    def background_stats(self) -> ExecutorStats:
+        """The counts of requests in the background so far.
+
+        Raises:
+            ExecutionError: this process is a fork of the one that made the executor.
+        """
+        self._check_process()
+        return self._background.snapshot()
 
     @property
     def closed(self) -> bool:
@@ -264,7 +299,9 @@ def _per_exit(given: Any, default: Any, exits: Iterable[str]) -> dict[str, Any]:
     return {**values, **given}
 
 
-def _check(sizes: Mapping[str, Any], waits: Mapping[str, Any], max_waiting: int) -> None:
+def _check(
+    sizes: Mapping[str, Any], waits: Mapping[str, Any], max_waiting: int, max_background: int
+) -> None:
     for size in sizes.values():
         if not _is_count(size):
             raise DataError(
@@ -278,6 +315,11 @@ def _check(sizes: Mapping[str, Any], waits: Mapping[str, Any], max_waiting: int)
     if not _is_count(max_waiting):
         raise DataError(
             f"requests need places inside, found max_waiting={max_waiting}: give 1 or more"
+        )
+    if not _is_count(max_background):
+        raise DataError(
+            "requests in the background need places, found max_background="
+            f"{max_background}: give 1 or more"
         )
 
 

@@ -7,7 +7,6 @@ The event loop accepts requests and receives answers; the thread chooses the sta
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,22 +18,26 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from understudy.runtime.buffer import RowBatch
+from understudy.runtime.delivery import Delivery, Observer
+from understudy.runtime.lanes import PolicyLane, Request, Traffic
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.pipeline import BufferedPipeline, answered_and_failed
+from understudy.runtime.pipeline import BufferedPipeline
 from understudy.runtime.protocol import (
     Answer,
-    Array,
+    BackgroundFull,
     ExecutionError,
     ExecutorClosed,
-    NotANumber,
-    RequestFailed,
     Runnable,
-    RunnerOutput,
-    StageFailed,
     StageRunner,
-    cause_of,
 )
-from understudy.runtime.scheduler import PolicyLane, ReadyStage, Request, next_stage, ready_stages
+from understudy.runtime.scheduler import (
+    BACKGROUND_SHARE,
+    QUIET_TIME,
+    ReadyStage,
+    background_stages,
+    next_stage,
+    ready_stages,
+)
 
 MAX_SLEEP = 3600.0
 """Seconds that the thread sleeps at most where no request waits."""
@@ -44,8 +47,6 @@ CANCELLED = (
     "a closed executor answers no requests, found this one without its answer: send it to another "
     "executor"
 )
-
-Outcomes = Sequence[tuple[Request, Answer | Exception]]
 
 
 @dataclass(eq=False)
@@ -68,10 +69,13 @@ class RequestBatcher:
     Args:
         cascade: what runs; its policy is read once per request.
         metrics: counts, and holds the number of rows that a stage takes at a time.
+        background: the same of requests in the background, which have batches of their own.
         device: held while a stage runs.
         max_wait: stage -> seconds that its oldest row waits while others are run; None for the
             default: 2 ms at the first stage, the time of a batch at later ones.
         max_waiting: how many requests are in flight at most; further ones wait in order.
+        max_background: how many requests are in the background at most; further ones are refused.
+        observer: takes the confidences of every batch that is not in the background.
     """
 
     def __init__(
@@ -79,19 +83,22 @@ class RequestBatcher:
         cascade: Runnable,
         *,
         metrics: Metrics,
+        background: Metrics,
         device: Lock,
         max_wait: Mapping[str, float | None],
         max_waiting: int,
+        max_background: int,
+        observer: Observer | None,
     ) -> None:
-        self._cascade, self._metrics, self._device = cascade, metrics, device
+        self._cascade, self._device = cascade, device
         self._max_wait, self._max_waiting = max_wait, max_waiting
-        self._ids = itertools.count()
+        self._max_background, self._observer = max_background, observer
         self._wake = Condition()
-        self._in_flight: dict[int, Request] = {}
-        self._lanes: list[PolicyLane] = []
+        self._requests = Traffic(metrics, self._wake)
+        self._background = Traffic(background, self._wake)
+        self._rested = 0.0  # when the background may be run while others wait
         self._closed = False
         self._thread: Thread | None = None
-        self._delivered = 0.0  # when answers were delivered last
         self._admission: Admission | None = None
 
     @property
@@ -100,23 +107,27 @@ class RequestBatcher:
         return self._closed
 
     async def answer(
-        self, image: Any, *, runners: tuple[StageRunner, ...] | None, logits: bool
+        self,
+        image: Any,
+        *,
+        runners: tuple[StageRunner, ...] | None,
+        logits: bool,
+        background: bool,
     ) -> Answer:
         """The answer to one image, by these stages or by the policy that is set.
 
         Raises:
             RequestFailed: a stage raised on it, or the last one returned NaN.
+            BackgroundFull: as many requests are in the background as may be.
             ExecutorClosed: closed before, or meanwhile.
             ExecutionError: requests of another event loop are in flight.
         """
         admission = self._admitted(asyncio.get_running_loop())
         try:
+            if background:
+                return await self._answered(self._background, image, runners, logits)
             async with admission.places:
-                request = self._submit(image, runners, logits)
-                try:
-                    return await request.future
-                finally:
-                    self._discard(request)
+                return await self._answered(self._requests, image, runners, logits)
         finally:
             with self._wake:
                 admission.callers -= 1
@@ -126,34 +137,11 @@ class RequestBatcher:
         with self._wake:
             self._closed = True
             if cancel:
-                self._fail_all(ExecutorClosed(CANCELLED))
+                self._fail_all(CANCELLED)
             self._wake.notify()
             thread = self._thread
         if thread is not None and thread is not current_thread():
             thread.join()
-
-    # The sink of the pipelines, called by the thread.
-
-    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
-        """Deliver the answers of a stage."""
-        rows, _ = answered_and_failed(output)
-        if len(rows):
-            columns = (ids[rows], output.prediction[rows], output.confidence[rows])
-            triples = zip(*(column.tolist() for column in columns), strict=True)
-            results: dict[int, Answer | Exception] = {
-                n: Answer(top, sure, runner.name) for n, top, sure in triples
-            }
-            self._add_logits(runner, rows, output, results)
-            self._deliver(list(results.items()))
-
-    def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
-        """Deliver errors, a separate one to each request."""
-        self._deliver([(number, _failure(runner, error)) for number in ids.tolist()])
-
-    def active(self, ids: Array) -> Array | None:
-        """The positions of requests that were not cancelled."""
-        kept = [place for place, number in enumerate(ids.tolist()) if number in self._in_flight]
-        return None if len(kept) == len(ids) else np.array(kept, np.int64)
 
     # Called in the event loop.
 
@@ -174,39 +162,53 @@ class RequestBatcher:
             admission.callers += 1
             return admission
 
-    def _submit(self, image: Any, runners: tuple[StageRunner, ...] | None, logits: bool) -> Request:
+    async def _answered(
+        self,
+        traffic: Traffic,
+        image: Any,
+        runners: tuple[StageRunner, ...] | None,
+        logits: bool,
+    ) -> Answer:
+        request = self._submit(traffic, image, runners, logits)
+        try:
+            return await request.future
+        except BaseException:
+            traffic.discard(request)  # unless it was answered
+            raise
+
+    def _submit(
+        self,
+        traffic: Traffic,
+        image: Any,
+        runners: tuple[StageRunner, ...] | None,
+        logits: bool,
+    ) -> Request:
         future = asyncio.get_running_loop().create_future()
         with self._wake:
             self._refuse_if_closed()
-            lane = self._lane(self._cascade.runners if runners is None else runners)
-            request = Request(next(self._ids), image, future, lane, time.monotonic(), logits)
-            self._in_flight[request.id] = lane.pending[request.id] = request
-            self._metrics.add_waiting(1)
+            if traffic is self._background and len(traffic.requests) >= self._max_background:
+                raise BackgroundFull(self._max_background)
+            lane = self._lane(traffic, self._cascade.runners if runners is None else runners)
+            request = traffic.add(image, lane, future, logits=logits)
             if self._thread is None:
                 release_threads()  # of this thread, which may have computed before
                 self._thread = Thread(target=self._work, name="understudy executor", daemon=True)
                 self._thread.start()
-            full = len(lane.pending) >= self._metrics.limit(lane.pipeline.runners[0].name)
-            if len(lane.pending) == 1 or full or len(self._in_flight) == self._max_waiting:
+            full = len(lane.pending) >= traffic.metrics.limit(lane.pipeline.runners[0].name)
+            if len(lane.pending) == 1 or full or len(traffic.requests) == self._max_waiting:
                 self._wake.notify()
             return request
 
-    def _discard(self, request: Request) -> None:
-        """Forget a request that was answered or cancelled."""
-        with self._wake:
-            self._in_flight.pop(request.id, None)
-            if request.lane.pending.pop(request.id, None) is not None:
-                self._metrics.remove_waiting(1)
-                if not request.lane.pending:
-                    self._wake.notify()  # deferred rows may have waited for its batch
-
-    def _lane(self, runners: tuple[StageRunner, ...]) -> PolicyLane:
-        for lane in self._lanes:
+    def _lane(self, traffic: Traffic, runners: tuple[StageRunner, ...]) -> PolicyLane:
+        """The lane of the identical stages, a new one where there is none."""
+        for lane in traffic.lanes:
             if lane.pipeline.runners is runners:
                 return lane
-        pipeline = BufferedPipeline(runners, self, metrics=self._metrics, device=self._device)
-        self._lanes.append(PolicyLane(pipeline))
-        return self._lanes[-1]
+        observer = None if traffic is self._background else self._observer
+        sink = Delivery(traffic, runners, observer)
+        pipeline = BufferedPipeline(runners, sink, metrics=traffic.metrics, device=self._device)
+        traffic.lanes.append(PolicyLane(pipeline))
+        return traffic.lanes[-1]
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -217,16 +219,19 @@ class RequestBatcher:
     def _work(self) -> None:
         try:
             while (stage := self._next()) is not None:
+                start = time.monotonic()
                 if stage.position:
                     stage.lane.pipeline.flush(stage.position)
                 else:
-                    self._run_first_stage(stage.lane)
+                    traffic = self._background if stage.background else self._requests
+                    _run_first_stage(stage.lane, traffic.take(stage.lane))
+                if stage.background:
+                    end = time.monotonic()
+                    self._rested = end + (end - start) * (1 / BACKGROUND_SHARE - 1)
         except BaseException as error:
             with self._wake:
                 self._closed = True
-                self._fail_all(
-                    ExecutorClosed(f"{CANCELLED}, after {type(error).__name__}: {error}")
-                )
+                self._fail_all(f"{CANCELLED}, after {type(error).__name__}: {error}")
             raise
 
     def _next(self) -> ReadyStage | None:
@@ -243,80 +248,23 @@ class RequestBatcher:
 
     def _ready_stages(self) -> list[ReadyStage]:
         """All stages with waiting rows; lanes of former policies are removed when empty."""
-        stages = ready_stages(
-            self._lanes,
-            metrics=self._metrics,
-            max_wait=self._max_wait.__getitem__,
-            delivered=self._delivered,
-            at_once=self._closed or len(self._in_flight) >= self._max_waiting,
-        )
-        if len(self._lanes) > 1:
-            busy = {id(stage.lane) for stage in stages}
-            self._lanes = [lane for lane in self._lanes if id(lane) in busy]
+        requests, background = self._requests, self._background
+        at_once = self._closed or len(requests.requests) >= self._max_waiting
+        stages = ready_stages(requests, max_wait=self._max_wait.__getitem__, at_once=at_once)
+        requests.remove_lanes({id(stage.lane) for stage in stages})
+        if background.lanes:
+            quiet = 0.0 if self._closed else requests.delivered + QUIET_TIME
+            others = background_stages(
+                background, busy=bool(stages), quiet=quiet, rested=self._rested
+            )
+            background.remove_lanes({id(stage.lane) for stage in others})
+            stages += others
         return stages
 
-    def _run_first_stage(self, lane: PolicyLane) -> None:
-        """Run the first stage on requests that wait for it."""
-        runner = lane.pipeline.runners[0]
-        with self._wake:
-            first = itertools.islice(lane.pending, self._metrics.limit(runner.name))
-            requests = [lane.pending.pop(number) for number in list(first)]
-            self._metrics.remove_waiting(len(requests))
-        if not requests:
-            return
-        images = _stacked(runner, requests)
-        ids = np.array([request.id for request in requests])
-        for request in requests:
-            request.image = None
-        lane.pipeline.run(0, RowBatch(images, {}, ids))
-
-    def _add_logits(
-        self,
-        runner: StageRunner,
-        rows: Array,
-        output: RunnerOutput,
-        results: dict[int, Answer | Exception],
-    ) -> None:
-        """Give answers their logits where the request asked for them; others stay where they are.
-
-        Args:
-            runner: the stage that answered.
-            rows: the rows of its output that `results` has the answers of, in the same order.
-            output: the output of the stage.
-            results: request -> answer.
-        """
-        asked = [
-            (row, number)
-            for row, number in zip(rows.tolist(), results, strict=True)
-            if (request := self._in_flight.get(number)) is not None and request.logits
-        ]
-        if not asked:
-            return
-        try:
-            logits = runner.host_logits(output.logits, np.array([row for row, _ in asked]))
-        except Exception as error:  # noqa: BLE001
-            results |= {number: _failure(runner, error) for _, number in asked}
-            return
-        for (_, number), row in zip(asked, logits, strict=True):
-            answer = results[number]
-            assert isinstance(answer, Answer)
-            results[number] = answer.with_logits(row)
-
-    def _deliver(self, results: Sequence[tuple[int, Answer | Exception]]) -> None:
-        """Deliver answers and errors in one call of the event loop."""
-        with self._wake:
-            self._delivered = time.monotonic()
-            found = [(self._in_flight.pop(number, None), result) for number, result in results]
-            _hand_over([(request, result) for request, result in found if request is not None])
-
-    def _fail_all(self, error: ExecutorClosed) -> None:
+    def _fail_all(self, reason: str) -> None:
         """Deliver an error to all requests in flight; the lock is held."""
-        lost = list(self._in_flight.values())
-        self._in_flight.clear()
-        self._metrics.remove_waiting(sum(len(lane.pending) for lane in self._lanes))
-        for lane in self._lanes:
-            lane.pending.clear()
-        _hand_over([(request, ExecutorClosed(str(error))) for request in lost])
+        for traffic in (self._requests, self._background):
+            traffic.fail_all(lambda: ExecutorClosed(reason))
 
 
 def release_threads() -> bool:
@@ -338,35 +286,15 @@ def release_threads() -> bool:
     return released
 
 
-def _hand_over(results: Outcomes) -> None:
-    """Deliver results in one call of each event loop; from any thread."""
-    for loop in {request.future.get_loop() for request, _ in results}:
-        with suppress(RuntimeError):  # the event loop has ended
-            loop.call_soon_threadsafe(_set_results, loop, results)
-
-
-def _set_results(loop: asyncio.AbstractEventLoop, results: Outcomes) -> None:
-    for request, result in results:
-        if request.future.done() or request.future.get_loop() is not loop:
-            continue
-        if isinstance(result, Answer):
-            request.future.set_result(result)
-        else:
-            request.future.set_exception(result)
-
-
-def _failure(runner: StageRunner, error: Exception) -> RequestFailed:
-    """The error of a request that a stage could not answer."""
-    if isinstance(error, NotANumber):
-        return RequestFailed(str(error))
-    failed = RequestFailed(
-        str(error)
-        if isinstance(error, StageFailed)
-        else f"every sample is answered or says why not, the stage {runner.name!r} raised on this "
-        f"one: {cause_of(error)}; mend the sample or the stage"
-    )
-    failed.__cause__ = error
-    return failed
+def _run_first_stage(lane: PolicyLane, requests: Sequence[Request]) -> None:
+    """Run the first stage on requests, unless all were cancelled."""
+    if not requests:
+        return
+    images = _stacked(lane.pipeline.runners[0], requests)
+    ids = np.array([request.id for request in requests])
+    for request in requests:
+        request.image = None
+    lane.pipeline.run(0, RowBatch(images, {}, ids))
 
 
 def _stacked(runner: StageRunner, requests: Sequence[Request]) -> Any:

@@ -128,6 +128,20 @@ class ExecutorClosed(ExecutionError):
     """The executor is closed, or was closed before this request was answered."""
 
 
+class BackgroundFull(ExecutionError):
+    """As many requests wait in the background as may: this one was not taken.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"at most {most:,} requests are in the background, found one more: drop it, or set "
+            "max_background higher"
+        )
+
+
 class RequestFailed(ExecutionError):
     """A stage could not answer this sample; an exception of the stage is chained as the cause."""
 
@@ -242,6 +256,37 @@ class RunnerOutput(NamedTuple):
     state: Any
     classes: int
     logits: Any = None
+
+
+class SampleKind(NamedTuple):
+    """What the samples of a cascade are, as far as it is known.
+
+    Attributes:
+        dtype: their type, such as ``uint8``.
+        shape: the size of each dimension, (C, H, W) for images; None where it may be any.
+        resized: whether images of any height and width are taken, because the models resize them.
+
+    >>> kind = SampleKind("uint8", (3, None, None), resized=True)
+    >>> kind.fits("uint8", (3, 40, 60)), kind.fits("uint8", (1, 40, 60)), str(kind)
+    (True, False, 'uint8 (3, any, any)')
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...]
+    resized: bool = False
+
+    def fits(self, dtype: str, shape: Sequence[int]) -> bool:
+        """Whether a sample of this type and shape is of the kind, and not empty."""
+        return (
+            dtype == self.dtype
+            and len(shape) == len(self.shape)
+            and all(own in (None, size) for own, size in zip(self.shape, shape, strict=True))
+            and 0 not in shape
+        )
+
+    def __str__(self) -> str:
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype} ({sizes})"
 
 
 class StageRunner(Protocol):

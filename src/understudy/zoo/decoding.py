@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,12 @@ _DEEP = ("I", "F")  # modes of 16 bits and more per channel start so
 _decoding_large = Lock()
 
 
-def decode_image(encoded: bytes, *, orientation: str = FOLLOW) -> Array:
+def decode_image(
+    encoded: bytes,
+    *,
+    orientation: str = FOLLOW,
+    check_size: Callable[[int, int], None] | None = None,
+) -> Array:
     """The pixels of an encoded image as RGB, uint8 (H, W, 3), the way people see it.
 
     An image is turned as its EXIF orientation says. Grey becomes three equal channels, of 16 bits
@@ -48,6 +54,8 @@ def decode_image(encoded: bytes, *, orientation: str = FOLLOW) -> Array:
         encoded: a file in one of `FORMATS`.
         orientation: `exif` turns the image, `ignore` leaves it as it is stored (a TIFF is always
             turned).
+        check_size: called with the height and width that are stored, before any pixel is decoded;
+            it may raise.
 
     >>> from PIL import Image
     >>> buffer = BytesIO()
@@ -60,6 +68,8 @@ def decode_image(encoded: bytes, *, orientation: str = FOLLOW) -> Array:
         MissingExtra: Pillow is not installed.
     """
     with _opened(encoded) as image:
+        if check_size is not None:
+            check_size(image.height, image.width)
         if image.width * image.height <= LARGE:
             return _pixels(image, orientation)
         with _decoding_large:

@@ -35,6 +35,7 @@ from understudy.app.cli import (
     savers,
     score,
     search,
+    serve,
     taps,
     train_exits,
     verify,
@@ -142,6 +143,7 @@ for name, verb, panel, extra in (
     ("optimism", optimism.optimism, "Choose", "search"),
     ("build", build.build, "Run", "torch"),
     ("run", run.run, "Run", None),  # what was exported needs less than what was built
+    ("serve", serve.serve, "Run", "serve"),
     ("bench", bench.bench, "Run", None),
     ("export", export.export, "Run", "export"),
     ("report", report.report, "Show", "search"),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import PolicyError, TableError
-from understudy.searching.betting import GapMonitor, betting_upper_bound
+from understudy.betting import GapMonitor, betting_upper_bound
 from understudy.searching.exact_test import gap_p_value
 
 STREAMS = st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.0, 0.3, 1.0]), max_size=60)

@@ -1,0 +1,162 @@
+"""serve: a cascade answers requests over HTTP."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from understudy.app.cli import options, terminal
+from understudy.display import percent
+from understudy.written_places import check_runnable
+
+if TYPE_CHECKING:
+    from understudy.serving.service import Service
+
+TOKEN = "UNDERSTUDY_TOKEN"
+MOST_QUEUED = 10**6  # images in flight
+
+
+def serve(
+    cascade: options.CascadePath,
+    host: Annotated[
+        str, options.option("HOST", "The address to listen at; 0.0.0.0 for all of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")
+    ] = 8000,
+    name: Annotated[
+        str | None,
+        options.option("NAME", "The model's name in paths. [dim]Default: that of the folder.[/]"),
+    ] = None,
+    max_drop: options.WithinDrop = None,
+    max_queue: Annotated[
+        int,
+        typer.Option(
+            min=1, max=MOST_QUEUED, help="Images in flight; further ones are refused at once."
+        ),
+    ] = 128,
+    deadline: Annotated[
+        float,
+        options.option("SECONDS", "Seconds after which a request is given up."),
+    ] = 10.0,
+    token_file: Annotated[
+        Path | None,
+        options.option(
+            "FILE",
+            "A file with the token that changes need. [dim]Default: the token in the environment, "
+            f"{TOKEN}, if any.[/]",
+        ),
+    ] = None,
+    price: Annotated[
+        float | None,
+        options.option(
+            "PRICE", "What 1,000 answers of the large model cost, in any currency: shows money."
+        ),
+    ] = None,
+    log_share: Annotated[
+        float, options.option("SHARE", "The share of requests that is logged, from 0 to 1.")
+    ] = 0.0,
+    device: options.Device = None,
+    allow_code: options.AllowCode = None,
+    as_json: options.Json = False,
+) -> None:
+    """Serve a cascade over HTTP: the Open Inference Protocol, image files, and a page."""
+    check_runnable(cascade)
+    with terminal.progress("models"):
+        from understudy.app.run_cascade import load_runnable, orientation_of, setting_warnings
+        from understudy.serving.asgi import app
+        from understudy.serving.request_log import log_json
+        from understudy.serving.server import DrainingServer, listening_socket, url_of
+        from understudy.serving.settings import ServingSettings
+
+        settings = ServingSettings(
+            name=name or cascade.resolve().name,
+            max_queue=max_queue,
+            deadline=deadline,
+            orientation=orientation_of(cascade),
+            token=_token(token_file),
+            price=price,
+            logged=log_share,
+        )
+        listener = listening_socket(host, port)
+        loaded = load_runnable(cascade, device, allow_code=allow_code or ())
+        if max_drop is not None:
+            loaded.set_operating_point(max_drop=max_drop)
+        served = app(loaded, settings=settings)
+    for message in setting_warnings(cascade, loaded):
+        terminal.note(message)
+    if settings.token is None and not _is_loopback(host):
+        terminal.note(
+            f"{host} is reached from other machines, and no token is set: everybody who reaches it "
+            f"may change the operating point; set {TOKEN} or --token-file",
+            style="yellow",
+        )
+    log_json()
+    url = url_of(listener, host)
+    facts = _facts(served.service, url)
+    view = _view(served.service, url)
+    server = DrainingServer(served, listener, lambda: terminal.answer(view, facts, as_json=as_json))
+    server.serve_until_stopped()
+
+
+def _token(file: Path | None) -> str | None:
+    """The token of a file, or of the environment."""
+    if file is None:
+        return os.environ.get(TOKEN) or None
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise terminal.UsageError(
+            f"--token-file names a file with the token, {str(file)!r} cannot be read ({reason}): "
+            "write the token into it"
+        ) from error
+    if not token:
+        raise terminal.UsageError(
+            f"--token-file names a file with the token, {str(file)!r} is empty: write it there"
+        )
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    from understudy.serving.request_guard import is_loopback
+
+    return is_loopback(host)
+
+
+def _facts(service: Service, url: str) -> dict[str, Any]:
+    """What is served, as JSON."""
+    from understudy.serving.service_status import operating_points
+
+    return {
+        "url": url,
+        "model": service.settings.name,
+        "policy": service.current.policy.describe(),
+        **operating_points(service),
+        "token_required": service.settings.token is not None,
+        "pid": os.getpid(),
+    }
+
+
+def _view(service: Service, url: str) -> str:
+    """What is served, for people."""
+    point = service.current.point
+    reference = service.policies.named("reference")
+    lines = [f"{service.settings.name} answers at {url}", f"policy: {_policy_text(service)}"]
+    if point is not None and reference is not None and point is not reference:
+        saving = percent(1 - point.cost / reference.cost)
+        lines.append(
+            f"saves {saving} of the {point.unit} of {service.policies.reference}; drop at most "
+            f"{point.max_drop:g} points, with probability {1 - point.delta:g}"
+        )
+    lines.append(f"page: {url}/   metrics: {url}/metrics   stop: Ctrl-C")
+    return "\n".join(lines)
+
+
+def _policy_text(service: Service) -> str:
+    name = service.current.name
+    text = service.current.policy.describe()
+    return text if name is None else f"{text} ({name})"

@@ -1,0 +1,14 @@
+"""Watching a cascade that runs: has the traffic shifted, and is what was promised still kept?"""
+
+from understudy.lazy_imports import lazy_names
+
+_MODULES = {
+    "Decision": "understudy.monitoring.decisions",
+    "ShadowTicket": "understudy.monitoring.watch",
+    "Watch": "understudy.monitoring.watch",
+    "WatchSettings": "understudy.monitoring.settings",
+    "watched_points": "understudy.monitoring.watched_points",
+}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -1,0 +1,116 @@
+"""What becomes of the rows of a lane goes to their requests, and to an observer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+
+from understudy.runtime.lanes import Outcome, Traffic
+from understudy.runtime.pipeline import answered_and_failed
+from understudy.runtime.protocol import (
+    Answer,
+    Array,
+    NotANumber,
+    RequestFailed,
+    RunnerOutput,
+    StageFailed,
+    StageRunner,
+    cause_of,
+)
+
+logger = logging.getLogger(__name__)
+
+Observer = Callable[[tuple[StageRunner, ...], StageRunner, Array], object]
+"""Takes the stages that requests go through, the one that has run, and the confidences (n,)
+float32 of its rows in the order of their arrival."""
+
+
+class Delivery:
+    """The sink of the pipeline of one policy: answers, logits and errors go to the requests.
+
+    Args:
+        traffic: has the requests by the ids of their rows.
+        runners: the stages of the policy.
+        observer: is called in the thread that computes after each batch of a stage, behind the
+            delivery of the answers; what it raises is logged.
+    """
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        runners: tuple[StageRunner, ...],
+        observer: Observer | None,
+    ) -> None:
+        self._traffic, self._runners, self._observer = traffic, runners, observer
+
+    def visited(self, runner: StageRunner, ids: Array, output: RunnerOutput) -> None:
+        """Deliver the answers of a stage."""
+        rows, _ = answered_and_failed(output)
+        if len(rows):
+            columns = (ids[rows], output.prediction[rows], output.confidence[rows])
+            triples = zip(*(column.tolist() for column in columns), strict=True)
+            answers = {number: Answer(top, sure, runner.name) for number, top, sure in triples}
+            results: dict[int, Outcome] = {**answers, **self._logits(runner, rows, output, answers)}
+            self._traffic.deliver(list(results.items()))
+        if self._observer is not None:
+            self._observe(self._observer, runner, output.confidence)
+
+    def failed(self, runner: StageRunner, ids: Array, error: Exception) -> None:
+        """Deliver errors, a separate one to each request."""
+        self._traffic.deliver([(number, _failure(runner, error)) for number in ids.tolist()])
+
+    def active(self, ids: Array) -> Array | None:
+        """The positions of requests that were not cancelled."""
+        requests = self._traffic.requests
+        kept = [place for place, number in enumerate(ids.tolist()) if number in requests]
+        return None if len(kept) == len(ids) else np.array(kept, np.int64)
+
+    def _logits(
+        self, runner: StageRunner, rows: Array, output: RunnerOutput, answers: dict[int, Answer]
+    ) -> dict[int, Outcome]:
+        """The answers to requests for logits, with them, or why they could not be copied.
+
+        Args:
+            runner: the stage that answered.
+            rows: the rows of its output that have answers.
+            output: the output of the stage.
+            answers: request -> answer, in the order of the rows.
+        """
+        requests = self._traffic.requests
+        asked = {
+            number: row
+            for row, number in zip(rows.tolist(), answers, strict=True)
+            if (request := requests.get(number)) is not None and request.logits
+        }
+        if not asked:
+            return {}
+        try:
+            logits = runner.host_logits(output.logits, np.array([*asked.values()]))
+        except Exception as error:  # noqa: BLE001
+            return {number: _failure(runner, error) for number in asked}
+        return {
+            number: answers[number].with_logits(row)
+            for number, row in zip(asked, logits, strict=True)
+        }
+
+    def _observe(self, observer: Observer, runner: StageRunner, confidence: Array) -> None:
+        try:
+            observer(self._runners, runner, confidence)
+        except Exception:
+            logger.exception("an observer returns, it raised after the stage %r", runner.name)
+
+
+def _failure(runner: StageRunner, error: Exception) -> RequestFailed:
+    """The error of a request that a stage could not answer."""
+    if isinstance(error, NotANumber):
+        return RequestFailed(str(error))
+    failed = RequestFailed(
+        str(error)
+        if isinstance(error, StageFailed)
+        else f"every sample is answered or says why not, the stage {runner.name!r} raised on this "
+        f"one: {cause_of(error)}; mend the sample or the stage"
+    )
+    failed.__cause__ = error
+    return failed

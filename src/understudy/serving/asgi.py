@@ -1,0 +1,119 @@
+"""The app: a cascade as an ASGI application, for any server and below any path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Router
+
+from understudy.serving.bodies import Bodies, Message, Receive, Scope, Send
+from understudy.serving.open_inference_routes import (
+    REQUEST_ID,
+    Endpoint,
+    Reply,
+    error_reply,
+    open_inference_routes,
+)
+from understudy.serving.request_errors import NotFound, RequestError, StageError, WrongMethod
+from understudy.serving.routes import service_routes
+from understudy.serving.service import Service
+from understudy.serving.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
+
+_HEADER = b"x-request-id"
+
+
+class ServingApp:
+    """An ASGI application that answers requests with a cascade; see `app`.
+
+    Attributes:
+        service: what answers.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        settings = service.settings
+        bodies = Bodies(
+            max_bytes=settings.max_bytes,
+            max_held_bytes=settings.max_held_bytes,
+            seconds=settings.arrival,
+        )
+        self._router = Router(
+            [*open_inference_routes(service, bodies), *service_routes(service, bodies)],
+            redirect_slashes=False,
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or go through the life of the app."""
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        # errors come to this app alone, also where it is mounted in another
+        scope["app"], scope["starlette.exception_handlers"] = self, ({}, {})
+        scope[REQUEST_ID] = number = self.service.new_id()
+        own, begun = (_HEADER, number.encode()), False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = message["headers"]
+                if not any(name == _HEADER for name, _ in headers):
+                    message["headers"] = [*headers, own]
+            await send(message)
+
+        try:
+            await self._router(scope, receive, send_with_id)
+        except Exception as error:
+            if begun:
+                raise
+            reply = self._reply_to(error, scope)
+
+            async def failed(scope: Scope, receive: Receive) -> Reply:  # noqa: ARG001
+                return reply
+
+            await Endpoint(failed)(scope, receive, send_with_id)
+
+    def _reply_to(self, error: Exception, scope: Scope) -> Reply:
+        """What a client is told of an error that is not its own."""
+        if isinstance(error, RequestError):
+            return error_reply(error)
+        if isinstance(error, HTTPException):
+            return error_reply(_http_error(error, scope))
+        number = scope[REQUEST_ID]
+        logger.error("request failed", exc_info=error, extra={"request_id": number})
+        return error_reply(
+            StageError(f"this is a fault of the server, found one that its log has as {number}")
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Any) -> AsyncIterator[Mapping[str, Any]]:
+        async with self.service:
+            yield {}
+
+
+def app(cascade: Any, *, settings: ServingSettings | None = None) -> ServingApp:
+    """A cascade as an ASGI application.
+
+    Args:
+        cascade: what `build`, `load_cascade` or `load_onnx` returned.
+        settings: the limits of the server, and what it reports.
+    """
+    return ServingApp(Service(cascade, settings or ServingSettings()))
+
+
+def _http_error(error: HTTPException, scope: Scope) -> RequestError:
+    """What the router refuses, as our own errors are."""
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return WrongMethod(
+            f"the path has the methods {allowed}, found {scope['method'][:20]}",
+            headers=((b"allow", allowed.encode()),),
+        )
+    return NotFound(f"there is no such path, found {scope['path'][:200]!r}")

@@ -1,0 +1,287 @@
+"""The routes of the Open Inference Protocol v2, as ASGI apps without a framework around them.
+
+Requests and responses are those of `open_inference`; a request of N images is answered as N samples
+of the executor, together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import orjson
+from starlette.routing import Route
+
+from understudy.errors import UnderstudyError
+from understudy.runtime.metrics import ExecutorStats
+from understudy.serving.bodies import Bodies, ClientGone, Receive, Scope, Send, unless_gone
+from understudy.serving.content_encoding import LEAST_BYTES, accepted_encoding, compressed
+from understudy.serving.model_metadata import (
+    ImageSpec,
+    InferenceCounts,
+    images_of,
+    model_metadata,
+    server_metadata,
+    statistics,
+)
+from understudy.serving.open_inference import (
+    HEADER_LENGTH,
+    Outputs,
+    read_infer_request,
+    write_infer_response,
+)
+from understudy.serving.openapi import OPENAPI, document
+from understudy.serving.tensors import ProtocolError
+
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
+_DIGITS = 12  # of a length
+
+REQUEST_ID = "understudy.request_id"
+"""The key of the server's own id of a request in its ASGI scope."""
+
+UNSUPPORTED = ("systemsharedmemory", "cudasharedmemory", "repository", "trace", "logging")
+UNSUPPORTED_OF_MODEL = ("config", "trace/setting", "generate", "generate_stream")
+"""Extensions of Triton that a client may ask for, and gets 501."""
+
+
+class Reply(NamedTuple):
+    """A response: its body, headers and status."""
+
+    body: bytes
+    headers: dict[str, str]
+    status: int = 200
+
+
+Handler = Callable[[Scope, Receive], Awaitable[Reply]]
+
+
+class Endpoint:
+    """An ASGI app that sends the reply of a function, or its error as `{"error": "..."}`."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body, headers, status = await self._handler(scope, receive)
+        except ClientGone:
+            return
+        except UnderstudyError as error:
+            body, headers, status = error_reply(error)
+        sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+        sent.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": body})
+
+
+def error_reply(error: UnderstudyError) -> Reply:
+    """An error as the protocol has it; the connection ends where the body was not read.
+
+    >>> error_reply(ProtocolError("no model 'x'", 404)).body
+    b'{"error":"no model \\'x\\'"}'
+    """
+    status = getattr(error, "status", 500)
+    headers = {"content-type": "application/json"}
+    headers |= {name.decode(): value.decode() for name, value in getattr(error, "headers", ())}
+    if status in {408, 413}:
+        headers["connection"] = "close"
+    if status == 503:
+        headers.setdefault("retry-after", "1")
+    if status == 415:
+        headers["accept-encoding"] = "gzip, deflate"
+    return Reply(orjson.dumps({"error": str(error)}), headers, status)
+
+
+class ServedImage(Protocol):
+    """The answer to one image; see `service.Served`."""
+
+    @property
+    def answer(self) -> Any: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def operating_point(self) -> str | None: ...
+    @property
+    def cost(self) -> float | None: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+
+class Answering(Protocol):
+    """What the routes need of a service; see `service.Service`."""
+
+    @property
+    def cascade(self) -> Any: ...
+    @property
+    def settings(self) -> Any: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+    @property
+    def ready(self) -> bool: ...
+
+    def counts(self) -> InferenceCounts: ...
+    def executor_stats(self) -> ExecutorStats: ...
+    async def answer_all(
+        self, images: Sequence[Any], *, logits: bool, request_id: str
+    ) -> Sequence[ServedImage]: ...
+    async def answer_files(
+        self, files: Sequence[bytes], *, logits: bool, request_id: str
+    ) -> Sequence[ServedImage]: ...
+
+
+class OpenInference:
+    """The protocol for one service.
+
+    Args:
+        service: what answers.
+        bodies: what reads and counts the bodies of requests.
+    """
+
+    def __init__(self, service: Answering, bodies: Bodies) -> None:
+        self.service, self.bodies = service, bodies
+        self.name, self.version = service.settings.name, service.settings.version
+        self.images = ImageSpec.of(service.cascade)
+
+    async def infer(self, scope: Scope, receive: Receive) -> Reply:
+        """POST …/infer."""
+        self._check_model(scope)
+        length, accepted = _headers(scope)
+        service, limit = self.service, self.service.settings.max_queue
+        number: str = scope[REQUEST_ID]
+        async with self.bodies.of(scope, receive) as body:
+            request = read_infer_request(body.data, length, max_elements=limit)
+            images = images_of(request, self.images, max_images=limit)
+            answer = service.answer_files if isinstance(images, list) else service.answer_all
+            work = answer(list(images), logits=request.needs_logits, request_id=number)
+            served = await unless_gone(work, receive)
+        sent, headers = write_infer_response(
+            request, _outputs(served, number), model=self.name, version=self.version
+        )
+        if accepted is not None and len(sent) >= LEAST_BYTES:
+            sent = compressed(sent, accepted)
+            headers = {**headers, "content-encoding": accepted, "vary": "accept-encoding"}
+        return Reply(sent, headers)
+
+    async def live(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """GET /v2/health/live."""
+        return _json({"live": True})
+
+    async def ready(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """GET /v2/health/ready, and that of the model."""
+        model = "model" in scope["path_params"]
+        if model:
+            self._check_model(scope)
+        if not self.service.ready:
+            raise ProtocolError("a server takes requests while it runs, this one is stopping", 503)
+        return _json({"name": self.name, "ready": True} if model else {"live": True, "ready": True})
+
+    async def server(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """GET /v2."""
+        return _json(server_metadata())
+
+    async def model(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """GET /v2/models/…"""
+        self._check_model(scope)
+        classes = self.service.classes
+        return _json(
+            model_metadata(
+                self.service.cascade,
+                name=self.name,
+                version=self.version,
+                classes=None if classes is None else len(classes),
+            )
+        )
+
+    async def stats(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """GET …/stats."""
+        if "model" in scope["path_params"]:
+            self._check_model(scope)
+        counts, executed = self.service.counts(), self.service.executor_stats()
+        return _json(statistics(counts, executed, name=self.name, version=self.version))
+
+    async def document(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """GET /openapi.json."""
+        return _json(document(name=self.name, version=self.version))
+
+    async def unsupported(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """What other servers have, and this one lacks."""
+        raise ProtocolError(
+            f"a server has the extensions that GET /v2 lists, found {scope['path'][:80]}, which "
+            "this one does not support",
+            501,
+        )
+
+    def _check_model(self, scope: Scope) -> None:
+        named = scope["path_params"]
+        if named["model"] != self.name or named.get("version", self.version) != self.version:
+            raise ProtocolError(
+                f"this server has the model {self.name!r} in version {self.version!r}, found "
+                f"{named['model'][:80]!r} in version {named.get('version', self.version)[:20]!r}",
+                404,
+            )
+
+
+def open_inference_routes(service: Answering, bodies: Bodies) -> list[Route]:
+    """The routes of the protocol, and the document of all routes."""
+    protocol = OpenInference(service, bodies)
+    model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+    get: dict[str, Handler] = {
+        OPENAPI: protocol.document,
+        "/v2": protocol.server,
+        "/v2/": protocol.server,
+        "/v2/health/live": protocol.live,
+        "/v2/health/ready": protocol.ready,
+        "/v2/models/stats": protocol.stats,
+        **dict.fromkeys((model, version), protocol.model),
+        **{f"{one}/ready": protocol.ready for one in (model, version)},
+        **{f"{one}/stats": protocol.stats for one in (model, version)},
+    }
+    infer = Endpoint(protocol.infer)
+    unsupported = Endpoint(protocol.unsupported)
+    others = [f"/v2/{name}/{{rest:path}}" for name in UNSUPPORTED]
+    others += [f"/v2/{name}" for name in UNSUPPORTED]
+    others += [f"{one}/{name}" for one in (model, version) for name in UNSUPPORTED_OF_MODEL]
+    return [
+        *(Route(f"{one}/infer", infer, methods=["POST"]) for one in (model, version)),
+        *(Route(path, Endpoint(handler), methods=["GET"]) for path, handler in get.items()),
+        *(Route(path, unsupported, methods=["GET", "POST"]) for path in others),
+    ]
+
+
+def _headers(scope: Scope) -> tuple[int | None, str | None]:
+    """The length of the JSON in front, if it is given, and an encoding that the client accepts."""
+    lengths, accepted = set(), None
+    for name, value in scope["headers"]:
+        if name == _HEADER_LENGTH:
+            lengths.add(value)
+        elif name == b"accept-encoding":
+            accepted = accepted_encoding(value.decode("latin-1"))
+    if not lengths:
+        return None, accepted
+    length = lengths.pop()
+    if lengths or not length.isdigit() or len(length) > _DIGITS:
+        raise ProtocolError(f"{HEADER_LENGTH} is one whole number of bytes, found something else")
+    return int(length), accepted
+
+
+def _outputs(served: Sequence[ServedImage], number: str) -> Outputs:
+    answers = [one.answer for one in served]
+    costs = [one.cost for one in served]
+    with_logits = getattr(answers[0], "logits", None) is not None
+    first = served[0]
+    point = {} if first.operating_point is None else {"operating_point": first.operating_point}
+    return Outputs(
+        prediction=[one.prediction for one in answers],
+        confidence=[one.confidence for one in answers],
+        exit=[one.exit for one in answers],
+        request_id=[one.request_id for one in served],
+        cost=None if None in costs else costs,  # type: ignore[arg-type]
+        logits=np.stack([one.logits for one in answers]) if with_logits else None,
+        classes=first.classes,
+        parameters={"request_id": number, **point},
+    )
+
+
+def _json(value: Any) -> Reply:
+    return Reply(orjson.dumps(value), {"content-type": "application/json"})

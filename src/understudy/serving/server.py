@@ -1,0 +1,222 @@
+"""A server that listens, drains and ends as orchestrators expect (uvicorn)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import orjson
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from understudy.errors import UnderstudyError
+from understudy.serving.asgi import ServingApp
+
+logger = logging.getLogger(__name__)
+
+DRAIN = 5.0
+"""Seconds that a server goes on answering after SIGTERM, while others stop sending to it."""
+
+FINISH = 20
+"""Seconds after which requests are given up that are still in flight."""
+
+MAX_HEADERS = 2**16
+"""Bytes of the headers of a request, at most."""
+
+ARRIVAL = 30.0
+"""Seconds in which a request has to arrive, headers and body."""
+
+KEEP_ALIVE = 75
+"""Seconds that a connection stays open without a request: longer than those of common proxies,
+which would otherwise send a request as it closes."""
+
+MAX_CONNECTIONS = 2048
+"""Connections at a time."""
+
+
+class CannotListen(UnderstudyError):
+    """The address cannot be listened at."""
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with limits: a request arrives within some seconds, its headers are of some size,
+    and there are so many connections. Errors are JSON, like all others."""
+
+    _arriving: asyncio.TimerHandle | None = None
+    _partial = _in_headers = False
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse a connection beyond the limit."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(503, f"at most {MAX_CONNECTIONS:,} connections are open, found more")
+        else:
+            self._arriving = self.loop.call_later(ARRIVAL, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the request that was arriving."""
+        self._arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse some bytes of a request."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._partial:
+            if self._arriving is None:
+                self._arriving = self.loop.call_later(ARRIVAL, self._late)
+            if self._in_headers:
+                self._header_bytes += len(data)
+                if self._header_bytes > MAX_HEADERS:
+                    self._refuse(431, f"headers have at most {MAX_HEADERS:,} bytes, found more")
+
+    def on_message_begin(self) -> None:
+        """A request starts."""
+        self._partial = self._in_headers = True
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The headers of a request have arrived."""
+        self._in_headers = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request has arrived."""
+        self._partial = False
+        if self._arriving is not None:
+            self._arrived()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._refuse(400, f"a request is HTTP/1.1, found another ({msg.rstrip('.').lower()})")
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = orjson.dumps({"error": message})
+        head = (
+            b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
+            + str(len(body)).encode()
+        )
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n\r\n" + body)
+        self.transport.close()
+
+    def _arrived(self) -> None:
+        if self._arriving is not None:
+            self._arriving.cancel()
+            self._arriving = None
+
+    def _late(self) -> None:
+        if not self.transport.is_closing():
+            self._refuse(408, f"a request arrives within {ARRIVAL:g} s, found a part of one")
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that stops in three steps.
+
+    After SIGTERM it is not ready any more, but answers for `DRAIN` seconds; then it takes no new
+    connection, and answers what is in flight for at most `FINISH` seconds. SIGINT, or a second
+    signal, leaves out the first step. It ends with the exit code 0.
+
+    Args:
+        app: what is served.
+        listener: a bound socket.
+        started: called once requests are taken.
+    """
+
+    def __init__(
+        self, app: ServingApp, listener: socket.socket, started: Callable[[], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=LimitedProtocol,
+                ws="none",
+                lifespan="on",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=FINISH,
+            )
+        )
+        self._service, self._listener, self._on_start = app.service, listener, started
+        self._drained = float("inf")
+
+    def serve_until_stopped(self) -> None:
+        """Answer requests until a signal ends it."""
+        self.run(sockets=[self._listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take requests once the app has started."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop now."""
+        if time.monotonic() >= self._drained:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Drain, or stop."""
+        again = not self._service.ready
+        self._service.ready = False
+        if sig == signal.SIGTERM and not again:
+            logger.info("draining", extra={"seconds": DRAIN})
+            self._drained = time.monotonic() + DRAIN
+        else:
+            logger.info("stopping")
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals, and do not raise them again when done: to be stopped is no failure."""
+        with super().capture_signals():
+            try:
+                yield
+            finally:
+                self._captured_signals.clear()
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that is bound to an address, and does not listen yet.
+
+    Raises:
+        CannotListen: there is no such host, or the port is taken.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CannotListen(
+            f"a server listens at a free port of this machine, {host!r} port {port} cannot be "
+            f"bound ({reason}): choose another --host or --port"
+        ) from error
+    return listener
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """The URL of what listens."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"

@@ -1,0 +1,320 @@
+"""The service: requests in front of an executor, and the operating point that answers them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from understudy.errors import DataError
+from understudy.runtime.executor import Executor
+from understudy.runtime.metrics import ExecutorStats
+from understudy.runtime.protocol import (
+    Answer,
+    ExecutorClosed,
+    RequestFailed,
+    class_names_of,
+    is_out_of_memory,
+)
+from understudy.serving.image_inputs import ImageInputs
+from understudy.serving.latest_answers import LatestAnswer, LatestAnswers, thumbnail
+from understudy.serving.model_metadata import InferenceCounts
+from understudy.serving.request_errors import DeadlineExceeded, QueueFull, RequestError, StageError
+from understudy.serving.served_policies import ServedPolicies, ServedPolicy
+from understudy.serving.settings import ServingSettings
+from understudy.serving.traffic import Traffic
+
+logger = logging.getLogger(__name__)
+
+START, OPERATOR, WATCH = "start", "operator", "watch"
+
+
+class Served(NamedTuple):
+    """The answer to one image of a request.
+
+    Attributes:
+        answer: of the cascade.
+        request_id: of this image: that of its request, and its place where there are several.
+        operating_point: the name of the one that answered; None for a policy that is none.
+        cost: what the image cost, in the unit of the operating point; None where it is not known.
+        classes: the names of the classes, or None.
+    """
+
+    answer: Answer
+    request_id: str
+    operating_point: str | None
+    cost: float | None
+    classes: tuple[str, ...] | None
+
+    @property
+    def class_name(self) -> str | None:
+        """The name of the predicted class, where it is known."""
+        return name_of(self.classes, self.answer.prediction)
+
+
+class Service:
+    """Answers requests with a cascade, a limited number of images at a time.
+
+    Its methods belong to one event loop.
+
+    Args:
+        cascade: of any backend.
+        settings: limits, and what is reported.
+    """
+
+    def __init__(self, cascade: Any, settings: ServingSettings) -> None:
+        self.cascade, self.settings = cascade, settings
+        self.policies = ServedPolicies(cascade)
+        self.classes = class_names_of(cascade)
+        self.traffic = Traffic(len(self.policies.all), cascade.exits)
+        self.latest = LatestAnswers(cascade.exits)
+        self.inputs = ImageInputs(cascade, settings)
+        self.executor = Executor(cascade, max_waiting=settings.max_queue)
+        self.current = self.policies.first
+        self.chosen_by = START
+        self.in_flight = 0
+        self.ready = True
+        self._prefix, self._numbers = secrets.token_hex(6), itertools.count(1)
+        self._places = {name: place for place, name in enumerate(cascade.exits)}
+
+    # Requests.
+
+    def new_id(self) -> str:
+        """An id for a request, unlike any other of any server."""
+        return f"{self._prefix}-{next(self._numbers)}"
+
+    async def answer(
+        self, image: Any, *, logits: bool = False, request_id: str | None = None
+    ) -> Served:
+        """The answer to one image, as `Executor.answer` takes it.
+
+        Args:
+            image: (C, H, W).
+            logits: whether the answer has the logits of the exit that answered.
+            request_id: of the request; by default a new one.
+
+        Raises:
+            QueueFull: as many images are in flight as may be.
+            DeadlineExceeded: it took longer than the deadline.
+            RequestError: no image that the cascade takes.
+            StageError: a model could not answer it.
+        """
+        [served] = await self.answer_all([image], logits=logits, request_id=request_id)
+        return served
+
+    async def answer_all(
+        self, images: Sequence[Any], *, logits: bool = False, request_id: str | None = None
+    ) -> list[Served]:
+        """The answers to the images of one request, all by the same policy; as `answer`."""
+        for image in images:
+            self.inputs.check(image)
+        policy, number = self.current, request_id or self.new_id()
+
+        async def answers() -> list[Served]:
+            ready = [
+                await self.inputs.resize(image) if self.inputs.is_large(image) else image
+                for image in images
+            ]
+            return await self._answers(ready, policy, number, logits)
+
+        return await self._admitted(len(images), answers)
+
+    async def answer_files(
+        self, files: Sequence[bytes], *, logits: bool = False, request_id: str | None = None
+    ) -> list[Served]:
+        """The answers to encoded images, which are decoded in threads; as `answer_all`.
+
+        Raises:
+            RequestError: besides, an image that cannot be decoded or has too many pixels.
+        """
+        policy, number = self.current, request_id or self.new_id()
+
+        async def answers() -> list[Served]:
+            images = await self.inputs.decode_all(files)
+            return await self._answers(images, policy, number, logits)
+
+        return await self._admitted(len(files), answers)
+
+    async def _admitted(
+        self, images: int, answers: Callable[[], Awaitable[list[Served]]]
+    ) -> list[Served]:
+        """The answers of a request if there is room for it now, within the deadline."""
+        started = time.monotonic()
+        self._check_room(images)
+        self.in_flight += images
+        try:
+            async with asyncio.timeout(self.settings.deadline):
+                found = await answers()
+        except TimeoutError:
+            self.traffic.fail("late")
+            raise DeadlineExceeded(
+                f"a request is answered within {self.settings.deadline:g} s, found none by then: "
+                "try again later"
+            ) from None
+        except asyncio.CancelledError:
+            self.traffic.fail("cancelled")
+            raise
+        except StageError:
+            self.traffic.fail("failed")
+            raise
+        finally:
+            self.in_flight -= images
+        self.traffic.done(time.monotonic() - started)
+        return found
+
+    def _check_room(self, images: int) -> None:
+        limit = self.settings.max_queue
+        if not 0 < images <= limit:
+            raise RequestError(
+                f"a request has from 1 to {limit:,} images, found {images:,}: send several "
+                "requests, or let the operator raise --max-queue"
+            )
+        if self.in_flight + images > limit:
+            self.traffic.fail("rejected")
+            raise QueueFull(
+                f"at most {limit:,} images are in flight, found {self.in_flight:,} and {images:,} "
+                "more: try again later"
+            )
+
+    async def _answers(
+        self, images: Sequence[Any], policy: ServedPolicy, number: str, logits: bool
+    ) -> list[Served]:
+        """The answers to images that were let in."""
+        if len(images) == 1:
+            return [await self._answer(images[0], policy, number, logits)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._answer(image, policy, f"{number}.{place}", logits))
+                    for place, image in enumerate(images)
+                ]
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _answer(self, image: Any, policy: ServedPolicy, number: str, logits: bool) -> Served:
+        try:
+            answer = await self.executor.answer(image, runners=policy.runners, logits=logits)
+        except DataError as error:
+            raise RequestError(str(error)) from error
+        except RequestFailed as error:
+            raise self._blamed(error, image) from error
+        except ExecutorClosed as error:
+            raise QueueFull("a server that stops answers no more, found it stopping") from error
+        served = Served(answer, number, policy.name, policy.costs.get(answer.exit), self.classes)
+        self._count(image, served, policy)
+        return served
+
+    def _blamed(self, error: RequestFailed, image: Any) -> RequestError:
+        """Whose fault it is: the input's where a stage raised on what only it can check."""
+        cause = error.__cause__
+        foreign = isinstance(cause, Exception) and not is_out_of_memory(cause)
+        if isinstance(cause, DataError) or (foreign and self.inputs.is_strange(image)):
+            return RequestError(str(error))
+        return StageError(str(error))
+
+    def _count(self, image: Any, served: Served, policy: ServedPolicy) -> None:
+        answer = served.answer
+        place = self._places[answer.exit]
+        cost, reference = served.cost, policy.reference_cost
+        known = cost is not None and reference is not None
+        self.traffic.answer(
+            policy.number,
+            place,
+            cost=cost if known and cost is not None else 0.0,
+            reference=reference if known and reference is not None else 0.0,
+        )
+        self.inputs.answered(image)
+        if self.latest.is_due(place):
+            fields = (answer.exit, answer.prediction, answer.confidence, served.class_name)
+            kept = LatestAnswer(served.request_id, *fields, thumbnail(image))
+            self.latest.keep(place, kept)
+
+    # What has happened.
+
+    def counts(self) -> InferenceCounts:
+        """The counts since the start."""
+        traffic = self.traffic
+        exits = traffic.answered.sum(0).tolist()
+        return InferenceCounts(
+            images=sum(exits),
+            requests=traffic.requests,
+            seconds=traffic.seconds_total,
+            failed=sum(traffic.failures.values()),
+            last=traffic.last,
+            exits=dict(zip(self.cascade.exits, exits, strict=True)),
+        )
+
+    def executor_stats(self) -> ExecutorStats:
+        """The counts of the executor."""
+        return self.executor.stats
+
+    # The operating point.
+
+    def set_operating_point(self, wish: Mapping[str, Any], *, by: str = OPERATOR) -> ServedPolicy:
+        """Answer requests from now on by the certified point of a name, within a drop or a cost.
+
+        Args:
+            wish: one of `name`, `max_drop` (points) and `cost`.
+            by: who chose it.
+
+        Raises:
+            PolicyError: no point fits, or not exactly one is given.
+        """
+        before, self.current = self.current, self.policies.selected(wish)
+        self.chosen_by = by
+        logger.info(
+            "operating point",
+            extra={"from": before.name, "to": self.current.name, "chosen_by": by},
+        )
+        return self.current
+
+    # The life of a service.
+
+    async def start(self) -> None:
+        """Answer an image of zeros by every policy, where it is known what images are.
+
+        Raises:
+            StageError: a model cannot answer it.
+        """
+        image = self.inputs.example()
+        if image is None:
+            return
+        for policy in self.policies.all:
+            for runner in policy.runners:
+                try:
+                    await self.executor.answer(image, runners=(runner,))
+                except RequestFailed as error:
+                    raise StageError(str(error)) from error
+
+    async def close(self) -> None:
+        """Refuse requests, and give up those in flight."""
+        self.ready = False
+        self.inputs.close()
+        await asyncio.to_thread(self.executor.close, cancel=True)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def name_of(classes: Sequence[str] | None, number: int) -> str | None:
+    """The name of a class, where it is known.
+
+    >>> name_of(("cat", "dog"), 1), name_of(None, 1)
+    ('dog', None)
+    """
+    return classes[number] if classes is not None and number < len(classes) else None

@@ -1,0 +1,78 @@
+"""What a server is told: its limits, and what it reports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from understudy.errors import DataError
+from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
+
+MAX_QUEUE = 128
+"""Images in flight. 64 clients fill half of it, so that under any overload an accepted request
+waits about twice as long as with 64 clients."""
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """The limits of a server, and what it reports.
+
+    Attributes:
+        name: the name of the model in paths and answers.
+        version: its version there.
+        max_queue: images in flight at most, being decoded, waiting or computed; further ones are
+            refused at once, and so is a request of more images.
+        deadline: seconds after which a request is given up.
+        arrival: seconds in which the body of a request has to arrive.
+        max_bytes: bytes of the body of a request, at most.
+        max_pixels: pixels of an encoded image, at most.
+        max_held_bytes: bytes of the bodies of all requests at a time, at most.
+        orientation: what is done about the EXIF orientation of encoded images, `exif` or `ignore`.
+        token: what a request that changes something shows; None lets everybody.
+        price: what the reference's answers to 1,000 images cost, in any currency.
+        shadow: the share of requests that the reference answers as well, from 0 to 1.
+        alpha: the chance of a false alarm of the watch.
+        logged: the share of requests that is logged, from 0 to 1.
+
+    >>> ServingSettings(name="digits").max_queue
+    128
+
+    Raises:
+        DataError: a value out of its range.
+    """
+
+    name: str = "cascade"
+    version: str = "1"
+    max_queue: int = MAX_QUEUE
+    deadline: float = 10.0
+    arrival: float = 30.0
+    max_bytes: int = 2**25
+    max_pixels: int = 2**25
+    max_held_bytes: int = 2**28
+    orientation: str = FOLLOW
+    token: str | None = field(default=None, repr=False)
+    price: float | None = None
+    shadow: float = 0.05
+    alpha: float = 0.01
+    logged: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_queue", "max_bytes", "max_pixels", "max_held_bytes"):
+            if not getattr(self, name) >= 1:
+                raise DataError(f"{name} is 1 or more, found {getattr(self, name)}")
+        for name in ("deadline", "arrival"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise DataError(f"{name} is some seconds above 0, found {getattr(self, name)}")
+        for name in ("shadow", "logged"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DataError(f"{name} is a share from 0 to 1, found {getattr(self, name)}")
+        if not 0 < self.alpha < 1:
+            raise DataError(f"alpha is a chance above 0 and below 1, found {self.alpha}")
+        if self.price is not None and not (self.price >= 0 and math.isfinite(self.price)):
+            raise DataError(f"a price is 0 or more, found {self.price}")
+        if self.orientation not in ORIENTATIONS:
+            raise DataError(f"orientation is one of {ORIENTATIONS}, found {self.orientation!r}")
+        if self.token is not None and not (self.token.isascii() and self.token.strip()):
+            raise DataError("a token is one word of ASCII characters, found another (not shown)")
+        if not self.name or "/" in self.name:
+            raise DataError(f"the name of a model is part of a path, found {self.name!r}")
