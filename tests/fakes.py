@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sample_rows import Array, images_of, rows_of
+from understudy.baseline import Baseline, StageBaseline
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.nn.cascade import Cascade
 from understudy.nn.confidence_functions import confidence_functions
@@ -84,6 +85,17 @@ def scored(logits: Mapping[str, Array], labels: npt.ArrayLike | None = None) -> 
     return replace(
         table, details={name: Detail(nothing, nothing, rows) for name, rows in halves.items()}
     )
+
+
+def baseline_for(policy: Policy) -> Baseline:
+    """A made-up baseline: half of the samples that reach a stage go on to the next one."""
+    stages = [
+        StageBaseline(name, (-0.25, 0.1), (2 ** (9 - number), 0, 2 ** (9 - number)))
+        for number, name in enumerate(policy.exits)
+    ]
+    costs = {"MACs": {name: float(number + 1) for number, name in enumerate(policy.exits)}}
+    last = policy.exits[-1]
+    return Baseline(last, stages[0].samples, 7, tuple(stages), costs, {"MACs": 9.0})
 
 
 def result_of(table: ScoreTable, *policies: Policy) -> Any:

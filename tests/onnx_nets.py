@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from exit_nets import network, refined, stage_of
+from fakes import baseline_for
 from understudy.deferral import DeferralScore
 from understudy.early_exit.network import ExitNetwork, attach
 from understudy.ensemble import Ensemble
@@ -39,7 +40,7 @@ def plain() -> Cascade:
         },
         policy,
         operating_points=[
-            OperatingPoint(policy, 0.5, 0.05, 2.0, "MACs"),
+            OperatingPoint(policy, 0.5, 0.05, 2.0, "MACs", baseline=baseline_for(policy)),
             OperatingPoint(Policy.single("net"), 0.0, 0.0, 9.0, "MACs"),
         ],
         scores={"tiny": LEARNED},

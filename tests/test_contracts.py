@@ -162,7 +162,7 @@ ORDER = {
     ),
     "monitoring": (
         "settings decisions watched_points shift_test promise watch_state events answer_log "
-        "snapshot watch"
+        "snapshot watch event_codec history_file history"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
@@ -188,8 +188,8 @@ ORDER = {
     "serving": (
         "tensors open_inference model_metadata content_encoding bodies openapi "
         "open_inference_routes settings request_errors traffic served_policies latest_answers "
-        "image_inputs watching service service_status request_guard classify routes "
-        "service_metrics asgi request_log server"
+        "image_inputs watching service service_status request_guard classify service_metrics "
+        "page_routes routes asgi request_log server"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

@@ -66,7 +66,7 @@ class OperatingPoint(
         """Its name in a cascade: ``reference``, or ``drop-`` and the budget in points."""
         if self.delta == 0:
             return REFERENCE
-        short = f"{self.max_drop:g}"
+        short = f"{self.max_drop or 0:g}"  # one name for 0 and -0
         return f"drop-{short if float(short) == self.max_drop else self.max_drop}"
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bit_flips import bit_flips
+from fakes import baseline_for
 from understudy.certificate import Certificate
 from understudy.documents import write_document
 from understudy.errors import ModelError, PolicyError, UnderstudyError
@@ -66,7 +67,7 @@ def cascade() -> Cascade:
     torch.manual_seed(3)
     stages = {"a/b.c": stage("py:nets:small", note="x"), "A/b.c": stage("py:nets:tied")}
     policy = Policy.pair("a/b.c", "A/b.c", 0.1 + 0.2, confidence="margin")
-    point = OperatingPoint(policy, 0.5, 0.05, 1.5, "MACs")
+    point = OperatingPoint(policy, 0.5, 0.05, 1.5, "MACs", baseline=baseline_for(policy))
     return Cascade(stages, policy, operating_points=[point])
 
 
@@ -250,6 +251,17 @@ def test_cascades_of_version_1(saved: Path) -> None:
     change(saved, lambda d: d.update(version=1, frontier=[point]))
     change(saved, lambda d: d.pop("networks"))
     assert load_cascade(saved).operating_points == ()
+
+
+def test_operating_points_of_before_baselines(saved: Path) -> None:
+    change(saved, lambda d: [d["frontier"][0].pop(key) for key in ("name", "baseline")])
+    (point,) = load_cascade(saved).operating_points
+    assert (point.name, point.baseline) == ("drop-0.5", None)
+
+
+def test_the_baseline_of_another_policy(saved: Path) -> None:
+    change(saved, lambda d: d["frontier"][0]["baseline"]["stages"].pop())
+    fails(saved, "an operating point is damaged .*a baseline has the stages", PolicyError)
 
 
 def certificate_of(policy: Policy) -> Certificate:

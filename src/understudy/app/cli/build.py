@@ -55,7 +55,7 @@ def build(
         "stages": {name: dict(stage.origin) for name, stage in cascade.stages.items()},
     }
     others = ", ".join(
-        f"{point.max_drop:g} points at {cost_text(point.cost, point.unit)} {point.unit}"
+        f"{point.name} at {cost_text(point.cost, point.unit)} {point.unit}"
         for point in cascade.operating_points
         if point.policy != choice.policy
     )

@@ -56,6 +56,15 @@ def serve(
             "PRICE", "What 1,000 answers of the large model cost, in any currency: shows money."
         ),
     ] = None,
+    shadow: Annotated[
+        float,
+        options.option(
+            "SHARE", "The share of requests that the large model answers too, to compare; 0 to 1."
+        ),
+    ] = 0.05,
+    alpha: Annotated[
+        float, options.option("CHANCE", "The chance of a false alarm of the watch.")
+    ] = 0.01,
     log_share: Annotated[
         float, options.option("SHARE", "The share of requests that is logged, from 0 to 1.")
     ] = 0.0,
@@ -79,9 +88,11 @@ def serve(
             orientation=orientation_of(cascade),
             token=_token(token_file),
             price=price,
+            shadow=shadow,
+            alpha=alpha,
             logged=log_share,
         )
-        listener = listening_socket(host, port)
+        listener = stack.enter_context(listening_socket(host, port))
         loaded = load_runnable(cascade, device, allow_code=allow_code or ())
         if max_drop is not None:
             loaded.set_operating_point(max_drop=max_drop)
