@@ -27,7 +27,9 @@ CODE = ("--allow-code", "digit_nets")
 
 
 @pytest.fixture(scope="module")
-def server(cascade_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    cascade_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     with server_process(cascade_folder, *CODE, folder=tmp_path_factory.mktemp("server")) as found:
         yield found
 
@@ -121,7 +123,9 @@ def test_ctrl_c_stops_at_once_and_answers_what_is_in_flight(
                 for _ in range(50):
                     try:
                         files = [("i", ("a.png", png(image))) for image in IMAGES]
-                        answers.append(client.post(f"{server.url}/classify", files=files).status_code)
+                        answers.append(
+                            client.post(f"{server.url}/classify", files=files).status_code
+                        )
                     except httpx.TransportError:
                         return
 
@@ -165,7 +169,9 @@ def test_mistakes_are_one_sentence(run: Run, cascade_folder: Path, tmp_path: Pat
             run("serve", cascade_folder, *CODE, "--port", port),
             f"'127.0.0.1' port {port} cannot be bound (Address already in use)",
         )
-    refused(run("serve", cascade_folder, *CODE, "--host", "no.such.host.invalid"), "cannot be bound")
+    refused(
+        run("serve", cascade_folder, *CODE, "--host", "no.such.host.invalid"), "cannot be bound"
+    )
     refused(run("serve", cascade_folder, *CODE, "--token-file", tmp_path / "no"), "cannot be read")
     (tmp_path / "empty").write_text("\n")
     refused(run("serve", cascade_folder, *CODE, "--token-file", tmp_path / "empty"), "is empty")
@@ -211,6 +217,8 @@ def test_an_exported_cascade_is_served_without_torch(tmp_path: Path) -> None:
         found = httpx.post(f"{server.url}/classify", files=files).json()["answers"]
         assert [one["prediction"] for one in found] == expected.prediction.tolist()
         assert [one["exit"] for one in found] == expected.exit_names()
-        other = httpx.post(f"{server.url}/classify", files={"i": png(np.zeros((3, 8, 9), np.uint8))})
+        other = httpx.post(
+            f"{server.url}/classify", files={"i": png(np.zeros((3, 8, 9), np.uint8))}
+        )
         assert other.status_code == 400
         assert "images are uint8 (3, 9, 9), found 8 x 9 pixels" in other.json()["error"]

@@ -36,6 +36,7 @@ class ServingApp:
 
     Attributes:
         service: what answers.
+        routes: its routes.
     """
 
     def __init__(self, service: Service) -> None:
@@ -46,15 +47,12 @@ class ServingApp:
             max_held_bytes=settings.max_held_bytes,
             seconds=settings.arrival,
         )
-        self._router = Router(
-            [
-                *open_inference_routes(service, bodies),
-                *service_routes(service, bodies),
-                *guarded(page_routes(service), settings.token),
-            ],
-            redirect_slashes=False,
-            lifespan=self._lifespan,
-        )
+        self.routes = [
+            *open_inference_routes(service, bodies),
+            *service_routes(service, bodies),
+            *guarded(page_routes(service), settings.token),
+        ]
+        self._router = Router(self.routes, redirect_slashes=False, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or go through the life of the app."""

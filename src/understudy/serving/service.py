@@ -94,6 +94,7 @@ class Service:
         self.chosen_by = START
         self.chosen = self.current  # by the operator, whatever the watch has decided since
         self.switches = 0
+        self._restore()
         self.in_flight = 0
         self.ready = True
         self._prefix, self._numbers = secrets.token_hex(6), itertools.count(1)
@@ -338,8 +339,24 @@ class Service:
         return self.watching
 
     def _watching(self) -> Watching | None:
-        watch = watch_of(self.policies, self.settings)
-        return None if watch is None else Watching(watch, self.policies, self._decided)
+        found = watch_of(self.policies, self.settings)
+        if found is None:
+            return None
+        watch, history = found
+        return Watching(watch, self.policies, self._decided, history)
+
+    def _restore(self) -> None:
+        """Go on with the operating point of a watch that was kept over a restart."""
+        if self.watching is None:
+            return
+        point = self.policies.named(self.watching.watch.point)
+        if point is not None and point.name != self.current.name and self.current.name is not None:
+            fallen = self.watching.watch.state.fallen_back
+            self._switch(
+                self.policies.of(point), WATCH if fallen else OPERATOR, reason="kept in --state"
+            )
+            if not fallen:
+                self.chosen = self.current
 
     def _decided(self, decision: Decision) -> None:
         """Carry out a decision of the watch."""
@@ -380,6 +397,8 @@ class Service:
         self.ready = False
         self.inputs.close()
         await asyncio.to_thread(self.executor.close, cancel=True)
+        if self.watching is not None:
+            await asyncio.to_thread(self.watching.close)
 
     async def __aenter__(self) -> Self:
         await self.start()
