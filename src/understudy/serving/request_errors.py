@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from understudy.errors import UnderstudyError
 
 
@@ -14,7 +12,7 @@ class RequestError(UnderstudyError):
     400
     """
 
-    status: ClassVar[int] = 400
+    status: int = 400
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def __init__(
@@ -74,3 +72,9 @@ class UnsupportedMediaType(RequestError):
     """The body is of another type than the route reads."""
 
     status = 415
+
+
+class NotSupported(RequestError):
+    """This server, or this cascade, does not have it."""
+
+    status = 501
