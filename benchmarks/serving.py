@@ -332,8 +332,8 @@ if __name__ == "__main__":
     harness.main(
         measure,
         claim="the server reaches .88 of the executor without HTTP, 1.6 x the large model alone "
-        "and 1.5 x the best rival with 64 clients; under five times its capacity the accepted p99 is "
-        "at most 3 x that at full load, the rest is refused at once and none is lost; each answer "
+        "and 1.5 x the best rival with 64 clients; under five times its capacity the accepted p99 "
+        "is at most 3 x that at full load, the rest is refused at once, none is lost; each answer "
         "is of one policy; kill -9 at random moments loses no history",
         options=_options,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infer_messages import infer_request, outputs_in
+from understudy.runtime.protocol import SampleKind
 from understudy.serving.model_metadata import ImageSpec, images_of, model_metadata
 from understudy.serving.open_inference import (
     HEADER_LENGTH,
@@ -276,6 +278,12 @@ def test_float_images_where_the_cascade_takes_them() -> None:
         images_of(read([b"png"]), spec, max_images=2)
 
 
+def test_images_of_an_unknown_kind_are_left_to_the_models() -> None:
+    spec = ImageSpec.of(object())
+    rows = IMAGES.reshape(2, -1).astype(np.float64)
+    np.testing.assert_array_equal(images_of(read(rows), spec, max_images=2), rows)
+
+
 def test_another_input_is_refused() -> None:
     both = {"inputs": [TENSOR, {**TENSOR, "name": "mask"}]}
     with pytest.raises(ProtocolError, match="found image, mask"):
@@ -283,7 +291,8 @@ def test_another_input_is_refused() -> None:
 
 
 def test_metadata() -> None:
-    found = model_metadata(object(), name="m", version="1", classes=7)
+    cascade = SimpleNamespace(sample_kind=SampleKind("uint8", (3, None, None), resized=True))
+    found = model_metadata(cascade, name="m", version="1", classes=7)
     assert found["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 3, -1, -1]}]
     assert {one["name"]: (one["datatype"], one["shape"]) for one in found["outputs"]} == {
         "prediction": ("INT64", [-1]),

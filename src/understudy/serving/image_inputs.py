@@ -83,11 +83,20 @@ class ImageInputs:
         """
         found = [self._in_thread(self._decode, file) for file in files]
         try:
-            return [await one for one in found]
+            return [await self._at(place, one, len(found)) for place, one in enumerate(found)]
         except BaseException:
             for one in found:
                 one.cancel()
             raise
+
+    async def _at(self, place: int, image: asyncio.Future[Any], count: int) -> Any:
+        """An image; where it is one of several, the error has its place."""
+        try:
+            return await image
+        except RequestError as error:
+            if count == 1:
+                raise
+            raise type(error)(f"image {place}: {error}") from error
 
     def answered(self, image: Any) -> None:
         """Remember that an image of this shape was answered."""

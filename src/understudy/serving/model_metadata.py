@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from understudy import __version__
 from understudy.runtime.metrics import ExecutorStats
+from understudy.runtime.protocol import SampleKind
 from understudy.serving.open_inference import LOGITS, OUTPUTS, InferInput, InferRequest
 from understudy.serving.tensors import BYTES, DATATYPES, Array, ProtocolError, tensor_from_bytes
 
@@ -31,6 +30,7 @@ class ImageSpec:
     Attributes:
         datatype: of the protocol.
         shape: of an image; -1 for any size.
+        known: whether that is known; else the models refuse what they do not take.
         encoded: whether BYTES of encoded images are taken as well.
 
     >>> ImageSpec().metadata()
@@ -39,32 +39,30 @@ class ImageSpec:
 
     datatype: str = "UINT8"
     shape: tuple[int, ...] = (3, ANY, ANY)
+    known: bool = True
     encoded: bool = True
 
     @classmethod
     def of(cls, cascade: Any) -> ImageSpec:
-        """The images of a cascade: those that an exported one was made for, else UINT8 of any size.
-
-        Raises:
-            ProtocolError: images of a dtype that the protocol lacks.
-        """
-        images = getattr(cascade, "images", None)
-        if images is None:
-            return cls()
-        dtype = np.dtype(images.dtype).newbyteorder("<")
-        datatype = next((name for name, one in DATATYPES.items() if one == dtype), None)
-        if datatype is None:
-            raise ProtocolError(f"images have a datatype of the protocol, found {dtype}", 500)
-        return cls(datatype, tuple(images.shape), encoded=datatype == "UINT8")
+        """The images of a cascade, by its `sample_kind`."""
+        kind: SampleKind | None = getattr(cascade, "sample_kind", None)
+        names = {str(dtype): name for name, dtype in DATATYPES.items()}
+        if kind is None or kind.dtype not in names:
+            return cls("FP32", known=False)
+        shape = tuple(ANY if size is None else size for size in kind.shape)
+        return cls(names[kind.dtype], shape, encoded=kind.dtype == "uint8")
 
     def metadata(self) -> dict[str, Any]:
         """The input as the model's metadata have it."""
         return {"name": IMAGE, "datatype": self.datatype, "shape": [ANY, *self.shape]}
 
-    def takes(self, shape: Sequence[int]) -> bool:
-        """Whether a batch of a shape has such images, at least one."""
+    def takes(self, datatype: str, shape: Sequence[int]) -> bool:
+        """Whether a batch of a datatype and shape has such images, at least one."""
+        if not self.known:
+            return datatype != BYTES and len(shape) > 1 and all(size > 0 for size in shape)
         return (
-            len(shape) == len(self.shape) + 1
+            datatype == self.datatype
+            and len(shape) == len(self.shape) + 1
             and all(size > 0 for size in shape)
             and all(want in {ANY, size} for want, size in zip(self.shape, shape[1:], strict=True))
         )
@@ -88,7 +86,7 @@ def images_of(request: InferRequest, spec: ImageSpec, *, max_images: int) -> Arr
     if images.datatype == BYTES and spec.encoded:
         if len(images.shape) != 1 and images.shape[1:] != (1,):
             raise _other(images, "BYTES [-1] of encoded images")
-    elif images.datatype != spec.datatype or not spec.takes(images.shape):
+    elif not spec.takes(images.datatype, images.shape):
         also = ", or BYTES [-1] of encoded images" if spec.encoded else ""
         raise _other(images, f"{spec.datatype} {[ANY, *spec.shape]}{also}")
     _check_count(len(images.data), max_images)

@@ -239,13 +239,20 @@ def open_inference_routes(service: Answering, bodies: Bodies) -> list[Route]:
     }
     infer = Endpoint(protocol.infer)
     unsupported = Endpoint(protocol.unsupported)
-    others = [f"/v2/{name}/{{rest:path}}" for name in UNSUPPORTED]
-    others += [f"/v2/{name}" for name in UNSUPPORTED]
-    others += [f"{one}/{name}" for one in (model, version) for name in UNSUPPORTED_OF_MODEL]
     return [
         *(Route(f"{one}/infer", infer, methods=["POST"]) for one in (model, version)),
         *(Route(path, Endpoint(handler), methods=["GET"]) for path, handler in get.items()),
-        *(Route(path, unsupported, methods=["GET", "POST"]) for path in others),
+        *(Route(path, unsupported, methods=["GET", "POST"]) for path in unsupported_paths()),
+    ]
+
+
+def unsupported_paths() -> list[str]:
+    """The paths of other servers' extensions."""
+    models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+    return [
+        *(f"/v2/{name}" for name in UNSUPPORTED),
+        *(f"/v2/{name}/{{rest:path}}" for name in UNSUPPORTED),
+        *(f"{one}/{name}" for one in models for name in UNSUPPORTED_OF_MODEL),
     ]
 
 

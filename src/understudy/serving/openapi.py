@@ -319,7 +319,9 @@ def _own_paths() -> Json:
             )
         },
         "/watch/reset": {
-            "post": _operation("reset_watch", "Reset the watch", _json(ANYTHING), *bodies, guarded=True)
+            "post": _operation(
+                "reset_watch", "Reset the watch", _json(ANYTHING), *bodies, guarded=True
+            )
         },
         OPENAPI: {"get": _operation("openapi", "This document", _json(ANYTHING))},
     }  # fmt: skip

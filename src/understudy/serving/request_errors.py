@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from understudy.errors import UnderstudyError
 
 
@@ -14,7 +12,7 @@ class RequestError(UnderstudyError):
     400
     """
 
-    status: ClassVar[int] = 400
+    status: int = 400
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def __init__(

@@ -24,7 +24,7 @@ from understudy.runtime.protocol import (
     is_out_of_memory,
 )
 from understudy.serving.image_inputs import ImageInputs
-from understudy.serving.latest_answers import LatestAnswer, LatestAnswers, thumbnail
+from understudy.serving.latest_answers import Array, LatestAnswer, LatestAnswers, thumbnail
 from understudy.serving.model_metadata import InferenceCounts
 from understudy.serving.request_errors import (
     DeadlineExceeded,
@@ -35,7 +35,7 @@ from understudy.serving.request_errors import (
 )
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
-from understudy.serving.traffic import Traffic
+from understudy.serving.traffic import TrafficCounts
 from understudy.serving.watching import FALL_BACK, Watching, watch_of
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Service:
         self.cascade, self.settings = cascade, settings
         self.policies = ServedPolicies(cascade)
         self.classes = class_names_of(cascade)
-        self.traffic = Traffic(len(self.policies.all), cascade.exits)
+        self.traffic = TrafficCounts(len(self.policies.all), cascade.exits)
         self.latest = LatestAnswers(cascade.exits)
         self.inputs = ImageInputs(cascade, settings)
         self.watching = self._watching()
@@ -94,6 +94,7 @@ class Service:
         self.chosen_by = START
         self.chosen = self.current  # by the operator, whatever the watch has decided since
         self.switches = 0
+        self._restore()
         self.in_flight = 0
         self.ready = True
         self._prefix, self._numbers = secrets.token_hex(6), itertools.count(1)
@@ -281,6 +282,11 @@ class Service:
             exits=dict(zip(self.cascade.exits, exits, strict=True)),
         )
 
+    def latest_image(self, request_id: str) -> Array | None:
+        """The image (C, h, w) of a recent request; None where it is no longer kept."""
+        kept = self.latest.find(request_id)
+        return None if kept is None else kept.pixels
+
     def executor_stats(self) -> ExecutorStats:
         """The counts of the executor."""
         return self.executor.stats
@@ -333,8 +339,24 @@ class Service:
         return self.watching
 
     def _watching(self) -> Watching | None:
-        watch = watch_of(self.policies, self.settings)
-        return None if watch is None else Watching(watch, self.policies, self._decided)
+        found = watch_of(self.policies, self.settings)
+        if found is None:
+            return None
+        watch, history = found
+        return Watching(watch, self.policies, self._decided, history)
+
+    def _restore(self) -> None:
+        """Go on with the operating point of a watch that was kept over a restart."""
+        if self.watching is None:
+            return
+        point = self.policies.named(self.watching.watch.point)
+        if point is not None and point.name != self.current.name and self.current.name is not None:
+            fallen = self.watching.watch.state.fallen_back
+            self._switch(
+                self.policies.of(point), WATCH if fallen else OPERATOR, reason="kept in --state"
+            )
+            if not fallen:
+                self.chosen = self.current
 
     def _decided(self, decision: Decision) -> None:
         """Carry out a decision of the watch."""
@@ -375,6 +397,8 @@ class Service:
         self.ready = False
         self.inputs.close()
         await asyncio.to_thread(self.executor.close, cancel=True)
+        if self.watching is not None:
+            await asyncio.to_thread(self.watching.close)
 
     async def __aenter__(self) -> Self:
         await self.start()

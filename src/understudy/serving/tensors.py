@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import UnderstudyError, listed
+from understudy.errors import listed
+from understudy.serving.request_errors import RequestError
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +42,7 @@ _LENGTH = struct.Struct("<I")
 _JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "u": {int}, "i": {int}, "f": {int, float}}
 
 
-class ProtocolError(UnderstudyError):
+class ProtocolError(RequestError):
     """A request that the protocol does not allow, or that this server cannot answer.
 
     Args:
@@ -112,19 +113,25 @@ def tensor_from_json(
         return _texts(values, base64=base64)
     if datatype == "FP16":
         raise ProtocolError("FP16 has no values in JSON, found `data`: send it as binary data")
-    dtype = DATATYPES[datatype]
-    kinds = set(map(type, values))
-    if not kinds <= _JSON_TYPES[dtype.kind]:
-        found = listed(sorted(kind.__name__ for kind in kinds))
-        raise ProtocolError(f"the data of a {datatype} tensor are its values, found {found}")
     try:
-        with np.errstate(over="raise"):
-            wide = np.float64 if dtype.kind == "f" else dtype
-            return _shaped(np.array(values, wide).astype(dtype, copy=False), shape)
-    except (OverflowError, FloatingPointError):
+        numbers = _numbers(values, DATATYPES[datatype])
+    except (OverflowError, FloatingPointError, TypeError, ValueError):
+        kinds = listed(sorted({type(one).__name__ for one in values}))
         raise ProtocolError(
-            f"the data of a {datatype} tensor fit it, found a number too large"
+            f"the data of a {datatype} tensor are numbers that it holds, found {kinds}"
         ) from None
+    return _shaped(numbers, shape)
+
+
+def _numbers(values: list[Any], dtype: np.dtype[Any]) -> Array:
+    """The numbers of a list, refused where they are no numbers of a dtype."""
+    if dtype == np.uint8:  # three times as fast
+        return np.frombuffer(bytes(values), np.uint8)
+    if not set(map(type, values)) <= _JSON_TYPES[dtype.kind]:
+        raise TypeError
+    with np.errstate(over="raise"):
+        wide = np.float64 if dtype.kind == "f" else dtype
+        return np.array(values, wide).astype(dtype, copy=False)
 
 
 def tensor_from_bytes(datatype: str, shape: tuple[int, ...], data: memoryview) -> Tensor:
@@ -175,7 +182,7 @@ def _flat(data: object, shape: tuple[int, ...]) -> list[Any]:
     if not isinstance(data, list):
         raise ProtocolError(f"the data of a tensor are a list, found {_kind(data)}")
     values: list[Any] = data
-    if any(type(one) is list for one in values):
+    if values and type(values[0]) is list:
         for depth, size in enumerate(shape):
             if depth and not all(type(one) is list and len(one) == size for one in values):
                 raise _other_size(shape)

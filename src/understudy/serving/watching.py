@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from understudy.errors import PolicyError, UnderstudyError
 from understudy.monitoring.decisions import Decision
+from understudy.monitoring.history import History
 from understudy.monitoring.settings import WatchSettings
 from understudy.monitoring.watch import Feedback, ShadowTicket, Watch
+from understudy.monitoring.watched_points import watched_points
 from understudy.operating_point import REFERENCE
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import Answer, StageRunner
@@ -26,8 +28,15 @@ RAISED_SHARE = 0.5
 """The share of the requests that is shadowed after a warning, where any is."""
 
 
-def watch_of(policies: ServedPolicies, settings: ServingSettings) -> Watch | None:
-    """A watch of the operating points; None, and a line in the log, where there can be none."""
+def watch_of(
+    policies: ServedPolicies, settings: ServingSettings
+) -> tuple[Watch, History | None] | None:
+    """A watch of the operating points, and the file that keeps it; None, and a line in the log,
+    where there can be none.
+
+    Raises:
+        UnderstudyError: the file cannot be written, or is of another cascade or another server.
+    """
     share = settings.shadow
     chosen = WatchSettings(
         alpha=settings.alpha, share=share, raised_share=max(share, RAISED_SHARE) if share else 0.0
@@ -37,10 +46,20 @@ def watch_of(policies: ServedPolicies, settings: ServingSettings) -> Watch | Non
             raise PolicyError(
                 "a watch compares certified operating points, found none beside the reference"
             )
-        return Watch.of(policies.points, chosen, point=policies.first.name or REFERENCE)
+        first = policies.first.name or REFERENCE
+        if settings.state is None:
+            logger.info("watch is kept in memory", extra={"way_out": "--state FILE"})
+            return Watch.of(policies.points, chosen, point=first), None
+        watched_points(policies.points)
     except PolicyError as error:
         logger.warning("no watch", extra={"reason": str(error)})
         return None
+    history = History(settings.state)
+    try:
+        return history.watch(policies.points, chosen, point=first), history
+    except BaseException:
+        history.close()
+        raise
 
 
 class Watching:
@@ -50,15 +69,20 @@ class Watching:
         watch: what decides.
         policies: those of the service.
         decided: is called in the event loop with each decision.
+        history: the file that keeps the watch, if any.
 
     Attributes:
         shadows: how many shadows were answered, by the reference itself or besides, and dropped.
     """
 
     def __init__(
-        self, watch: Watch, policies: ServedPolicies, decided: Callable[[Decision], None]
+        self,
+        watch: Watch,
+        policies: ServedPolicies,
+        decided: Callable[[Decision], None],
+        history: History | None = None,
     ) -> None:
-        self.watch = watch
+        self.watch, self._history = watch, history
         self.shadows = {"answered": 0, "dropped": 0}
         self._decided = decided
         self._points = {id(one.runners): one for one in policies.all if one.name is not None}
@@ -130,6 +154,13 @@ class Watching:
         found = self.watch.feedback(labels)
         self._carry_out(found.decisions)
         return found
+
+    def close(self) -> None:
+        """Keep what is known, and give up shadows in flight."""
+        for task in self._tasks:
+            task.cancel()
+        if self._history is not None:
+            self._history.close()
 
     async def _shadow(
         self, ticket: ShadowTicket, prediction: int, image: Any, executor: Executor
