@@ -162,7 +162,7 @@ ORDER = {
     ),
     "monitoring": (
         "settings decisions watched_points shift_test promise watch_state events answer_log "
-        "snapshot watch"
+        "snapshot watch event_codec history_file history"
     ),
     "graph": "model_output capture liveness partition batch_norm_folding",
     "nn": (
@@ -187,9 +187,9 @@ ORDER = {
     "reproduction": "papers workload settings record procedures run",
     "serving": (
         "request_errors tensors open_inference model_metadata content_encoding bodies openapi "
-        "open_inference_routes settings traffic served_policies latest_answers "
-        "image_inputs watching service service_status request_guard classify page_routes routes "
-        "service_metrics asgi request_log server"
+        "open_inference_routes settings traffic served_policies latest_answers image_inputs "
+        "watching service service_status request_guard classify service_metrics page_routes routes "
+        "asgi request_log server"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

@@ -32,7 +32,7 @@ from understudy.json_codec import Stored, stored
 Floats = npt.NDArray[np.float64]
 _BOLDEST = 0.5
 _PRIOR = 0.25
-_BLOCK = 8  # samples between two jumps
+_BLOCK = 16  # samples between two jumps
 _CHUNK = 64  # samples between two rescalings
 _RATES = 10.0 ** -np.arange(2, 10)
 _KEPT = ((1 - _RATES) ** _BLOCK)[:, None]  # the share of a bet's capital that does not jump
@@ -181,7 +181,7 @@ class JumpingCapital(Stored, what="a capital", error=PolicyError):
 
     Attributes:
         weights: the share of the capital by rate of jumping and bet, (R, M); they sum to 1.
-        held: the samples since the last jump, which come at every eighth sample.
+        held: the samples since the last jump, which come at every sixteenth sample.
         log: the natural logarithm of the capital.
 
     >>> even = JumpingCapital.over(2)

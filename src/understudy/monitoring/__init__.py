@@ -4,9 +4,11 @@ from understudy.lazy_imports import lazy_names
 
 _MODULES = {
     "Decision": "understudy.monitoring.decisions",
+    "History": "understudy.monitoring.history",
     "ShadowTicket": "understudy.monitoring.watch",
     "Watch": "understudy.monitoring.watch",
     "WatchSettings": "understudy.monitoring.settings",
+    "replay": "understudy.monitoring.history",
     "watched_points": "understudy.monitoring.watched_points",
 }
 

@@ -81,3 +81,8 @@ class WatchReset(NamedTuple):
 
 
 Event = Observed | Shadowed | Labelled | PointChosen | WatchReset
+
+
+def row_count(event: Event) -> int:
+    """How many rows an event is of."""
+    return len(event.cells) if isinstance(event, Observed) else 1

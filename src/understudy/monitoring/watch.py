@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,23 @@ class Feedback:
     decisions: tuple[Decision, ...] = field(default=())
 
 
+class Recorded(NamedTuple):
+    """What has happened to a watch since the last time.
+
+    Attributes:
+        before, after: its state before and after.
+        events: what happened.
+        decisions: what was decided.
+        answers: those that are to be kept.
+    """
+
+    before: WatchState
+    after: WatchState
+    events: list[Event]
+    decisions: list[Decision]
+    answers: dict[str, LoggedAnswer]
+
+
 class Watch:
     """Watches a cascade that runs; its methods may be called from any thread.
 
@@ -110,7 +127,7 @@ class Watch:
         self._tickets = 0
         self._next = 0  # the ticket that is judged next
         self._ended: dict[int, Shadowed | None] = {}
-        self._events: list[Event] | None = None
+        self._recorded: Recorded | None = None
         self._lock = Lock()
         self._series = Series()
 
@@ -278,13 +295,27 @@ class Watch:
             state, decisions = self._state, tuple(self._decisions)
             return snapshot_of(state, decisions, self._series)
 
+    def record(self) -> None:
+        """Remember from now on what happens, for `taken`."""
+        with self._lock:
+            self._recorded = Recorded(self._state, self._state, [], [], {})
+
+    def taken(self, answers: Callable[[], dict[str, LoggedAnswer]]) -> Recorded:
+        """What has happened since `record` or the last call, with the answers at this moment."""
+        with self._lock:
+            found = self._recorded or Recorded(self._state, self._state, [], [], {})
+            self._recorded = Recorded(self._state, self._state, [], [], {})
+            return found._replace(after=self._state, answers=answers())
+
     def _after(self, event: Event) -> tuple[Decision, ...]:
         self._state, decision = event.apply(self._state)
-        if self._events is not None:
-            self._events.append(event)
+        if self._recorded is not None:
+            self._recorded.events.append(event)
         self._series.note(event.time, self._state)
         if decision is None:
             return ()
+        if self._recorded is not None:
+            self._recorded.decisions.append(decision)
         self._decisions.append(decision)
         return (decision,)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,8 +20,9 @@ from understudy.serving.open_inference_routes import (
     error_reply,
     open_inference_routes,
 )
+from understudy.serving.page_routes import page_routes
 from understudy.serving.request_errors import NotFound, RequestError, StageError, WrongMethod
-from understudy.serving.routes import service_routes
+from understudy.serving.routes import guarded, service_routes
 from understudy.serving.service import Service
 from understudy.serving.settings import ServingSettings
 
@@ -44,7 +47,11 @@ class ServingApp:
             max_held_bytes=settings.max_held_bytes,
             seconds=settings.arrival,
         )
-        self.routes = [*open_inference_routes(service, bodies), *service_routes(service, bodies)]
+        self.routes = [
+            *open_inference_routes(service, bodies),
+            *service_routes(service, bodies),
+            *guarded(page_routes(service), settings.token),
+        ]
         self._router = Router(self.routes, redirect_slashes=False, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,13 +62,12 @@ class ServingApp:
         # errors come to this app alone, also where it is mounted in another
         scope["app"], scope["starlette.exception_handlers"] = self, ({}, {})
         scope[REQUEST_ID] = number = self.service.new_id()
-        own, begun = (_HEADER, number.encode()), False
+        own, status, begun = (_HEADER, number.encode()), 0, time.monotonic()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal begun
+            nonlocal status
             if message["type"] == "http.response.start":
-                begun = True
-                headers = message["headers"]
+                status, headers = message["status"], message["headers"]
                 if not any(name == _HEADER for name, _ in headers):
                     message["headers"] = [*headers, own]
             await send(message)
@@ -69,7 +75,7 @@ class ServingApp:
         try:
             await self._router(scope, receive, send_with_id)
         except Exception as error:
-            if begun:
+            if status:
                 raise
             reply = self._reply_to(error, scope)
 
@@ -77,6 +83,10 @@ class ServingApp:
                 return reply
 
             await Endpoint(failed)(scope, receive, send_with_id)
+        finally:
+            share = self.service.settings.logged
+            if share and random.random() < share:
+                _log(scope, status, time.monotonic() - begun)
 
     def _reply_to(self, error: Exception, scope: Scope) -> Reply:
         """What a client is told of an error that is not its own."""
@@ -115,3 +125,17 @@ def _http_error(error: HTTPException, scope: Scope) -> RequestError:
             headers=((b"allow", allowed.encode()),),
         )
     return NotFound(f"there is no such path, found {scope['path'][:200]!r}")
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    """One line about a request; without its query and headers, which may hold secrets."""
+    logger.info(
+        "request",
+        extra={
+            "request_id": scope[REQUEST_ID],
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "seconds": round(seconds, 6),
+        },
+    )

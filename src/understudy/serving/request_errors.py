@@ -72,3 +72,9 @@ class UnsupportedMediaType(RequestError):
     """The body is of another type than the route reads."""
 
     status = 415
+
+
+class NotSupported(RequestError):
+    """This server, or this cascade, does not have it."""
+
+    status = 501

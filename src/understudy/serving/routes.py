@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 from starlette.datastructures import Headers
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from understudy.errors import PolicyError
-from understudy.serving.bodies import Bodies, Receive, Scope, unless_gone
+from understudy.serving.bodies import Bodies, Receive, Scope, Send, unless_gone
 from understudy.serving.classify import described, files_in
 from understudy.serving.open_inference_routes import REQUEST_ID, Endpoint, Reply
 from understudy.serving.request_errors import RequestError
 from understudy.serving.request_guard import check_allowed, check_json
 from understudy.serving.service import Service
+from understudy.serving.service_metrics import CONTENT_TYPE, ServiceMetrics
 from understudy.serving.service_status import operating_points, status
+
+MOST_LABELS = 10_000
+"""Labels in a request."""
+
+MOST_CLASSES = 2**31
+"""Numbers of classes, where it is not known how many there are."""
+
+IMAGES = "/latest/"
+"""Where the images of requests are shown."""
+
+SHOWN = 100
+"""Ids that a reply names."""
 
 _NO_STORE = {"cache-control": "no-store"}
 
@@ -30,6 +45,7 @@ class ServiceRoutes:
 
     def __init__(self, service: Service, bodies: Bodies) -> None:
         self.service, self.bodies = service, bodies
+        self._metrics = ServiceMetrics(service)
 
     async def classify(self, scope: Scope, receive: Receive) -> Reply:
         """POST /classify."""
@@ -65,6 +81,35 @@ class ServiceRoutes:
             raise RequestError(str(error)) from error
         return json_reply(operating_points(self.service), _NO_STORE)
 
+    async def feedback(self, scope: Scope, receive: Receive) -> Reply:
+        """POST /feedback."""
+        labels = labels_in(await self._change(scope, receive), self.service.classes)
+        found = self.service.watched().feedback(labels)
+        return json_reply(
+            {
+                "counted": found.counted,
+                "repeated": found.repeated,
+                "unknown": found.unknown[:SHOWN],
+                "unknown_count": len(found.unknown),
+            }
+        )
+
+    async def reset_watch(self, scope: Scope, receive: Receive) -> Reply:
+        """POST /watch/reset."""
+        wish = await self._change(scope, receive)
+        if not (isinstance(wish, dict) and wish.keys() <= {"to_traffic"}) or not isinstance(
+            wish.get("to_traffic", False), bool
+        ):
+            raise RequestError(
+                f'a reset is {{}} or {{"to_traffic": true}}, found {str(wish)[:80]!r}'
+            )
+        self.service.reset_watch(to_traffic=wish.get("to_traffic", False))
+        return json_reply(self.service.watched().watch.snapshot())
+
+    async def metrics(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
+        """GET /metrics."""
+        return Reply(self._metrics.text(), {"content-type": CONTENT_TYPE})
+
     async def _change(self, scope: Scope, receive: Receive) -> Any:
         """The JSON of a request that changes something, if it may."""
         check_allowed(scope, self.service.settings.token)
@@ -84,8 +129,61 @@ def service_routes(service: Service, bodies: Bodies) -> list[Route]:
         ("GET", "/status", own.status),
         ("GET", "/operating-point", own.operating_point),
         ("PUT", "/operating-point", own.set_operating_point),
+        ("POST", "/feedback", own.feedback),
+        ("POST", "/watch/reset", own.reset_watch),
+        ("GET", "/metrics", own.metrics),
     )
     return [Route(path, Endpoint(handler), methods=[method]) for method, path, handler in table]
+
+
+def guarded(routes: Iterable[Route], token: str | None) -> list[Route]:
+    """Routes of which those of images need the token, as changes do."""
+    return [
+        Route(one.path, _Guarded(one.app, token)) if one.path.startswith(IMAGES) else one
+        for one in routes
+    ]
+
+
+class _Guarded:
+    """An ASGI app for those who may change something."""
+
+    def __init__(self, inner: ASGIApp, token: str | None) -> None:
+        self._inner, self._token = inner, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        check_allowed(scope, self._token)
+        await self._inner(scope, receive, send)
+
+
+def labels_in(value: Any, classes: Sequence[str] | None) -> list[tuple[str, int]]:
+    """The ids and labels of `/feedback`; a label is a class, by number or by name.
+
+    >>> labels_in([{"request_id": "a-1", "label": "dog"}], ["cat", "dog"])
+    [('a-1', 1)]
+
+    Raises:
+        RequestError: anything else.
+    """
+    if not isinstance(value, list) or len(value) > MOST_LABELS:
+        raise RequestError(
+            f"labels are a list of at most {MOST_LABELS:,} objects, found "
+            f"{len(value) if isinstance(value, list) else type(value).__name__}"
+        )
+    numbers = {name: number for number, name in enumerate(classes or ())}
+    return [_label_in(one, numbers) for one in value]
+
+
+def _label_in(value: Any, numbers: Mapping[str, int]) -> tuple[str, int]:
+    request_id = value.get("request_id") if isinstance(value, dict) else None
+    label = value.get("label") if isinstance(value, dict) else None
+    number = numbers.get(label, -1) if isinstance(label, str) else label
+    most = len(numbers) or MOST_CLASSES
+    if not isinstance(request_id, str) or type(number) is not int or not 0 <= number < most:
+        raise RequestError(
+            'a label is an object such as {"request_id": "…", "label": 3} with a class of the '
+            f"cascade, found {str(value)[:80]!r}"
+        )
+    return request_id, number
 
 
 def request_id_of(scope: Scope) -> str:

@@ -32,6 +32,9 @@ MAX_HEADERS = 2**16
 ARRIVAL = 30.0
 """Seconds in which a request has to arrive, headers and body."""
 
+LINGER = 2.0
+"""Seconds that a refused connection stays open, so that the client can read why."""
+
 KEEP_ALIVE = 75
 """Seconds that a connection stays open without a request: longer than those of common proxies,
 which would otherwise send a request as it closes."""
@@ -49,7 +52,7 @@ class LimitedProtocol(HttpToolsProtocol):
     and there are so many connections. Errors are JSON, like all others."""
 
     _arriving: asyncio.TimerHandle | None = None
-    _partial = _in_headers = False
+    _partial = _in_headers = _refused = False
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -67,7 +70,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse some bytes of a request."""
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         super().data_received(data)
         if self._partial:
@@ -101,13 +104,18 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refuse(400, f"a request is HTTP/1.1, found another ({msg.rstrip('.').lower()})")
 
     def _refuse(self, status: int, message: str) -> None:
+        """Send an error, and end the connection once the client has read it."""
         body = orjson.dumps({"error": message})
         head = (
             b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
             + str(len(body)).encode()
         )
+        self._refused = True
         self.transport.write(STATUS_LINE[status] + head + b"\r\n\r\n" + body)
-        self.transport.close()
+        if self.transport.can_write_eof():  # to close would drop what was not read yet, and more
+            self.transport.write_eof()
+        self._arrived()
+        self._arriving = self.loop.call_later(LINGER, self.transport.abort)
 
     def _arrived(self) -> None:
         if self._arriving is not None:
@@ -115,7 +123,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._arriving = None
 
     def _late(self) -> None:
-        if not self.transport.is_closing():
+        if self.cycle is not None and self.cycle.response_started:
+            self.transport.abort()  # the rest of a body that was refused
+        else:
             self._refuse(408, f"a request arrives within {ARRIVAL:g} s, found a part of one")
 
 

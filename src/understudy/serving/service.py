@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from understudy.errors import DataError
+from understudy.monitoring.decisions import Decision
+from understudy.policy import Policy
 from understudy.runtime.executor import Executor
 from understudy.runtime.metrics import ExecutorStats
 from understudy.runtime.protocol import (
@@ -22,12 +24,19 @@ from understudy.runtime.protocol import (
     is_out_of_memory,
 )
 from understudy.serving.image_inputs import ImageInputs
-from understudy.serving.latest_answers import LatestAnswer, LatestAnswers, thumbnail
+from understudy.serving.latest_answers import Array, LatestAnswer, LatestAnswers, thumbnail
 from understudy.serving.model_metadata import InferenceCounts
-from understudy.serving.request_errors import DeadlineExceeded, QueueFull, RequestError, StageError
+from understudy.serving.request_errors import (
+    DeadlineExceeded,
+    NotSupported,
+    QueueFull,
+    RequestError,
+    StageError,
+)
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
-from understudy.serving.traffic import Traffic
+from understudy.serving.traffic import TrafficCounts
+from understudy.serving.watching import FALL_BACK, Watching, watch_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +80,21 @@ class Service:
         self.cascade, self.settings = cascade, settings
         self.policies = ServedPolicies(cascade)
         self.classes = class_names_of(cascade)
-        self.traffic = Traffic(len(self.policies.all), cascade.exits)
+        self.traffic = TrafficCounts(len(self.policies.all), cascade.exits)
         self.latest = LatestAnswers(cascade.exits)
         self.inputs = ImageInputs(cascade, settings)
-        self.executor = Executor(cascade, max_waiting=settings.max_queue)
+        self.watching = self._watching()
+        self.executor = Executor(
+            cascade,
+            max_waiting=settings.max_queue,
+            max_background=settings.max_queue,
+            observer=None if self.watching is None else self.watching.observe,
+        )
         self.current = self.policies.first
         self.chosen_by = START
+        self.chosen = self.current  # by the operator, whatever the watch has decided since
+        self.switches = 0
+        self._restore()
         self.in_flight = 0
         self.ready = True
         self._prefix, self._numbers = secrets.token_hex(6), itertools.count(1)
@@ -198,17 +216,31 @@ class Service:
         return [task.result() for task in tasks]
 
     async def _answer(self, image: Any, policy: ServedPolicy, number: str, logits: bool) -> Served:
+        watching, ticket = self.watching, None
+        if watching is not None:
+            full = self.in_flight >= self.settings.max_queue
+            ticket = watching.draw(number, policy, full=full)
         try:
-            answer = await self.executor.answer(image, runners=policy.runners, logits=logits)
+            answer = await self._executed(image, policy, logits)
+        except BaseException:
+            if watching is not None and ticket is not None:
+                watching.lost(ticket)
+            raise
+        served = Served(answer, number, policy.name, policy.costs.get(answer.exit), self.classes)
+        self._count(image, served, policy)
+        if watching is not None:
+            watching.answered(number, policy, answer, ticket, image=image, executor=self.executor)
+        return served
+
+    async def _executed(self, image: Any, policy: ServedPolicy, logits: bool) -> Answer:
+        try:
+            return await self.executor.answer(image, runners=policy.runners, logits=logits)
         except DataError as error:
             raise RequestError(str(error)) from error
         except RequestFailed as error:
             raise self._blamed(error, image) from error
         except ExecutorClosed as error:
             raise QueueFull("a server that stops answers no more, found it stopping") from error
-        served = Served(answer, number, policy.name, policy.costs.get(answer.exit), self.classes)
-        self._count(image, served, policy)
-        return served
 
     def _blamed(self, error: RequestFailed, image: Any) -> RequestError:
         """Whose fault it is: the input's where a stage raised on what only it can check."""
@@ -250,34 +282,101 @@ class Service:
             exits=dict(zip(self.cascade.exits, exits, strict=True)),
         )
 
+    def latest_image(self, request_id: str) -> Array | None:
+        """The image (C, h, w) of a recent request; None where it is no longer kept."""
+        kept = self.latest.find(request_id)
+        return None if kept is None else kept.pixels
+
     def executor_stats(self) -> ExecutorStats:
         """The counts of the executor."""
         return self.executor.stats
 
     # The operating point.
 
-    def set_operating_point(self, wish: Mapping[str, Any], *, by: str = OPERATOR) -> ServedPolicy:
+    def set_operating_point(self, wish: Mapping[str, Any]) -> ServedPolicy:
         """Answer requests from now on by the certified point of a name, within a drop or a cost.
 
         Args:
             wish: one of `name`, `max_drop` (points) and `cost`.
-            by: who chose it.
 
         Raises:
             PolicyError: no point fits, or not exactly one is given.
         """
-        before, self.current = self.current, self.policies.selected(wish)
-        self.chosen_by = by
+        policy = self.policies.selected(wish)
+        self._switch(policy, OPERATOR, reason="chosen")
+        self.chosen = policy
+        if self.watching is not None and policy.name is not None:
+            self.watching.watch.choose_point(policy.name)
+        return policy
+
+    def reset_watch(self, *, to_traffic: bool = False) -> None:
+        """Watch from now on as if nothing had been seen, and go back to what was chosen before the
+        watch fell back.
+
+        Args:
+            to_traffic: compare with the traffic since the warning, because it is in order.
+
+        Raises:
+            NotSupported: there is no watch.
+        """
+        watching = self.watched()
+        if self.chosen is not self.current:
+            self._switch(self.chosen, OPERATOR, reason="reset")
+        watching.watch.reset(point=self.current.name, to_traffic=to_traffic)
+        logger.info("watch reset", extra={"to_traffic": to_traffic})
+
+    def watched(self) -> Watching:
+        """The watch.
+
+        Raises:
+            NotSupported: there is none.
+        """
+        if self.watching is None:
+            raise NotSupported(
+                "a watch compares certified operating points with what was normal of them, found "
+                "none that knows it: search and build again with this version"
+            )
+        return self.watching
+
+    def _watching(self) -> Watching | None:
+        found = watch_of(self.policies, self.settings)
+        if found is None:
+            return None
+        watch, history = found
+        return Watching(watch, self.policies, self._decided, history)
+
+    def _restore(self) -> None:
+        """Go on with the operating point of a watch that was kept over a restart."""
+        if self.watching is None:
+            return
+        point = self.policies.named(self.watching.watch.point)
+        if point is not None and point.name != self.current.name and self.current.name is not None:
+            fallen = self.watching.watch.state.fallen_back
+            self._switch(
+                self.policies.of(point), WATCH if fallen else OPERATOR, reason="kept in --state"
+            )
+            if not fallen:
+                self.chosen = self.current
+
+    def _decided(self, decision: Decision) -> None:
+        """Carry out a decision of the watch."""
+        logger.warning("watch", extra={"decision": decision.to_dict()})
+        point = self.policies.named(decision.after)
+        if decision.kind == FALL_BACK and point is not None:
+            self._switch(self.policies.of(point), WATCH, reason=decision.reason)
+
+    def _switch(self, policy: ServedPolicy, by: str, *, reason: str) -> None:
+        before, self.current, self.chosen_by = self.current, policy, by
+        self.switches += 1
         logger.info(
             "operating point",
-            extra={"from": before.name, "to": self.current.name, "chosen_by": by},
+            extra={"from": before.name, "to": policy.name, "chosen_by": by, "reason": reason},
         )
-        return self.current
 
     # The life of a service.
 
     async def start(self) -> None:
-        """Answer an image of zeros by every policy, where it is known what images are.
+        """Answer an image of zeros by every exit, where it is known what images are.
 
         Raises:
             StageError: a model cannot answer it.
@@ -285,18 +384,21 @@ class Service:
         image = self.inputs.example()
         if image is None:
             return
-        for policy in self.policies.all:
-            for runner in policy.runners:
-                try:
-                    await self.executor.answer(image, runners=(runner,))
-                except RequestFailed as error:
-                    raise StageError(str(error)) from error
+        exits = dict.fromkeys(name for one in self.policies.all for name in one.policy.exits)
+        for name in exits:
+            runners = self.cascade.runners_of(Policy.single(name))
+            try:
+                await self.executor.answer(image, runners=runners, background=True)
+            except RequestFailed as error:
+                raise StageError(str(error)) from error
 
     async def close(self) -> None:
         """Refuse requests, and give up those in flight."""
         self.ready = False
         self.inputs.close()
         await asyncio.to_thread(self.executor.close, cancel=True)
+        if self.watching is not None:
+            await asyncio.to_thread(self.watching.close)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -46,7 +46,8 @@ def status(service: Service) -> dict[str, Any]:
         "money": _money(service, found),
         "latency": {"p50": p50, "p95": p95, "p99": p99},
         "series": traffic.series(),
-        "watch": None,
+        "watch": None if service.watching is None else service.watching.watch.snapshot(),
+        "shadows": None if service.watching is None else service.watching.shadows,
         "latest": [
             {
                 "request_id": one.request_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from understudy.errors import DataError
 from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
@@ -32,6 +33,7 @@ class ServingSettings:
         price: what the reference's answers to 1,000 images cost, in any currency.
         shadow: the share of requests that the reference answers as well, from 0 to 1.
         alpha: the chance of a false alarm of the watch.
+        state: the file in which the watch is kept over restarts; None forgets it.
         logged: the share of requests that is logged, from 0 to 1.
 
     >>> ServingSettings(name="digits").max_queue
@@ -54,6 +56,7 @@ class ServingSettings:
     price: float | None = None
     shadow: float = 0.05
     alpha: float = 0.01
+    state: Path | None = None
     logged: float = 0.0
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ class _Second:
     reference: float = 0.0
 
 
-class Traffic:
+class TrafficCounts:
     """Counts of requests and of the images in them. Not for several threads.
 
     Args:
@@ -65,7 +65,7 @@ class Traffic:
         exits: the names of the exits.
         clock: seconds since any moment.
 
-    >>> traffic = Traffic(1, ["tiny", "big"], clock=lambda: 0.0)
+    >>> traffic = TrafficCounts(1, ["tiny", "big"], clock=lambda: 0.0)
     >>> traffic.answer(0, 1, cost=9.0, reference=9.0)
     >>> traffic.done(0.02)
     >>> traffic.answered.tolist(), traffic.requests
@@ -78,7 +78,6 @@ class Traffic:
         self.exits = tuple(exits)
         self.requests = 0
         self.failures = dict.fromkeys(_FAILURES, 0)
-        self.shadows = {"answered": 0, "dropped": 0}
         self.seconds_total = 0.0
         self._clock = clock
         self._since_epoch = time.time() - clock()

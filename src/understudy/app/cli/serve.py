@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,9 @@ from understudy.display import percent
 from understudy.written_places import check_runnable
 
 if TYPE_CHECKING:
+    from understudy.serving.asgi import ServingApp
     from understudy.serving.service import Service
+    from understudy.serving.settings import ServingSettings
 
 TOKEN = "UNDERSTUDY_TOKEN"
 MOST_QUEUED = 10**6  # images in flight
@@ -56,6 +60,23 @@ def serve(
             "PRICE", "What 1,000 answers of the large model cost, in any currency: shows money."
         ),
     ] = None,
+    shadow: Annotated[
+        float,
+        options.option(
+            "SHARE", "The share of requests that the large model answers too, to compare; 0 to 1."
+        ),
+    ] = 0.05,
+    alpha: Annotated[
+        float, options.option("CHANCE", "The chance of a false alarm of the watch.")
+    ] = 0.01,
+    state: Annotated[
+        Path | None,
+        options.option(
+            "FILE",
+            "Keep what the watch has seen in this file, over restarts. [dim]Default: it is "
+            "forgotten when the server ends.[/]",
+        ),
+    ] = None,
     log_share: Annotated[
         float, options.option("SHARE", "The share of requests that is logged, from 0 to 1.")
     ] = 0.0,
@@ -66,9 +87,6 @@ def serve(
     """Serve a cascade over HTTP: the Open Inference Protocol, image files, and a page."""
     check_runnable(cascade)
     with terminal.progress("models"):
-        from understudy.app.run_cascade import load_runnable, orientation_of, setting_warnings
-        from understudy.serving.asgi import app
-        from understudy.serving.request_log import log_json
         from understudy.serving.server import DrainingServer, listening_socket, url_of
         from understudy.serving.settings import ServingSettings
 
@@ -76,30 +94,59 @@ def serve(
             name=name or cascade.resolve().name,
             max_queue=max_queue,
             deadline=deadline,
-            orientation=orientation_of(cascade),
             token=_token(token_file),
             price=price,
+            shadow=shadow,
+            alpha=alpha,
+            state=state,
             logged=log_share,
         )
-        listener = listening_socket(host, port)
-        loaded = load_runnable(cascade, device, allow_code=allow_code or ())
+    with listening_socket(host, port) as listener:
+        served = _app(cascade, settings, device, allow_code or (), max_drop)
+        url = url_of(listener, host)
+        facts, view = _facts(served.service, url), _view(served.service, url)
+        _warn(host, settings)
+
+        def show() -> None:
+            terminal.answer(view, facts, as_json=as_json)
+
+        DrainingServer(served, listener, show).serve_until_stopped()
+
+
+def _app(
+    cascade: Path,
+    settings: ServingSettings,
+    device: str | None,
+    allow_code: Sequence[str],
+    max_drop: float | None,
+) -> ServingApp:
+    """The app for a cascade on disk; what is noted from now on is JSON."""
+    with terminal.progress("models"):
+        from understudy.app.run_cascade import load_runnable, orientation_of, setting_warnings
+        from understudy.serving.asgi import app
+        from understudy.serving.request_log import log_json
+
+        loaded = load_runnable(cascade, device, allow_code=allow_code)
         if max_drop is not None:
             loaded.set_operating_point(max_drop=max_drop)
-        served = app(loaded, settings=settings)
-    for message in setting_warnings(cascade, loaded):
+        warnings = setting_warnings(cascade, loaded)
+        settings = replace(settings, orientation=orientation_of(cascade))
+    for message in warnings:
         terminal.note(message)
-    if settings.token is None and not _is_loopback(host):
+    log_json()
+    return app(loaded, settings=settings)
+
+
+def _warn(host: str, settings: ServingSettings) -> None:
+    """Say who may change what, where other machines reach the server."""
+    from understudy.serving.request_guard import is_loopback
+
+    if settings.token is None and not is_loopback(host):
         terminal.note(
             f"{host} is reached from other machines, and no token is set: everybody who reaches it "
             f"may change the operating point; set {TOKEN} or --token-file",
             style="yellow",
         )
-    log_json()
-    url = url_of(listener, host)
-    facts = _facts(served.service, url)
-    view = _view(served.service, url)
-    server = DrainingServer(served, listener, lambda: terminal.answer(view, facts, as_json=as_json))
-    server.serve_until_stopped()
 
 
 def _token(file: Path | None) -> str | None:
@@ -119,12 +166,6 @@ def _token(file: Path | None) -> str | None:
             f"--token-file names a file with the token, {str(file)!r} is empty: write it there"
         )
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    from understudy.serving.request_guard import is_loopback
-
-    return is_loopback(host)
 
 
 def _facts(service: Service, url: str) -> dict[str, Any]:

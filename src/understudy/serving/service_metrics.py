@@ -1,0 +1,178 @@
+"""Metrics of Prometheus, made from the counts of a service when they are asked for.
+
+Names and units follow Prometheus: seconds, `_total` for what only rises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from understudy.serving.service import Service
+from understudy.serving.service_status import savings
+from understudy.serving.traffic import EDGES, LATENCY_BUCKETS
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_REASONS = {
+    "rejected": "REJECTED",
+    "late": "DEADLINE",
+    "failed": "BACKEND",
+    "cancelled": "CANCELED",
+}
+_STAGE_COUNTS = (
+    ("rows", "Rows that a stage has run on"),
+    ("batches", "Batches that a stage has run on"),
+    ("seconds", "Seconds that a stage has computed"),
+    ("nan", "Rows whose logits were NaN"),
+    ("failed", "Rows that a stage left without an answer"),
+    ("out_of_memory", "Batches that were halved because memory ran out"),
+)
+
+
+class ServiceMetrics:
+    """The metrics of one service, in a registry of their own.
+
+    Args:
+        service: what is measured.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_ServiceCollector(service))
+
+    def text(self) -> bytes:
+        """All metrics in the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+
+class _ServiceCollector(Collector):
+    """Counts nothing itself, so that a request costs nothing for it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def describe(self) -> Iterable[Metric]:
+        """None: the names are found when they are asked for."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        yield from self._requests()
+        yield from self._exits()
+        yield from self._points()
+        yield from self._watch()
+
+    def _requests(self) -> Iterator[Metric]:
+        service, traffic = self._service, self._service.traffic
+        model = service.settings.name, service.settings.version
+        yield _counter(
+            "inference_request_success",
+            "Requests that were answered",
+            {model: traffic.requests},
+            "model",
+            "version",
+        )
+        failures = {(*model, _REASONS[how]): count for how, count in traffic.failures.items()}
+        labels = ("model", "version", "reason")
+        yield _counter("inference_request_failure", "Requests without an answer", failures, *labels)
+        yield _histogram(traffic.latencies, traffic.seconds_total, model)
+        yield _gauge("inference_in_flight", "Images in flight", {(): service.in_flight})
+        yield _gauge(
+            "inference_max_queue", "Images in flight at most", {(): service.settings.max_queue}
+        )
+        yield _gauge("ready", "Whether requests are taken", {(): int(service.ready)})
+
+    def _exits(self) -> Iterator[Metric]:
+        service = self._service
+        counts = service.traffic.answered
+        answered: dict[tuple[str, ...], float] = {}
+        for policy, row in zip(service.policies.all, counts.tolist(), strict=True):
+            for exit, count in zip(service.cascade.exits, row, strict=True):
+                if count or exit in policy.policy.exits:
+                    answered[policy.name or "", exit] = count
+        labels = ("operating_point", "exit")
+        yield _counter("inference_count", "Images that an exit has answered", answered, *labels)
+        groups = {"online": service.executor.stats, "background": service.executor.background_stats}
+        for name, text in _STAGE_COUNTS:
+            values = {
+                (exit, kind): value
+                for kind, stats in groups.items()
+                for exit, value in getattr(stats, name).items()
+            }
+            yield _counter(f"stage_{name}", text, values, "exit", "traffic")
+        for unit, found in savings(service).items():
+            yield _counter("saved_cost", "Cost that was saved", {(unit,): found["saved"]}, "unit")
+
+    def _points(self) -> Iterator[Metric]:
+        service = self._service
+        points = {
+            (one.name or "", service.chosen_by): int(one is service.current)
+            for one in service.policies.all
+        }
+        text = "Whether an operating point answers"
+        yield _gauge("operating_point", text, points, "operating_point", "chosen_by")
+        switches = {(): service.switches}
+        yield _counter("operating_point_switches", "Changes of the operating point", switches)
+
+    def _watch(self) -> Iterator[Metric]:
+        watching = self._service.watching
+        if watching is None:
+            return
+        found = watching.watch.snapshot()
+        states = ("watching", "warned", "fallen back")
+        state = {(one.replace(" ", "_"),): int(one == found["state"]) for one in states}
+        yield _gauge("watch_state", "The state of the watch", state, "state")
+        yield _gauge(
+            "watch_shadow_share", "Share of the requests that is shadowed",
+            {(): found["shadow_share"]},
+        )  # fmt: skip
+        shadows = {(how,): count for how, count in watching.shadows.items()}
+        yield _counter("watch_shadow", "Shadows, by what became of them", shadows, "result")
+        evidence, threshold = {}, {}
+        for test in ("shift", "agreement", "labels"):
+            one = found[test]
+            if one is not None and one["evidence"] is not None:
+                evidence[(test,)] = one["evidence"]
+                threshold[(test,)] = one["threshold"]
+        text = "Decimal logarithm of the capital against what is tested"
+        yield _gauge("watch_evidence", text, evidence, "test")
+        yield _gauge("watch_threshold", "Evidence at which it is decided", threshold, "test")
+
+
+Values = Mapping[Any, float]  # by the values of the labels
+
+
+def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
+    return _family(CounterMetricFamily, name, text, values, labels)
+
+
+def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
+    return _family(GaugeMetricFamily, name, text, values, labels)
+
+
+def _family(kind: Any, name: str, text: str, values: Values, labels: tuple[str, ...]) -> Metric:
+    family: Metric = kind(f"understudy_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)  # type: ignore[attr-defined]
+    return family
+
+
+def _histogram(cells: np.ndarray, total: float, model: tuple[str, str]) -> Metric:
+    """The latencies of requests in the buckets of OpenTelemetry."""
+    seen = np.cumsum(cells)
+    buckets = [(f"{edge:g}", float(seen[EDGES.index(edge)])) for edge in LATENCY_BUCKETS]
+    name, text = "understudy_inference_request_duration_seconds", "Seconds from request to answer"
+    family = HistogramMetricFamily(name, text, labels=("model", "version"))
+    family.add_metric(model, [*buckets, ("+Inf", float(seen[-1]))], sum_value=total)
+    return family

@@ -1,0 +1,183 @@
+"""The watch at work: confidences and shadows go to it, and its decisions are carried out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from understudy.errors import PolicyError, UnderstudyError
+from understudy.monitoring.decisions import Decision
+from understudy.monitoring.history import History
+from understudy.monitoring.settings import WatchSettings
+from understudy.monitoring.watch import Feedback, ShadowTicket, Watch
+from understudy.monitoring.watched_points import watched_points
+from understudy.operating_point import REFERENCE
+from understudy.runtime.executor import Executor
+from understudy.runtime.protocol import Answer, StageRunner
+from understudy.serving.served_policies import ServedPolicies, ServedPolicy
+from understudy.serving.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
+
+FALL_BACK = "fall-back"
+RAISED_SHARE = 0.5
+"""The share of the requests that is shadowed after a warning, where any is."""
+
+
+def watch_of(
+    policies: ServedPolicies, settings: ServingSettings
+) -> tuple[Watch, History | None] | None:
+    """A watch of the operating points, and the file that keeps it; None, and a line in the log,
+    where there can be none.
+
+    Raises:
+        UnderstudyError: the file cannot be written, or is of another cascade or another server.
+    """
+    share = settings.shadow
+    chosen = WatchSettings(
+        alpha=settings.alpha, share=share, raised_share=max(share, RAISED_SHARE) if share else 0.0
+    )
+    try:
+        if all(point.name == REFERENCE for point in policies.points):
+            raise PolicyError(
+                "a watch compares certified operating points, found none beside the reference"
+            )
+        first = policies.first.name or REFERENCE
+        if settings.state is None:
+            logger.info("watch is kept in memory", extra={"way_out": "--state FILE"})
+            return Watch.of(policies.points, chosen, point=first), None
+        watched_points(policies.points)
+    except PolicyError as error:
+        logger.warning("no watch", extra={"reason": str(error)})
+        return None
+    history = History(settings.state)
+    try:
+        return history.watch(policies.points, chosen, point=first), history
+    except BaseException:
+        history.close()
+        raise
+
+
+class Watching:
+    """Feeds a watch with what a service sees, and tells the service what it decided.
+
+    Args:
+        watch: what decides.
+        policies: those of the service.
+        decided: is called in the event loop with each decision.
+        history: the file that keeps the watch, if any.
+
+    Attributes:
+        shadows: how many shadows were answered, by the reference itself or besides, and dropped.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        policies: ServedPolicies,
+        decided: Callable[[Decision], None],
+        history: History | None = None,
+    ) -> None:
+        self.watch, self._history = watch, history
+        self.shadows = {"answered": 0, "dropped": 0}
+        self._decided = decided
+        self._points = {id(one.runners): one for one in policies.all if one.name is not None}
+        reference = policies.named(REFERENCE)
+        self._reference = None if reference is None else policies.of(reference)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def observe(
+        self, runners: tuple[StageRunner, ...], runner: StageRunner, confidence: npt.NDArray[Any]
+    ) -> None:
+        """A stage has run; called in the thread of the executor."""
+        policy = self._points.get(id(runners))
+        if policy is None or policy.name is None:
+            return
+        decisions = self.watch.observe(policy.name, runners.index(runner), confidence)
+        if decisions and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._carry_out, decisions)
+
+    def draw(self, request_id: str, policy: ServedPolicy, *, full: bool) -> ShadowTicket | None:
+        """Draw whether the reference answers a request too, before it is answered.
+
+        Args:
+            request_id: of the request.
+            policy: what answers it.
+            full: whether the server has no room for more; then its shadow is dropped.
+        """
+        self._loop = asyncio.get_running_loop()
+        if policy.name is None or self._reference is None:
+            return None
+        ticket = self.watch.draw(request_id, policy.name)
+        if ticket is None or not full:
+            return ticket
+        self.lost(ticket)
+        return None
+
+    def answered(
+        self,
+        request_id: str,
+        policy: ServedPolicy,
+        answer: Answer,
+        ticket: ShadowTicket | None,
+        *,
+        image: Any,
+        executor: Executor,
+    ) -> None:
+        """A request was answered; where its shadow was drawn the reference answers it too, in the
+        background, unless it has."""
+        if policy.name is None:
+            return
+        self.watch.answered(request_id, policy.name, answer.prediction)
+        if ticket is None or self._reference is None:
+            return
+        if answer.exit == self._reference.policy.exits[-1]:
+            self._compared(ticket, answer.prediction, answer.prediction)
+            return
+        work = self._shadow(ticket, answer.prediction, image, executor)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def lost(self, ticket: ShadowTicket) -> None:
+        """A request whose shadow was drawn has none."""
+        self.shadows["dropped"] += 1
+        self._carry_out(self.watch.lost(ticket))
+
+    def feedback(self, labels: Sequence[tuple[str, int]]) -> Feedback:
+        """Labels that came later, by the id of the request."""
+        found = self.watch.feedback(labels)
+        self._carry_out(found.decisions)
+        return found
+
+    def close(self) -> None:
+        """Keep what is known, and give up shadows in flight."""
+        for task in self._tasks:
+            task.cancel()
+        if self._history is not None:
+            self._history.close()
+
+    async def _shadow(
+        self, ticket: ShadowTicket, prediction: int, image: Any, executor: Executor
+    ) -> None:
+        assert self._reference is not None
+        runners = self._reference.runners
+        try:
+            found = await executor.answer(image, runners=runners, background=True)
+        except UnderstudyError:
+            self.lost(ticket)
+        else:
+            self._compared(ticket, prediction, found.prediction)
+
+    def _compared(self, ticket: ShadowTicket, answer: int, reference: int) -> None:
+        self.shadows["answered"] += 1
+        self._carry_out(self.watch.shadowed(ticket, answer, reference))
+
+    def _carry_out(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            self._decided(decision)
