@@ -18,7 +18,7 @@ from install_sizes import NotFetched, build_wheel
 from page_server import StandIn, busy
 from understudy import serving
 from understudy.app.report import drawing
-from understudy.serving.page_routes import page_files, thumbnail
+from understudy.serving.page_routes import page_files, small_png
 
 FOLDER = Path(str(serving.__file__)).parent / "page"
 VENDORED = FOLDER / "vendor" / "uplot"
@@ -75,6 +75,8 @@ def test_pictures_are_small_and_kept_by_nobody(client: TestClient) -> None:
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["cache-control"] == "no-store"
     assert Image.open(io.BytesIO(answer.content)).size == (32, 32)
+    guarded = TestClient(StandIn(busy(), token="secret").app(), base_url="http://127.0.0.1")
+    assert guarded.get("/below/latest/a1b2-0-3.png").status_code == 401
     gone = client.get("/below/latest/unknown.png")
     assert gone.status_code == 404
     assert "'unknown'" in gone.json()["error"]
@@ -90,9 +92,9 @@ def test_pictures_are_small_and_kept_by_nobody(client: TestClient) -> None:
         ((3, 2000, 1), (1, 96), "RGB"),
     ],
 )
-def test_thumbnails(shape: tuple[int, ...], size: tuple[int, int], mode: str) -> None:
+def test_pictures(shape: tuple[int, ...], size: tuple[int, int], mode: str) -> None:
     image = np.full(shape, 255, np.uint8)
-    picture = Image.open(io.BytesIO(thumbnail(image)))
+    picture = Image.open(io.BytesIO(small_png(image)))
     assert (picture.size, picture.mode) == (size, mode)
     assert set(np.asarray(picture).ravel().tolist()) == {255}
 
@@ -135,6 +137,8 @@ def test_the_page_is_in_the_wheel(tmp_path: Path) -> None:
     except NotFetched as error:
         pytest.skip(f"no wheel can be built here: {error}")
     names = set(zipfile.ZipFile(wheel).namelist())
+    licence = "licenses/src/understudy/serving/page/vendor/uplot/LICENSE"
+    assert any(name.endswith(licence) for name in names)
     for file in FOLDER.rglob("*"):
         if file.is_file():
             assert f"understudy/serving/page/{file.relative_to(FOLDER).as_posix()}" in names
