@@ -98,8 +98,7 @@ def restart(one: Served) -> dict[str, Any]:
 
 def _counted(server: Server) -> int:
     """The requests that the watch of a server that was just started knows of."""
-    stages = status(server)["watch"]["shift"]["stages"]
-    return int(stages[0]["requests"])
+    return int(status(server)["watch"]["requests"])
 
 
 def _kill(server: Server, after: float, requests: Requests, runs: list[Records]) -> float:
