@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import uvicorn
@@ -21,7 +21,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from understudy.serving.page_routes import page_routes
+from understudy.serving.request_errors import RequestError
+from understudy.serving.request_guard import check_allowed
+from understudy.serving.service import Service
+from understudy.serving.settings import ServingSettings
 
+CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 START = 1_760_000_000.0  # epoch seconds of the first figure
 
 
@@ -53,7 +58,7 @@ def empty(
     none = {"mean": None, "reference": None, "saving": None, "saved": 0}
     shift = {"stages": [{"exit": e, "requests": 0, "evidence": 0.0} for e in exits[:-1]]}
     return {
-        "model": {"name": "cifar10", "version": "1", "backend": "onnx", "classes": 10},
+        "model": {"name": "cifar10", "version": "1", "backend": "onnx", "classes": list(CLASSES)},
         "uptime_s": 3.2,
         "ready": True,
         "token_required": False,
@@ -89,6 +94,7 @@ def empty(
             "state": "watching",
             "shadow_share": 0.05,
             "alpha": 0.01,
+            "requests": 0,
             "shift": {
                 **shift,
                 "evidence": 0.0,
@@ -158,6 +164,7 @@ def busy(
         },
         "ms@64": {"mean": 0.61, "reference": 1.32, "saving": 0.5379, "saved": 0.71 * answered},
     }
+    found["shadows"] = {"answered": 610_210, "dropped": 3}
     found["money"] = {"price": 0.02, "unit": "per 1,000 images of resnet56", "saved": 136.7}
     found["latency"] = {"p50": 0.0112, "p95": 0.0264, "p99": 0.0391}
     found["series"] = {
@@ -186,12 +193,19 @@ def busy(
         "interval": [0.0309, 0.0318],
         "evidence": -0.4,
     }
+    watch["agreement"]["pairs"] = [
+        {"answer": 3, "reference": 5, "count": 4021},
+        {"answer": 5, "reference": 3, "count": 3980},
+    ]
+    watch["requests"] = answered
     watch["labels"] = {
         "labelled": 1200,
+        "accuracy": 0.913,
+        "compared": 61,
         "gap": 0.004,
-        "budget": 0.01,
+        "budget": 0.015,
         "evidence": -0.1,
-        "threshold": 2.0,
+        "threshold": 2.3,
     }
     watch["decisions"] = [
         {
@@ -207,7 +221,7 @@ def busy(
             "request_id": f"a1b2-{k}-{n}",
             "exit": e,
             "prediction": n,
-            "class": ("airplane", "frog", "ship")[n % 3],
+            "class": CLASSES[n],
             "confidence": 0.93 - 0.05 * n,
         }
         for k, e in enumerate(exits)
@@ -219,15 +233,9 @@ def busy(
 def fallen_back(status: dict[str, Any]) -> dict[str, Any]:
     """The same after the watch judged the promise broken."""
     watch = status["watch"]
-    watch |= {"state": "fallen back", "shadow_share": 0.5}
+    watch |= {"state": "fallen back", "shadow_share": 0.5, "agreement": None}
     watch["shift"]["evidence"] = 14.2
-    watch["agreement"] |= {
-        "shadowed": 912,
-        "disagreements": 71,
-        "rate": 0.0779,
-        "interval": [0.0617, 0.0970],
-        "evidence": 2.3,
-    }
+    watch["labels"] |= {"compared": 0, "gap": None, "budget": None, "threshold": None}
     watch["decisions"] += [
         {
             "time": START + 40,
@@ -265,7 +273,12 @@ class StandIn:
     changes: list[str] = field(default_factory=list)
     url: str = ""
 
+    @property
+    def settings(self) -> ServingSettings:
+        return ServingSettings(token=self.token)
+
     def latest_image(self, request_id: str) -> NDArray[np.uint8] | None:
+        """The picture of one of the latest images."""
         if not any(one["request_id"] == request_id for one in self.status["latest"]):
             return None
         at = np.indices((32, 32))
@@ -275,15 +288,11 @@ class StandIn:
         ]
         return np.stack(waves).astype(np.uint8)
 
-    def allowed(self, request: Request) -> bool:
-        return self.token is None or request.headers.get("authorization") == f"Bearer {self.token}"
-
     async def read(self, request: Request) -> JSONResponse:
         return JSONResponse(_finite({**self.status, "token_required": self.token is not None}))
 
     async def choose(self, request: Request) -> JSONResponse:
-        if not self.allowed(request):
-            return JSONResponse({"error": "the token is another one"}, status_code=401)
+        check_allowed(request.scope, self.token)
         if request.headers.get("content-type") != "application/json":
             return JSONResponse({"error": "send application/json"}, status_code=415)
         name = (await request.json())["name"]
@@ -293,40 +302,52 @@ class StandIn:
         return JSONResponse({"name": name})
 
     async def reset(self, request: Request) -> JSONResponse:
-        if not self.allowed(request):
-            return JSONResponse({"error": "the token is another one"}, status_code=401)
+        check_allowed(request.scope, self.token)
         watch = self.status["watch"]
         watch["state"] = "watching"
         point = self.status["operating_point"]
-        decision = {"time": START + 99, "kind": "reset", "reason": "by an operator"}
+        reason = "to the traffic" if (await request.json())["to_traffic"] else "by an operator"
+        decision = {"time": START + 99, "kind": "reset", "reason": reason}
         watch["decisions"].append({**decision, "from": point, "to": point})
         return JSONResponse({"state": "watching"})
 
     def app(self) -> Starlette:
         routes = [
-            *page_routes(self),
+            *page_routes(cast(Service, self)),
             Route("/status", self.read),
             Route("/operating-point", self.choose, methods=["PUT"]),
             Route("/watch/reset", self.reset, methods=["POST"]),
         ]
-        return Starlette(routes=[Mount("/below", routes=routes)])
+        handlers: Any = {RequestError: refused}
+        return Starlette(routes=[Mount("/below", routes=routes)], exception_handlers=handlers)
+
+
+async def refused(request: Request, error: RequestError) -> JSONResponse:
+    """The error as a server shows it."""
+    return JSONResponse({"error": str(error)}, status_code=error.status)
 
 
 @contextmanager
 def served(stand_in: StandIn) -> Iterator[StandIn]:
     """The stand-in on a free port, in a thread."""
+    with listening(stand_in.app()) as url:
+        stand_in.url = f"{url}below/"
+        yield stand_in
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The address of an app on a free port, in a thread."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = uvicorn.Config(stand_in.app(), port=port, log_level="error", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    stand_in.url = f"http://127.0.0.1:{port}/below/"
     try:
-        yield stand_in
+        yield f"http://127.0.0.1:{port}/"
     finally:
         server.should_exit = True
         thread.join()

@@ -18,9 +18,10 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fakes import scored, table_models, tensors_of
+from online_requests import answer_each
 from sample_rows import Array
 from tables import policies, score_tables, synthetic
-from understudy import Result, ScoreTable, build, score, search
+from understudy import Executor, Result, ScoreTable, build, score, search
 from understudy.baseline import Baseline, StageBaseline, baseline_of
 from understudy.errors import PolicyError
 from understudy.operating_point import OperatingPoint, operating_points_of
@@ -57,7 +58,7 @@ def counted(edges: Sequence[float], values: Sequence[float]) -> list[int]:
     return [cells.count(cell) for cell in range(len(limits) + 1)]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_a_baseline_is_what_a_slow_count_gives(data: st.DataObject) -> None:
     table = data.draw(score_tables(most=80))
@@ -221,12 +222,27 @@ def assert_running_equals_the_baseline(
         assert baseline.samples == len(rows)
 
 
+def counted_online(
+    cascade: BaseCascade[Any], images: Any, baseline: Baseline
+) -> dict[str, list[int]]:
+    """What an observer of single requests counts, whatever the batches."""
+    cells = {stage.exit: stage for stage in baseline.stages}
+    counts = {name: np.zeros(len(stage.counts), int) for name, stage in cells.items()}
+
+    def observe(runners: Any, runner: StageRunner, confidence: Array) -> None:
+        np.add.at(counts[runner.name], cells[runner.name].cells(confidence), 1)
+
+    executor = Executor(cascade, max_batch=100, observer=observe)
+    answer_each(executor, images)
+    return {name: found.tolist() for name, found in counts.items()}
+
+
 def plausible() -> ScoreTable:
     """Three models, each better and dearer than the one before, with all logits."""
     random = np.random.default_rng(2)
-    label = random.integers(0, 5, 4000)
+    label = random.integers(0, 5, 2500)
     logits = {
-        name: 3 * skill * np.eye(5)[label] + random.normal(size=(4000, 5))
+        name: 3 * skill * np.eye(5)[label] + random.normal(size=(2500, 5))
         for name, skill in {"tiny": 0.7, "middle": 1.0, "big": 2.0}.items()
     }
     return scored(logits, label)
@@ -236,7 +252,7 @@ def test_running_modules_equals_the_baseline() -> None:
     """The chief test, with a learned score, an ensemble and all samples in batches of another size
     than those that were scored."""
     table = plausible()
-    result = search(table, max_drop=[1.0, 4.0, 10.0])
+    result = search(table, max_drop=[2.0, 10.0])
     cascade = build(result, table_models(table))
     assert any(len(point.policy.stages) > 1 for point in cascade.operating_points)
     assert any(stage.confidence == "deferral" for stage in cascade.policy.stages)
@@ -253,6 +269,11 @@ def test_running_estimators_equals_the_baseline() -> None:
     cascade = build(result, models)
     assert len(cascade.operating_points) > 1
     assert_running_equals_the_baseline(cascade, rows[400:], table)
+    point = cascade.set_operating_point(max_drop=5.0)
+    assert point.baseline is not None
+    images = rows[400:][table.split == SPLITS.index("certify")]
+    counts = [list(stage.counts) for stage in point.baseline.stages]
+    assert list(counted_online(cascade, images, point.baseline).values()) == counts
 
 
 def test_results_keep_baselines_and_verify_counts_them_again(tmp_path: Path) -> None:

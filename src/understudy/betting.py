@@ -34,7 +34,7 @@ _BOLDEST = 0.5
 _PRIOR = 0.25
 _BLOCK = 16  # samples between two jumps
 _CHUNK = 64  # samples between two rescalings
-_RATES = 10.0 ** -np.arange(2, 10)
+_RATES = 10.0 ** -np.array([2, 3, 4, 6, 8])
 _KEPT = ((1 - _RATES) ** _BLOCK)[:, None]  # the share of a bet's capital that does not jump
 _FRACTIONS = np.append(0.0, 0.5 ** np.arange(1, 9))
 
@@ -177,7 +177,7 @@ def _matrix(rows: tuple[tuple[float, ...], ...]) -> Floats:
 @dataclass(frozen=True, eq=False)
 class JumpingCapital(Stored, what="a capital", error=PolicyError):
     """A capital that is spread over several bets, of which a share jumps to all others again and
-    again: the mean over several rates of jumping, from 1 in 100 samples to 1 in a billion.
+    again: the mean over several rates of jumping, from 1 in 100 samples to 1 in 100 million.
 
     Attributes:
         weights: the share of the capital by rate of jumping and bet, (R, M); they sum to 1.

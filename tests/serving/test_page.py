@@ -10,12 +10,16 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 import browser
 from browser import Page
-from page_server import StandIn, busy, empty, fallen_back, served
+from page_server import StandIn, busy, empty, fallen_back, listening, served
+from served_cascades import CLASSES, png, random_images, served_cascade
+from understudy import serving
 from understudy.app.report import drawing
+from understudy.serving import ServingSettings
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +78,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "busy": busy,
     "empty": empty,
     "without a watch": lambda: {**busy(), "watch": None, "operating_points": []},
+    "no operating point": lambda: {**busy(), "operating_point": None},
     "fallen back": lambda: fallen_back(busy()),
     "many": lambda: busy([*MANY, HOSTILE], count=30),
 }
@@ -98,6 +103,13 @@ def test_the_verdict_comes_first(open_page: Open, page: Page) -> None:
     lead = page.text("#lead").replace("\N{NO-BREAK SPACE}", " ")
     assert "858 T MACs, 2.41 h of computing, 136.70 in money" in lead
     assert "The watch sees no change" in lead
+
+
+def test_requests_that_were_not_answered_are_counted(open_page: Open, page: Page) -> None:
+    open_page(busy())
+    facts = " ".join(page.text("#requests").split())
+    assert "refused, as the queue was full 1,204 too late 3 failed 2" in facts
+    assert facts.endswith("shadows left out 3")
 
 
 def test_names_of_users_stay_texts(open_page: Open, page: Page) -> None:
@@ -180,7 +192,7 @@ def test_a_token_is_asked_for_and_a_wrong_one_is_refused(open_page: Open, page: 
     server = open_page(busy(), token="secret")
     assert "who gives the token" in page.text("#latest-note")
     page.run("document.querySelector('#reset').click()")
-    page.until(shown("#alarms .alarm", "it needs the token"))
+    page.until(shown("#alarms .alarm", "this needs its token"))
     assert page.run("document.activeElement.id") == "token"
     enter = (
         "document.querySelector('#token').value = {}; document.querySelector('form button').click()"
@@ -188,14 +200,15 @@ def test_a_token_is_asked_for_and_a_wrong_one_is_refused(open_page: Open, page: 
     page.run(enter.format("'wrong'"))
     page.until("document.querySelector('#alarms').textContent === ''")
     page.run("document.querySelector('#reset').click()")
-    page.until(shown("#alarms .alarm", "the token is another one"))
+    page.until(shown("#alarms .alarm", "the token of the server, found another"))
     assert server.status["watch"]["decisions"][-1]["kind"] == "operating-point"
     page.errors.clear()  # the browser lists refused requests
     page.run(enter.format("'secret'"))
     page.run("document.querySelector('#latest').scrollIntoView()")
     page.until("document.querySelector('.pictures img[src^=blob]')")
+    page.run("document.querySelector('#to-traffic').click()")
     page.run("document.querySelector('#reset').click()")
-    page.until(shown("#decisions", "reset"))
+    page.until(shown("#decisions", "to the traffic"))
     assert page.text("#alarms") == ""
     assert page.run("localStorage.length") == 0
     assert page.run("document.cookie") == ""
@@ -215,15 +228,26 @@ def test_a_server_that_is_gone_is_said_so(page: Page) -> None:
     page.send("Page.navigate", url="about:blank")
 
 
-def test_it_can_be_paused(open_page: Open, page: Page) -> None:
+HIDE = (
+    "Object.defineProperty(document, 'hidden', {{value: {}, configurable: true}});"
+    "document.dispatchEvent(new Event('visibilitychange'))"
+)
+CLICK = "document.querySelector('#pause').click()"
+
+
+@pytest.mark.parametrize(
+    ("stop", "go"), [(CLICK, CLICK), (HIDE.format("true"), HIDE.format("false"))]
+)
+def test_it_asks_nothing_while_paused_or_hidden(
+    open_page: Open, page: Page, stop: str, go: str
+) -> None:
     server = open_page(busy())
-    page.run("document.querySelector('#pause').click()")
-    page.until(shown("#updated", "paused"))
+    page.run(stop)
     page.run("new Promise(done => setTimeout(done, 300))")
     server.status["operating_point"] = "drop-3"
     page.run("new Promise(done => setTimeout(done, 1500))")
     assert page.text("#point-now") == "drop-1.5"
-    page.run("document.querySelector('#pause').click()")
+    page.run(go)
     page.until(shown("#point-now", "drop-3"))
 
 
@@ -267,6 +291,39 @@ def test_charts_have_a_table(open_page: Open, page: Page) -> None:
     ]
     assert len(rows) == 5 + len(status["exits"])
     assert rows[0][1] == f"{status['series']['throughput'][-1]:.3g}"
+
+
+def test_the_page_of_a_cascade_that_answers(page: Page) -> None:
+    """The real service: images are answered, shown by exit, and the slider changes the policy."""
+    page.errors.clear()
+    made = serving.app(served_cascade(), settings=ServingSettings(token="secret"))
+    images = [png(image) for image in random_images(60, seed=3)]
+    with listening(made) as url:
+        for image in images:
+            httpx.post(f"{url}classify", content=image, headers={"content-type": "image/png"})
+        page.open(url)
+        page.until("document.querySelector('h1').textContent.endsWith('of the MACs saved')")
+        page.run(
+            "document.querySelector('#token').value = 'secret';"
+            "document.querySelector('form button').click();"
+            "document.querySelector('#latest').scrollIntoView()"
+        )
+        page.until("document.querySelectorAll('.pictures img[src^=blob]').length >= 2")
+        assert page.text(".pictures span") in CLASSES
+        before = httpx.get(f"{url}operating-point").json()
+        assert page.text("#point-now") == before["operating_point"] == "drop-1"
+        start = place(page, "drop-1")
+        page.drag(start, to=place(page, "drop-0.5"))
+        page.until(shown("#point-now", "drop-0.5"))
+        page.key("End")
+        page.key("Enter")
+        page.until(shown("#point-now", "reference"))
+        after = httpx.get(f"{url}operating-point").json()
+        assert (after["operating_point"], after["chosen_by"]) == ("reference", "operator")
+        page.run("document.querySelector('#reset').click()")
+        page.until(shown("#decisions", "reset"))
+        page.send("Page.navigate", url="about:blank")
+    assert page.errors == []
 
 
 @pytest.fixture(scope="session")

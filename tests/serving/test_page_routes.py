@@ -18,9 +18,10 @@ from install_sizes import NotFetched, build_wheel
 from page_server import StandIn, busy
 from understudy import serving
 from understudy.app.report import drawing
-from understudy.serving.page_routes import page_files, thumbnail
+from understudy.serving.page_routes import page_files, small_png
 
 FOLDER = Path(str(serving.__file__)).parent / "page"
+ROOT = Path(__file__).resolve().parents[2]
 VENDORED = FOLDER / "vendor" / "uplot"
 OWN = [path for path in FOLDER.iterdir() if path.suffix in {".html", ".css", ".js"}]
 
@@ -75,6 +76,8 @@ def test_pictures_are_small_and_kept_by_nobody(client: TestClient) -> None:
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["cache-control"] == "no-store"
     assert Image.open(io.BytesIO(answer.content)).size == (32, 32)
+    guarded = TestClient(StandIn(busy(), token="secret").app(), base_url="http://127.0.0.1")
+    assert guarded.get("/below/latest/a1b2-0-3.png").status_code == 401
     gone = client.get("/below/latest/unknown.png")
     assert gone.status_code == 404
     assert "'unknown'" in gone.json()["error"]
@@ -90,9 +93,9 @@ def test_pictures_are_small_and_kept_by_nobody(client: TestClient) -> None:
         ((3, 2000, 1), (1, 96), "RGB"),
     ],
 )
-def test_thumbnails(shape: tuple[int, ...], size: tuple[int, int], mode: str) -> None:
+def test_pictures(shape: tuple[int, ...], size: tuple[int, int], mode: str) -> None:
     image = np.full(shape, 255, np.uint8)
-    picture = Image.open(io.BytesIO(thumbnail(image)))
+    picture = Image.open(io.BytesIO(small_png(image)))
     assert (picture.size, picture.mode) == (size, mode)
     assert set(np.asarray(picture).ravel().tolist()) == {255}
 
@@ -128,6 +131,14 @@ def test_the_colours_are_those_of_the_report() -> None:
     assert set(re.findall(r"var\(--(\w+)\)", scripts)) <= set(colours)
 
 
+def test_the_pictures_of_the_page_are_small_and_come_in_light_and_dark() -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    for theme in ("light", "dark"):
+        picture = ROOT / "docs" / "images" / f"serving-{theme}.png"
+        assert picture.stat().st_size < 150_000
+        assert f"images/{picture.name}" in page
+
+
 @pytest.mark.slow
 def test_the_page_is_in_the_wheel(tmp_path: Path) -> None:
     try:
@@ -135,6 +146,8 @@ def test_the_page_is_in_the_wheel(tmp_path: Path) -> None:
     except NotFetched as error:
         pytest.skip(f"no wheel can be built here: {error}")
     names = set(zipfile.ZipFile(wheel).namelist())
+    licence = "licenses/src/understudy/serving/page/vendor/uplot/LICENSE"
+    assert any(name.endswith(licence) for name in names)
     for file in FOLDER.rglob("*"):
         if file.is_file():
             assert f"understudy/serving/page/{file.relative_to(FOLDER).as_posix()}" in names

@@ -15,8 +15,8 @@ class WatchSettings(Stored, what="the settings of a watch", error=PolicyError):
     Attributes:
         alpha: the chance that the watch ever warns though nothing has shifted, and the chance that
             it ever falls back though a promise is kept; until it is reset, however long it runs.
-        share: of the requests that are answered by the reference too.
-        raised_share: that share after a warning.
+        share: of the requests that are answered by the reference too, 0 to 1.
+        raised_share: that share after a warning, where it is larger.
         raised_for: how many requests are answered by the reference too at the raised share, after
             which it is `share` again; 0 for as long as the warning stands.
         margin: by how many points the disagreement may exceed that on the certify samples.
@@ -38,11 +38,12 @@ class WatchSettings(Stored, what="the settings of a watch", error=PolicyError):
             raise PolicyError(
                 f"alpha is a probability between 0 and 1, found {self.alpha:g}: try 0.01"
             )
-        if not 0 <= self.share <= self.raised_share <= 1:
-            raise PolicyError(
-                "the shares that the reference answers too lie between 0 and 1 and rise after a "
-                f"warning, found {self.share:g} and {self.raised_share:g}: try 0.05 and 0.5"
-            )
+        for share in (self.share, self.raised_share):
+            if not 0 <= share <= 1:
+                raise PolicyError(
+                    "the share that the reference answers too lies between 0 and 1, found "
+                    f"{share:g}: try 0.05, and 0.5 after a warning"
+                )
         if not 0 <= self.margin < 100:
             raise PolicyError(f"a margin is 0 to 100 points, found {self.margin:g}: try 1")
         if self.raised_for < 0 or not 0 <= self.seed < 2**63:

@@ -7,9 +7,10 @@ exchangeable, the p-values are independent and uniform, exactly and for ever. Ra
 certify samples alone would not do: these differ by chance from what they were drawn from, by
 1 / sqrt(samples), and after tens of thousands of requests any test would notice.
 
-On the p-values runs a betting game: bets that they are low, high, extreme or central, at two
-sizes, with a capital that jumps between the bets (`betting.JumpingCapital`). If nothing shifts the
-capital ever reaches 1 / level with a probability of at most `level`.
+On the p-values runs a betting game: bets that they are low, high, extreme or central, small ones
+for small shifts and large ones, with a capital that jumps between the bets
+(`betting.JumpingCapital`). If nothing shifts the capital ever reaches 1 / level with a probability
+of at most `level`.
 
 The martingale is one with respect to its own p-values and not with respect to all that is known of
 the requests. So capitals of several stages must not be averaged or multiplied; each is tested by
@@ -34,7 +35,8 @@ Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 _BATCH = 256  # rows that are ranked among each other at a time
 _BLOCK = 4096  # random numbers that are made at a time
-_SLOPES = np.array([0.0, 1.0, -1.0, 1.9, -1.9])  # 0: no bet
+_SIZES = np.array([0.125, 0.25, 0.5, 1.0, 1.9])  # of bets; 2 could lose everything
+_SLOPES = np.concatenate([[0.0], _SIZES, -_SIZES])
 _EARLIER = np.tri(_BATCH, k=-1, dtype=bool)
 
 

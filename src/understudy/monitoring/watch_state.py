@@ -71,8 +71,9 @@ class WatchState(Stored, what="the state of a watch", error=PolicyError):
     @property
     def share(self) -> float:
         """The share of the requests that is shadowed now: it follows from what was seen before."""
-        raised = self.raised or (self.warned and not self.settings.raised_for)
-        return self.settings.raised_share if raised else self.settings.share
+        chosen = self.settings
+        raised = self.raised or (self.warned and not chosen.raised_for)
+        return max(chosen.raised_share, chosen.share) if raised else chosen.share
 
     @property
     def fallen_back(self) -> bool:

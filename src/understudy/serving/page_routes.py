@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
+
+from understudy.serving.request_errors import NotFound
+from understudy.serving.request_guard import check_allowed
+from understudy.serving.service import Service
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,33 +35,27 @@ POLICY = (
     "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; object-src 'none'"
 )
-THUMBNAIL = 96  # pixels of the longer side at most
+SIDE = 96  # pixels of the longer side at most
 _SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
-class LatestImages(Protocol):
-    """What the routes need of a service."""
-
-    def latest_image(self, request_id: str) -> NDArray[np.uint8] | None:
-        """The image (C, H, W) of a recent request; None where it is no longer kept."""
-        ...
-
-
-def page_routes(source: LatestImages) -> list[Route]:
+def page_routes(service: Service) -> list[Route]:
     """GET `/`, the files of the page below `/page/`, and `/latest/{request_id}.png`.
 
-    The page names all files relative to itself, so that it works under a mount path too. The
-    pictures are guarded, where a token is set, by whoever serves these routes.
+    The page names all files relative to itself, so that it works under a mount path too.
     """
 
-    def latest_image(request: Request) -> Response:  # in a thread: pictures take a millisecond
+    async def latest_image(request: Request) -> Response:
+        check_allowed(request.scope, service.settings.token)
         request_id = request.path_params["request_id"]
-        image = source.latest_image(request_id)
+        image = service.latest_image(request_id)
         if image is None:
-            message = f"no image of a request {request_id!r}: only the latest of each exit are kept"
-            return JSONResponse({"error": message}, status_code=404, headers=_SAFE)
+            raise NotFound(
+                f"the latest images of each exit are kept, found none of a request {request_id!r}"
+            )
+        content = await run_in_threadpool(small_png, image)
         headers = {**_SAFE, "Cache-Control": "no-store", "Content-Security-Policy": POLICY}
-        return Response(thumbnail(image), media_type="image/png", headers=headers)
+        return Response(content, media_type="image/png", headers=headers)
 
     return [
         *(Route(path, file.response) for path, file in page_files()),
@@ -105,18 +104,18 @@ def _below(folder: Traversable, path: str) -> Iterator[tuple[str, Traversable]]:
             yield path + entry.name, entry
 
 
-def thumbnail(image: NDArray[np.uint8]) -> bytes:
+def small_png(image: NDArray[np.uint8]) -> bytes:
     """An image (C, H, W) as PNG of at most 96 pixels per side; smaller ones keep their size.
 
     Grey, RGB and RGBA are shown as such; of other numbers of channels the first one.
 
-    >>> thumbnail(np.zeros((3, 400, 300), np.uint8))[1:4]
+    >>> small_png(np.zeros((3, 400, 300), np.uint8))[1:4]
     b'PNG'
     """
     from PIL.Image import Resampling
 
     picture = _picture(image)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Resampling.BILINEAR, reducing_gap=2.0)
+    picture.thumbnail((SIDE, SIDE), Resampling.BILINEAR, reducing_gap=2.0)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

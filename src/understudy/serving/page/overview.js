@@ -21,7 +21,7 @@ function leading(status) {
 export const of = unit => isTime(unit) ? "time" : unit;
 
 export function showVerdict(status) {
-  const { answered } = status.requests, unit = leading(status), saving = status.savings[unit]?.saving;
+  const answered = imagesAnswered(status), unit = leading(status), saving = status.savings[unit]?.saving;
   const words = !answered ? "No requests yet" : unit === undefined || saving == null ? "No costs are known"
     : saving >= 0 ? `${percent(saving)} of the ${of(unit)} saved` : `${percent(-saving)} more ${of(unit)} than the reference`;
   setText(byId("verdict"), words);
@@ -30,12 +30,14 @@ export function showVerdict(status) {
   setText(byId("model"), `${status.model.name} ${status.model.version ?? ""} · ${status.model.backend} · up ${duration(status.uptime_s)}`);
 }
 
+const imagesAnswered = status => status.exits.reduce((sum, exit) => sum + exit.answered, 0);
+
 function lead(status) {
   const totals = Object.entries(status.savings).filter(([, one]) => one.saved != null)
     .map(([unit, one]) => isTime(unit) ? `${amount(one.saved, unit)} of computing` : withUnit(one.saved, unit));
   if (status.money) totals.push(`${money(status.money.saved)} in money`);
   const saved = totals.length ? `Saved so far: ${totals.join(", ")}. ` : "";
-  return `${saved}${count(status.requests.answered)} images answered. ${watchSentence(status.watch)}`;
+  return `${saved}${count(imagesAnswered(status))} images answered. ${watchSentence(status.watch)}`;
 }
 
 export function watchSentence(watch) {
@@ -57,7 +59,7 @@ export function showCards(status) {
   setText(byId("throughput-now"), figure(series.throughput.at(-1)));
   setText(byId("throughput-under"), `${count(requests.in_flight)} in flight, at most ${count(requests.max_queue)}`);
   setText(byId("latency-now"), milliseconds(latency.p99));
-  setText(byId("latency-under"), `p50 ${milliseconds(latency.p50)}, p95 ${milliseconds(latency.p95)}`);
+  setText(byId("latency-under"), `of the last minute; p50 ${milliseconds(latency.p50)}, p95 ${milliseconds(latency.p95)}`);
 }
 
 export const chosenBy = status => CHOSEN[status.chosen_by] ?? `chosen by ${status.chosen_by}`;
@@ -87,7 +89,7 @@ export function showExits(status, colours) {
     count(exit.rows),
     exit.rows ? figure(1000 * exit.seconds / exit.rows) : "–",
   ]), ["", "", "", "text", "", ""]);
-  showRequests(status.requests);
+  showRequests(status.requests, status.shadows);
 }
 
 function acceptance(stage) {
@@ -95,11 +97,12 @@ function acceptance(stage) {
   return stage.threshold === null ? "all that is left" : `${stage.confidence} ≥ ${typeof stage.threshold === "number" ? figure(stage.threshold, 4) : stage.threshold}`;
 }
 
-function showRequests(requests) {
+function showRequests(requests, shadows) {
   const facts = [
-    ["answered", requests.answered], ["refused, as the queue was full", requests.rejected],
+    ["requests answered", requests.answered], ["refused, as the queue was full", requests.rejected],
     ["too late", requests.late], ["failed", requests.failed],
     ["given up by the client", requests.cancelled],
+    ["shadows", shadows?.answered], ["shadows left out", shadows?.dropped],
   ].filter(([, value]) => value !== undefined);
   fill(byId("requests"), facts, () => {
     const row = make("div");

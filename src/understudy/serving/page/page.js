@@ -54,7 +54,7 @@ function show() {
   showPoints(status);
   showLive(status, colours);
   showExits(status, colours);
-  showWatch(status.watch);
+  showWatch(status);
   showLatest(status, colours, server.hasToken() || !status.token_required).catch(fail);
 }
 
@@ -108,7 +108,7 @@ function choose(name) {
 async function act(change, otherwise) {
   page.failure = null;
   try {
-    if (page.status?.token_required && !server.hasToken()) throw new server.Refused(401, "it needs the token");
+    if (page.status?.token_required && !server.hasToken()) throw new server.Refused(401, "this needs its token");
     await change();
   } catch (error) {
     fail(error, otherwise);
@@ -121,7 +121,7 @@ async function act(change, otherwise) {
 }
 
 function fail(error, otherwise = "The images are not shown.") {
-  const head = error.status === 401 ? "Token refused" : "Not done";
+  const head = error.status !== 401 ? "Not done" : server.hasToken() ? "Token refused" : "Token needed";
   page.failure = { head, text: `${otherwise} The server says: ${error.message}.` };
   showAlarms();
 }
@@ -132,7 +132,7 @@ byId("token-form").addEventListener("submit", event => {
   page.failure = null;
   poll();
 });
-byId("reset").addEventListener("click", () => act(server.resetWatch, "The watch was not reset."));
+byId("reset").addEventListener("click", () => act(() => server.resetWatch(byId("to-traffic").checked), "The watch was not reset."));
 byId("pause").addEventListener("click", () => {
   page.paused = !page.paused;
   byId("pause").setAttribute("aria-pressed", page.paused);

@@ -36,8 +36,8 @@ export async function chooseOperatingPoint(name) {
   return (await answer("operating-point", { method: "PUT", body: JSON.stringify({ name }) })).json();
 }
 
-export async function resetWatch() {
-  await answer("watch/reset", { method: "POST", body: "{}" });
+export async function resetWatch(toTraffic) {
+  await answer("watch/reset", { method: "POST", body: JSON.stringify({ to_traffic: toTraffic }) });
 }
 
 export async function latestImage(requestId) {

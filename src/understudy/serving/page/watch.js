@@ -2,14 +2,14 @@
 
 import { Chart } from "./charts.js";
 import { byId, draw, fillRows, make, setAttributes, setText } from "./dom.js";
-import { count, dateTime, figure, percent } from "./format.js";
+import { count, dateTime, figure, percent, points } from "./format.js";
 import { watchSentence } from "./overview.js";
 import { around, ticks } from "./scale.js";
 
 const SHOWN = 100; // decisions
 let evidence = null;
 
-export function showWatch(watch) {
+export function showWatch({ watch, model }) {
   byId("watch").hidden = !watch;
   setText(byId("watch-text"), watchSentence(watch));
   if (!watch) return;
@@ -17,16 +17,18 @@ export function showWatch(watch) {
   fillRows(byId("evidence"), streams(watch).map(row), ["", "", "", "", "meter"]);
   showEvidence(watch.shift);
   showAgreement(watch.agreement);
+  setText(byId("labels-text"), labelsText(watch.labels));
+  showPairs(watch.agreement?.pairs ?? [], model.classes);
   showDecisions(watch.decisions);
 }
 
-function streams({ shift, agreement, labels }) {
-  const stages = shift.stages.map(stage => [`confidences of ${stage.exit}`, stage.requests, stage.evidence, shift.threshold]);
+function streams({ requests, shift, agreement, labels }) {
+  const stages = shift.stages.filter(stage => stage.requests > 0).map(stage => [`confidences of ${stage.exit}`, stage.requests, stage.evidence, shift.threshold]);
   return [
-    ["shift, all stages", shift.stages[0]?.requests, shift.evidence, shift.threshold],
+    ["shift, all stages", requests, shift.evidence, shift.threshold],
     ...stages,
-    ["agreement, shadowed images", agreement.shadowed, agreement.evidence, agreement.threshold],
-    ...(labels ? [["labels that came later", labels.labelled, labels.evidence, labels.threshold]] : []),
+    ...(agreement ? [["agreement of shadowed images", agreement.shadowed, agreement.evidence, agreement.threshold]] : []),
+    ...(labels?.threshold ? [["drop on labels that came", labels.compared, labels.evidence, labels.threshold]] : []),
   ];
 }
 
@@ -51,22 +53,41 @@ function showEvidence({ series, threshold }) {
 }
 
 function showAgreement(agreement) {
-  const { shadowed, disagreements, rate, interval, baseline, budget } = agreement;
-  const words = shadowed
-    ? `${count(disagreements)} of ${count(shadowed)} shadowed images differ from the reference: ${percent(rate)}, 95 % interval ${percent(interval?.[0])} to ${percent(interval?.[1])}. `
-      + `Before it was ${percent(baseline)}; the certificate allows ${percent(budget)}.`
-    : `No shadowed images yet. Before it was ${percent(baseline)}; the certificate allows ${percent(budget)}.`;
+  const words = agreementText(agreement);
   setText(byId("agreement-text"), words);
   const svg = byId("agreement"), width = Math.floor(svg.getBoundingClientRect().width);
-  const key = JSON.stringify([width, rate, interval, baseline, budget]);
+  const key = JSON.stringify([width, agreement]);
   if (!width || svg.dataset.drawn === key) return;
   svg.dataset.drawn = key;
   setAttributes(svg, { "aria-label": words, viewBox: `0 0 ${width} 150`, width, height: 150 });
-  svg.replaceChildren(...interval_of(agreement, width));
+  svg.replaceChildren(...(agreement ? agreementMarks(agreement, width) : []));
+}
+
+function agreementText(agreement) {
+  if (!agreement) return "The reference itself answers: there is nothing to compare.";
+  const { shadowed, disagreements, rate, interval, baseline, budget } = agreement;
+  const allowed = `On the certify samples it was ${percent(baseline)}; at most ${percent(budget)} is allowed.`;
+  if (!shadowed) return `No shadowed images yet. ${allowed}`;
+  return `${count(disagreements)} of ${count(shadowed)} shadowed images have another answer than the reference's: ${percent(rate)}, `
+    + `95 % interval ${percent(interval[0])} to ${percent(interval[1])}. ${allowed}`;
+}
+
+function labelsText(labels) {
+  if (!labels) return "No labels have come: send them to POST feedback, and the drop itself is watched too.";
+  const all = `${count(labels.labelled)} labels have come: ${percent(labels.accuracy)} of those images were answered rightly.`;
+  if (!labels.compared) return all;
+  return `${all} On the ${count(labels.compared)} of them that were shadowed, the reference's accuracy is higher by ${points(100 * labels.gap)}; `
+    + `the certificate allows ${points(100 * labels.budget)}.`;
+}
+
+function showPairs(pairs, classes) {
+  byId("pairs").hidden = !pairs.length;
+  const name = number => String(classes?.[number] ?? number);
+  fillRows(byId("pairs-table"), pairs.map(one => [name(one.answer), name(one.reference), count(one.count)]), ["", "text", ""]);
 }
 
 // The interval as a bar with the rate on it, beside lines for what was before and what is allowed.
-function interval_of({ shadowed, rate, interval, baseline, budget }, width) {
+function agreementMarks({ shadowed, rate, interval, baseline, budget }, width) {
   const values = [0, baseline, budget, ...(shadowed ? [rate, ...(interval ?? [])] : [])].filter(Number.isFinite);
   const scale = around(values.map(value => 100 * value), width - 24), x = share => 12 + scale.pixel(100 * share);
   const line = (x1, y1, x2, y2, kind) => draw("path", { d: `M${x1} ${y1}L${x2} ${y2}`, class: kind, stroke: "currentColor" });
