@@ -137,7 +137,7 @@ LAYERS = {
     },
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
-        "zoo", "scoring", "training", "reproduction", "serving",
+        "zoo", "scoring", "training", "reproduction", "monitoring", "serving",
     },
     "__main__": {"app"},
 }  # fmt: skip

@@ -10,6 +10,8 @@ import torch
 
 from served_cascades import saved_cascade
 
+collect_ignore = ["kserve_client.py"]  # run by a test, in an environment of its own
+
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:

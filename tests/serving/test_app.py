@@ -4,49 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from online_requests import run_async, until
+from app_clients import Client, with_client
+from online_requests import until
 from served_cascades import CLASSES, png, random_images, served_cascade
-from understudy.nn.cascade import Cascade
-from understudy.serving import ServingApp, ServingSettings, app
+from understudy.serving import ServingApp
 from understudy.serving.request_errors import RequestError
 
 IMAGES = random_images(40, seed=3, side=9)
 JSON = {"content-type": "application/json"}
-
-Client = httpx.AsyncClient
-
-
-@asynccontextmanager
-async def serving(
-    cascade: Cascade | None = None, *, host: str = "localhost", **settings: Any
-) -> AsyncIterator[tuple[Client, ServingApp]]:
-    """A client of an app that has started."""
-    made = app(cascade or served_cascade(), settings=ServingSettings(**settings))
-    transport = httpx.ASGITransport(made, raise_app_exceptions=False)
-    async with made.service, Client(transport=transport, base_url=f"http://{host}") as client:
-        yield client, made
-
-
-def with_client(work: Callable[[Client, ServingApp], Awaitable[None]], **settings: Any) -> None:
-    """Run a test with a client of an app."""
-
-    async def run() -> None:
-        async with serving(**settings) as (client, made):
-            await work(client, made)
-
-    run_async(run())
 
 
 def test_an_image_is_classified_as_the_cascade_answers_it() -> None:

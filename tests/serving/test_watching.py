@@ -1,0 +1,158 @@
+"""The watch at work in a service: it warns, falls back, is reset, and is kept over a restart."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from app_clients import Client, with_client
+from online_requests import run_async, until
+from served_cascades import random_images, served_cascade
+from understudy.scores import Array
+from understudy.serving import ServingApp, ServingSettings, app
+from understudy.serving.service import Service
+
+
+@cache
+def disputed() -> Array:
+    """Images that the first stage answers at every operating point, and otherwise than `big`."""
+    images = random_images(4000, seed=11)
+    cascade = served_cascade()
+    cascade.set_operating_point(name="drop-0.5")
+    answers = cascade.answer(torch.from_numpy(images))
+    first = np.array(answers.exit_names()) == "tiny"
+    cascade.set_operating_point(name="reference")
+    other = cascade.answer(torch.from_numpy(images)).prediction != answers.prediction
+    found: Array = images[first & other]
+    assert len(found) > 20
+    return found
+
+
+async def send_until_decided(service: Service, images: Array, most: int = 400) -> None:
+    """Send images, some at a time, until the watch has fallen back."""
+    assert service.watching is not None
+    shadows = service.watching.shadows
+    for start in range(0, most, 40):
+        rows = np.arange(start, start + 40) % len(images)
+        before = sum(shadows.values())
+        await service.answer_all(list(images[rows]))
+        await until(lambda: sum(shadows.values()) == before + 40)  # noqa: B023
+        if service.chosen_by == "watch":
+            return
+    raise AssertionError("the watch did not fall back")
+
+
+def test_a_broken_promise_falls_back_until_the_reset() -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        service = made.service
+        await send_until_decided(service, disputed())
+        found = (await client.get("/status")).json()
+        assert found["chosen_by"] == "watch"
+        assert found["operating_point"] in {"drop-0.5", "reference"}
+        assert found["watch"]["state"] == "fallen back"
+        assert {one["kind"] for one in found["watch"]["decisions"]} >= {"fall-back"}
+        text = (await client.get("/metrics")).text
+        assert 'understudy_watch_state{state="fallen_back"} 1.0' in text
+        assert 'understudy_watch_shadow_total{result="dropped"} 0.0' in text
+        response = await client.post("/watch/reset", json={})
+        assert response.json()["state"] == "watching"
+        found = (await client.get("/status")).json()
+        assert (found["operating_point"], found["chosen_by"]) == ("drop-1", "operator")
+
+    with_client(work, shadow=1.0)
+
+
+def test_a_shift_warns_and_never_falls_back() -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        service = made.service
+        dark = np.zeros((1, 3, 4, 4), np.uint8)
+        for _ in range(200):
+            await service.answer(dark[0])
+        found = (await client.get("/status")).json()
+        assert found["watch"]["state"] == "warned"
+        assert found["operating_point"] == "drop-1"
+        assert found["shadows"] == {"answered": 0, "dropped": 0}
+
+    with_client(work, shadow=0.0)
+
+
+def test_labels_that_come_later_are_counted_once() -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        served = await made.service.answer_all(list(random_images(3)))
+        labels: list[dict[str, Any]] = [
+            {"request_id": served[0].request_id, "label": 1},
+            {"request_id": served[1].request_id, "label": "dog"},
+            {"request_id": "unknown", "label": 0},
+        ]
+        found = (await client.post("/feedback", json=labels)).json()
+        assert found == {"counted": 2, "repeated": 0, "unknown": ["unknown"], "unknown_count": 1}
+        again = (await client.post("/feedback", json=labels[:1])).json()
+        assert again["repeated"] == 1
+        cow = {"request_id": "a", "label": "cow"}
+        wrongs: list[Any] = [{}, [{"request_id": "a"}], [cow], [3]]
+        for wrong in wrongs:
+            assert (await client.post("/feedback", json=wrong)).status_code == 400
+
+    with_client(work)
+
+
+def test_a_full_server_drops_shadows() -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        await made.service.answer_all(list(random_images(4)))
+        found = (await client.get("/status")).json()
+        assert found["shadows"] == {"answered": 0, "dropped": 4}
+        assert found["requests"]["answered"] == 1
+
+    with_client(work, shadow=1.0, max_queue=4)
+
+
+def test_a_cascade_without_baselines_is_served_without_a_watch() -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        await made.service.answer(random_images(1)[0])
+        assert (await client.get("/status")).json()["watch"] is None
+        response = await client.post("/watch/reset", json={})
+        assert response.status_code == 501
+
+    cascade = served_cascade()
+    cascade.operating_points = ()
+    with_client(work, cascade=cascade)
+
+
+def test_what_was_decided_is_kept_over_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "watch.db"
+
+    async def first() -> None:
+        made = app(served_cascade(), settings=ServingSettings(shadow=1.0, state=file))
+        async with made.service as service:
+            await send_until_decided(service, disputed())
+
+    async def second() -> str | None:
+        made = app(served_cascade(), settings=ServingSettings(shadow=1.0, state=file))
+        async with made.service as service:
+            assert service.chosen_by == "watch"
+            name: str | None = service.current.name
+            service.reset_watch()
+            assert service.current.name == "drop-1"
+        return name
+
+    run_async(first())
+    assert run_async(second()) in {"drop-0.5", "reference"}
+    third = app(served_cascade(), settings=ServingSettings(shadow=1.0, state=file))
+    assert third.service.current.name == "drop-1"
+    run_async(third.service.close())
+
+
+@pytest.mark.parametrize("chosen", ["drop-0.5", "reference"])
+def test_what_the_operator_chose_is_kept_over_a_restart(tmp_path: Path, chosen: str) -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        made.service.set_operating_point({"name": chosen})
+
+    with_client(work, state=tmp_path / "watch.db")
+    again = app(served_cascade(), settings=ServingSettings(state=tmp_path / "watch.db"))
+    assert (again.service.current.name, again.service.chosen_by) == (chosen, "operator")
+    run_async(again.service.close())
