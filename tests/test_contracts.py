@@ -52,6 +52,7 @@ CORE = {
     "policy": {"json_codec", "errors"},
     "exit": {"confidence_functions", "errors", "short_repr"},
     "malloc": set(),
+    "switching": set(),
     "progress_bars": {"text_table"},
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
