@@ -23,6 +23,7 @@ from understudy.runtime.protocol import (
     class_names_of,
     is_out_of_memory,
 )
+from understudy.serving.deadlines import within
 from understudy.serving.image_inputs import ImageInputs
 from understudy.serving.latest_answers import Array, LatestAnswer, LatestAnswers, thumbnail
 from understudy.serving.model_metadata import InferenceCounts
@@ -129,15 +130,11 @@ class Service:
         self, images: Sequence[Any], *, logits: bool = False, request_id: str | None = None
     ) -> list[Served]:
         """The answers to the images of one request, all by the same policy; as `answer`."""
-        for image in images:
-            self.inputs.check(image)
+        large = [image for image in images if self.inputs.is_large(image)]
         policy, number = self.current, request_id or self.new_id()
 
         async def answers() -> list[Served]:
-            ready = [
-                await self.inputs.resize(image) if self.inputs.is_large(image) else image
-                for image in images
-            ]
+            ready = [await self.inputs.resize(one) for one in images] if large else images
             return await self._answers(ready, policy, number, logits)
 
         return await self._admitted(len(images), answers)
@@ -166,8 +163,7 @@ class Service:
         self._check_room(images)
         self.in_flight += images
         try:
-            async with asyncio.timeout(self.settings.deadline):
-                found = await answers()
+            found = await within(self.settings.deadline, answers())
         except TimeoutError:
             self.traffic.fail("late")
             raise DeadlineExceeded(

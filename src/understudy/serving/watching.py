@@ -110,7 +110,8 @@ class Watching:
             policy: what answers it.
             full: whether the server has no room for more; then its shadow is dropped.
         """
-        self._loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         if policy.name is None or self._reference is None:
             return None
         ticket = self.watch.draw(request_id, policy.name)
