@@ -16,45 +16,20 @@ import json
 import random
 import sys
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, process_time
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from load_records import LOST, Records
+from load_requests import Requests
 
-DIGITS = 12
-LOST = 0
-"""The status of a request without an answer."""
 SPACING = 0.02
 """Seconds between two attempts to connect."""
 MOST = 1024
 """Connections of an open loop."""
-
-
-@dataclass(frozen=True)
-class Requests:
-    """What is sent: `before`, the number of the request in 12 digits, and one of `after`."""
-
-    before: bytes
-    after: tuple[bytes, ...]
-
-    def save(self, file: Path) -> None:
-        joined = np.frombuffer(b"".join(self.after), np.uint8)
-        ends = np.cumsum([len(part) for part in self.after])
-        np.savez(file, before=np.frombuffer(self.before, np.uint8), after=joined, ends=ends)
-
-    @classmethod
-    def load(cls, file: Path) -> Requests:
-        with np.load(file) as kept:
-            joined, ends = kept["after"].tobytes(), kept["ends"].tolist()
-            before = kept["before"].tobytes()
-        starts = [0, *ends[:-1]]
-        return cls(before, tuple(joined[a:b] for a, b in zip(starts, ends, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -85,83 +60,6 @@ class Job:
 
     def text(self) -> str:
         return json.dumps(asdict(self))
-
-
-@dataclass(frozen=True, eq=False)
-class Records:
-    """What was sent and what came back, a row per request.
-
-    Attributes:
-        number: the id that was sent.
-        image: which of the requests' images.
-        phase: the phase in which it was sent.
-        sent, received: seconds of the machine's monotonic clock; NaN where nothing came back.
-        status: the HTTP status; 0 where nothing came back.
-        bodies: what came back.
-        unasked: answers that came where none was waited for.
-        cpu: processor seconds of the client.
-    """
-
-    number: Array
-    image: Array
-    phase: Array
-    sent: Array
-    received: Array
-    status: Array
-    bodies: tuple[bytes, ...]
-    unasked: int
-    cpu: float
-
-    def save(self, file: Path) -> None:
-        joined = np.frombuffer(b"".join(self.bodies), np.uint8)
-        rows = {n: getattr(self, n) for n in ("number", "image", "phase", "sent", "received")}
-        np.savez(
-            file,
-            **rows,
-            status=self.status,
-            joined=joined,
-            lengths=np.array([len(body) for body in self.bodies], np.int64),
-            more=np.array([self.unasked, self.cpu]),
-        )
-
-    @classmethod
-    def load(cls, file: Path) -> Records:
-        with np.load(file) as kept:
-            told = {name: kept[name] for name in kept.files}
-        joined = told.pop("joined").tobytes()
-        ends = np.cumsum(told.pop("lengths")).tolist()
-        unasked, cpu = told.pop("more").tolist()
-        bodies = tuple(joined[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
-        return cls(**told, bodies=bodies, unasked=int(unasked), cpu=cpu)
-
-    @property
-    def latency(self) -> Array:
-        """Seconds, (N,)."""
-        return self.received - self.sent
-
-    def rows(self, *, phase: int | None = None, status: int | None = None) -> Array:
-        """The rows of a phase with a status."""
-        right = np.ones(len(self.number), bool)
-        if phase is not None:
-            right &= self.phase == phase
-        if status is not None:
-            right &= self.status == status
-        return np.flatnonzero(right)
-
-    def rate(self, phase: int = 0, *, warm: float = 0.5) -> float:
-        """Answers per second of a phase: those that came between its first `warm` seconds and the
-        time at which the last request was sent."""
-        rows = self.rows(phase=phase)
-        begin, end = self.sent[rows].min() + warm, self.sent[rows].max()
-        came = self.received[self.status == 200]
-        return float(((came >= begin) & (came < end)).sum() / (end - begin))
-
-    def quantiles(self, rows: Array) -> dict[str, float]:
-        """Latencies in milliseconds."""
-        if not len(rows):
-            return {}
-        values = np.quantile(self.latency[rows], [0.5, 0.95, 0.99, 1.0]) * 1e3
-        return dict(zip(("p50", "p95", "p99", "max"), np.round(values, 2).tolist(), strict=True))
 
 
 def answer_in(data: bytes) -> tuple[int, bytes, bytes] | None:
@@ -369,64 +267,6 @@ class Client:
             unasked=self.unasked,
             cpu=cpu,
         )
-
-
-def http_head(path: str, headers: Sequence[tuple[str, str]]) -> bytes:
-    """The first lines of a POST, without the empty one."""
-    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{k}: {v}" for k, v in headers)]
-    return ("\r\n".join(lines) + "\r\n").encode()
-
-
-def json_requests(path: str, bodies: Sequence[bytes]) -> Requests:
-    """JSON documents; the number of the request stands in a header."""
-    before = http_head(path, [("Content-Type", "application/json")]) + b"X-Number: "
-    return Requests(
-        before, tuple(b"\r\nContent-Length: %d\r\n\r\n%b" % (len(b), b) for b in bodies)
-    )
-
-
-def raw_requests(path: str, images: Array) -> Requests:
-    """The bytes of images alone; the number of the request stands in a header."""
-    before = http_head(path, [("Content-Type", "application/octet-stream")]) + b"X-Number: "
-    bodies = [image.tobytes() for image in images]
-    return Requests(
-        before, tuple(b"\r\nContent-Length: %d\r\n\r\n%b" % (len(b), b) for b in bodies)
-    )
-
-
-def tensor_requests(path: str, images: Array, *, outputs: Sequence[str] = ()) -> Requests:
-    """Requests of the open inference protocol v2, one image each as a binary tensor.
-
-    Args:
-        path: that of the model's inference.
-        images: (N, C, H, W) uint8.
-        outputs: the outputs asked for, as JSON; all that the server gives where there are none.
-    """
-    size = images[0].nbytes
-    told: dict[str, Any] = {
-        "inputs": [
-            {
-                "name": "image",
-                "shape": [1, *images.shape[1:]],
-                "datatype": "UINT8",
-                "parameters": {"binary_data_size": size},
-            }
-        ]
-    }
-    if outputs:
-        told["outputs"] = [{"name": name, "parameters": {"binary_data": False}} for name in outputs]
-    tail = b'",' + json.dumps(told, separators=(",", ":")).encode()[1:]
-    opening = b'{"id":"'
-    length = len(opening) + DIGITS + len(tail)
-    head = http_head(
-        path,
-        [
-            ("Content-Type", "application/octet-stream"),
-            ("Inference-Header-Content-Length", str(length)),
-            ("Content-Length", str(length + size)),
-        ],
-    )
-    return Requests(head + b"\r\n" + opening, tuple(tail + image.tobytes() for image in images))
 
 
 def run(job: Job, requests: Requests) -> Records:

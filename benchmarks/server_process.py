@@ -16,7 +16,9 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import harness
-from load_client import Job, Phase, Records, Requests
+from load_client import Job, Phase
+from load_records import Records
+from load_requests import Requests
 
 START, STOP = 120.0, 30.0
 """Seconds that a server has to start, and to stop."""
@@ -75,7 +77,7 @@ class Server:
     def stop(self) -> None:
         """End it as an operator does; kill what is left after a while."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP)
         self.kill()

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,40 +24,18 @@ import numpy as np
 
 import harness
 import serving_rivals
-from load_client import Job, Phase, Records
-from server_process import Server, free_port, loaded, loading, request, running
+from load_client import Phase
+from our_server import WITHOUT_SHADOWS, ours, set_point
+from server_process import loaded
 from serving_cascade import Served, served
-from serving_checks import MODEL, answered, inconsistent, misplaced, requests_of, tally
+from serving_changes import restart, switching
+from serving_checks import inconsistent, requests_of, tally
+from serving_overload import overload
 
 CLIENTS = 64
 ROUNDS, SECONDS = 5, 4.0
 LEAST_OF_EXECUTOR, LEAST_OF_REFERENCE, LEAST_OF_RIVALS = 0.88, 1.6, 1.5
-OVERLOAD, OVERLOAD_SECONDS, NORMAL = 5.0, 60.0, 0.5
-MOST_P99, MOST_REFUSED_MS, MOST_GROWTH, MOST_RECOVERY = 3.0, 100.0, 1.05, 2.0
-SWITCHES, SPACING = 100, 0.08
-KILLS = 20
 RIVAL_ROUNDS, TRIAL, WARM = 3, 3.0, 2.0
-
-
-@contextmanager
-def ours(cascade: Path, *options: str, kill: bool = False) -> Iterator[Server]:
-    """Our server with a cascade."""
-    port = free_port()
-    command = [sys.executable, "-m", "understudy", "serve", str(cascade), "--name", MODEL]
-    command += ["--port", str(port), "--allow-code", "cifar_nets", *options]
-    source = f"{harness.ROOT / 'src'}:{harness.ROOT / 'benchmarks'}"
-    paths = {"PYTHONPATH": f"{source}:{os.environ.get('PYTHONPATH', '')}"}
-    with running(command, port, ready="/v2/health/ready", variables=paths, kill=kill) as server:
-        yield server
-
-
-def set_point(server: Server, name: str) -> None:
-    """Switch the operating point."""
-    body = json.dumps({"name": name}).encode()
-    headers = {"Content-Type": "application/json"}
-    status, told = request(server.port, "PUT", "/operating-point", body, headers)
-    if status != 200:
-        sys.exit(f"the operating point cannot be set: {status} {told.decode()}")
 
 
 @contextmanager
@@ -89,21 +64,29 @@ def executor_alone(one: Served) -> Iterator[Callable[[float], float]]:
 def throughput(one: Served) -> dict[str, Any]:
     """Our server, the same with the large model alone, and the executor without HTTP, in turns."""
     requests, phase = requests_of(one.images), Phase(SECONDS, clients=CLIENTS)
-    names = ("executor", "cascade", "reference")
+    names = ("executor", "cascade", "reference", "cascade with shadows")
     rates: dict[str, list[float]] = {name: [] for name in names}
     runs = []
-    with executor_alone(one) as alone, ours(one.folder, *WITHOUT_SHADOWS) as server:
-        loaded(server.port, requests, Phase(1.0, clients=CLIENTS))
+    with (
+        executor_alone(one) as alone,
+        ours(one.folder, *WITHOUT_SHADOWS) as server,
+        ours(one.folder) as shadowing,
+    ):
+        for port in (server.port, shadowing.port):
+            loaded(port, requests, Phase(1.0, clients=CLIENTS))
         for _ in range(ROUNDS):
             rates["executor"].append(alone(SECONDS))
             for name, point in (("cascade", "drop-0.5"), ("reference", "reference")):
                 set_point(server, point)
                 runs.append(loaded(server.port, requests, phase))
                 rates[name].append(runs[-1].rate())
+            runs.append(loaded(shadowing.port, requests, phase))
+            rates[names[-1]].append(runs[-1].rate())
     ended = tally(runs)
     ratios = {
         "of_executor": _ratio(rates["cascade"], rates["executor"]),
         "of_reference": _ratio(rates["cascade"], rates["reference"]),
+        "with_shadows_of_executor": _ratio(rates[names[-1]], rates["executor"]),
     }
     first = runs[0]
     return {
@@ -166,132 +149,12 @@ def _of_rival(one: Served, name: str, setting: serving_rivals.Setting, seconds: 
     return records.rate(warm=WARM)
 
 
-def overload(one: Served) -> dict[str, Any]:
-    """Five times the capacity for a minute, and half of it before and after."""
-    requests = requests_of(one.images)
-    with ours(one.folder) as server:
-        loaded(server.port, requests, Phase(2.0, clients=CLIENTS))
-        full = loaded(server.port, requests, Phase(SECONDS, clients=CLIENTS))
-        capacity = full.rate()
-        phases = (
-            Phase(SECONDS, rate=NORMAL * capacity),
-            Phase(OVERLOAD_SECONDS, rate=OVERLOAD * capacity),
-            Phase(2 * SECONDS, rate=NORMAL * capacity),
-        )
-        memory = _Memory(server)
-        with loading(Job(server.port, "", "", phases), requests) as client, memory:
-            records = client.records()
-    ended, rows = tally([records]), records.rows(phase=1)
-    accepted, refused = (records.rows(phase=1, status=status) for status in (200, 503))
-    p99 = full.quantiles(full.rows(status=200))["p99"]
-    recovery = _recovery(records, p99 / 1e3)
-    times = round(records.quantiles(accepted)["p99"] / p99, 2)
-    quick = records.quantiles(refused)
-    growth = memory.growth(records.sent[rows].min() + 10, records.sent[rows].max())
-    return {
-        "capacity": round(capacity),
-        "offered": round(len(rows) / OVERLOAD_SECONDS),
-        "accepted_per_second": round(len(accepted) / OVERLOAD_SECONDS),
-        "full_load_ms": full.quantiles(full.rows(status=200)),
-        "normal_ms": records.quantiles(records.rows(phase=0, status=200)),
-        "accepted_ms": records.quantiles(accepted),
-        "refused_ms": quick,
-        "p99_times": times,
-        "statuses": ended.statuses,
-        "lost": ended.lost,
-        "twice": ended.twice,
-        "rss_growth": growth,
-        "recovery_s": recovery,
-        "met": times <= MOST_P99
-        and set(ended.statuses) == {200, 503}
-        and quick["p99"] <= MOST_REFUSED_MS
-        and ended.twice == 0
-        and growth <= MOST_GROWTH
-        and recovery <= MOST_RECOVERY,
-    }
-
-
-def _recovery(records: Records, normal: float) -> float:
-    """Seconds after the overload in which the last request arrived that was refused, or took
-    longer than is normal at full load; of requests after that one in a hundred may."""
-    rows = records.rows(phase=2)
-    begin = records.sent[rows].min()
-    bad = (records.status[rows] != 200) | (records.latency[rows] > normal)
-    at = (records.sent[rows] - begin) // 0.25
-    slow = [bad[at == slot].mean() > 0.01 for slot in range(int(at.max()))]
-    return 0.25 * (1 + max((slot for slot, is_slow in enumerate(slow) if is_slow), default=-1))
-
-
-class _Memory:
-    """Samples the memory of a server while it is entered."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.samples: list[tuple[float, float]] = []
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._sample)
-
-    def _sample(self) -> None:
-        while not self.ended.wait(0.5):
-            self.samples.append((time.monotonic(), self.server.rss_mb()))
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
-
-    def growth(self, begin: float, end: float) -> float:
-        """How many times the memory of the beginning is held at the end: medians of 5 s."""
-        first = median(mb for at, mb in self.samples if begin <= at <= begin + 5)
-        last = median(mb for at, mb in self.samples if end - 5 <= at <= end)
-        return round(last / first, 4)
-
-
-def switching(one: Served) -> dict[str, Any]:
-    """The operating point switched a hundred times under load."""
-    names = list(one.expected)
-    job = Job(0, "", "", (Phase(2.0 + SWITCHES * SPACING, clients=CLIENTS),))
-    draw, switches = random.Random(0), []
-    with (
-        ours(one.folder, *WITHOUT_SHADOWS) as server,
-        loading(_at(job, server), requests_of(one.images)) as client,
-    ):
-        time.sleep(1.5)
-        last = ""
-        for _ in range(SWITCHES):
-            last = draw.choice([name for name in names if name != last])
-            asked = time.monotonic()
-            set_point(server, last)
-            switches.append((asked, time.monotonic(), last))
-            time.sleep(draw.uniform(0, 2 * SPACING))
-        records = client.records()
-    ended = tally([records])
-    wrong = len(inconsistent(records, dict(one.expected)))
-    late = misplaced(records, switches)
-    named = [told.operating_point for told in answered(records).values()]
-    return {
-        "switches": len(switches),
-        "statuses": ended.statuses,
-        "answers": {name: named.count(name) for name in names},
-        "inconsistent": wrong,
-        "by_another_point_than_was_set": late,
-        "twice": ended.twice,
-        "met": set(ended.statuses) == {200} and wrong == late == ended.twice == 0,
-    }
-
-
-def _at(job: Job, server: Server) -> Job:
-    return Job(server.port, "", "", job.phases, job.first, job.seed, job.patience)
-
-
-WITHOUT_SHADOWS: tuple[str, ...] = ()
 PARTS: Mapping[str, Callable[[Served], dict[str, Any]]] = {
     "throughput": throughput,
     "rivals": rivals,
     "overload": overload,
     "switching": switching,
+    "restart": restart,
 }
 
 

@@ -17,7 +17,7 @@ import torch
 
 import cifar10
 import harness
-from load_client import Array
+from load_records import Array
 from understudy.app.build_cascade import build_cascade
 from understudy.operating_point import OperatingPoint
 from understudy.outcome import decide

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from load_client import DIGITS, LOST, Array, Records, Requests, tensor_requests
+from load_records import LOST, Array, Records
+from load_requests import DIGITS, Requests, tensor_requests
 from serving_cascade import Expected
 
 MODEL = "cascade"

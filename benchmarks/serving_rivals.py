@@ -22,7 +22,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import harness
-from load_client import Array, Requests, json_requests, raw_requests
+from load_records import Array
+from load_requests import Requests, json_requests, raw_requests
 from server_process import Server, free_port, running
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "understudy-rivals"

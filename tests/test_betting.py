@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from understudy.betting import GapMonitor, JumpingCapital, MeanTest, betting_upper_bound
 from understudy.errors import PolicyError, TableError
-from understudy.betting import GapMonitor, betting_upper_bound
 from understudy.searching.exact_test import gap_p_value
 
 STREAMS = st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.0, 0.3, 1.0]), max_size=60)
@@ -158,3 +158,70 @@ def test_wrong_arguments_are_one_sentence(wrong: dict[str, Any]) -> None:
 def test_wrong_gaps_are_one_sentence(wrong: float) -> None:
     with pytest.raises(TableError, match="between -1 and 1"):
         GapMonitor(0.01).update([0.0, wrong])
+
+
+def jumping_by_hand(factors: np.ndarray) -> list[float]:
+    """The capital after every sample: each rate plays by itself, and jumps after 16 samples."""
+    bets = factors.shape[1]
+    capitals = np.full((5, bets), 1 / (5 * bets))
+    found = []
+    for number, row in enumerate(factors, start=1):
+        capitals *= row
+        found.append(math.log(capitals.sum()))
+        if number % 16 == 0:
+            for rate, own in zip((1e-2, 1e-3, 1e-4, 1e-6, 1e-8), capitals, strict=True):
+                stays = (1 - rate) ** 16
+                own[:] = stays * own + (1 - stays) * own.sum() / bets
+    return found
+
+
+@given(st.lists(st.integers(0, 200), max_size=6), st.integers(0, 99))
+def test_jumping_capital_is_a_mean_of_games(sizes: list[int], seed: int) -> None:
+    factors = np.random.default_rng(seed).uniform(0.4, 1.7, (sum(sizes), 3))
+    capital, done = JumpingCapital.over(3), 0
+    expected = [0.0, *jumping_by_hand(factors)]
+    for size in sizes:
+        capital = capital.update(factors[done : done + size])
+        done += size
+        assert capital.log == pytest.approx(expected[done], abs=1e-9)
+    assert JumpingCapital.from_dict(capital.to_dict()).to_dict() == capital.to_dict()
+
+
+@pytest.mark.parametrize(("bound", "low"), [(0.05, 0.0), (0.01, -1.0), (-0.1, -1.0)])
+def test_the_test_of_a_mean_keeps_its_level_whenever_one_stops(bound: float, low: float) -> None:
+    rng = np.random.default_rng(8)
+    draws, level, alarms = 400, 0.1, 0
+    for _ in range(draws):
+        test = MeanTest.of(bound, low=low)
+        discordance = 0.2 if low < 0 else bound
+        values = stream(rng, 1500, discordance=discordance, gap=bound)
+        for start in range(0, len(values), 10):
+            test = test.update(values[start : start + 10])
+        alarms += test.p_value <= level
+    assert alarms / draws <= level + 3 * math.sqrt(level * (1 - level) / draws)
+
+
+def test_a_mean_that_rises_late_is_found_nearly_as_soon_as_an_early_one() -> None:
+    """After 10,000 values below the bound a monitor with a horizon has lost its capital."""
+    rng = np.random.default_rng(9)
+    late = (rng.random(10_000) < 0.03).astype(float)
+    early, after, monitor = (
+        MeanTest.of(0.04, low=0.0),
+        MeanTest.of(0.04, low=0.0).update(late),
+        GapMonitor(-0.04, 0.005, 2000).update(-late),
+    )
+    assert after.p_value > 0.01
+    raised = (rng.random(1500) < 0.1).astype(float)
+    assert early.update(raised[:500]).p_value < 1e-3
+    assert after.update(raised[:1000]).p_value < 1e-3
+    assert not monitor.update(-raised).proved
+
+
+def test_a_test_of_a_mean_refuses_what_it_cannot_bound() -> None:
+    for bound, low in ((0.0, 0.0), (1.0, 0.0), (0.5, -2.0)):
+        with pytest.raises(PolicyError, match="divide points"):
+            MeanTest.of(bound, low=low)
+    with pytest.raises(TableError, match="at least 0"):
+        MeanTest.of(0.1, low=0.0).update([0.5, -0.5])
+    test = MeanTest.of(0.1, low=0.0)
+    assert test.update([]) is test

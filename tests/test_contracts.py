@@ -136,7 +136,7 @@ LAYERS = {
     },
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
-        "zoo", "scoring", "training", "reproduction", "serving",
+        "zoo", "scoring", "training", "reproduction", "monitoring", "serving",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -157,8 +157,8 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned lanes "
-        "scheduler delivery offline online executor"
+        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned places "
+        "lanes scheduler delivery offline online executor"
     ),
     "monitoring": (
         "settings decisions watched_points shift_test promise watch_state events answer_log "

@@ -173,6 +173,7 @@ COMMANDS = {
     "export c --onnx b": "export",
     "report a.json --out b.html": "search",
 }
+NEED_NONE = {"watch"}
 
 
 @pytest.mark.parametrize("extras", ["", "search onnx"])
@@ -196,7 +197,8 @@ def test_every_verb_names_the_extra_that_it_needs(extras: str, tmp_path: Path) -
 def test_every_verb_is_tried() -> None:
     from understudy.app.cli.main import app
 
-    assert {line.split()[0] for line in COMMANDS} == {one.name for one in app.registered_commands}
+    tried = {line.split()[0] for line in COMMANDS} | NEED_NONE
+    assert tried == {one.name for one in app.registered_commands}
 
 
 NAMES = """

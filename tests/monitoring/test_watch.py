@@ -185,11 +185,19 @@ def test_a_point_without_a_baseline_is_refused_in_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"alpha": 0}, {"share": 1.6}, {"raised_share": -0.1}, {"margin": -1}, {"raised_for": -1}, {"seed": -1}]
+    ("name", "value"),
+    [
+        ("alpha", 0),
+        ("share", 1.6),
+        ("raised_share", -0.1),
+        ("margin", -1),
+        ("raised_for", -1),
+        ("seed", -1),
+    ],
 )
-def test_wrong_settings_are_one_sentence(wrong: dict[str, float]) -> None:
-    with pytest.raises(PolicyError):
-        WatchSettings(**wrong)  # type: ignore[arg-type]
+def test_wrong_settings_are_one_sentence(name: str, value: float) -> None:
+    with pytest.raises(PolicyError, match=f"found.*{value:g}"):
+        WatchSettings(**{name: value})  # type: ignore[arg-type]
 
 
 def test_unknown_points_are_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 from lookup_cascade import LookupCascade, random_table
 from sample_rows import chain, images_of
 from understudy.runtime.buffer import RowBatch
-from understudy.runtime.lanes import PolicyLane, Request, Traffic
+from understudy.runtime.lanes import Call, PolicyLane, Request, Traffic
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.pipeline import BufferedPipeline
@@ -36,8 +36,9 @@ def lane_of(metrics: Metrics, arrivals: list[float], deferred: int = 0) -> Polic
     sink = OfflineRun(cascade, metrics=metrics, device=Lock())
     lane = PolicyLane(BufferedPipeline(cascade.runners, sink, metrics=metrics, device=Lock()))
     loop = asyncio.new_event_loop()
+    call = Call(loop, loop.create_future(), [], len(arrivals), None, [], logits=False)
     for number, since in enumerate(arrivals):
-        lane.pending[number] = Request(number, None, loop.create_future(), lane, since)
+        lane.pending[number] = Request(number, None, call, number, lane, since)
     loop.close()
     if deferred:
         rows = np.arange(deferred)

@@ -105,6 +105,13 @@ def test_the_verdict_comes_first(open_page: Open, page: Page) -> None:
     assert "The watch sees no change" in lead
 
 
+def test_requests_that_were_not_answered_are_counted(open_page: Open, page: Page) -> None:
+    open_page(busy())
+    facts = " ".join(page.text("#requests").split())
+    assert "refused, as the queue was full 1,204 too late 3 failed 2" in facts
+    assert facts.endswith("shadows left out 3")
+
+
 def test_names_of_users_stay_texts(open_page: Open, page: Page) -> None:
     open_page(busy(["tiny", HOSTILE]))
     assert page.run(shown("#exits", HOSTILE))

@@ -21,6 +21,7 @@ from understudy.app.report import drawing
 from understudy.serving.page_routes import page_files, small_png
 
 FOLDER = Path(str(serving.__file__)).parent / "page"
+ROOT = Path(__file__).resolve().parents[2]
 VENDORED = FOLDER / "vendor" / "uplot"
 OWN = [path for path in FOLDER.iterdir() if path.suffix in {".html", ".css", ".js"}]
 
@@ -128,6 +129,14 @@ def test_the_colours_are_those_of_the_report() -> None:
     assert colours == chromium.colour_schemes(report)
     scripts = "".join(path.read_text(encoding="utf-8") for path in OWN)
     assert set(re.findall(r"var\(--(\w+)\)", scripts)) <= set(colours)
+
+
+def test_the_pictures_of_the_page_are_small_and_come_in_light_and_dark() -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    for theme in ("light", "dark"):
+        picture = ROOT / "docs" / "images" / f"serving-{theme}.png"
+        assert picture.stat().st_size < 150_000
+        assert f"images/{picture.name}" in page
 
 
 @pytest.mark.slow

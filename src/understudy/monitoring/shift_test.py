@@ -8,8 +8,9 @@ certify samples alone would not do: these differ by chance from what they were d
 1 / sqrt(samples), and after tens of thousands of requests any test would notice.
 
 On the p-values runs a betting game: bets that they are low, high, extreme or central, small ones
-for small shifts and large ones, with a capital that jumps between the bets (`betting.JumpingCapital`). If nothing shifts the
-capital ever reaches 1 / level with a probability of at most `level`.
+for small shifts and large ones, with a capital that jumps between the bets
+(`betting.JumpingCapital`). If nothing shifts the capital ever reaches 1 / level with a probability
+of at most `level`.
 
 The martingale is one with respect to its own p-values and not with respect to all that is known of
 the requests. So capitals of several stages must not be averaged or multiplied; each is tested by

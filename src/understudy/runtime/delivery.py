@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -49,11 +49,11 @@ class Delivery:
         """Deliver the answers of a stage."""
         rows, _ = answered_and_failed(output)
         if len(rows):
-            columns = (ids[rows], output.prediction[rows], output.confidence[rows])
-            triples = zip(*(column.tolist() for column in columns), strict=True)
-            answers = {number: Answer(top, sure, runner.name) for number, top, sure in triples}
-            results: dict[int, Outcome] = {**answers, **self._logits(runner, rows, output, answers)}
-            self._traffic.deliver(list(results.items()))
+            numbers = ids[rows].tolist()
+            columns = output.prediction[rows].tolist(), output.confidence[rows].tolist()
+            answers = [Answer(top, sure, runner.name) for top, sure in zip(*columns, strict=True)]
+            outcomes = self._with_logits(runner, rows, output, numbers, answers)
+            self._traffic.deliver(zip(numbers, outcomes, strict=True))
         if self._observer is not None:
             self._observe(self._observer, runner, output.confidence)
 
@@ -67,33 +67,41 @@ class Delivery:
         kept = [place for place, number in enumerate(ids.tolist()) if number in requests]
         return None if len(kept) == len(ids) else np.array(kept, np.int64)
 
-    def _logits(
-        self, runner: StageRunner, rows: Array, output: RunnerOutput, answers: dict[int, Answer]
-    ) -> dict[int, Outcome]:
-        """The answers to requests for logits, with them, or why they could not be copied.
+    def _with_logits(
+        self,
+        runner: StageRunner,
+        rows: Array,
+        output: RunnerOutput,
+        numbers: Sequence[int],
+        answers: Sequence[Answer],
+    ) -> Sequence[Outcome]:
+        """The answers, with their logits where these were asked for, or the error of copying them.
 
         Args:
             runner: the stage that answered.
             rows: the rows of its output that have answers.
             output: the output of the stage.
-            answers: request -> answer, in the order of the rows.
+            numbers: the requests of these rows.
+            answers: to these requests.
         """
         requests = self._traffic.requests
-        asked = {
-            number: row
-            for row, number in zip(rows.tolist(), answers, strict=True)
-            if (request := requests.get(number)) is not None and request.logits
-        }
+        asked = [
+            place
+            for place, number in enumerate(numbers)
+            if (request := requests.get(number)) is not None and request.call.logits
+        ]
         if not asked:
-            return {}
+            return answers
+        outcomes = list[Outcome](answers)
         try:
-            logits = runner.host_logits(output.logits, np.array([*asked.values()]))
+            logits = runner.host_logits(output.logits, rows[asked])
         except Exception as error:  # noqa: BLE001
-            return {number: _failure(runner, error) for number in asked}
-        return {
-            number: answers[number].with_logits(row)
-            for number, row in zip(asked, logits, strict=True)
-        }
+            for place in asked:
+                outcomes[place] = _failure(runner, error)
+        else:
+            for place, row in zip(asked, logits, strict=True):
+                outcomes[place] = answers[place].with_logits(row)
+        return outcomes
 
     def _observe(self, observer: Observer, runner: StageRunner, confidence: Array) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from threading import Lock
 from types import TracebackType
@@ -189,13 +189,64 @@ class Executor:
             ExecutionError: requests of another event loop are in flight, or this process is a fork
                 of the one that made the executor.
         """
+        (outcome,) = await self._answered(
+            [self.cascade.request(image)], runners, logits=logits, background=background
+        )
+        if isinstance(outcome, Answer):
+            return outcome
+        raise outcome
+
+    async def answer_many(
+        self,
+        images: Iterable[Any],
+        *,
+        runners: tuple[StageRunner, ...] | None = None,
+        logits: bool = False,
+        background: bool = False,
+    ) -> list[Answer | Exception]:
+        """The answers to several samples in their order, each with an answer or the exception that
+        `answer` would raise for it; for less time per sample than `answer` takes.
+
+        All go through the same stages. Where there are fewer places than samples, others wait.
+
+        Args:
+            images: the samples, or one array or tensor of them.
+            runners: as of `answer`.
+            logits: as of `answer`.
+            background: as of `answer`; all are refused where not all may be in the background.
+
+        Raises:
+            DataError: no stages.
+            PolicyError: a stage that the cascade lacks.
+            BackgroundFull: they are more than may still be in the background.
+            ExecutorClosed: the executor is closed.
+            ExecutionError: requests of another event loop are in flight, or this process is a fork
+                of the one that made the executor.
+        """
+        samples, refused = list[Any](), dict[int, Exception]()
+        for place, image in enumerate(images):
+            try:
+                samples.append(self.cascade.request(image))
+            except DataError as error:
+                refused[place] = error
+        answered = iter(
+            await self._answered(samples, runners, logits=logits, background=background)
+        )
+        places = range(len(samples) + len(refused))
+        return [refused[place] if place in refused else next(answered) for place in places]
+
+    def _answered(
+        self,
+        samples: Sequence[Any],
+        runners: tuple[StageRunner, ...] | None,
+        *,
+        logits: bool,
+        background: bool,
+    ) -> Awaitable[list[Answer | Exception]]:
         self._check_process()
         if runners is not None:
             _check_runners(runners, self.cascade.exits)
-        sample = self.cascade.request(image)
-        return await self._batcher.answer(
-            sample, runners=runners, logits=logits, background=background
-        )
+        return self._batcher.answer(samples, runners=runners, logits=logits, background=background)
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""

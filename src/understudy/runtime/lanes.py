@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Condition
@@ -13,21 +13,64 @@ from typing import Any
 
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.pipeline import BufferedPipeline
+from understudy.runtime.places import Places
 from understudy.runtime.protocol import Answer
 
 Outcome = Answer | Exception
 
+_NONE: Outcome = LookupError("no outcome yet")
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One or several samples that were sent together, and the future that receives all outcomes.
+
+    Attributes:
+        loop: where it is waited for.
+        future: has the outcomes in the order of the samples, once there are all.
+        outcomes: those so far.
+        missing: the number of samples without one.
+        places: what the requests give back; None for those in the background.
+        requests: those of the samples that were taken.
+        logits: whether the answers have logits.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[list[Outcome]]
+    outcomes: list[Outcome]
+    missing: int
+    places: Places | None
+    requests: list[Request]
+    logits: bool
+
+    @staticmethod
+    def of(
+        count: int, loop: asyncio.AbstractEventLoop, places: Places | None, *, logits: bool
+    ) -> Call:
+        """A call without outcomes."""
+        future: asyncio.Future[list[Outcome]] = loop.create_future()
+        if not count:
+            future.set_result([])
+        return Call(loop, future, [_NONE] * count, count, places, [], logits)
+
+    def receive(self, place: int, outcome: Outcome) -> None:
+        """The outcome of one sample; called in the event loop."""
+        self.outcomes[place] = outcome
+        self.missing -= 1
+        if not self.missing and not self.future.done():
+            self.future.set_result(self.outcomes)
+
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One sample, and the future that receives its answer, with its logits where they are asked."""
+    """One sample, and its place in the call that it came in."""
 
     id: int
     image: Any
-    future: asyncio.Future[Answer]
+    call: Call
+    place: int
     lane: PolicyLane
     since: float
-    logits: bool = False
 
 
 @dataclass(eq=False)
@@ -72,14 +115,14 @@ class Traffic:
         self._lock = lock
         self._ids = itertools.count()
 
-    def add(
-        self, image: Any, lane: PolicyLane, future: asyncio.Future[Answer], *, logits: bool
-    ) -> Request:
-        """Let a request wait in a lane; the lock is held."""
-        request = Request(next(self._ids), image, future, lane, time.monotonic(), logits)
-        self.requests[request.id] = lane.pending[request.id] = request
-        self.metrics.add_waiting(1)
-        return request
+    def add(self, images: Sequence[Any], lane: PolicyLane, call: Call) -> None:
+        """Let further samples of a call wait in a lane; the lock is held."""
+        now, start = time.monotonic(), len(call.requests)
+        for place, image in enumerate(images, start):
+            request = Request(next(self._ids), image, call, place, lane, now)
+            self.requests[request.id] = lane.pending[request.id] = request
+            call.requests.append(request)
+        self.metrics.add_waiting(len(images))
 
     def take(self, lane: PolicyLane) -> list[Request]:
         """The requests that its first stage runs next, in the order of their arrival."""
@@ -90,16 +133,19 @@ class Traffic:
             self.metrics.remove_waiting(len(requests))
         return requests
 
-    def discard(self, request: Request) -> None:
-        """Forget a request that is no longer waited for."""
+    def discard(self, call: Call) -> None:
+        """Forget the requests of a call that is no longer waited for; called in its event loop."""
+        lost = 0
         with self._lock:
-            self.requests.pop(request.id, None)
-            if request.lane.pending.pop(request.id, None) is not None:
-                self.metrics.remove_waiting(1)
-                if not request.lane.pending:
-                    self._lock.notify()  # deferred rows may have waited for its batch
+            for request in call.requests:
+                lost += self.requests.pop(request.id, None) is not None
+                if request.lane.pending.pop(request.id, None) is not None:
+                    self.metrics.remove_waiting(1)
+            self._lock.notify()  # deferred rows may have waited for their batch
+        if call.places is not None:
+            call.places.give_back(lost)
 
-    def deliver(self, results: Sequence[tuple[int, Outcome]]) -> None:
+    def deliver(self, results: Iterable[tuple[int, Outcome]]) -> None:
         """Deliver answers and errors in one call of the event loop."""
         with self._lock:
             self.delivered = time.monotonic()
@@ -123,18 +169,16 @@ class Traffic:
 
 def _hand_over(results: Sequence[tuple[Request, Outcome]]) -> None:
     """Deliver results in one call of each event loop; from any thread."""
-    for loop in {request.future.get_loop() for request, _ in results}:
+    for loop in {request.call.loop for request, _ in results}:
         with suppress(RuntimeError):  # the event loop has ended
-            loop.call_soon_threadsafe(_set_results, loop, results)
+            loop.call_soon_threadsafe(_receive, loop, results)
 
 
-def _set_results(
-    loop: asyncio.AbstractEventLoop, results: Sequence[tuple[Request, Outcome]]
-) -> None:
-    for request, result in results:
-        if request.future.done() or request.future.get_loop() is not loop:
-            continue
-        if isinstance(result, Answer):
-            request.future.set_result(result)
-        else:
-            request.future.set_exception(result)
+def _receive(loop: asyncio.AbstractEventLoop, results: Sequence[tuple[Request, Outcome]]) -> None:
+    """Give the results of this event loop to their calls, and the places to others."""
+    for request, outcome in results:
+        call = request.call
+        if call.loop is loop:
+            call.receive(request.place, outcome)
+            if call.places is not None:
+                call.places.give_back(1)

@@ -19,11 +19,11 @@ from threadpoolctl import ThreadpoolController
 
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.delivery import Delivery, Observer
-from understudy.runtime.lanes import PolicyLane, Request, Traffic
+from understudy.runtime.lanes import Call, Outcome, PolicyLane, Request, Traffic
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.pipeline import BufferedPipeline
+from understudy.runtime.places import Places
 from understudy.runtime.protocol import (
-    Answer,
     BackgroundFull,
     ExecutionError,
     ExecutorClosed,
@@ -54,7 +54,7 @@ class Admission:
     """The requests of one event loop, a limited number of them in flight."""
 
     loop: asyncio.AbstractEventLoop
-    places: asyncio.Semaphore
+    places: Places
     callers: int = 0
 
     @property
@@ -108,26 +108,34 @@ class RequestBatcher:
 
     async def answer(
         self,
-        image: Any,
+        images: Sequence[Any],
         *,
         runners: tuple[StageRunner, ...] | None,
         logits: bool,
         background: bool,
-    ) -> Answer:
-        """The answer to one image, by these stages or by the policy that is set.
+    ) -> list[Outcome]:
+        """The answers to images, by these stages or by the policy that is set, or errors.
+
+        An error is a `RequestFailed` where a stage raised or the last one returned NaN, and an
+        `ExecutorClosed` where the executor was closed before.
 
         Raises:
-            RequestFailed: a stage raised on it, or the last one returned NaN.
-            BackgroundFull: as many requests are in the background as may be.
-            ExecutorClosed: closed before, or meanwhile.
+            BackgroundFull: these are more than may still be in the background.
+            ExecutorClosed: closed before.
             ExecutionError: requests of another event loop are in flight.
         """
-        admission = self._admitted(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        admission = self._admitted(loop)
+        traffic = self._background if background else self._requests
+        stages = self._cascade.runners if runners is None else runners
+        places = None if background else admission.places
+        call = Call.of(len(images), loop, places, logits=logits)
         try:
-            if background:
-                return await self._answered(self._background, image, runners, logits)
-            async with admission.places:
-                return await self._answered(self._requests, image, runners, logits)
+            await self._send(call, traffic, images, stages)
+            return await call.future
+        except BaseException:
+            traffic.discard(call)
+            raise
         finally:
             with self._wake:
                 admission.callers -= 1
@@ -157,47 +165,50 @@ class RequestBatcher:
                         f"{admission.callers} requests of the first are inside: make an executor "
                         "for each"
                     )
-                admission = Admission(loop, asyncio.Semaphore(self._max_waiting))
+                admission = Admission(loop, Places(self._max_waiting))
                 self._admission = admission
             admission.callers += 1
             return admission
 
-    async def _answered(
-        self,
-        traffic: Traffic,
-        image: Any,
-        runners: tuple[StageRunner, ...] | None,
-        logits: bool,
-    ) -> Answer:
-        request = self._submit(traffic, image, runners, logits)
-        try:
-            return await request.future
-        except BaseException:
-            traffic.discard(request)  # unless it was answered
-            raise
+    async def _send(
+        self, call: Call, traffic: Traffic, images: Sequence[Any], runners: tuple[StageRunner, ...]
+    ) -> None:
+        """Let the images wait for the first stage, as soon as there are places for them."""
+        sent, count = 0, len(images)
+        while sent < count:
+            if call.places is None:
+                taken = count
+            else:
+                taken = call.places.take_now(count - sent) or await call.places.take(count - sent)
+            try:
+                self._submit(call, traffic, images[sent : sent + taken], runners)
+            except Exception as error:
+                if call.places is not None and len(call.requests) == sent:
+                    call.places.give_back(taken)
+                if not sent or not isinstance(error, ExecutorClosed):
+                    raise
+                for place in range(sent, count):
+                    call.receive(place, ExecutorClosed(str(error)))
+                return
+            sent += taken
 
     def _submit(
-        self,
-        traffic: Traffic,
-        image: Any,
-        runners: tuple[StageRunner, ...] | None,
-        logits: bool,
-    ) -> Request:
-        future = asyncio.get_running_loop().create_future()
+        self, call: Call, traffic: Traffic, images: Sequence[Any], runners: tuple[StageRunner, ...]
+    ) -> None:
         with self._wake:
             self._refuse_if_closed()
-            if traffic is self._background and len(traffic.requests) >= self._max_background:
+            if call.places is None and len(traffic.requests) + len(images) > self._max_background:
                 raise BackgroundFull(self._max_background)
-            lane = self._lane(traffic, self._cascade.runners if runners is None else runners)
-            request = traffic.add(image, lane, future, logits=logits)
+            lane = self._lane(traffic, runners)
+            first = not lane.pending
+            traffic.add(images, lane, call)
             if self._thread is None:
                 release_threads()  # of this thread, which may have computed before
                 self._thread = Thread(target=self._work, name="understudy executor", daemon=True)
                 self._thread.start()
-            full = len(lane.pending) >= traffic.metrics.limit(lane.pipeline.runners[0].name)
-            if len(lane.pending) == 1 or full or len(traffic.requests) == self._max_waiting:
+            full = len(lane.pending) >= traffic.metrics.limit(runners[0].name)
+            if first or full or len(traffic.requests) == self._max_waiting:
                 self._wake.notify()
-            return request
 
     def _lane(self, traffic: Traffic, runners: tuple[StageRunner, ...]) -> PolicyLane:
         """The lane of the identical stages, a new one where there is none."""

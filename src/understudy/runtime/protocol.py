@@ -33,10 +33,8 @@ class AnswerFields(NamedTuple):
 
 
 class Answer(AnswerFields):
-    """The answer to one sample: the class, the confidence and the exit that answered.
-
-    Attributes:
-        logits: (C,) float32, of the exit that answered; None unless the request asked for them.
+    """The answer to one sample: the class, the confidence and the exit that answered; and its
+    `logits` (C,) float32 where the request asked for them.
 
     >>> answer = Answer(1, 0.75, "tiny").with_logits(np.zeros(3, np.float32))
     >>> answer, answer.logits.shape
@@ -129,11 +127,7 @@ class ExecutorClosed(ExecutionError):
 
 
 class BackgroundFull(ExecutionError):
-    """As many requests wait in the background as may: this one was not taken.
-
-    Args:
-        most: how many.
-    """
+    """At most `most` requests may be in the background: this one was not taken."""
 
     def __init__(self, most: int) -> None:
         super().__init__(

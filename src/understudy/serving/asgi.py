@@ -23,7 +23,7 @@ from understudy.serving.open_inference_routes import (
 )
 from understudy.serving.page_routes import page_routes
 from understudy.serving.request_errors import NotFound, RequestError, StageError, WrongMethod
-from understudy.serving.routes import guarded, service_routes
+from understudy.serving.routes import service_routes
 from understudy.serving.service import Service
 from understudy.serving.settings import ServingSettings
 
@@ -51,7 +51,7 @@ class ServingApp:
         self.routes = [
             *open_inference_routes(service, bodies),
             *service_routes(service, bodies),
-            *guarded(page_routes(service), settings.token),
+            *page_routes(service),
         ]
         self._router = Router(self.routes, redirect_slashes=False, lifespan=self._lifespan)
         self._infer, self._infer_path = (

@@ -48,12 +48,12 @@ def page_routes(service: Service) -> list[Route]:
     async def latest_image(request: Request) -> Response:
         check_allowed(request.scope, service.settings.token)
         request_id = request.path_params["request_id"]
-        found = service.latest.find(request_id)
-        if found is None or found.pixels is None:
+        image = service.latest_image(request_id)
+        if image is None:
             raise NotFound(
                 f"the latest images of each exit are kept, found none of a request {request_id!r}"
             )
-        content = await run_in_threadpool(small_png, found.pixels)
+        content = await run_in_threadpool(small_png, image)
         headers = {**_SAFE, "Cache-Control": "no-store", "Content-Security-Policy": POLICY}
         return Response(content, media_type="image/png", headers=headers)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from starlette.datastructures import Headers
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from understudy.errors import PolicyError
-from understudy.serving.bodies import Bodies, Receive, Scope, Send, unless_gone
+from understudy.serving.bodies import Bodies, Receive, Scope, unless_gone
 from understudy.serving.classify import described, files_in
 from understudy.serving.open_inference_routes import REQUEST_ID, Endpoint, Reply
 from understudy.serving.request_errors import RequestError
@@ -25,9 +24,6 @@ MOST_LABELS = 10_000
 
 MOST_CLASSES = 2**31
 """Numbers of classes, where it is not known how many there are."""
-
-IMAGES = "/latest/"
-"""Where the images of requests are shown."""
 
 SHOWN = 100
 """Ids that a reply names."""
@@ -134,25 +130,6 @@ def service_routes(service: Service, bodies: Bodies) -> list[Route]:
         ("GET", "/metrics", own.metrics),
     )
     return [Route(path, Endpoint(handler), methods=[method]) for method, path, handler in table]
-
-
-def guarded(routes: Iterable[Route], token: str | None) -> list[Route]:
-    """Routes of which those of images need the token, as changes do."""
-    return [
-        Route(one.path, _Guarded(one.app, token)) if one.path.startswith(IMAGES) else one
-        for one in routes
-    ]
-
-
-class _Guarded:
-    """An ASGI app for those who may change something."""
-
-    def __init__(self, inner: ASGIApp, token: str | None) -> None:
-        self._inner, self._token = inner, token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        check_allowed(scope, self._token)
-        await self._inner(scope, receive, send)
 
 
 def labels_in(value: Any, classes: Sequence[str] | None) -> list[tuple[str, int]]:

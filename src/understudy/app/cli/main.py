@@ -39,6 +39,7 @@ from understudy.app.cli import (
     taps,
     train_exits,
     verify,
+    watch,
     zoo,
 )
 from understudy.app.cli.failures import INTERRUPTED, one_sentence
@@ -144,6 +145,7 @@ for name, verb, panel, extra in (
     ("build", build.build, "Run", "torch"),
     ("run", run.run, "Run", None),  # what was exported needs less than what was built
     ("serve", serve.serve, "Run", "serve"),
+    ("watch", watch.watch, "Run", None),
     ("bench", bench.bench, "Run", None),
     ("export", export.export, "Run", "export"),
     ("report", report.report, "Show", "search"),

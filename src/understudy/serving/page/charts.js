@@ -32,7 +32,7 @@ export class Chart {
     const colour = name => () => colours.get(name) ?? resolved(name);
     const axis = { stroke: colour("var(--soft)"), font: "12px system-ui, sans-serif", ticks: { show: false } };
     const options = {
-      width: this.width(), height: HEIGHT, padding: [8, 6, 0, 0], legend: { show: false },
+      width: this.width(), height: HEIGHT, padding: [8, 26, 0, 0], legend: { show: false },
       cursor: { drag: { x: false, y: false }, sync: { key: "live" }, points: { size: 7 } },
       scales: { y: { range: (_, least, greatest) => this.range(least, greatest) } },
       series: [{}, ...lines.map(line => ({

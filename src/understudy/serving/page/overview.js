@@ -89,7 +89,7 @@ export function showExits(status, colours) {
     count(exit.rows),
     exit.rows ? figure(1000 * exit.seconds / exit.rows) : "–",
   ]), ["", "", "", "text", "", ""]);
-  showRequests(status.requests);
+  showRequests(status.requests, status.shadows);
 }
 
 function acceptance(stage) {
@@ -97,11 +97,12 @@ function acceptance(stage) {
   return stage.threshold === null ? "all that is left" : `${stage.confidence} ≥ ${typeof stage.threshold === "number" ? figure(stage.threshold, 4) : stage.threshold}`;
 }
 
-function showRequests(requests) {
+function showRequests(requests, shadows) {
   const facts = [
     ["requests answered", requests.answered], ["refused, as the queue was full", requests.rejected],
     ["too late", requests.late], ["failed", requests.failed],
     ["given up by the client", requests.cancelled],
+    ["shadows", shadows?.answered], ["shadows left out", shadows?.dropped],
   ].filter(([, value]) => value !== undefined);
   fill(byId("requests"), facts, () => {
     const row = make("div");
