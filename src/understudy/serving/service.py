@@ -163,7 +163,7 @@ class Service:
     ) -> list[Served]:
         """The answers of a request if there is room for it now, within the deadline."""
         started = time.monotonic()
-        self._check_room(images)
+        self.check_room(images)
         self.in_flight += images
         try:
             async with asyncio.timeout(self.settings.deadline):
@@ -185,7 +185,13 @@ class Service:
         self.traffic.done(time.monotonic() - started)
         return found
 
-    def _check_room(self, images: int) -> None:
+    def check_room(self, images: int = 1) -> None:
+        """Refuse images that find no room; before their bytes are read, so that it costs little.
+
+        Raises:
+            QueueFull: as many images are in flight as may be.
+            RequestError: more images than may ever be.
+        """
         limit = self.settings.max_queue
         if not 0 < images <= limit:
             raise RequestError(
