@@ -74,7 +74,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(EVENTS)
 def test_events_are_packed_and_unpacked(events: list[Event]) -> None:
     found = unpack_events(pack_events(events))
@@ -113,7 +113,7 @@ def test_what_was_flushed_is_there_and_nothing_else(path: Path) -> None:
     with History(path, every=NEVER) as history:
         watch = opened(history)
         watch.observe("drop-1", 0, np.linspace(0, 1, 100))
-        watch.answered("a", "drop-1", 3)
+        watch.answered("a", "drop-1", np.int64(3))  # type: ignore[arg-type]
         history.flush()
         watch.observe("drop-1", 0, np.linspace(0, 1, 50))
         watch.answered("b", "drop-1", 3)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from threading import Condition
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,46 @@ Array = npt.NDArray[Any]
 THREADS = 4
 """Threads that decode, at most; what is above a core each takes turns with the models."""
 
+LONGEST = 64
+"""Times that an image may be as long as wide where models resize it."""
+
 _MANY_SHAPES = 1000  # that were answered and are remembered
 _SMALL = 2**16  # pixels; larger images, and strips, are resized in the threads
 _STRIP = 16  # times as long as wide
 _EXAMPLE_SIDE = 64  # pixels, where models resize any size
+
+
+class PixelBudget:
+    """Pixels that are decoded and resized at a time; an image waits in its thread for room.
+
+    So that memory is bounded by one image of the largest size rather than by one in each thread.
+
+    >>> budget = PixelBudget(100)
+    >>> with budget.taken(60), budget.taken(40):
+    ...     budget.free
+    0
+
+    Args:
+        most: of all images at a time; a larger image is taken alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.free = self._most = most
+        self._changed = Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Take so many pixels, as soon as there are as many."""
+        count = min(pixels, self._most)
+        with self._changed:
+            self._changed.wait_for(lambda: self.free >= count)
+            self.free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.free += count
+                self._changed.notify_all()
 
 
 class ImageInputs:
@@ -40,6 +78,7 @@ class ImageInputs:
         self._settings = settings
         self._resized: Callable[[Any], Any] | None = getattr(cascade, "resized_request", None)
         self._threads = ThreadPoolExecutor(THREADS, "understudy decoding")
+        self._budget = PixelBudget(settings.max_pixels)
         self._answered: set[Any] = set()
 
     def close(self) -> None:
@@ -72,7 +111,7 @@ class ImageInputs:
         Raises:
             RequestError: a strip that is too long.
         """
-        return await self._in_thread(self._as_taken, image)
+        return await self._in_thread(self._resize, image)
 
     async def decode_all(self, files: Sequence[bytes]) -> list[Any]:
         """Encoded images as the cascade takes them, in order.
@@ -123,14 +162,20 @@ class ImageInputs:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, value)
 
     def _decode(self, encoded: bytes) -> Any:
-        settings = self._settings
         if not encoded:
             raise RequestError("an image has some bytes, found none: send the file itself")
+        with ExitStack() as held:
+
+            def check_size(height: int, width: int) -> None:
+                self._check_size(height, width)
+                held.enter_context(self._budget.taken(height * width))
+
+            return self._decoded(encoded, check_size)
+
+    def _decoded(self, encoded: bytes, check_size: Callable[[int, int], None]) -> Any:
         try:
             pixels = decode_image(
-                encoded,
-                orientation=settings.orientation,
-                check_size=self._check_size,
+                encoded, orientation=self._settings.orientation, check_size=check_size
             )
         except (RequestError, MissingExtra):
             raise
@@ -152,6 +197,7 @@ class ImageInputs:
                 f"an image has at most {most:,} pixels here, found {height} x {width}: send a "
                 "smaller one"
             )
+        self._check_strip(height, width)
         if self.kind is not None:
             sides = [side for side in self.kind.shape[1:] if side is not None]
             if len(sides) == 2 and sorted(sides) != sorted((height, width)):
@@ -169,6 +215,20 @@ class ImageInputs:
                 "that the cascade was scored on"
             )
         return pixels[:1]
+
+    def _check_strip(self, height: int, width: int) -> None:
+        """Refuse a strip: it would be made as high as the models' images before it is cropped."""
+        if self._resized is not None and max(height, width) > LONGEST * min(height, width):
+            raise RequestError(
+                f"images that are resized are at most {LONGEST} times as long as wide, found "
+                f"{height} x {width} pixels: crop it"
+            )
+
+    def _resize(self, image: Any) -> Any:
+        height, width = map(int, image.shape[1:])
+        self._check_strip(height, width)
+        with self._budget.taken(height * width):
+            return self._as_taken(image)
 
     def _as_taken(self, image: Array) -> Any:
         if self._resized is None:
