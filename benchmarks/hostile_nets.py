@@ -1,4 +1,4 @@
-"""Two small networks of random weights that resize images of any size: what hostile requests meet."""
+"""Two small networks of random weights that resize images: what hostile requests meet."""
 
 from __future__ import annotations
 
@@ -38,4 +38,6 @@ def _stage(network: nn.Module, name: str) -> Stage:
 
 def save(folder: Path) -> None:
     """Write a cascade of the two."""
-    save_cascade(Cascade({"little": little(), "big": big()}, Policy.pair("little", "big", 0.3)), folder)
+    save_cascade(
+        Cascade({"little": little(), "big": big()}, Policy.pair("little", "big", 0.3)), folder
+    )

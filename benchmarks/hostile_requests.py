@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -26,25 +28,28 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.request import urlopen
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.core.failures import Failure, FailureGroup
+from schemathesis.specs.openapi.checks import response_schema_conformance
 
 import harness
 import hostile_nets
-import schemathesis
 from hostile_client import ALLOWED, Reply, all_sent, faults, summary
-from hostile_messages import Attack, Target, attacks, slow, valid, infer
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from schemathesis import GenerationMode
-from schemathesis.checks import load_all_checks
-from schemathesis.specs.openapi.checks import response_schema_conformance
-
-import random
+from hostile_messages import Attack, Target, attacks, infer, slow, valid
 
 FROM_DOCUMENT = 0.3
 """The share of requests that are made from the document."""
+
+EXAMPLES = 20
+"""Requests of one operation, one after another."""
 
 SLOW = 60
 CLIENTS = 16
@@ -95,56 +100,71 @@ def served() -> Iterator[Server]:
             ) as process,
         ):
             assert process.stdout is not None
-            lines = []
-            while not lines or lines[-1].strip() != b"}":
-                lines.append(process.stdout.readline())
-                if lines[-1] == b"" or lines[0].rstrip().endswith(b"}"):
-                    break
             try:
-                yield Server(process, json.loads(b"".join(lines))["url"], log)
+                yield Server(process, _url(process.stdout), log)
             finally:
                 process.send_signal(signal.SIGINT)
                 process.wait(30)
 
 
+def _url(printed: IO[bytes]) -> str:
+    """The URL in what a server prints once it has started."""
+    text = b""
+    while line := printed.readline():
+        text += line
+        with suppress(ValueError):
+            found: str = json.loads(text)["url"]
+            return found
+    sys.exit("the server does not start")
+
+
 def from_document(server: Server, count: int) -> tuple[Counter[str], Counter[str]]:
     """Requests made from the document: statuses, and what is wrong."""
-    load_all_checks()
     schema = schemathesis.openapi.from_dict(server.get("/openapi.json"))
     operations = [one.ok() for one in schema.get_all_operations()]
-    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-    each = -(-count // (len(operations) * len(modes)))
     statuses: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
-    for operation in operations:
-        for mode in modes:
-            strategy = operation.as_strategy(generation_mode=mode)
+    for number in itertools.count():
+        for operation, mode in itertools.product(operations, GenerationMode):
+            with suppress(Unsatisfiable):  # it has nothing that could be wrong
+                _send(server, operation, mode, number, statuses=statuses, wrong=wrong)
+            if statuses.total() >= count:
+                return statuses, wrong
+    raise AssertionError
 
-            @seed(0)
-            @settings(
-                max_examples=each,
-                database=None,
-                deadline=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            )
-            @given(case=strategy)
-            def send(case: Any) -> None:
-                response = case.call(base_url=server.url)
-                status = response.status_code
-                statuses[str(status)] += 1
-                if status >= 500 and status not in ALLOWED:
-                    wrong[f"{operation.label}: status {status}"] += 1
-                try:
-                    case.validate_response(response, checks=[response_schema_conformance])
-                except Exception as error:
-                    wrong[f"{operation.label}: {str(error).splitlines()[0]}"] += 1
 
-            try:
-                send()
-            except Exception as error:
-                wrong[f"{operation.label}: {type(error).__name__} of the generator"] += 1
-    return statuses, wrong
+def _send(
+    server: Server,
+    operation: Any,
+    mode: GenerationMode,
+    number: int,
+    *,
+    statuses: Counter[str],
+    wrong: Counter[str],
+) -> None:
+    """Send some requests of one operation, and count what comes back."""
+
+    @seed(number)
+    @settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def send(case: Any) -> None:
+        response = case.call(base_url=server.url)
+        status = response.status_code
+        statuses[str(status)] += 1
+        if status >= 500 and status not in ALLOWED:
+            wrong[f"{operation.label}: status {status}"] += 1
+        try:
+            case.validate_response(response, checks=[response_schema_conformance])
+        except (Failure, FailureGroup) as error:
+            wrong[f"{operation.label}: {str(error).splitlines()[0]}"] += 1
+
+    send()
 
 
 def normal(server: Server, target: Target) -> tuple[dict[str, int], float]:
@@ -154,6 +174,12 @@ def normal(server: Server, target: Target) -> tuple[dict[str, int], float]:
     replies = asyncio.run(all_sent([one] * 200, server.address, clients=1))
     times = sorted(reply.seconds for reply in replies)
     return dict(Counter(str(reply.status) for reply in replies)), times[len(times) // 2] * 1000
+
+
+def _logged(text: str) -> Counter[str]:
+    """The last lines of the tracebacks in a log."""
+    found = [line for line in text.splitlines() if "Traceback" in line]
+    return Counter("logged: " + line.rpartition("Traceback")[2][-300:] for line in found)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -167,7 +193,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         statuses, wrong = from_document(server, arguments.requests - ours - SLOW)
         memory["after those of the document"] = server.memory()
         found, r = attacks(target, ours, 0), random.Random(0)
-        for half, name in ((found[: ours // 2], "after one half"), (found[ours // 2 :], "after both")):
+        for half, name in (
+            (found[: ours // 2], "after one half"),
+            (found[ours // 2 :], "after both"),
+        ):
             beside = [slow(target, r) for _ in range(SLOW // 2)]
             replies += asyncio.run(all_sent([*beside, *half], server.address, clients=CLIENTS))
             time.sleep(1)
@@ -179,7 +208,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         logged = server.log.read_text(errors="replace")
         alive = server.process.poll() is None
     wrong.update(faults(replies))
-    wrong["tracebacks in the log"] = logged.count("Traceback")
+    wrong.update(_logged(logged))
     slowest = max(one.seconds for one in replies if one.attack.pause)
     growth = memory["after both"] - memory["after one half"]
     return {

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ STOP = 20.0
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server and where it listens."""
+    """A server, where it listens, and the file of what it logs."""
 
     process: subprocess.Popen[bytes]
     url: str
+    log: Path
 
     @property
     def address(self) -> str:
@@ -46,12 +48,15 @@ def running_server(**settings: Any) -> Iterator[RunningServer]:
         "ARRAY_CASCADE_SETTINGS": orjson.dumps(settings).decode(),
         "OMP_NUM_THREADS": "1",
     }
-    with subprocess.Popen(
-        [sys.executable, str(SCRIPT)], stdout=subprocess.PIPE, env={**os.environ, **variables}
-    ) as process:
+    command, more = [sys.executable, str(SCRIPT)], {**os.environ, **variables}
+    with (
+        tempfile.NamedTemporaryFile() as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=more) as process,
+    ):
         assert process.stdout is not None
         try:
-            yield RunningServer(process, orjson.loads(process.stdout.readline())["url"])
+            url = orjson.loads(process.stdout.readline())["url"]
+            yield RunningServer(process, url, Path(log.name))
         finally:
             process.send_signal(signal.SIGINT)
             try:

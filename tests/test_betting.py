@@ -190,13 +190,13 @@ def test_jumping_capital_is_a_mean_of_games(sizes: list[int], seed: int) -> None
 @pytest.mark.parametrize(("bound", "low"), [(0.05, 0.0), (0.01, -1.0), (-0.1, -1.0)])
 def test_the_test_of_a_mean_keeps_its_level_whenever_one_stops(bound: float, low: float) -> None:
     rng = np.random.default_rng(8)
-    draws, level, alarms = 400, 0.1, 0
+    draws, level, alarms = 200, 0.1, 0
     for _ in range(draws):
         test = MeanTest.of(bound, low=low)
         discordance = 0.2 if low < 0 else bound
         values = stream(rng, 1500, discordance=discordance, gap=bound)
-        for start in range(0, len(values), 10):
-            test = test.update(values[start : start + 10])
+        for start in range(0, len(values), 25):
+            test = test.update(values[start : start + 25])
         alarms += test.p_value <= level
     assert alarms / draws <= level + 3 * math.sqrt(level * (1 - level) / draws)
 

@@ -31,6 +31,7 @@ STEPS = {
     "Hugging Face": ("hugging_face.py",),
     "scikit-learn": ("estimators.py",),
     "the report": ("report.sh",),
+    "a server": ("serve.sh",),
 }
 ALSO = {"own_models.ipynb": ("nbclient", "ipykernel")}
 """What a user has besides what the page installs."""
@@ -62,8 +63,8 @@ def test_every_block_of_the_journeys_is_run() -> None:
 
 
 def test_every_script_belongs_to_a_journey() -> None:
-    named = [name for steps in STEPS.values() for name in steps]
-    assert sorted([*named, "onnx_only.py"]) == [script.name for script in scripts()]
+    named = [name for steps in STEPS.values() for name in steps] + ["onnx_only.py"]
+    assert sorted([*named, "serve_client.py"]) == [script.name for script in scripts()]
 
 
 def test_pages_install_extras_that_exist() -> None:

@@ -74,7 +74,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(EVENTS)
 def test_events_are_packed_and_unpacked(events: list[Event]) -> None:
     found = unpack_events(pack_events(events))
@@ -113,7 +113,7 @@ def test_what_was_flushed_is_there_and_nothing_else(path: Path) -> None:
     with History(path, every=NEVER) as history:
         watch = opened(history)
         watch.observe("drop-1", 0, np.linspace(0, 1, 100))
-        watch.answered("a", "drop-1", 3)
+        watch.answered("a", "drop-1", np.int64(3))  # type: ignore[arg-type]
         history.flush()
         watch.observe("drop-1", 0, np.linspace(0, 1, 50))
         watch.answered("b", "drop-1", 3)
@@ -311,7 +311,7 @@ def test_a_second_server_is_refused(path: Path) -> None:
 def test_killed_writers_leave_histories_that_agree_with_themselves(path: Path) -> None:
     """The counts of the state are those of its events, of its answers, and of its decisions."""
     rng = np.random.default_rng(0)
-    for _ in range(12):
+    for killed in range(1, 13):
         process = writer(path)
         try:
             process.wait(float(rng.uniform(0.05, 0.6)))
@@ -325,5 +325,5 @@ def test_killed_writers_leave_histories_that_agree_with_themselves(path: Path) -
         with History(path, every=NEVER) as history:
             state = history.watch(POINTS, WatchSettings(share=0.5, raised_for=50)).state
         assert state.labelled == labelled
-        assert abs(state.requests - state.labelled) <= 20
+        assert 0 <= state.requests - state.labelled <= 20 * killed, "a batch is labelled one by one"
     assert len(found.decisions) > 10

@@ -158,10 +158,10 @@ def test_false_alarms_keep_their_level() -> None:
     """Nothing shifts, the disagreement is that of the certify samples, everything is shadowed."""
     settings = WatchSettings(alpha=0.2, share=0.5)
     warned = fallen = 0
-    streams = 60
+    streams = 40
     for seed in range(streams):
         watch = watch_of(settings, seed=seed)
-        live(watch, 800, differing=0.02, seed=seed, batch=50)
+        live(watch, 600, differing=0.02, seed=seed, batch=50)
         warned += "warning" in kinds(watch)
         fallen += "fall-back" in kinds(watch)
     assert max(warned, fallen) / streams <= 0.2 + 3 * math.sqrt(0.2 * 0.8 / streams)

@@ -215,7 +215,7 @@ class Watch:
         """A request was answered: `feedback` may refer to it. Called before `shadowed`."""
         number = self._state.watched.number(point)
         with self._lock:
-            self._answers.add(request_id, LoggedAnswer(number, answer))
+            self._answers.add(request_id, LoggedAnswer(number, int(answer)))
 
     def shadowed(self, ticket: ShadowTicket, answer: int, reference: int) -> tuple[Decision, ...]:
         """The cascade's answer to a request whose shadow was drawn, and the reference's.
@@ -223,12 +223,13 @@ class Watch:
         Shadows are judged in the order in which they were drawn: one that is early waits for those
         before it, because early ones differ less.
         """
+        classes = int(answer), int(reference)
         with self._lock:
             logged = self._answers.get(ticket.request_id)
             if logged is not None:
-                logged.reference = reference
+                logged.reference = classes[1]
                 self._answers.changed(ticket.request_id, logged)
-            return self._end(ticket, Shadowed(0.0, ticket.point, answer, reference))
+            return self._end(ticket, Shadowed(0.0, ticket.point, *classes))
 
     def lost(self, ticket: ShadowTicket) -> tuple[Decision, ...]:
         """A request whose shadow was drawn was not answered, or not by the reference."""
@@ -251,7 +252,7 @@ class Watch:
                     logged.labelled = True
                     self._answers.changed(request_id, logged)
                     answers = logged.answer, logged.reference
-                    event = Labelled(self._clock(), logged.point, label, *answers)
+                    event = Labelled(self._clock(), logged.point, int(label), *answers)
                     decisions += self._after(event)
                     counted += 1
         return Feedback(counted, repeated, tuple(unknown), tuple(decisions))

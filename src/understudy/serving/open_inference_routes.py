@@ -120,6 +120,7 @@ class Answering(Protocol):
     @property
     def ready(self) -> bool: ...
 
+    def check_room(self, images: int = 1) -> None: ...
     def counts(self) -> InferenceCounts: ...
     def executor_stats(self) -> ExecutorStats: ...
     async def answer_all(
@@ -149,6 +150,7 @@ class OpenInference:
         length, accepted = _headers(scope)
         service, limit = self.service, self.service.settings.max_queue
         number: str = scope[REQUEST_ID]
+        service.check_room()
         async with self.bodies.of(scope, receive) as body:
             request = read_infer_request(body.data, length, max_elements=limit)
             images = images_of(request, self.images, max_images=limit)

@@ -314,13 +314,13 @@ def _own_paths() -> Json:
         },
         "/feedback": {
             "post": _operation(
-                "feedback", "Labels that came later", _json(ANYTHING), *bodies, body=feedback,
+                "feedback", "Labels that came later", _json(ANYTHING), *bodies, 501, body=feedback,
                 guarded=True,
             )
         },
         "/watch/reset": {
             "post": _operation(
-                "reset_watch", "Reset the watch", _json(ANYTHING), *bodies, guarded=True
+                "reset_watch", "Reset the watch", _json(ANYTHING), *bodies, 501, guarded=True
             )
         },
         OPENAPI: {"get": _operation("openapi", "This document", _json(ANYTHING))},

@@ -46,6 +46,7 @@ class ServiceRoutes:
     async def classify(self, scope: Scope, receive: Receive) -> Reply:
         """POST /classify."""
         service, number = self.service, request_id_of(scope)
+        service.check_room()
         async with self.bodies.of(scope, receive) as body:
             headers = Headers(scope=scope)
             files = await files_in(body.data, headers, most=service.settings.max_queue)

@@ -111,6 +111,9 @@ class LimitedProtocol(HttpToolsProtocol):
             + str(len(body)).encode()
         )
         self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # the app, which may be reading, says nothing more
+            self.cycle.message_event.set()
         self.transport.write(STATUS_LINE[status] + head + b"\r\n\r\n" + body)
         if self.transport.can_write_eof():  # to close would drop what was not read yet, and more
             self.transport.write_eof()
