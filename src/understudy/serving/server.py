@@ -170,11 +170,16 @@ class DrainingServer(uvicorn.Server):
     def serve_until_stopped(self) -> None:
         """Answer requests until a signal ends it."""
         self.run(sockets=[self._listener])
+        logger.info("stopped")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests once the app has started."""
         await super().startup(sockets=sockets)
         if self.started:
+            service = self._service
+            host, port = self._listener.getsockname()[:2]
+            found = {"model": service.settings.name, "operating_point": service.current.name}
+            logger.info("serving", extra={"host": host, "port": port, **found})
             self._on_start()
 
     async def on_tick(self, counter: int) -> bool:
