@@ -106,6 +106,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.WriteTransport, transport)
+        self.client.open.add(self.transport)
 
     def send(self, number: int) -> None:
         assert self.transport is not None
@@ -123,7 +124,10 @@ class Connection(asyncio.Protocol):
                 self.client.unasked += 1
 
     def connection_lost(self, _: Exception | None) -> None:
-        number, self.number, self.transport = self.number, -1, None
+        number, self.number = self.number, -1
+        if self.transport is not None:
+            self.client.open.discard(self.transport)
+        self.transport = None
         self.client.dropped(self, number)
 
 
@@ -144,6 +148,7 @@ class Client:
         self.connections = self.outstanding = 0
         self.stopped = False
         self.tasks: set[asyncio.Task[None]] = set()
+        self.open: set[asyncio.WriteTransport] = set()
 
     def request(self, number: int) -> bytes:
         image = number % len(self.requests.after)
@@ -219,6 +224,10 @@ class Client:
         self.stopped = True
         for task in tuple(self.tasks):
             task.cancel()
+        for transport in tuple(self.open):
+            transport.abort()
+        while self.open:
+            await asyncio.sleep(0)
         return self._records(process_time() - begun)
 
     async def _closed(self, phase: Phase) -> None:

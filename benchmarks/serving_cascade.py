@@ -18,6 +18,7 @@ import torch
 import cifar10
 import harness
 from load_records import Array
+from serving_checks import Expected
 from understudy.app.build_cascade import build_cascade
 from understudy.operating_point import OperatingPoint
 from understudy.outcome import decide
@@ -38,15 +39,6 @@ MARGIN = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Expected:
-    """What a policy answers: (N,) exits, classes and confidences."""
-
-    exit: Array
-    prediction: Array
-    confidence: Array
-
-
-@dataclass(frozen=True, eq=False)
 class Served:
     """A cascade, images (N, 3, 32, 32) uint8, and what each operating point answers on them."""
 
@@ -54,10 +46,6 @@ class Served:
     images: Array
     expected: Mapping[str, Expected]
     saving: Mapping[str, float]
-
-
-def name_of(point: OperatingPoint) -> str:
-    return "reference" if point.delta == 0 else f"drop-{point.max_drop:g}"
 
 
 def served() -> Served:
@@ -69,9 +57,7 @@ def served() -> Served:
         _make(folder)
     result = Result.load(WORK / "result.json")
     table = result.with_fitted(load_table(WORK / "table"))
-    points = {
-        name_of(p): p for p in load_cascade(folder, allow_code=["cifar_nets"]).operating_points
-    }
+    points = {p.name: p for p in load_cascade(folder, allow_code=["cifar_nets"]).operating_points}
     kept = np.flatnonzero(~np.any([_close(table, p) for p in points.values()], axis=0))
     kept = np.random.default_rng(0).permutation(kept)
     images = open_data(_data())

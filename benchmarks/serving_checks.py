@@ -11,12 +11,20 @@ import numpy as np
 
 from load_records import LOST, Array, Records
 from load_requests import DIGITS, Requests, tensor_requests
-from serving_cascade import Expected
 
 MODEL = "cascade"
 INFER = f"/v2/models/{MODEL}/infer"
 TOLERANCE = 1e-3
 """Confidences differ by rounding where batches differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What a policy answers: (N,) exits, classes and confidences."""
+
+    exit: Array
+    prediction: Array
+    confidence: Array
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -173,6 +174,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests once the app has started."""
         await super().startup(sockets=sockets)
+        gc.collect()
+        gc.freeze()  # modules and models: to look through them takes as long as many requests
         if self.started:
             self._on_start()
 
