@@ -24,6 +24,7 @@ from server_processes import ServerProcess, server_process
 
 IMAGES = random_images(6, seed=5, side=9)
 CODE = ("--allow-code", "digit_nets")
+CHUNKED = b"POST /classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,8 @@ def test_what_is_no_http_is_refused_as_json(server: ServerProcess) -> None:
     for sent, status in (
         (b"\x16\x03\x01 nonsense\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"x: " + b"y" * 200_000 + b"\r\n\r\n", 431),
+        (CHUNKED + b"0\r\n" + b"x: " + b"y" * 200_000, 431),  # a trailer without an end
+        (CHUNKED + b"0\r\n" + b"x: y\r\n" * 40_000, 431),  # trailers without an end
     ):
         with socket.create_connection((place.hostname, place.port or 0), timeout=10) as client:
             client.sendall(sent)

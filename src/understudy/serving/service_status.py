@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.operating_point import REFERENCE
 from understudy.serving.service import Service
 from understudy.serving.traffic import plain
 
@@ -64,7 +65,7 @@ def status(service: Service) -> dict[str, Any]:
 def operating_points(service: Service) -> dict[str, Any]:
     """The operating point that answers, who chose it, and all that may be chosen."""
     policies = service.policies
-    reference = next((p for p in policies.points if p.name == "reference"), None)
+    reference = policies.named(REFERENCE)
     return {
         "operating_point": service.current.name,
         "chosen_by": service.chosen_by,
@@ -83,6 +84,22 @@ def operating_points(service: Service) -> dict[str, Any]:
     }
 
 
+def costs(service: Service) -> dict[str, tuple[float, float, float]]:
+    """Unit -> how many images were answered whose cost is known, what they cost, and what they
+    would have cost by the reference."""
+    exits, totals = service.cascade.exits, {}
+    for policy, counts in zip(service.policies.all, service.traffic.answered.tolist(), strict=True):
+        for unit, (by_exit, reference) in policy.known_costs.items():
+            images, cost, instead = totals.get(unit, (0.0, 0.0, 0.0))
+            for name, count in zip(exits, counts, strict=True):
+                if name in by_exit:
+                    images += count
+                    cost += count * by_exit[name]
+                    instead += count * reference
+            totals[unit] = images, cost, instead
+    return totals
+
+
 def savings(service: Service) -> dict[str, dict[str, float]]:
     """Unit -> what an image cost in the mean and what it costs the reference, and the saving: as a
     share, and in all."""
@@ -93,22 +110,9 @@ def savings(service: Service) -> dict[str, dict[str, float]]:
             "saving": 1 - cost / reference if reference else 0.0,
             "saved": reference - cost,
         }
-        for unit, (images, cost, reference) in total_costs(service).items()
+        for unit, (images, cost, reference) in costs(service).items()
+        if images
     }
-
-
-def total_costs(service: Service) -> dict[str, tuple[int, float, float]]:
-    """Unit -> the images whose cost is known, what they cost, and what the reference would have."""
-    answered = service.traffic.answered
-    totals: dict[str, tuple[int, float, float]] = {}
-    for policy, counts in zip(service.policies.all, answered.tolist(), strict=True):
-        for unit, (costs, reference) in policy.known_costs.items():
-            for name, count in zip(service.cascade.exits, counts, strict=True):
-                if count and name in costs:
-                    images, cost, whole = totals.get(unit, (0, 0.0, 0.0))
-                    own = cost + count * costs[name]
-                    totals[unit] = images + count, own, whole + count * reference
-    return totals
 
 
 def backend_of(cascade: Any) -> str:
