@@ -39,7 +39,7 @@ from understudy.serving.served_answers import Served
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 from understudy.serving.traffic import TrafficCounts
-from understudy.serving.watching import FALL_BACK, Shadows, Watching, watch_of
+from understudy.serving.watching import FALL_BACK, Shadows, Watching, point_before, watch_of
 
 logger = logging.getLogger(__name__)
 
@@ -331,28 +331,44 @@ class Service:
         watch, history = found
         return Watching(watch, self.policies, self._decided, history)
 
+    def start_within(self, max_drop: float) -> None:
+        """Answer by the cheapest certified point within a drop, whatever the file of the watch has;
+        where the watch has fallen back, only after its reset.
+
+        Raises:
+            PolicyError: no point fits.
+        """
+        if self.chosen_by == WATCH:
+            self.chosen = self.policies.selected({"max_drop": max_drop})
+        elif self.policies.selected({"max_drop": max_drop}) is not self.current:
+            self.set_operating_point({"max_drop": max_drop})
+
     def _restore(self) -> None:
         """Go on with the operating point of a watch that was kept over a restart."""
         if self.watching is None:
             return
-        point = self.policies.named(self.watching.watch.point)
-        if point is not None and point.name != self.current.name and self.current.name is not None:
-            fallen = self.watching.watch.state.fallen_back
-            self._switch(
-                self.policies.of(point), WATCH if fallen else OPERATOR, reason="kept in --state"
-            )
-            if not fallen:
-                self.chosen = self.current
+        watch = self.watching.watch
+        point, before = self.policies.named(watch.point), point_before(watch.decisions)
+        if point is None or self.current.name is None:
+            return
+        if point.name != self.current.name:
+            by = OPERATOR if before is None else WATCH
+            self._switch(self.policies.of(point), by, reason="kept in --state")
+        chosen = self.policies.named(before)
+        self.chosen = self.current if chosen is None else self.policies.of(chosen)
 
     def _decided(self, decision: Decision) -> None:
         """Carry out a decision of the watch."""
         logger.warning("watch", extra={"decision": decision.to_dict()})
         point = self.policies.named(decision.after)
-        if decision.kind == FALL_BACK and point is not None:
+        moved = decision.after != decision.before  # not where the point was no longer in use
+        if decision.kind == FALL_BACK and moved and point is not None:
             self._switch(self.policies.of(point), WATCH, reason=decision.reason)
 
     def _switch(self, policy: ServedPolicy, by: str, *, reason: str) -> None:
         before, self.current, self.chosen_by = self.current, policy, by
+        if before is policy:
+            return
         self.switches += 1
         logger.info(
             "operating point",

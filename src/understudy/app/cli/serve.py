@@ -134,7 +134,10 @@ def _app(
     for message in warnings:
         terminal.note(message)
     log_json()
-    return app(loaded, settings=settings)
+    made = app(loaded, settings=settings)
+    if max_drop is not None:
+        made.service.start_within(max_drop)
+    return made
 
 
 def _warn(host: str, settings: ServingSettings) -> None:
