@@ -351,7 +351,8 @@ class Service:
         if found is None:
             return None
         watch, history = found
-        return Watching(watch, self.policies, self._decided, history)
+        most = self.settings.max_queue
+        return Watching(watch, self.policies, self._decided, most=most, history=history)
 
     def _restore(self) -> None:
         """Go on with the operating point of a watch that was kept over a restart."""
@@ -370,7 +371,8 @@ class Service:
         """Carry out a decision of the watch."""
         logger.warning("watch", extra={"decision": decision.to_dict()})
         point = self.policies.named(decision.after)
-        if decision.kind == FALL_BACK and point is not None:
+        changed = decision.before != decision.after  # else another point is judged broken
+        if decision.kind == FALL_BACK and changed and point is not None:
             self._switch(self.policies.of(point), WATCH, reason=decision.reason)
 
     def _switch(self, policy: ServedPolicy, by: str, *, reason: str) -> None:
