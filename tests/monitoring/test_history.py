@@ -102,7 +102,12 @@ def test_a_watch_goes_on_after_a_restart(path: Path) -> None:
         assert watch.decisions == decisions
         assert watch.point == "drop-0.5"
         assert watch.feedback([("1-0", 0)]).repeated == 1, "its label came before the restart"
+        watch.answered("before", "drop-1", 1)
         watch.reset(point="drop-1", reason="looked at")
+    with History(path, every=NEVER) as history:
+        watch = opened(history)
+        assert watch.feedback([("before", 1)]).counted == 1
+        assert watch.state.promises[0].labelled == 0, "it was answered before the reset"
     found = replay(path)
     assert found.same
     assert found.decisions[:2] == decisions

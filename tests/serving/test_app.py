@@ -340,7 +340,8 @@ def test_status_and_metrics_count_alike() -> None:
         assert samples[f"{seconds}_count", "cascade", "1"] == 21
         assert samples["understudy_operating_point", "operator", "reference"] == 1
         assert samples["understudy_operating_point_switches_total",] == 1
-        cost, instead = "understudy_inference_cost_total", "understudy_inference_reference_cost_total"
+        cost = "understudy_inference_cost_total"
+        instead = "understudy_inference_reference_cost_total"
         assert samples[instead, "MACs"] == 24 * 9
         assert samples[instead, "MACs"] - samples[cost, "MACs"] == pytest.approx(saved)
         names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]

@@ -329,7 +329,8 @@ class Service:
         if found is None:
             return None
         watch, history = found
-        return Watching(watch, self.policies, self._decided, history)
+        most = self.settings.max_queue
+        return Watching(watch, self.policies, self._decided, most=most, history=history)
 
     def start_within(self, max_drop: float) -> None:
         """Answer by the cheapest certified point within a drop, whatever the file of the watch has;
