@@ -161,6 +161,10 @@ def test_a_token_is_nowhere_to_be_seen(cascade_folder: Path, tmp_path: Path) -> 
         shown = json.dumps(server.facts) + server.get("/status").text + server.get("/metrics").text
         assert server.stop(signal.SIGINT) == 0
         assert token not in shown + server.log.read_text()
+        messages = [one["message"] for one in server.records()]
+        assert messages.index("serving") < messages.index("request")
+        assert messages[-1] == "stopped"
+        assert len(messages) == len(server.log.read_text().splitlines())  # every line is JSON
         [switched] = [one for one in server.records() if one["message"] == "operating point"]
         assert (switched["from"], switched["to"]) == ("drop-1", "reference")
         logged = [one for one in server.records() if one["message"] == "request"]
@@ -168,7 +172,9 @@ def test_a_token_is_nowhere_to_be_seen(cascade_folder: Path, tmp_path: Path) -> 
         assert all(one["request_id"] for one in logged)
 
 
-def test_mistakes_are_one_sentence(run: Run, cascade_folder: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence(
+    run: Run, cascade_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused(
@@ -181,6 +187,11 @@ def test_mistakes_are_one_sentence(run: Run, cascade_folder: Path, tmp_path: Pat
     refused(run("serve", cascade_folder, *CODE, "--token-file", tmp_path / "no"), "cannot be read")
     (tmp_path / "empty").write_text("\n")
     refused(run("serve", cascade_folder, *CODE, "--token-file", tmp_path / "empty"), "is empty")
+    (tmp_path / "two").write_text("two words\n")
+    refused(run("serve", cascade_folder, *CODE, "--token-file", tmp_path / "two"), "one word")
+    monkeypatch.setenv("UNDERSTUDY_TOKEN", " \n")
+    refused(run("serve", cascade_folder, *CODE), "UNDERSTUDY_TOKEN is the token that changes need")
+    monkeypatch.delenv("UNDERSTUDY_TOKEN")
     refused(run("serve", cascade_folder, *CODE, "--shadow", "1.5"), "shadow is a share from 0 to 1")
     refused(run("serve", cascade_folder, *CODE, "--deadline", "0"), "deadline is some seconds")
     refused(run("serve", tmp_path / "no"), "does not exist")

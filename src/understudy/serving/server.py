@@ -178,11 +178,16 @@ class DrainingServer(uvicorn.Server):
             self.run(sockets=[self._listener])
         finally:
             gc.unfreeze()
+        logger.info("stopped")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests once the app has started."""
         await super().startup(sockets=sockets)
         if self.started:
+            service = self._service
+            host, port = self._listener.getsockname()[:2]
+            found = {"model": service.settings.name, "operating_point": service.current.name}
+            logger.info("serving", extra={"host": host, "port": port, **found})
             self._on_start()
 
     async def on_tick(self, counter: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
 MAX_QUEUE = 128
 """Images in flight. 64 clients fill half of it, so that under any overload an accepted request
 waits about twice as long as with 64 clients."""
+
+_WORD = re.compile("[!-~]+")  # of ASCII characters that are seen
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class ServingSettings:
             raise DataError(f"a price is 0 or more, found {self.price}")
         if self.orientation not in ORIENTATIONS:
             raise DataError(f"orientation is one of {ORIENTATIONS}, found {self.orientation!r}")
-        if self.token is not None and not (self.token.isascii() and self.token.strip()):
+        if self.token is not None and not _WORD.fullmatch(self.token):
             raise DataError("a token is one word of ASCII characters, found another (not shown)")
         if not self.name or "/" in self.name:
             raise DataError(f"the name of a model is part of a path, found {self.name!r}")
