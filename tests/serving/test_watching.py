@@ -114,7 +114,7 @@ def test_a_full_server_drops_shadows() -> None:
 def test_shadows_are_dropped_before_the_answer_is_known() -> None:
     """Dropped later, it would be those that the reference does not answer anyway."""
 
-    async def work(client: Client, made: ServingApp) -> None:  # noqa: ARG001
+    async def work(client: Client, made: ServingApp) -> None:
         watching, policy = made.service.watching, made.service.current
         assert watching is not None
         first = watching.shadows_of(["a", "b", "c"], policy, full=False)
@@ -130,7 +130,7 @@ def test_shadows_are_dropped_before_the_answer_is_known() -> None:
 
 
 def test_another_point_that_is_judged_broken_switches_nothing() -> None:
-    async def work(client: Client, made: ServingApp) -> None:  # noqa: ARG001
+    async def work(client: Client, made: ServingApp) -> None:
         service, images = made.service, disputed()
         watching, loose = service.watching, service.current
         assert watching is not None
