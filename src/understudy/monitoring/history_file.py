@@ -174,8 +174,9 @@ class HistoryFile:
                 query("DELETE FROM decisions WHERE block >= ? AND block < ?", span)
 
     def segments(self, *, last: bool = False) -> Iterator[Segment]:
-        """The segments from the oldest to the newest, or the last one alone."""
-        with self._understood():
+        """The segments from the oldest to the newest, or the last one alone, all as they are at
+        one moment, whatever another process writes."""
+        with self._understood(), self._transaction("BEGIN"):
             starts = self._starts()
             ends = [*starts[1:], 2**62]
             for span in list(zip(starts, ends, strict=False))[-1 if last else 0 :]:
@@ -250,8 +251,8 @@ class HistoryFile:
         return self._database.execute(f"PRAGMA {name}").fetchone()[0]
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        self._database.execute(begin)
         try:
             yield
         except BaseException:
