@@ -52,6 +52,7 @@ CORE = {
     "policy": {"json_codec", "errors"},
     "exit": {"confidence_functions", "errors", "short_repr"},
     "malloc": set(),
+    "switching": set(),
     "progress_bars": {"text_table"},
     "lazy_imports": {"errors", "extras"},
     "table_validation": {"errors"},
@@ -186,10 +187,10 @@ ORDER = {
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (
-        "request_errors tensors open_inference model_metadata content_encoding bodies openapi "
-        "open_inference_routes settings traffic served_policies latest_answers image_inputs "
-        "watching service service_status request_guard classify service_metrics page_routes routes "
-        "asgi request_log server"
+        "deadlines request_errors tensors open_inference model_metadata content_encoding bodies "
+        "openapi open_inference_routes settings traffic served_policies latest_answers "
+        "image_inputs watching service service_status request_guard classify "
+        "service_metrics page_routes routes asgi request_log server"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

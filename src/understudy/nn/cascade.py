@@ -180,6 +180,8 @@ class TorchRunner:
         """Single images of one shape and dtype as one batch, on their device."""
         if isinstance(samples[0], ResizedImage):
             return samples
+        if all(isinstance(sample, np.ndarray) for sample in samples):
+            return as_tensor(np.stack(samples))
         return torch.stack([as_tensor(sample) for sample in samples])
 
     def buffer(self, size: int, like: Any) -> Tensor:

@@ -30,7 +30,8 @@ class Call:
         future: has the outcomes in the order of the samples, once there are all.
         outcomes: those so far.
         missing: the number of samples without one.
-        places: what the requests give back; None for those in the background.
+        places: where requests take their places.
+        held: the number of places taken; none in the background.
         requests: those of the samples that were taken.
         logits: whether the answers have logits.
     """
@@ -39,26 +40,34 @@ class Call:
     future: asyncio.Future[list[Outcome]]
     outcomes: list[Outcome]
     missing: int
-    places: Places | None
+    places: Places
+    held: int
     requests: list[Request]
     logits: bool
 
     @staticmethod
     def of(
-        count: int, loop: asyncio.AbstractEventLoop, places: Places | None, *, logits: bool
+        count: int, loop: asyncio.AbstractEventLoop, places: Places, *, held: int, logits: bool
     ) -> Call:
         """A call without outcomes."""
         future: asyncio.Future[list[Outcome]] = loop.create_future()
         if not count:
             future.set_result([])
-        return Call(loop, future, [_NONE] * count, count, places, [], logits)
+        return Call(loop, future, [_NONE] * count, count, places, held, [], logits)
 
     def receive(self, place: int, outcome: Outcome) -> None:
-        """The outcome of one sample; called in the event loop."""
+        """The outcome of one sample, whose place others may take; called in the event loop."""
         self.outcomes[place] = outcome
         self.missing -= 1
+        if self.held:
+            self.give_back(1)
         if not self.missing and not self.future.done():
             self.future.set_result(self.outcomes)
+
+    def give_back(self, count: int) -> None:
+        """Let others have some of the places."""
+        self.held -= count
+        self.places.give_back(count)
 
 
 @dataclass(eq=False, slots=True)
@@ -135,15 +144,13 @@ class Traffic:
 
     def discard(self, call: Call) -> None:
         """Forget the requests of a call that is no longer waited for; called in its event loop."""
-        lost = 0
         with self._lock:
             for request in call.requests:
-                lost += self.requests.pop(request.id, None) is not None
+                self.requests.pop(request.id, None)
                 if request.lane.pending.pop(request.id, None) is not None:
                     self.metrics.remove_waiting(1)
             self._lock.notify()  # deferred rows may have waited for their batch
-        if call.places is not None:
-            call.places.give_back(lost)
+        call.give_back(call.held)
 
     def deliver(self, results: Iterable[tuple[int, Outcome]]) -> None:
         """Deliver answers and errors in one call of the event loop."""
@@ -175,10 +182,7 @@ def _hand_over(results: Sequence[tuple[Request, Outcome]]) -> None:
 
 
 def _receive(loop: asyncio.AbstractEventLoop, results: Sequence[tuple[Request, Outcome]]) -> None:
-    """Give the results of this event loop to their calls, and the places to others."""
+    """Give the results of this event loop to their calls."""
     for request, outcome in results:
-        call = request.call
-        if call.loop is loop:
-            call.receive(request.place, outcome)
-            if call.places is not None:
-                call.places.give_back(1)
+        if request.call.loop is loop:
+            request.call.receive(request.place, outcome)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Condition, Lock, Thread, current_thread
+from threading import Condition, Lock, RLock, Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,8 @@ class RequestBatcher:
         self._cascade, self._device = cascade, device
         self._max_wait, self._max_waiting = max_wait, max_waiting
         self._max_background, self._observer = max_background, observer
-        self._wake = Condition()
+        self._lock = RLock()  # a coroutine that is collected may take it again
+        self._wake = Condition(self._lock)
         self._requests = Traffic(metrics, self._wake)
         self._background = Traffic(background, self._wake)
         self._rested = 0.0  # when the background may be run while others wait
@@ -128,16 +129,20 @@ class RequestBatcher:
         admission = self._admitted(loop)
         traffic = self._background if background else self._requests
         stages = self._cascade.runners if runners is None else runners
-        places = None if background else admission.places
-        call = Call.of(len(images), loop, places, logits=logits)
+        count, places = len(images), admission.places
+        held = 0 if background else places.take_now(count)
+        call = Call.of(count, loop, places, held=held, logits=logits)
         try:
-            await self._send(call, traffic, images, stages)
+            if background or held == count:
+                self._submit(call, traffic, images, stages)
+            else:
+                await self._send(call, images, stages)
             return await call.future
         except BaseException:
             traffic.discard(call)
             raise
         finally:
-            with self._wake:
+            with self._lock:
                 admission.callers -= 1
 
     def close(self, *, cancel: bool) -> None:
@@ -155,7 +160,7 @@ class RequestBatcher:
 
     def _admitted(self, loop: asyncio.AbstractEventLoop) -> Admission:
         """The admission of an event loop; one at a time as long as it is in use."""
-        with self._wake:
+        with self._lock:
             self._refuse_if_closed()
             admission = self._admission
             if admission is None or admission.loop is not loop:
@@ -171,33 +176,34 @@ class RequestBatcher:
             return admission
 
     async def _send(
-        self, call: Call, traffic: Traffic, images: Sequence[Any], runners: tuple[StageRunner, ...]
+        self, call: Call, images: Sequence[Any], runners: tuple[StageRunner, ...]
     ) -> None:
         """Let the images wait for the first stage, as soon as there are places for them."""
-        sent, count = 0, len(images)
-        while sent < count:
-            if call.places is None:
-                taken = count
-            else:
-                taken = call.places.take_now(count - sent) or await call.places.take(count - sent)
+        sent, taken = 0, call.held
+        while True:
             try:
-                self._submit(call, traffic, images[sent : sent + taken], runners)
-            except Exception as error:
-                if call.places is not None and len(call.requests) == sent:
-                    call.places.give_back(taken)
-                if not sent or not isinstance(error, ExecutorClosed):
+                self._submit(call, self._requests, images[sent : sent + taken], runners)
+            except ExecutorClosed as error:
+                if not sent:
                     raise
-                for place in range(sent, count):
+                for place in range(sent, len(images)):
                     call.receive(place, ExecutorClosed(str(error)))
                 return
             sent += taken
+            if sent == len(images):
+                return
+            taken = await call.places.take(len(images) - sent)
+            call.held += taken
 
     def _submit(
         self, call: Call, traffic: Traffic, images: Sequence[Any], runners: tuple[StageRunner, ...]
     ) -> None:
-        with self._wake:
+        with self._lock:
             self._refuse_if_closed()
-            if call.places is None and len(traffic.requests) + len(images) > self._max_background:
+            if (
+                traffic is self._background
+                and len(traffic.requests) + len(images) > self._max_background
+            ):
                 raise BackgroundFull(self._max_background)
             lane = self._lane(traffic, runners)
             first = not lane.pending

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.routing import Router
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
 
 from understudy.serving.bodies import Bodies, Message, Receive, Scope, Send
 from understudy.serving.open_inference_routes import (
@@ -53,6 +54,10 @@ class ServingApp:
             *page_routes(service),
         ]
         self._router = Router(self.routes, redirect_slashes=False, lifespan=self._lifespan)
+        self._infer, self._infer_path = (
+            _infer_route(self.routes),
+            f"/v2/models/{settings.name}/infer",
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or go through the life of the app."""
@@ -73,7 +78,11 @@ class ServingApp:
             await send(message)
 
         try:
-            await self._router(scope, receive, send_with_id)
+            if scope["path"] == self._infer_path and scope["method"] == "POST":  # most requests
+                scope["path_params"] = {"model": self.service.settings.name}
+                await self._infer(scope, receive, send_with_id)
+            else:
+                await self._router(scope, receive, send_with_id)
         except Exception as error:
             if status:
                 raise
@@ -125,6 +134,11 @@ def _http_error(error: HTTPException, scope: Scope) -> RequestError:
             headers=((b"allow", allowed.encode()),),
         )
     return NotFound(f"there is no such path, found {scope['path'][:200]!r}")
+
+
+def _infer_route(routes: Sequence[Route]) -> ASGIApp:
+    """What answers inference, without the way there."""
+    return next(one.app for one in routes if one.path == "/v2/models/{model}/infer")
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:

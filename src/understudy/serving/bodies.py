@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from understudy.errors import UnderstudyError
 from understudy.serving.content_encoding import decompressed
+from understudy.serving.deadlines import within
 from understudy.serving.tensors import ProtocolError
 
 Message = MutableMapping[str, Any]
@@ -85,8 +86,7 @@ class Body:
             if name == b"content-encoding":
                 encoding = value.decode("latin-1")
         try:
-            async with asyncio.timeout(self._bodies.seconds):
-                body = await self._received()
+            body = await within(self._bodies.seconds, self._received())
         except TimeoutError:
             raise ProtocolError(
                 f"a body arrives within {self._bodies.seconds:g} s, this one did not: try again",

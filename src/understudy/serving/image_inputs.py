@@ -26,7 +26,7 @@ THREADS = 4
 LONGEST = 64
 """Times that an image may be as long as wide where models resize it."""
 
-_MANY_SHAPES = 1000  # that were answered and are remembered
+_MANY_SHAPES = 1000  # that are remembered
 _SMALL = 2**16  # pixels; larger images, and strips, are resized in the threads
 _STRIP = 16  # times as long as wide
 _EXAMPLE_SIDE = 64  # pixels, where models resize any size
@@ -80,30 +80,35 @@ class ImageInputs:
         self._threads = ThreadPoolExecutor(THREADS, "understudy decoding")
         self._budget = PixelBudget(settings.max_pixels)
         self._answered: set[Any] = set()
+        self._seen: dict[Any, bool] = {}  # type and shape of images that are taken -> large or not
 
     def close(self) -> None:
         """End the threads; what waits for them is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def check(self, image: Any) -> None:
-        """Refuse an image that the cascade does not take.
+    def is_large(self, image: Any) -> bool:
+        """Whether an image should be resized in the threads rather than by the stages.
 
         Raises:
-            RequestError: another type, number of dimensions, channels or size.
+            RequestError: it is none that the cascade takes: of another type, number of dimensions,
+                channels or size.
         """
+        key = image.dtype, image.shape
+        large = self._seen.get(key)
+        if large is None:
+            self._check(image)
+            large = self._resized is not None and len(image.shape) == 3 and _is_large(image.shape)
+            if len(self._seen) < _MANY_SHAPES:
+                self._seen[key] = large
+        return large
+
+    def _check(self, image: Any) -> None:
         kind = self.kind
         if kind is not None and not kind.fits(_dtype(image), image.shape):
             raise RequestError(
-                f"images are {kind}, found {image.dtype} {tuple(image.shape)}: "
-                "convert or resize them"
+                f"images are {kind}, found {image.dtype} {tuple(image.shape)}: convert or resize "
+                "them"
             )
-
-    def is_large(self, image: Any) -> bool:
-        """Whether an image should be resized in the threads rather than by the stages."""
-        if self._resized is None or len(image.shape) != 3:
-            return False
-        height, width = map(int, image.shape[1:])
-        return height * width > _SMALL or max(height, width) > _STRIP * min(height, width)
 
     async def resize(self, image: Any) -> Any:
         """An image in the sizes that the models take.
@@ -186,7 +191,7 @@ class ImageInputs:
                 "a whole file, as it is"
             ) from error
         image = self._in_channels(pixels.transpose(2, 0, 1))
-        self.check(image)
+        self._check(image)
         return self._as_taken(np.ascontiguousarray(image))
 
     def _check_size(self, height: int, width: int) -> None:
@@ -242,3 +247,8 @@ class ImageInputs:
 def _dtype(image: Any) -> str:
     """The type of the values of an array or tensor."""
     return str(image.dtype).removeprefix("torch.")
+
+
+def _is_large(shape: Sequence[int]) -> bool:
+    height, width = map(int, shape[1:])
+    return height * width > _SMALL or max(height, width) > _STRIP * min(height, width)

@@ -19,7 +19,7 @@ class JsonFormatter(logging.Formatter):
 
     >>> record = logging.makeLogRecord({"msg": "draining", "seconds": 5, "created": 0.0})
     >>> JsonFormatter().format(record)[:46]
-    '{"time":"1970-01-01T00:00:00.000Z","level":"Le'
+    '{"time":"1970-01-01T00:00:00.000Z","level":"le'
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -18,6 +18,7 @@ class ServedPolicy:
 
     Attributes:
         number: its place among the policies of the server.
+        name: of the operating point, or None.
         point: the operating point whose policy it is; None where the cascade came with a policy
             that is none of them.
         policy: the policy.
@@ -29,17 +30,13 @@ class ServedPolicy:
     """
 
     number: int
+    name: str | None
     point: OperatingPoint | None
     policy: Policy
     runners: tuple[StageRunner, ...]
     costs: Mapping[str, float]
     reference_cost: float | None
     known_costs: Mapping[str, tuple[Mapping[str, float], float]]
-
-    @property
-    def name(self) -> str | None:
-        """The name of the operating point."""
-        return None if self.point is None else self.point.name
 
 
 class ServedPolicies:
@@ -96,7 +93,7 @@ def _served(
     same = policy == cascade.policy
     runners = cascade.runners if same else cascade.runners_of(policy)
     if point is None:
-        return ServedPolicy(number, None, policy, runners, {}, None, {})
+        return ServedPolicy(number, None, None, policy, runners, {}, None, {})
     known: dict[str, tuple[Mapping[str, float], float]] = {}
     if point.baseline is not None:
         costs, reference = point.baseline.costs, point.baseline.reference_costs
@@ -104,4 +101,4 @@ def _served(
     elif point.delta == 0:
         known = {point.unit: ({policy.exits[0]: point.cost}, point.cost)}
     own: tuple[Mapping[str, float], float | None] = known.get(point.unit, ({}, None))
-    return ServedPolicy(number, point, policy, runners, *own, known)
+    return ServedPolicy(number, point.name, point, policy, runners, *own, known)

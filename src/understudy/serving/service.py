@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -23,6 +24,7 @@ from understudy.runtime.protocol import (
     class_names_of,
     is_out_of_memory,
 )
+from understudy.serving.deadlines import within
 from understudy.serving.image_inputs import ImageInputs
 from understudy.serving.latest_answers import Array, LatestAnswer, LatestAnswers, thumbnail
 from understudy.serving.model_metadata import InferenceCounts
@@ -36,11 +38,12 @@ from understudy.serving.request_errors import (
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 from understudy.serving.traffic import TrafficCounts
-from understudy.serving.watching import FALL_BACK, Watching, watch_of
+from understudy.serving.watching import FALL_BACK, Shadows, Watching, watch_of
 
 logger = logging.getLogger(__name__)
 
 START, OPERATOR, WATCH = "start", "operator", "watch"
+_UNWATCHED = nullcontext[Shadows | None]()
 
 
 class Served(NamedTuple):
@@ -129,15 +132,11 @@ class Service:
         self, images: Sequence[Any], *, logits: bool = False, request_id: str | None = None
     ) -> list[Served]:
         """The answers to the images of one request, all by the same policy; as `answer`."""
-        for image in images:
-            self.inputs.check(image)
+        large = [image for image in images if self.inputs.is_large(image)]
         policy, number = self.current, request_id or self.new_id()
 
         async def answers() -> list[Served]:
-            ready = [
-                await self.inputs.resize(image) if self.inputs.is_large(image) else image
-                for image in images
-            ]
+            ready = [await self.inputs.resize(one) for one in images] if large else images
             return await self._answers(ready, policy, number, logits)
 
         return await self._admitted(len(images), answers)
@@ -166,8 +165,7 @@ class Service:
         self.check_room(images)
         self.in_flight += images
         try:
-            async with asyncio.timeout(self.settings.deadline):
-                found = await answers()
+            found = await within(self.settings.deadline, answers())
         except TimeoutError:
             self.traffic.fail("late")
             raise DeadlineExceeded(
@@ -209,50 +207,54 @@ class Service:
         self, images: Sequence[Any], policy: ServedPolicy, number: str, logits: bool
     ) -> list[Served]:
         """The answers to images that were let in."""
-        if len(images) == 1:
-            return [await self._answer(images[0], policy, number, logits)]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._answer(image, policy, f"{number}.{place}", logits))
-                    for place, image in enumerate(images)
-                ]
-        except ExceptionGroup as several:
-            raise several.exceptions[0] from None
-        return [task.result() for task in tasks]
+        several = len(images) > 1
+        ids = [f"{number}.{place}" for place in range(len(images))] if several else [number]
+        with self._shadowed(ids, policy) as shadows:
+            answers = await self._executed(images, policy, logits)
+            name, costs, classes = policy.name, policy.costs, self.classes
+            found = [
+                Served(answer, one, name, costs.get(answer.exit), classes)
+                for one, answer in zip(ids, answers, strict=True)
+            ]
+            for image, served in zip(images, found, strict=True):
+                self._count(image, served, policy)
+            if shadows is not None:
+                shadows.answered(images, answers, self.executor)
+        return found
 
-    async def _answer(self, image: Any, policy: ServedPolicy, number: str, logits: bool) -> Served:
-        watching, ticket = self.watching, None
-        if watching is not None:
-            full = self.in_flight >= self.settings.max_queue
-            ticket = watching.draw(number, policy, full=full)
-        try:
-            answer = await self._executed(image, policy, logits)
-        except BaseException:
-            if watching is not None and ticket is not None:
-                watching.lost(ticket)
-            raise
-        served = Served(answer, number, policy.name, policy.costs.get(answer.exit), self.classes)
-        self._count(image, served, policy)
-        if watching is not None:
-            watching.answered(number, policy, answer, ticket, image=image, executor=self.executor)
-        return served
+    def _shadowed(
+        self, ids: Sequence[str], policy: ServedPolicy
+    ) -> AbstractContextManager[Shadows | None]:
+        """The shadows of a request, drawn before it is answered."""
+        if self.watching is None or policy.name is None:
+            return _UNWATCHED
+        full = self.in_flight >= self.settings.max_queue
+        return self.watching.shadows_of(ids, policy, full=full)
 
-    async def _executed(self, image: Any, policy: ServedPolicy, logits: bool) -> Answer:
+    async def _executed(
+        self, images: Sequence[Any], policy: ServedPolicy, logits: bool
+    ) -> list[Answer]:
         try:
-            return await self.executor.answer(image, runners=policy.runners, logits=logits)
-        except DataError as error:
-            raise RequestError(str(error)) from error
-        except RequestFailed as error:
-            raise self._blamed(error, image) from error
+            outcomes = await self.executor.answer_many(
+                images, runners=policy.runners, logits=logits
+            )
         except ExecutorClosed as error:
             raise QueueFull("a server that stops answers no more, found it stopping") from error
+        answers = []
+        for image, outcome in zip(images, outcomes, strict=True):
+            if not isinstance(outcome, Answer):
+                raise self._blamed(outcome, image) from outcome
+            answers.append(outcome)
+        return answers
 
-    def _blamed(self, error: RequestFailed, image: Any) -> RequestError:
+    def _blamed(self, error: Exception, image: Any) -> RequestError:
         """Whose fault it is: the input's where a stage raised on what only it can check."""
+        if isinstance(error, ExecutorClosed):
+            return QueueFull("a server that stops answers no more, found it stopping")
         cause = error.__cause__
         foreign = isinstance(cause, Exception) and not is_out_of_memory(cause)
-        if isinstance(cause, DataError) or (foreign and self.inputs.is_strange(image)):
+        theirs = isinstance(error, DataError) or isinstance(cause, DataError)
+        if theirs or (foreign and self.inputs.is_strange(image)):
             return RequestError(str(error))
         return StageError(str(error))
 

@@ -20,7 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from understudy.serving.service import Service
-from understudy.serving.service_status import savings
+from understudy.serving.service_status import total_costs
 from understudy.serving.traffic import EDGES, LATENCY_BUCKETS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -111,8 +111,11 @@ class _ServiceCollector(Collector):
                 for exit, value in getattr(stats, name).items()
             }
             yield _counter(f"stage_{name}", text, values, "exit", "traffic")
-        for unit, found in savings(service).items():
-            yield _counter("saved_cost", "Cost that was saved", {(unit,): found["saved"]}, "unit")
+        totals = total_costs(service)
+        own = {(unit,): cost for unit, (_, cost, _) in totals.items()}
+        whole = {(unit,): reference for unit, (_, _, reference) in totals.items()}
+        yield _counter("cost", "Cost of the images whose cost is known", own, "unit")
+        yield _counter("reference_cost", "What the reference would have cost", whole, "unit")
 
     def _points(self) -> Iterator[Metric]:
         service = self._service

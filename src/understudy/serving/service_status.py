@@ -86,17 +86,6 @@ def operating_points(service: Service) -> dict[str, Any]:
 def savings(service: Service) -> dict[str, dict[str, float]]:
     """Unit -> what an image cost in the mean and what it costs the reference, and the saving: as a
     share, and in all."""
-    answered = service.traffic.answered
-    exits = service.cascade.exits
-    totals: dict[str, list[float]] = {}
-    for policy, counts in zip(service.policies.all, answered.tolist(), strict=True):
-        for unit, (costs, reference) in policy.known_costs.items():
-            for name, count in zip(exits, counts, strict=True):
-                if count and name in costs:
-                    total = totals.setdefault(unit, [0.0, 0.0, 0.0])
-                    total[0] += count
-                    total[1] += count * costs[name]
-                    total[2] += count * reference
     return {
         unit: {
             "mean": cost / images,
@@ -104,8 +93,22 @@ def savings(service: Service) -> dict[str, dict[str, float]]:
             "saving": 1 - cost / reference if reference else 0.0,
             "saved": reference - cost,
         }
-        for unit, (images, cost, reference) in totals.items()
+        for unit, (images, cost, reference) in total_costs(service).items()
     }
+
+
+def total_costs(service: Service) -> dict[str, tuple[int, float, float]]:
+    """Unit -> the images whose cost is known, what they cost, and what the reference would have."""
+    answered = service.traffic.answered
+    totals: dict[str, tuple[int, float, float]] = {}
+    for policy, counts in zip(service.policies.all, answered.tolist(), strict=True):
+        for unit, (costs, reference) in policy.known_costs.items():
+            for name, count in zip(service.cascade.exits, counts, strict=True):
+                if count and name in costs:
+                    images, cost, whole = totals.get(unit, (0, 0.0, 0.0))
+                    own = cost + count * costs[name]
+                    totals[unit] = images + count, own, whole + count * reference
+    return totals
 
 
 def backend_of(cascade: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy.typing as npt
 
-from understudy.errors import PolicyError, UnderstudyError
+from understudy.errors import PolicyError, UnderstudyError, listed
 from understudy.monitoring.decisions import Decision
 from understudy.monitoring.history import History
 from understudy.monitoring.settings import WatchSettings
@@ -42,9 +42,11 @@ def watch_of(
         alpha=settings.alpha, share=share, raised_share=max(share, RAISED_SHARE) if share else 0.0
     )
     try:
-        if all(point.name == REFERENCE for point in policies.points):
+        names = {point.name for point in policies.points}
+        if len(names) < 2 or REFERENCE not in names:
             raise PolicyError(
-                "a watch compares certified operating points, found none beside the reference"
+                "a watch compares certified operating points with the reference, found "
+                f"{listed(sorted(names)) or 'none'}: search and build again"
             )
         first = policies.first.name or REFERENCE
         if settings.state is None:
@@ -102,40 +104,29 @@ class Watching:
         if decisions and self._loop is not None:
             self._loop.call_soon_threadsafe(self._carry_out, decisions)
 
-    def draw(self, request_id: str, policy: ServedPolicy, *, full: bool) -> ShadowTicket | None:
-        """Draw whether the reference answers a request too, before it is answered.
+    def shadows_of(self, ids: Sequence[str], policy: ServedPolicy, *, full: bool) -> Shadows:
+        """The shadows of the images of a request, drawn before they are answered.
 
         Args:
-            request_id: of the request.
-            policy: what answers it.
-            full: whether the server has no room for more; then its shadow is dropped.
+            ids: of the images.
+            policy: what answers them, an operating point.
+            full: whether the server has no room for more; then shadows are dropped.
         """
-        self._loop = asyncio.get_running_loop()
-        if policy.name is None or self._reference is None:
-            return None
-        ticket = self.watch.draw(request_id, policy.name)
-        if ticket is None or not full:
-            return ticket
-        self.lost(ticket)
-        return None
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        name = policy.name
+        assert name is not None
+        tickets = [self.watch.draw(one, name) for one in ids]
+        if full:
+            for ticket in tickets:
+                self.lost(ticket)
+            tickets = [None] * len(tickets)
+        return Shadows(self, ids, name, tickets)
 
-    def answered(
-        self,
-        request_id: str,
-        policy: ServedPolicy,
-        answer: Answer,
-        ticket: ShadowTicket | None,
-        *,
-        image: Any,
-        executor: Executor,
-    ) -> None:
-        """A request was answered; where its shadow was drawn the reference answers it too, in the
-        background, unless it has."""
-        if policy.name is None:
-            return
-        self.watch.answered(request_id, policy.name, answer.prediction)
-        if ticket is None or self._reference is None:
-            return
+    def compare(self, ticket: ShadowTicket, answer: Answer, image: Any, executor: Executor) -> None:
+        """Compare an answer with that of the reference, which is asked for in the background unless
+        it has answered."""
+        assert self._reference is not None
         if answer.exit == self._reference.policy.exits[-1]:
             self._compared(ticket, answer.prediction, answer.prediction)
             return
@@ -144,10 +135,11 @@ class Watching:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def lost(self, ticket: ShadowTicket) -> None:
+    def lost(self, ticket: ShadowTicket | None) -> None:
         """A request whose shadow was drawn has none."""
-        self.shadows["dropped"] += 1
-        self._carry_out(self.watch.lost(ticket))
+        if ticket is not None:
+            self.shadows["dropped"] += 1
+            self._carry_out(self.watch.lost(ticket))
 
     def feedback(self, labels: Sequence[tuple[str, int]]) -> Feedback:
         """Labels that came later, by the id of the request."""
@@ -181,3 +173,44 @@ class Watching:
     def _carry_out(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
             self._decided(decision)
+
+
+class Shadows:
+    """The shadows of one request; on leaving it, those without an answer are lost.
+
+    Args:
+        watching: what they are for.
+        ids: of the images.
+        point: the name of the operating point that answers.
+        tickets: one per image, None for most.
+    """
+
+    __slots__ = ("_ids", "_point", "_tickets", "_watching")
+
+    def __init__(
+        self,
+        watching: Watching,
+        ids: Sequence[str],
+        point: str,
+        tickets: list[ShadowTicket | None],
+    ) -> None:
+        self._watching, self._ids, self._point = watching, ids, point
+        self._tickets = tickets
+
+    def answered(
+        self, images: Sequence[Any], answers: Sequence[Answer], executor: Executor
+    ) -> None:
+        """The images have their answers."""
+        watching, tickets, self._tickets = self._watching, self._tickets, []
+        for request_id, answer in zip(self._ids, answers, strict=True):
+            watching.watch.answered(request_id, self._point, answer.prediction)
+        for ticket, image, answer in zip(tickets, images, answers, strict=True):
+            if ticket is not None:
+                watching.compare(ticket, answer, image, executor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for ticket in self._tickets:
+            self._watching.lost(ticket)
