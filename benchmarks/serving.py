@@ -120,7 +120,7 @@ def rivals(one: Served) -> dict[str, Any]:
         best[name] = max(tried, key=tried.__getitem__)
     rates: dict[str, list[float]] = {name: [] for name in ("understudy", *best)}
     for _ in range(RIVAL_ROUNDS):
-        with ours(one.folder) as server:
+        with ours(one.folder, *WITHOUT_SHADOWS) as server:
             records = _warm(server, requests_of(one.images), SECONDS)
             rates["understudy"].append(records.rate(SECONDS))
         for name, setting in best.items():
