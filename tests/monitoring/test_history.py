@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from understudy.monitoring.events import (
     WatchReset,
 )
 from understudy.monitoring.history import History, replay
+from understudy.monitoring.history_file import HistoryFile
 from understudy.monitoring.settings import WatchSettings
 from understudy.monitoring.watch import Watch
 from watched_cascade import POINTS, clock, live, point_of
@@ -102,7 +104,12 @@ def test_a_watch_goes_on_after_a_restart(path: Path) -> None:
         assert watch.decisions == decisions
         assert watch.point == "drop-0.5"
         assert watch.feedback([("1-0", 0)]).repeated == 1, "its label came before the restart"
+        watch.answered("before", "drop-1", 1)
         watch.reset(point="drop-1", reason="looked at")
+    with History(path, every=NEVER) as history:
+        watch = opened(history)
+        assert watch.feedback([("before", 1)]).counted == 1
+        assert watch.state.promises[0].labelled == 0, "it was answered before the reset"
     found = replay(path)
     assert found.same
     assert found.decisions[:2] == decisions
@@ -132,6 +139,48 @@ def test_a_damaged_decision_is_not_replayed(path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("UPDATE decisions SET decision = replace(decision, 'drop-0.5', 'drop-1')")
     assert not replay(path).same
+
+
+def test_a_replay_sees_one_moment_whatever_is_written_meanwhile(path: Path) -> None:
+    with History(path, every=NEVER) as history:
+        watch = opened(history)
+        watch.choose_point("drop-0.5")
+        history.flush()
+        with closing(HistoryFile(path, write=False)) as reader:
+            segments = reader.segments()
+            first = next(segments)
+            watch.choose_point("drop-1")
+            history.flush()
+            assert not list(segments)
+            assert len(reader.decisions()) == 2
+    assert len(first.events) == len(first.decisions) == 1
+    with History(path, every=NEVER) as history, closing(HistoryFile(path, write=False)) as reader:
+        opened(history)
+        history.flush()
+        segments = reader.segments()
+        next(segments)
+        with sqlite3.connect(path) as database:
+            database.execute("DELETE FROM blocks")
+        assert len(list(segments)) == 1, "as it was"
+
+
+def test_answers_that_cannot_be_written_do_not_fill_the_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_module, "MOST_ANSWERS", 5)
+    with History(path, every=NEVER) as history:
+        watch = opened(history)
+        blocker = sqlite3.connect(path, isolation_level=None)
+        for number in range(8):
+            watch.answered(str(number), "drop-1", 1)
+            if number == 3:
+                blocker.execute("BEGIN IMMEDIATE")
+                with pytest.raises(UnderstudyError, match="locked"):
+                    history.flush()
+                blocker.execute("ROLLBACK")
+        history.flush()
+        blocker.close()
+        assert watch.feedback([(str(k), 1) for k in range(8)]).unknown == ("0", "1", "2")
 
 
 def test_the_file_stays_small_and_all_its_decisions_can_be_replayed(
@@ -268,6 +317,7 @@ import numpy as np
 sys.path.insert(0, {tests!r})
 from understudy.monitoring.history import History
 from watched_cascade import POINTS
+from understudy.monitoring.history_file import HistoryFile
 from understudy.monitoring.settings import WatchSettings
 with History({path!r}, every=0.005) as history:
     watch = history.watch(POINTS, WatchSettings(share=0.5, raised_for=50), point="drop-1")

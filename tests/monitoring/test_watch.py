@@ -109,6 +109,55 @@ def test_a_label_is_counted_once() -> None:
     assert watch.snapshot()["labels"]["compared"] == 0, "no shadow was drawn"
 
 
+def test_a_label_that_comes_before_the_shadow_waits_for_it() -> None:
+    """Else the drop is tested where the reference answered anyway, and nothing is lost there."""
+    watch = watch_of(WatchSettings(share=1.0, raised_share=1.0))
+    first, second = watch.draw("first", "drop-1"), watch.draw("second", "drop-1")
+    assert first is not None
+    assert second is not None
+    watch.answered("second", "drop-1", 0)
+    watch.shadowed(second, 0, 0)
+    watch.answered("first", "drop-1", 1)
+    assert watch.feedback([("first", 0), ("second", 0)]).counted == 2
+    assert watch.feedback([("first", 0)]).repeated == 1
+    assert watch.state.labelled == 0
+    watch.shadowed(first, 1, 0)
+    assert watch.snapshot()["labels"]["compared"] == 2
+    assert watch.snapshot()["labels"]["gap"] == 0.5
+    assert watch.feedback([("first", 0), ("second", 0)]).repeated == 2
+
+
+def test_a_label_is_counted_where_the_shadow_is_lost() -> None:
+    watch = watch_of(WatchSettings(share=1.0, raised_share=1.0))
+    ticket = watch.draw("a", "drop-1")
+    assert ticket is not None
+    assert watch.feedback([("a", 1)]).unknown == ("a",), "it has no answer yet"
+    watch.answered("a", "drop-1", 1)
+    watch.feedback([("a", 1)])
+    watch.lost(ticket)
+    labels = watch.snapshot()["labels"]
+    assert (labels["accuracy"], labels["compared"]) == (1.0, 0)
+
+
+def test_what_came_before_a_reset_does_not_count_after_it() -> None:
+    watch = watch_of(WatchSettings(share=1.0, raised_share=1.0))
+    tickets = [watch.draw(str(k), "drop-1") for k in range(300)]
+    for number, ticket in enumerate(tickets):
+        watch.answered(str(number), "drop-1", 1)
+        assert ticket is not None
+        if number < 150:
+            watch.shadowed(ticket, 1, 0)
+    watch.reset(point="drop-1")
+    for ticket in tickets[150:]:
+        assert ticket is not None
+        watch.shadowed(ticket, 1, 0)
+    watch.feedback([(str(number), 0) for number in range(300)])
+    assert kinds(watch) == ["fall-back", "reset"], "nothing after the reset"
+    found = watch.snapshot()
+    assert found["agreement"]["shadowed"] == found["labels"]["compared"] == 0
+    assert found["labels"]["accuracy"] == 0.0
+
+
 def test_shadows_are_judged_in_the_order_in_which_they_were_drawn() -> None:
     watch = watch_of(WatchSettings(share=1.0, raised_share=1.0))
     tickets = [watch.draw(str(k), "drop-1") for k in range(4)]

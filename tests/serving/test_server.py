@@ -99,6 +99,7 @@ def test_a_client_that_goes_away_frees_its_place(server: ServerProcess) -> None:
     assert server.get("/status").json()["requests"]["failed"] == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_server_answers_what_it_has(cascade_folder: Path, tmp_path: Path) -> None:
     """After SIGTERM: not ready, but answering; then it ends with the exit code 0."""
     with server_process(cascade_folder, *CODE, folder=tmp_path) as server:
@@ -115,6 +116,7 @@ def test_a_stopped_server_answers_what_it_has(cascade_folder: Path, tmp_path: Pa
         assert "draining" in messages
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_answers_what_is_in_flight(
     cascade_folder: Path, tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_ctrl_c_stops_at_once_and_answers_what_is_in_flight(
         assert set(answers) <= {200, 503}
 
 
+@pytest.mark.slow
 def test_a_token_is_nowhere_to_be_seen(cascade_folder: Path, tmp_path: Path) -> None:
     token = "a-very-secret-token"
     with server_process(
@@ -214,6 +217,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_an_exported_cascade_is_served_without_torch(tmp_path: Path) -> None:
     from understudy.onnx.export import export_onnx
 

@@ -17,12 +17,14 @@ class LoggedAnswer:
         answer: the class.
         reference: the reference's class where the shadow was drawn and has run; else -1.
         labelled: whether its label has been counted.
+        reset: the number of resets before it.
     """
 
     point: int
     answer: int
     reference: int = -1
     labelled: bool = False
+    reset: int = 0
 
 
 class AnswerLog:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from threading import Event as Signal
 from threading import Lock, Thread
@@ -28,7 +29,7 @@ from typing import NamedTuple, Self
 
 from understudy.errors import UnderstudyError, listed
 from understudy.locks import locked
-from understudy.monitoring.answer_log import AnswerLog, LoggedAnswer
+from understudy.monitoring.answer_log import MOST_ANSWERS, AnswerLog, LoggedAnswer
 from understudy.monitoring.decisions import Decision
 from understudy.monitoring.events import Event, row_count
 from understudy.monitoring.history_file import Block, HistoryFile, replayed
@@ -46,6 +47,7 @@ KEPT_ANSWERS = 1_000_000
 _SEGMENT_ROWS = 200_000
 _SEGMENT_BLOCKS = 600
 _UNWRITTEN_ROWS = 5_000_000  # while the disk is full; then the events are given up
+_LONGEST_WAIT = 60.0  # seconds between two attempts while nothing can be written
 _FIXED = ("alpha", "margin", "seed")  # on which decisions rest
 
 
@@ -104,9 +106,11 @@ class StoredAnswers(AnswerLog):
         self._unwritten[request_id] = answer
 
     def take(self) -> dict[str, LoggedAnswer]:
-        """All that is to be written, as it is now."""
+        """All that is to be written, as it is now; the oldest are given up where they are many."""
         self._taken |= self._unwritten
         self._unwritten = {}
+        for request_id in list(islice(self._taken, max(len(self._taken) - MOST_ANSWERS, 0))):
+            del self._taken[request_id]
         return {key: replace(answer) for key, answer in self._taken.items()}
 
     def written(self) -> None:
@@ -229,16 +233,16 @@ class History:
         self.close()
 
     def _run(self) -> None:
-        failed = False
-        while not self._closing.wait(self._every):
+        wait = self._every
+        while not self._closing.wait(wait):
             try:
                 self.flush()
-            except UnderstudyError as error:
-                if not failed:
-                    logger.error("%s; it is tried again every %g s", error, self._every)
-                failed = True
+            except Exception as error:  # noqa: BLE001
+                if wait == self._every:
+                    logger.error("%s; it is tried again, at least once a minute", error)
+                wait = max(min(2 * wait, _LONGEST_WAIT), self._every)
             else:
-                failed = False
+                wait = self._every
 
     def _check(self, before: WatchState, now: WatchState) -> None:
         """Refuse a file whose decisions rest on something else."""

@@ -45,7 +45,8 @@ CREATE TABLE answers (
     point INTEGER NOT NULL,
     answer INTEGER NOT NULL,
     reference INTEGER NOT NULL,
-    labelled INTEGER NOT NULL
+    labelled INTEGER NOT NULL,
+    reset INTEGER NOT NULL
 );
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
@@ -132,11 +133,11 @@ class HistoryFile:
                     [(written.lastrowid, json.dumps(one.to_dict())) for one in block.decisions],
                 )
             self._database.executemany(
-                "INSERT INTO answers (request_id, point, answer, reference, labelled) "
-                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (request_id) DO UPDATE SET "
+                "INSERT INTO answers (request_id, point, answer, reference, labelled, reset) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (request_id) DO UPDATE SET "
                 "reference = excluded.reference, labelled = excluded.labelled",
                 [
-                    (key, one.point, one.answer, one.reference, one.labelled)
+                    (key, one.point, one.answer, one.reference, one.labelled, one.reset)
                     for key, one in block.answers.items()
                 ],
             )
@@ -173,8 +174,9 @@ class HistoryFile:
                 query("DELETE FROM decisions WHERE block >= ? AND block < ?", span)
 
     def segments(self, *, last: bool = False) -> Iterator[Segment]:
-        """The segments from the oldest to the newest, or the last one alone."""
-        with self._understood():
+        """The segments from the oldest to the newest, or the last one alone, all as they are at
+        one moment, whatever another process writes."""
+        with self._understood(), self._transaction("BEGIN"):
             starts = self._starts()
             ends = [*starts[1:], 2**62]
             for span in list(zip(starts, ends, strict=False))[-1 if last else 0 :]:
@@ -190,13 +192,14 @@ class HistoryFile:
         """The answer to a request, where it is still there."""
         with self._understood():
             row = self._database.execute(
-                "SELECT point, answer, reference, labelled FROM answers WHERE request_id = ?",
+                "SELECT point, answer, reference, labelled, reset FROM answers "
+                "WHERE request_id = ?",
                 (request_id,),
             ).fetchone()
         if row is None:
             return None
-        point, answer, reference, labelled = row
-        return LoggedAnswer(point, answer, reference, bool(labelled))
+        point, answer, reference, labelled, reset = row
+        return LoggedAnswer(point, answer, reference, bool(labelled), reset)
 
     def _starts(self) -> list[int]:
         """The first block of each segment."""
@@ -248,8 +251,8 @@ class HistoryFile:
         return self._database.execute(f"PRAGMA {name}").fetchone()[0]
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        self._database.execute(begin)
         try:
             yield
         except BaseException:

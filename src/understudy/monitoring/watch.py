@@ -65,6 +65,27 @@ class Feedback:
     decisions: tuple[Decision, ...] = field(default=())
 
 
+@dataclass(slots=True)
+class _Drawn:
+    """A shadow that is not judged yet.
+
+    Attributes:
+        ticket: of the request.
+        reset: the number of resets before it was drawn.
+        ended: whether both answers are known, or will never be.
+        answers: the cascade's and the reference's; None until they are known, or for ever.
+        logged: the answer, once it is known.
+        label: that came in the meantime.
+    """
+
+    ticket: ShadowTicket
+    reset: int
+    ended: bool = False
+    answers: tuple[int, int] | None = None
+    logged: LoggedAnswer | None = None
+    label: int | None = None
+
+
 class Recorded(NamedTuple):
     """What has happened to a watch since the last time.
 
@@ -125,8 +146,7 @@ class Watch:
         self._generator = coins or np.random.default_rng()
         self._coins: list[float] = []
         self._tickets = 0
-        self._next = 0  # the ticket that is judged next
-        self._ended: dict[int, Shadowed | None] = {}
+        self._drawn: dict[str, _Drawn] = {}  # those not yet judged, the oldest first
         self._recorded: Recorded | None = None
         self._lock = Lock()
         self._series = Series()
@@ -190,6 +210,7 @@ class Watch:
                 return None
             ticket = ShadowTicket(self._tickets, request_id, number)
             self._tickets += 1
+            self._drawn[request_id] = _Drawn(ticket, self._state.resets)
         return ticket
 
     def observe(self, point: str, stage: int, confidence: npt.ArrayLike) -> tuple[Decision, ...]:
@@ -215,7 +236,10 @@ class Watch:
         """A request was answered: `feedback` may refer to it. Called before `shadowed`."""
         number = self._state.watched.number(point)
         with self._lock:
-            self._answers.add(request_id, LoggedAnswer(number, int(answer)))
+            kept = LoggedAnswer(number, int(answer), reset=self._state.resets)
+            self._answers.add(request_id, kept)
+            if request_id in self._drawn:
+                self._drawn[request_id].logged = kept
 
     def shadowed(self, ticket: ShadowTicket, answer: int, reference: int) -> tuple[Decision, ...]:
         """The cascade's answer to a request whose shadow was drawn, and the reference's.
@@ -223,13 +247,8 @@ class Watch:
         Shadows are judged in the order in which they were drawn: one that is early waits for those
         before it, because early ones differ less.
         """
-        classes = int(answer), int(reference)
         with self._lock:
-            logged = self._answers.get(ticket.request_id)
-            if logged is not None:
-                logged.reference = classes[1]
-                self._answers.changed(ticket.request_id, logged)
-            return self._end(ticket, Shadowed(0.0, ticket.point, *classes))
+            return self._end(ticket, (int(answer), int(reference)))
 
     def lost(self, ticket: ShadowTicket) -> tuple[Decision, ...]:
         """A request whose shadow was drawn was not answered, or not by the reference."""
@@ -237,24 +256,28 @@ class Watch:
             return self._end(ticket, None)
 
     def feedback(self, labels: Iterable[tuple[str, int]]) -> Feedback:
-        """Labels that came later, by the id of the request; each request is counted once."""
+        """Labels that came later, by the id of the request; each request is counted once.
+
+        A label that comes before the shadow of its request is judged with it; one of a request from
+        before the last reset counts for the accuracy alone.
+        """
         counted, repeated = 0, 0
         unknown: list[str] = []
         decisions: list[Decision] = []
         with self._lock:
             for request_id, label in labels:
-                logged = self._answers.get(request_id)
+                drawn = self._drawn.get(request_id)
+                logged = self._answers.get(request_id) if drawn is None else drawn.logged
                 if logged is None:
                     unknown.append(request_id)
-                elif logged.labelled:
+                elif logged.labelled or (drawn is not None and drawn.label is not None):
                     repeated += 1
                 else:
-                    logged.labelled = True
-                    self._answers.changed(request_id, logged)
-                    answers = logged.answer, logged.reference
-                    event = Labelled(self._clock(), logged.point, int(label), *answers)
-                    decisions += self._after(event)
                     counted += 1
+                    if drawn is not None:
+                        drawn.label = int(label)
+                    else:
+                        decisions += self._label(request_id, logged, int(label))
         return Feedback(counted, repeated, tuple(unknown), tuple(decisions))
 
     def choose_point(self, point: str, *, reason: str = "chosen") -> tuple[Decision, ...]:
@@ -320,15 +343,37 @@ class Watch:
         self._decisions.append(decision)
         return (decision,)
 
-    def _end(self, ticket: ShadowTicket, end: Shadowed | None) -> tuple[Decision, ...]:
+    def _end(self, ticket: ShadowTicket, answers: tuple[int, int] | None) -> tuple[Decision, ...]:
         """A shadow has ended: those that no earlier one holds up are judged."""
-        if ticket.number < self._next or ticket.number in self._ended:
+        drawn = self._drawn.get(ticket.request_id)
+        if drawn is None or drawn.ended or drawn.ticket != ticket:
             return ()
-        self._ended[ticket.number] = end
+        drawn.ended, drawn.answers = True, answers
         decisions: list[Decision] = []
-        while self._next in self._ended or self._tickets - self._next > _MOST_WAITING:
-            event = self._ended.pop(self._next, None)
-            self._next += 1
-            if event is not None:
-                decisions += self._after(event._replace(time=self._clock()))
+        while self._drawn:
+            request_id, oldest = next(iter(self._drawn.items()))
+            if not oldest.ended and len(self._drawn) <= _MOST_WAITING:
+                break
+            del self._drawn[request_id]
+            decisions += self._judge(oldest)
         return tuple(decisions)
+
+    def _judge(self, drawn: _Drawn) -> tuple[Decision, ...]:
+        """Judge a shadow, unless it was lost or drawn before a reset, and the label that waits."""
+        ticket, answers, logged = drawn.ticket, drawn.answers, drawn.logged
+        decisions: tuple[Decision, ...] = ()
+        if answers is not None and drawn.reset == self._state.resets:
+            if logged is not None:
+                logged.reference = answers[1]
+                self._answers.changed(ticket.request_id, logged)
+            decisions = self._after(Shadowed(self._clock(), ticket.point, *answers))
+        if drawn.label is not None and logged is not None:
+            decisions += self._label(ticket.request_id, logged, drawn.label)
+        return decisions
+
+    def _label(self, request_id: str, logged: LoggedAnswer, label: int) -> tuple[Decision, ...]:
+        logged.labelled = True
+        self._answers.changed(request_id, logged)
+        point = logged.point if logged.reset == self._state.resets else -1
+        event = Labelled(self._clock(), point, label, logged.answer, logged.reference)
+        return self._after(event)

@@ -38,6 +38,7 @@ class WatchState(Stored, what="the state of a watch", error=PolicyError):
         raised: the requests that are still to be shadowed at the raised share.
         requests, shadowed, labelled, right: what it has seen since it began; `right` of the
             labelled requests were answered with their label.
+        resets: how often it began again.
     """
 
     watched: Watched
@@ -51,6 +52,7 @@ class WatchState(Stored, what="the state of a watch", error=PolicyError):
     shadowed: int = 0
     labelled: int = 0
     right: int = 0
+    resets: int = 0
 
     @staticmethod
     def start(watched: Watched, settings: WatchSettings, point: str) -> WatchState:
@@ -222,6 +224,7 @@ class WatchState(Stored, what="the state of a watch", error=PolicyError):
             shadowed=self.shadowed,
             labelled=self.labelled,
             right=self.right,
+            resets=self.resets + 1,
         )
         return state, state.decision(time, "reset", reason, self.point, point)
 

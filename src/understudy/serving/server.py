@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from understudy.errors import UnderstudyError
 from understudy.serving.asgi import ServingApp
+from understudy.switching import switch_threads_often
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +171,13 @@ class DrainingServer(uvicorn.Server):
 
     def serve_until_stopped(self) -> None:
         """Answer requests until a signal ends it."""
-        self.run(sockets=[self._listener])
+        switch_threads_often()
+        gc.collect()
+        gc.freeze()  # modules and models: to look through them takes as long as many requests
+        try:
+            self.run(sockets=[self._listener])
+        finally:
+            gc.unfreeze()
         logger.info("stopped")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from understudy.errors import DataError
 from understudy.monitoring.decisions import Decision
@@ -35,6 +35,7 @@ from understudy.serving.request_errors import (
     RequestError,
     StageError,
 )
+from understudy.serving.served_answers import Served
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 from understudy.serving.traffic import TrafficCounts
@@ -44,29 +45,6 @@ logger = logging.getLogger(__name__)
 
 START, OPERATOR, WATCH = "start", "operator", "watch"
 _UNWATCHED = nullcontext[Shadows | None]()
-
-
-class Served(NamedTuple):
-    """The answer to one image of a request.
-
-    Attributes:
-        answer: of the cascade.
-        request_id: of this image: that of its request, and its place where there are several.
-        operating_point: the name of the one that answered; None for a policy that is none.
-        cost: what the image cost, in the unit of the operating point; None where it is not known.
-        classes: the names of the classes, or None.
-    """
-
-    answer: Answer
-    request_id: str
-    operating_point: str | None
-    cost: float | None
-    classes: tuple[str, ...] | None
-
-    @property
-    def class_name(self) -> str | None:
-        """The name of the predicted class, where it is known."""
-        return name_of(self.classes, self.answer.prediction)
 
 
 class Service:
@@ -351,7 +329,8 @@ class Service:
         if found is None:
             return None
         watch, history = found
-        return Watching(watch, self.policies, self._decided, history)
+        most = self.settings.max_queue
+        return Watching(watch, self.policies, self._decided, most=most, history=history)
 
     def start_within(self, max_drop: float) -> None:
         """Answer by the cheapest certified point within a drop, whatever the file of the watch has;
@@ -435,12 +414,3 @@ class Service:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-def name_of(classes: Sequence[str] | None, number: int) -> str | None:
-    """The name of a class, where it is known.
-
-    >>> name_of(("cat", "dog"), 1), name_of(None, 1)
-    ('dog', None)
-    """
-    return classes[number] if classes is not None and number < len(classes) else None

@@ -87,7 +87,8 @@ def operating_points(service: Service) -> dict[str, Any]:
 def costs(service: Service) -> dict[str, tuple[float, float, float]]:
     """Unit -> how many images were answered whose cost is known, what they cost, and what they
     would have cost by the reference."""
-    exits, totals = service.cascade.exits, {}
+    exits = service.cascade.exits
+    totals: dict[str, tuple[float, float, float]] = {}
     for policy, counts in zip(service.policies.all, service.traffic.answered.tolist(), strict=True):
         for unit, (by_exit, reference) in policy.known_costs.items():
             images, cost, instead = totals.get(unit, (0.0, 0.0, 0.0))

@@ -17,7 +17,7 @@ from understudy.monitoring.watch import Feedback, ShadowTicket, Watch
 from understudy.monitoring.watched_points import watched_points
 from understudy.operating_point import REFERENCE
 from understudy.runtime.executor import Executor
-from understudy.runtime.protocol import Answer, StageRunner
+from understudy.runtime.protocol import Answer, ExecutorClosed, StageRunner
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 
@@ -96,6 +96,9 @@ class Watching:
         watch: what decides.
         policies: those of the service.
         decided: is called in the event loop with each decision.
+        most: how many shadows may be in flight. Further ones are dropped as they are drawn, before
+            the answer is known: later it would be those alone that the reference has not answered
+            anyway, and what is left would agree too often.
         history: the file that keeps the watch, if any.
 
     Attributes:
@@ -107,11 +110,14 @@ class Watching:
         watch: Watch,
         policies: ServedPolicies,
         decided: Callable[[Decision], None],
+        *,
+        most: int,
         history: History | None = None,
     ) -> None:
         self.watch, self._history = watch, history
         self.shadows = {"answered": 0, "dropped": 0}
-        self._decided = decided
+        self._decided, self._most = decided, most
+        self._in_flight = 0
         self._points = {id(one.runners): one for one in policies.all if one.name is not None}
         reference = policies.named(REFERENCE)
         self._reference = None if reference is None else policies.of(reference)
@@ -142,7 +148,8 @@ class Watching:
         name = policy.name
         assert name is not None
         tickets = [self.watch.draw(one, name) for one in ids]
-        if full:
+        self._in_flight += sum(ticket is not None for ticket in tickets)
+        if full or self._in_flight > self._most:
             for ticket in tickets:
                 self.lost(ticket)
             tickets = [None] * len(tickets)
@@ -163,6 +170,7 @@ class Watching:
     def lost(self, ticket: ShadowTicket | None) -> None:
         """A request whose shadow was drawn has none."""
         if ticket is not None:
+            self._in_flight -= 1
             self.shadows["dropped"] += 1
             self._carry_out(self.watch.lost(ticket))
 
@@ -186,12 +194,15 @@ class Watching:
         runners = self._reference.runners
         try:
             found = await executor.answer(image, runners=runners, background=True)
+        except ExecutorClosed:
+            return  # nor is what was drawn later judged, of which too much would agree
         except UnderstudyError:
             self.lost(ticket)
         else:
             self._compared(ticket, prediction, found.prediction)
 
     def _compared(self, ticket: ShadowTicket, answer: int, reference: int) -> None:
+        self._in_flight -= 1
         self.shadows["answered"] += 1
         self._carry_out(self.watch.shadowed(ticket, answer, reference))
 
