@@ -388,6 +388,7 @@ def test_an_app_is_mounted_below_a_path() -> None:
             assert (await inner.get("/v2/models/cascade")).json()["name"] == "cascade"
             wish = await inner.put("/operating-point", json={"name": "reference"})
             assert wish.json()["operating_point"] == "reference"
+            assert (await inner.get("/openapi.json")).json()["servers"] == [{"url": "/models/pixels"}]
             missing = await inner.get("/nowhere")
             assert (missing.status_code, list(missing.json())) == (404, ["error"])
 
