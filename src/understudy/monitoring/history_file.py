@@ -100,8 +100,8 @@ class HistoryFile:
         if path.is_dir() or not (write or path.exists()):
             found = "is a folder" if path.is_dir() else "does not exist"
             raise UnderstudyError(
-                f"a history is a file that `understudy serve --state` wrote, {str(path)!r} {found}: "
-                "check the path"
+                "a history is a file that `understudy serve --state` wrote, "
+                f"{str(path)!r} {found}: check the path"
             )
         with self._understood():
             if write:
