@@ -19,8 +19,11 @@ import pytest
 import torch
 
 from command_line import Run, refused
+from online_requests import run_async
 from served_cascades import png, random_images, served_cascade
 from server_processes import ServerProcess, server_process
+from understudy.serving import app
+from understudy.serving.server import CannotListen, DrainingServer, listening_socket
 
 IMAGES = random_images(6, seed=5, side=9)
 CODE = ("--allow-code", "digit_nets")
@@ -170,6 +173,17 @@ def test_a_token_is_nowhere_to_be_seen(cascade_folder: Path, tmp_path: Path) -> 
         logged = [one for one in server.records() if one["message"] == "request"]
         assert {one["status"] for one in logged} >= {200, 401}
         assert all(one["request_id"] for one in logged)
+
+
+def test_a_port_that_is_taken_while_the_models_load_is_said_to_be() -> None:
+    served = app(served_cascade())
+    with listening_socket("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with listening_socket("127.0.0.1", port) as second:
+            first.listen()
+            with pytest.raises(CannotListen, match=f"port {port} was taken meanwhile"):
+                DrainingServer(served, second, lambda: None).serve_until_stopped()
+    run_async(served.service.close())
 
 
 def test_mistakes_are_one_sentence(

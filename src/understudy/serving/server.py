@@ -170,7 +170,19 @@ class DrainingServer(uvicorn.Server):
         self._drained = float("inf")
 
     def serve_until_stopped(self) -> None:
-        """Answer requests until a signal ends it."""
+        """Answer requests until a signal ends it.
+
+        Raises:
+            CannotListen: another server has begun to listen there since the socket was bound.
+        """
+        host, port = self._listener.getsockname()[:2]
+        try:
+            self._listener.listen(self.config.backlog)
+        except OSError as error:
+            raise CannotListen(
+                f"a server listens at a free port of this machine, {host!r} port {port} was taken "
+                "meanwhile: choose another --port"
+            ) from error
         switch_threads_often()
         gc.collect()
         gc.freeze()  # modules and models: to look through them takes as long as many requests
