@@ -192,3 +192,31 @@ def test_what_the_operator_chose_is_kept_over_a_restart(tmp_path: Path, chosen: 
     again = app(served_cascade(), settings=ServingSettings(state=tmp_path / "watch.db"))
     assert (again.service.current.name, again.service.chosen_by) == (chosen, "operator")
     run_async(again.service.close())
+
+
+def test_a_reset_after_a_restart_goes_back_to_what_the_operator_chose(tmp_path: Path) -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        made.service.set_operating_point({"name": "drop-0.5"})
+        await send_until_decided(made.service, disputed())
+
+    with_client(work, shadow=1.0, state=tmp_path / "watch.db")
+    again = app(served_cascade(), settings=ServingSettings(state=tmp_path / "watch.db")).service
+    assert (again.current.name, again.chosen_by) == ("reference", "watch")
+    again.reset_watch()
+    assert again.current.name == "drop-0.5"
+    run_async(again.close())
+
+
+def test_what_the_operator_starts_with_goes_before_what_was_kept(tmp_path: Path) -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        made.service.set_operating_point({"name": "drop-1"})
+
+    safer = served_cascade()
+    safer.set_operating_point(name="drop-0.5")
+    for chosen in (True, False):
+        with_client(work, state=tmp_path / "watch.db")
+        settings = ServingSettings(state=tmp_path / "watch.db", chosen=chosen)
+        again = app(safer, settings=settings).service
+        assert again.watching is not None
+        assert again.current.name == again.watching.watch.point == ["drop-1", "drop-0.5"][chosen]
+        run_async(again.close())

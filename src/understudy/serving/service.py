@@ -356,16 +356,22 @@ class Service:
 
     def _restore(self) -> None:
         """Go on with the operating point of a watch that was kept over a restart."""
-        if self.watching is None:
+        if self.watching is None or self.current.name is None:
             return
-        point = self.policies.named(self.watching.watch.point)
-        if point is not None and point.name != self.current.name and self.current.name is not None:
-            fallen = self.watching.watch.state.fallen_back
-            self._switch(
-                self.policies.of(point), WATCH if fallen else OPERATOR, reason="kept in --state"
-            )
-            if not fallen:
-                self.chosen = self.current
+        watch, by_hand = self.watching.watch, self.watching.chosen
+        point = self.policies.named(watch.point)
+        if point is None or point.name == self.current.name:
+            return
+        if watch.state.fallen_back and point.name != by_hand:
+            self._switch(self.policies.of(point), WATCH, reason="kept in --state")
+            before = self.policies.named(by_hand)
+            if before is not None and not self.settings.chosen:
+                self.chosen = self.policies.of(before)
+        elif self.settings.chosen:
+            watch.choose_point(self.current.name, reason="chosen at the start")
+        else:
+            self._switch(self.policies.of(point), OPERATOR, reason="kept in --state")
+            self.chosen = self.current
 
     def _decided(self, decision: Decision) -> None:
         """Carry out a decision of the watch."""

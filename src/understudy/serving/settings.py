@@ -34,6 +34,8 @@ class ServingSettings:
         shadow: the share of requests that the reference answers as well, from 0 to 1.
         alpha: the chance of a false alarm of the watch.
         state: the file in which the watch is kept over restarts; None forgets it.
+        chosen: whether the operator has chosen the cascade's policy for this start: it goes before
+            an operating point that `state` keeps, unless the watch fell back.
         logged: the share of requests that is logged, from 0 to 1.
 
     >>> ServingSettings(name="digits").max_queue
@@ -57,6 +59,7 @@ class ServingSettings:
     shadow: float = 0.05
     alpha: float = 0.01
     state: Path | None = None
+    chosen: bool = False
     logged: float = 0.0
 
     def __post_init__(self) -> None:

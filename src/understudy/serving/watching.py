@@ -24,6 +24,7 @@ from understudy.serving.settings import ServingSettings
 logger = logging.getLogger(__name__)
 
 FALL_BACK = "fall-back"
+_BY_HAND = ("operating-point", "reset")
 RAISED_SHARE = 0.5
 """The share of the requests that is shadowed after a warning, where any is."""
 
@@ -109,6 +110,12 @@ class Watching:
         decisions = self.watch.observe(policy.name, runners.index(runner), confidence)
         if decisions and self._loop is not None:
             self._loop.call_soon_threadsafe(self._carry_out, decisions)
+
+    @property
+    def chosen(self) -> str | None:
+        """The operating point that someone has chosen last, whatever was decided since."""
+        decisions = reversed(self.watch.decisions)
+        return next((one.after for one in decisions if one.kind in _BY_HAND), None)
 
     def shadows_of(self, ids: Sequence[str], policy: ServedPolicy, *, full: bool) -> Shadows:
         """The shadows of the images of a request, drawn before they are answered.

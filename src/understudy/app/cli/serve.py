@@ -99,6 +99,7 @@ def serve(
             shadow=shadow,
             alpha=alpha,
             state=state,
+            chosen=max_drop is not None,
             logged=log_share,
         )
     with listening_socket(host, port) as listener:
