@@ -76,13 +76,11 @@ class Records:
             right &= self.status == status
         return np.flatnonzero(right)
 
-    def rate(self, phase: int = 0, *, warm: float = 0.5) -> float:
-        """Answers per second of a phase: those that came between its first `warm` seconds and the
-        time at which the last request was sent."""
-        rows = self.rows(phase=phase)
-        begin, end = self.sent[rows].min() + warm, self.sent[rows].max()
-        came = self.received[self.status == 200]
-        return float(((came >= begin) & (came < end)).sum() / (end - begin))
+    def rate(self, seconds: float, *, phase: int = 0, warm: float = 0.5) -> float:
+        """Answers per second of a phase of so many seconds, but for the first `warm` of them."""
+        begin = self.sent[self.rows(phase=phase)].min()
+        came = self.received[self.status == 200] - begin
+        return float(((came >= warm) & (came < seconds)).sum() / (seconds - warm))
 
     def quantiles(self, rows: Array) -> dict[str, float]:
         """Latencies in milliseconds."""

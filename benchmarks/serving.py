@@ -25,8 +25,10 @@ import numpy as np
 import harness
 import serving_rivals
 from load_client import Phase
+from load_records import Records
+from load_requests import Requests
 from our_server import WITHOUT_SHADOWS, ours, set_point
-from server_process import loaded
+from server_process import Server, loaded
 from serving_cascade import Served, served
 from serving_changes import restart, switching
 from serving_checks import inconsistent, requests_of, tally
@@ -79,9 +81,9 @@ def throughput(one: Served) -> dict[str, Any]:
             for name, point in (("cascade", "drop-0.5"), ("reference", "reference")):
                 set_point(server, point)
                 runs.append(loaded(server.port, requests, phase))
-                rates[name].append(runs[-1].rate())
+                rates[name].append(runs[-1].rate(SECONDS))
             runs.append(loaded(shadowing.port, requests, phase))
-            rates[names[-1]].append(runs[-1].rate())
+            rates[names[-1]].append(runs[-1].rate(SECONDS))
     ended = tally(runs)
     ratios = {
         "of_executor": _ratio(rates["cascade"], rates["executor"]),
@@ -104,8 +106,8 @@ def throughput(one: Served) -> dict[str, Any]:
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median over rounds."""
-    return round(median(a / b for a, b in zip(above, below, strict=True)), 3)
+    """The median over rounds; what answers less than once per second counts as once."""
+    return round(median(a / max(b, 1.0) for a, b in zip(above, below, strict=True)), 3)
 
 
 def rivals(one: Served) -> dict[str, Any]:
@@ -118,10 +120,9 @@ def rivals(one: Served) -> dict[str, Any]:
         best[name] = max(tried, key=tried.__getitem__)
     rates: dict[str, list[float]] = {name: [] for name in ("understudy", *best)}
     for _ in range(RIVAL_ROUNDS):
-        with ours(one.folder) as server:
-            phase = Phase(WARM + SECONDS, clients=CLIENTS)
-            records = loaded(server.port, requests_of(one.images), phase)
-            rates["understudy"].append(records.rate(warm=WARM))
+        with ours(one.folder, *WITHOUT_SHADOWS) as server:
+            records = _warm(server, requests_of(one.images), SECONDS)
+            rates["understudy"].append(records.rate(SECONDS))
         for name, setting in best.items():
             rates[name].append(_of_rival(one, name, setting, SECONDS))
     ratios = {name: _ratio(rates["understudy"], rates[name]) for name in best}
@@ -140,13 +141,21 @@ def _of_rival(one: Served, name: str, setting: serving_rivals.Setting, seconds: 
     """Images per second of a rival; its answers are compared with those expected."""
     requests, expected = serving_rivals.requests_of(name, one.images), one.expected["drop-0.5"]
     with serving_rivals.rival(name, setting, one.folder) as server:
-        records = loaded(server.port, requests, Phase(WARM + seconds, clients=CLIENTS))
+        records = _warm(server, requests, seconds)
     for row in records.rows(status=200):
         image = records.image[row]
         found = serving_rivals.answer_of(name, records.bodies[row])
         if found != (expected.prediction[image], expected.exit[image]):
             sys.exit(f"{name} answers {found} on image {image}: not the same cascade")
-    return records.rate(warm=WARM)
+    rate = records.rate(seconds)
+    print(f"{name}, {setting}: {rate:.0f}/s", file=sys.stderr, flush=True)
+    return rate
+
+
+def _warm(server: Server, requests: Requests, seconds: float) -> Records:
+    """The records of some seconds of load after others to warm up."""
+    loaded(server.port, requests, Phase(WARM, clients=CLIENTS))
+    return loaded(server.port, requests, Phase(seconds, clients=CLIENTS))
 
 
 PARTS: Mapping[str, Callable[[Served], dict[str, Any]]] = {

@@ -25,7 +25,7 @@ def overload(one: Served) -> dict[str, Any]:
     with ours(one.folder) as server:
         loaded(server.port, requests, Phase(2.0, clients=CLIENTS))
         full = loaded(server.port, requests, Phase(SECONDS, clients=CLIENTS))
-        capacity = full.rate()
+        capacity = full.rate(SECONDS)
         phases = (
             Phase(SECONDS, rate=NORMAL * capacity),
             Phase(OVERLOAD_SECONDS, rate=OVERLOAD * capacity),

@@ -56,25 +56,16 @@ class Setting:
         )
 
 
+_REPLICAS = (
+    Setting(64, 0.005, 1, 2),
+    Setting(64, 0.02, 1, 2),
+    Setting(64, 0.005, 1, 1),
+    Setting(32, 0.005, 2, 1),
+)
 SETTINGS = {
-    "LitServe": (
-        Setting(64, 0.005, 1, 2),
-        Setting(64, 0.02, 1, 2),
-        Setting(32, 0.005, 2, 1),
-        Setting(32, 0.02, 2, 1),
-    ),
-    "MLServer": (
-        Setting(64, 0.005, 0, 2),
-        Setting(64, 0.02, 0, 2),
-        Setting(64, 0.02, 1, 2),
-        Setting(32, 0.02, 2, 1),
-    ),
-    "Ray Serve": (
-        Setting(64, 0.005, 1, 2),
-        Setting(64, 0.02, 1, 2),
-        Setting(32, 0.005, 2, 1),
-        Setting(32, 0.02, 2, 1),
-    ),
+    "LitServe": _REPLICAS,
+    "MLServer": (Setting(64, 0.005, 0, 2), *_REPLICAS[1:]),  # 0: in the process of the server
+    "Ray Serve": _REPLICAS,
 }
 
 

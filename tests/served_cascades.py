@@ -19,7 +19,7 @@ from understudy.scores import Array, ScoreTable
 from understudy.zoo.saved_cascades import save_cascade
 
 CLASSES = ("cat", "dog", "horse")
-COSTS = {"tiny": 1.0, "big": 9.0}
+COSTS = {"MACs": {"tiny": 1.0, "big": 9.0}, "ms": {"tiny": 0.5, "big": 2.0}}
 
 
 def random_images(count: int, seed: int = 0, side: int = 4) -> Array:

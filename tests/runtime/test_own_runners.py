@@ -118,6 +118,26 @@ def test_stages_of_another_cascade_are_refused() -> None:
         answer_each(executor, images_of([0]), runners=other.runners)
 
 
+def test_rows_that_the_last_stage_defers_fail_and_nothing_else() -> None:
+    table = random_table(8)
+    cascade = LookupCascade(table, Policy.single("big"))
+    unsure = [row for row in range(8) if not table.confidence["max_softmax"][0, row] >= 0.5]
+    cut = cascade.runners_of(Policy.pair("tiny", "big", 0.5))[:1]
+
+    async def work() -> Any:
+        async with Executor(cascade, max_batch=8) as executor:
+            cut_short = await asyncio.gather(
+                *send(executor, images_of(range(8)), runners=cut), return_exceptions=True
+            )
+            return cut_short, await asyncio.gather(*send(executor, images_of(range(8))))
+
+    found, after = run_async(work())
+    failed = [row for row, answer in enumerate(found) if isinstance(answer, RequestFailed)]
+    assert failed == unsure != []
+    assert "found one that 'tiny' defers" in str(found[failed[0]])
+    assert [answer.exit for answer in after] == ["big"] * 8
+
+
 def test_logits_that_cannot_be_copied_fail_those_who_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

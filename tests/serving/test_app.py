@@ -7,11 +7,14 @@ import json
 from io import BytesIO
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from app_clients import Client, with_client
 from online_requests import until
@@ -337,6 +340,12 @@ def test_status_and_metrics_count_alike() -> None:
         assert samples[f"{seconds}_count", "cascade", "1"] == 21
         assert samples["understudy_operating_point", "operator", "reference"] == 1
         assert samples["understudy_operating_point_switches_total",] == 1
+        cost = "understudy_inference_cost_total"
+        instead = "understudy_inference_reference_cost_total"
+        assert samples[instead, "MACs"] == 24 * 9
+        assert samples[instead, "MACs"] - samples[cost, "MACs"] == pytest.approx(saved)
+        names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
+        assert len(names) == len(set(names))  # of a family in two units, too
 
     with_client(work, price=2.5, shadow=0.0)
 
@@ -362,5 +371,23 @@ def test_grey_images_of_colour_cascades_are_colours() -> None:
         three = torch.from_numpy(np.stack([IMAGES[:1, 0]] * 3, 1))
         expected = served_cascade().answer(three)
         assert found["answers"][0]["prediction"] == expected.prediction[0]
+
+    with_client(work)
+
+
+def test_an_app_is_mounted_below_a_path() -> None:
+    """In an application of somebody else, whose errors and start are its own."""
+
+    async def work(client: Client, made: ServingApp) -> None:
+        outer = Starlette(routes=[Mount("/models/pixels", app=made)])
+        transport = httpx.ASGITransport(outer, raise_app_exceptions=False)
+        async with Client(transport=transport, base_url="http://localhost/models/pixels") as inner:
+            answer = await inner.post("/classify", files={"image": png(IMAGES[0])})
+            assert answer.json()["answers"][0]["class"] in CLASSES
+            assert (await inner.get("/v2/models/cascade")).json()["name"] == "cascade"
+            wish = await inner.put("/operating-point", json={"name": "reference"})
+            assert wish.json()["operating_point"] == "reference"
+            missing = await inner.get("/nowhere")
+            assert (missing.status_code, list(missing.json())) == (404, ["error"])
 
     with_client(work)

@@ -24,6 +24,7 @@ from server_processes import ServerProcess, server_process
 
 IMAGES = random_images(6, seed=5, side=9)
 CODE = ("--allow-code", "digit_nets")
+CHUNKED = b"POST /classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,8 @@ def test_what_is_no_http_is_refused_as_json(server: ServerProcess) -> None:
     for sent, status in (
         (b"\x16\x03\x01 nonsense\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"x: " + b"y" * 200_000 + b"\r\n\r\n", 431),
+        (CHUNKED + b"0\r\n" + b"x: " + b"y" * 200_000, 431),  # a trailer without an end
+        (CHUNKED + b"0\r\n" + b"x: y\r\n" * 40_000, 431),  # trailers without an end
     ):
         with socket.create_connection((place.hostname, place.port or 0), timeout=10) as client:
             client.sendall(sent)
@@ -96,6 +99,7 @@ def test_a_client_that_goes_away_frees_its_place(server: ServerProcess) -> None:
     assert server.get("/status").json()["requests"]["failed"] == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_server_answers_what_it_has(cascade_folder: Path, tmp_path: Path) -> None:
     """After SIGTERM: not ready, but answering; then it ends with the exit code 0."""
     with server_process(cascade_folder, *CODE, folder=tmp_path) as server:
@@ -112,6 +116,7 @@ def test_a_stopped_server_answers_what_it_has(cascade_folder: Path, tmp_path: Pa
         assert "draining" in messages
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_answers_what_is_in_flight(
     cascade_folder: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +145,7 @@ def test_ctrl_c_stops_at_once_and_answers_what_is_in_flight(
         assert set(answers) <= {200, 503}
 
 
+@pytest.mark.slow
 def test_a_token_is_nowhere_to_be_seen(cascade_folder: Path, tmp_path: Path) -> None:
     token = "a-very-secret-token"
     with server_process(
@@ -155,6 +161,10 @@ def test_a_token_is_nowhere_to_be_seen(cascade_folder: Path, tmp_path: Path) -> 
         shown = json.dumps(server.facts) + server.get("/status").text + server.get("/metrics").text
         assert server.stop(signal.SIGINT) == 0
         assert token not in shown + server.log.read_text()
+        messages = [one["message"] for one in server.records()]
+        assert messages.index("serving") < messages.index("request")
+        assert messages[-1] == "stopped"
+        assert len(messages) == len(server.log.read_text().splitlines())  # every line is JSON
         [switched] = [one for one in server.records() if one["message"] == "operating point"]
         assert (switched["from"], switched["to"]) == ("drop-1", "reference")
         logged = [one for one in server.records() if one["message"] == "request"]
@@ -162,7 +172,9 @@ def test_a_token_is_nowhere_to_be_seen(cascade_folder: Path, tmp_path: Path) -> 
         assert all(one["request_id"] for one in logged)
 
 
-def test_mistakes_are_one_sentence(run: Run, cascade_folder: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence(
+    run: Run, cascade_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused(
@@ -175,6 +187,11 @@ def test_mistakes_are_one_sentence(run: Run, cascade_folder: Path, tmp_path: Pat
     refused(run("serve", cascade_folder, *CODE, "--token-file", tmp_path / "no"), "cannot be read")
     (tmp_path / "empty").write_text("\n")
     refused(run("serve", cascade_folder, *CODE, "--token-file", tmp_path / "empty"), "is empty")
+    (tmp_path / "two").write_text("two words\n")
+    refused(run("serve", cascade_folder, *CODE, "--token-file", tmp_path / "two"), "one word")
+    monkeypatch.setenv("UNDERSTUDY_TOKEN", " \n")
+    refused(run("serve", cascade_folder, *CODE), "UNDERSTUDY_TOKEN is the token that changes need")
+    monkeypatch.delenv("UNDERSTUDY_TOKEN")
     refused(run("serve", cascade_folder, *CODE, "--shadow", "1.5"), "shadow is a share from 0 to 1")
     refused(run("serve", cascade_folder, *CODE, "--deadline", "0"), "deadline is some seconds")
     refused(run("serve", tmp_path / "no"), "does not exist")
@@ -200,6 +217,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_an_exported_cascade_is_served_without_torch(tmp_path: Path) -> None:
     from understudy.onnx.export import export_onnx
 

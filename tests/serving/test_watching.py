@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -194,29 +195,69 @@ def test_what_the_operator_chose_is_kept_over_a_restart(tmp_path: Path, chosen: 
     run_async(again.service.close())
 
 
-def test_a_reset_after_a_restart_goes_back_to_what_the_operator_chose(tmp_path: Path) -> None:
+def test_what_the_operator_says_at_the_start_goes_before_what_was_kept(tmp_path: Path) -> None:
+    settings = ServingSettings(state=tmp_path / "watch.db")
+
     async def work(client: Client, made: ServingApp) -> None:
         made.service.set_operating_point({"name": "drop-0.5"})
-        await send_until_decided(made.service, disputed())
 
-    with_client(work, shadow=1.0, state=tmp_path / "watch.db")
-    again = app(served_cascade(), settings=ServingSettings(state=tmp_path / "watch.db")).service
-    assert (again.current.name, again.chosen_by) == ("reference", "watch")
-    again.reset_watch()
-    assert again.current.name == "drop-0.5"
+    with_client(work, state=tmp_path / "watch.db")
+    service = app(served_cascade(), settings=settings).service
+    service.start_within(1.0)
+    assert (service.current.name, service.chosen_by) == ("drop-1", "operator")
+    run_async(service.close())
+    again = app(served_cascade(), settings=settings).service
+    assert again.current.name == "drop-1"
     run_async(again.close())
 
 
-def test_what_the_operator_starts_with_goes_before_what_was_kept(tmp_path: Path) -> None:
-    async def work(client: Client, made: ServingApp) -> None:
-        made.service.set_operating_point({"name": "drop-1"})
+def test_a_reset_after_a_restart_returns_to_what_the_operator_had_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "watch.db"
 
-    safer = served_cascade()
-    safer.set_operating_point(name="drop-0.5")
-    for chosen in (True, False):
-        with_client(work, state=tmp_path / "watch.db")
-        settings = ServingSettings(state=tmp_path / "watch.db", chosen=chosen)
-        again = app(safer, settings=settings).service
-        assert again.watching is not None
-        assert again.current.name == again.watching.watch.point == ["drop-1", "drop-0.5"][chosen]
-        run_async(again.close())
+    async def fall_back() -> None:
+        made = app(served_cascade(), settings=ServingSettings(shadow=1.0, state=file))
+        async with made.service as service:
+            service.set_operating_point({"name": "drop-0.5"})
+            await send_until_decided(service, disputed())
+            assert service.current.name == "reference"
+
+    async def reset() -> None:
+        made = app(served_cascade(), settings=ServingSettings(shadow=1.0, state=file))
+        async with made.service as service:
+            service.start_within(1.0)
+            assert (service.current.name, service.chosen_by) == ("reference", "watch")
+        made = app(served_cascade(), settings=ServingSettings(shadow=1.0, state=file))
+        async with made.service as service:
+            service.reset_watch()
+            assert service.current.name == "drop-0.5"
+
+    run_async(fall_back())
+    run_async(reset())
+
+
+def test_a_broken_promise_of_a_point_that_is_not_in_use_switches_nothing() -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        service, images = made.service, disputed()
+        assert service.watching is not None
+        watch = service.watching.watch
+        await service.answer_all(list(images[np.arange(300) % len(images)]))
+        for _ in range(2):  # the second time nothing changes
+            service.set_operating_point({"name": "drop-0.5"})
+        await until(lambda: watch.state.fallen_back)
+        await asyncio.sleep(0)
+        assert (service.current.name, service.chosen_by) == ("drop-0.5", "operator")
+        assert service.switches == 1
+
+    with_client(work, shadow=1.0, max_queue=1000)
+
+
+def test_without_the_reference_it_is_said_why_there_is_no_watch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cascade = served_cascade()
+    cascade.operating_points = cascade.operating_points[:2]
+    with caplog.at_level("WARNING"):
+        made = app(cascade)
+    assert made.service.watching is None
+    assert "build it again with the model of the reference" in str(vars(caplog.records[-1]))
+    run_async(made.service.close())

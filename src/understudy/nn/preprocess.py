@@ -197,13 +197,15 @@ def select(images: Images, rows: Tensor) -> Images:
 
 def as_tensor(images: Any) -> Tensor:
     """Images as a tensor in the same memory; arrays that torch cannot hold are copied: those with
-    negative strides, or in the other byte order.
+    negative strides, in the other byte order, or read-only.
 
     >>> as_tensor(np.arange(3)[::-1]).tolist()
     [2, 1, 0]
     """
     if isinstance(images, np.ndarray) and (
-        min((0, *images.strides)) < 0 or not images.dtype.isnative
+        min((0, *images.strides)) < 0
+        or not images.dtype.isnative
+        or not images.flags.writeable
     ):
         images = images.astype(images.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(images)

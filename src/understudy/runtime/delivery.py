@@ -12,6 +12,7 @@ from understudy.runtime.pipeline import answered_and_failed
 from understudy.runtime.protocol import (
     Answer,
     Array,
+    NoFurtherStage,
     NotANumber,
     RequestFailed,
     RunnerOutput,
@@ -112,7 +113,7 @@ class Delivery:
 
 def _failure(runner: StageRunner, error: Exception) -> RequestFailed:
     """The error of a request that a stage could not answer."""
-    if isinstance(error, NotANumber):
+    if isinstance(error, NotANumber | NoFurtherStage):
         return RequestFailed(str(error))
     failed = RequestFailed(
         str(error)

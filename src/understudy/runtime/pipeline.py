@@ -21,6 +21,7 @@ from understudy.runtime.protocol import (
     FAILED,
     Answers,
     Array,
+    NoFurtherStage,
     NotANumber,
     RunnerOutput,
     StageFailed,
@@ -84,6 +85,9 @@ class Pipeline:
         _, failed = answered_and_failed(output)
         if len(failed):
             self._fail(runner, ids[failed], NotANumber(runner.name))
+        if len(output.deferred) and runner is self.runners[-1]:
+            self._fail(runner, ids[output.deferred], NoFurtherStage(runner.name))
+            return None
         return RowBatch(output.images, output.state, ids) if len(output.deferred) else None
 
     def _fail(self, runner: StageRunner, ids: Array, error: Exception) -> None:

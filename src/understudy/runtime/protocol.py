@@ -150,6 +150,16 @@ class NotANumber(ExecutionError):
         )
 
 
+class NoFurtherStage(ExecutionError):
+    """The last stage that a request was given defers a sample."""
+
+    def __init__(self, exit: str) -> None:
+        super().__init__(
+            f"the last stage answers all samples that reach it, found one that {exit!r} defers: "
+            "give all of what `cascade.runners_of(policy)` returned"
+        )
+
+
 class StageFailed(ExecutionError):
     """A function raised on a batch; it is not called again, since it retries by itself.
 

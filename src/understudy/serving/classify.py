@@ -11,8 +11,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from understudy.confidence_functions import softmax
 from understudy.serving.request_errors import RequestError, UnsupportedMediaType
+from understudy.serving.served_answers import Served, name_of
 from understudy.serving.served_policies import ServedPolicies
-from understudy.serving.service import Served, name_of
 
 TOP = 5
 """Classes in an answer."""

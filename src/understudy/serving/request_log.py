@@ -45,3 +45,4 @@ def log_json(stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("understudy").setLevel(logging.INFO)
+    logging.captureWarnings(True)  # those of Python, too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from understudy.errors import UnderstudyError
 from understudy.serving.asgi import ServingApp
+from understudy.switching import switch_threads_often
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +50,12 @@ class CannotListen(UnderstudyError):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits: a request arrives within some seconds, its headers are of some size,
-    and there are so many connections. Errors are JSON, like all others."""
+    """HTTP/1.1 with limits: a request arrives within some seconds, what is not its body (headers,
+    and trailers of chunks) is of some size, and there are so many connections. Errors are JSON,
+    like all others."""
 
     _arriving: asyncio.TimerHandle | None = None
-    _partial = _in_headers = _refused = False
+    _partial = _in_body = _refused = False
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -72,25 +75,25 @@ class LimitedProtocol(HttpToolsProtocol):
         """Parse some bytes of a request."""
         if self._refused or self.transport.is_closing():
             return
+        self._in_body = False
         super().data_received(data)
         if self._partial:
             if self._arriving is None:
                 self._arriving = self.loop.call_later(ARRIVAL, self._late)
-            if self._in_headers:
-                self._header_bytes += len(data)
-                if self._header_bytes > MAX_HEADERS:
-                    self._refuse(431, f"headers have at most {MAX_HEADERS:,} bytes, found more")
+            self._header_bytes = 0 if self._in_body else self._header_bytes + len(data)
+            if self._header_bytes > MAX_HEADERS:
+                self._refuse(431, f"headers have at most {MAX_HEADERS:,} bytes, found more")
 
     def on_message_begin(self) -> None:
         """A request starts."""
-        self._partial = self._in_headers = True
+        self._partial = True
         self._header_bytes = 0
         super().on_message_begin()
 
-    def on_headers_complete(self) -> None:
-        """The headers of a request have arrived."""
-        self._in_headers = False
-        super().on_headers_complete()
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body has arrived."""
+        self._in_body = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request has arrived."""
@@ -168,12 +171,23 @@ class DrainingServer(uvicorn.Server):
 
     def serve_until_stopped(self) -> None:
         """Answer requests until a signal ends it."""
-        self.run(sockets=[self._listener])
+        switch_threads_often()
+        gc.collect()
+        gc.freeze()  # modules and models: to look through them takes as long as many requests
+        try:
+            self.run(sockets=[self._listener])
+        finally:
+            gc.unfreeze()
+        logger.info("stopped")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests once the app has started."""
         await super().startup(sockets=sockets)
         if self.started:
+            service = self._service
+            host, port = self._listener.getsockname()[:2]
+            found = {"model": service.settings.name, "operating_point": service.current.name}
+            logger.info("serving", extra={"host": host, "port": port, **found})
             self._on_start()
 
     async def on_tick(self, counter: int) -> bool:

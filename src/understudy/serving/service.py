@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from understudy.errors import DataError
 from understudy.monitoring.decisions import Decision
@@ -35,38 +35,16 @@ from understudy.serving.request_errors import (
     RequestError,
     StageError,
 )
+from understudy.serving.served_answers import Served
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 from understudy.serving.traffic import TrafficCounts
-from understudy.serving.watching import FALL_BACK, Shadows, Watching, watch_of
+from understudy.serving.watching import FALL_BACK, Shadows, Watching, point_before, watch_of
 
 logger = logging.getLogger(__name__)
 
 START, OPERATOR, WATCH = "start", "operator", "watch"
 _UNWATCHED = nullcontext[Shadows | None]()
-
-
-class Served(NamedTuple):
-    """The answer to one image of a request.
-
-    Attributes:
-        answer: of the cascade.
-        request_id: of this image: that of its request, and its place where there are several.
-        operating_point: the name of the one that answered; None for a policy that is none.
-        cost: what the image cost, in the unit of the operating point; None where it is not known.
-        classes: the names of the classes, or None.
-    """
-
-    answer: Answer
-    request_id: str
-    operating_point: str | None
-    cost: float | None
-    classes: tuple[str, ...] | None
-
-    @property
-    def class_name(self) -> str | None:
-        """The name of the predicted class, where it is known."""
-        return name_of(self.classes, self.answer.prediction)
 
 
 class Service:
@@ -354,35 +332,44 @@ class Service:
         most = self.settings.max_queue
         return Watching(watch, self.policies, self._decided, most=most, history=history)
 
+    def start_within(self, max_drop: float) -> None:
+        """Answer by the cheapest certified point within a drop, whatever the file of the watch has;
+        where the watch has fallen back, only after its reset.
+
+        Raises:
+            PolicyError: no point fits.
+        """
+        if self.chosen_by == WATCH:
+            self.chosen = self.policies.selected({"max_drop": max_drop})
+        elif self.policies.selected({"max_drop": max_drop}) is not self.current:
+            self.set_operating_point({"max_drop": max_drop})
+
     def _restore(self) -> None:
         """Go on with the operating point of a watch that was kept over a restart."""
-        if self.watching is None or self.current.name is None:
+        if self.watching is None:
             return
-        watch, by_hand = self.watching.watch, self.watching.chosen
-        point = self.policies.named(watch.point)
-        if point is None or point.name == self.current.name:
+        watch = self.watching.watch
+        point, before = self.policies.named(watch.point), point_before(watch.decisions)
+        if point is None or self.current.name is None:
             return
-        if watch.state.fallen_back and point.name != by_hand:
-            self._switch(self.policies.of(point), WATCH, reason="kept in --state")
-            before = self.policies.named(by_hand)
-            if before is not None and not self.settings.chosen:
-                self.chosen = self.policies.of(before)
-        elif self.settings.chosen:
-            watch.choose_point(self.current.name, reason="chosen at the start")
-        else:
-            self._switch(self.policies.of(point), OPERATOR, reason="kept in --state")
-            self.chosen = self.current
+        if point.name != self.current.name:
+            by = OPERATOR if before is None else WATCH
+            self._switch(self.policies.of(point), by, reason="kept in --state")
+        chosen = self.policies.named(before)
+        self.chosen = self.current if chosen is None else self.policies.of(chosen)
 
     def _decided(self, decision: Decision) -> None:
         """Carry out a decision of the watch."""
         logger.warning("watch", extra={"decision": decision.to_dict()})
         point = self.policies.named(decision.after)
-        changed = decision.before != decision.after  # else another point is judged broken
-        if decision.kind == FALL_BACK and changed and point is not None:
+        moved = decision.after != decision.before  # not where the point was no longer in use
+        if decision.kind == FALL_BACK and moved and point is not None:
             self._switch(self.policies.of(point), WATCH, reason=decision.reason)
 
     def _switch(self, policy: ServedPolicy, by: str, *, reason: str) -> None:
         before, self.current, self.chosen_by = self.current, policy, by
+        if before is policy:
+            return
         self.switches += 1
         logger.info(
             "operating point",
@@ -427,12 +414,3 @@ class Service:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-def name_of(classes: Sequence[str] | None, number: int) -> str | None:
-    """The name of a class, where it is known.
-
-    >>> name_of(("cat", "dog"), 1), name_of(None, 1)
-    ('dog', None)
-    """
-    return classes[number] if classes is not None and number < len(classes) else None

@@ -20,7 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from understudy.serving.service import Service
-from understudy.serving.service_status import savings
+from understudy.serving.service_status import costs
 from understudy.serving.traffic import EDGES, LATENCY_BUCKETS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -111,8 +111,12 @@ class _ServiceCollector(Collector):
                 for exit, value in getattr(stats, name).items()
             }
             yield _counter(f"stage_{name}", text, values, "exit", "traffic")
-        for unit, found in savings(service).items():
-            yield _counter("saved_cost", "Cost that was saved", {(unit,): found["saved"]}, "unit")
+        totals = costs(service)
+        cost = {(unit,): total[1] for unit, total in totals.items()}
+        instead = {(unit,): total[2] for unit, total in totals.items()}
+        yield _counter("inference_cost", "Cost of the images that were answered", cost, "unit")
+        text = "What they would have cost by the reference"
+        yield _counter("inference_reference_cost", text, instead, "unit")
 
     def _points(self) -> Iterator[Metric]:
         service = self._service

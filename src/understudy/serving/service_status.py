@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.operating_point import REFERENCE
 from understudy.serving.service import Service
 from understudy.serving.traffic import plain
 
@@ -64,7 +65,7 @@ def status(service: Service) -> dict[str, Any]:
 def operating_points(service: Service) -> dict[str, Any]:
     """The operating point that answers, who chose it, and all that may be chosen."""
     policies = service.policies
-    reference = next((p for p in policies.points if p.name == "reference"), None)
+    reference = policies.named(REFERENCE)
     return {
         "operating_point": service.current.name,
         "chosen_by": service.chosen_by,
@@ -83,20 +84,26 @@ def operating_points(service: Service) -> dict[str, Any]:
     }
 
 
+def costs(service: Service) -> dict[str, tuple[float, float, float]]:
+    """Unit -> how many images were answered whose cost is known, what they cost, and what they
+    would have cost by the reference."""
+    exits = service.cascade.exits
+    totals: dict[str, tuple[float, float, float]] = {}
+    for policy, counts in zip(service.policies.all, service.traffic.answered.tolist(), strict=True):
+        for unit, (by_exit, reference) in policy.known_costs.items():
+            images, cost, instead = totals.get(unit, (0.0, 0.0, 0.0))
+            for name, count in zip(exits, counts, strict=True):
+                if name in by_exit:
+                    images += count
+                    cost += count * by_exit[name]
+                    instead += count * reference
+            totals[unit] = images, cost, instead
+    return totals
+
+
 def savings(service: Service) -> dict[str, dict[str, float]]:
     """Unit -> what an image cost in the mean and what it costs the reference, and the saving: as a
     share, and in all."""
-    answered = service.traffic.answered
-    exits = service.cascade.exits
-    totals: dict[str, list[float]] = {}
-    for policy, counts in zip(service.policies.all, answered.tolist(), strict=True):
-        for unit, (costs, reference) in policy.known_costs.items():
-            for name, count in zip(exits, counts, strict=True):
-                if count and name in costs:
-                    total = totals.setdefault(unit, [0.0, 0.0, 0.0])
-                    total[0] += count
-                    total[1] += count * costs[name]
-                    total[2] += count * reference
     return {
         unit: {
             "mean": cost / images,
@@ -104,7 +111,8 @@ def savings(service: Service) -> dict[str, dict[str, float]]:
             "saving": 1 - cost / reference if reference else 0.0,
             "saved": reference - cost,
         }
-        for unit, (images, cost, reference) in totals.items()
+        for unit, (images, cost, reference) in costs(service).items()
+        if images
     }
 
 

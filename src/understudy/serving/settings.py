@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
 MAX_QUEUE = 128
 """Images in flight. 64 clients fill half of it, so that under any overload an accepted request
 waits about twice as long as with 64 clients."""
+
+_WORD = re.compile("[!-~]+")  # of ASCII characters that are seen
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,6 @@ class ServingSettings:
         shadow: the share of requests that the reference answers as well, from 0 to 1.
         alpha: the chance of a false alarm of the watch.
         state: the file in which the watch is kept over restarts; None forgets it.
-        chosen: whether the operator has chosen the cascade's policy for this start: it goes before
-            an operating point that `state` keeps, unless the watch fell back.
         logged: the share of requests that is logged, from 0 to 1.
 
     >>> ServingSettings(name="digits").max_queue
@@ -59,7 +60,6 @@ class ServingSettings:
     shadow: float = 0.05
     alpha: float = 0.01
     state: Path | None = None
-    chosen: bool = False
     logged: float = 0.0
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class ServingSettings:
             raise DataError(f"a price is 0 or more, found {self.price}")
         if self.orientation not in ORIENTATIONS:
             raise DataError(f"orientation is one of {ORIENTATIONS}, found {self.orientation!r}")
-        if self.token is not None and not (self.token.isascii() and self.token.strip()):
+        if self.token is not None and not _WORD.fullmatch(self.token):
             raise DataError("a token is one word of ASCII characters, found another (not shown)")
         if not self.name or "/" in self.name:
             raise DataError(f"the name of a model is part of a path, found {self.name!r}")

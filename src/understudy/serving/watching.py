@@ -24,7 +24,6 @@ from understudy.serving.settings import ServingSettings
 logger = logging.getLogger(__name__)
 
 FALL_BACK = "fall-back"
-_BY_HAND = ("operating-point", "reset")
 RAISED_SHARE = 0.5
 """The share of the requests that is shadowed after a warning, where any is."""
 
@@ -43,12 +42,7 @@ def watch_of(
         alpha=settings.alpha, share=share, raised_share=max(share, RAISED_SHARE) if share else 0.0
     )
     try:
-        names = {point.name for point in policies.points}
-        if len(names) < 2 or REFERENCE not in names:
-            raise PolicyError(
-                "a watch compares certified operating points with the reference, found "
-                f"{listed(sorted(names)) or 'none'}: search and build again"
-            )
+        _check_comparable([point.name for point in policies.points])
         first = policies.first.name or REFERENCE
         if settings.state is None:
             logger.info("watch is kept in memory", extra={"way_out": "--state FILE"})
@@ -63,6 +57,36 @@ def watch_of(
     except BaseException:
         history.close()
         raise
+
+
+def _check_comparable(names: Sequence[str]) -> None:
+    if REFERENCE not in names or len(names) < 2:
+        way = "search for a certified policy and build it"
+        if names and REFERENCE not in names:
+            way = "build it again with the model of the reference (--model NAME=SPEC)"
+        raise PolicyError(
+            "a watch compares certified operating points with the reference, this cascade has "
+            f"{listed(names) or 'neither'}: {way}"
+        )
+
+
+def point_before(decisions: Iterable[Decision]) -> str | None:
+    """The operating point that somebody chose before the watch fell back from it, as far as it is
+    known; None where somebody has decided since, or the watch never did.
+
+    >>> fall = Decision(0.0, "fall-back", "differ", "drop-1", "drop-0.5")
+    >>> further = Decision(1.0, "fall-back", "differ", "drop-0.5", "reference")
+    >>> point_before([fall, further])
+    'drop-1'
+    >>> point_before([fall, Decision(2.0, "reset", "reset", "drop-0.5", "drop-1")])
+    """
+    found = None
+    for decision in decisions:
+        if decision.kind == FALL_BACK and decision.before != decision.after:
+            found = found or decision.before
+        elif decision.kind in {"reset", "operating-point"}:
+            found = None
+    return found
 
 
 class Watching:
@@ -110,12 +134,6 @@ class Watching:
         decisions = self.watch.observe(policy.name, runners.index(runner), confidence)
         if decisions and self._loop is not None:
             self._loop.call_soon_threadsafe(self._carry_out, decisions)
-
-    @property
-    def chosen(self) -> str | None:
-        """The operating point that someone has chosen last, whatever was decided since."""
-        decisions = reversed(self.watch.decisions)
-        return next((one.after for one in decisions if one.kind in _BY_HAND), None)
 
     def shadows_of(self, ids: Sequence[str], policy: ServedPolicy, *, full: bool) -> Shadows:
         """The shadows of the images of a request, drawn before they are answered.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from understudy.serving.asgi import ServingApp
     from understudy.serving.service import Service
     from understudy.serving.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
 
 TOKEN = "UNDERSTUDY_TOKEN"
 MOST_QUEUED = 10**6  # images in flight
@@ -99,7 +102,6 @@ def serve(
             shadow=shadow,
             alpha=alpha,
             state=state,
-            chosen=max_drop is not None,
             logged=log_share,
         )
     with listening_socket(host, port) as listener:
@@ -132,10 +134,13 @@ def _app(
             loaded.set_operating_point(max_drop=max_drop)
         warnings = setting_warnings(cascade, loaded)
         settings = replace(settings, orientation=orientation_of(cascade))
-    for message in warnings:
-        terminal.note(message)
     log_json()
-    return app(loaded, settings=settings)
+    for message in warnings:
+        logger.warning(message)
+    made = app(loaded, settings=settings)
+    if max_drop is not None:
+        made.service.start_within(max_drop)
+    return made
 
 
 def _warn(host: str, settings: ServingSettings) -> None:
@@ -143,17 +148,24 @@ def _warn(host: str, settings: ServingSettings) -> None:
     from understudy.serving.request_guard import is_loopback
 
     if settings.token is None and not is_loopback(host):
-        terminal.note(
-            f"{host} is reached from other machines, and no token is set: everybody who reaches it "
-            f"may change the operating point; set {TOKEN} or --token-file",
-            style="yellow",
+        logger.warning(
+            "%s is reached from other machines, and no token is set: everybody who reaches it "
+            "may change the operating point; set %s or --token-file",
+            host,
+            TOKEN,
         )
 
 
 def _token(file: Path | None) -> str | None:
     """The token of a file, or of the environment."""
     if file is None:
-        return os.environ.get(TOKEN) or None
+        given = os.environ.get(TOKEN)
+        if given is not None and not given.strip():
+            raise terminal.UsageError(
+                f"{TOKEN} is the token that changes need, found it empty: set it, or remove it "
+                "from the environment"
+            )
+        return None if given is None else given.strip()
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
