@@ -135,8 +135,8 @@ def service_routes(service: Service, bodies: Bodies) -> list[Route]:
 
 
 def labels_in(value: Any, classes: Sequence[str] | None) -> list[tuple[str, int]]:
-    """The ids and labels of `/feedback`; a label is a class, by number or, where one class alone has
-    it, by name.
+    """The ids and labels of `/feedback`; a label is a class, by number or by a name that no other
+    class has.
 
     >>> labels_in([{"request_id": "a-1", "label": "dog"}], ["cat", "dog"])
     [('a-1', 1)]
