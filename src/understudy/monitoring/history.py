@@ -47,7 +47,7 @@ KEPT_ANSWERS = 1_000_000
 _SEGMENT_ROWS = 200_000
 _SEGMENT_BLOCKS = 600
 _UNWRITTEN_ROWS = 5_000_000  # while the disk is full; then the events are given up
-_LONGEST_WAIT = 60.0  # seconds between two attempts while nothing can be written
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts while none can be written
 _FIXED = ("alpha", "margin", "seed")  # on which decisions rest
 
 
@@ -235,7 +235,7 @@ class History:
         self.close()
 
     def _run(self) -> None:
-        wait = self._every
+        wait, pause = self._every, _SHORTEST_PAUSE
         while True:
             self._wake.wait(wait)
             self._wake.clear()
@@ -244,11 +244,11 @@ class History:
             try:
                 self.flush()
             except Exception as error:  # noqa: BLE001
-                if wait == self._every:
+                if pause == _SHORTEST_PAUSE:
                     logger.error("%s; it is tried again, at least once a minute", error)
-                wait = max(min(2 * wait, _LONGEST_WAIT), self._every)
+                wait, pause = pause, min(2 * pause, _LONGEST_PAUSE)
             else:
-                wait = self._every
+                wait, pause = self._every, _SHORTEST_PAUSE
 
     def _check(self, before: WatchState, now: WatchState) -> None:
         """Refuse a file whose decisions rest on something else."""
