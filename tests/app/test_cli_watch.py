@@ -36,7 +36,8 @@ def test_decisions_are_shown_while_the_server_runs_and_checked(run: Run, tmp_pat
 
 def test_other_files_are_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
-    for name in ("a.txt", "missing.db"):
+    for name, message in (("a.txt", "is no history"), ("no.db", "does not exist"), (".", "folder")):
         ended = run("watch", tmp_path / name)
         assert ended.exit_code == 2
         assert "Traceback" not in ended.stderr
+        assert message in ended.stderr

@@ -109,6 +109,12 @@ def test_from_images_to_a_report(here: Path, run: Run) -> None:
     )
     assert pl.read_csv("a.csv")["class"].to_list() == answers["class"].to_list()
 
+    run("search", "table", "--max-drop", 90, "--out", "loose.json")
+    built = run("build", "loose.json", "--into", "loose", *ALLOWED, "--json").json
+    assert [stage["exit"] for stage in built["policy"]["stages"]] == ["tiny"]
+    assert list(built["stages"]) == ["tiny", "big"]  # a server compares with the reference
+    assert [one["max_drop"] for one in built["frontier"]] == [90, 0]
+
     report = run("report", "r.json", "--out", "r.html", "--json").json
     assert report["bytes"] == Path("r.html").stat().st_size
     assert not list(here.glob(".*"))

@@ -287,7 +287,7 @@ def test_other_files_are_refused_in_a_sentence(path: Path, spoil: object) -> Non
 
 
 def test_a_missing_file_is_not_made_by_a_replay(path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="cannot be used"):
+    with pytest.raises(UnderstudyError, match="does not exist"):
         replay(path)
     assert not path.exists()
     with pytest.raises(UnderstudyError, match="is none: make it"):

@@ -222,6 +222,7 @@ def test_the_snapshot_is_plain_json() -> None:
     found = json.loads(json.dumps(watch.snapshot(), allow_nan=False))
     assert found["shift"]["evidence"] > found["shift"]["threshold"]
     assert len(found["shift"]["series"]["t"]) == len(found["shift"]["series"]["evidence"]) > 1
+    assert found["shift"]["series"]["evidence"][-1] == found["shift"]["evidence"]
     assert found["decisions"][0]["from"] == "drop-1"
     watch.choose_point("reference")
     assert watch.snapshot()["agreement"] is None

@@ -315,7 +315,8 @@ def test_status_and_metrics_count_alike() -> None:
     async def work(client: Client, made: ServingApp) -> None:
         for image in IMAGES[:20]:
             await made.service.answer(image)
-        await client.put("/operating-point", json={"name": "reference"})
+        for _ in range(2):  # the second one switches nothing
+            await client.put("/operating-point", json={"name": "reference"})
         await made.service.answer_all(list(IMAGES[:4]))
         found = (await client.get("/status")).json()
         expected = served_cascade().answer(torch.from_numpy(IMAGES[:20])).exit_names()
@@ -387,7 +388,27 @@ def test_an_app_is_mounted_below_a_path() -> None:
             assert (await inner.get("/v2/models/cascade")).json()["name"] == "cascade"
             wish = await inner.put("/operating-point", json={"name": "reference"})
             assert wish.json()["operating_point"] == "reference"
+            assert (await inner.get("/openapi.json")).json()["servers"] == [
+                {"url": "/models/pixels"}
+            ]
             missing = await inner.get("/nowhere")
             assert (missing.status_code, list(missing.json())) == (404, ["error"])
 
     with_client(work)
+
+
+def test_a_stage_that_fails_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(client: Client, made: ServingApp) -> None:
+        await made.service.answer_all(list(IMAGES[:2]))  # so that it is not the images' fault
+        big = made.service.cascade.stages["big"]
+        big.model.register_forward_hook(lambda *_: 1 / 0)
+        await client.put("/operating-point", json={"name": "reference"})
+        files = [("image", (f"{n}.png", png(IMAGES[n]))) for n in range(2)]
+        response = await client.post("/classify", files=files)
+        assert response.status_code == 500
+        assert response.json()["error"].startswith("image 0: ")
+        [record] = [one for one in caplog.records if one.message == "stage failed"]
+        assert vars(record)["request_id"] == response.headers["x-request-id"] + ".0"
+        assert record.exc_info is not None
+
+    with_client(work, shadow=0.0)

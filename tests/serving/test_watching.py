@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -244,22 +243,6 @@ def test_a_reset_after_a_restart_returns_to_what_the_operator_had_chosen(tmp_pat
 
     run_async(fall_back())
     run_async(reset())
-
-
-def test_a_broken_promise_of_a_point_that_is_not_in_use_switches_nothing() -> None:
-    async def work(client: Client, made: ServingApp) -> None:
-        service, images = made.service, disputed()
-        assert service.watching is not None
-        watch = service.watching.watch
-        await service.answer_all(list(images[np.arange(300) % len(images)]))
-        for _ in range(2):  # the second time nothing changes
-            service.set_operating_point({"name": "drop-0.5"})
-        await until(lambda: watch.state.fallen_back)
-        await asyncio.sleep(0)
-        assert (service.current.name, service.chosen_by) == ("drop-0.5", "operator")
-        assert service.switches == 1
-
-    with_client(work, shadow=1.0, max_queue=1000)
 
 
 def test_without_the_reference_it_is_said_why_there_is_no_watch(

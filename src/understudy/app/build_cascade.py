@@ -1,4 +1,5 @@
-"""From a result to a cascade on disk: the models of the chosen policies are loaded and checked."""
+"""From a result to a cascade on disk: the models of the chosen policies, and that of the reference,
+are loaded and checked."""
 
 from __future__ import annotations
 
@@ -30,6 +31,9 @@ def build_cascade(
     """Load the models of the chosen policies, check that they are those that were scored, and save
     them as a cascade.
 
+    The model of the reference goes with them, if it is known, even if no chosen policy has it: a
+    server compares with it, and falls back to it.
+
     Args:
         result: what a search found.
         into: the folder of the cascade.
@@ -53,19 +57,23 @@ def build_cascade(
     """
     choice = result.choice(max_drop)
     origins = {single.name: single.origin for single in result.singles}
+    loader = _Loader(specs, found_in, allow_code)
     strange = [name for name in specs if name not in origins]
     if strange:
         raise TableError(unknown("exit", strange[0], origins, where="this result"))
     choices = result.choices if max_drop is None else (choice,)
     members: dict[str, Mapping[str, Any]] = {}
     ensembles: dict[str, Ensemble] = {}
-    for exit in chain.from_iterable(one.policy.exits for one in (choice, *choices)):
+    exits = dict.fromkeys(chain.from_iterable(one.policy.exits for one in (choice, *choices)))
+    for exit in (*exits, result.reference):
         ensemble = ensemble_of(origins[exit])
+        names = (exit,) if ensemble is None else ensemble.exits
+        if exit not in exits and not all(loader.knows(name, origins[name]) for name in names):
+            continue
         if ensemble is not None:
             ensembles[exit] = ensemble
-        for name in (exit,) if ensemble is None else ensemble.exits:
+        for name in names:
             members[name] = origins[name]
-    loader = _Loader(specs, found_in, allow_code)
     cascade = cascade_of(result, choice.policy, {**loader.stages(members), **ensembles})
     proof = None if choice.certificate is None else choice.certificate.to_dict()
     save_cascade(cascade, into, provenance={"certificate": proof, "table": dict(result.table)})
@@ -80,6 +88,10 @@ class _Loader:
     found_in: str | Path
     allow_code: Collection[str]
 
+    def knows(self, name: str, origin: Mapping[str, Any]) -> bool:
+        """Whether there is a spec for the model of an exit."""
+        return self._spec(name, origin) is not None
+
     def stages(self, origins: Mapping[str, Mapping[str, Any]]) -> dict[str, Stage]:
         """The stages of exits; a network with several exits is loaded once, with all of them.
 
@@ -88,7 +100,7 @@ class _Loader:
         """
         stages: dict[str, Stage] = {}
         for name, origin in origins.items():
-            spec = self.specs.get(name, origin.get("spec"))
+            spec = self._spec(name, origin)
             if spec is None:
                 raise ModelError(
                     f"the table knows the exit {name!r} by its predictions only: name its model "
@@ -102,6 +114,9 @@ class _Loader:
                     "folder, or score it again"
                 )
         return stages
+
+    def _spec(self, name: str, origin: Mapping[str, Any]) -> Any:
+        return self.specs.get(name, origin.get("spec"))
 
     def _load(self, name: str, spec: str, *, root: str) -> dict[str, Stage]:
         found_in = None if name in self.specs else self.found_in

@@ -97,6 +97,12 @@ class HistoryFile:
 
     def __init__(self, path: Path, *, write: bool) -> None:
         self.path = path
+        if path.is_dir() or not (write or path.exists()):
+            found = "is a folder" if path.is_dir() else "does not exist"
+            raise UnderstudyError(
+                "a history is a file that `understudy serve --state` wrote, "
+                f"{str(path)!r} {found}: check the path"
+            )
         with self._understood():
             if write:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))

@@ -55,6 +55,8 @@ def snapshot_of(state: WatchState, decisions: Sequence[Decision], series: Series
 
 
 def _shift(state: WatchState, series: Series) -> dict[str, Any]:
+    evidence = shift_evidence(state)
+    before = [value for _, value in series.values][:-1]
     return {
         "stages": [
             {"exit": stage.exit, "requests": test.rows, "evidence": _stream_evidence(state, number)}
@@ -62,11 +64,11 @@ def _shift(state: WatchState, series: Series) -> dict[str, Any]:
                 zip(state.watched.streams, state.shifts, strict=True)
             )
         ],
-        "evidence": shift_evidence(state),
+        "evidence": evidence,
         "threshold": -math.log10(state.settings.alpha),
         "series": {
             "t": [time for time, _ in series.values],
-            "evidence": [value for _, value in series.values],
+            "evidence": [*before, evidence] if series.values else [],  # the last one as of now
         },
     }
 

@@ -140,7 +140,7 @@ class ImageInputs:
         except RequestError as error:
             if count == 1:
                 raise
-            raise type(error)(f"image {place}: {error}") from error
+            raise error.at(place) from error
 
     def answered(self, image: Any) -> None:
         """Remember that an image of this shape was answered."""

@@ -204,7 +204,8 @@ class OpenInference:
 
     async def document(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
         """GET /openapi.json."""
-        return _json(document(name=self.name, version=self.version))
+        below = scope.get("root_path", "")
+        return _json(document(name=self.name, version=self.version, below=below))
 
     async def unsupported(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
         """What other servers have, and this one lacks."""

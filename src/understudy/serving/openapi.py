@@ -38,12 +38,13 @@ ERRORS = {
 }
 
 
-def document(*, name: str = "cascade", version: str = "1") -> Json:
+def document(*, name: str = "cascade", version: str = "1", below: str = "") -> Json:
     """The document of a server.
 
     Args:
         name: of its model.
         version: of its model.
+        below: the path that the app is mounted at.
 
     >>> document()["openapi"], "/v2/models/{model}/infer" in document()["paths"]
     ('3.1.0', True)
@@ -56,7 +57,7 @@ def document(*, name: str = "cascade", version: str = "1") -> Json:
             "description": "A certified model cascade behind the Open Inference Protocol v2.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": below or "/"}],
         "paths": {**_protocol_paths(), **_own_paths()},
         "components": {
             "schemas": {**_protocol_schemas(), **_own_schemas()},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from understudy.errors import UnderstudyError
 
 
@@ -21,6 +23,14 @@ class RequestError(UnderstudyError):
         super().__init__(message)
         if headers is not None:
             self.headers = headers
+
+    def at(self, place: int) -> Self:
+        """The same error, of one of several images.
+
+        >>> str(RequestError("it is damaged").at(3))
+        'image 3: it is damaged'
+        """
+        return type(self)(f"image {place}: {self}")
 
 
 class QueueFull(RequestError):

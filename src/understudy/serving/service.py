@@ -188,7 +188,7 @@ class Service:
         several = len(images) > 1
         ids = [f"{number}.{place}" for place in range(len(images))] if several else [number]
         with self._shadowed(ids, policy) as shadows:
-            answers = await self._executed(images, policy, logits)
+            answers = await self._executed(images, ids, policy, logits)
             name, costs, classes = policy.name, policy.costs, self.classes
             found = [
                 Served(answer, one, name, costs.get(answer.exit), classes)
@@ -210,7 +210,7 @@ class Service:
         return self.watching.shadows_of(ids, policy, full=full)
 
     async def _executed(
-        self, images: Sequence[Any], policy: ServedPolicy, logits: bool
+        self, images: Sequence[Any], ids: Sequence[str], policy: ServedPolicy, logits: bool
     ) -> list[Answer]:
         try:
             outcomes = await self.executor.answer_many(
@@ -219,9 +219,13 @@ class Service:
         except ExecutorClosed as error:
             raise QueueFull("a server that stops answers no more, found it stopping") from error
         answers = []
-        for image, outcome in zip(images, outcomes, strict=True):
+        for place, outcome in enumerate(outcomes):
             if not isinstance(outcome, Answer):
-                raise self._blamed(outcome, image) from outcome
+                refusal = self._blamed(outcome, images[place])
+                if isinstance(refusal, StageError):
+                    number = {"request_id": ids[place]}
+                    logger.error("stage failed", exc_info=outcome, extra=number)
+                raise refusal if len(images) == 1 else refusal.at(place) from outcome
             answers.append(outcome)
         return answers
 

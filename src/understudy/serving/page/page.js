@@ -87,7 +87,7 @@ function showAlarms() {
 function alarms() {
   const { status, lost, failure } = page, found = [];
   if (lost) found.push({ kind: "alarm", head: "Server unreachable", text: `since ${clock(lost.since)} (${lost.why}). What is shown is from before.` });
-  else if (status && !status.ready) found.push({ kind: "alarm", head: "Draining", text: "The server takes no new work: it answers what it has accepted and then stops." });
+  else if (status && !status.ready) found.push({ kind: "alarm", head: "Draining", text: "The server is about to stop: it still answers for some seconds, and load balancers send it no more." });
   if (status?.watch?.state === "fallen back") found.push({ kind: "alarm", head: "Fallen back", text: lastReason(status) });
   if (status?.watch?.state === "warned") found.push({ kind: "warning", head: "Shift seen", text: lastReason(status) });
   if (failure) found.push({ kind: "alarm", head: failure.head, text: failure.text });
