@@ -194,6 +194,8 @@ def traffic(
             rows = rng.integers(0, len(population.label), batch)
             decisions = served(watch, name, least, population, rows, prefix=f"{done}", label=label)
             done += batch
+            if decisions and done <= 0:
+                return seen  # a false alarm, which counts as one that never comes
             for decision in decisions:
                 if decision == "warning":
                     seen.warning = done

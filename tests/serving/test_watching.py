@@ -15,6 +15,8 @@ from online_requests import run_async, until
 from served_cascades import random_images, served_cascade
 from understudy.scores import Array
 from understudy.serving import ServingApp, ServingSettings, app
+from understudy.serving.request_errors import RequestError
+from understudy.serving.routes import labels_in
 from understudy.serving.service import Service
 
 
@@ -99,6 +101,15 @@ def test_labels_that_come_later_are_counted_once() -> None:
             assert (await client.post("/feedback", json=wrong)).status_code == 400
 
     with_client(work)
+
+
+def test_classes_that_share_a_name_are_labelled_by_number() -> None:
+    """ImageNet has two cranes."""
+    names = ["crane", "dog", "crane"]
+    found = labels_in([{"request_id": "a", "label": 2}, {"request_id": "a", "label": "dog"}], names)
+    assert found == [("a", 2), ("a", 1)]
+    with pytest.raises(RequestError, match="a name of its own"):
+        labels_in([{"request_id": "a", "label": "crane"}], names)
 
 
 def test_a_full_server_drops_shadows() -> None:

@@ -1,12 +1,12 @@
 """The history of a watch: what happened, kept in a file, so that the watch goes on after a restart
 and every decision can be replayed.
 
-SQLite with a write-ahead log. Once a second a thread of its own writes what has happened since, in
-one transaction: a block of events, the decisions that followed from them, and the answers that
-labels may refer to. The state is not written beside them and so cannot contradict them: it follows
-from the last checkpoint and the events after it. A process that is killed loses what was not
-written yet, about a second; after a power cut it may be a few more (`synchronous=NORMAL`). The file
-is whole in either case.
+SQLite with a write-ahead log. Once a second, and at once after a decision, a thread of its own
+writes what has happened since, in one transaction: a block of events, the decisions that followed
+from them, and the answers that labels may refer to. The state is not written beside them and so
+cannot contradict them: it follows from the last checkpoint and the events after it. A process that
+is killed loses what was not written yet, about a second; after a power cut it may be a few more
+(`synchronous=NORMAL`). The file is whole in either case.
 
 Blocks form segments, each of which begins with a checkpoint. The oldest segments are removed when
 there are too many rows, but not those of the last 100 decisions, and the decisions of a segment go
@@ -47,7 +47,7 @@ KEPT_ANSWERS = 1_000_000
 _SEGMENT_ROWS = 200_000
 _SEGMENT_BLOCKS = 600
 _UNWRITTEN_ROWS = 5_000_000  # while the disk is full; then the events are given up
-_LONGEST_WAIT = 60.0  # seconds between two attempts while nothing can be written
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts while none can be written
 _FIXED = ("alpha", "margin", "seed")  # on which decisions rest
 
 
@@ -150,7 +150,7 @@ class History:
         self.path = Path(path)
         self._every, self._writing = every, Lock()
         self._kept: _Kept | None = None
-        self._closing = Signal()
+        self._closing, self._wake = Signal(), Signal()
         self._thread = Thread(target=self._run, name="understudy-history", daemon=True)
         with ExitStack() as stack:
             if not self.path.absolute().parent.is_dir():
@@ -193,12 +193,13 @@ class History:
         answers = StoredAnswers(self.path)
         self._open.callback(answers.close)
         watch = Watch(state, answers=answers, decisions=decisions, clock=clock)
-        self._kept = _Kept(self._file, watch, answers)
+        self._kept = _Kept(self._file, watch, answers, self._wake.set)
         self._thread.start()
         return watch
 
     def flush(self) -> None:
-        """Write what has happened since the last time; it happens by itself once a second.
+        """Write what has happened since the last time; it happens by itself once a second and after
+        a decision.
 
         Raises:
             UnderstudyError: it cannot be written; it will be tried again.
@@ -216,6 +217,7 @@ class History:
         if self._closing.is_set():
             return
         self._closing.set()
+        self._wake.set()
         with self._open:
             if self._kept is not None:
                 self._thread.join()
@@ -233,16 +235,20 @@ class History:
         self.close()
 
     def _run(self) -> None:
-        wait = self._every
-        while not self._closing.wait(wait):
+        wait, pause = self._every, _SHORTEST_PAUSE
+        while True:
+            self._wake.wait(wait)
+            self._wake.clear()
+            if self._closing.is_set():
+                return
             try:
                 self.flush()
             except Exception as error:  # noqa: BLE001
-                if wait == self._every:
+                if pause == _SHORTEST_PAUSE:
                     logger.error("%s; it is tried again, at least once a minute", error)
-                wait = max(min(2 * wait, _LONGEST_WAIT), self._every)
+                wait, pause = pause, min(2 * pause, _LONGEST_PAUSE)
             else:
-                wait = self._every
+                wait, pause = self._every, _SHORTEST_PAUSE
 
     def _check(self, before: WatchState, now: WatchState) -> None:
         """Refuse a file whose decisions rest on something else."""
@@ -264,13 +270,19 @@ class History:
 class _Kept:
     """A watch that is written into a file."""
 
-    def __init__(self, file: HistoryFile, watch: Watch, answers: StoredAnswers) -> None:
+    def __init__(
+        self,
+        file: HistoryFile,
+        watch: Watch,
+        answers: StoredAnswers,
+        decided: Callable[[], object],
+    ) -> None:
         self._file, self._watch, self._answers = file, watch, answers
         self._checkpoint: WatchState | None = watch.state  # to be written, where one is due
         self._events: list[Event] = []
         self._decisions: list[Decision] = []
         self._rows = self._blocks = 0  # since the last checkpoint
-        watch.record()
+        watch.record(decided)
 
     def flush(self) -> None:
         taken = self._watch.taken(self._answers.take)

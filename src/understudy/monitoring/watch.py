@@ -148,6 +148,7 @@ class Watch:
         self._tickets = 0
         self._drawn: dict[str, _Drawn] = {}  # those not yet judged, the oldest first
         self._recorded: Recorded | None = None
+        self._on_decision: Callable[[], object] = lambda: None
         self._lock = Lock()
         self._series = Series()
 
@@ -319,9 +320,10 @@ class Watch:
             state, decisions = self._state, tuple(self._decisions)
             return snapshot_of(state, decisions, self._series)
 
-    def record(self) -> None:
-        """Remember from now on what happens, for `taken`."""
+    def record(self, decided: Callable[[], object] = lambda: None) -> None:
+        """Remember from now on what happens, for `taken`; `decided` is called at a decision."""
         with self._lock:
+            self._on_decision = decided
             self._recorded = Recorded(self._state, self._state, [], [], {})
 
     def taken(self, answers: Callable[[], dict[str, LoggedAnswer]]) -> Recorded:
@@ -341,6 +343,7 @@ class Watch:
         if self._recorded is not None:
             self._recorded.decisions.append(decision)
         self._decisions.append(decision)
+        self._on_decision()
         return (decision,)
 
     def _end(self, ticket: ShadowTicket, answers: tuple[int, int] | None) -> tuple[Decision, ...]:

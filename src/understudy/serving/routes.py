@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -134,7 +135,8 @@ def service_routes(service: Service, bodies: Bodies) -> list[Route]:
 
 
 def labels_in(value: Any, classes: Sequence[str] | None) -> list[tuple[str, int]]:
-    """The ids and labels of `/feedback`; a label is a class, by number or by name.
+    """The ids and labels of `/feedback`; a label is a class, by number or by a name that no other
+    class has.
 
     >>> labels_in([{"request_id": "a-1", "label": "dog"}], ["cat", "dog"])
     [('a-1', 1)]
@@ -147,19 +149,20 @@ def labels_in(value: Any, classes: Sequence[str] | None) -> list[tuple[str, int]
             f"labels are a list of at most {MOST_LABELS:,} objects, found "
             f"{len(value) if isinstance(value, list) else type(value).__name__}"
         )
-    numbers = {name: number for number, name in enumerate(classes or ())}
-    return [_label_in(one, numbers) for one in value]
+    names = classes or ()
+    counts = Counter(names)
+    numbers = {name: number for number, name in enumerate(names) if counts[name] == 1}
+    return [_label_in(one, numbers, len(names) or MOST_CLASSES) for one in value]
 
 
-def _label_in(value: Any, numbers: Mapping[str, int]) -> tuple[str, int]:
+def _label_in(value: Any, numbers: Mapping[str, int], most: int) -> tuple[str, int]:
     request_id = value.get("request_id") if isinstance(value, dict) else None
     label = value.get("label") if isinstance(value, dict) else None
     number = numbers.get(label, -1) if isinstance(label, str) else label
-    most = len(numbers) or MOST_CLASSES
     if not isinstance(request_id, str) or type(number) is not int or not 0 <= number < most:
         raise RequestError(
             'a label is an object such as {"request_id": "…", "label": 3} with a class of the '
-            f"cascade, found {str(value)[:80]!r}"
+            f"cascade, by its number or by a name of its own, found {str(value)[:80]!r}"
         )
     return request_id, number
 
