@@ -19,6 +19,7 @@ from understudy import Executor, load_cascade
 from understudy.malloc import keep_freed_memory
 
 WARM = 0.5
+POINT = "drop-0.5"
 
 
 async def rate(
@@ -44,6 +45,7 @@ async def main() -> None:
     keep_freed_memory()
     images = list(torch.from_numpy(np.load(file)))
     cascade = load_cascade(folder, allow_code=["cifar_nets"])
+    cascade.set_operating_point(name=POINT)
     async with Executor(cascade) as executor:
         await rate(executor, images, int(clients), 1.0)
         print("ready", flush=True)
