@@ -203,9 +203,7 @@ def as_tensor(images: Any) -> Tensor:
     [2, 1, 0]
     """
     if isinstance(images, np.ndarray) and (
-        min((0, *images.strides)) < 0
-        or not images.dtype.isnative
-        or not images.flags.writeable
+        min((0, *images.strides)) < 0 or not images.dtype.isnative or not images.flags.writeable
     ):
         images = images.astype(images.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(images)
