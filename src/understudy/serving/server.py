@@ -77,7 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._in_body = False
         super().data_received(data)
-        if self._partial:
+        if self._partial and not self._refused:
             if self._arriving is None:
                 self._arriving = self.loop.call_later(ARRIVAL, self._late)
             self._header_bytes = 0 if self._in_body else self._header_bytes + len(data)
