@@ -170,3 +170,28 @@ def test_answers_are_read_in_any_pieces() -> None:
         for end in range(len(answer)):
             assert answer_in(answer[:end]) is None
         assert answer_in(answer + b"HTTP") == (status, b"ok!", b"HTTP")
+
+
+def test_a_connection_that_found_no_room_goes_on() -> None:
+    """Refused before the app sees it, as the app refuses: on the same connection, with an id."""
+    with listening(sleeping(0.3), max_queue=1) as port:
+        busy = threading.Thread(target=load, args=(port, Phase(0.3, clients=1)))
+        busy.start()
+        sent, url = IMAGES[:1].tolist(), f"http://127.0.0.1:{port}{INFER}"
+        body = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 3, 4, 4]}]}
+        body["inputs"][0]["data"] = sent
+        with httpx.Client() as client:
+            replies = [client.post(url, json=body)]
+            while replies[-1].status_code == 200:  # the other one was not yet inside
+                replies.append(client.post(url, json=body))
+            refused = replies[-1]
+            while replies[-1].status_code == 503:
+                replies.append(client.post(url, json=body))
+                time.sleep(0.02)
+            counted = client.get(f"http://127.0.0.1:{port}/status").json()["requests"]["rejected"]
+        busy.join()
+    assert refused.json()["error"].startswith("at most 1 images are in flight, found 1 and 1 more")
+    assert refused.headers["retry-after"] == "1"
+    assert len({reply.headers["x-request-id"] for reply in replies}) == len(replies)
+    assert replies[-1].status_code == 200
+    assert counted >= sum(reply.status_code == 503 for reply in replies)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
@@ -38,6 +39,7 @@ class ServingApp:
     Attributes:
         service: what answers.
         routes: its routes.
+        infer_url: the path of most requests, as it is sent.
     """
 
     def __init__(self, service: Service) -> None:
@@ -58,6 +60,7 @@ class ServingApp:
             _infer_route(self.routes),
             f"/v2/models/{settings.name}/infer",
         )
+        self.infer_url = quote(self._infer_path).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or go through the life of the app."""

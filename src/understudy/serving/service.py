@@ -176,10 +176,19 @@ class Service:
             )
         if self.in_flight + images > limit:
             self.traffic.fail("rejected")
-            raise QueueFull(
-                f"at most {limit:,} images are in flight, found {self.in_flight:,} and {images:,} "
-                "more: try again later"
-            )
+            raise self.no_room(images)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether not one more image finds room."""
+        return self.in_flight >= self.settings.max_queue
+
+    def no_room(self, images: int = 1) -> QueueFull:
+        """The error of images that find no room."""
+        return QueueFull(
+            f"at most {self.settings.max_queue:,} images are in flight, found {self.in_flight:,} "
+            f"and {images:,} more: try again later"
+        )
 
     async def _answers(
         self, images: Sequence[Any], policy: ServedPolicy, number: str, logits: bool

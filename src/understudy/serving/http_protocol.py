@@ -1,0 +1,159 @@
+"""HTTP/1.1 with limits; requests that find no room are refused before the app (uvicorn)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from understudy.serving.service import Service
+
+MAX_HEADERS = 2**16
+"""Bytes of the headers of a request, at most."""
+
+ARRIVAL = 30.0
+"""Seconds in which a request has to arrive, headers and body."""
+
+LINGER = 2.0
+"""Seconds that a refused connection stays open, so that the client can read why."""
+
+KEEP_ALIVE = 75
+"""Seconds that a connection stays open without a request: longer than those of common proxies,
+which would otherwise send a request as it closes."""
+
+MAX_CONNECTIONS = 2048
+"""Connections at a time."""
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with limits: a request arrives within some seconds, what is not its body (headers,
+    and trailers of chunks) is of some size, and there are so many connections. Errors are JSON,
+    like all others."""
+
+    _arriving: asyncio.TimerHandle | None = None
+    _partial = _in_body = _refused = _shed = False
+    _header_bytes = _shed_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse a connection beyond the limit."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(503, f"at most {MAX_CONNECTIONS:,} connections are open, found more")
+        else:
+            self._arriving = self.loop.call_later(ARRIVAL, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the request that was arriving."""
+        self._arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse some bytes of a request."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._in_body = False
+        super().data_received(data)
+        if self._partial and not self._refused:
+            if self._arriving is None:
+                self._arriving = self.loop.call_later(ARRIVAL, self._late)
+            self._header_bytes = 0 if self._in_body else self._header_bytes + len(data)
+            if self._header_bytes > MAX_HEADERS:
+                self._refuse(431, f"headers have at most {MAX_HEADERS:,} bytes, found more")
+
+    def on_message_begin(self) -> None:
+        """A request starts."""
+        self._partial = True
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer a request, unless it is one for which there is no room."""
+        self._shed, self._shed_bytes = self._finds_no_room(), 0
+        if not self._shed:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body has arrived."""
+        self._in_body = True
+        if not self._shed:
+            super().on_body(body)
+            return
+        self._shed_bytes += len(body)
+        if self._shed_bytes > self._service.settings.max_bytes and not self._refused:
+            self._refuse(413, "the body is larger than any that is taken")
+
+    def on_message_complete(self) -> None:
+        """A request has arrived."""
+        self._partial = False
+        if self._arriving is not None:
+            self._arrived()
+        if not self._shed:
+            super().on_message_complete()
+        elif not self._refused:
+            self._send_no_room()
+
+    @property
+    def _service(self) -> Service:
+        service: Service = self.app.service
+        return service
+
+    def _finds_no_room(self) -> bool:
+        """Whether an inference request comes when the queue is full: under overload most requests
+        do, and are refused here at a fifth of what it costs the app."""
+        return (
+            self._service.is_full
+            and self.url == self.app.infer_url
+            and self.parser.get_method() == b"POST"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def _send_no_room(self) -> None:
+        """Answer as the app does where the queue is full; the connection stays open."""
+        service = self._service
+        service.traffic.fail("rejected")
+        body = orjson.dumps({"error": str(service.no_room())})
+        head = (
+            b"content-type: application/json\r\nretry-after: 1\r\nx-request-id: %b\r\n"
+            b"content-length: %d\r\n\r\n"
+        ) % (service.new_id().encode(), len(body))
+        self.transport.write(STATUS_LINE[503] + head + body)
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            KEEP_ALIVE, self.timeout_keep_alive_handler
+        )
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._refuse(400, f"a request is HTTP/1.1, found another ({msg.rstrip('.').lower()})")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Send an error, and end the connection once the client has read it."""
+        body = orjson.dumps({"error": message})
+        head = (
+            b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
+            + str(len(body)).encode()
+        )
+        self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # the app, which may be reading, says nothing more
+            self.cycle.message_event.set()
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n\r\n" + body)
+        if self.transport.can_write_eof():  # to close would drop what was not read yet, and more
+            self.transport.write_eof()
+        self._arrived()
+        self._arriving = self.loop.call_later(LINGER, self.transport.abort)
+
+    def _arrived(self) -> None:
+        if self._arriving is not None:
+            self._arriving.cancel()
+            self._arriving = None
+
+    def _late(self) -> None:
+        if self.cycle is not None and self.cycle.response_started:
+            self.transport.abort()  # the rest of a body that was refused
+        else:
+            self._refuse(408, f"a request arrives within {ARRIVAL:g} s, found a part of one")
