@@ -204,7 +204,7 @@ def _view(service: Service, url: str) -> str:
         saving = percent(1 - point.cost / reference.cost)
         lines.append(
             f"saves {saving} of the {point.unit} of {service.policies.reference}; drop at most "
-            f"{point.max_drop:g} points, with probability {1 - point.delta:g}"
+            f"{point.max_drop:g} points, with probability {1 - point.delta:.3g}"
         )
     lines.append(f"page: {url}/   metrics: {url}/metrics   stop: Ctrl-C")
     return "\n".join(lines)
