@@ -64,21 +64,23 @@ class ServingSettings:
 
     def __post_init__(self) -> None:
         for name in ("max_queue", "max_bytes", "max_pixels", "max_held_bytes"):
-            if not getattr(self, name) >= 1:
-                raise DataError(f"{name} is 1 or more, found {getattr(self, name)}")
+            self._check(name, getattr(self, name) >= 1, "1 or more")
         for name in ("deadline", "arrival"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise DataError(f"{name} is some seconds above 0, found {getattr(self, name)}")
+            self._check(name, 0 < getattr(self, name) < math.inf, "some seconds above 0")
         for name in ("shadow", "logged"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"{name} is a share from 0 to 1, found {getattr(self, name)}")
-        if not 0 < self.alpha < 1:
-            raise DataError(f"alpha is a chance above 0 and below 1, found {self.alpha}")
-        if self.price is not None and not (self.price >= 0 and math.isfinite(self.price)):
-            raise DataError(f"a price is 0 or more, found {self.price}")
+            self._check(name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+        self._check("alpha", 0 < self.alpha < 1, "a chance above 0 and below 1")
+        price = self.price
+        self._check("price", price is None or 0 <= price < math.inf, "0 or more")
         if self.orientation not in ORIENTATIONS:
             raise DataError(f"orientation is one of {ORIENTATIONS}, found {self.orientation!r}")
         if self.token is not None and not _WORD.fullmatch(self.token):
             raise DataError("a token is one word of ASCII characters, found another (not shown)")
         if not self.name or "/" in self.name:
             raise DataError(f"the name of a model is part of a path, found {self.name!r}")
+
+    def _check(self, name: str, fits: bool, rule: str) -> None:
+        if not fits:
+            raise DataError(
+                f"{name} is {rule}, found {getattr(self, name)}: leave it out for the default"
+            )

@@ -65,7 +65,10 @@ def build(
         f"written to {into}",
     ]
     code = "".join(f" --allow-code {module}" for module in allow_code or ())
-    words = f"{terminal.quoted(into)} --data folder:images/{code}"
-    steps = terminal.next_steps(f"understudy run {words}", f"understudy bench {words}")
+    folder = terminal.quoted(into)
+    words = f"{folder} --data folder:images/{code}"
+    steps = terminal.next_steps(
+        f"understudy run {words}", f"understudy bench {words}", f"understudy serve {folder}{code}"
+    )
     view = group_of(note_of("\n".join(lines) + "\n"), steps)
     terminal.answer(view, data, as_json=as_json)

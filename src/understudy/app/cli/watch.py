@@ -66,4 +66,5 @@ def _decisions(decisions: Sequence[Decision]) -> TextTable:
         )
         for one in decisions
     ]
-    return table_of(f"{len(decisions):,} decisions", columns, rows)
+    title = "1 decision" if len(decisions) == 1 else f"{len(decisions):,} decisions"
+    return table_of(title, columns, rows)
