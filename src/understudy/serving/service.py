@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import Any, Self
 
 from understudy.errors import DataError
@@ -215,8 +214,7 @@ class Service:
         """The shadows of a request, drawn before it is answered."""
         if self.watching is None or policy.name is None:
             return _UNWATCHED
-        full = self.in_flight >= self.settings.max_queue
-        return self.watching.shadows_of(ids, policy, full=full)
+        return self.watching.shadows_of(ids, policy, full=self.is_full)
 
     async def _executed(
         self, images: Sequence[Any], ids: Sequence[str], policy: ServedPolicy, logits: bool
@@ -226,7 +224,7 @@ class Service:
                 images, runners=policy.runners, logits=logits
             )
         except ExecutorClosed as error:
-            raise QueueFull("a server that stops answers no more, found it stopping") from error
+            raise self._blamed(error, images[0]) from error
         answers = []
         for place, outcome in enumerate(outcomes):
             if not isinstance(outcome, Answer):
@@ -253,13 +251,9 @@ class Service:
         answer = served.answer
         place = self._places[answer.exit]
         cost, reference = served.cost, policy.reference_cost
-        known = cost is not None and reference is not None
-        self.traffic.answer(
-            policy.number,
-            place,
-            cost=cost if known and cost is not None else 0.0,
-            reference=reference if known and reference is not None else 0.0,
-        )
+        if cost is None or reference is None:
+            cost = reference = 0.0
+        self.traffic.answer(policy.number, place, cost=cost, reference=reference)
         self.inputs.answered(image)
         if self.latest.is_due(place):
             fields = (answer.exit, answer.prediction, answer.confidence, served.class_name)
@@ -420,10 +414,5 @@ class Service:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
