@@ -38,7 +38,7 @@ from understudy.serving.served_answers import Served
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 from understudy.serving.traffic import TrafficCounts
-from understudy.serving.watching import FALL_BACK, Shadows, Watching, point_before, watch_of
+from understudy.serving.watching import FALL_BACK, Shadows, Watching, point_before
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Service:
         self.traffic = TrafficCounts(len(self.policies.all), cascade.exits)
         self.latest = LatestAnswers(cascade.exits)
         self.inputs = ImageInputs(cascade, settings)
-        self.watching = self._watching()
+        self.watching = Watching.of(self.policies, settings, self._decided)
         self.executor = Executor(
             cascade,
             max_waiting=settings.max_queue,
@@ -330,14 +330,6 @@ class Service:
                 "none that knows it: search and build again with this version"
             )
         return self.watching
-
-    def _watching(self) -> Watching | None:
-        found = watch_of(self.policies, self.settings)
-        if found is None:
-            return None
-        watch, history = found
-        most = self.settings.max_queue
-        return Watching(watch, self.policies, self._decided, most=most, history=history)
 
     def start_within(self, max_drop: float) -> None:
         """Answer by the cheapest certified point within a drop, whatever the file of the watch has;
