@@ -15,7 +15,6 @@ from understudy.errors import DataError
 from understudy.monitoring.decisions import Decision
 from understudy.policy import Policy
 from understudy.runtime.executor import Executor
-from understudy.runtime.metrics import ExecutorStats
 from understudy.runtime.protocol import (
     Answer,
     ExecutorClosed,
@@ -279,10 +278,6 @@ class Service:
         """The image (C, h, w) of a recent request; None where it is no longer kept."""
         kept = self.latest.find(request_id)
         return None if kept is None else kept.pixels
-
-    def executor_stats(self) -> ExecutorStats:
-        """The counts of the executor."""
-        return self.executor.stats
 
     # The operating point.
 
