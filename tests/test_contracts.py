@@ -188,8 +188,9 @@ ORDER = {
     "reproduction": "papers workload settings record procedures run",
     "serving": (
         "deadlines request_errors tensors open_inference model_metadata content_encoding bodies "
-        "openapi open_inference_routes settings traffic served_answers served_policies "
-        "latest_answers image_inputs watching service service_status request_guard classify "
+        "openapi settings traffic served_answers served_policies "
+        "latest_answers image_inputs watching service open_inference_routes service_status "
+        "request_guard classify "
         "service_metrics page_routes routes asgi request_log http_protocol server"
     ),
     "training": "config sampling features checkpoint targets loop api",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from understudy.errors import UnderstudyError
@@ -69,12 +68,7 @@ class Body:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._bodies.held -= self._size
         self.data = b""
 

@@ -7,19 +7,17 @@ of the executor, together.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from starlette.routing import Route
 
 from understudy.errors import UnderstudyError
-from understudy.runtime.metrics import ExecutorStats
 from understudy.serving.bodies import Bodies, ClientGone, Receive, Scope, Send, unless_gone
 from understudy.serving.content_encoding import LEAST_BYTES, accepted_encoding, compressed
 from understudy.serving.model_metadata import (
     ImageSpec,
-    InferenceCounts,
     images_of,
     model_metadata,
     server_metadata,
@@ -32,6 +30,8 @@ from understudy.serving.open_inference import (
     write_infer_response,
 )
 from understudy.serving.openapi import OPENAPI, document
+from understudy.serving.served_answers import Served
+from understudy.serving.service import Service
 from understudy.serving.tensors import ProtocolError
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
@@ -93,44 +93,6 @@ def error_reply(error: UnderstudyError) -> Reply:
     return Reply(orjson.dumps({"error": str(error)}), headers, status)
 
 
-class ServedImage(Protocol):
-    """The answer to one image; see `service.Served`."""
-
-    @property
-    def answer(self) -> Any: ...
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def operating_point(self) -> str | None: ...
-    @property
-    def cost(self) -> float | None: ...
-    @property
-    def classes(self) -> tuple[str, ...] | None: ...
-
-
-class Answering(Protocol):
-    """What the routes need of a service; see `service.Service`."""
-
-    @property
-    def cascade(self) -> Any: ...
-    @property
-    def settings(self) -> Any: ...
-    @property
-    def classes(self) -> tuple[str, ...] | None: ...
-    @property
-    def ready(self) -> bool: ...
-
-    def check_room(self, images: int = 1) -> None: ...
-    def counts(self) -> InferenceCounts: ...
-    def executor_stats(self) -> ExecutorStats: ...
-    async def answer_all(
-        self, images: Sequence[Any], *, logits: bool, request_id: str
-    ) -> Sequence[ServedImage]: ...
-    async def answer_files(
-        self, files: Sequence[bytes], *, logits: bool, request_id: str
-    ) -> Sequence[ServedImage]: ...
-
-
 class OpenInference:
     """The protocol for one service.
 
@@ -139,7 +101,7 @@ class OpenInference:
         bodies: what reads and counts the bodies of requests.
     """
 
-    def __init__(self, service: Answering, bodies: Bodies) -> None:
+    def __init__(self, service: Service, bodies: Bodies) -> None:
         self.service, self.bodies = service, bodies
         self.name, self.version = service.settings.name, service.settings.version
         self.images = ImageSpec.of(service.cascade)
@@ -199,7 +161,7 @@ class OpenInference:
         """GET …/stats."""
         if "model" in scope["path_params"]:
             self._check_model(scope)
-        counts, executed = self.service.counts(), self.service.executor_stats()
+        counts, executed = self.service.counts(), self.service.executor.stats
         return _json(statistics(counts, executed, name=self.name, version=self.version))
 
     async def document(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
@@ -225,7 +187,7 @@ class OpenInference:
             )
 
 
-def open_inference_routes(service: Answering, bodies: Bodies) -> list[Route]:
+def open_inference_routes(service: Service, bodies: Bodies) -> list[Route]:
     """The routes of the protocol, and the document of all routes."""
     protocol = OpenInference(service, bodies)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
@@ -275,10 +237,10 @@ def _headers(scope: Scope) -> tuple[int | None, str | None]:
     return int(length), accepted
 
 
-def _outputs(served: Sequence[ServedImage], number: str) -> Outputs:
+def _outputs(served: Sequence[Served], number: str) -> Outputs:
     answers = [one.answer for one in served]
     costs = [one.cost for one in served]
-    with_logits = getattr(answers[0], "logits", None) is not None
+    with_logits = answers[0].logits is not None
     first = served[0]
     point = {} if first.operating_point is None else {"operating_point": first.operating_point}
     return Outputs(

@@ -9,14 +9,12 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import Any, Self
 
 from understudy.errors import DataError
 from understudy.monitoring.decisions import Decision
 from understudy.policy import Policy
 from understudy.runtime.executor import Executor
-from understudy.runtime.metrics import ExecutorStats
 from understudy.runtime.protocol import (
     Answer,
     ExecutorClosed,
@@ -39,7 +37,7 @@ from understudy.serving.served_answers import Served
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 from understudy.serving.traffic import TrafficCounts
-from understudy.serving.watching import FALL_BACK, Shadows, Watching, point_before, watch_of
+from understudy.serving.watching import FALL_BACK, Shadows, Watching, point_before
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ class Service:
         self.traffic = TrafficCounts(len(self.policies.all), cascade.exits)
         self.latest = LatestAnswers(cascade.exits)
         self.inputs = ImageInputs(cascade, settings)
-        self.watching = self._watching()
+        self.watching = Watching.of(self.policies, settings, self._decided)
         self.executor = Executor(
             cascade,
             max_waiting=settings.max_queue,
@@ -215,8 +213,7 @@ class Service:
         """The shadows of a request, drawn before it is answered."""
         if self.watching is None or policy.name is None:
             return _UNWATCHED
-        full = self.in_flight >= self.settings.max_queue
-        return self.watching.shadows_of(ids, policy, full=full)
+        return self.watching.shadows_of(ids, policy, full=self.is_full)
 
     async def _executed(
         self, images: Sequence[Any], ids: Sequence[str], policy: ServedPolicy, logits: bool
@@ -226,7 +223,7 @@ class Service:
                 images, runners=policy.runners, logits=logits
             )
         except ExecutorClosed as error:
-            raise QueueFull("a server that stops answers no more, found it stopping") from error
+            raise self._blamed(error, images[0]) from error
         answers = []
         for place, outcome in enumerate(outcomes):
             if not isinstance(outcome, Answer):
@@ -253,13 +250,9 @@ class Service:
         answer = served.answer
         place = self._places[answer.exit]
         cost, reference = served.cost, policy.reference_cost
-        known = cost is not None and reference is not None
-        self.traffic.answer(
-            policy.number,
-            place,
-            cost=cost if known and cost is not None else 0.0,
-            reference=reference if known and reference is not None else 0.0,
-        )
+        if cost is None or reference is None:
+            cost = reference = 0.0
+        self.traffic.answer(policy.number, place, cost=cost, reference=reference)
         self.inputs.answered(image)
         if self.latest.is_due(place):
             fields = (answer.exit, answer.prediction, answer.confidence, served.class_name)
@@ -285,10 +278,6 @@ class Service:
         """The image (C, h, w) of a recent request; None where it is no longer kept."""
         kept = self.latest.find(request_id)
         return None if kept is None else kept.pixels
-
-    def executor_stats(self) -> ExecutorStats:
-        """The counts of the executor."""
-        return self.executor.stats
 
     # The operating point.
 
@@ -336,14 +325,6 @@ class Service:
                 "none that knows it: search and build again with this version"
             )
         return self.watching
-
-    def _watching(self) -> Watching | None:
-        found = watch_of(self.policies, self.settings)
-        if found is None:
-            return None
-        watch, history = found
-        most = self.settings.max_queue
-        return Watching(watch, self.policies, self._decided, most=most, history=history)
 
     def start_within(self, max_drop: float) -> None:
         """Answer by the cheapest certified point within a drop, whatever the file of the watch has;
@@ -420,10 +401,5 @@ class Service:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

@@ -124,6 +124,20 @@ class Watching:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @classmethod
+    def of(
+        cls,
+        policies: ServedPolicies,
+        settings: ServingSettings,
+        decided: Callable[[Decision], None],
+    ) -> Self | None:
+        """The watch of a server by its settings; None where there can be none. As `watch_of`."""
+        found = watch_of(policies, settings)
+        if found is None:
+            return None
+        watch, history = found
+        return cls(watch, policies, decided, most=settings.max_queue, history=history)
+
     def observe(
         self, runners: tuple[StageRunner, ...], runner: StageRunner, confidence: npt.NDArray[Any]
     ) -> None:
