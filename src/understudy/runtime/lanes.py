@@ -32,7 +32,8 @@ class Call:
         missing: the number of samples without one.
         places: where requests take their places.
         held: the number of places taken; none in the background.
-        requests: those of the samples that were taken.
+        requests: those of the samples that were taken, until all have outcomes: requests refer to
+            their call, and only a collector of cycles would free them together.
         logits: whether the answers have logits.
     """
 
@@ -61,8 +62,10 @@ class Call:
         self.missing -= 1
         if self.held:
             self.give_back(1)
-        if not self.missing and not self.future.done():
-            self.future.set_result(self.outcomes)
+        if not self.missing:
+            self.requests.clear()
+            if not self.future.done():
+                self.future.set_result(self.outcomes)
 
     def give_back(self, count: int) -> None:
         """Let others have some of the places."""
@@ -149,6 +152,7 @@ class Traffic:
                 self.requests.pop(request.id, None)
                 if request.lane.pending.pop(request.id, None) is not None:
                     self.metrics.remove_waiting(1)
+            call.requests.clear()
             self._lock.notify()  # deferred rows may have waited for their batch
         call.give_back(call.held)
 
