@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.app.cli.options import Json, option
+from understudy.app.cli.options import Json, finite, option
 from understudy.app.cli.terminal import UsageError, answer, next_steps, quoted
 from understudy.display import cost_text, group_of, note_of, percent, table_of
 from understudy.errors import unknown
@@ -116,6 +116,7 @@ def suggest(
             min=0.001,
             max=100,
             metavar="PERCENT",
+            callback=finite,
             help="The most that a saver may cost, in percent of the large model.",
         ),
     ] = 50.0,
