@@ -193,3 +193,46 @@ def test_who_no_longer_waits_takes_no_place() -> None:
         assert places.take_now(1) == 0
 
     run_async(work())
+
+
+def test_what_was_submitted_is_received_in_the_event_loop_or_cancelled() -> None:
+    block = Block(row=0)
+    cascade = LookupCascade(random_table(30), chain(), block)
+    images: list[Any] = ["a.png", *images_of(range(1, 12))]
+
+    async def work() -> Any:
+        received: list[Any] = []
+        async with Executor(cascade, max_wait_ms=0, max_waiting=8) as executor:
+            first = send(executor, images_of([0]))
+            await until(block.reached.is_set)
+            executor.submit(images, received.append)
+            cancel = executor.submit(images_of(range(12, 30)), received.append)
+            executor.submit([], received.append)
+            cancel()
+            block.release.set()
+            await asyncio.gather(*first)
+            await until(lambda: len(received) == 2)
+            cancel()  # twice, and after all
+        return received
+
+    none, found = run_async(work())
+    assert none == []
+    assert isinstance(found[0], DataError)
+    assert found[1:] == expected_rows(cascade.table, chain())[1:12]
+
+
+def test_a_receiver_that_raises_is_logged_and_others_receive(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cascade = LookupCascade(random_table(4), Policy.single("tiny"))
+
+    def broken(_: Any) -> None:
+        raise ZeroDivisionError("mine")
+
+    async def work() -> Any:
+        async with Executor(cascade, max_wait_ms=0) as executor:
+            executor.submit(images_of([0]), broken)
+            return await executor.answer_many(images_of(range(1, 4)))
+
+    assert run_async(work()) == expected_rows(cascade.table, cascade.policy)[1:]
+    assert "what receives answers returns, it raised" in caplog.text

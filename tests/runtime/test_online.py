@@ -445,7 +445,7 @@ def test_one_event_loop_after_another_but_not_two_at_once() -> None:
     thread = threading.Thread(target=run_async, args=(one(),))
     thread.start()
     assert block.reached.wait(30)
-    with pytest.raises(ExecutionError, match="a second while 1 requests of the first"):
+    with pytest.raises(ExecutionError, match="a second while 1 calls of the first"):
         run_async(one())
     block.release.set()
     thread.join()

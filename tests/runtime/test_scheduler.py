@@ -16,7 +16,7 @@ from understudy.runtime.lanes import Call, PolicyLane, Request, Traffic
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.pipeline import BufferedPipeline
-from understudy.runtime.places import Places
+from understudy.runtime.places import Admission, Places
 from understudy.runtime.scheduler import (
     BACKGROUND_MAX_WAIT,
     FIRST_MAX_WAIT,
@@ -37,7 +37,7 @@ def lane_of(metrics: Metrics, arrivals: list[float], deferred: int = 0) -> Polic
     sink = OfflineRun(cascade, metrics=metrics, device=Lock())
     lane = PolicyLane(BufferedPipeline(cascade.runners, sink, metrics=metrics, device=Lock()))
     loop = asyncio.new_event_loop()
-    call = Call(loop, loop.create_future(), [], len(arrivals), Places(1), 0, [], False)
+    call = Call.of(len(arrivals), Admission(loop, Places(1)), print, held=0, logits=False)
     for number, since in enumerate(arrivals):
         lane.pending[number] = Request(number, None, call, number, lane, since)
     loop.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Integral
 from threading import Lock
 from types import TracebackType
@@ -14,6 +15,7 @@ from weakref import finalize
 from understudy.errors import DataError, PolicyError, unknown
 from understudy.html_views import html_table
 from understudy.runtime.delivery import Observer
+from understudy.runtime.lanes import Outcome, Receiver
 from understudy.runtime.metrics import ExecutorStats, Metrics
 from understudy.runtime.offline import OfflineRun
 from understudy.runtime.online import CLOSED, RequestBatcher
@@ -189,8 +191,8 @@ class Executor:
             ExecutionError: requests of another event loop are in flight, or this process is a fork
                 of the one that made the executor.
         """
-        (outcome,) = await self._answered(
-            [self.cascade.request(image)], runners, logits=logits, background=background
+        [outcome] = await self.answer_many(
+            [image], runners=runners, logits=logits, background=background
         )
         if isinstance(outcome, Answer):
             return outcome
@@ -223,30 +225,62 @@ class Executor:
             ExecutionError: requests of another event loop are in flight, or this process is a fork
                 of the one that made the executor.
         """
+        answered: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+
+        def done(outcomes: list[Outcome]) -> None:
+            if not answered.done():
+                answered.set_result(outcomes)
+
+        cancel = self.submit(images, done, runners=runners, logits=logits, background=background)
+        try:
+            return await answered
+        except BaseException:
+            cancel()
+            raise
+
+    def submit(
+        self,
+        images: Iterable[Any],
+        done: Receiver,
+        *,
+        runners: tuple[StageRunner, ...] | None = None,
+        logits: bool = False,
+        background: bool = False,
+    ) -> Callable[[], None]:
+        """As `answer_many`, without a task that waits: for a server, whose event loop this spares a
+        third of its work. To be called in the event loop.
+
+        Args:
+            images: the samples, or one array or tensor of them.
+            done: is called in the event loop with what `answer_many` returns; what it raises is
+                logged.
+            runners: as of `answer`.
+            logits: as of `answer`.
+            background: as of `answer_many`.
+
+        Returns:
+            What cancels the samples without an outcome, to be called in the event loop; `done` is
+            not called after it.
+
+        Raises:
+            PolicyError, BackgroundFull, ExecutorClosed, ExecutionError: as `answer_many`.
+        """
+        self._check_process()
+        if runners is not None:
+            _check_runners(runners, self.cascade.exits)
         samples, refused = list[Any](), dict[int, Exception]()
         for place, image in enumerate(images):
             try:
                 samples.append(self.cascade.request(image))
             except DataError as error:
                 refused[place] = error
-        answered = iter(
-            await self._answered(samples, runners, logits=logits, background=background)
+        return self._batcher.start(
+            samples,
+            partial(_with_refused, refused, done) if refused else done,
+            runners=runners,
+            logits=logits,
+            background=background,
         )
-        places = range(len(samples) + len(refused))
-        return [refused[place] if place in refused else next(answered) for place in places]
-
-    def _answered(
-        self,
-        samples: Sequence[Any],
-        runners: tuple[StageRunner, ...] | None,
-        *,
-        logits: bool,
-        background: bool,
-    ) -> Awaitable[list[Answer | Exception]]:
-        self._check_process()
-        if runners is not None:
-            _check_runners(runners, self.cascade.exits)
-        return self._batcher.answer(samples, runners=runners, logits=logits, background=background)
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
@@ -337,6 +371,15 @@ def _close(batcher: RequestBatcher, process: int, *, cancel: bool) -> None:
     """Close a batcher, in the process whose thread it is."""
     if process == os.getpid():
         batcher.close(cancel=cancel)
+
+
+def _with_refused(
+    refused: Mapping[int, Exception], done: Receiver, outcomes: Sequence[Outcome]
+) -> None:
+    """The outcomes of all samples, those in their places that were refused at once."""
+    answered = iter(outcomes)
+    places = range(len(refused) + len(outcomes))
+    done([refused[place] if place in refused else next(answered) for place in places])
 
 
 def _per_exit(given: Any, default: Any, exits: Iterable[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
@@ -13,48 +14,56 @@ from typing import Any
 
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.pipeline import BufferedPipeline
-from understudy.runtime.places import Places
+from understudy.runtime.places import Admission
 from understudy.runtime.protocol import Answer
 
 Outcome = Answer | Exception
 
+logger = logging.getLogger(__name__)
+
 _NONE: Outcome = LookupError("no outcome yet")
+
+
+Receiver = Callable[[list[Outcome]], object]
+"""Takes the outcomes of a call in the order of its samples; called in the event loop."""
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One or several samples that were sent together, and the future that receives all outcomes.
+    """One or several samples that were sent together, and what receives all their outcomes.
 
     Attributes:
-        loop: where it is waited for.
-        future: has the outcomes in the order of the samples, once there are all.
+        admission: of the event loop in which they are received.
+        done: is called there once there are all, unless the call was cancelled before.
         outcomes: those so far.
         missing: the number of samples without one.
-        places: where requests take their places.
         held: the number of places taken; none in the background.
-        requests: those of the samples that were taken, until all have outcomes: requests refer to
-            their call, and only a collector of cycles would free them together.
         logits: whether the answers have logits.
+        requests: those of the samples that were taken, until the call ends: requests refer to
+            their call, and only a collector of cycles would free them together.
+        sending: lets the samples in for which there was no place.
     """
 
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[list[Outcome]]
+    admission: Admission
+    done: Receiver
     outcomes: list[Outcome]
     missing: int
-    places: Places
     held: int
-    requests: list[Request]
     logits: bool
+    requests: list[Request]
+    sending: asyncio.Task[None] | None = None
 
     @staticmethod
-    def of(
-        count: int, loop: asyncio.AbstractEventLoop, places: Places, *, held: int, logits: bool
-    ) -> Call:
+    def of(count: int, admission: Admission, done: Receiver, *, held: int, logits: bool) -> Call:
         """A call without outcomes."""
-        future: asyncio.Future[list[Outcome]] = loop.create_future()
-        if not count:
-            future.set_result([])
-        return Call(loop, future, [_NONE] * count, count, places, held, [], logits)
+        call = Call(admission, done, [_NONE] * count, count, held, logits, [])
+        admission.calls.add(call)
+        return call
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop in which the outcomes are received."""
+        return self.admission.loop
 
     def receive(self, place: int, outcome: Outcome) -> None:
         """The outcome of one sample, whose place others may take; called in the event loop."""
@@ -62,15 +71,22 @@ class Call:
         self.missing -= 1
         if self.held:
             self.give_back(1)
-        if not self.missing:
-            self.requests.clear()
-            if not self.future.done():
-                self.future.set_result(self.outcomes)
+        if not self.missing and self.end():
+            self.done(self.outcomes)
+
+    def end(self) -> bool:
+        """Take part in nothing any more; whether it did."""
+        calls = self.admission.calls
+        if self not in calls:
+            return False
+        calls.discard(self)
+        self.requests.clear()
+        return True
 
     def give_back(self, count: int) -> None:
         """Let others have some of the places."""
         self.held -= count
-        self.places.give_back(count)
+        self.admission.places.give_back(count)
 
 
 @dataclass(eq=False, slots=True)
@@ -147,12 +163,14 @@ class Traffic:
 
     def discard(self, call: Call) -> None:
         """Forget the requests of a call that is no longer waited for; called in its event loop."""
+        if call.sending is not None:
+            call.sending.cancel()
         with self._lock:
             for request in call.requests:
                 self.requests.pop(request.id, None)
                 if request.lane.pending.pop(request.id, None) is not None:
                     self.metrics.remove_waiting(1)
-            call.requests.clear()
+            call.end()
             self._lock.notify()  # deferred rows may have waited for their batch
         call.give_back(call.held)
 
@@ -189,4 +207,7 @@ def _receive(loop: asyncio.AbstractEventLoop, results: Sequence[tuple[Request, O
     """Give the results of this event loop to their calls."""
     for request, outcome in results:
         if request.call.loop is loop:
-            request.call.receive(request.place, outcome)
+            try:
+                request.call.receive(request.place, outcome)
+            except Exception:
+                logger.exception("what receives answers returns, it raised")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from threading import Condition, Lock, RLock, Thread, current_thread
 from typing import Any
 
@@ -19,10 +19,10 @@ from threadpoolctl import ThreadpoolController
 
 from understudy.runtime.buffer import RowBatch
 from understudy.runtime.delivery import Delivery, Observer
-from understudy.runtime.lanes import Call, Outcome, PolicyLane, Request, Traffic
+from understudy.runtime.lanes import Call, PolicyLane, Receiver, Request, Traffic
 from understudy.runtime.metrics import Metrics
 from understudy.runtime.pipeline import BufferedPipeline
-from understudy.runtime.places import Places
+from understudy.runtime.places import Admission, Places
 from understudy.runtime.protocol import (
     BackgroundFull,
     ExecutionError,
@@ -47,20 +47,6 @@ CANCELLED = (
     "a closed executor answers no requests, found this one without its answer: send it to another "
     "executor"
 )
-
-
-@dataclass(eq=False)
-class Admission:
-    """The requests of one event loop, a limited number of them in flight."""
-
-    loop: asyncio.AbstractEventLoop
-    places: Places
-    callers: int = 0
-
-    @property
-    def in_use(self) -> bool:
-        """Whether a request is in flight or waits; none does once the event loop has ended."""
-        return self.callers > 0 and not self.loop.is_closed()
 
 
 class RequestBatcher:
@@ -107,18 +93,29 @@ class RequestBatcher:
         """Whether new requests are refused."""
         return self._closed
 
-    async def answer(
+    def start(
         self,
         images: Sequence[Any],
+        done: Receiver,
         *,
         runners: tuple[StageRunner, ...] | None,
         logits: bool,
         background: bool,
-    ) -> list[Outcome]:
-        """The answers to images, by these stages or by the policy that is set, or errors.
+    ) -> Callable[[], None]:
+        """Let images be answered, by these stages or by the policy that is set.
 
-        An error is a `RequestFailed` where a stage raised or the last one returned NaN, and an
-        `ExecutorClosed` where the executor was closed before.
+        An outcome is an answer, a `RequestFailed` where a stage raised or the last one returned
+        NaN, or an `ExecutorClosed` where the executor was closed before.
+
+        Args:
+            images: of the call.
+            done: receives the outcomes.
+            runners: the stages.
+            logits: whether the answers have logits.
+            background: whether others go first.
+
+        Returns:
+            What drops the samples without an outcome, to be called in this event loop.
 
         Raises:
             BackgroundFull: these are more than may still be in the background.
@@ -129,21 +126,20 @@ class RequestBatcher:
         admission = self._admitted(loop)
         traffic = self._background if background else self._requests
         stages = self._cascade.runners if runners is None else runners
-        count, places = len(images), admission.places
-        held = 0 if background else places.take_now(count)
-        call = Call.of(count, loop, places, held=held, logits=logits)
+        count = len(images)
+        held = 0 if background else admission.places.take_now(count)
+        call = Call.of(count, admission, done, held=held, logits=logits)
+        all_at_once = background or held == count
         try:
-            if background or held == count:
-                self._submit(call, traffic, images, stages)
-            else:
-                await self._send(call, images, stages)
-            return await call.future
+            self._submit(call, traffic, images if all_at_once else images[:held], stages)
         except BaseException:
             traffic.discard(call)
             raise
-        finally:
-            with self._lock:
-                admission.callers -= 1
+        if not all_at_once:
+            call.sending = loop.create_task(self._send_rest(call, images, held, stages))
+        elif not count and call.end():
+            loop.call_soon(done, [])
+        return partial(traffic.discard, call)
 
     def close(self, *, cancel: bool) -> None:
         """Refuse new requests and wait until those in flight are answered, or cancel them."""
@@ -167,33 +163,26 @@ class RequestBatcher:
                 if admission is not None and admission.in_use:
                     raise ExecutionError(
                         "an executor answers one event loop at a time, found a second while "
-                        f"{admission.callers} requests of the first are inside: make an executor "
+                        f"{len(admission.calls)} calls of the first are inside: make an executor "
                         "for each"
                     )
                 admission = Admission(loop, Places(self._max_waiting))
                 self._admission = admission
-            admission.callers += 1
             return admission
 
-    async def _send(
-        self, call: Call, images: Sequence[Any], runners: tuple[StageRunner, ...]
+    async def _send_rest(
+        self, call: Call, images: Sequence[Any], sent: int, runners: tuple[StageRunner, ...]
     ) -> None:
-        """Let the images wait for the first stage, as soon as there are places for them."""
-        sent, taken = 0, call.held
-        while True:
-            try:
+        """Let further images wait for the first stage, as soon as there are places for them."""
+        try:
+            while sent < len(images):
+                taken = await call.admission.places.take(len(images) - sent)
+                call.held += taken
                 self._submit(call, self._requests, images[sent : sent + taken], runners)
-            except ExecutorClosed as error:
-                if not sent:
-                    raise
-                for place in range(sent, len(images)):
-                    call.receive(place, ExecutorClosed(str(error)))
-                return
-            sent += taken
-            if sent == len(images):
-                return
-            taken = await call.places.take(len(images) - sent)
-            call.held += taken
+                sent += taken
+        except Exception as error:  # noqa: BLE001
+            for place in range(sent, len(images)):
+                call.receive(place, error)
 
     def _submit(
         self, call: Call, traffic: Traffic, images: Sequence[Any], runners: tuple[StageRunner, ...]

@@ -1,11 +1,11 @@
-"""A limited number of places for the requests of an event loop."""
+"""A limited number of places for the requests of an event loop, and the calls that use it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 
@@ -72,3 +72,24 @@ class Places:
             if not turn.called.done():
                 with suppress(RuntimeError):  # the event loop has ended
                     turn.called.set_result(None)
+
+
+@dataclass(eq=False)
+class Admission:
+    """The calls of one event loop, a limited number of their requests in flight.
+
+    Attributes:
+        loop: the event loop.
+        places: those of its requests.
+        calls: those that have not ended; a set, because a coroutine that is collected may end its
+            call in any thread.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    places: Places
+    calls: set[object] = field(default_factory=set)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a request is in flight or waits; none does once the event loop has ended."""
+        return bool(self.calls) and not self.loop.is_closed()

@@ -240,7 +240,7 @@ def _headers(scope: Scope) -> tuple[int | None, str | None]:
 def _outputs(served: Sequence[Served], number: str) -> Outputs:
     answers = [one.answer for one in served]
     costs = [one.cost for one in served]
-    with_logits = answers[0].logits is not None
+    logits = [one.logits for one in answers if one.logits is not None]
     first = served[0]
     point = {} if first.operating_point is None else {"operating_point": first.operating_point}
     return Outputs(
@@ -249,7 +249,7 @@ def _outputs(served: Sequence[Served], number: str) -> Outputs:
         exit=[one.exit for one in answers],
         request_id=[one.request_id for one in served],
         cost=None if None in costs else costs,  # type: ignore[arg-type]
-        logits=np.stack([one.logits for one in answers]) if with_logits else None,
+        logits=np.stack(logits) if logits else None,
         classes=first.classes,
         parameters={"request_id": number, **point},
     )
