@@ -189,9 +189,9 @@ ORDER = {
     "serving": (
         "deadlines request_errors tensors open_inference model_metadata content_encoding bodies "
         "openapi settings traffic served_answers served_policies "
-        "latest_answers image_inputs watching service open_inference_routes service_status "
-        "request_guard classify "
-        "service_metrics page_routes routes asgi request_log http_protocol server"
+        "latest_answers image_inputs watching execution service open_inference_routes "
+        "service_status request_guard classify "
+        "service_metrics page_routes routes asgi request_log direct_inference http_protocol server"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

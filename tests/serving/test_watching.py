@@ -129,13 +129,13 @@ def test_shadows_are_dropped_before_the_answer_is_known() -> None:
         watching, policy = made.service.watching, made.service.current
         assert watching is not None
         first = watching.shadows_of(["a", "b", "c"], policy, full=False)
-        with watching.shadows_of(["d", "e"], policy, full=False):
-            assert watching.shadows == {"answered": 0, "dropped": 2}
-        with first:
-            pass
+        watching.shadows_of(["d", "e"], policy, full=False)
+        assert watching.shadows == {"answered": 0, "dropped": 2}
+        first.give_up()
+        first.give_up()
         assert watching.shadows["dropped"] == 5
-        with watching.shadows_of(["f", "g"], policy, full=False):
-            assert watching.shadows["dropped"] == 5
+        watching.shadows_of(["f", "g"], policy, full=False)
+        assert watching.shadows["dropped"] == 5
 
     with_client(work, shadow=1.0, max_queue=4)
 
@@ -147,10 +147,10 @@ def test_another_point_that_is_judged_broken_switches_nothing() -> None:
         assert watching is not None
         rows = [images[k % len(images)] for k in range(100)]
         late = [await service.executor.answer(torch.from_numpy(image)) for image in rows]
-        with watching.shadows_of([f"late {k}" for k in range(100)], loose, full=False) as shadows:
-            service.set_operating_point({"name": "drop-0.5"})
-            switches = service.switches
-            shadows.answered(rows, late, service.executor)
+        shadows = watching.shadows_of([f"late {k}" for k in range(100)], loose, full=False)
+        service.set_operating_point({"name": "drop-0.5"})
+        switches = service.switches
+        shadows.answered(rows, late, service.executor)
         await until(lambda: watching.shadows["answered"] == 100)
         assert [one.kind for one in watching.watch.decisions][-1] == "fall-back"
         assert (service.chosen_by, service.switches) == ("operator", switches)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
-from starlette.types import ASGIApp
+from starlette.routing import Router
 
 from understudy.serving.bodies import Bodies, Message, Receive, Scope, Send
 from understudy.serving.open_inference_routes import (
     REQUEST_ID,
     Endpoint,
+    OpenInference,
     Reply,
     error_reply,
     open_inference_routes,
@@ -38,8 +38,10 @@ class ServingApp:
 
     Attributes:
         service: what answers.
+        bodies: what counts the bodies of requests.
+        inference: the protocol of most requests.
         routes: its routes.
-        infer_url: the path of most requests, as it is sent.
+        infer_path, infer_url: the path of most requests, and how it is sent.
     """
 
     def __init__(self, service: Service) -> None:
@@ -50,17 +52,16 @@ class ServingApp:
             max_held_bytes=settings.max_held_bytes,
             seconds=settings.arrival,
         )
+        self.bodies, self.inference = bodies, OpenInference(service, bodies)
         self.routes = [
-            *open_inference_routes(service, bodies),
+            *open_inference_routes(self.inference),
             *service_routes(service, bodies),
             *page_routes(service),
         ]
         self._router = Router(self.routes, redirect_slashes=False, lifespan=self._lifespan)
-        self._infer, self._infer_path = (
-            _infer_route(self.routes),
-            f"/v2/models/{settings.name}/infer",
-        )
-        self.infer_url = quote(self._infer_path).encode()
+        self._infer = Endpoint(self.inference.infer)
+        self.infer_path = f"/v2/models/{settings.name}/infer"
+        self.infer_url = quote(self.infer_path).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or go through the life of the app."""
@@ -81,7 +82,7 @@ class ServingApp:
             await send(message)
 
         try:
-            if scope["path"] == self._infer_path and scope["method"] == "POST":  # most requests
+            if scope["path"] == self.infer_path and scope["method"] == "POST":  # most requests
                 scope["path_params"] = {"model": self.service.settings.name}
                 await self._infer(scope, receive, send_with_id)
             else:
@@ -89,18 +90,36 @@ class ServingApp:
         except Exception as error:
             if status:
                 raise
-            reply = self._reply_to(error, scope)
+            reply = self.reply_to(error, scope)
 
             async def failed(scope: Scope, receive: Receive) -> Reply:  # noqa: ARG001
                 return reply
 
             await Endpoint(failed)(scope, receive, send_with_id)
         finally:
-            share = self.service.settings.logged
-            if share and random.random() < share:
-                _log(scope, status, time.monotonic() - begun)
+            self.log(scope, status, time.monotonic() - begun)
 
-    def _reply_to(self, error: Exception, scope: Scope) -> Reply:
+    def infer_scope(self, number: str) -> Scope:
+        """What there is to log of an inference request that did not come through ASGI."""
+        return {"method": "POST", "path": self.infer_path, REQUEST_ID: number}
+
+    def log(self, scope: Scope, status: int, seconds: float) -> None:
+        """One line about a request, or about a share of them; without its query and headers, which
+        may hold secrets."""
+        share = self.service.settings.logged
+        if share and random.random() < share:
+            logger.info(
+                "request",
+                extra={
+                    "request_id": scope[REQUEST_ID],
+                    "method": scope["method"],
+                    "path": scope["path"][:200],
+                    "status": status,
+                    "seconds": round(seconds, 6),
+                },
+            )
+
+    def reply_to(self, error: Exception, scope: Scope) -> Reply:
         """What a client is told of an error that is not its own."""
         if isinstance(error, RequestError):
             return error_reply(error)
@@ -137,22 +156,3 @@ def _http_error(error: HTTPException, scope: Scope) -> RequestError:
             headers=((b"allow", allowed.encode()),),
         )
     return NotFound(f"there is no such path, found {scope['path'][:200]!r}")
-
-
-def _infer_route(routes: Sequence[Route]) -> ASGIApp:
-    """What answers inference, without the way there."""
-    return next(one.app for one in routes if one.path == "/v2/models/{model}/infer")
-
-
-def _log(scope: Scope, status: int, seconds: float) -> None:
-    """One line about a request; without its query and headers, which may hold secrets."""
-    logger.info(
-        "request",
-        extra={
-            "request_id": scope[REQUEST_ID],
-            "method": scope["method"],
-            "path": scope["path"][:200],
-            "status": status,
-            "seconds": round(seconds, 6),
-        },
-    )

@@ -7,7 +7,9 @@ import asyncio
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from understudy.serving.service import Service
+from understudy.serving.asgi import ServingApp
+from understudy.serving.direct_inference import DirectInference
+from understudy.serving.open_inference_routes import Reply, error_reply
 
 MAX_HEADERS = 2**16
 """Bytes of the headers of a request, at most."""
@@ -31,6 +33,7 @@ class LimitedProtocol(HttpToolsProtocol):
     and trailers of chunks) is of some size, and there are so many connections. Errors are JSON,
     like all others."""
 
+    _direct: DirectInference | None = None
     _arriving: asyncio.TimerHandle | None = None
     _partial = _in_body = _refused = _shed = False
     _header_bytes = _shed_bytes = 0
@@ -69,62 +72,97 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to answer a request, unless it is one for which there is no room."""
-        self._shed, self._shed_bytes = self._finds_no_room(), 0
-        if not self._shed:
+        self._shed, self._shed_bytes, self._direct = False, 0, None
+        if self._is_plain_inference():
+            self._shed = not self._app.service.has_room()
+            if not self._shed:
+                self._direct = DirectInference.of(self._app, self, self.headers)
+        if self._direct is not None:
+            self.cycle = self._direct  # type: ignore[assignment]
+        elif not self._shed:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body has arrived."""
         self._in_body = True
-        if not self._shed:
+        if self._direct is not None:
+            if not self._direct.add(body):
+                self._leave_to_app()
+        elif self._shed:
+            self._shed_bytes += len(body)
+            limit = self._app.bodies.max_bytes
+            if self._shed_bytes > limit and not self._refused:
+                self._refuse(413, f"the body of a request has at most {limit:,} bytes, found more")
+        else:
             super().on_body(body)
-            return
-        self._shed_bytes += len(body)
-        if self._shed_bytes > self._service.settings.max_bytes and not self._refused:
-            self._refuse(413, "the body is larger than any that is taken")
 
     def on_message_complete(self) -> None:
         """A request has arrived."""
         self._partial = False
         if self._arriving is not None:
             self._arrived()
+        if self._direct is not None:
+            if self._direct.start():
+                return
+            self._leave_to_app()
         if not self._shed:
             super().on_message_complete()
         elif not self._refused:
             self._send_no_room()
 
     @property
-    def _service(self) -> Service:
-        service: Service = self.app.service
-        return service
+    def _app(self) -> ServingApp:
+        app: ServingApp = self.app
+        return app
 
-    def _finds_no_room(self) -> bool:
-        """Whether an inference request comes when the queue is full: under overload most requests
-        do, and are refused here at a fifth of what it costs the app."""
+    def _is_plain_inference(self) -> bool:
+        """Whether an inference request comes by itself on a connection that stays open. Under
+        overload most requests do, and are refused here at a fifth of what it costs the app."""
         return (
-            self._service.is_full
-            and self.url == self.app.infer_url
+            self.url == self._app.infer_url
             and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
+            and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
         )
 
+    def _leave_to_app(self) -> None:
+        """Let the app answer what has arrived of a direct request."""
+        assert self._direct is not None
+        pieces, self._direct = self._direct.leave(), None
+        self.cycle = None  # type: ignore[assignment]
+        super().on_headers_complete()
+        for piece in pieces:
+            super().on_body(piece)
+
+    def send_reply(self, reply: Reply, *, number: str, keep_alive: bool) -> None:
+        """Send the reply to a direct request, and take the next one."""
+        if self._refused or self.transport.is_closing():
+            return
+        keep_alive = keep_alive and "connection" not in reply.headers
+        lines = [
+            STATUS_LINE[reply.status],
+            *(b"%b: %b\r\n" % header for header in self.server_state.default_headers),
+            *(f"{name}: {value}\r\n".encode() for name, value in reply.headers.items()),
+            b"content-length: %d\r\nx-request-id: %b\r\n" % (len(reply.body), number.encode()),
+            b"\r\n" if keep_alive else b"connection: close\r\n\r\n",
+            reply.body,
+        ]
+        self.transport.write(b"".join(lines))
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
     def _send_no_room(self) -> None:
         """Answer as the app does where the queue is full; the connection stays open."""
-        service = self._service
+        app, service = self._app, self._app.service
         service.traffic.fail("rejected")
-        body = orjson.dumps({"error": str(service.no_room())})
-        head = (
-            b"content-type: application/json\r\nretry-after: 1\r\nx-request-id: %b\r\n"
-            b"content-length: %d\r\n\r\n"
-        ) % (service.new_id().encode(), len(body))
-        self.transport.write(STATUS_LINE[503] + head + body)
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(
-            KEEP_ALIVE, self.timeout_keep_alive_handler
-        )
+        reply, number = error_reply(service.no_room()), service.new_id()
+        self.send_reply(reply, number=number, keep_alive=True)
+        app.log(app.infer_scope(number), reply.status, 0.0)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
@@ -153,7 +191,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._arriving = None
 
     def _late(self) -> None:
-        if self.cycle is not None and self.cycle.response_started:
+        if self.cycle is not None and self.cycle.response_started and not self._shed:
             self.transport.abort()  # the rest of a body that was refused
         else:
             self._refuse(408, f"a request arrives within {ARRIVAL:g} s, found a part of one")

@@ -6,10 +6,11 @@ of the executor, together.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 from starlette.routing import Route
 
@@ -25,6 +26,7 @@ from understudy.serving.model_metadata import (
 )
 from understudy.serving.open_inference import (
     HEADER_LENGTH,
+    InferRequest,
     Outputs,
     read_infer_request,
     write_infer_response,
@@ -52,6 +54,9 @@ class Reply(NamedTuple):
     headers: dict[str, str]
     status: int = 200
 
+
+Images = npt.NDArray[Any] | list[bytes]
+"""Of a request: an array (N, ...), or N encoded ones."""
 
 Handler = Callable[[Scope, Receive], Awaitable[Reply]]
 
@@ -109,16 +114,46 @@ class OpenInference:
     async def infer(self, scope: Scope, receive: Receive) -> Reply:
         """POST …/infer."""
         self._check_model(scope)
-        length, accepted = _headers(scope)
-        service, limit = self.service, self.service.settings.max_queue
-        number: str = scope[REQUEST_ID]
+        length, accepted = infer_headers(scope["headers"])
+        service, number = self.service, scope[REQUEST_ID]
         service.check_room()
         async with self.bodies.of(scope, receive) as body:
-            request = read_infer_request(body.data, length, max_elements=limit)
-            images = images_of(request, self.images, max_images=limit)
+            request, images = self.read(body.data, length)
             answer = service.answer_files if isinstance(images, list) else service.answer_all
             work = answer(list(images), logits=request.needs_logits, request_id=number)
             served = await unless_gone(work, receive)
+        return self.reply(request, served, number, accepted)
+
+    def read(
+        self, body: bytes, length: int | None
+    ) -> tuple[InferRequest, Images]:
+        """A request, and its images.
+
+        Args:
+            body: of the request.
+            length: of the JSON in front; None for all of it.
+
+        Raises:
+            ProtocolError: it is no request, or has other images than the cascade takes.
+        """
+        limit = self.service.settings.max_queue
+        request = read_infer_request(body, length, max_elements=limit)
+        return request, images_of(request, self.images, max_images=limit)
+
+    def reply(
+        self, request: InferRequest, served: Sequence[Served], number: str, accepted: str | None
+    ) -> Reply:
+        """The response to a request.
+
+        Args:
+            request: what was asked for.
+            served: the answers to its images.
+            number: the id that the server gave the request.
+            accepted: an encoding that the client accepts.
+
+        Raises:
+            ProtocolError: an output that is not there.
+        """
         sent, headers = write_infer_response(
             request, _outputs(served, number), model=self.name, version=self.version
         )
@@ -187,9 +222,8 @@ class OpenInference:
             )
 
 
-def open_inference_routes(service: Service, bodies: Bodies) -> list[Route]:
+def open_inference_routes(protocol: OpenInference) -> list[Route]:
     """The routes of the protocol, and the document of all routes."""
-    protocol = OpenInference(service, bodies)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     get: dict[str, Handler] = {
         OPENAPI: protocol.document,
@@ -221,10 +255,17 @@ def unsupported_paths() -> list[str]:
     ]
 
 
-def _headers(scope: Scope) -> tuple[int | None, str | None]:
-    """The length of the JSON in front, if it is given, and an encoding that the client accepts."""
+def infer_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int | None, str | None]:
+    """The length of the JSON in front, if it is given, and an encoding that the client accepts.
+
+    >>> infer_headers([(b"inference-header-content-length", b"12"), (b"accept-encoding", b"gzip")])
+    (12, 'gzip')
+
+    Raises:
+        ProtocolError: the length is no number, or is there twice.
+    """
     lengths, accepted = set(), None
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == _HEADER_LENGTH:
             lengths.add(value)
         elif name == b"accept-encoding":

@@ -8,23 +8,18 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
-from understudy.errors import DataError
 from understudy.monitoring.decisions import Decision
 from understudy.policy import Policy
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import (
-    Answer,
-    ExecutorClosed,
     RequestFailed,
-    class_names_of,
-    is_out_of_memory,
 )
 from understudy.serving.deadlines import within
+from understudy.serving.execution import Execution, Found, Receiver
 from understudy.serving.image_inputs import ImageInputs
-from understudy.serving.latest_answers import Array, LatestAnswer, LatestAnswers, thumbnail
+from understudy.serving.latest_answers import Array
 from understudy.serving.model_metadata import InferenceCounts
 from understudy.serving.request_errors import (
     DeadlineExceeded,
@@ -37,12 +32,44 @@ from understudy.serving.served_answers import Served
 from understudy.serving.served_policies import ServedPolicies, ServedPolicy
 from understudy.serving.settings import ServingSettings
 from understudy.serving.traffic import TrafficCounts
-from understudy.serving.watching import FALL_BACK, Shadows, Watching, point_before
+from understudy.serving.watching import FALL_BACK, Watching, point_before
 
 logger = logging.getLogger(__name__)
 
 START, OPERATOR, WATCH = "start", "operator", "watch"
-_UNWATCHED = nullcontext[Shadows | None]()
+
+
+_FAILURES: dict[type[BaseException], str] = {
+    DeadlineExceeded: "late",
+    asyncio.CancelledError: "cancelled",
+    StageError: "failed",
+}
+"""How requests end without an answer that the server could have given."""
+
+
+class Admitted:
+    """Images of a request that was let in, until it ends.
+
+    Raises:
+        QueueFull: as many images are in flight as may be.
+        RequestError: more images than may ever be.
+    """
+
+    __slots__ = ("_images", "_service", "_since")
+
+    def __init__(self, service: Service, images: int) -> None:
+        service.check_room(images)
+        service.in_flight += images
+        self._service, self._images, self._since = service, images, time.monotonic()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The request has its answers, or an error."""
+        service = self._service
+        service.in_flight -= self._images
+        if error is None:
+            service.traffic.done(time.monotonic() - self._since)
+        elif (how := _FAILURES.get(type(error))) is not None:
+            service.traffic.fail(how)
 
 
 class Service:
@@ -58,9 +85,7 @@ class Service:
     def __init__(self, cascade: Any, settings: ServingSettings) -> None:
         self.cascade, self.settings = cascade, settings
         self.policies = ServedPolicies(cascade)
-        self.classes = class_names_of(cascade)
         self.traffic = TrafficCounts(len(self.policies.all), cascade.exits)
-        self.latest = LatestAnswers(cascade.exits)
         self.inputs = ImageInputs(cascade, settings)
         self.watching = Watching.of(self.policies, settings, self._decided)
         self.executor = Executor(
@@ -69,6 +94,8 @@ class Service:
             max_background=settings.max_queue,
             observer=None if self.watching is None else self.watching.observe,
         )
+        self.execution = Execution(cascade, self.executor, self.inputs, self.traffic, self.watching)
+        self.classes, self.latest = self.execution.classes, self.execution.latest
         self.current = self.policies.first
         self.chosen_by = START
         self.chosen = self.current  # by the operator, whatever the watch has decided since
@@ -77,7 +104,6 @@ class Service:
         self.in_flight = 0
         self.ready = True
         self._prefix, self._numbers = secrets.token_hex(6), itertools.count(1)
-        self._places = {name: place for place, name in enumerate(cascade.exits)}
 
     # Requests.
 
@@ -108,12 +134,12 @@ class Service:
         self, images: Sequence[Any], *, logits: bool = False, request_id: str | None = None
     ) -> list[Served]:
         """The answers to the images of one request, all by the same policy; as `answer`."""
-        large = [image for image in images if self.inputs.is_large(image)]
+        large = self.are_large(images)
         policy, number = self.current, request_id or self.new_id()
 
         async def answers() -> list[Served]:
             ready = [await self.inputs.resize(one) for one in images] if large else images
-            return await self._answers(ready, policy, number, logits)
+            return await self._executed(ready, policy, number, logits=logits)
 
         return await self._admitted(len(images), answers)
 
@@ -129,35 +155,108 @@ class Service:
 
         async def answers() -> list[Served]:
             images = await self.inputs.decode_all(files)
-            return await self._answers(images, policy, number, logits)
+            return await self._executed(images, policy, number, logits=logits)
 
         return await self._admitted(len(files), answers)
+
+    def submit(
+        self, images: Sequence[Any], done: Receiver, *, logits: bool, request_id: str
+    ) -> Callable[[], None]:
+        """As `answer_all`, without a task that waits; for images that need no work before.
+
+        Args:
+            images: which `are_large` does not find large.
+            done: receives the answers, or why there are none.
+            logits: as of `answer_all`.
+            request_id: of the request.
+
+        Returns:
+            What cancels the request, to be called in the event loop; `done` is not called then.
+
+        Raises:
+            QueueFull: as many images are in flight as may be.
+        """
+        admitted = Admitted(self, len(images))
+
+        def answered(found: Found) -> None:
+            late.cancel()
+            admitted.end(found if isinstance(found, Exception) else None)
+            done(found)
+
+        def give_up(error: BaseException) -> None:
+            cancel()
+            late.cancel()
+            admitted.end(error)
+
+        def too_late() -> None:
+            error = self._deadline_exceeded()
+            give_up(error)
+            done(error)
+
+        try:
+            cancel = self.execution.start(
+                images, self.current, request_id, answered, logits=logits, full=not self.has_room()
+            )
+        except BaseException as error:
+            admitted.end(error)
+            raise
+        late = asyncio.get_running_loop().call_later(self.settings.deadline, too_late)
+        return lambda: give_up(asyncio.CancelledError())
+
+    def are_large(self, images: Sequence[Any]) -> bool:
+        """Whether any of these images should be resized in a thread first.
+
+        Raises:
+            RequestError: one that the cascade does not take.
+        """
+        large = [self.inputs.is_large(image) for image in images]
+        return any(large)
 
     async def _admitted(
         self, images: int, answers: Callable[[], Awaitable[list[Served]]]
     ) -> list[Served]:
         """The answers of a request if there is room for it now, within the deadline."""
-        started = time.monotonic()
-        self.check_room(images)
-        self.in_flight += images
+        admitted = Admitted(self, images)
         try:
             found = await within(self.settings.deadline, answers())
         except TimeoutError:
-            self.traffic.fail("late")
-            raise DeadlineExceeded(
-                f"a request is answered within {self.settings.deadline:g} s, found none by then: "
-                "try again later"
-            ) from None
-        except asyncio.CancelledError:
-            self.traffic.fail("cancelled")
+            error = self._deadline_exceeded()
+            admitted.end(error)
+            raise error from None
+        except BaseException as error:
+            admitted.end(error)
             raise
-        except StageError:
-            self.traffic.fail("failed")
-            raise
-        finally:
-            self.in_flight -= images
-        self.traffic.done(time.monotonic() - started)
+        admitted.end()
         return found
+
+    async def _executed(
+        self, images: Sequence[Any], policy: ServedPolicy, number: str, *, logits: bool
+    ) -> list[Served]:
+        """The answers to images that were let in."""
+        answered: asyncio.Future[list[Served]] = asyncio.get_running_loop().create_future()
+
+        def done(found: Found) -> None:
+            if answered.done():
+                return
+            if isinstance(found, Exception):
+                answered.set_exception(found)
+            else:
+                answered.set_result(found)
+
+        cancel = self.execution.start(
+            images, policy, number, done, logits=logits, full=not self.has_room()
+        )
+        try:
+            return await answered
+        except BaseException:
+            cancel()
+            raise
+
+    def _deadline_exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"a request is answered within {self.settings.deadline:g} s, found none by then: "
+            "try again later"
+        )
 
     def check_room(self, images: int = 1) -> None:
         """Refuse images that find no room; before their bytes are read, so that it costs little.
@@ -172,14 +271,13 @@ class Service:
                 f"a request has from 1 to {limit:,} images, found {images:,}: send several "
                 "requests, or let the operator raise --max-queue"
             )
-        if self.in_flight + images > limit:
+        if not self.has_room(images):
             self.traffic.fail("rejected")
             raise self.no_room(images)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether not one more image finds room."""
-        return self.in_flight >= self.settings.max_queue
+    def has_room(self, images: int = 1) -> bool:
+        """Whether so many images find room now."""
+        return self.in_flight + images <= self.settings.max_queue
 
     def no_room(self, images: int = 1) -> QueueFull:
         """The error of images that find no room."""
@@ -187,77 +285,6 @@ class Service:
             f"at most {self.settings.max_queue:,} images are in flight, found {self.in_flight:,} "
             f"and {images:,} more: try again later"
         )
-
-    async def _answers(
-        self, images: Sequence[Any], policy: ServedPolicy, number: str, logits: bool
-    ) -> list[Served]:
-        """The answers to images that were let in."""
-        several = len(images) > 1
-        ids = [f"{number}.{place}" for place in range(len(images))] if several else [number]
-        with self._shadowed(ids, policy) as shadows:
-            answers = await self._executed(images, ids, policy, logits)
-            name, costs, classes = policy.name, policy.costs, self.classes
-            found = [
-                Served(answer, one, name, costs.get(answer.exit), classes)
-                for one, answer in zip(ids, answers, strict=True)
-            ]
-            for image, served in zip(images, found, strict=True):
-                self._count(image, served, policy)
-            if shadows is not None:
-                shadows.answered(images, answers, self.executor)
-        return found
-
-    def _shadowed(
-        self, ids: Sequence[str], policy: ServedPolicy
-    ) -> AbstractContextManager[Shadows | None]:
-        """The shadows of a request, drawn before it is answered."""
-        if self.watching is None or policy.name is None:
-            return _UNWATCHED
-        return self.watching.shadows_of(ids, policy, full=self.is_full)
-
-    async def _executed(
-        self, images: Sequence[Any], ids: Sequence[str], policy: ServedPolicy, logits: bool
-    ) -> list[Answer]:
-        try:
-            outcomes = await self.executor.answer_many(
-                images, runners=policy.runners, logits=logits
-            )
-        except ExecutorClosed as error:
-            raise self._blamed(error, images[0]) from error
-        answers = []
-        for place, outcome in enumerate(outcomes):
-            if not isinstance(outcome, Answer):
-                refusal = self._blamed(outcome, images[place])
-                if isinstance(refusal, StageError):
-                    number = {"request_id": ids[place]}
-                    logger.error("stage failed", exc_info=outcome, extra=number)
-                raise refusal if len(images) == 1 else refusal.at(place) from outcome
-            answers.append(outcome)
-        return answers
-
-    def _blamed(self, error: Exception, image: Any) -> RequestError:
-        """Whose fault it is: the input's where a stage raised on what only it can check."""
-        if isinstance(error, ExecutorClosed):
-            return QueueFull("a server that stops answers no more, found it stopping")
-        cause = error.__cause__
-        foreign = isinstance(cause, Exception) and not is_out_of_memory(cause)
-        theirs = isinstance(error, DataError) or isinstance(cause, DataError)
-        if theirs or (foreign and self.inputs.is_strange(image)):
-            return RequestError(str(error))
-        return StageError(str(error))
-
-    def _count(self, image: Any, served: Served, policy: ServedPolicy) -> None:
-        answer = served.answer
-        place = self._places[answer.exit]
-        cost, reference = served.cost, policy.reference_cost
-        if cost is None or reference is None:
-            cost = reference = 0.0
-        self.traffic.answer(policy.number, place, cost=cost, reference=reference)
-        self.inputs.answered(image)
-        if self.latest.is_due(place):
-            fields = (answer.exit, answer.prediction, answer.confidence, served.class_name)
-            kept = LatestAnswer(served.request_id, *fields, thumbnail(image))
-            self.latest.keep(place, kept)
 
     # What has happened.
 

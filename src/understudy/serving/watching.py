@@ -226,7 +226,7 @@ class Watching:
 
 
 class Shadows:
-    """The shadows of one request; on leaving it, those without an answer are lost.
+    """The shadows of one request, which is answered or given up.
 
     Args:
         watching: what they are for.
@@ -258,9 +258,8 @@ class Shadows:
             if ticket is not None:
                 watching.compare(ticket, answer, image, executor)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for ticket in self._tickets:
+    def give_up(self) -> None:
+        """The images have no answers: their shadows are lost, unless they had them before."""
+        tickets, self._tickets = self._tickets, []
+        for ticket in tickets:
             self._watching.lost(ticket)
