@@ -3,9 +3,8 @@
     python benchmarks/request_profile.py [--json] [--record]
 
 A request is an image of 3,072 bytes as a binary tensor; 64 clients in a process of their own. Three
-servers differ in what they leave out: everything but HTTP (a raw ASGI app that reads the body and
-sends a fixed answer), the models (the answer is there at once), and nothing (models that cost next
-to nothing). Parts of the second are timed by themselves.
+servers differ in what they leave out: all but HTTP (a fixed answer), the executor (the answer is
+there at once), and nothing (models that cost next to nothing). Two parts are timed alone.
 """
 
 from __future__ import annotations
@@ -14,26 +13,22 @@ import argparse
 import asyncio
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from time import thread_time
 from typing import Any
 
 import numpy as np
-import uvicorn
-import uvloop
 
 import harness
 from load_client import Phase
-from load_requests import tensor_requests
+from load_requests import DIGITS, Requests, tensor_requests
 from server_process import loaded
 from understudy.malloc import keep_freed_memory
 from understudy.runtime.protocol import Answer
 from understudy.serving import ServingApp, ServingSettings, app
-from understudy.serving.bodies import Bodies
-from understudy.serving.model_metadata import images_of
-from understudy.serving.open_inference import read_infer_request, write_infer_response
-from understudy.serving.open_inference_routes import _outputs
+from understudy.serving.open_inference import InferRequest
+from understudy.serving.served_answers import Served
 from understudy.serving.server import DrainingServer, listening_socket
 
 sys.path.insert(0, str(harness.ROOT / "tests"))
@@ -52,16 +47,16 @@ def main() -> None:
 def measure(_: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
     found = {
-        "http": best(lambda: served(RawApp())),
+        "http": best(lambda: served(http_alone())),
         "answered at once": best(lambda: served(at_once())),
         "whole": best(lambda: served(whole())),
     }
-    parts = uvloop.run(parts_of())
+    parts = parts_of()
     rest = found["answered at once"] - found["http"] - sum(parts.values())
     table = {
-        "HTTP: sockets, parsing, ASGI (uvicorn)": found["http"],
+        "HTTP: sockets, parser, headers (uvicorn)": found["http"],
         **parts,
-        "routing, ids, headers, the rest": rest,
+        "service: place, deadline, watch, counts": rest,
         "executor: to its thread and back": found["whole"] - found["answered at once"],
     }
     return {
@@ -77,26 +72,39 @@ def best(cost: Callable[[], float]) -> float:
     return min(cost() for _ in range(ROUNDS))
 
 
-class RawApp:
-    """Reads the body and sends an answer of the usual size."""
+def body_of(requests: Requests) -> tuple[int, bytes]:
+    """The length of the JSON of a request, and its body."""
+    sent = requests.before + b"0" * DIGITS + requests.after[0]
+    head, _, body = sent.partition(b"\r\n\r\n")
+    lines = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    return int(lines[b"Inference-Header-Content-Length"]), body
 
-    infer_url = b""  # none is refused before the app
 
-    def __init__(self) -> None:
-        self.body, self.service = b"x" * 420, whole().service
+BODY = body_of(tensor_requests(PATH, IMAGES))
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            for kind in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{kind}.complete"})
-            return
-        while (await receive()).get("more_body"):
-            pass
-        length = str(len(self.body)).encode()
-        headers = [(b"content-type", b"application/octet-stream"), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+
+def sample() -> tuple[InferRequest, Any, list[Served]]:
+    """A request, its images, and an answer."""
+    head, body = BODY
+    found = whole()
+    request, images = found.inference.read(body, head)
+    answer = Answer(1, 0.5, "tiny")
+    return request, images, [Served(answer, "a-1", "drop-1", 1.0, found.service.classes)]
+
+
+def http_alone() -> ServingApp:
+    """Everything but what is in a request, and its answer: both are always the same."""
+    found, (request, images, answers) = whole(), sample()
+    reply = found.inference.reply(request, answers, "a-1", None)
+
+    def submit(_: Any, done: Any, **__: Any) -> Callable[[], None]:
+        asyncio.get_running_loop().call_soon(done, answers)
+        return lambda: None
+
+    found.inference.read = lambda *_: (request, images)  # type: ignore[method-assign]
+    found.inference.reply = lambda *_: reply  # type: ignore[method-assign]
+    found.service.submit = submit  # type: ignore[method-assign]
+    return found
 
 
 def whole() -> ServingApp:
@@ -108,14 +116,15 @@ def at_once() -> ServingApp:
     """Everything but the executor."""
     found, answer = whole(), Answer(1, 0.5, "tiny")
 
-    async def answer_many(images: Any, **_: Any) -> list[Answer]:
-        return [answer] * len(images)
+    def submit(images: Any, done: Any, **_: Any) -> Callable[[], None]:
+        asyncio.get_running_loop().call_soon(done, [answer] * len(images))
+        return lambda: None
 
-    found.service.executor.answer_many = answer_many  # type: ignore[method-assign, assignment]
+    found.service.executor.submit = submit  # type: ignore[method-assign]
     return found
 
 
-def served(one: Any) -> float:
+def served(one: ServingApp) -> float:
     """Microseconds of CPU time that a request costs the event loop."""
     costs: list[float] = []
     with listening_socket("127.0.0.1", 0) as listener:
@@ -143,16 +152,7 @@ class ProfiledServer(DrainingServer):
 
     on_started: Callable[[], None]
 
-    def __init__(self, one: Any, listener: Any, started: Callable[[], None]) -> None:
-        if isinstance(one, ServingApp):
-            super().__init__(one, listener, started)
-        else:
-            super().__init__(whole(), listener, started)
-            self.config = uvicorn.Config(
-                one, http=self.config.http, ws="none", lifespan="on", interface="asgi3",
-                log_config=None, access_log=False, proxy_headers=False, server_header=False,
-            )  # fmt: skip
-        self._loop: asyncio.AbstractEventLoop | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: Any = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -167,55 +167,24 @@ class ProfiledServer(DrainingServer):
         return found.result()
 
 
-async def parts_of() -> dict[str, float]:
+def parts_of() -> dict[str, float]:
     """Microseconds of the parts that can be called by themselves."""
-    one = at_once()
-    service, protocol = one.service, one._infer._handler.__self__  # type: ignore[attr-defined]
-    sent = tensor_requests(PATH, IMAGES)
-    head, _, body = (sent.before + b"0" * 12 + sent.after[0]).partition(b"\r\n\r\n")
-    lines = [line.split(b": ", 1) for line in head.split(b"\r\n")[1:]]
-    headers = [(name.lower(), value) for name, value in lines]
-    length = int(dict(headers)[b"inference-header-content-length"])
-    bodies = Bodies(max_bytes=2**25, max_held_bytes=2**28, seconds=30)
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def read_body() -> None:
-        async with bodies.of({"headers": headers}, receive):
-            pass
-
-    async def read() -> None:
-        images_of(read_infer_request(body, length), protocol.images, max_images=128)
-
-    request = read_infer_request(body, length)
-    images = list(images_of(request, protocol.images, max_images=128))
-
-    async def answer() -> None:
-        await service.answer_all(images, request_id="a-1")
-
-    served = await service.answer_all(images, request_id="a-1")
-
-    async def write() -> None:
-        write_infer_response(request, _outputs(served, "a-1"), model="cascade", version="1")
-
-    parts = {
-        "body: limits, a timer": await timed(read_body),
-        "request: JSON and tensor": await timed(read),
-        "service: place, deadline, watch, counts": await timed(answer),
-        "response: JSON and tensors": await timed(write),
+    request, _, answers = sample()
+    protocol = whole().inference
+    head, body = BODY
+    return {
+        "request: JSON and tensor": timed(lambda: protocol.read(body, head)),
+        "response: JSON and tensors": timed(lambda: protocol.reply(request, answers, "a-1", None)),
     }
-    await service.close()
-    return parts
 
 
-async def timed(work: Callable[[], Awaitable[None]]) -> float:
+def timed(work: Callable[[], object]) -> float:
     """Microseconds of CPU time of a call."""
     costs = []
     for _ in range(ROUNDS):
         begun = thread_time()
         for _ in range(CALLS):
-            await work()
+            work()
         costs.append((thread_time() - begun) / CALLS * 1e6)
     return min(costs)
 
