@@ -15,11 +15,11 @@ T = TypeVar("T")
 Requests = list[asyncio.Future[Answer]]
 
 
-def run_async(work: Awaitable[T]) -> T:
+def run_async(work: Awaitable[T], *, seconds: float = 60) -> T:
     """The result of `work` in an event loop of its own; fails if it hangs."""
 
     async def limited() -> T:
-        return await asyncio.wait_for(work, timeout=60)
+        return await asyncio.wait_for(work, timeout=seconds)
 
     return asyncio.run(limited())
 

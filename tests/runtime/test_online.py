@@ -559,7 +559,7 @@ def test_a_million_requests_in_flat_memory() -> None:
             tracemalloc.stop()
             return executor.stats, grown
 
-    stats, grown = run_async(work())
+    stats, grown = run_async(work(), seconds=600)
     assert stats.rows["tiny"] == count + count // 10
     assert stats.waiting == 0
     assert stats.peak <= clients
