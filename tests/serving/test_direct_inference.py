@@ -19,8 +19,9 @@ from online_requests import Block, run_async, run_callbacks, until
 from sample_rows import chain
 from served_cascades import random_images, served_cascade
 from understudy.errors import DataError
+from understudy.serving import http_protocol
 from understudy.serving.execution import Found
-from understudy.serving.open_inference import HEADER_LENGTH
+from understudy.serving.open_inference import HEADER_LENGTH, InferRequest
 
 TABLE = random_table(50, seed=3)
 IMAGES = np.stack([image(3), image(5, easy=False, seed=1)])
@@ -155,7 +156,7 @@ def test_requests_of_one_connection_are_answered_in_order_whatever_their_pieces(
 
     async def work() -> None:
         async with local_server(array_cascade()) as server:
-            cuts = range(1, len(sent), 5)
+            cuts = range(1, len(sent), 9)
             for start in range(0, len(cuts), 40):
                 await asyncio.gather(*(ask(server, cut) for cut in cuts[start : start + 40]))
             client = await server.connect()
@@ -167,7 +168,7 @@ def test_requests_of_one_connection_are_answered_in_order_whatever_their_pieces(
 
 
 def test_a_client_that_goes_away_frees_its_place_once() -> None:
-    """Before its body is there, and in flight; alone, and with a request behind."""
+    """Before its body is there, and in flight."""
     cascade, block = blocked()
 
     async def work() -> None:
@@ -347,6 +348,55 @@ def test_a_request_that_is_given_up_loses_its_shadow() -> None:
             await run_callbacks()
             assert service.watching.shadows == {"answered": 0, "dropped": 3}
             assert (service.in_flight, found) == (0, [])
+
+    run_async(work())
+
+
+def test_a_request_that_the_executor_cannot_take_loses_its_shadow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(sample: Any) -> Any:
+        raise TypeError("no image")
+
+    async def work() -> None:
+        cascade = served_cascade()
+        async with local_server(cascade, shadow=1.0) as server:
+            service = server.app.service
+            assert service.watching is not None
+            monkeypatch.setattr(cascade, "request", broken)
+            with pytest.raises(TypeError, match="no image"):
+                service.submit(list(random_images(3)), lambda _: None, logits=False, request_id="a")
+            assert service.watching.shadows["dropped"] == 3
+            assert service.in_flight == 0
+
+    run_async(work())
+
+
+def test_headers_that_come_too_slowly_after_a_request_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "ARRIVAL", 0.1)
+
+    async def work() -> None:
+        async with local_server(array_cascade()) as server:
+            for first in (asked(), asked(more=TWICE)):
+                client = await server.connect()
+                await client.send(first)
+                assert (await client.reply()).status == 200
+                await client.send(ASK)
+                assert (await client.reply()).status == 408
+
+    run_async(work())
+
+
+def test_a_connection_that_waits_for_a_request_holds_no_body() -> None:
+    async def work() -> None:
+        async with local_server(array_cascade()) as server:
+            client = await server.connect()
+            await client.send(asked())
+            assert (await client.reply()).status == 200
+            await run_callbacks()
+            assert not [one for one in gc.get_objects() if type(one) is InferRequest]
 
     run_async(work())
 
