@@ -73,7 +73,12 @@ class Call:
         self.missing -= 1
         if self.held:
             self.give_back(1)
-        if not self.missing and self.end():
+        if not self.missing:
+            self.finish()
+
+    def finish(self) -> None:
+        """Hand the outcomes over, unless the call has ended."""
+        if self.end():
             self.done(self.outcomes)
 
     def end(self) -> bool:

@@ -137,8 +137,8 @@ class RequestBatcher:
             raise
         if not all_at_once:
             call.sending = loop.create_task(self._send_rest(call, images, held, stages))
-        elif not count and call.end():
-            loop.call_soon(done, [])
+        elif not count:
+            loop.call_soon(call.finish)
         return partial(traffic.discard, call)
 
     def close(self, *, cancel: bool) -> None:

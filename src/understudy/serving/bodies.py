@@ -49,6 +49,12 @@ class Bodies:
         """The body of a request, held as long as it is entered."""
         return Body(self, scope, receive)
 
+    def late(self) -> ProtocolError:
+        """The error of a body that has not arrived in time."""
+        return ProtocolError(
+            f"a body arrives within {self.seconds:g} s, this one did not: try again", 408
+        )
+
 
 class Body:
     """The body of one request; `async with` reads it and gives its bytes back in the end."""
@@ -82,10 +88,7 @@ class Body:
         try:
             body = await within(self._bodies.seconds, self._received())
         except TimeoutError:
-            raise ProtocolError(
-                f"a body arrives within {self._bodies.seconds:g} s, this one did not: try again",
-                408,
-            ) from None
+            raise self._bodies.late() from None
         if encoding:
             limit = self._bodies.max_bytes
             if len(body) > IN_THREAD:

@@ -6,8 +6,10 @@ much, which the models lack where they share its cores.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from understudy.serving.asgi import ServingApp
@@ -39,8 +41,7 @@ class DirectInference:
         accepted: an encoding that the client accepts.
 
     Attributes:
-        pieces: of the body, as they arrive.
-        response_started, response_complete: whether it was answered.
+        response_started, response_complete: whether it was answered, or nobody waits for a reply.
         keep_alive: whether the connection stays open after the reply.
         disconnected: whether nobody waits for a reply.
     """
@@ -52,12 +53,12 @@ class DirectInference:
         "_cancel",
         "_connection",
         "_held",
+        "_late",
         "_length",
         "_number",
-        "_request",
+        "_pieces",
         "disconnected",
         "keep_alive",
-        "pieces",
         "response_complete",
     )
 
@@ -66,10 +67,11 @@ class DirectInference:
     ) -> None:
         self._app, self._connection = app, connection
         self._length, self._accepted = length, accepted
+        self._number, self._begun = app.service.new_id(), time.monotonic()
         self._cancel: Callable[[], None] | None = None
-        self._request: InferRequest | None = None
-        self._held, self._number, self._begun = 0, "", 0.0
-        self.pieces: list[bytes] = []
+        self._late: asyncio.TimerHandle | None = None
+        self._pieces: list[bytes] = []
+        self._held = 0
         self.response_complete = self.disconnected = False
         self.keep_alive = True
 
@@ -105,33 +107,45 @@ class DirectInference:
 
     def set(self) -> None:
         """Give the request up if nobody waits for a reply."""
-        if self.disconnected:
-            self.leave()
+        if not self.disconnected or self.response_complete:
+            return
+        self.response_complete = True
+        if self._cancel is not None:
+            self._cancel()
+        self._forget()
+        self._log(0)
 
     def add(self, piece: bytes) -> bool:
         """A piece of the body; whether there is room for it."""
         bodies = self._app.bodies
-        self.pieces.append(piece)
+        self._pieces.append(piece)
         self._held += len(piece)
         bodies.held += len(piece)
         return bodies.held <= bodies.max_held_bytes
 
+    def wait(self) -> None:
+        """The rest of the body comes later, within the time that it has."""
+        if self._late is None:
+            loop, seconds = asyncio.get_running_loop(), self._app.bodies.seconds
+            self._late = loop.call_later(seconds, self._too_late)
+
     def start(self) -> bool:
         """Let the whole request be answered; whether it is one that can be answered directly."""
-        app, self._begun = self._app, time.monotonic()
+        app, pieces = self._app, self._pieces
         service = app.service
-        body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self._arrived()
         try:
-            request, images = app.inference.read(body, self._length)
+            request, images = app.inference.read(
+                pieces[0] if len(pieces) == 1 else b"".join(pieces), self._length
+            )
             samples = list(images)
             if isinstance(images, list) or service.are_large(samples):
                 return False
             if not service.has_room(len(samples)):
                 return False
-            self._request, self._number = request, service.new_id()
             self._cancel = service.submit(
                 samples,
-                self._answered,
+                partial(self._answered, request),
                 logits=request.needs_logits,
                 request_id=self._number,
             )
@@ -140,27 +154,47 @@ class DirectInference:
         return True
 
     def leave(self) -> list[bytes]:
-        """Hold the body no longer, and give up what is in flight; the pieces of the body."""
-        cancel, self._cancel = self._cancel, None
-        if cancel is not None:
-            cancel()
-        self._app.bodies.held -= self._held
-        pieces, self.pieces, self._held = self.pieces, [], 0
+        """The pieces of the body, which somebody else holds from now on."""
+        pieces = self._pieces
+        self._forget()
         return pieces
 
-    def _answered(self, found: Found) -> None:
-        self._cancel = None
-        self.leave()
-        app, served = self._app, found
-        scope = app.infer_scope(self._number)
-        if not isinstance(served, Exception):
-            assert self._request is not None
-            try:
-                reply = app.inference.reply(self._request, served, self._number, self._accepted)
-            except Exception as error:  # noqa: BLE001
-                served = error
-        if isinstance(served, Exception):
-            reply = app.reply_to(served, scope)
+    def _answered(self, request: InferRequest, found: Found) -> None:
+        self._forget()
+        self._send(self._reply(request, found))
+
+    def _too_late(self) -> None:
+        self._forget()
+        app = self._app
+        self._send(app.reply_to(app.bodies.late(), app.infer_scope(self._number)))
+
+    def _reply(self, request: InferRequest, found: Found) -> Reply:
+        app, scope = self._app, self._app.infer_scope(self._number)
+        if isinstance(found, Exception):
+            return app.reply_to(found, scope)
+        try:
+            return app.inference.reply(request, found, self._number, self._accepted)
+        except Exception as error:  # noqa: BLE001
+            return app.reply_to(error, scope)
+
+    def _send(self, reply: Reply) -> None:
         self.response_complete = True
         self._connection.send_reply(reply, number=self._number, keep_alive=self.keep_alive)
-        app.log(scope, reply.status, time.monotonic() - self._begun)
+        self._log(reply.status)
+
+    def _log(self, status: int) -> None:
+        scope = self._app.infer_scope(self._number)
+        self._app.log(scope, status, time.monotonic() - self._begun)
+
+    def _arrived(self) -> None:
+        """The body is whole, or nobody waits for it."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _forget(self) -> None:
+        """Hold the body no longer."""
+        self._arrived()
+        self._cancel = None
+        self._app.bodies.held -= self._held
+        self._pieces, self._held = [], 0

@@ -81,24 +81,28 @@ class Execution:
         if self.watching is not None and policy.name is not None:
             shadows = self.watching.shadows_of(ids, policy, full=full)
 
-        def answered(outcomes: Sequence[Answer | Exception]) -> None:
-            found: Found
+        def found(outcomes: Sequence[Answer | Exception]) -> Found:
             try:
-                found = self._served(images, ids, policy, outcomes)
+                served = self._served(images, ids, policy, outcomes)
                 if shadows is not None:
-                    shadows.answered(images, [one.answer for one in found], self.executor)
+                    shadows.answered(images, [one.answer for one in served], self.executor)
             except Exception as error:  # noqa: BLE001
-                found = error
                 if shadows is not None:
                     shadows.give_up()
-            done(found)
+                return error  # which no frame of its traceback keeps, as a variable would
+            return served
+
+        def answered(outcomes: Sequence[Answer | Exception]) -> None:
+            done(found(outcomes))
 
         try:
             cancel = self.executor.submit(images, answered, runners=policy.runners, logits=logits)
-        except ExecutorClosed as error:
+        except Exception as error:
             if shadows is not None:
                 shadows.give_up()
-            raise self._blamed(error, images[0]) from error
+            if isinstance(error, ExecutorClosed):
+                raise self._blamed(error, images[0]) from error
+            raise
 
         def give_up() -> None:
             cancel()

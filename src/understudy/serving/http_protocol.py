@@ -47,9 +47,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._arriving = self.loop.call_later(ARRIVAL, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the request that was arriving."""
+        """Forget the request that was arriving or is answered; they refer to each other."""
         self._arrived()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._direct = self.cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Parse some bytes of a request."""
@@ -60,19 +62,23 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._partial and not self._refused:
             if self._arriving is None:
                 self._arriving = self.loop.call_later(ARRIVAL, self._late)
+            if self._direct is not None:
+                self._direct.wait()
             self._header_bytes = 0 if self._in_body else self._header_bytes + len(data)
             if self._header_bytes > MAX_HEADERS:
                 self._refuse(431, f"headers have at most {MAX_HEADERS:,} bytes, found more")
 
     def on_message_begin(self) -> None:
         """A request starts."""
-        self._partial = True
-        self._header_bytes = 0
+        self._partial, self._header_bytes = True, 0
+        self._unset_keepalive_if_required()  # which a reply to a request before it has set
+        if self.cycle is not None and self.cycle.response_complete:
+            self.cycle = None  # type: ignore[assignment]
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Begin to answer a request, unless it is one for which there is no room."""
-        self._shed, self._shed_bytes, self._direct = False, 0, None
+        self._shed, self._shed_bytes = False, 0
         if self._is_plain_inference():
             self._shed = not self._app.service.has_room()
             if not self._shed:
@@ -103,6 +109,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._arrived()
         if self._direct is not None:
             if self._direct.start():
+                self._direct = None
                 return
             self._leave_to_app()
         if not self._shed:

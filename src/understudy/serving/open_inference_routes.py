@@ -124,9 +124,7 @@ class OpenInference:
             served = await unless_gone(work, receive)
         return self.reply(request, served, number, accepted)
 
-    def read(
-        self, body: bytes, length: int | None
-    ) -> tuple[InferRequest, Images]:
+    def read(self, body: bytes, length: int | None) -> tuple[InferRequest, Images]:
         """A request, and its images.
 
         Args:
