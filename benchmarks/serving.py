@@ -74,8 +74,9 @@ def throughput(one: Served) -> dict[str, Any]:
         ours(one.folder, *WITHOUT_SHADOWS) as server,
         ours(one.folder) as shadowing,
     ):
-        for port in (server.port, shadowing.port):
-            loaded(port, requests, Phase(1.0, clients=CLIENTS))
+        for each in (server, shadowing):
+            loaded(each.port, requests, Phase(1.0, clients=CLIENTS))
+            each.wait_idle()
         for _ in range(ROUNDS):
             rates["executor"].append(alone(SECONDS))
             for name, point in (("cascade", "drop-0.5"), ("reference", "reference")):
@@ -84,6 +85,7 @@ def throughput(one: Served) -> dict[str, Any]:
                 rates[name].append(runs[-1].rate(SECONDS))
             runs.append(loaded(shadowing.port, requests, phase))
             rates[names[-1]].append(runs[-1].rate(SECONDS))
+            shadowing.wait_idle()
     ended = tally(runs)
     ratios = {
         "of_executor": _ratio(rates["cascade"], rates["executor"]),
