@@ -16,6 +16,7 @@ from serving_checks import requests_of, tally
 
 CLIENTS, SECONDS = 64, 4.0
 OVERLOAD, OVERLOAD_SECONDS, NORMAL = 5.0, 60.0, 0.5
+SLOT = 0.25
 MOST_P99, MOST_REFUSED_MS, MOST_GROWTH, MOST_RECOVERY = 3.0, 100.0, 1.05, 2.0
 
 
@@ -65,14 +66,16 @@ def overload(one: Served) -> dict[str, Any]:
 
 
 def _recovery(records: Records, normal: float) -> float:
-    """Seconds after the overload in which the last request arrived that was refused, or took
-    longer than is normal at full load; of requests after that one in a hundred may."""
+    """Seconds from the end of the overload to the first second in which all is as before: in each
+    quarter of it at most one request in a hundred is refused, or takes longer than is normal at
+    full load."""
     rows = records.rows(phase=2)
     begin = records.sent[rows].min()
     bad = (records.status[rows] != 200) | (records.latency[rows] > normal)
-    at = (records.sent[rows] - begin) // 0.25
-    slow = [bad[at == slot].mean() > 0.01 for slot in range(int(at.max()))]
-    return 0.25 * (1 + max((slot for slot, is_slow in enumerate(slow) if is_slow), default=-1))
+    at = (records.sent[rows] - begin) // SLOT
+    normal_slots = [bad[at == slot].mean() <= 0.01 for slot in range(int(at.max()))]
+    seconds = [all(normal_slots[start : start + 4]) for start in range(len(normal_slots) - 3)]
+    return SLOT * seconds.index(True) if True in seconds else float("inf")
 
 
 class _Memory:
