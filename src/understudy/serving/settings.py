@@ -10,7 +10,7 @@ from pathlib import Path
 from understudy.errors import DataError
 from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
 
-MAX_QUEUE = 128
+MAX_QUEUE = 96
 """Images in flight. 64 clients fill half of it, so that under any overload an accepted request
 waits about twice as long as with 64 clients."""
 
@@ -40,7 +40,7 @@ class ServingSettings:
         logged: the share of requests that is logged, from 0 to 1.
 
     >>> ServingSettings(name="digits").max_queue
-    128
+    96
 
     Raises:
         DataError: a value out of its range.

@@ -44,7 +44,7 @@ def serve(
         typer.Option(
             min=1, max=MOST_QUEUED, help="Images in flight; further ones are refused at once."
         ),
-    ] = 128,
+    ] = 96,
     deadline: Annotated[
         float,
         options.option("SECONDS", "Seconds after which a request is given up."),
