@@ -155,7 +155,7 @@ def test_another_point_that_is_judged_broken_switches_nothing() -> None:
         assert [one.kind for one in watching.watch.decisions][-1] == "fall-back"
         assert (service.chosen_by, service.switches) == ("operator", switches)
 
-    with_client(work, shadow=1.0)
+    with_client(work, shadow=1.0, max_queue=128)
 
 
 def test_a_cascade_without_baselines_is_served_without_a_watch() -> None:
