@@ -7,6 +7,7 @@ The default wheels of PyTorch for Linux bring CUDA. With `--torch REQUIREMENT`, 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -73,15 +74,16 @@ def largest(python: Path, most: int = 6) -> dict[str, float]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    only = tuple(filter(None, arguments.only.split(",")))
+    found: dict[str, Any] = _recorded() if only else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheel = build_wheel(folder)
-        for extra in (BASE, *EXTRAS):
+        for extra in only or (BASE, *EXTRAS):
             chosen = arguments.torch if "torch" in EXTRAS.get(extra, ()) else None
             further = [chosen] if chosen else []
             found[extra] = installed(wheel, extra, folder / "new", further)
-        if arguments.torch:
+        if arguments.torch and not only:
             found["torch, default wheels"] = installed(wheel, "torch", folder / "new")
         wheel_mb = round(wheel.stat().st_size / 1e6, 2)
     return {"wheel_mb": wheel_mb, "extras": found, "met": found["onnx"]["mb"] <= LIMIT}
@@ -97,7 +99,16 @@ def installed(wheel: Path, extra: str, place: Path, further: Sequence[str] = ())
     return sizes if torch is None else {**sizes, "torch": torch.removeprefix("torch==")}
 
 
+def _recorded() -> dict[str, Any]:
+    """The extras as recorded before: `--only` measures some of them anew."""
+    file = harness.RESULTS / "install_sizes.json"
+    return dict(json.loads(file.read_text())["extras"]) if file.exists() else {}
+
+
 def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only", default="", help=f"extras, such as {BASE},onnx; the rest stays as recorded"
+    )
     parser.add_argument("--torch", help="such as torch==2.13.0+cpu")
 
 
