@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,7 +23,8 @@ from command_line import Run, refused
 from online_requests import run_async
 from served_cascades import png, random_images, served_cascade
 from server_processes import ServerProcess, server_process
-from understudy.serving import app
+from understudy.app.cli.serve import serve
+from understudy.serving import ServingSettings, app
 from understudy.serving.server import CannotListen, DrainingServer, listening_socket
 
 IMAGES = random_images(6, seed=5, side=9)
@@ -254,3 +256,9 @@ def test_an_exported_cascade_is_served_without_torch(tmp_path: Path) -> None:
         )
         assert other.status_code == 400
         assert "images are uint8 (3, 9, 9), found 8 x 9 pixels" in other.json()["error"]
+
+
+@pytest.mark.parametrize("option", ["max_queue", "deadline", "price", "shadow", "alpha", "state"])
+def test_the_command_has_the_defaults_of_the_settings(option: str) -> None:
+    """They stand in both, because the command line does not import the server for its help."""
+    assert signature(serve).parameters[option].default == getattr(ServingSettings(), option)

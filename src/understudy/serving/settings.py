@@ -11,8 +11,8 @@ from understudy.errors import DataError
 from understudy.zoo.decoding import FOLLOW, ORIENTATIONS
 
 MAX_QUEUE = 96
-"""Images in flight. 64 clients fill half of it, so that under any overload an accepted request
-waits about twice as long as with 64 clients."""
+"""Images in flight. 64 clients fill two thirds of it, so that under any overload an accepted
+request waits about twice as long as with 64 clients."""
 
 _WORD = re.compile("[!-~]+")  # of ASCII characters that are seen
 
