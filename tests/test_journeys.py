@@ -152,7 +152,7 @@ def run(words: list[str], folder: Path, variables: Mapping[str, str]) -> str:
     ran = subprocess.run(
         words, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-2000:]
     return ran.stdout
 
 

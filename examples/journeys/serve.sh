@@ -31,6 +31,8 @@ curl --fail --silent -X PUT -H "Content-Type: application/json" -d '{"max_drop":
 curl --fail --silent http://localhost:8000/metrics | grep operating_point
 # <-
 
-curl --fail --silent http://localhost:8000/status | grep --quiet '"chosen_by":"operator"'
-curl --fail --silent http://localhost:8000/ | grep --quiet "<html"
+status=$(curl --fail --silent http://localhost:8000/status)
+[[ $status == *'"chosen_by":"operator"'* ]]
+page=$(curl --fail --silent http://localhost:8000/)
+[[ $page == *"<html"* ]]
 echo "reached: asked, classified, and switched to a cheaper operating point"

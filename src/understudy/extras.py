@@ -18,6 +18,7 @@ _EXPORT = _TORCH | _ONNX | {"onnx", "onnxscript"}
 _SERVE = frozenset(
     {"uvicorn", "starlette", "orjson", "prometheus_client", "python_multipart", "PIL"}
 )
+_RAY = _TORCH | _SERVE | {"ray"}
 
 EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -28,7 +29,8 @@ EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
         "onnx": _ONNX,
         "export": _EXPORT,
         "serve": _SERVE,
-        "all": _ZOO | _HF | _EXPORT | _SERVE,
+        "ray": _RAY,
+        "all": _ZOO | _HF | _EXPORT | _RAY,
     }
 )
 """Extra -> the modules that it installs, as they are imported."""
