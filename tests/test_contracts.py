@@ -182,8 +182,8 @@ ORDER = {
         "encoded data batches models saved_cascades"
     ),
     "scoring": (
-        "repeatability outputs probing shards source_run measuring sources shard_scorer "
-        "further_exits table_times job in_memory on_disk"
+        "launcher members claims repeatability outputs probing shards source_run measuring "
+        "sources shard_scorer plan further_exits table_times job joined in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (

@@ -34,7 +34,8 @@ from understudy.reproduction.record import Reproduction, RowFindings
 from understudy.reproduction.settings import RunSettings
 from understudy.reproduction.workload import RECORD_IMAGES, Rate
 from understudy.scores import ScoreTable
-from understudy.scoring.on_disk import installed_version, score_into
+from understudy.scoring.on_disk import score_into
+from understudy.scoring.plan import installed_version
 from understudy.training.api import Note, train_exits
 from understudy.training.config import TrainingConfig
 from understudy.zoo.models import build_stage

@@ -25,6 +25,14 @@ def score(
             "--batch, or fewer where there are fewer images; over an older table, its own.[/]",
         ),
     ] = None,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join",
+            help="Work with all processes that run this command on a shared folder, on any "
+            "machines.",
+        ),
+    ] = False,
     device: options.Device = None,
     split: options.SplitShares = None,
     allow_code: options.AllowCode = None,
@@ -36,6 +44,18 @@ def score(
         ),
     ] = 256,
     workers: options.Workers = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=options.MOST_THREADS,
+            metavar="N",
+            help="Threads of PyTorch. [dim]Default: one per core; those of the processes that are "
+            "joined.[/]",
+            show_default=False,
+            rich_help_panel="Batches",
+        ),
+    ] = None,
     keep_logits: Annotated[
         bool | None,
         typer.Option(
@@ -56,7 +76,8 @@ def score(
     """Run models over labelled images and store every model's prediction for every image.
 
     It can be interrupted at any time: the same command resumes where it stopped. Models that the
-    table has already are left as they are.
+    table has already are left as they are. With `--join` any number of processes that run the same
+    command (srun, torchrun, a job of Kubernetes) share the work, and replace those that are killed.
 
     Models, as SPEC or, called NAME in the table, NAME=SPEC:
       timm:NAME, torchvision:NAME  of these libraries, with published weights
@@ -122,6 +143,8 @@ def score(
             workers=workers,
             split=shares,
             device=device,
+            threads=threads,
+            join=join,
             allow_code=allow_code or (),
             on_progress=advance,
         )
