@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +14,7 @@ import torch
 
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.files import only_writer
+from understudy.library_versions import library_versions
 from understudy.measured_rounds import seconds_after, size_of
 from understudy.nn.identity import SAMPLE
 from understudy.nn.stage import resizings_of, usable_device
@@ -41,16 +40,6 @@ from understudy.zoo.encoded import check_unchanged
 from understudy.zoo.hf_models import label_names
 from understudy.zoo.models import load_stages
 
-_LIBRARIES = (
-    "understudy",
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "onnxruntime",
-    "numpy",
-    "pillow",
-)
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
@@ -261,22 +250,12 @@ def _sizes(measured: Sequence[int] | None, batch: int, older: ScoreTable | None)
 
 def _settings(batch: int, device: str) -> dict[str, Any]:
     """What else the last bits of the scores depend on, besides the models and the data."""
-    found = {name: installed_version(name) for name in _LIBRARIES}
-    libraries = {name: one for name, one in found.items() if one is not None}
     return {
         "batch": batch,
         "device": device,
         "threads": torch.get_num_threads(),
-        "libraries": {"python": platform.python_version(), **libraries},
+        "libraries": library_versions(),
     }
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _probe_new(
