@@ -184,8 +184,8 @@ ORDER = {
         "encoded data batches models saved_cascades"
     ),
     "scoring": (
-        "repeatability outputs probing shards source_run measuring further_exits table_times job"
-        " in_memory on_disk"
+        "repeatability outputs probing shards source_run measuring sources shard_scorer "
+        "further_exits table_times job in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (

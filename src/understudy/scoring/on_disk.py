@@ -30,7 +30,9 @@ from understudy.scoring.further_exits import (
 from understudy.scoring.job import ScoringJob
 from understudy.scoring.probing import Probe, common_classes, exits_of, probe, table_of
 from understudy.scoring.repeatability import CHECKED
+from understudy.scoring.shard_scorer import ShardScorer
 from understudy.scoring.shards import SHARD_BATCHES, Shards
+from understudy.scoring.sources import Sources
 from understudy.sitting import Sitting
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
@@ -130,19 +132,15 @@ def score_into(
     sources = {name: models[name] for name in probes}
     plan = _plan(images, sources, probes, {"logits": keep_logits, **files, **settings})
     with Shards.of(target, plan, check=partial(_check_resumable, images)) as shards:
-        job = ScoringJob(
+        scorer = ShardScorer(
             images=images,
-            sources=sources,
-            probes=probes,
-            shards=shards,
+            sources=Sources(sources, probes, settings["device"], allow_code),
             batch=batch,
             workers=workers,
             keep_logits=keep_logits,
             strict=strict,
-            device=settings["device"],
-            allow_code=allow_code,
-            on_progress=on_progress,
         )
+        job = ScoringJob(scorer, shards, on_progress)
         sittings = _scored_and_measured(job, measure_batches, older)
         further = replace(
             _table_of_job(job, split, groups, settings=settings, files=files),
@@ -189,14 +187,14 @@ def _table_of_job(
     files: Mapping[str, Any],
 ) -> ScoreTable:
     """The table of the exits that a job has scored, without times."""
-    images = job.images
+    images, probes = job.images, job.sources.probes
     rows, outputs = job.read()
     corrupt = images.ids[~rows].tolist()
     return table_of(
-        job.probes,
+        probes,
         outputs,
         None if images.right_answers is None else images.right_answers[rows],
-        classes=images.classes or _names_of_models(job.probes),
+        classes=images.classes or _names_of_models(probes),
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),
         split=list(compress(split, rows)) if isinstance(split, Sequence) else split,
