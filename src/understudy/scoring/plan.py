@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from understudy.errors import DataError
+from understudy.library_versions import library_versions
 from understudy.nn.identity import SAMPLE
 from understudy.scoring.probing import Probe, exits_of
 from understudy.scoring.shards import SHARD_BATCHES
 from understudy.zoo.data import DataSet
 from understudy.zoo.encoded import check_unchanged
-
-_LIBRARIES = (
-    "understudy",
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "onnxruntime",
-    "numpy",
-    "pillow",
-)
 
 
 def settings_of(batch: int, device: str) -> dict[str, Any]:
@@ -37,23 +25,13 @@ def settings_of(batch: int, device: str) -> dict[str, Any]:
     """
     kind = torch.device(device).type
     name = {"device_name": torch.cuda.get_device_name(device)} if kind == "cuda" else {}
-    found = {name: installed_version(name) for name in _LIBRARIES}
-    libraries = {name: one for name, one in found.items() if one is not None}
     return {
         "batch": batch,
         "device": kind,
         **name,
         "threads": torch.get_num_threads(),
-        "libraries": {"python": platform.python_version(), **libraries},
+        "libraries": library_versions(),
     }
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def plan_of(
