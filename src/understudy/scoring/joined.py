@@ -61,6 +61,7 @@ class JoinedScoring:
                 elif not any(map(self._job.absent, self._groups)) and self._claims.take(_TABLE):
                     self._remark_alone(after=0)
                     self._loaded = (-1, {})
+                    self._show()
                     return True
                 else:
                     self._wait()
@@ -159,16 +160,19 @@ class JoinedScoring:
     def _look(self) -> None:
         """Show what all processes have done, once in a while."""
         now = time.monotonic()
-        if now < self._next_look:
-            return
+        if now >= self._next_look:
+            self._show()
+            after = time.monotonic()
+            self._next_look = after + max(PAUSE, 20 * (after - now))
+
+    def _show(self) -> None:
+        """Show what all processes have done: the images of all groups that were begun."""
         for number, group in enumerate(self._groups):
             total = len(self._job.images)
             done = total - self._job.count(self._job.absent(group))
             own = self._done if number == self._loaded[0] else 0
             if done or own:
                 self._job.on_progress(title_of(group), min(done + own, total), total)
-        after = time.monotonic()
-        self._next_look = after + max(PAUSE, 20 * (after - now))
 
     def _wait(self) -> None:
         """Let others go on; no models stay in memory where one of them measures times."""

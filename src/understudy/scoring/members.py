@@ -145,17 +145,17 @@ class Members:
             return True
         sign = self.sign(name)
         process = self.process(name)
-        if not sign or (process is not None and process.ended_here):
+        if sign is None or (process is not None and process.ended_here):
             return False
         return self.changes(name, sign)
 
-    def sign(self, name: str) -> int:
-        """The last sign of life of a process: when its file was changed; 0 where it has ended."""
+    def sign(self, name: str) -> int | None:
+        """The last sign of life of a process: when its file was changed; None where it is gone."""
         try:
             with self._file(name).open("rb") as file:  # opened: network file systems look anew
                 return os.fstat(file.fileno()).st_mtime_ns
         except OSError:
-            return 0
+            return None
 
     def changes(self, what: str, sign: int) -> bool:
         """Whether a sign of something is another than `lease` seconds ago, as far as was seen.
@@ -214,7 +214,7 @@ def check_nobody_joined(
         InUse: one of them is at work.
     """
     members = Members(folder, lease=lease, clock=clock)
-    before: dict[str, int] = {}
+    before: dict[str, int | None] = {}
     while at_work := members.at_work:
         for name in at_work:
             process, sign = members.process(name), members.sign(name)

@@ -16,11 +16,10 @@ import torch
 from understudy.errors import DataError, ModelError, UnderstudyError, listed
 from understudy.files import only_writer
 from understudy.measured_rounds import seconds_after, size_of
-from understudy.nn.stage import resizings_of, usable_device
+from understudy.nn.stage import usable_device
 from understudy.progress_bars import Advance, no_bar
 from understudy.scores import ScoreTable
 from understudy.scoring.further_exits import (
-    already_scored,
     appended,
     check_new_names,
     check_same_data,
@@ -29,6 +28,7 @@ from understudy.scoring.further_exits import (
 from understudy.scoring.job import ScoringJob
 from understudy.scoring.joined import JoinedScoring
 from understudy.scoring.launcher import own_gpu, sign_of_others
+from understudy.scoring.new_sources import new_sources
 from understudy.scoring.plan import (
     OtherThreads,
     check_resumable,
@@ -37,18 +37,14 @@ from understudy.scoring.plan import (
     table_arguments,
     torch_threads,
 )
-from understudy.scoring.probing import Probe, common_classes, exits_of, probe, table_of
-from understudy.scoring.repeatability import CHECKED
+from understudy.scoring.probing import Probe, table_of
 from understudy.scoring.shard_scorer import ShardScorer
 from understudy.scoring.shards import Shards, plan_with
 from understudy.scoring.sources import Sources
 from understudy.sitting import Sitting
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
-from understudy.zoo.batches import first_images
-from understudy.zoo.data import DataSet, check_class_order, open_data
-from understudy.zoo.hf_models import label_names
-from understudy.zoo.models import load_stages
+from understudy.zoo.data import DataSet, open_data
 
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
@@ -194,21 +190,20 @@ def _scored(request: _Request) -> ScoreTable:
     if older is not None:
         check_same_data(older, target, images)
         Shards.remove_finished(target, older)
-    probes = _probe_new(
+    sources = new_sources(
         images, request.models, older, device=request.device, allow_code=request.allow_code
     )
-    if older is not None and not probes:
+    if older is not None and not sources.specs:
         return older
     keep_logits = request.keep_logits
     if keep_logits is None:
-        keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
+        keep_logits = all(one.classes <= _LOGIT_CLASSES for one in sources.probes.values())
     files = _files_of(images)
-    specs = {name: request.models[name] for name in probes}
-    plan = plan_of(images, specs, probes, {"logits": keep_logits, **files, **settings})
+    plan = plan_of(images, sources, {"logits": keep_logits, **files, **settings})
     check = partial(check_resumable, images)
     scorer = ShardScorer(
         images=images,
-        sources=Sources(specs, probes, request.device, request.allow_code),
+        sources=sources,
         batch=request.batch,
         workers=request.workers,
         keep_logits=keep_logits,
@@ -225,7 +220,7 @@ def _scored(request: _Request) -> ScoreTable:
         job = ScoringJob(scorer, shards, request.on_progress)
         if JoinedScoring(job, members, expected=sign_of_others(os.environ)).score():
             return _written(job, request, older, settings=settings, files=files)
-    return _written_by_others(target, specs, probes)
+    return _written_by_others(target, sources)
 
 
 def _written(
@@ -248,9 +243,7 @@ def _written(
     return saved
 
 
-def _written_by_others(
-    target: Path, specs: Mapping[str, str], probes: Mapping[str, Probe]
-) -> ScoreTable:
+def _written_by_others(target: Path, sources: Sources) -> ScoreTable:
     """The table that another process has made of the same exits.
 
     Raises:
@@ -259,11 +252,11 @@ def _written_by_others(
     table = table_at(target)
     hashes = {} if table is None else {e.name: e.origin.get("weights_hash") for e in table.exits}
     if table is None or any(
-        hashes.get(exit.name) != exit.origin["weights_hash"] for exit in exits_of(probes)
+        hashes.get(exit.name) != exit.origin["weights_hash"] for exit in sources.exits
     ):
         raise DataError(
             f"joined processes find their unfinished work beside {str(target)!r} until the table "
-            f"is written, it was removed before {listed(specs)} were scored: start again"
+            f"is written, it was removed before {listed(sources.specs)} were scored: start again"
         )
     return table
 
@@ -364,46 +357,3 @@ def _sizes(measured: Sequence[int] | None, batch: int, older: ScoreTable | None)
     known = [size for size in units if size is not None]
     further = ([batch] if older is None else []) if measured is None else measured
     return list(dict.fromkeys([*known, *further]))
-
-
-def _probe_new(
-    images: DataSet,
-    sources: Mapping[str, str],
-    older: ScoreTable | None,
-    *,
-    device: str,
-    allow_code: Collection[str],
-) -> dict[str, Probe]:
-    """Run every source on some images, so that what cannot work fails before hours of scoring.
-
-    Sources that the older table has already, the same models, are left out.
-
-    Raises:
-        ModelError: a model that cannot be loaded or run, whose logits depend on chance or on the
-            rest of a batch, other classes than the others', or two exits of one name.
-        DataError: no image that can be decoded, or labels that the models cannot answer.
-        TableError: the older table has other models of these names.
-    """
-    probes: dict[str, Probe] = {}
-    names: set[str] = set()
-    for source, spec in sources.items():
-        loaded = load_stages(spec, source, allow_code=allow_code)
-        repeated = [name for name in loaded if name in names]
-        if repeated:
-            raise ModelError(
-                f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
-                "already: leave one out, or name it NAME=SPEC"
-            )
-        names |= set(loaded)
-        stages = {name: stage.to(device) for name, stage in loaded.items()}
-        if older is None or not already_scored(older, stages):
-            some = first_images(images, CHECKED, resizings=resizings_of(stages.values()))
-            probes[source] = probe(stages, some)
-            for stage in stages.values():
-                check_class_order(images.classes, label_names(stage.model), data=repr(images.spec))
-    if probes:
-        classes = common_classes({name: one.classes for name, one in probes.items()})
-        images.check_classes(classes)
-        for one in probes.values():
-            images.check_classes(classes, names=one.class_names)
-    return probes

@@ -12,8 +12,8 @@ import torch
 from understudy.errors import DataError
 from understudy.library_versions import library_versions
 from understudy.nn.identity import SAMPLE
-from understudy.scoring.probing import Probe, exits_of
 from understudy.scoring.shards import SHARD_BATCHES
+from understudy.scoring.sources import Sources
 from understudy.zoo.data import DataSet
 from understudy.zoo.encoded import check_unchanged
 
@@ -34,17 +34,12 @@ def settings_of(batch: int, device: str) -> dict[str, Any]:
     }
 
 
-def plan_of(
-    images: DataSet,
-    models: Mapping[str, str],
-    probes: Mapping[str, Probe],
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
+def plan_of(images: DataSet, sources: Sources, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Plain JSON that determines the scores; an error names the first key that differs."""
-    exits = exits_of(probes)
+    exits = sources.exits
     return {
         "data": images.fingerprint,
-        "models": dict(models),
+        "models": dict(sources.specs),
         "weights": {exit.name: exit.origin["weights_hash"] for exit in exits},
         "shard": SHARD_BATCHES,
         **settings,

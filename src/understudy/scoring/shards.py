@@ -115,6 +115,7 @@ class Shards:
                 keep_plan(folder / _JOINED, arguments, kind=JOINED, newest=1, what=what)
                 check_claimable(shards.processes)
                 members = Members(shards.processes)
+                stack.callback(shards.remove_if_left, members, table)
                 stack.enter_context(members.joined())
                 return shards, members
 
@@ -126,9 +127,6 @@ class Shards:
                     "of one that works alone: wait until it ends, or start it again with --join"
                 ) from error
             yield shards, members
-        with suppress(InUse), only_writer(table, wait=False):
-            if shards.exist and not members.others:
-                shards.remove_if_empty()
 
     @property
     def processes(self) -> Path:
@@ -233,6 +231,12 @@ class Shards:
     def remove(self) -> None:
         """Delete the folder, when the table is written."""
         remove_folder(self.folder)
+
+    def remove_if_left(self, members: Members, table: Path) -> None:
+        """Delete the folder where no shard is done and all processes that have joined are gone."""
+        with suppress(InUse), only_writer(table, wait=False):
+            if self.exist and not members.others:
+                self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
         """Delete the folder where no shard is done yet: there is nothing to resume."""
