@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.scoring.job import ScoringJob
 from understudy.sitting import Sitting
 
+logger = logging.getLogger(__name__)
 _LOSSES = 5  # processes that end while they score one shard, after which it is given up
 _KINDS = {one.__name__: one for one in (ModelError, DataError)}
 
@@ -164,6 +166,7 @@ class _ScoringRun:
         for key in [key for key in self._images if key[0] == worker]:
             del self._images[key]
         for lost in self._queue.lost(worker)[:1]:
+            logger.warning("a process ended, shard %d is scored again", lost.task.shard)
             if self._queue.losses(lost) >= _LOSSES:
                 raise ClusterError(
                     f"a process scores a shard to its end, {_LOSSES} ended at shard "
