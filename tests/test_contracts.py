@@ -133,7 +133,7 @@ LAYERS = {
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "serving": {*CORE, "runtime", "monitoring", "zoo"},
-    "cluster": {*CORE, "searching", "runtime", "zoo", "scoring", "serving"},
+    "cluster": {*CORE, "searching", "runtime", "nn", "zoo", "scoring", "serving"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },

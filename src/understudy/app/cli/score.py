@@ -144,15 +144,16 @@ def score(
 @contextmanager
 def scoring_place(ray: str | None) -> Iterator[type[ScoringJob]]:
     """What scores: this process, or actors on Ray while the block runs."""
-    from understudy.scoring.job import ScoringJob
-
     if ray is None:
+        from understudy.scoring.job import ScoringJob
+
         yield ScoringJob
         return
     from understudy.cluster.connection import connected
-    from understudy.cluster.scoring_job import RayScoringJob
 
-    with connected(ray or None):
+    with connected(ray or None):  # PyTorch is imported after
+        from understudy.cluster.scoring_job import RayScoringJob
+
         yield RayScoringJob
 
 
