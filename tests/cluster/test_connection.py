@@ -84,7 +84,7 @@ def test_the_command_says_so_in_one_sentence(run: Run, closed: str, tmp_path: Pa
         *("score", "tiny=py:nets:tiny", "--data", "digits:", "--into", tmp_path / "table"),
         *("--ray", closed, "--json"),
     )
-    assert (ended.returncode, ended.stdout) == (2, "")
+    assert (ended.exit_code, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
     assert "(Connection refused)" in ended.stderr
     assert not (tmp_path / "table.partial").exists()
