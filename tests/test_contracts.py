@@ -184,8 +184,9 @@ ORDER = {
         "encoded data batches models saved_cascades"
     ),
     "scoring": (
-        "repeatability outputs probing shards source_run measuring sources shard_scorer "
-        "further_exits table_times job in_memory on_disk"
+        "launcher members claims repeatability outputs probing shards source_run measuring "
+        "sources shard_scorer plan further_exits new_sources table_times job joined in_memory "
+        "on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (
@@ -200,7 +201,7 @@ ORDER = {
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
-        "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
+        "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
         "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "
