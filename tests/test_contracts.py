@@ -62,16 +62,21 @@ CORE = {
     "sitting": {"json_codec", "errors"},
     "measured_rounds": {"errors", "sitting"},
     "reference": {"exit", "display"},
+    "priced_exits": {"errors", "exit", "sitting", "table_validation"},
     "scores": {
+        "priced_exits",
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
         "reference", "short_repr", "tabular", "class_outputs", "label_sets",
     },
-    "time_noise": {"errors", "exit", "scores", "sitting"},
+    "lazy_table": {
+        "errors", "exit", "priced_exits", "scores", "sitting", "split", "table_validation",
+    },
+    "time_noise": {"errors", "exit", "priced_exits", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
     "store": {
         "contained_files",
         "errors", "exit", "extras", "files", "documents", "folders", "locks", "parquet_files",
-        "looks", "split", "scores", "sitting",
+        "looks", "split", "scores", "sitting", "lazy_table",
         "table_validation",
     },
     "intervals": set(),
