@@ -69,7 +69,8 @@ CORE = {
         "reference", "short_repr", "tabular", "class_outputs", "label_sets",
     },
     "lazy_table": {
-        "errors", "exit", "priced_exits", "scores", "sitting", "split", "table_validation",
+        "errors", "exit", "label_sets", "priced_exits", "scores", "sitting", "split",
+        "table_validation",
     },
     "time_noise": {"errors", "exit", "priced_exits", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
@@ -82,8 +83,8 @@ CORE = {
     "intervals": set(),
     "betting": {"errors", "json_codec"},
     "outcome": {
-        "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
-        "short_repr", "tabular", "table_validation",
+        "json_codec", "errors", "policy", "priced_exits", "scores", "intervals", "time_noise",
+        "display", "short_repr", "tabular", "table_validation",
     },
     "frontier": {
         "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
@@ -204,8 +205,8 @@ ORDER = {
         "_coordinate_descent_kernels pairs all_pairs baselines exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
         "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "
-        "saver_ranking equal_loss strategies promising_pairs best_savers search_data optimism "
-        "search labels_needed verify"
+        "saver_ranking equal_loss strategies promising_pairs saver_lines best_savers search_data "
+        "optimism search labels_needed verify"
     ),
     "app": (
         "bench_result run_cascade bench bench_job build_cascade policies_at next_commands "

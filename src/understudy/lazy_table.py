@@ -121,10 +121,10 @@ class LazyTable(PricedExits):
             check_numbers({name: column[None]}, [exit])
         return column
 
-    def known_right(self, exit: str) -> npt.NDArray[np.bool_]:
-        """Which answers of an exit are among the labels of their samples, (N,)."""
-        answers = self.column(exit, PREDICTION)[None]
-        return np.asarray(is_right(answers, self.first.label_rows)[0] & self.first.labelled)
+    def is_right(self, prediction: Array) -> npt.NDArray[np.bool_]:
+        """Which predictions (N,) are among the labels of their samples."""
+        known = is_right(prediction[None], self.first.label_rows)[0]
+        return np.asarray(known & self.first.labelled)
 
     @cached_property
     def hash(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -95,3 +96,32 @@ class PricedExits:
     def exit_costs(self, unit: str) -> npt.NDArray[np.float64]:
         """The cost of each exit alone, (E,)."""
         return np.array([self.cost_of([name], unit) for name in self.names])
+
+
+@dataclass(frozen=True, eq=False)
+class ExitPrices(PricedExits):
+    """Some exits and their costs, without samples.
+
+    >>> prices = ExitPrices((Exit("tiny"), Exit("big")), {"MACs": {"tiny": 1.0, "big": 10.0}})
+    >>> prices.cost_of(["tiny", "big"], "MACs")
+    11.0
+    """
+
+    exits: tuple[Exit, ...]
+    costs: Costs
+    times: Costs = field(default_factory=dict)
+    sittings: tuple[Sitting, ...] = ()
+
+    @staticmethod
+    def of(exits: PricedExits, names: Sequence[str]) -> ExitPrices:
+        """Those of some of the exits."""
+        chosen = tuple(exits.exits[exits.index(name)] for name in names)
+        parts = {part for exit in chosen for part in exit.parts}
+        costs, times = (
+            {unit: {p: c for p, c in prices.items() if p in parts} for unit, prices in one.items()}
+            for one in (exits.costs, exits.times)
+        )
+        return ExitPrices(chosen, costs, times, exits.sittings)
+
+    def with_times(self, times: Costs) -> ExitPrices:
+        return replace(self, times=times)

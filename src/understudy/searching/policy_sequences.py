@@ -48,6 +48,12 @@ class PolicySequence:
         counts = self.losses[step:], self.gains[step:], self.cost[step:]
         return PolicySequence(self.policies[step:], *counts, self.samples, self.full)
 
+    def at(self, step: int) -> PolicySequence:
+        """The sequence of one of its policies alone."""
+        one = slice(step, step + 1)
+        counts = self.losses[one], self.gains[one], self.cost[one]
+        return PolicySequence(self.policies[one], *counts, self.samples, self.full)
+
 
 EMPTY = PolicySequence((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1, 1.0)
 
@@ -192,6 +198,12 @@ class SequenceCounts:
         """Those of `PolicySequence.starting_at`."""
         arrays = self.losses[step:], self.gains[step:], self.missing[step:]
         return SequenceCounts(self.answered[step:], *arrays, self.reference_right, self.samples)
+
+    def at(self, step: int) -> SequenceCounts:
+        """Those of `PolicySequence.at`."""
+        one = slice(step, step + 1)
+        arrays = self.losses[one], self.gains[one], self.missing[one]
+        return SequenceCounts(self.answered[one], *arrays, self.reference_right, self.samples)
 
     def of_policy(self, step: int) -> PolicyCounts:
         """Those of one policy."""
