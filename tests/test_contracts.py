@@ -30,6 +30,7 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 CORE = {
     "errors": set(),
     "extras": {"errors"},
+    "library_versions": set(),
     "locks": {"errors"},
     "files": {"errors", "locks"},
     "folders": {"errors", "files", "locks"},
@@ -132,12 +133,13 @@ LAYERS = {
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "serving": {*CORE, "runtime", "monitoring", "zoo"},
+    "cluster": {*CORE, "searching", "runtime", "zoo", "scoring", "serving"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
-        "zoo", "scoring", "training", "reproduction", "monitoring", "serving",
+        "zoo", "scoring", "training", "reproduction", "monitoring", "serving", "cluster",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -182,8 +184,8 @@ ORDER = {
         "encoded data batches models saved_cascades"
     ),
     "scoring": (
-        "repeatability outputs probing shards source_run measuring further_exits table_times job"
-        " in_memory on_disk"
+        "repeatability outputs probing shards source_run measuring sources shard_scorer "
+        "further_exits table_times job in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (
@@ -193,9 +195,10 @@ ORDER = {
         "service_status request_guard classify "
         "service_metrics page_routes routes asgi request_log direct_inference http_protocol server"
     ),
+    "cluster": "connection",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
-        "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
+        "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
         "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "

@@ -151,7 +151,7 @@ def library_warnings(table: Mapping[str, Any]) -> list[str]:
     >>> library_warnings({"provenance": {"runs": [{"libraries": {"torch": "1.0.1"}}]}})
     ['the models were scored with torch 1.0.1 ...: score them again to certify what runs']
     """
-    from understudy.scoring.on_disk import installed_version
+    from understudy.library_versions import installed_version
 
     differing: dict[str, str] = {}
     for run in runs_of(table):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +14,7 @@ import torch
 
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.files import only_writer
+from understudy.library_versions import library_versions
 from understudy.measured_rounds import seconds_after, size_of
 from understudy.nn.identity import SAMPLE
 from understudy.nn.stage import resizings_of, usable_device
@@ -31,7 +30,9 @@ from understudy.scoring.further_exits import (
 from understudy.scoring.job import ScoringJob
 from understudy.scoring.probing import Probe, common_classes, exits_of, probe, table_of
 from understudy.scoring.repeatability import CHECKED
+from understudy.scoring.shard_scorer import ShardScorer
 from understudy.scoring.shards import SHARD_BATCHES, Shards
+from understudy.scoring.sources import Sources
 from understudy.sitting import Sitting
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
@@ -41,16 +42,6 @@ from understudy.zoo.encoded import check_unchanged
 from understudy.zoo.hf_models import label_names
 from understudy.zoo.models import load_stages
 
-_LIBRARIES = (
-    "understudy",
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "onnxruntime",
-    "numpy",
-    "pillow",
-)
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
@@ -141,19 +132,15 @@ def score_into(
     sources = {name: models[name] for name in probes}
     plan = _plan(images, sources, probes, {"logits": keep_logits, **files, **settings})
     with Shards.of(target, plan, check=partial(_check_resumable, images)) as shards:
-        job = ScoringJob(
+        scorer = ShardScorer(
             images=images,
-            sources=sources,
-            probes=probes,
-            shards=shards,
+            sources=Sources(sources, probes, settings["device"], allow_code),
             batch=batch,
             workers=workers,
             keep_logits=keep_logits,
             strict=strict,
-            device=settings["device"],
-            allow_code=allow_code,
-            on_progress=on_progress,
         )
+        job = ScoringJob(scorer, shards, on_progress)
         sittings = _scored_and_measured(job, measure_batches, older)
         further = replace(
             _table_of_job(job, split, groups, settings=settings, files=files),
@@ -200,14 +187,14 @@ def _table_of_job(
     files: Mapping[str, Any],
 ) -> ScoreTable:
     """The table of the exits that a job has scored, without times."""
-    images = job.images
+    images, probes = job.images, job.sources.probes
     rows, outputs = job.read()
     corrupt = images.ids[~rows].tolist()
     return table_of(
-        job.probes,
+        probes,
         outputs,
         None if images.right_answers is None else images.right_answers[rows],
-        classes=images.classes or _names_of_models(job.probes),
+        classes=images.classes or _names_of_models(probes),
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),
         split=list(compress(split, rows)) if isinstance(split, Sequence) else split,
@@ -261,22 +248,12 @@ def _sizes(measured: Sequence[int] | None, batch: int, older: ScoreTable | None)
 
 def _settings(batch: int, device: str) -> dict[str, Any]:
     """What else the last bits of the scores depend on, besides the models and the data."""
-    found = {name: installed_version(name) for name in _LIBRARIES}
-    libraries = {name: one for name, one in found.items() if one is not None}
     return {
         "batch": batch,
         "device": device,
         "threads": torch.get_num_threads(),
-        "libraries": {"python": platform.python_version(), **libraries},
+        "libraries": library_versions(),
     }
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _probe_new(

@@ -13,10 +13,10 @@ import polars as pl
 
 from understudy.errors import DataError, UnderstudyError
 from understudy.exit import Detail
-from understudy.files import read_json, write_json
+from understudy.files import read_json, replacing, write_json
 from understudy.folders import remove_folder
 from understudy.nn.confidence_functions import confidence_functions
-from understudy.parquet_files import ERRORS, read_parquet, write_parquet
+from understudy.parquet_files import ERRORS, parquet_bytes, read_parquet
 from understudy.scores import ScoreTable
 from understudy.scoring.outputs import ExitOutputs
 from understudy.sitting import Sitting
@@ -103,9 +103,10 @@ class Shards:
             return False
         return True
 
-    def write(self, exit: str, shard: int, positions: Array, outputs: ExitOutputs | None) -> None:
-        """Keep a shard, whole or not at all; None where none of its images could be decoded."""
-        write_parquet(_frame(positions, outputs), self._file(exit, shard), compression="lz4")
+    def write(self, exit: str, shard: int, content: bytes) -> None:
+        """Keep what `shard_bytes` made of a shard, whole or not at all."""
+        with replacing(self._file(exit, shard)) as temporary:
+            temporary.write_bytes(content)
 
     def read(self, exit: str, shards: int) -> tuple[Array, ExitOutputs]:
         """Positions (n,) and the exit's outputs there, from its first shards.
@@ -148,6 +149,12 @@ class Shards:
 
 def _other_models(plan: Plan, other: Plan) -> bool:
     return not set(plan["models"]) & set(other.get("models", plan["models"]))
+
+
+def shard_bytes(positions: Array, outputs: ExitOutputs | None) -> bytes:
+    """The file of an exit's outputs (n rows) at some positions (n,), with its hash; None where none
+    of the shard's images could be decoded."""
+    return parquet_bytes(_frame(positions, outputs), compression="lz4")
 
 
 def _frame(positions: Array, outputs: ExitOutputs | None) -> pl.DataFrame:
