@@ -30,6 +30,7 @@ import torch
 import cifar10
 import harness
 from all_pairs import DROPS, make_zoo
+from cost_examples import examples
 from cost_model import Check, Costs, Measured, Scoring, Searching
 from load_client import Phase
 from our_server import WITHOUT_SHADOWS, ours, set_point
@@ -219,7 +220,10 @@ def _recorded_searches() -> list[tuple[str, str, Searching, float]]:
 def serving() -> dict[str, Any]:
     """Processor time of a request, predicted from two operating points and the networks alone."""
     one = served()
-    single, several = requests_of(one.images), requests_of(one.images[: len(one.images) // 8 * 8].reshape(-1, 8, *one.images.shape[1:]))
+    single, several = (
+        requests_of(one.images),
+        requests_of(one.images[: len(one.images) // 8 * 8].reshape(-1, 8, *one.images.shape[1:])),
+    )
     loads = {point: (point, single, CLIENTS) for point in one.expected}
     loads |= {f"{DEAREST}, 8 images a request": (DEAREST, several, CLIENTS // 8)}
     spent: dict[str, list[float]] = {name: [] for name in loads}
@@ -303,7 +307,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             found[name] = {**part(), "load": round(os.getloadavg()[0], 2)}
             print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
     missed = [name for name, part in found.items() if not part["met"]]
-    return {"most_error": MOST_ERROR, "parts": found, "missed": missed, "met": not missed}
+    known = PARTS.keys() <= found.keys()
+    return {
+        "most_error": MOST_ERROR,
+        "parts": found,
+        "examples": examples(found) if known else {},
+        "missed": missed,
+        "met": not missed,
+    }
 
 
 def _recorded() -> dict[str, Any]:
