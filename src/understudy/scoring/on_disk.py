@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -46,6 +46,7 @@ from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import DataSet, open_data
 
+JobOf = Callable[[ShardScorer, Shards, Advance], ScoringJob]
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
@@ -67,6 +68,7 @@ def score_into(
     join: bool = False,
     allow_code: Collection[str] = (),
     on_progress: Advance = no_bar,
+    job_of: JobOf = ScoringJob,
 ) -> ScoreTable:
     """Score models into the table at `path`, and read it back.
 
@@ -113,6 +115,8 @@ def score_into(
         join: work together with all processes that join; else alone.
         allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch, and after every round in which times are measured.
+        job_of: makes the job that scores and measures: in this process, unless it is
+            `cluster.scoring_job.RayScoringJob`; not for processes that join.
 
     Returns:
         The table at `path`, with all its exits.
@@ -149,6 +153,7 @@ def score_into(
         join=join,
         allow_code=allow_code,
         on_progress=on_progress,
+        job_of=job_of,
     )
     found = plan_with(request.target, models) if join and threads is None else None
     number = int(found.get("threads", 0)) if found is not None else threads
@@ -180,6 +185,7 @@ class _Request:
     join: bool
     allow_code: Collection[str]
     on_progress: Advance
+    job_of: JobOf
 
 
 def _scored(request: _Request) -> ScoreTable:
@@ -211,7 +217,7 @@ def _scored(request: _Request) -> ScoreTable:
     )
     if not request.join:
         with Shards.of(target, plan, check=check) as shards:
-            job = ScoringJob(scorer, shards, request.on_progress)
+            job = request.job_of(scorer, shards, request.on_progress)
             return _written(job, request, older, settings=settings, files=files)
     arguments = table_arguments(
         measured=request.measured, split=request.split, groups=request.groups, strict=request.strict

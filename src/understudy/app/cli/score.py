@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ from understudy.app.cli import options, terminal
 
 if TYPE_CHECKING:
     from understudy.scores import ScoreTable
+    from understudy.scoring.job import ScoringJob
 
 
 def score(
@@ -72,6 +75,7 @@ def score(
             rich_help_panel="What is kept",
         ),
     ] = False,
+    ray: options.Ray = None,
 ) -> None:
     """Run models over labelled images and store every model's prediction for every image.
 
@@ -120,6 +124,11 @@ def score(
     """
     from understudy.zoo.model_specs import check_found, named_specs
 
+    if join and ray is not None:
+        raise terminal.UsageError(
+            "shards are handed out by Ray or claimed in a shared folder, found --ray and --join: "
+            "drop one"
+        )
     specs = named_specs(models)  # what can be wrong is seen before PyTorch is imported
     for spec in specs.values():
         check_found(spec)
@@ -127,7 +136,7 @@ def score(
 
     sizes, shares = _sizes(measure), options.split_shares(split, into=into)
     check_target(into)
-    with terminal.progress("images", measuring="rounds") as advance:
+    with scoring_place(ray) as job_of, terminal.progress("images", measuring="rounds") as advance:
         from understudy.scoring.further_exits import table_at
         from understudy.scoring.on_disk import score_into
 
@@ -147,6 +156,7 @@ def score(
             join=join,
             allow_code=allow_code or (),
             on_progress=advance,
+            job_of=job_of,
         )
     known = () if older is None else older.names
     scored = [name for name in scores.names if name not in known]
@@ -157,6 +167,22 @@ def score(
         terminal.note(f"nothing to do: {into} has these models on these data already")
     done = "written to" if scored else "unchanged in"
     terminal.answer_table(scores, into, as_json=as_json, done=done, scored=scored)
+
+
+@contextmanager
+def scoring_place(ray: str | None) -> Iterator[type[ScoringJob]]:
+    """What scores: this process, or actors on Ray while the block runs."""
+    if ray is None:
+        from understudy.scoring.job import ScoringJob
+
+        yield ScoringJob
+        return
+    from understudy.cluster.connection import connected
+
+    with connected(ray or None):  # PyTorch is imported after
+        from understudy.cluster.scoring_job import RayScoringJob
+
+        yield RayScoringJob
 
 
 def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
