@@ -21,16 +21,23 @@ import torch
 import digit_nets
 from command_line import Run
 from progress import InterruptedRunError, RecordedProgress, after
-from understudy.errors import DataError, UnderstudyError
+from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.locks import InUse
 from understudy.scores import ScoreTable
 from understudy.scoring import joined
 from understudy.scoring.members import WorkProcess
 from understudy.scoring.on_disk import score_into
+from understudy.scoring.plan import settings_of
 from understudy.scoring.shard_scorer import ScoredShard
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
 TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the table that one process makes alone."""
+    return alone(tmp_path_factory.mktemp("alone") / "table")
 
 
 @pytest.fixture(autouse=True)
@@ -103,14 +110,15 @@ def started(words: list[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_one_or_several_make_the_bytes_of_one_that_works_alone(tmp_path: Path) -> None:
-    expected = alone(tmp_path / "alone")
+def test_one_or_several_make_the_bytes_of_one_that_works_alone(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     scored(tmp_path / "one")
     assert content(tmp_path / "one") == expected
     tables = [one.result() for one in at_once(*[partial(scored, tmp_path / "four")] * 4)]
     assert content(tmp_path / "four") == expected
     assert {table.hash for table in tables} == {tables[0].hash}
-    assert {path.name for path in tmp_path.iterdir()} == {"alone", "one", "four"}
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "four"}
     scored(tmp_path / "four"), "nothing is left to do"
 
 
@@ -131,11 +139,11 @@ def test_every_shard_is_scored_once_by_one_of_them(
 
 
 def test_sources_that_are_not_in_memory_together_are_scored_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those who come take the group where nobody is."""
     monkeypatch.setattr("understudy.scoring.measuring.MEMORY", 1)
-    expected, calls = alone(tmp_path / "alone"), RecordedProgress()
+    calls = RecordedProgress()
 
     def second(name: str, *_: object) -> None:
         if not calls.calls:
@@ -149,8 +157,9 @@ def test_sources_that_are_not_in_memory_together_are_scored_at_a_time(
     assert content(tmp_path / "table") == expected
 
 
-def test_a_run_alone_is_joined_later_and_the_other_way_round(tmp_path: Path) -> None:
-    expected = alone(tmp_path / "alone")
+def test_a_run_alone_is_joined_later_and_the_other_way_round(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     with pytest.raises(InterruptedRunError):
         scored(tmp_path / "later", join=False, on_progress=after(16))
     assert list((tmp_path / "later.partial").glob("*/*.parquet"))
@@ -180,10 +189,10 @@ def test_who_works_alone_and_who_joins_keep_out_of_each_others_way(tmp_path: Pat
 
 
 def test_an_error_is_one_process_s_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the disk of one machine is full."""
-    expected, failed = alone(tmp_path / "alone"), list[int]()
+    failed: list[int] = []
     keep = joined.JoinedScoring.keep
 
     def fail_once(scoring: joined.JoinedScoring, shard: ScoredShard) -> None:
@@ -205,9 +214,8 @@ def test_what_cannot_be_scored_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_who_takes_over_the_table_writes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = alone(tmp_path / "alone")
     with monkeypatch.context() as patch:
         patch.setattr("understudy.scoring.on_disk._added", after(1))
         with pytest.raises(InterruptedRunError):
@@ -217,8 +225,7 @@ def test_who_takes_over_the_table_writes_it(
     assert content(tmp_path / "table") == expected
 
 
-def test_a_damaged_shard_is_scored_again(tmp_path: Path) -> None:
-    expected = alone(tmp_path / "alone")
+def test_a_damaged_shard_is_scored_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
     interrupted(tmp_path / "table")
     file = next((tmp_path / "table.partial").glob("*/*.parquet"))
     file.write_bytes(file.read_bytes()[:-100] + bytes(100))
@@ -267,13 +274,42 @@ def test_another_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     scored(tmp_path / "table")
 
 
-def test_the_threads_of_those_who_are_joined_are_adopted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_the_threads_of_those_who_are_joined_are_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Also where those have begun while this one looked at its models."""
     own = torch.get_num_threads()
-    expected = alone(tmp_path / "alone", threads=own + 1)
-    interrupted(tmp_path / "table", threads=own + 1)
-    scored(tmp_path / "table")
-    assert content(tmp_path / "table") == expected
+    other = 1 if own > 1 else 2
+    interrupted(tmp_path / "table", threads=other)
+    if not known:
+        monkeypatch.setattr("understudy.scoring.on_disk.plan_with", lambda *_: None)
+    table = scored(tmp_path / "table")
+    assert [run["threads"] for run in table.provenance["runs"]] == [other]
     assert torch.get_num_threads() == own
+
+
+def test_the_number_of_a_process_chooses_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none here, as the error says, which names the one that was chosen."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("SLURM_LOCALID", "6")
+    with pytest.raises(ModelError, match="device 'cuda:2' cannot be used"):
+        scored(tmp_path / "table")
+    scored(tmp_path / "table", join=False)
+    scored(tmp_path / "other", device="cpu")
+
+
+def test_of_a_gpu_its_name_belongs_to_the_plan_and_its_number_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = {"cuda:0": "NVIDIA H200", "cuda:1": "NVIDIA H200", "cuda:2": "Tesla T4"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    first, second, third = (settings_of(32, device) for device in names)
+    assert first == second
+    assert (first["device"], first["device_name"]) == ("cuda", "NVIDIA H200")
+    assert first != third
 
 
 def test_who_sees_no_other_process_where_there_are_some_says_so(
@@ -299,8 +335,8 @@ def test_the_command(tmp_path: Path, run: Run) -> None:
 @pytest.mark.slow
 def test_kills_at_any_moment_lose_a_shard_at_most(tmp_path: Path) -> None:
     """Of three processes one is killed at each of some moments; the others end."""
-    expected = alone(tmp_path / "alone", threads=1)
-    for number, seconds in enumerate((2.5, 4.0, 5.0)):
+    expected = alone(tmp_path / "alone", threads=1, batch=16)
+    for number, seconds in enumerate((2.5, 4.5)):
         table = tmp_path / f"table{number}"
         processes = [started(command(table, "--join")) for _ in range(3)]
         time.sleep(seconds)
@@ -316,7 +352,7 @@ def test_kills_at_any_moment_lose_a_shard_at_most(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_full_disk_of_one_process_stops_that_one(tmp_path: Path) -> None:
     """Its files end at so few bytes that it cannot write a shard."""
-    expected = alone(tmp_path / "alone", threads=1)
+    expected = alone(tmp_path / "alone", threads=1, batch=16)
     limited = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
         "sys.argv = ['understudy', *sys.argv[1:]]\n"
