@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from doc_pages import ROOT
+from doc_pages import ROOT, read
 from manifests import Manifest, documents, kuberay_faults, pod_templates, ray_cluster
 from test_docs import check_command
 from understudy.app.cli.serve import TOKEN
@@ -204,3 +206,31 @@ def test_the_service_of_ray_is_a_configuration_of_serve_and_builds_ours() -> Non
     a_node = int(container["resources"]["requests"]["cpu"]) // spec.cores
     assert spec.most <= workers["maxReplicas"] * a_node
     assert Path(spec.cascade).is_relative_to("/shared")
+
+
+def sentences() -> str:
+    """All texts of the code that scores and serves."""
+    source = ROOT / "src" / "understudy"
+    files = [*source.glob("*.py")]
+    for folder in ("scoring", "cluster", "app/cli"):
+        files += (source / folder).glob("*.py")
+    return "\n".join(
+        node.value
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def test_the_page_quotes_what_is_printed() -> None:
+    quotes = [
+        piece
+        for line in read("docs/cluster.md").splitlines()
+        if line.startswith("|")
+        for quote in re.findall(r'"([^"]+)"', line)
+        for piece in re.split(r"…|%d|\(No space left on device\)", quote)
+    ]
+    assert len(quotes) > 20
+    printed = " ".join(sentences().split())
+    for quote in quotes:
+        assert len(quote) < 12 or quote.strip() in printed, quote
