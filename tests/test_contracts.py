@@ -181,7 +181,7 @@ ORDER = {
         "imagenet_classes imagenet_labels shards data_specs weights hub_access library_models "
         "hf_processor hf_models callable_models onnx_macs onnx_models factories "
         "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
-        "encoded data batches models saved_cascades"
+        "encoded data batches models saved_cascades runnables"
     ),
     "scoring": (
         "repeatability outputs probing shards source_run measuring sources shard_scorer "
@@ -192,8 +192,8 @@ ORDER = {
         "deadlines request_errors tensors open_inference model_metadata content_encoding bodies "
         "openapi settings traffic served_answers served_policies "
         "latest_answers image_inputs watching execution service open_inference_routes "
-        "service_status request_guard classify "
-        "service_metrics page_routes routes asgi request_log direct_inference http_protocol server"
+        "replica_counts service_status service_metrics replicas request_guard classify "
+        "page_routes routes asgi request_log direct_inference http_protocol server"
     ),
     "cluster": "connection",
     "training": "config sampling features checkpoint targets loop api",

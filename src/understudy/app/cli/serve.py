@@ -125,9 +125,10 @@ def _app(
 ) -> ServingApp:
     """The app for a cascade on disk; what is noted from now on is JSON."""
     with terminal.progress("models"):
-        from understudy.app.run_cascade import load_runnable, orientation_of, setting_warnings
+        from understudy.app.run_cascade import setting_warnings
         from understudy.serving.asgi import app
         from understudy.serving.request_log import log_json
+        from understudy.zoo.runnables import load_runnable, orientation_of
 
         loaded = load_runnable(cascade, device, allow_code=allow_code)
         if max_drop is not None:
