@@ -198,7 +198,7 @@ ORDER = {
     "cluster": "connection",
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
-        "_jit _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
+        "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs all_pairs baselines exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
         "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "

@@ -1,9 +1,9 @@
 """Compiled half of `all_pairs`: one little model against 512 large ones at a time, in bits.
 
-A row of the bit matrix is a sample, a bit of it a model. 64 rows, picked in the little model's
-order, are transposed, which gives one word per large model: its right answers on the next 64
-samples. Two popcounts then move the sum of each large model on by 64 samples; a word is looked into
-only if a need can be met within it. Imported on first use, because importing Numba is slow.
+A row of a bit matrix is a sample, a bit of it a model (`right_bits`). 64 rows, picked in the little
+model's order, are transposed, which gives one word per large model: its right answers on the next
+64 samples. Two popcounts then move the sum of each large model on by 64 samples; a word is looked
+into only if a need can be met within it. Imported on first use, because importing Numba is slow.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import numpy.typing as npt
 from numba.extending import intrinsic
 
 from understudy.searching._jit import compiled
+from understudy.searching.right_bits import BITS, GROUP, LANES
 
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]
 
-BITS = 64
-LANES = 8
-GROUP = BITS * LANES
 _DONE = np.int64(2**62)
 _ONE, _LAST = np.uint64(1), np.uint64(BITS - 1)
 
@@ -49,24 +47,6 @@ class _BlockState(NamedTuple):
     left: Array
     level: Array
     near: Array
-
-
-def pack(correct: npt.NDArray[np.bool_], models: npt.NDArray[np.intp]) -> Words:
-    """The bit matrix (N, 8 ⌈M / 512⌉) of right answers, the models in the order given.
-
-    Position p is bit (p mod 512) // 8 of word 8 (p // 512) + p mod 8, so that the words of a
-    transposed group lie in order of p.
-    """
-    groups = -(-len(models) // GROUP)
-    words = np.zeros((correct.shape[1], groups * LANES), np.uint64)
-    octets = words.view(np.uint8)
-    for word in range(groups * LANES):
-        start = word // LANES * GROUP
-        chosen = models[start : start + GROUP][word % LANES :: LANES]
-        if len(chosen):
-            bits = np.packbits(correct[chosen], axis=0, bitorder="little")
-            octets[:, 8 * word : 8 * word + len(bits)] = bits.T
-    return words
 
 
 def pack_row(flags: npt.NDArray[np.bool_]) -> Words:
@@ -115,12 +95,12 @@ def _transpose(block: Words) -> None:
 
 
 @compiled
-def _gather(rows: Words, order: Array, start: int, first_word: int, block: Words) -> None:
+def _gather(rows: Words, order: Array, start: int, block: Words) -> None:
     stop = min(start + BITS, order.shape[0])
     for at in range(start, stop):
         row = order[at]
         for lane in range(LANES):
-            block[(at - start) * LANES + lane] = rows[row, first_word + lane]
+            block[(at - start) * LANES + lane] = rows[row, lane]
     block[(stop - start) * LANES :] = 0
 
 
@@ -178,14 +158,14 @@ def _resolve_marked(block: Words, own: Any, edge: Any, start: int, state: _Block
 
 
 @compiled
-def fewest_deferred(rows: Words, ranked: RankedSamples, need: Array, first: int) -> Any:
+def fewest_deferred(words: Words, ranked: RankedSamples, need: Array, first: int) -> Any:
     """How many of its least confident samples a little model must defer to each larger one.
 
     Args:
-        rows: the bit matrix of `pack`, (N, words).
+        words: the bit matrices of `RightBits`, (⌈M / 512⌉, N, 8).
         ranked: the little model's samples.
         need: (M, D), D >= 1, rising in D: the least sum of (large correct) - (little correct)
-            over the deferred samples, by position in the matrix.
+            over the deferred samples, by position in the matrices.
         first: the position of the first larger model; those before are left out.
 
     Returns:
@@ -210,7 +190,7 @@ def fewest_deferred(rows: Words, ranked: RankedSamples, need: Array, first: int)
             if not unmet:
                 break
             own, start = ranked.own[piece], piece * BITS
-            _gather(rows, ranked.order, start, base // BITS, block)
+            _gather(words[base // GROUP], ranked.order, start, block)
             _transpose(block)
             _advance(block, own, state.left, state.near)
             unmet -= _resolve_marked(block, own, ranked.edge[piece], start, state)

@@ -12,9 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import TableError
+from understudy.policy import midpoint
+from understudy.searching.right_bits import RightBits
 from understudy.short_repr import short_repr
 
 Array = npt.NDArray[Any]
+ScoreRow = Callable[[int], Array]
+"""The confidences of a model, (N,), by its number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +71,44 @@ def search_all_pairs(
         TableError: wrong types or shapes, no sample, NaN, a negative cost, or no thread.
     """
     right, scores, prices = _checked_zoo(correct, confidence, cost)
+    bits = RightBits.of(right.__getitem__, prices, right.shape[1])
+    return all_pairs_of(bits, scores.__getitem__, max_drops, threads=threads)
+
+
+def all_pairs_of(
+    bits: RightBits,
+    confidence: ScoreRow,
+    max_drops: npt.ArrayLike,
+    *,
+    threads: int | None = None,
+) -> AllPairs:
+    """`search_all_pairs` for a zoo that is larger than memory.
+
+    Bits may be mapped from a file (`open_right_bits`); each thread holds the confidences of one
+    model at a time, which take 32 bytes per sample while they are sorted. The result takes 16 bytes
+    per ordered pair and drop.
+
+    Args:
+        bits: the right answers and costs of M models.
+        confidence: reads the confidences of a model, (N,) float32 or float64, by its number.
+        max_drops, threads: as for `search_all_pairs`.
+
+    >>> correct = np.array([[1, 1, 0, 0], [1, 1, 1, 0]], bool)
+    >>> bits = RightBits.of(correct.__getitem__, np.array([1., 9.]), 4)
+    >>> scores = np.array([[.9, .8, .6, .5], [.9, .9, .9, .9]], np.float32)
+    >>> all_pairs_of(bits, scores.__getitem__, [0, 25]).accepted[0, 1].tolist()
+    [2, 4]
+
+    Raises:
+        TableError: confidences of another type or length, or NaN among them; no thread.
+    """
     drops = _checked_drops(max_drops)
     workers = _checked_threads(threads)
-    models, samples = right.shape
-    shape = models, models, len(drops)
+    shape = len(bits), len(bits), len(drops)
     pairs = AllPairs(np.full(shape, np.nan), np.zeros(shape, np.int64))
-    littles = np.flatnonzero(prices < prices.max())
+    littles = np.flatnonzero(bits.first_dearer < len(bits))
     if len(drops) and len(littles):
-        fill = _pair_filler(right, scores, prices, gap_budgets(drops, samples), pairs)
+        fill = _pair_filler(bits, confidence, gap_budgets(drops, bits.samples), pairs)
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(fill, littles.tolist()))
     for array in (pairs.threshold, pairs.accepted):
@@ -95,42 +129,37 @@ def gap_budgets(max_drops: npt.NDArray[np.float64], samples: int) -> npt.NDArray
 
 
 def _pair_filler(
-    correct: Array, confidence: Array, cost: Array, budgets: Array, out: AllPairs
+    bits: RightBits, confidence: ScoreRow, budgets: Array, out: AllPairs
 ) -> Callable[[int], None]:
     """The function that writes the pairs of one little model into `out`."""
     from understudy.searching import _all_pairs_kernels as kernels
 
-    by_cost = np.argsort(cost, kind="stable")
-    first_dearer = np.searchsorted(cost[by_cost], cost, side="right")
     widest_first = np.argsort(-budgets, kind="stable")
-    bits, right = kernels.pack(correct, by_cost), np.count_nonzero(correct, axis=1)
-    gap_left = right[by_cost][:, None] - budgets[widest_first]
+    gap_left = bits.right[bits.by_cost][:, None] - budgets[widest_first]
 
     def fill(little: int) -> None:
-        first, order = int(first_dearer[little]), np.argsort(confidence[little])
-        rising = confidence[little][order]
+        scores = _checked_row(confidence(little), little, bits.samples)
+        first, order = int(bits.first_dearer[little]), np.argsort(scores)
+        rising = scores[order]
         edges = np.append(True, rising[1:] != rising[:-1])
-        marks, ends = kernels.pack_row(correct[little][order]), kernels.pack_row(edges)
+        marks, ends = kernels.pack_row(bits.row(little)[order]), kernels.pack_row(edges)
         ranked = kernels.RankedSamples(order.view(np.uint64), marks, ends)
-        deferred = kernels.fewest_deferred(bits, ranked, gap_left - right[little], first)[first:]
+        need = gap_left - bits.right[little]
+        deferred = kernels.fewest_deferred(bits.words, ranked, need, first)[first:]
         by_drop = np.empty_like(deferred)
         by_drop[:, widest_first] = deferred
-        out.accepted[little, by_cost[first:]] = len(order) - by_drop
-        out.threshold[little, by_cost[first:]] = _thresholds(rising)[by_drop]
+        out.accepted[little, bits.by_cost[first:]] = len(order) - by_drop
+        out.threshold[little, bits.by_cost[first:]] = _thresholds(rising, by_drop)
 
     return fill
 
 
-def _thresholds(rising: Array) -> npt.NDArray[np.float64]:
-    """The threshold that defers the r least confident samples, for r from 0 to N: (N + 1,).
-
-    `policy.midpoint` for a whole row; within a tie the value is never used.
-    """
-    below, above = rising[:-1].astype(np.float64), rising[1:].astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        middle = below + (above - below) / 2
-    between = np.where((below < middle) & (middle < above), middle, above)
-    return np.concatenate([[-np.inf], between, [np.inf]])
+def _thresholds(rising: Array, deferred: Array) -> npt.NDArray[np.float64]:
+    """The thresholds that defer so many of the least confident samples, from 0 to N."""
+    below = rising[np.maximum(deferred - 1, 0)].astype(np.float64)
+    above = rising[np.minimum(deferred, len(rising) - 1)].astype(np.float64)
+    between = np.where(deferred == len(rising), np.inf, midpoint(below, above))
+    return np.where(deferred == 0, -np.inf, between)
 
 
 def _checked_zoo(
@@ -151,14 +180,8 @@ def _checked_zoo(
         raise TableError(
             f"`confidence` has the shape of `correct`, {right.shape}, found {scores.shape}"
         )
-    if scores.dtype not in (np.float32, np.float64):
-        raise TableError(f"`confidence` is float32 or float64, found {scores.dtype}: convert it")
     for model, row in enumerate(scores):
-        if np.isnan(row).any():
-            raise TableError(
-                f"confidences are numbers, model {model} has {int(np.isnan(row).sum())} NaN among "
-                f"{len(row)}: score that model again"
-            )
+        _checked_row(row, model, right.shape[1])
     if prices.shape != right.shape[:1]:
         raise TableError(f"one cost per model, {right.shape[:1]}, found {prices.shape}")
     wrong = ~(np.isfinite(prices) & (prices >= 0))
@@ -169,6 +192,22 @@ def _checked_zoo(
             "correct it"
         )
     return right.view(bool), scores, prices
+
+
+def _checked_row(scores: Array, model: int, samples: int) -> Array:
+    if scores.shape != (samples,):
+        raise TableError(
+            f"a model has one confidence per sample, ({samples},), model {model} has {scores.shape}"
+        )
+    if scores.dtype not in (np.float32, np.float64):
+        raise TableError(f"`confidence` is float32 or float64, found {scores.dtype}: convert it")
+    wrong = int(np.isnan(scores).sum())
+    if wrong:
+        raise TableError(
+            f"confidences are numbers, model {model} has {wrong} NaN among {samples}: score that "
+            "model again"
+        )
+    return scores
 
 
 def _checked_drops(max_drops: npt.ArrayLike) -> npt.NDArray[np.float64]:
