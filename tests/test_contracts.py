@@ -195,7 +195,9 @@ ORDER = {
         "replica_counts service_status service_metrics replicas request_guard classify "
         "page_routes routes asgi request_log direct_inference http_protocol server"
     ),
-    "cluster": "connection",
+    "cluster": (
+        "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

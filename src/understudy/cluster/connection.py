@@ -47,7 +47,7 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    with _environment(_QUIET):
+    with _environment(_QUIET), _lines_discarded():
         chosen = address or os.environ.get(ADDRESS)
         try:
             if chosen:
@@ -197,6 +197,16 @@ def _refused(error: BaseException, named: str) -> ClusterError:
         f"this machine joins the cluster at {named} as a node of it, it cannot ({text[:300]}): run "
         "this on one of its nodes"
     )
+
+
+@contextmanager
+def _lines_discarded() -> Iterator[None]:
+    """Discard what Ray would print of other processes, which `log_to_driver` does not do whole."""
+    ray._private.worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        ray._private.worker._worker_logs_enabled = True
 
 
 @contextmanager

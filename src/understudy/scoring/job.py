@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,14 +12,13 @@ import numpy as np
 from understudy.errors import DataError, listed
 from understudy.measured_rounds import unit_of
 from understudy.progress_bars import Advance
-from understudy.scoring.measuring import measure
 from understudy.scoring.outputs import ExitOutputs
 from understudy.scoring.shard_scorer import ScoredShard, ShardScorer, ShardTask
 from understudy.scoring.shards import Shards
 from understudy.scoring.source_run import smaller_batches
 from understudy.scoring.sources import Sources
 from understudy.sitting import Sitting
-from understudy.zoo.batches import Batch, first_images
+from understudy.zoo.batches import Batch
 from understudy.zoo.data import Array, DataSet
 
 
@@ -152,22 +150,14 @@ class ScoringJob:
         for size in sizes:
             sitting = self.shards.sitting(unit_of(size))
             if sitting is None:
-                sitting = measure(
-                    {name: partial(self.sources.load, name) for name in self.sources.specs},
-                    first_images(
-                        self.images,
-                        size,
-                        resizings=self.sources.resizings(self.sources.specs),
-                        workers=self.scorer.workers,
-                    ),
-                    bytes_of=self.sources.bytes,
-                    device=self.sources.device,
-                    seconds=seconds,
-                    on_progress=self.on_progress,
-                )
+                sitting = self.measure_at(size, seconds=seconds)
                 self.shards.keep_sitting(sitting)
             found.append(sitting)
         return tuple(found)
+
+    def measure_at(self, size: int, *, seconds: float) -> Sitting:
+        """The times of all sources in batches of a size, measured now."""
+        return self.scorer.measured(size, seconds=seconds, on_progress=self.on_progress)
 
     def read(self) -> tuple[Array, dict[str, ExitOutputs]]:
         """Which images every model could score, (N,) bool, and the outputs for those, by exit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
@@ -61,6 +61,7 @@ def score_into(
     device: str | None = None,
     allow_code: Collection[str] = (),
     on_progress: Advance = no_bar,
+    job_of: Callable[[ShardScorer, Shards, Advance], ScoringJob] = ScoringJob,
 ) -> ScoreTable:
     """Score models into the table at `path`, and read it back.
 
@@ -98,6 +99,8 @@ def score_into(
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
         allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch, and after every round in which times are measured.
+        job_of: makes the job that scores and measures: in this process, unless it is
+            `cluster.scoring_job.RayScoringJob`.
 
     Returns:
         The table at `path`, with all its exits.
@@ -140,7 +143,7 @@ def score_into(
             keep_logits=keep_logits,
             strict=strict,
         )
-        job = ScoringJob(scorer, shards, on_progress)
+        job = job_of(scorer, shards, on_progress)
         sittings = _scored_and_measured(job, measure_batches, older)
         further = replace(
             _table_of_job(job, split, groups, settings=settings, files=files),

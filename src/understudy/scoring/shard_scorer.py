@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Protocol
 
 import numpy as np
 
 from understudy.errors import DataError
+from understudy.progress_bars import Advance, no_bar
+from understudy.scoring.measuring import measure
 from understudy.scoring.outputs import ExitOutputs, GatheredOutputs
 from understudy.scoring.shards import SHARD_BATCHES, shard_bytes
 from understudy.scoring.source_run import SourceRun
 from understudy.scoring.sources import Sources
-from understudy.zoo.batches import Batch, batches_of_blocks
+from understudy.sitting import Sitting
+from understudy.zoo.batches import Batch, batches_of_blocks, first_images
 from understudy.zoo.data import Array, DataSet
 
 
@@ -104,6 +108,28 @@ class ShardScorer:
             name: SourceRun(name, self.sources.load(name), size=size)
             for name, size in sizes.items()
         }
+
+    def measured(self, size: int, *, seconds: float, on_progress: Advance = no_bar) -> Sitting:
+        """The times of all sources in batches of the first images.
+
+        Args:
+            size: of the batches.
+            seconds: after which few rounds have to do.
+            on_progress: called after every round.
+
+        Raises:
+            ModelError: a source runs out of memory.
+        """
+        names = self.sources.specs
+        resizings = self.sources.resizings(names)
+        return measure(
+            {name: partial(self.sources.load, name) for name in names},
+            first_images(self.images, size, resizings=resizings, workers=self.workers),
+            bytes_of=self.sources.bytes,
+            device=self.sources.device,
+            seconds=seconds,
+            on_progress=on_progress,
+        )
 
     def score(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ from understudy.app.cli import options, terminal
 
 if TYPE_CHECKING:
     from understudy.scores import ScoreTable
+    from understudy.scoring.job import ScoringJob
 
 
 def score(
@@ -52,6 +55,7 @@ def score(
             rich_help_panel="What is kept",
         ),
     ] = False,
+    ray: options.Ray = None,
 ) -> None:
     """Run models over labelled images and store every model's prediction for every image.
 
@@ -106,7 +110,7 @@ def score(
 
     sizes, shares = _sizes(measure), options.split_shares(split, into=into)
     check_target(into)
-    with terminal.progress("images", measuring="rounds") as advance:
+    with scoring_place(ray) as job_of, terminal.progress("images", measuring="rounds") as advance:
         from understudy.scoring.further_exits import table_at
         from understudy.scoring.on_disk import score_into
 
@@ -124,6 +128,7 @@ def score(
             device=device,
             allow_code=allow_code or (),
             on_progress=advance,
+            job_of=job_of,
         )
     known = () if older is None else older.names
     scored = [name for name in scores.names if name not in known]
@@ -134,6 +139,21 @@ def score(
         terminal.note(f"nothing to do: {into} has these models on these data already")
     done = "written to" if scored else "unchanged in"
     terminal.answer_table(scores, into, as_json=as_json, done=done, scored=scored)
+
+
+@contextmanager
+def scoring_place(ray: str | None) -> Iterator[type[ScoringJob]]:
+    """What scores: this process, or actors on Ray while the block runs."""
+    from understudy.scoring.job import ScoringJob
+
+    if ray is None:
+        yield ScoringJob
+        return
+    from understudy.cluster.connection import connected
+    from understudy.cluster.scoring_job import RayScoringJob
+
+    with connected(ray or None):
+        yield RayScoringJob
 
 
 def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
