@@ -133,7 +133,7 @@ LAYERS = {
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "serving": {*CORE, "runtime", "monitoring", "zoo"},
-    "cluster": {*CORE, "searching", "runtime", "zoo", "scoring", "serving"},
+    "cluster": {*CORE, "searching", "runtime", "onnx", "zoo", "scoring", "serving"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
@@ -196,7 +196,8 @@ ORDER = {
         "page_routes routes asgi request_log direct_inference http_protocol server"
     ),
     "cluster": (
-        "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job"
+        "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
+        "serve_calls serve_proxy serve_spec serve_replica serve_app serve_session"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

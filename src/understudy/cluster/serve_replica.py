@@ -15,8 +15,7 @@ from ray.serve.exceptions import RayServeException
 
 from understudy.cluster.serve_calls import Call, CallReply, Room
 from understudy.cluster.serve_proxy import MARK
-from understudy.cluster.serve_spec import ServeSpec, digest_of
-from understudy.errors import DataError
+from understudy.cluster.serve_spec import ServeSpec, check_folder
 from understudy.malloc import keep_freed_memory
 from understudy.serving.asgi import ServingApp
 from understudy.serving.bodies import Message, Receive, Scope, Send
@@ -210,24 +209,6 @@ class _Connection:
             headers.append((b"x-request-id", number.encode()))
             headers.append((b"content-length", b"%d" % len(reply.body)))
             self.reply.set_result(CallReply(reply.status, headers, reply.body))
-
-
-def check_folder(spec: ServeSpec, where: str) -> None:
-    """Refuse a folder that is not that of the application.
-
-    Args:
-        spec: of the application.
-        where: the machine, for the message.
-
-    Raises:
-        UnderstudyError: no cascade is there, or another.
-    """
-    found = digest_of(spec.folder)
-    if found != spec.digest:
-        raise DataError(
-            f"a cascade is the same on all machines, {where} has another at {spec.cascade!r}: copy "
-            "it there again, or put it where all machines read it"
-        )
 
 
 def _loaded(spec: ServeSpec) -> Any:

@@ -21,8 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from understudy.cluster.connection import ClusterError, cause_of
 from understudy.cluster.serve_app import DEPLOYMENT, build
 from understudy.cluster.serve_proxy import DOOR, ENVIRONMENT
-from understudy.cluster.serve_replica import check_folder
-from understudy.cluster.serve_spec import ServeSpec, digest_of
+from understudy.cluster.serve_spec import ServeSpec, check_folder, digest_of
 from understudy.progress_bars import Advance
 
 logger = logging.getLogger(__name__)
@@ -78,8 +77,7 @@ def served(
     """A cascade that is served while the block runs, on the Ray that is connected.
 
     Args:
-        spec: what is served; its cores are those that it takes, and all of the cluster's in equal
-            parts where they are 0.
+        spec: what is served.
         host, port: where the proxies listen; those of a Serve that runs already stay.
         on_progress: is told how many replicas run.
 
@@ -110,21 +108,44 @@ def served(
                 serve.shutdown()
 
 
-def cores_of(replicas: int, nodes: Sequence[Mapping[str, float]]) -> int:
+def cores_of(replicas: int, nodes: Sequence[Mapping[str, float]] | None = None) -> int:
     """The most cores that each of some replicas can have.
 
     Args:
         replicas: how many.
-        nodes: their resources, as Ray counts them.
+        nodes: their resources, as Ray counts them; by default those of the cluster.
 
     >>> cores_of(3, [{"CPU": 8.0}, {"CPU": 4.0}])
     4
     >>> cores_of(4, [{"CPU": 2.0}])
     1
     """
+    nodes = _worker_nodes() if nodes is None else nodes
     cores = [int(node.get("CPU", 0)) for node in nodes]
     fitting = [n for n in range(1, max(cores, default=0) + 1) if _fit(n, cores) >= replicas]
     return max(fitting, default=1)
+
+
+def gpus_of(replicas: int, device: str | None) -> float:
+    """The GPUs of each replica: one where the device is a GPU, or is left open and each can have
+    one."""
+    if device is not None:
+        return float(device.partition(":")[0] != "cpu")
+    return float(sum(int(node.get("GPU", 0)) for node in _worker_nodes()) >= replicas)
+
+
+def check_alive() -> None:
+    """Look whether the cluster is there.
+
+    Raises:
+        ClusterError: it is not.
+    """
+    try:
+        serve.status()
+    except (RayError, RayServeException, OSError) as error:
+        raise ClusterError(
+            f"a served cascade needs its cluster, it has gone ({cause_of(error)}): start it again"
+        ) from error
 
 
 def check_room(spec: ServeSpec, nodes: Sequence[Mapping[str, float]]) -> None:

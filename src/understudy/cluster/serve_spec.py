@@ -113,3 +113,21 @@ def digest_of(folder: Path) -> str:
             while piece := file.read(_PIECE):
                 total.update(piece)
     return total.hexdigest()
+
+
+def check_folder(spec: ServeSpec, where: str) -> None:
+    """Refuse a folder that is not that of the application.
+
+    Args:
+        spec: of the application.
+        where: the machine, for the message.
+
+    Raises:
+        UnderstudyError: no cascade is there, or another.
+    """
+    found = digest_of(spec.folder)
+    if found != spec.digest:
+        raise DataError(
+            f"a cascade is the same on all machines, {where} has another at {spec.cascade!r}: copy "
+            "it there again, or put it where all machines read it"
+        )
