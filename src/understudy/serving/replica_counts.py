@@ -16,6 +16,7 @@ class ReplicaCounts:
 
     Attributes:
         name: of the replica; empty for a server that runs alone.
+        pid: of its process, on its machine.
         operating_point: that answers.
         ready: whether it takes requests.
         in_flight: images.
@@ -27,6 +28,7 @@ class ReplicaCounts:
     """
 
     name: str
+    pid: int
     operating_point: str | None
     ready: bool
     in_flight: int

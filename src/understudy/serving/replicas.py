@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -96,6 +97,7 @@ class Replica:
         stats, watching = service.executor.stats, service.watching
         return ReplicaCounts(
             name=self.name,
+            pid=os.getpid(),
             operating_point=service.current.name,
             ready=service.ready,
             in_flight=service.in_flight,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ def status(
         others: those of the other replicas of the service. Figures are of all together, the watch
             is that of the replica whose state is the most serious.
     """
-    settings, all_counts = service.settings, [own, *others]
+    settings = service.settings
+    all_counts = sorted([own, *others], key=attrgetter("name"))
     traffic = service.traffic
     if others:
         traffic = traffic.with_others([one.traffic for one in others])
@@ -176,6 +177,7 @@ def _watch(replicas: Sequence[ReplicaCounts]) -> dict[str, Any] | None:
 def _replica(counts: ReplicaCounts) -> dict[str, Any]:
     return {
         "name": counts.name,
+        "pid": counts.pid,
         "ready": counts.ready,
         "uptime_s": counts.traffic.uptime,
         "answered": counts.traffic.requests,
