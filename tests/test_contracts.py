@@ -133,7 +133,7 @@ LAYERS = {
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "serving": {*CORE, "runtime", "monitoring", "zoo"},
-    "cluster": {*CORE, "searching", "runtime", "onnx", "zoo", "scoring", "serving"},
+    "cluster": {*CORE, "searching", "runtime", "nn", "onnx", "zoo", "scoring", "serving"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
@@ -184,8 +184,9 @@ ORDER = {
         "encoded data batches models saved_cascades runnables"
     ),
     "scoring": (
-        "repeatability outputs probing shards source_run measuring sources shard_scorer "
-        "further_exits table_times job in_memory on_disk"
+        "launcher members claims repeatability outputs probing shards source_run measuring "
+        "sources shard_scorer plan further_exits new_sources table_times job joined in_memory "
+        "on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (

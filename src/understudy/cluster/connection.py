@@ -19,6 +19,7 @@ from understudy.library_versions import library_versions
 
 ADDRESS = "RAY_ADDRESS"  # of the environment, as Ray itself reads it
 _REACHED, _JOINED, _ANSWERED = 5, 15, 60  # seconds, after which a port, a cluster, a node is none
+_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -184,6 +185,25 @@ def _reach(address: str, *, named: str) -> None:
             f"({getattr(error, 'strerror', None) or error}): start one with `ray start --head`, or "
             "correct the address"
         ) from error
+    if not _speaks_ray(address):
+        raise ClusterError(
+            f"a Ray cluster answers at its address, what listens at {named} is none: give the "
+            "address that `ray start --head` printed"
+        )
+
+
+def _speaks_ray(address: str) -> bool:
+    """Whether the head of a Ray cluster listens; what asks for a token or TLS may be one."""
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True
+    import grpc  # which Ray brings
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(_ALIVE)(b"", timeout=_REACHED)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return True
 
 
 def _refused(error: BaseException, named: str) -> ClusterError:

@@ -26,7 +26,7 @@ from understudy.cluster.shard_news import (
 )
 from understudy.cluster.shard_queue import ShardQueue
 from understudy.errors import DataError, ModelError, UnderstudyError
-from understudy.scoring.job import ScoringJob
+from understudy.scoring.job import ScoringJob, title_of
 from understudy.sitting import Sitting
 
 logger = logging.getLogger(__name__)
@@ -179,5 +179,4 @@ class _ScoringRun:
         total = len(self._job.images)
         left = sum(len(blocks[shard]) for shard in self._queue.left(group))
         partly = sum(images for (_, own), images in self._images.items() if own == group)
-        title = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        self._job.on_progress(title, max(total - left + partly, 0), total)
+        self._job.on_progress(title_of(names), max(total - left + partly, 0), total)

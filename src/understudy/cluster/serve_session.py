@@ -85,6 +85,7 @@ def served(
         ClusterError: the cluster has no room, a node has not the folder, an application of that
             name runs there, or the replicas do not start.
     """
+    quiet_logs()
     spec = replace(spec, cascade=str(spec.folder.resolve()), digest=digest_of(spec.folder))
     check_room(spec, _worker_nodes())
     _check_folders(spec)
@@ -200,8 +201,7 @@ def _start(host: str, port: int, *, running: bool) -> None:
     """Start Serve, with our door in its proxies, where it does not run."""
     if running:
         return
-    _check_port(host, port)
-    quiet_logs()
+    check_port(host, port)
     serve.start(
         http_options={"host": host, "port": port or _free_port()},
         controller_options={"runtime_env": {"env_vars": dict(ENVIRONMENT)}},
@@ -215,7 +215,12 @@ def quiet_logs() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
+    """Refuse a port of this machine that is taken.
+
+    Raises:
+        CannotListen: it is.
+    """
     from understudy.serving.server import listening_socket
 
     listening_socket(host, port).close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -85,8 +86,8 @@ class ScoringJob:
         wanted = [name for name in group if any(name in task.sizes for task in tasks)]
         sizes = self.sizes
         runs = self.scorer.load({name: sizes[name] for name in wanted})
-        title = group[0] if len(group) == 1 else f"{group[0]} and {len(group) - 1} more"
-        done = len(self.images) - self._count(tasks)
+        title = title_of(group)
+        done = len(self.images) - self.count(tasks)
         self.on_progress(title, done, len(self.images))
 
         def advance(batch: Batch) -> None:
@@ -95,17 +96,28 @@ class ScoringJob:
             self.on_progress(title, done, len(self.images))
 
         while tasks:
-            done = len(self.images) - self._count(tasks)
+            done = len(self.images) - self.count(tasks)
             before = {name: run.size for name, run in runs.items()}
             self.scorer.score(tasks, runs, self, group=group, advance=advance)
             tasks = self.missing([name for name in runs if runs[name].size < before[name]])
 
-    def missing(self, group: Sequence[str]) -> list[ShardTask]:
-        """The shards that some sources lack, in order."""
+    def missing(self, group: Iterable[str]) -> list[ShardTask]:
+        """The shards that some sources lack, in order; damaged ones are missing too."""
+        return self._lacking(group, self.shards.has)
+
+    def absent(self, group: Iterable[str]) -> list[ShardTask]:
+        """The shards that are not there, in order, of some sources; damaged ones are there."""
+        present = cache(self.shards.present)
+        return self._lacking(group, lambda place, shard: shard in present(place))
+
+    def _lacking(self, group: Iterable[str], has: Callable[[str, int], bool]) -> list[ShardTask]:
         sizes, lacking = self.sizes, dict[int, dict[str, int]]()
-        for shard, name in product(range(len(self.scorer.blocks)), group):
-            exits = self.sources.probes[name].exits
-            if not all(self.shards.has(self._place(e.name, sizes[name]), shard) for e in exits):
+        places = {
+            name: [self._place(exit.name, sizes[name]) for exit in self.sources.probes[name].exits]
+            for name in group
+        }
+        for shard, (name, own) in product(range(len(self.scorer.blocks)), places.items()):
+            if not all(has(place, shard) for place in own):
                 lacking.setdefault(shard, {})[name] = sizes[name]
         return [ShardTask(shard, names) for shard, names in lacking.items()]
 
@@ -129,7 +141,7 @@ class ScoringJob:
             for exit in self.sources.probes[name].exits:
                 self.shards.write(self._place(exit.name, size), shard, files[exit.name])
 
-    def _count(self, tasks: Iterable[ShardTask]) -> int:
+    def count(self, tasks: Iterable[ShardTask]) -> int:
         """The images of some tasks."""
         blocks = self.scorer.blocks
         return sum(len(blocks[task.shard]) for task in tasks)
@@ -184,3 +196,12 @@ class ScoringJob:
             name: outputs if scored.all() else outputs.rows(np.flatnonzero(scored[positions]))
             for name, (positions, outputs) in kept.items()
         }
+
+
+def title_of(group: Sequence[str]) -> str:
+    """What the progress of a group of sources is called.
+
+    >>> title_of(["tiny", "big", "huge"])
+    'tiny and 2 more'
+    """
+    return group[0] if len(group) == 1 else f"{group[0]} and {len(group) - 1} more"

@@ -65,8 +65,10 @@ def serve_on_ray(
     """Serve a cascade on the cluster at an address, or on one of this machine's own."""
     fewest, most = replicas_in(replicas)
     with needing("`understudy serve --ray`", extra="ray"):
-        from understudy.cluster.connection import connected
-        from understudy.cluster.serve_session import served
+        from understudy.cluster.connection import ADDRESS, connected
+        from understudy.cluster.serve_session import check_port, served
+    if not (address or os.environ.get(ADDRESS)):
+        check_port(host, port)  # before Ray is started for it
     with ExitStack() as stack:
         stack.enter_context(connected(address or None))
         spec = _spec(cascade, settings, fewest, most, max_drop, device, allow_code)
