@@ -198,7 +198,7 @@ ORDER = {
     ),
     "cluster": (
         "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
-        "serve_calls serve_proxy serve_spec serve_replica serve_app serve_session"
+        "serve_calls serve_handle serve_proxy serve_spec serve_replica serve_app serve_session"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

@@ -15,9 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
 from understudy.serving.request_errors import DeadlineExceeded, QueueFull, RequestError, StageError
 
 logger = logging.getLogger(__name__)
@@ -62,14 +59,24 @@ class Room(NamedTuple):
     deadline: float
 
 
+class ReplicaGone(Exception):
+    """A replica ended before it answered."""
+
+
 class Replicas(Protocol):
-    """The replicas behind a handle of Ray Serve; see `CascadeReplica`."""
+    """The replicas of an application; see `ServeReplicas`."""
 
     async def answer_calls(self, calls: Sequence[Call]) -> Sequence[CallReply]:
-        """The answers of one of them."""
+        """The answers of one of them.
+
+        Raises:
+            ReplicaGone: it ended.
+            QueueFull: none has room.
+            Exception: it failed.
+        """
 
     async def rooms(self) -> Sequence[Room]:
-        """What each of them takes."""
+        """What each of them takes, of those that answer."""
 
 
 @dataclass(eq=False)
@@ -162,16 +169,13 @@ class Calls:
             for one, reply in zip(some, replies, strict=True):
                 if not one.reply.done():
                     one.reply.set_result(reply)
-        except (BackPressureError, DeploymentUnavailableError):
-            _fail(some, QueueFull("a request needs a replica, found none with room: try later"))
-        except RayTaskError as error:
-            logger.exception("request failed")
-            _fail(some, StageError(f"a replica answers, this one failed ({type(error.cause)})"))
-        except RayError as error:
-            logger.warning("a replica ended, its requests go to another: %s", type(error).__name__)
+        except ReplicaGone as error:
+            logger.warning("a replica ended, its requests go to another: %s", error)
             self._again(some)
+        except RequestError as error:
+            _fail(some, error)
         except BaseException as error:
-            _fail(some, StageError("a proxy waits for a replica, this one has stopped"))
+            _fail(some, StageError("this is a fault of the server, the log of the proxy has it"))
             if not isinstance(error, Exception):
                 raise
             logger.exception("request failed")
@@ -198,7 +202,7 @@ class Calls:
         self._asked = self._now()
         try:
             rooms = await asyncio.wait_for(self._replicas.rooms(), SILENT)
-        except (RayError, DeploymentUnavailableError, TimeoutError):
+        except TimeoutError:
             return
         if rooms:
             self._rooms = rooms

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from understudy.cluster.serve_calls import Call, CallReply, Calls, Replicas, Room
+from understudy.cluster.serve_calls import Call, CallReply, Calls, Replicas
 from understudy.errors import UnderstudyError
 from understudy.serving.bodies import Bodies, ClientGone, Message, Receive, Scope, Send
 from understudy.serving.open_inference_routes import Reply, error_reply
@@ -151,36 +151,15 @@ class ProxyDoor:
         return dict(table) if isinstance(table, dict) else {}
 
 
-class ServeReplicas:
-    """The replicas behind a handle of Ray Serve.
-
-    Args:
-        handle: of their deployment.
-    """
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    async def answer_calls(self, calls: Sequence[Call]) -> Sequence[CallReply]:
-        """The answers of one replica, which Serve chooses by how busy they are."""
-        found: Sequence[CallReply] = await self._handle.answer_calls.remote(calls)
-        return found
-
-    async def rooms(self) -> Sequence[Room]:
-        """What each replica takes; of those that answer."""
-        answers = self._handle.broadcast("room").results_async(return_exceptions=True)
-        return [one for one in await answers if isinstance(one, Room)]
-
-
 def middleware() -> list[Middleware]:
     """What a proxy puts in front of its routing, as its environment says (`ENVIRONMENT`)."""
     return [Middleware(ProxyDoor)]
 
 
 async def _replicas_of(name: str) -> Replicas:
-    from ray import serve
+    from understudy.cluster.serve_handle import ServeReplicas
 
-    return ServeReplicas(await asyncio.to_thread(serve.get_app_handle, name))
+    return await asyncio.to_thread(ServeReplicas.of, name)
 
 
 def _is_below(path: str, prefix: str) -> bool:
