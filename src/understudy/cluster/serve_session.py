@@ -179,11 +179,13 @@ def _worker_nodes() -> list[Mapping[str, float]]:
 
 
 def _check_folders(spec: ServeSpec) -> None:
-    """Refuse a cluster on which a node has no such cascade, or another."""
+    """Refuse a cluster on which another node has no such cascade, or another one."""
     check = ray.remote(num_cpus=0, max_retries=1)(check_folder)
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    here = ray.get_runtime_context().get_node_id()
     asked = []
-    for node in nodes:
+    for node in ray.nodes():
+        if not node["Alive"] or node["NodeID"] == here or node["Resources"].get("CPU", 0) < 1:
+            continue
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = node["NodeManagerAddress"]
         asked.append((name, check.options(scheduling_strategy=place).remote(spec, name)))
