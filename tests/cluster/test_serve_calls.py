@@ -113,6 +113,9 @@ def test_more_than_there_is_room_for_is_refused_at_once() -> None:
         tasks = await sent(calls, range(16))
         with pytest.raises(QueueFull, match="at most 16 requests are in flight, found 16"):
             await calls.answer(call(16))
+        operator = call(99)._replace(method="PUT", path="/operating-point")
+        tasks.append(asyncio.ensure_future(calls.answer(operator)))
+        await asyncio.sleep(0)
         fakes.gate.set()
         await asyncio.gather(*tasks)
         assert (await calls.answer(call(17))).status == 200

@@ -43,6 +43,11 @@ class Call(NamedTuple):
     root_path: str
     body: bytes
 
+    @property
+    def is_inference(self) -> bool:
+        """Whether it has images to answer; all else takes no room, and goes first."""
+        return self.method == "POST" and self.path.endswith(("/infer", "/classify"))
+
 
 class CallReply(NamedTuple):
     """What a replica answers."""
@@ -115,12 +120,15 @@ class Calls:
         if not self._rooms:
             await self._ask()
         self._refresh()
-        self._check_room()
+        self._check_room(call)
         waiting = _Waiting(call, asyncio.get_running_loop().create_future())
         deadline = max(room.deadline for room in self._rooms)
-        self.in_flight += 1
+        self.in_flight += call.is_inference
         try:
-            self._waiting.append(waiting)
+            if call.is_inference:
+                self._waiting.append(waiting)
+            else:
+                self._waiting.appendleft(waiting)
             self._send()
             async with asyncio.timeout(deadline):
                 return await waiting.reply
@@ -129,13 +137,13 @@ class Calls:
                 f"a request is answered within {deadline:g} s, found none by then: try again later"
             ) from None
         finally:
-            self.in_flight -= 1
+            self.in_flight -= call.is_inference
 
-    def _check_room(self) -> None:
+    def _check_room(self, call: Call) -> None:
         if not self._rooms:
             raise QueueFull("a request needs a replica, found none that runs: try again later")
         limit = sum(room.requests for room in self._rooms)
-        if self.in_flight >= limit:
+        if call.is_inference and self.in_flight >= limit:
             raise QueueFull(
                 f"at most {limit:,} requests are in flight, found {self.in_flight:,}: try again "
                 "later"

@@ -69,6 +69,7 @@ def serve_on_ray(
         from understudy.cluster.serve_session import check_port, served
     if not (address or os.environ.get(ADDRESS)):
         check_port(host, port)  # before Ray is started for it
+    signal.signal(signal.SIGTERM, _stop)  # what has been started ends, too
     with ExitStack() as stack:
         stack.enter_context(connected(address or None))
         spec = _spec(cascade, settings, fewest, most, max_drop, device, allow_code)
@@ -179,6 +180,10 @@ def _view(application: ServedApplication, status: dict[str, Any]) -> str:
         )
     lines.append(f"page: {url}/   metrics: {url}/metrics   stop: Ctrl-C")
     return "\n".join(lines)
+
+
+def _stop(number: int, _: Any) -> None:  # noqa: ARG001
+    raise KeyboardInterrupt
 
 
 def _until_stopped(drain: Callable[[], None]) -> None:
