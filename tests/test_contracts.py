@@ -63,23 +63,29 @@ CORE = {
     "sitting": {"json_codec", "errors"},
     "measured_rounds": {"errors", "sitting"},
     "reference": {"exit", "display"},
+    "priced_exits": {"errors", "exit", "sitting", "table_validation"},
     "scores": {
+        "priced_exits",
         "errors", "confidence_functions", "split", "exit", "table_validation", "sitting",
         "reference", "short_repr", "tabular", "class_outputs", "label_sets",
     },
-    "time_noise": {"errors", "exit", "scores", "sitting"},
+    "lazy_table": {
+        "errors", "exit", "label_sets", "priced_exits", "scores", "sitting", "split",
+        "table_validation",
+    },
+    "time_noise": {"errors", "exit", "priced_exits", "scores", "sitting"},
     "looks": {"errors", "extras", "files", "documents", "locks", "parquet_files"},
     "store": {
         "contained_files",
         "errors", "exit", "extras", "files", "documents", "folders", "locks", "parquet_files",
-        "looks", "split", "scores", "sitting",
+        "looks", "split", "scores", "sitting", "lazy_table",
         "table_validation",
     },
     "intervals": set(),
     "betting": {"errors", "json_codec"},
     "outcome": {
-        "json_codec", "errors", "policy", "scores", "intervals", "time_noise", "display",
-        "short_repr", "tabular", "table_validation",
+        "json_codec", "errors", "policy", "priced_exits", "scores", "intervals", "time_noise",
+        "display", "short_repr", "tabular", "table_validation",
     },
     "frontier": {
         "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
@@ -206,8 +212,8 @@ ORDER = {
         "_coordinate_descent_kernels pairs all_pairs baselines exact_test policy_sequences "
         "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
         "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "
-        "saver_ranking equal_loss strategies promising_pairs best_savers search_data optimism "
-        "search labels_needed verify"
+        "saver_ranking equal_loss strategies promising_pairs saver_lines best_savers search_data "
+        "optimism search labels_needed verify"
     ),
     "app": (
         "bench_result run_cascade bench bench_job build_cascade policies_at next_commands "

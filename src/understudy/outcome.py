@@ -14,6 +14,7 @@ from understudy.display import budget_text, percent
 from understudy.intervals import Interval, drop_interval, wilson
 from understudy.json_codec import Stored, stored
 from understudy.policy import Policy, accepts
+from understudy.priced_exits import PricedExits
 from understudy.scores import Array, ScoreTable
 from understudy.short_repr import short_repr
 from understudy.table_validation import NO_LABEL
@@ -169,28 +170,62 @@ def evaluate(table: ScoreTable, policy: Policy, *, reference: str | None = None)
     reference = table.reference(reference)
     decisions = decide(table, policy)
     right, reference_right = _right(table, policy, decisions, reference)
-    answered = np.bincount(decisions.stage, minlength=len(policy.stages))
+    counts = PolicyCounts(
+        tuple(np.bincount(decisions.stage, minlength=len(policy.stages)).tolist()),
+        int((reference_right & ~right).sum()),
+        int((right & ~reference_right).sum()),
+        int(reference_right.sum()),
+    )
+    return counted_outcome(table, policy, counts, reference=reference)
+
+
+@dataclass(frozen=True)
+class PolicyCounts:
+    """What a policy did on N samples, in samples.
+
+    Attributes:
+        answered: by stage.
+        losses, gains: as in `Outcome`.
+        reference_right: those that the reference has right.
+    """
+
+    answered: tuple[int, ...]
+    losses: int
+    gains: int
+    reference_right: int
+
+
+def counted_outcome(
+    exits: PricedExits, policy: Policy, counts: PolicyCounts, *, reference: str
+) -> Outcome:
+    """The outcome of a policy whose samples were counted; `evaluate` without the samples.
+
+    Raises:
+        TableError: a part has no cost.
+    """
+    answered, samples = np.array(counts.answered), sum(counts.answered)
     visits = [policy.exits[: stage + 1] for stage in range(len(policy.stages))]
-    count = len(table)
     cost, saving, intervals = {}, {}, {}
-    for unit in units_of(table, {reference, *policy.exits}):
-        paid = [table.cost_of(exits, unit) for exits in visits]
-        full = table.cost_of([reference], unit)
-        cost[unit] = float(sum(k / count * price for k, price in zip(answered, paid, strict=True)))
+    for unit in units_of(exits, {reference, *policy.exits}):
+        paid = [exits.cost_of(visited, unit) for visited in visits]
+        full = exits.cost_of([reference], unit)
+        cost[unit] = float(
+            sum(k / samples * price for k, price in zip(answered, paid, strict=True))
+        )
         saving[unit] = 1 - cost[unit] / full if full else 0.0
-        if unit in table.times and table.sittings:
-            paid_parts = _shares_of_parts(table, visits, (answered / count).tolist())
-            intervals[unit] = saving_interval(table, unit, paid_parts, reference)
+        if unit in exits.times and exits.sittings:
+            paid_parts = _shares_of_parts(exits, visits, (answered / samples).tolist())
+            intervals[unit] = saving_interval(exits, unit, paid_parts, reference)
     return Outcome(
-        samples=count,
+        samples=samples,
         reference=reference,
-        accuracy=float(right.mean()),
-        reference_accuracy=float(reference_right.mean()),
-        losses=int((reference_right & ~right).sum()),
-        gains=int((right & ~reference_right).sum()),
+        accuracy=(counts.reference_right + counts.gains - counts.losses) / samples,
+        reference_accuracy=counts.reference_right / samples,
+        losses=counts.losses,
+        gains=counts.gains,
         cost=cost,
         saving=saving,
-        shares={name: int(k) / count for name, k in zip(policy.exits, answered, strict=True)},
+        shares={name: int(k) / samples for name, k in zip(policy.exits, answered, strict=True)},
         saving_intervals=intervals,
     )
 
@@ -205,7 +240,7 @@ def _right(
 
 
 def _shares_of_parts(
-    table: ScoreTable, visits: Sequence[tuple[str, ...]], shares: Sequence[float]
+    table: PricedExits, visits: Sequence[tuple[str, ...]], shares: Sequence[float]
 ) -> dict[str, float]:
     """Part -> the fraction of samples that pay it; those of each stage visit some exits."""
     paid: dict[str, float] = {}
@@ -305,7 +340,7 @@ def points(drop: float) -> str:
     return f"{budget_text(drop)} point{'s' * (drop != 1)}"
 
 
-def units_of(table: ScoreTable, exits: set[str]) -> list[str]:
+def units_of(table: PricedExits, exits: set[str]) -> list[str]:
     """The units in which every part of these exits has a cost; at least the first, or an error."""
     parts = {part for name in exits for part in table.exits[table.index(name)].parts}
     prices = {**table.costs, **table.times}

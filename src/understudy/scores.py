@@ -22,9 +22,10 @@ from understudy.confidence_functions import (
     energy,
     log_probabilities,
 )
-from understudy.errors import TableError, listed, unknown
+from understudy.errors import TableError, unknown
 from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.label_sets import checked_sets, coded_labels, flat_labels, is_right, with_labels
+from understudy.priced_exits import PricedExits
 from understudy.reference import candidates, most_accurate, reference_words
 from understudy.short_repr import clipped, cut_list
 from understudy.sitting import Sitting
@@ -56,7 +57,7 @@ Labels = npt.ArrayLike | Sequence[int | str | None] | None
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreTable(Tabular):
+class ScoreTable(PricedExits, Tabular):
     """The outputs of E exits for N samples. Arrays are (E, N), exits in `exits` order.
 
     Nobody can change a table: arrays that the caller could write to are copied. It can be pickled,
@@ -117,22 +118,27 @@ class ScoreTable(Tabular):
             self._set_label_sets(self.label_sets)
         set_field("split", read_only(self.split, np.uint8))
         set_field("provenance", MappingProxyType(dict(self.provenance)))
+        check_shapes(
+            (len(self.exits), len(self.ids)), per_sample={"label": self.label, "split": self.split}
+        )
+        check_ids(self.ids)
+        self._check_exits()
+        labels = self.label if self.label_sets is None else self.label_sets
+        check_labels(labels, None if self.classes is None else len(self.classes))
+        set_field("costs", read_only_costs(self.costs))
+        set_field("times", read_only_costs(self.times))
+
+    def _check_exits(self) -> None:
         check_exit_names(self.names)
         check_shapes(
             (len(self.exits), len(self.ids)),
             per_exit={
                 "prediction": self.prediction,
-                **{f"confidence {name!r}": values for name, values in rows.items()},
+                **{f"confidence {name!r}": values for name, values in self.confidence.items()},
             },
-            per_sample={"label": self.label, "split": self.split},
         )
-        check_ids(self.ids)
         check_predictions(self.prediction, self.names)
-        check_numbers(rows, self.names)
-        labels = self.label if self.label_sets is None else self.label_sets
-        check_labels(labels, None if self.classes is None else len(self.classes))
-        set_field("costs", read_only_costs(self.costs))
-        set_field("times", read_only_costs(self.times))
+        check_numbers(self.confidence, self.names)
 
     def _set_label_sets(self, sets: Array) -> None:
         checked = checked_sets(sets, self.label, len(self.ids))
@@ -337,36 +343,9 @@ class ScoreTable(Tabular):
         return int(self.ids.shape[0])
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the exits, in order."""
-        return tuple(exit.name for exit in self.exits)
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """All units of cost, counted ones first, then measured ones."""
-        return (*self.costs, *self.times)
-
-    @property
-    def shares_parts(self) -> bool:
-        """Whether a part belongs to several exits, such as a trunk."""
-        parts = [part for exit in self.exits for part in exit.parts]
-        return len(set(parts)) < len(parts)
-
-    @property
     def splits(self) -> tuple[str, ...]:
         """The splits of a search: tune, certify, and test where it has samples."""
         return SPLITS if (self.split == SPLITS.index("test")).any() else SPLITS[:-1]
-
-    def index(self, name: str) -> int:
-        """The row of an exit.
-
-        Raises:
-            TableError: no such exit; the message has the nearest names.
-        """
-        try:
-            return self.names.index(name)
-        except ValueError:
-            raise TableError(unknown("exit", name, self.names, where="this table")) from None
 
     def scores(self, name: str) -> Array:
         """One confidence, (E, N).
@@ -382,40 +361,6 @@ class ScoreTable(Tabular):
         if name not in self.confidence:
             raise TableError(unknown("confidence", name, self.confidence, where="this table"))
         return self.confidence[name]
-
-    def unit(self, name: str | None = None) -> str:
-        """The unit of that name, or the first one.
-
-        Raises:
-            TableError: no such unit, or no costs at all.
-        """
-        if not self.units:
-            raise TableError("this table has no costs: give each exit one (--cost NAME=NUMBER)")
-        if name is None:
-            return self.units[0]
-        if name not in self.units:
-            raise TableError(unknown("unit", name, self.units, where="this table"))
-        return name
-
-    def cost_of(self, exits: Iterable[str], unit: str) -> float:
-        """The cost of visiting these exits: the sum over the union of their parts.
-
-        Raises:
-            TableError: a part without a cost in this unit.
-        """
-        prices = self.costs[unit] if unit in self.costs else self.times[self.unit(unit)]
-        parts = dict.fromkeys(p for name in exits for p in self.exits[self.index(name)].parts)
-        missing = [part for part in parts if part not in prices]
-        if missing:
-            raise TableError(
-                f"every exit has a cost in {unit}, {listed(map(repr, missing))} "
-                f"{'has' if len(missing) == 1 else 'have'} none: add it, or use another unit"
-            )
-        return float(sum(prices[part] for part in parts))
-
-    def exit_costs(self, unit: str) -> npt.NDArray[np.float64]:
-        """The cost of each exit alone, (E,)."""
-        return np.array([self.cost_of([name], unit) for name in self.names])
 
     def reference(self, name: str | None = None, *, unit: str | None = None) -> str:
         """The exit that others are compared with: the one named, or the most accurate on tune.
@@ -542,21 +487,7 @@ class ScoreTable(Tabular):
     @cached_property
     def hash(self) -> str:
         """SHA-256 over exits, predictions, confidences, labels, ids, split and costs."""
-        digest = hashlib.sha256()
-        heads = {
-            "exits": [[exit.name, exit.parts] for exit in self.exits],
-            "costs": {unit: dict(parts) for unit, parts in self.costs.items()},
-            "confidences": sorted(self.confidence),
-        }
-        digest.update(json.dumps(heads, sort_keys=True).encode())
-        digest.update("\0".join(map(str, self.ids)).encode())
-        label = np.empty(0) if self.label is None else self.label
-        sets = () if self.label_sets is None else (self.label_sets,)
-        for array in (self.split, label.astype(np.int64), self.prediction, *sets):
-            digest.update(np.ascontiguousarray(array).data)
-        for name in sorted(self.confidence):
-            digest.update(np.ascontiguousarray(self.confidence[name]).data)
-        return digest.hexdigest()
+        return table_hash(self.exits, self, self.prediction, self.confidence)
 
     # -- sub-tables ---------------------------------------------------------------------------
 
@@ -668,13 +599,86 @@ class ScoreTable(Tabular):
     def only(self, names: Sequence[str]) -> ScoreTable:
         """The sub-table of some exits, in the order given."""
         index = [self.index(name) for name in names]
-        return replace(
-            self,
-            exits=tuple(self.exits[i] for i in index),
-            prediction=frozen(self.prediction[index]),
-            confidence={name: frozen(rows[index]) for name, rows in self.confidence.items()},
-            details=LazyDetails.of(self.details, names),
+        return self.of_exits(
+            tuple(self.exits[i] for i in index),
+            self.prediction[index],
+            {name: rows[index] for name, rows in self.confidence.items()},
+            LazyDetails.of(self.details, names),
         )
+
+    def of_exits(
+        self,
+        exits: Sequence[Exit],
+        prediction: Array,
+        confidence: Mapping[str, Array],
+        details: Mapping[str, Detail] = MappingProxyType({}),
+    ) -> ScoreTable:
+        """The table of other exits on the same samples, from arrays (E, N) that are kept.
+
+        The samples are not checked again.
+
+        Raises:
+            TableError: names that repeat, shapes that do not agree, NaN, negative predictions.
+        """
+        table = self._like(
+            exits=tuple(exits),
+            prediction=frozen(class_numbers(prediction, "predictions")),
+            confidence=MappingProxyType(
+                {name: confidence_rows(frozen(rows), name) for name, rows in confidence.items()}
+            ),
+            details=details,
+        )
+        table._check_exits()
+        return table
+
+    def with_times(self, times: Costs) -> ScoreTable:
+        """The table with other measured times.
+
+        Raises:
+            TableError: a time is negative or no finite number.
+        """
+        return self._like(times=read_only_costs(times))
+
+    def _like(self, **changes: Any) -> ScoreTable:
+        """The table with other fields, all of which were checked."""
+        table = object.__new__(ScoreTable)
+        for one in fields(self):
+            value = changes[one.name] if one.name in changes else getattr(self, one.name)
+            object.__setattr__(table, one.name, value)
+        return table
+
+
+def table_hash(
+    exits: Sequence[Exit],
+    samples: ScoreTable,
+    predictions: Iterable[Array],
+    confidences: Mapping[str, Iterable[Array]],
+) -> str:
+    """The hash of a table from the rows (N,) of its exits one after another, see `ScoreTable.hash`.
+
+    Args:
+        exits: of the table.
+        samples: a table of its samples with its costs; whatever exits.
+        predictions: a row per exit.
+        confidences: by name, a row per exit; those of a name are read when they are wanted.
+    """
+    digest = hashlib.sha256()
+    heads = {
+        "exits": [[exit.name, exit.parts] for exit in exits],
+        "costs": {unit: dict(parts) for unit, parts in samples.costs.items()},
+        "confidences": sorted(confidences),
+    }
+    digest.update(json.dumps(heads, sort_keys=True).encode())
+    digest.update("\0".join(map(str, samples.ids)).encode())
+    label = np.empty(0) if samples.label is None else samples.label
+    for array in (samples.split, label.astype(np.int64), *predictions):
+        digest.update(np.ascontiguousarray(array).data)
+    if samples.label_sets is not None:
+        digest.update(np.ascontiguousarray(samples.label_sets).data)
+    for name in sorted(confidences):
+        for row in confidences[name]:
+            digest.update(np.ascontiguousarray(row).data)
+    return digest.hexdigest()
 
 
 def _of_outputs(

@@ -15,11 +15,11 @@ together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from understudy.errors import TableError, UnderstudyError
 from understudy.exit import Array, Detail, Exit, LazyDetails
 from understudy.extras import needing
 from understudy.folders import read_unchanged, recover, replacing_folder
+from understudy.lazy_table import LazyTable
 from understudy.locks import locked
 from understudy.looks import keep_looks
 from understudy.parquet_files import ERRORS, read_parquet, write_parquet
@@ -43,6 +44,8 @@ with needing("a table on disk"):
 FORMAT, VERSION = "understudy.table", 2
 TIMES_FORMAT, TIMES_VERSION = "understudy.times", 2
 _TABLE, _SAMPLES, _TIMES = "table.json", "samples.parquet", "times.json"
+Content = TypeVar("Content")
+_KEPT = 128  # columns of a lazy table, those that were read last
 _ROWS_PER_BYTE = 64  # of the file of samples, whose ids differ: more is no table
 
 
@@ -78,7 +81,32 @@ def load_table(path: str | Path) -> ScoreTable:
     return read_unchanged(path, _load)
 
 
+def open_table(path: str | Path) -> LazyTable:
+    """Open a table that may be larger than memory: its exits are read when they are asked for.
+
+    The hash of a file is checked whenever it is read. The columns of about 64 exits, 8 bytes per
+    sample each, are kept in memory.
+
+    Raises:
+        TableError: as for `load_table`.
+    """
+    return read_unchanged(path, _open)
+
+
+def _open(folder: Path) -> LazyTable:
+    return _reading(folder, _assemble_lazily)
+
+
 def _load(folder: Path) -> ScoreTable:
+    return _reading(folder, _assemble)
+
+
+def _reading(folder: Path, assemble: Callable[[Path, Mapping[str, Any]], Content]) -> Content:
+    """What is assembled of a folder and its description.
+
+    Raises:
+        TableError: no table, or a damaged one.
+    """
     if not (folder / _TABLE).is_file():
         raise TableError(
             f"a score table is a folder with a {_TABLE}, {str(folder)!r} is none: make one with "
@@ -87,7 +115,7 @@ def _load(folder: Path) -> ScoreTable:
     check_contained(folder, error=TableError)
     head = _read_head(folder)
     try:
-        return _assemble(folder, head)
+        return assemble(folder, head)
     except UnderstudyError:
         raise
     except (KeyError, TypeError, AttributeError, *ERRORS) as error:
@@ -220,13 +248,54 @@ class _Files:
 
 
 def _assemble(folder: Path, head: Mapping[str, Any]) -> ScoreTable:
-    exits = tuple(Exit(e["name"], tuple(e["parts"]), e["origin"]) for e in head["exits"])
-    names = list(head["confidences"])
     files = _Files.of(folder, head)
-    samples = files.samples()
-    frames = [files.read(_exit_file(n), ["prediction", *names]) for n in range(len(exits))]
-    measured = _read_times(folder)
-    classes = head["classes"]
+    numbers = range(len(head["exits"]))
+    frames = [files.read(_exit_file(n), ["prediction", *head["confidences"]]) for n in numbers]
+    return _table(files, head, frames)
+
+
+def _assemble_lazily(folder: Path, head: Mapping[str, Any]) -> LazyTable:
+    files, exits = _Files.of(folder, head), _exits(head)
+    frame = files.read(_exit_file(0), ["prediction", *head["confidences"]])
+    first = _table(files, {**head, "exits": head["exits"][:1]}, [frame])
+    read = lru_cache(_KEPT)(partial(_read_column, files))
+    return LazyTable(exits, first, read, fingerprint=_fingerprint(folder))
+
+
+def _read_column(files: _Files, number: int, name: str) -> Array:
+    """A column of one exit.
+
+    Raises:
+        TableError: the file is damaged, or that of a table that took the place of this one.
+    """
+    try:
+        column: Array = files.read(_exit_file(number), [name])[name].to_numpy()
+    except ERRORS as error:
+        reason = str(error).splitlines()[0]
+        raise TableError(
+            f"{str(files.folder / _exit_file(number))!r} is damaged, or the table was changed "
+            f"while it was read ({reason}): try again, or make it again"
+        ) from error
+    return column
+
+
+def _fingerprint(folder: Path) -> str:
+    """SHA-256 over the files that are replaced by themselves or name all others."""
+    digest = hashlib.sha256()
+    for name in (_TABLE, _SAMPLES, _TIMES):
+        file = folder / name
+        digest.update(hashlib.sha256(file.read_bytes() if file.exists() else b"").digest())
+    return digest.hexdigest()
+
+
+def _exits(head: Mapping[str, Any]) -> tuple[Exit, ...]:
+    return tuple(Exit(e["name"], tuple(e["parts"]), e["origin"]) for e in head["exits"])
+
+
+def _table(files: _Files, head: Mapping[str, Any], frames: Sequence[pl.DataFrame]) -> ScoreTable:
+    """The table of the exits of a description, whose files were read."""
+    exits, names = _exits(head), list(head["confidences"])
+    samples, measured, classes = files.samples(), _read_times(files.folder), head["classes"]
     table = ScoreTable(
         exits=exits,
         prediction=np.stack([frame["prediction"].to_numpy() for frame in frames]),

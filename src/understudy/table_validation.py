@@ -141,7 +141,10 @@ def check_ids(ids: Array) -> None:
 
 
 def check_shapes(
-    shape: tuple[int, int], *, per_exit: Mapping[str, Array], per_sample: Mapping[str, Array | None]
+    shape: tuple[int, int],
+    *,
+    per_exit: Mapping[str, Array] = MappingProxyType({}),
+    per_sample: Mapping[str, Array | None] = MappingProxyType({}),
 ) -> None:
     """Hold arrays to the shape (exits, samples), or (samples,).
 

@@ -6,27 +6,29 @@ A time is an interval (`Sitting`). A saving by time that the noise could explain
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from understudy.errors import listed
 from understudy.exit import Array
+from understudy.priced_exits import PricedExits
 from understudy.scores import ScoreTable
 from understudy.sitting import Interval, Sitting
 
+Priced = TypeVar("Priced", bound=PricedExits)
 NOISY = 0.1  # of a time, from which on it is remarked
 _APART = 10  # by what factor a slower model of fewer MACs contradicts them
 
 
-def time_interval(table: ScoreTable, unit: str, part: str) -> Interval:
+def time_interval(table: PricedExits, unit: str, part: str) -> Interval:
     """The interval of a part's time; the time alone where its spread was not stored."""
     sitting = _sitting_of(table, unit, part)
     time = table.times[unit][part]
     return (time, time) if sitting is None else sitting.interval(part)
 
 
-def with_cautious_times(table: ScoreTable, reference: str) -> ScoreTable:
+def with_cautious_times(table: Priced, reference: str) -> Priced:
     """The table with the times that speak most against a saving.
 
     These are the lower ends of their intervals for the parts of the reference, and the upper ends
@@ -39,11 +41,11 @@ def with_cautious_times(table: ScoreTable, reference: str) -> ScoreTable:
         unit: {part: time_interval(table, unit, part)[part not in own] for part in parts}
         for unit, parts in table.times.items()
     }
-    return replace(table, times=times)
+    return table.with_times(times)
 
 
 def saving_interval(
-    table: ScoreTable, unit: str, paid: Mapping[str, float], reference: str
+    table: PricedExits, unit: str, paid: Mapping[str, float], reference: str
 ) -> Interval:
     """The smallest and the largest saving that the intervals of the times allow.
 
@@ -165,7 +167,7 @@ def _ends(table: ScoreTable, exit: str, unit: str) -> Interval:
     return sum(low for low, _ in ends), sum(high for _, high in ends)
 
 
-def _sitting_of(table: ScoreTable, unit: str, part: str) -> Sitting | None:
+def _sitting_of(table: PricedExits, unit: str, part: str) -> Sitting | None:
     """The last sitting that measured a part in a unit."""
     of_part = (one for one in reversed(table.sittings) if one.unit == unit and part in one.median)
     return next(of_part, None)

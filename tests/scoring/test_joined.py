@@ -33,6 +33,12 @@ MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
 TESTS = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the table that one process makes alone."""
+    return alone(tmp_path_factory.mktemp("alone") / "table")
+
+
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joined, "PAUSE", 0.01)
@@ -103,14 +109,15 @@ def started(words: list[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_one_or_several_make_the_bytes_of_one_that_works_alone(tmp_path: Path) -> None:
-    expected = alone(tmp_path / "alone")
+def test_one_or_several_make_the_bytes_of_one_that_works_alone(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     scored(tmp_path / "one")
     assert content(tmp_path / "one") == expected
     tables = [one.result() for one in at_once(*[partial(scored, tmp_path / "four")] * 4)]
     assert content(tmp_path / "four") == expected
     assert {table.hash for table in tables} == {tables[0].hash}
-    assert {path.name for path in tmp_path.iterdir()} == {"alone", "one", "four"}
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "four"}
     scored(tmp_path / "four"), "nothing is left to do"
 
 
@@ -131,11 +138,11 @@ def test_every_shard_is_scored_once_by_one_of_them(
 
 
 def test_sources_that_are_not_in_memory_together_are_scored_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those who come take the group where nobody is."""
     monkeypatch.setattr("understudy.scoring.measuring.MEMORY", 1)
-    expected, calls = alone(tmp_path / "alone"), RecordedProgress()
+    calls = RecordedProgress()
 
     def second(name: str, *_: object) -> None:
         if not calls.calls:
@@ -149,8 +156,9 @@ def test_sources_that_are_not_in_memory_together_are_scored_at_a_time(
     assert content(tmp_path / "table") == expected
 
 
-def test_a_run_alone_is_joined_later_and_the_other_way_round(tmp_path: Path) -> None:
-    expected = alone(tmp_path / "alone")
+def test_a_run_alone_is_joined_later_and_the_other_way_round(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     with pytest.raises(InterruptedRunError):
         scored(tmp_path / "later", join=False, on_progress=after(16))
     assert list((tmp_path / "later.partial").glob("*/*.parquet"))
@@ -180,10 +188,10 @@ def test_who_works_alone_and_who_joins_keep_out_of_each_others_way(tmp_path: Pat
 
 
 def test_an_error_is_one_process_s_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the disk of one machine is full."""
-    expected, failed = alone(tmp_path / "alone"), list[int]()
+    failed: list[int] = []
     keep = joined.JoinedScoring.keep
 
     def fail_once(scoring: joined.JoinedScoring, shard: ScoredShard) -> None:
@@ -205,9 +213,8 @@ def test_what_cannot_be_scored_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_who_takes_over_the_table_writes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = alone(tmp_path / "alone")
     with monkeypatch.context() as patch:
         patch.setattr("understudy.scoring.on_disk._added", after(1))
         with pytest.raises(InterruptedRunError):
@@ -217,8 +224,7 @@ def test_who_takes_over_the_table_writes_it(
     assert content(tmp_path / "table") == expected
 
 
-def test_a_damaged_shard_is_scored_again(tmp_path: Path) -> None:
-    expected = alone(tmp_path / "alone")
+def test_a_damaged_shard_is_scored_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
     interrupted(tmp_path / "table")
     file = next((tmp_path / "table.partial").glob("*/*.parquet"))
     file.write_bytes(file.read_bytes()[:-100] + bytes(100))
@@ -299,8 +305,8 @@ def test_the_command(tmp_path: Path, run: Run) -> None:
 @pytest.mark.slow
 def test_kills_at_any_moment_lose_a_shard_at_most(tmp_path: Path) -> None:
     """Of three processes one is killed at each of some moments; the others end."""
-    expected = alone(tmp_path / "alone", threads=1)
-    for number, seconds in enumerate((2.5, 4.0, 5.0)):
+    expected = alone(tmp_path / "alone", threads=1, batch=16)
+    for number, seconds in enumerate((2.5, 4.5)):
         table = tmp_path / f"table{number}"
         processes = [started(command(table, "--join")) for _ in range(3)]
         time.sleep(seconds)
@@ -316,7 +322,7 @@ def test_kills_at_any_moment_lose_a_shard_at_most(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_full_disk_of_one_process_stops_that_one(tmp_path: Path) -> None:
     """Its files end at so few bytes that it cannot write a shard."""
-    expected = alone(tmp_path / "alone", threads=1)
+    expected = alone(tmp_path / "alone", threads=1, batch=16)
     limited = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
         "sys.argv = ['understudy', *sys.argv[1:]]\n"

@@ -158,6 +158,51 @@ def _resolve_marked(block: Words, own: Any, edge: Any, start: int, state: _Block
 
 
 @compiled
+def discordant_counts(words: Words, ranked: RankedSamples, ends: Array, first: int) -> Any:
+    """How many of a little model's first samples only a larger one, or only itself, has right.
+
+    Args:
+        words: the bit matrices of `RightBits`, (⌈M / 512⌉, N, 8).
+        ranked: the little model's samples; the edges are not used.
+        ends: (P,) rising, from 1 on: how many samples count.
+        first: the position of the first larger model; those before are left out.
+
+    Returns:
+        (2, P, 512 ⌈M / 512⌉) losses and gains, by position in the matrices.
+    """
+    models, steps = words.shape[0] * GROUP, ends.shape[0]
+    found = np.zeros((2, steps, models), np.int32)
+    block = np.empty(GROUP, np.uint64)
+    for base in range(first // GROUP * GROUP, models, GROUP):
+        losses, gains = np.zeros(GROUP, np.int32), np.zeros(GROUP, np.int32)
+        step = 0
+        for piece in range(ranked.own.shape[0]):
+            own, start = ranked.own[piece], piece * BITS
+            _gather(words[base // GROUP], ranked.order, start, block)
+            _transpose(block)
+            while step < steps and ends[step] <= start + BITS:
+                some = ~np.uint64(0) >> np.uint64(start + BITS - ends[step])
+                found[0, step, base : base + GROUP] = losses
+                found[1, step, base : base + GROUP] = gains
+                _add_discordant(block, own, some, found[:, step, base : base + GROUP])
+                step += 1
+            if step == steps:
+                break
+            for model in range(GROUP):
+                losses[model] += np.int32(_count(block[model] & ~own))
+                gains[model] += np.int32(_count(~block[model] & own))
+    return found
+
+
+@compiled
+def _add_discordant(block: Words, own: Any, some: Any, counts: Array) -> None:
+    """Add the losses and gains of some of 64 samples, (2, 512)."""
+    for model in range(GROUP):
+        counts[0, model] += np.int32(_count(block[model] & ~own & some))
+        counts[1, model] += np.int32(_count(~block[model] & own & some))
+
+
+@compiled
 def fewest_deferred(words: Words, ranked: RankedSamples, need: Array, first: int) -> Any:
     """How many of its least confident samples a little model must defer to each larger one.
 

@@ -17,20 +17,19 @@ from understudy.certificate import Certificate
 from understudy.display import probability_text
 from understudy.errors import TableError
 from understudy.json_codec import encode
-from understudy.outcome import Outcome, evaluate
+from understudy.lazy_table import LazyTable
+from understudy.outcome import Outcome
 from understudy.policy import DEFAULT_CONFIDENCE, Policy
+from understudy.progress_bars import Advance, no_bar
 from understudy.scores import ScoreTable
-from understudy.searching.certify import certify
+from understudy.searching.certify import certify_counted
 from understudy.searching.joint_certificates import certify_jointly
-from understudy.searching.pairs import checked_drops, pair_curve
-from understudy.searching.policy_sequences import PolicySequence, pair_sequence
-from understudy.searching.promising_pairs import promising_littles
+from understudy.searching.pairs import checked_drops
+from understudy.searching.saver_lines import SaverLine, SaverLines, Workers, in_threads
 from understudy.searching.search_spec import SearchSpec
-from understudy.searching.strategies import cheapest_expected
 from understudy.short_repr import clipped, short_repr
 from understudy.split import headline_split
 from understudy.tabular import Tabular
-from understudy.time_noise import with_cautious_times
 
 
 @dataclass(frozen=True)
@@ -189,13 +188,15 @@ class Savers(Tabular):
 
 
 def best_savers(
-    table: ScoreTable,
+    table: ScoreTable | LazyTable,
     max_drop: float | Sequence[float],
     *,
     unit: str | None = None,
     confidence: str = DEFAULT_CONFIDENCE,
     delta: float = 0.05,
     looks: int = 1,
+    workers: Workers = in_threads,
+    advance: Advance = no_bar,
 ) -> Savers:
     """For every model that has a cheaper one, the cheapest pair that is proved within each budget.
 
@@ -205,11 +206,17 @@ def best_savers(
     on `certify` where there is no test split. A plan that was proved for a smaller budget is taken
     for a larger one too where it is cheaper on `certify`.
 
+    A table on disk (`store.open_table`) may be larger than memory: its exits are read a few at a
+    time. The result does not depend on the workers.
+
     Args:
+        table: with the splits tune and certify.
         max_drop: budget(s) in points against each large model.
         unit, confidence: as for `search`.
         delta: the chance that any line is wrong.
         looks: how often the certify split has been read, this time included.
+        workers: who do the steps that stand for themselves; the cores of this machine by default.
+        advance: told of the progress of work.
 
     Raises:
         TableError: an unknown name, a missing cost, an empty split, no exit cheaper than another.
@@ -226,94 +233,52 @@ def best_savers(
     [('big', 'tiny', 0.9, 0.05)]
     """
     drops = checked_drops(max_drop)
-    unit = table.unit(unit)
-    bigs = _large_models(table, unit)
-    parts = {name: table.on(name) for name in table.splits}
-    spec = SearchSpec(bigs[0], unit, confidence, drops, delta, len(parts["certify"]))
+    lazy = LazyTable.of(table) if isinstance(table, ScoreTable) else table
+    unit = lazy.unit(unit)
+    bigs = _large_models(lazy, unit)
+    certified_on = lazy.on("certify")
+    spec = SearchSpec(bigs[0], unit, confidence, drops, delta, len(certified_on))
     share = replace(spec, delta=delta / (len(bigs) * len(drops)))
-    tests = [
-        partial(
-            certify,
-            sequence,
-            with_cautious_times(parts["certify"], big),
-            reference=big,
-            max_drop=drop,
-            looks=looks,
-        )
-        for (big, drop), sequence in _sequences(parts["tune"], bigs, share).items()
+    with workers(SaverLines(lazy, tuple(bigs), share)) as work:
+        pairs = work.promising(advance)
+        lines = [line for found in work.lines(pairs, advance) for line in found]
+        tests = [
+            partial(certify_counted, line.test, max_drop=line.drop, looks=looks) for line in lines
+        ]
+        proofs = certify_jointly(tests, delta)
+    about = {"table": certified_on.hash, "split": certified_on.first.provenance.get("split", {})}
+    rows = [
+        _saver(line, replace(proof, **about)) for line, proof in zip(lines, proofs, strict=True)
     ]
-    rows = []
-    for proof in certify_jointly(tests, delta):
-        big, policy = proof.reference, proof.policy
-        on = {name: evaluate(part, policy, reference=big) for name, part in parts.items()}
-        rows.append(Saver(big, proof, on))
-    cheapest = [_cheapest_proved(row, rows, parts["certify"], unit) for row in rows]
+    by_big: dict[str, list[tuple[SaverLine, Saver]]] = {}
+    for line, row in zip(lines, rows, strict=True):
+        by_big.setdefault(row.big, []).append((line, row))
+    cheapest = [_cheapest_proved(row, by_big[row.big], unit) for row in rows]
     return Savers(unit, confidence, delta, tuple(cheapest))
 
 
-def _cheapest_proved(
-    row: Saver, rows: Sequence[Saver], certified_on: ScoreTable, unit: str
-) -> Saver:
+def _saver(line: SaverLine, proof: Certificate) -> Saver:
+    step = len(proof.path) - 1
+    return Saver(line.big, proof, {split: line.outcome(split, step) for split in line.counts})
+
+
+def _cheapest_proved(row: Saver, lines: Sequence[tuple[SaverLine, Saver]], unit: str) -> Saver:
     """The row, with the plan of a smaller budget of the same model where that is cheaper on
     certify: what loses at most that budget loses at most the larger one, and all hold at once."""
-    smaller = [one for one in rows if one.big == row.big and one.max_drop < row.max_drop]
-    best = min([row, *smaller], key=lambda one: one.on["certify"].cost[unit])
-    if best is row:
+    smaller = [(line, one) for line, one in lines if one.max_drop < row.max_drop]
+    line, best = min([(None, row), *smaller], key=lambda pair: pair[1].on["certify"].cost[unit])
+    if line is None:
         return row
-    outcome, proof = best.on["certify"], best.certificate
-    sequence = PolicySequence(
-        (best.policy,),
-        np.array([outcome.losses]),
-        np.array([outcome.gains]),
-        np.array([outcome.cost[unit]]),
-        outcome.samples,
-        certified_on.cost_of([row.big], unit),
-    )
-    again = certify(
-        sequence,
-        with_cautious_times(certified_on, row.big),
-        reference=row.big,
-        max_drop=row.max_drop,
-        delta=proof.delta,
-        looks=proof.looks,
-    )
-    return Saver(row.big, again, best.on)
+    proof = best.certificate
+    test = line.at(len(proof.path) - 1).test
+    again = certify_counted(test, max_drop=row.max_drop, delta=proof.delta, looks=proof.looks)
+    return Saver(row.big, replace(again, table=proof.table, split=proof.split), best.on)
 
 
-def _large_models(table: ScoreTable, unit: str) -> list[str]:
+def _large_models(table: LazyTable, unit: str) -> list[str]:
     """The exits that have a cheaper one, dearest first."""
     costs = table.exit_costs(unit)
     if (costs == costs.min()).all():
         raise TableError("a saver is cheaper than its large model, all exits cost alike")
     order = np.argsort(-costs, kind="stable")
     return [table.names[row] for row in order.tolist() if costs[row] > costs.min()]
-
-
-def _sequences(
-    tune: ScoreTable, bigs: Sequence[str], spec: SearchSpec
-) -> dict[tuple[str, float], PolicySequence]:
-    """For every large model and budget the sequence that is expected to end cheapest."""
-    chosen = {}
-    for big, littles, table in _promising(tune, bigs, spec):
-        curves = (
-            pair_curve(table, little, big, confidence=spec.confidence, unit=spec.unit)
-            for little in littles
-        )
-        sequences = [pair_sequence(curve) for curve in curves]
-        for drop in spec.drops:
-            chosen[big, drop] = cheapest_expected(sequences, spec, drop)
-    return chosen
-
-
-def _promising(
-    tune: ScoreTable, bigs: Sequence[str], spec: SearchSpec
-) -> Iterator[tuple[str, list[str], ScoreTable]]:
-    """For every large model the little ones worth a sequence, and the table that they are compared
-    on: with times that are cautious for that model, where times are minimised."""
-    if spec.unit not in tune.times or not tune.sittings:
-        for big, littles in promising_littles(tune, bigs, spec).items():
-            yield big, littles, tune
-        return
-    for big in bigs:
-        table = with_cautious_times(tune, big)
-        yield big, promising_littles(table, [big], spec)[big], table

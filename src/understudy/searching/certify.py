@@ -7,8 +7,8 @@ safe end lets the test go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from types import MappingProxyType
 
@@ -16,15 +16,17 @@ import numpy as np
 
 from understudy.certificate import Certificate, ClassBound
 from understudy.policy import Policy
+from understudy.priced_exits import PricedExits
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import drop_p_value, drop_p_value_bound, samples_needed
 from understudy.searching.policy_sequences import (
     Counts,
     PolicySequence,
+    SequenceCounts,
     labels_missing,
     losses_and_gains,
 )
-from understudy.searching.saving_bound import saving_bounds
+from understudy.searching.saving_bound import counted_saving_bounds, saving_bounds
 
 _BLOCK = 8  # policies that one bound may prove
 
@@ -54,19 +56,64 @@ def certify(
     Raises:
         TableError: a named class that the table lacks, or has no sample of.
     """
-    policies = sequence.policies
-    test = partial(_SequenceTest.of, policies, reference=reference, delta=delta)
-    whole = test(table, max_drop=max_drop)
+    count = partial(SequenceCounts.of, policies=sequence.policies, reference=reference)
+    counted = CountedSequence(
+        sequence,
+        reference,
+        count(table),
+        "disagreement" if table.label is None else "gap",
+        table,
+        {name: count(table.of_class(name)) for name in class_drops},
+    )
+    proof = certify_counted(
+        counted, max_drop=max_drop, delta=delta, class_drops=class_drops, looks=looks
+    )
+    return replace(proof, table=table.hash, split=table.provenance.get("split", {}))
+
+
+@dataclass(frozen=True, eq=False)
+class CountedSequence:
+    """A sequence with what it did on the certify samples: all that its test needs of them.
+
+    Attributes:
+        sequence: the policies, frozen on tune.
+        reference: the exit that they are compared with.
+        counts: on all certify samples.
+        kind: "gap", or "disagreement" where no sample has a label.
+        exits: the costs that its saving is bounded with.
+        classes: the counts on the samples of each class with a budget.
+    """
+
+    sequence: PolicySequence
+    reference: str
+    counts: SequenceCounts
+    kind: str
+    exits: PricedExits
+    classes: Mapping[str, SequenceCounts] = field(default_factory=dict)
+
+
+def certify_counted(
+    counted: CountedSequence,
+    *,
+    max_drop: float,
+    delta: float,
+    class_drops: Mapping[str, float] = MappingProxyType({}),
+    looks: int = 1,
+) -> Certificate:
+    """`certify` from counts; the certificate lacks `table` and `split`, which say where they are
+    from."""
+    sequence, reference, policies = counted.sequence, counted.reference, counted.sequence.policies
+    whole = _SequenceTest.of(counted.counts, max_drop, delta)
     of_class = {
-        name: test(table.of_class(name), max_drop=drop) for name, drop in class_drops.items()
+        name: _SequenceTest.of(counted.classes[name], drop, delta)
+        for name, drop in class_drops.items()
     }
     proved = min(one.proved for one in (whole, *of_class.values()))
     bound = whole.bound(proved)
-    saving = partial(saving_bounds, table, reference=reference, delta=delta)
     return Certificate(
         policy=policies[proved - 1] if proved else Policy.single(reference),
         reference=reference,
-        kind="disagreement" if table.label is None else "gap",
+        kind=counted.kind,
         budget=max_drop,
         delta=delta,
         samples=bound.samples,
@@ -78,10 +125,22 @@ def certify(
         classes={name: one.bound(proved) for name, one in of_class.items()},
         samples_needed=_needed(sequence, max_drop / 100, delta) if proved < len(policies) else None,
         looks=looks,
-        table=table.hash,
-        split=table.provenance.get("split", {}),
-        saving_bounds=saving(policies[proved - 1], policies) if proved else {},
+        table="",
+        split={},
+        saving_bounds=_saving_bounds(counted, proved - 1, delta) if proved else {},
         failed=bound.failed,
+    )
+
+
+def _saving_bounds(counted: CountedSequence, step: int, delta: float) -> dict[str, float]:
+    policies, answered = counted.sequence.policies, counted.counts.answered[step]
+    return counted_saving_bounds(
+        counted.exits,
+        policies[step],
+        policies,
+        answered,
+        reference=counted.reference,
+        delta=delta,
     )
 
 
@@ -159,17 +218,9 @@ class _SequenceTest:
     missing: Counts
 
     @staticmethod
-    def of(
-        policies: Sequence[Policy],
-        table: ScoreTable,
-        *,
-        reference: str,
-        max_drop: float,
-        delta: float,
-    ) -> _SequenceTest:
-        counts = losses_and_gains(table, policies, reference=reference)
-        missing = labels_missing(table, policies, reference=reference)
-        return _SequenceTest(max_drop, delta, len(table), *counts, missing)
+    def of(counts: SequenceCounts, max_drop: float, delta: float) -> _SequenceTest:
+        arrays = counts.losses, counts.gains, counts.missing
+        return _SequenceTest(max_drop, delta, counts.samples, *arrays)
 
     @cached_property
     def proved(self) -> int:

@@ -45,13 +45,11 @@ def expected_costs(
     )
     quantile = NormalDist().inv_cdf(1 - delta)
     proved = course + quantile * np.sqrt(scale * discordant + 4) <= samples * budget
-    reached = np.full(len(course), np.nan)
-    expected = np.empty(len(known))
-    for step in reversed(range(len(known))):
-        further = np.where(np.isnan(reached), sequence.cost[step], reached)
-        reached = np.where(proved[:, step], further, np.nan)
-        expected[step] = np.where(np.isnan(reached), sequence.full, reached).mean()
-    return expected
+    steps = np.arange(len(known))[:, None]
+    failing = np.where(proved.T, len(known), steps)
+    stop = np.minimum.accumulate(failing[::-1])[::-1]  # the first failing step from each one on
+    reached = np.where(stop > steps, sequence.cost[stop - 1], sequence.full)
+    return np.asarray(reached.mean(1), np.float64)
 
 
 def least_cost(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.frontier import Point
+from understudy.outcome import PolicyCounts
 from understudy.policy import Policy, PolicyStage
 from understudy.scores import ScoreTable
 from understudy.searching.pairs import PairCurve
@@ -46,6 +47,12 @@ class PolicySequence:
         """The sequence without its first `step` policies."""
         counts = self.losses[step:], self.gains[step:], self.cost[step:]
         return PolicySequence(self.policies[step:], *counts, self.samples, self.full)
+
+    def at(self, step: int) -> PolicySequence:
+        """The sequence of one of its policies alone."""
+        one = slice(step, step + 1)
+        counts = self.losses[one], self.gains[one], self.cost[one]
+        return PolicySequence(self.policies[one], *counts, self.samples, self.full)
 
 
 EMPTY = PolicySequence((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 1, 1.0)
@@ -160,6 +167,50 @@ class ThresholdPath:
         return Policy((*kept, PolicyStage(self.reference)))
 
 
+@dataclass(frozen=True, eq=False)
+class SequenceCounts:
+    """What P policies did on N samples.
+
+    Attributes:
+        answered: for each policy, how many samples each of its stages answers.
+        losses, gains: (P,) as in `PolicySequence`.
+        missing: (P,) how many of the losses lack a label.
+        reference_right: how many samples the reference has right.
+        samples: N.
+    """
+
+    answered: tuple[tuple[int, ...], ...]
+    losses: Counts
+    gains: Counts
+    missing: Counts
+    reference_right: int
+    samples: int
+
+    @staticmethod
+    def of(table: ScoreTable, policies: Sequence[Policy], *, reference: str) -> SequenceCounts:
+        """The counts on a table."""
+        answered, losses, gains = _count_policies(table, policies, reference=reference)
+        missing = labels_missing(table, policies, reference=reference)
+        right = int(table.right(reference, table.index(reference)).sum())
+        return SequenceCounts(answered, losses, gains, missing, right, len(table))
+
+    def starting_at(self, step: int) -> SequenceCounts:
+        """Those of `PolicySequence.starting_at`."""
+        arrays = self.losses[step:], self.gains[step:], self.missing[step:]
+        return SequenceCounts(self.answered[step:], *arrays, self.reference_right, self.samples)
+
+    def at(self, step: int) -> SequenceCounts:
+        """Those of `PolicySequence.at`."""
+        one = slice(step, step + 1)
+        arrays = self.losses[one], self.gains[one], self.missing[one]
+        return SequenceCounts(self.answered[one], *arrays, self.reference_right, self.samples)
+
+    def of_policy(self, step: int) -> PolicyCounts:
+        """Those of one policy."""
+        counts = int(self.losses[step]), int(self.gains[step])
+        return PolicyCounts(self.answered[step], *counts, self.reference_right)
+
+
 def losses_and_gains(
     table: ScoreTable, policies: Sequence[Policy], *, reference: str
 ) -> tuple[Counts, Counts]:
@@ -168,14 +219,26 @@ def losses_and_gains(
     Runs of policies that differ in thresholds alone, none of which rises, take one pass per stage.
     """
 
+    _, losses, gains = _count_policies(table, policies, reference=reference)
+    return losses, gains
+
+
+def _count_policies(
+    table: ScoreTable, policies: Sequence[Policy], *, reference: str
+) -> tuple[tuple[tuple[int, ...], ...], Counts, Counts]:
+    """How many samples each stage of each policy answers; losses and gains, (P,) each."""
+
     def shape(policy: Policy) -> tuple[Any, ...]:
         return tuple((stage.exit, stage.confidence) for stage in policy.stages)
 
+    answered: list[tuple[int, ...]] = []
     counts = [np.empty((2, 0), np.int64)]
     for _, run in groupby(policies, key=shape):
-        counts += _count_run(table, list(run), reference=reference)
+        for stages, losses, gains in _count_run(table, list(run), reference=reference):
+            answered += map(tuple, stages.T.tolist())
+            counts.append(np.stack([losses, gains]))
     losses, gains = np.concatenate(counts, axis=1)
-    return losses, gains
+    return tuple(answered), losses, gains
 
 
 def labels_missing(table: ScoreTable, policies: Sequence[Policy], *, reference: str) -> Counts:
@@ -237,8 +300,11 @@ def _over_steps(marks: Array, span: tuple[Array, Array], steps: int) -> Counts:
     return np.asarray(np.cumsum(start - stop)[:steps], np.int64)
 
 
-def _count_run(table: ScoreTable, run: list[Policy], *, reference: str) -> list[Counts]:
-    """Losses and gains, (2, P) in one array or several, of policies that differ in thresholds."""
+def _count_run(
+    table: ScoreTable, run: list[Policy], *, reference: str
+) -> list[tuple[Counts, Counts, Counts]]:
+    """Samples answered by each stage (S, P), losses and gains (P,), of policies that differ in
+    thresholds; in several pieces where a threshold rises."""
     stages = run[0].stages if run[0].exits[-1] != reference else run[0].stages[:-1]
     thresholds = np.array(
         [[-np.inf if s.threshold is None else s.threshold for s in p.stages] for p in run]
@@ -249,5 +315,5 @@ def _count_run(table: ScoreTable, run: list[Policy], *, reference: str) -> list[
         _ThresholdSweep.of(table, stage.exit, stage.confidence, thresholds[:, number])
         for number, stage in enumerate(stages)
     ]
-    _, losses, gains = _count_sweeps(table, sweeps, reference=reference, steps=len(run))
-    return [np.stack([losses, gains])]
+    answered, losses, gains = _count_sweeps(table, sweeps, reference=reference, steps=len(run))
+    return [(answered[: len(run[0].stages)], losses, gains)]

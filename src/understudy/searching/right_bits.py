@@ -80,12 +80,13 @@ class RightBits:
         return np.searchsorted(self.cost[self.by_cost], self.cost, side="right")
 
     @cached_property
-    def _position(self) -> npt.NDArray[np.intp]:
+    def position(self) -> npt.NDArray[np.intp]:
+        """The place of each model in `by_cost`, (M,)."""
         return np.argsort(self.by_cost)
 
     def row(self, model: int) -> Flags:
         """Which samples a model has right, (N,)."""
-        group, place = divmod(int(self._position[model]), GROUP)
+        group, place = divmod(int(self.position[model]), GROUP)
         bit, word = np.uint64(1 << place // LANES), place % LANES
         return np.asarray(self.words[group, :, word] & bit, bool)
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from understudy.outcome import decide, units_of
 from understudy.policy import Policy
+from understudy.priced_exits import PricedExits
 from understudy.scores import ScoreTable
 from understudy.searching.exact_test import discordance_limit
 
@@ -58,20 +59,37 @@ def saving_bounds(
     """
     if policy not in sequence:
         raise ValueError("the policy is one of the sequence, found another one")
-    reaches = _reaches(sequence)
-    answered = np.bincount(decide(table, policy).stage, minlength=len(policy.stages))
-    count = (len(table) - np.cumsum(answered)).tolist()
+    answered = np.bincount(decide(table, policy).stage, minlength=len(policy.stages)).tolist()
+    return counted_saving_bounds(
+        table, policy, sequence, answered, reference=reference, delta=delta
+    )
+
+
+def counted_saving_bounds(
+    exits: PricedExits,
+    policy: Policy,
+    sequence: Sequence[Policy],
+    answered: Sequence[int],
+    *,
+    reference: str,
+    delta: float,
+) -> dict[str, float]:
+    """`saving_bounds` of a policy whose stages answered so many samples each."""
+    reaches, samples = _reaches(sequence), sum(answered)
+    count = (samples - np.cumsum(answered)).tolist()
     found = {}
-    for unit in units_of(table, {reference, *(name for one in sequence for name in one.exits)}):
-        prices = {exits: _price(table, exits, unit) for one in reaches.values() for exits in one.to}
-        weight = {key: max(prices[exits] for exits in one.to) for key, one in reaches.items()}
-        cost = table.cost_of(policy.exits[:1], unit)
+    for unit in units_of(exits, {reference, *(name for one in sequence for name in one.exits)}):
+        prices = {
+            visited: _price(exits, visited, unit) for one in reaches.values() for visited in one.to
+        }
+        weight = {key: max(prices[visited] for visited in one.to) for key, one in reaches.items()}
+        cost = exits.cost_of(policy.exits[:1], unit)
         for stage in range(1, len(policy.stages)):
             key, price = _passed(policy, stage), prices[policy.exits[: stage + 1]]
             if price > 0:
                 level = delta * weight[key] / sum(weight.values())
-                cost += price * reaches[key].limit(count[stage - 1], len(table), level)
-        full = table.cost_of([reference], unit)
+                cost += price * reaches[key].limit(count[stage - 1], samples, level)
+        full = exits.cost_of([reference], unit)
         found[unit] = 1 - cost / full if full else 0.0
     return found
 
@@ -119,6 +137,6 @@ def _passed(policy: Policy, stage: int) -> Stages:
     return tuple((one.exit, one.confidence) for one in policy.stages[:stage])
 
 
-def _price(table: ScoreTable, exits: tuple[str, ...], unit: str) -> float:
+def _price(exits: PricedExits, visited: tuple[str, ...], unit: str) -> float:
     """What the last of these exits costs after the others."""
-    return table.cost_of(exits, unit) - table.cost_of(exits[:-1], unit)
+    return exits.cost_of(visited, unit) - exits.cost_of(visited[:-1], unit)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from understudy.app.cli.options import Confidence, Json, TablePath, Unit, budgets, option
-from understudy.app.cli.terminal import UsageError, answer, note_missing_labels
+from understudy.app.cli.terminal import UsageError, answer, note_missing_labels, progress
 from understudy.display import (
     budget_text,
     group_of,
@@ -55,22 +55,29 @@ def savers(
     """
     from understudy.looks import count_looks, log_look, looking
     from understudy.searching.best_savers import best_savers
-    from understudy.store import load_table
+    from understudy.store import open_table
 
     if rule is not None or not max_drop:
         _check_rule(rule, max_drop)
         _ranked(table, unit, confidence, as_json=as_json)
         return
     drops = budgets(max_drop)
-    scores = load_table(table)
-    read = scores.on("certify").ids
+    scores = open_table(table)
+    read = scores.first.on("certify").ids
     with looking(table):
         looks = count_looks(table, read) + 1
-        found = best_savers(
-            scores, drops, unit=unit, confidence=confidence, delta=delta, looks=looks
-        )
+        with progress("models") as advance:
+            found = best_savers(
+                scores,
+                drops,
+                unit=unit,
+                confidence=confidence,
+                delta=delta,
+                looks=looks,
+                advance=advance,
+            )
         log_look(table, read, why=f"savers {drops}")
-    note_missing_labels(scores)
+    note_missing_labels(scores.first)
     answer(savers_view(found), found.to_dict(), as_json=as_json)
 
 
