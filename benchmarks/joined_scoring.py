@@ -272,8 +272,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 if __name__ == "__main__":
     harness.main(
         measure,
-        claim="scoring by one joined process takes at most 1.05 times as long as alone; by "
-        "several, 
-        "and where one is killed, the table is byte-equal, and at most one shard is scored again",
+        claim="one joined process scores in at most 1.05 times the time of one alone; several, "
+        "also where one is killed, make the same bytes, and score at most one shard again",
         options=options,
     )

@@ -242,11 +242,14 @@ def test_sizes_that_fall_in_one_process_are_those_of_all(
     expected = alone(tmp_path / "alone", models=models)
     monkeypatch.setattr(digit_nets.MockOfFullDevice, "full", False)
 
-    def fill(name: str, done: int, _: int) -> None:
-        if name == "mock" and done > 300:
-            digit_nets.MockOfFullDevice.full = True
+    keep = joined.JoinedScoring.keep
 
-    work = partial(scored, tmp_path / "table", models=models, on_progress=fill)
+    def fill(scoring: joined.JoinedScoring, shard: ScoredShard) -> None:
+        keep(scoring, shard)
+        digit_nets.MockOfFullDevice.full = True
+
+    monkeypatch.setattr(joined.JoinedScoring, "keep", fill)
+    work = partial(scored, tmp_path / "table", models=models)
     for one in at_once(work, work):
         one.result()
     assert content(tmp_path / "table") == expected
