@@ -70,20 +70,22 @@ def check_nodes() -> None:
         ClusterError: a node has no `understudy`, other versions of the libraries that scores depend
             on (`library_versions`), or does not answer within a minute.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and _works(node["Resources"])]
+    nodes = _working_nodes()
     if not nodes:
         raise ClusterError(
             f"work needs a node with cores, this cluster has none ({len(ray.nodes())} nodes): "
             "start one with `ray start --address=HOST:PORT`"
         )
     versions = ray.remote(num_cpus=0, max_retries=0)(library_versions)
-    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     asked = {
-        versions.options(scheduling_strategy=place).remote(): node["NodeManagerAddress"]
-        for place, node in zip(places, nodes, strict=True)
+        versions.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(number, soft=False)
+        ).remote(): number
+        for number in nodes
     }
     _, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWERED)
-    for answer, node in asked.items():
+    for answer, number in asked.items():
+        node = nodes[number]
         if answer in silent:
             raise ClusterError(
                 f"every node starts a process for work within {_ANSWERED} seconds, {node} does "
@@ -97,10 +99,11 @@ def check_nodes() -> None:
                 f"({cause_of(error)}): install there what is installed here, with the `ray` extra"
             ) from error
         except ray.exceptions.RayError as error:
-            raise ClusterError(
-                f"every node starts a process for work, {node} cannot ({cause_of(error)}): look at "
-                "`ray status` and its logs"
-            ) from error
+            if number in _working_nodes():  # else it has gone meanwhile
+                raise ClusterError(
+                    f"every node starts a process for work, {node} cannot ({cause_of(error)}): "
+                    "look at `ray status` and its logs"
+                ) from error
 
 
 def check_versions(found: Mapping[str, str], node: str) -> None:
@@ -141,8 +144,13 @@ def _version_of(name: str, versions: Mapping[str, str]) -> str:
     return f"{name} {versions[name]}" if name in versions else f"no {name}"
 
 
-def _works(resources: Mapping[str, float]) -> bool:
-    return resources.get("CPU", 0) >= 1 or resources.get("GPU", 0) >= 1
+def _working_nodes() -> dict[str, str]:
+    """The addresses of the nodes with cores or GPUs for work, by their ids."""
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in ray.nodes()
+        if node["Alive"] and max(node["Resources"].get(name, 0) for name in ("CPU", "GPU")) >= 1
+    }
 
 
 def _join(address: str, *, named: str) -> None:
