@@ -32,7 +32,7 @@ REFRESH, SILENT = 1.0, 5.0
 """Seconds between two questions how many replicas there are, and until one counts as unanswered."""
 
 
-class Call(NamedTuple):
+class RequestCall(NamedTuple):
     """A request as it arrived at a proxy."""
 
     method: str
@@ -46,7 +46,7 @@ class Call(NamedTuple):
     @property
     def is_inference(self) -> bool:
         """Whether it has images to answer; all else takes no room, and goes first."""
-        return self.method == "POST" and self.path.endswith(("/infer", "/classify"))
+        return is_inference(self.method, self.path)
 
 
 class CallReply(NamedTuple):
@@ -71,7 +71,7 @@ class ReplicaGone(Exception):
 class Replicas(Protocol):
     """The replicas of an application; see `ServeReplicas`."""
 
-    async def answer_calls(self, calls: Sequence[Call]) -> Sequence[CallReply]:
+    async def answer_calls(self, calls: Sequence[RequestCall]) -> Sequence[CallReply]:
         """The answers of one of them.
 
         Raises:
@@ -88,7 +88,7 @@ class Replicas(Protocol):
 class _Waiting:
     """A request until it is answered."""
 
-    call: Call
+    call: RequestCall
     reply: asyncio.Future[CallReply]
     attempts: int = field(default=0)
 
@@ -109,7 +109,7 @@ class Calls:
         self._asked = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def answer(self, call: Call) -> CallReply:
+    async def answer(self, call: RequestCall) -> CallReply:
         """The answer to a request.
 
         Raises:
@@ -120,7 +120,9 @@ class Calls:
         if not self._rooms:
             await self._ask()
         self._refresh()
-        self._check_room(call)
+        self.check_room(call.method, call.path)
+        if not self._rooms:
+            raise QueueFull("a request needs a replica, found none that runs: try again later")
         waiting = _Waiting(call, asyncio.get_running_loop().create_future())
         deadline = max(room.deadline for room in self._rooms)
         self.in_flight += call.is_inference
@@ -139,11 +141,14 @@ class Calls:
         finally:
             self.in_flight -= call.is_inference
 
-    def _check_room(self, call: Call) -> None:
-        if not self._rooms:
-            raise QueueFull("a request needs a replica, found none that runs: try again later")
+    def check_room(self, method: str, path: str) -> None:
+        """Refuse a request that finds no room; before its body is read, so that it costs little.
+
+        Raises:
+            QueueFull: as many are in flight as the replicas take.
+        """
         limit = sum(room.requests for room in self._rooms)
-        if call.is_inference and self.in_flight >= limit:
+        if self.in_flight and is_inference(method, path) and self.in_flight >= limit:
             raise QueueFull(
                 f"at most {limit:,} requests are in flight, found {self.in_flight:,}: try again "
                 "later"
@@ -220,6 +225,15 @@ class Calls:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def is_inference(method: str, path: str) -> bool:
+    """Whether a request has images to answer.
+
+    >>> is_inference("POST", "/v2/models/digits/infer"), is_inference("PUT", "/operating-point")
+    (True, False)
+    """
+    return method == "POST" and path.endswith(("/infer", "/classify"))
 
 
 def _fail(some: list[_Waiting], error: RequestError) -> None:
