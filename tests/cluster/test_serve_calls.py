@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from online_requests import run_async
-from understudy.cluster.serve_calls import RequestCall, CallReply, Calls, ReplicaGone, Room
+from understudy.cluster.serve_calls import CallReply, Calls, ReplicaGone, RequestCall, Room
 from understudy.serving.request_errors import DeadlineExceeded, QueueFull, StageError
 
 ROOM = Room(requests=8, deadline=5.0)

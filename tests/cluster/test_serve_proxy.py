@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from online_requests import run_async
-from understudy.cluster.serve_calls import RequestCall, CallReply, Replicas, Room
+from understudy.cluster.serve_calls import CallReply, Replicas, RequestCall, Room
 from understudy.cluster.serve_proxy import DOOR, MARK, ProxyDoor
 from understudy.serving.bodies import Receive, Scope, Send
 

@@ -85,7 +85,7 @@ class Replicas(Protocol):
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _WaitingCall:
     """A request until it is answered."""
 
     call: RequestCall
@@ -103,7 +103,7 @@ class Calls:
 
     def __init__(self, replicas: Replicas, *, now: Callable[[], float]) -> None:
         self._replicas, self._now = replicas, now
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_WaitingCall] = deque()
         self._flying = self.in_flight = 0
         self._rooms: Sequence[Room] = ()
         self._asked = float("-inf")
@@ -123,7 +123,7 @@ class Calls:
         self.check_room(call.method, call.path)
         if not self._rooms:
             raise QueueFull("a request needs a replica, found none that runs: try again later")
-        waiting = _Waiting(call, asyncio.get_running_loop().create_future())
+        waiting = _WaitingCall(call, asyncio.get_running_loop().create_future())
         deadline = max(room.deadline for room in self._rooms)
         self.in_flight += call.is_inference
         try:
@@ -162,9 +162,9 @@ class Calls:
                 self._flying += 1
                 self._start(self._call(some))
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[_WaitingCall]:
         """The requests of the next call; those that nobody waits for are dropped."""
-        some: list[_Waiting] = []
+        some: list[_WaitingCall] = []
         size = 0
         while self._waiting and len(some) < PER_CALL:
             first = self._waiting[0]
@@ -176,7 +176,7 @@ class Calls:
             self._waiting.popleft()
         return some
 
-    async def _call(self, some: list[_Waiting]) -> None:
+    async def _call(self, some: list[_WaitingCall]) -> None:
         try:
             replies = await self._replicas.answer_calls([one.call for one in some])
             for one, reply in zip(some, replies, strict=True):
@@ -196,7 +196,7 @@ class Calls:
             self._flying -= 1
             self._send()
 
-    def _again(self, some: list[_Waiting]) -> None:
+    def _again(self, some: list[_WaitingCall]) -> None:
         """Let others answer what a replica left unanswered, before what came later."""
         for one in reversed(some):
             one.attempts += 1
@@ -236,7 +236,7 @@ def is_inference(method: str, path: str) -> bool:
     return method == "POST" and path.endswith(("/infer", "/classify"))
 
 
-def _fail(some: list[_Waiting], error: RequestError) -> None:
+def _fail(some: list[_WaitingCall], error: RequestError) -> None:
     for one in some:
         if not one.reply.done():
             one.reply.set_exception(error)

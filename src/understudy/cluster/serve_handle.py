@@ -9,7 +9,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from understudy.cluster.serve_calls import RequestCall, CallReply, ReplicaGone, Room
+from understudy.cluster.serve_calls import CallReply, ReplicaGone, RequestCall, Room
 from understudy.serving.request_errors import QueueFull
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from understudy.cluster.serve_calls import RequestCall, CallReply, Calls, Replicas
+from understudy.cluster.serve_calls import CallReply, Calls, Replicas, RequestCall
 from understudy.errors import UnderstudyError
 from understudy.serving.bodies import Bodies, ClientGone, Message, Receive, Scope, Send
 from understudy.serving.open_inference_routes import Reply, error_reply

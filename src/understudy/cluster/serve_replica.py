@@ -13,7 +13,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from understudy.cluster.serve_calls import RequestCall, CallReply, Room
+from understudy.cluster.serve_calls import CallReply, RequestCall, Room
 from understudy.cluster.serve_proxy import MARK
 from understudy.cluster.serve_spec import ServeSpec, check_folder
 from understudy.malloc import keep_freed_memory
