@@ -61,11 +61,11 @@ def raw_requests(path: str, images: Array) -> Requests:
 
 
 def tensor_requests(path: str, images: Array, *, outputs: Sequence[str] = ()) -> Requests:
-    """Requests of the open inference protocol v2, one image each as a binary tensor.
+    """Requests of the open inference protocol v2, with a binary tensor of images each.
 
     Args:
         path: that of the model's inference.
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8, or (N, B, C, H, W) for B images a request.
         outputs: the outputs asked for, as JSON; all that the server gives where there are none.
     """
     size = images[0].nbytes
@@ -73,7 +73,7 @@ def tensor_requests(path: str, images: Array, *, outputs: Sequence[str] = ()) ->
         "inputs": [
             {
                 "name": "image",
-                "shape": [1, *images.shape[1:]],
+                "shape": [*(images.shape[1:-3] or (1,)), *images.shape[-3:]],
                 "datatype": "UINT8",
                 "parameters": {"binary_data_size": size},
             }

@@ -30,6 +30,7 @@ PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeEr
 CORE = {
     "errors": set(),
     "extras": {"errors"},
+    "library_versions": set(),
     "locks": {"errors"},
     "files": {"errors", "locks"},
     "folders": {"errors", "files", "locks"},
@@ -138,12 +139,13 @@ LAYERS = {
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "serving": {*CORE, "runtime", "monitoring", "zoo"},
+    "cluster": {*CORE, "searching", "runtime", "nn", "onnx", "zoo", "scoring", "serving"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
-        "zoo", "scoring", "training", "reproduction", "monitoring", "serving",
+        "zoo", "scoring", "training", "reproduction", "monitoring", "serving", "cluster",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -185,19 +187,24 @@ ORDER = {
         "imagenet_classes imagenet_labels shards data_specs weights hub_access library_models "
         "hf_processor hf_models callable_models onnx_macs onnx_models factories "
         "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
-        "encoded data batches models saved_cascades"
+        "encoded data batches models saved_cascades runnables"
     ),
     "scoring": (
-        "repeatability outputs probing shards source_run measuring further_exits table_times job"
-        " in_memory on_disk"
+        "launcher members claims repeatability outputs probing shards source_run measuring "
+        "sources shard_scorer plan further_exits new_sources table_times job joined in_memory "
+        "on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (
         "deadlines request_errors tensors open_inference model_metadata content_encoding bodies "
         "openapi settings traffic served_answers served_policies "
         "latest_answers image_inputs watching execution service open_inference_routes "
-        "service_status request_guard classify "
-        "service_metrics page_routes routes asgi request_log direct_inference http_protocol server"
+        "replica_counts service_status service_metrics replicas request_guard classify "
+        "page_routes routes asgi request_log direct_inference http_protocol server"
+    ),
+    "cluster": (
+        "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
+        "serve_calls serve_handle serve_proxy serve_spec serve_replica serve_app serve_session"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

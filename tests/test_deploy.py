@@ -20,9 +20,9 @@ PORT = 8000
 
 
 def words_of(instruction: str) -> list[str]:
-    """The words of the last instruction of a name that is written as JSON."""
+    """The words of the first instruction of a name that is written as JSON: the server's."""
     found = re.findall(rf"^{instruction} (\[.*\])$", DOCKERFILE, re.MULTILINE)
-    words: list[str] = json.loads(found[-1])
+    words: list[str] = json.loads(found[0])
     return words
 
 
@@ -51,7 +51,7 @@ def test_the_image_copies_what_exists_and_its_health_is_a_path() -> None:
 
 def test_images_and_extras_are_those_of_the_package() -> None:
     installed = re.findall(r"'\.\[([\w,]+)\]'", DOCKERFILE)
-    assert sorted(installed) == ["serve,onnx", "serve,zoo"]
+    assert sorted(installed) == ["ray,zoo", "serve,onnx", "serve,zoo"]
     assert container()["image"].partition(":")[0] in DOCKERFILE
 
 

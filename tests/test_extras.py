@@ -43,6 +43,7 @@ NEEDED = {
         *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
     ),
     "serve": ("serving",),
+    "ray": ("cluster",),
 }
 
 

@@ -69,6 +69,33 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def adding_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path`, durably, when the block ends well.
+
+    Where another process has put a folder there meanwhile, that one stays.
+
+    Raises:
+        UnderstudyError: the folder cannot be written.
+    """
+    with writing(path):
+        target = behind_links(path)
+        make_folder(target.parent)
+        temporary = beside(target)
+        temporary.mkdir()
+        try:
+            yield temporary
+            sync(temporary)
+            try:
+                temporary.rename(target)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+            sync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_folder(path: str | Path) -> None:
     """Remove a folder: it is gone at once, also where the process is killed meanwhile.
 

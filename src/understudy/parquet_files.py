@@ -8,7 +8,9 @@ never fed with damaged ones, which may crash it or make it allocate anything.
 from __future__ import annotations
 
 import hashlib
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 from understudy.extras import needing
 from understudy.files import replacing
@@ -30,7 +32,24 @@ def write_parquet(frame: pl.DataFrame, file: Path, *, compression: str = "zstd")
     """
     with replacing(file) as temporary:
         frame.write_parquet(temporary, compression=compression, statistics=False)  # type: ignore[arg-type]
-        return _seal(temporary)
+        with temporary.open("r+b") as stream:
+            return _seal(stream)
+
+
+def parquet_bytes(frame: pl.DataFrame, *, compression: str = "zstd") -> bytes:
+    """A frame with its hash as the bytes of a file.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "numbers.parquet"
+    ...     _ = file.write_bytes(parquet_bytes(pl.DataFrame({"number": [1, 2]})))
+    ...     read_parquet(file)["number"].to_list()
+    [1, 2]
+    """
+    stream = BytesIO()
+    frame.write_parquet(stream, compression=compression, statistics=False)  # type: ignore[arg-type]
+    _seal(stream)
+    return stream.getvalue()
 
 
 def read_parquet(
@@ -65,15 +84,15 @@ def read_parquet(
     return frame
 
 
-def _seal(file: Path) -> str:
-    with file.open("r+b") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-        end = stream.seek(-_END, 2)
-        footer = int.from_bytes(stream.read(4), "little")
-        stream.seek(end - footer)
-        tail = stream.read()
-        stream.seek(end - footer)
-        stream.write(_MARK + digest.digest() + tail)
+def _seal(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+    end = stream.seek(-_END, 2)
+    footer = int.from_bytes(stream.read(4), "little")
+    stream.seek(end - footer)
+    tail = stream.read()
+    stream.seek(end - footer)
+    stream.write(_MARK + digest.digest() + tail)
     return digest.hexdigest()
 
 

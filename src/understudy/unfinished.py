@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from understudy.errors import DataError, UnderstudyError
 from understudy.files import check_version, only_writer, read_json, write_json
-from understudy.folders import recover, remove_folder, replacing_folder
+from understudy.folders import adding_folder, recover, remove_folder
 from understudy.locks import InUse
 
 _MANIFEST = "manifest.json"
@@ -54,6 +54,36 @@ def own_folder(
         yield opened
 
 
+def shared_folder(
+    target: Path,
+    plan: Plan,
+    open_folder: Callable[[Path, Plan], Opened],
+    *,
+    beside: Callable[[Plan, Plan], bool],
+) -> Opened:
+    """A folder for unfinished work on `target` in which several processes work, opened.
+
+    The arguments are those of `own_folder`; the folder is locked while it is opened.
+
+    Raises:
+        InUse: a process works in it alone.
+        UnderstudyError: the place cannot be written.
+    """
+    with only_writer(target), ExitStack() as stack:
+        return open_folder(_locked_first(_places(target, plan, beside), stack), plan)
+
+
+def plans_of(target: Path) -> list[Plan]:
+    """The plans of all unfinished work on `target`."""
+    found = (_plan_in(folder) for folder in _folders(target) if folder.exists())
+    return [plan for plan in found if plan is not None]
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a folder holds unfinished work, which the one that finishes it removes."""
+    return (folder / _MANIFEST).exists()
+
+
 def remove_finished(target: Path, finished: Callable[[Plan], bool]) -> None:
     """Delete the folders of work on `target` that is finished and that nobody is at."""
     with only_writer(target):
@@ -89,13 +119,12 @@ def keep_plan(
     """
     manifest = folder / _MANIFEST
     if not manifest.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(folder.iterdir()) and not manifest.exists():
             raise DataError(
                 f"unfinished work lies in {str(folder)!r}, where something else is: move it"
             )
-        with replacing_folder(folder) as new:
+        with adding_folder(folder) as new:
             write_json(new / _MANIFEST, {"format": kind, "version": newest, "plan": dict(plan)})
-        return
     data = read_json(manifest, DataError, what)
     check_version(data, kind=kind, newest=newest, path=manifest, error=DataError)
     now, found = json.loads(json.dumps(plan)), data.get("plan")

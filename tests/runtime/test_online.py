@@ -553,6 +553,7 @@ def test_a_million_requests_in_flat_memory() -> None:
         async with Executor(cascade, max_batch=64, max_wait_ms=0.5) as executor:
             await requests(executor, count)
             tracemalloc.start()
+            await requests(executor, count // 10)  # tracked from here on: what the loop keeps
             start = tracemalloc.get_traced_memory()[0]
             await requests(executor, count // 10)
             grown = tracemalloc.get_traced_memory()[0] - start
@@ -560,7 +561,7 @@ def test_a_million_requests_in_flat_memory() -> None:
             return executor.stats, grown
 
     stats, grown = run_async(work(), seconds=600)
-    assert stats.rows["tiny"] == count + count // 10
+    assert stats.rows["tiny"] == count + count // 5
     assert stats.waiting == 0
     assert stats.peak <= clients
     assert grown < 2**18

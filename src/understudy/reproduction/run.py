@@ -26,6 +26,7 @@ from understudy.early_exit.network import example_image
 from understudy.early_exit.serialization import ExitFolder
 from understudy.early_exit.taps import list_taps
 from understudy.errors import DataError
+from understudy.library_versions import installed_version
 from understudy.looks import count_looks, log_look, looking
 from understudy.progress_bars import Advance, no_bar
 from understudy.reproduction.papers import LITTLE_BIG, Paper, PaperRow
@@ -34,7 +35,7 @@ from understudy.reproduction.record import Reproduction, RowFindings
 from understudy.reproduction.settings import RunSettings
 from understudy.reproduction.workload import RECORD_IMAGES, Rate
 from understudy.scores import ScoreTable
-from understudy.scoring.on_disk import installed_version, score_into
+from understudy.scoring.on_disk import score_into
 from understudy.training.api import Note, train_exits
 from understudy.training.config import TrainingConfig
 from understudy.zoo.models import build_stage

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 from pathlib import Path
 from time import perf_counter
@@ -14,43 +13,40 @@ from typing import Any
 
 import torch
 
-from understudy.errors import DataError, ModelError, UnderstudyError
+from understudy.errors import DataError, ModelError, UnderstudyError, listed
 from understudy.files import only_writer
 from understudy.measured_rounds import seconds_after, size_of
-from understudy.nn.identity import SAMPLE
-from understudy.nn.stage import resizings_of, usable_device
+from understudy.nn.stage import usable_device
 from understudy.progress_bars import Advance, no_bar
 from understudy.scores import ScoreTable
 from understudy.scoring.further_exits import (
-    already_scored,
     appended,
     check_new_names,
     check_same_data,
     table_at,
 )
 from understudy.scoring.job import ScoringJob
-from understudy.scoring.probing import Probe, common_classes, exits_of, probe, table_of
-from understudy.scoring.repeatability import CHECKED
-from understudy.scoring.shards import SHARD_BATCHES, Shards
+from understudy.scoring.joined import JoinedScoring
+from understudy.scoring.launcher import own_gpu, sign_of_others
+from understudy.scoring.new_sources import new_sources
+from understudy.scoring.plan import (
+    OtherThreads,
+    check_resumable,
+    plan_of,
+    settings_of,
+    table_arguments,
+    torch_threads,
+)
+from understudy.scoring.probing import Probe, table_of
+from understudy.scoring.shard_scorer import ShardScorer
+from understudy.scoring.shards import Shards, plan_with
+from understudy.scoring.sources import Sources
 from understudy.sitting import Sitting
 from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
-from understudy.zoo.batches import first_images
-from understudy.zoo.data import DataSet, check_class_order, open_data
-from understudy.zoo.encoded import check_unchanged
-from understudy.zoo.hf_models import label_names
-from understudy.zoo.models import load_stages
+from understudy.zoo.data import DataSet, open_data
 
-_LIBRARIES = (
-    "understudy",
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "onnxruntime",
-    "numpy",
-    "pillow",
-)
+JobOf = Callable[[ShardScorer, Shards, Advance], ScoringJob]
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
@@ -68,8 +64,11 @@ def score_into(
     split: Mapping[str, float] | Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     device: str | None = None,
+    threads: int | None = None,
+    join: bool = False,
     allow_code: Collection[str] = (),
     on_progress: Advance = no_bar,
+    job_of: JobOf = ScoringJob,
 ) -> ScoreTable:
     """Score models into the table at `path`, and read it back.
 
@@ -82,6 +81,10 @@ def score_into(
     same data already, the models become further exits of it, and its split stays; those that it has
     already, the same under the same names, are left as they are. Several processes may score
     different models into one table at the same time.
+
+    With `join` any number of processes, on any machines, score the same models into one table: each
+    makes the same call, and returns the finished table. A process that is killed is replaced by the
+    others. The folder lies on a file system that all of them share.
 
     Images that cannot be decoded are left out for all models; ``provenance["corrupt"]`` counts and
     names them.
@@ -104,9 +107,16 @@ def score_into(
         split: shares of tune, certify and test, or one split name per image; by default
             `split.default_shares`.
         groups: one name per image; images of one group share a split. By default the data's own.
-        device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
+        device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU. Of
+            several GPUs a process that joins takes that of its number on the machine, as torchrun
+            (LOCAL_RANK) and Slurm (SLURM_LOCALID) give it.
+        threads: of PyTorch, on which the last bits of the scores may depend; its own number unless
+            given, or that of the run that is joined.
+        join: work together with all processes that join; else alone.
         allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch, and after every round in which times are measured.
+        job_of: makes the job that scores and measures: in this process, unless it is
+            `cluster.scoring_job.RayScoringJob`; not for processes that join.
 
     Returns:
         The table at `path`, with all its exits.
@@ -116,53 +126,152 @@ def score_into(
             not finite, or that do not fit into memory.
         DataError: data that cannot be read, labels out of the models' range, a corrupt image with
             `strict`, or unfinished work of another kind.
-        InUse: another process scores one of these models into the same table.
+        InUse: another process scores one of these models into the same table, and not both join.
         TableError: something else is at `path`, a table of other data or with other models of
             these names, or a split that does not fit.
         UnderstudyError: `path` cannot be written.
     """
-    target = Path(path)
-    _check_arguments(models, batch, measure_batches or ())
-    check_target(target)
+    _check_arguments(models, batch, measure_batches or (), threads)
+    check_target(path)
     images = open_data(data)
     groups = images.groups if groups is None and images.groups is not None else groups
     assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
-    settings = _settings(batch, usable_device(device))
+    if device is None and join:
+        device = own_gpu(os.environ, torch.cuda.device_count())
+    request = _Request(
+        target=Path(path),
+        models=models,
+        images=images,
+        batch=batch,
+        keep_logits=keep_logits,
+        strict=strict,
+        measured=measure_batches,
+        workers=workers,
+        split=split,
+        groups=groups,
+        device=usable_device(device),
+        join=join,
+        allow_code=allow_code,
+        on_progress=on_progress,
+        job_of=job_of,
+    )
+    found = plan_with(request.target, models) if join and threads is None else None
+    number = int(found.get("threads", 0)) if found is not None else threads
+    while True:
+        with torch_threads(number or torch.get_num_threads()):
+            try:
+                return _scored(request)
+            except OtherThreads as error:  # others that join began meanwhile
+                if not join or threads is not None:
+                    raise
+                number = error.threads
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What `score_into` was called with, checked; see there."""
+
+    target: Path
+    models: Mapping[str, str]
+    images: DataSet
+    batch: int
+    keep_logits: bool | None
+    strict: bool
+    measured: Sequence[int] | None
+    workers: int | None
+    split: Mapping[str, float] | Sequence[str] | None
+    groups: Sequence[str] | None
+    device: str
+    join: bool
+    allow_code: Collection[str]
+    on_progress: Advance
+    job_of: JobOf
+
+
+def _scored(request: _Request) -> ScoreTable:
+    """The table at the target, with the exits of all models."""
+    target, images = request.target, request.images
+    settings = settings_of(request.batch, request.device)
     older = table_at(target)
     if older is not None:
         check_same_data(older, target, images)
         Shards.remove_finished(target, older)
-    probes = _probe_new(images, models, older, device=settings["device"], allow_code=allow_code)
-    if older is not None and not probes:
+    sources = new_sources(
+        images, request.models, older, device=request.device, allow_code=request.allow_code
+    )
+    if older is not None and not sources.specs:
         return older
+    keep_logits = request.keep_logits
     if keep_logits is None:
-        keep_logits = all(one.classes <= _LOGIT_CLASSES for one in probes.values())
+        keep_logits = all(one.classes <= _LOGIT_CLASSES for one in sources.probes.values())
     files = _files_of(images)
-    sources = {name: models[name] for name in probes}
-    plan = _plan(images, sources, probes, {"logits": keep_logits, **files, **settings})
-    with Shards.of(target, plan, check=partial(_check_resumable, images)) as shards:
-        job = ScoringJob(
-            images=images,
-            sources=sources,
-            probes=probes,
-            shards=shards,
-            batch=batch,
-            workers=workers,
-            keep_logits=keep_logits,
-            strict=strict,
-            device=settings["device"],
-            allow_code=allow_code,
-            on_progress=on_progress,
-        )
-        sittings = _scored_and_measured(job, measure_batches, older)
-        further = replace(
-            _table_of_job(job, split, groups, settings=settings, files=files),
-            times={one.unit: one.median for one in sittings},
-            sittings=sittings,
-        )
-        saved = _added(further, target, images)
-        shards.remove()
+    plan = plan_of(images, sources, {"logits": keep_logits, **files, **settings})
+    check = partial(check_resumable, images)
+    scorer = ShardScorer(
+        images=images,
+        sources=sources,
+        batch=request.batch,
+        workers=request.workers,
+        keep_logits=keep_logits,
+        strict=request.strict,
+    )
+    if not request.join:
+        with Shards.of(target, plan, check=check) as shards:
+            job = request.job_of(scorer, shards, request.on_progress)
+            return _written(job, request, older, settings=settings, files=files)
+    arguments = table_arguments(
+        measured=request.measured, split=request.split, groups=request.groups, strict=request.strict
+    )
+    with Shards.joined(target, plan, arguments, check=check) as (shards, members):
+        job = ScoringJob(scorer, shards, request.on_progress)
+        if JoinedScoring(job, members, expected=sign_of_others(os.environ)).score():
+            try:
+                return _written(job, request, older, settings=settings, files=files)
+            except UnderstudyError:  # others have taken over, where this process was suspended
+                if not _has_exits(table_at(target), sources):
+                    raise
+    return _written_by_others(target, sources)
+
+
+def _written(
+    job: ScoringJob,
+    request: _Request,
+    older: ScoreTable | None,
+    *,
+    settings: Mapping[str, Any],
+    files: Mapping[str, Any],
+) -> ScoreTable:
+    """Score what is missing, measure times and write the table."""
+    sittings = _scored_and_measured(job, request.measured, older)
+    further = replace(
+        _table_of_job(job, request.split, request.groups, settings=settings, files=files),
+        times={one.unit: one.median for one in sittings},
+        sittings=sittings,
+    )
+    saved = _added(further, request.target, request.images)
+    job.shards.remove()
     return saved
+
+
+def _written_by_others(target: Path, sources: Sources) -> ScoreTable:
+    """The table that another process has made of the same exits.
+
+    Raises:
+        DataError: it is not there.
+    """
+    table = table_at(target)
+    if table is None or not _has_exits(table, sources):
+        raise DataError(
+            f"joined processes find their unfinished work beside {str(target)!r} until the table "
+            f"is written, it was removed before {listed(sources.specs)} were scored: start again"
+        )
+    return table
+
+
+def _has_exits(table: ScoreTable | None, sources: Sources) -> bool:
+    """Whether a table has the exits of all sources."""
+    hashes = {} if table is None else {e.name: e.origin.get("weights_hash") for e in table.exits}
+    return all(hashes.get(one.name) == one.origin["weights_hash"] for one in sources.exits)
 
 
 def _scored_and_measured(
@@ -200,14 +309,14 @@ def _table_of_job(
     files: Mapping[str, Any],
 ) -> ScoreTable:
     """The table of the exits that a job has scored, without times."""
-    images = job.images
+    images, probes = job.images, job.sources.probes
     rows, outputs = job.read()
     corrupt = images.ids[~rows].tolist()
     return table_of(
-        job.probes,
+        probes,
         outputs,
         None if images.right_answers is None else images.right_answers[rows],
-        classes=images.classes or _names_of_models(job.probes),
+        classes=images.classes or _names_of_models(probes),
         ids=images.ids[rows].tolist(),
         groups=None if groups is None else list(compress(groups, rows)),
         split=list(compress(split, rows)) if isinstance(split, Sequence) else split,
@@ -236,7 +345,11 @@ def _files_of(images: DataSet) -> dict[str, Any]:
     return {"content": images.encoded.hash().to_dict(), "decoding": images.encoded.decoding}
 
 
-def _check_arguments(models: Mapping[str, str], batch: int, measured: Sequence[int]) -> None:
+def _check_arguments(
+    models: Mapping[str, str], batch: int, measured: Sequence[int], threads: int | None
+) -> None:
+    if threads is not None and threads < 1:
+        raise ModelError(f"PyTorch takes at least 1 thread, found {threads}: give more, or none")
     if not models:
         raise ModelError("scoring needs at least one model, found none: name some")
     if any(size < 1 for size in (batch, *measured)):
@@ -257,94 +370,3 @@ def _sizes(measured: Sequence[int] | None, batch: int, older: ScoreTable | None)
     known = [size for size in units if size is not None]
     further = ([batch] if older is None else []) if measured is None else measured
     return list(dict.fromkeys([*known, *further]))
-
-
-def _settings(batch: int, device: str) -> dict[str, Any]:
-    """What else the last bits of the scores depend on, besides the models and the data."""
-    found = {name: installed_version(name) for name in _LIBRARIES}
-    libraries = {name: one for name, one in found.items() if one is not None}
-    return {
-        "batch": batch,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "libraries": {"python": platform.python_version(), **libraries},
-    }
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _probe_new(
-    images: DataSet,
-    sources: Mapping[str, str],
-    older: ScoreTable | None,
-    *,
-    device: str,
-    allow_code: Collection[str],
-) -> dict[str, Probe]:
-    """Run every source on some images, so that what cannot work fails before hours of scoring.
-
-    Sources that the older table has already, the same models, are left out.
-
-    Raises:
-        ModelError: a model that cannot be loaded or run, whose logits depend on chance or on the
-            rest of a batch, other classes than the others', or two exits of one name.
-        DataError: no image that can be decoded, or labels that the models cannot answer.
-        TableError: the older table has other models of these names.
-    """
-    probes: dict[str, Probe] = {}
-    names: set[str] = set()
-    for source, spec in sources.items():
-        loaded = load_stages(spec, source, allow_code=allow_code)
-        repeated = [name for name in loaded if name in names]
-        if repeated:
-            raise ModelError(
-                f"exits have names of their own, {spec!r} brings {repeated[0]!r}, which is there "
-                "already: leave one out, or name it NAME=SPEC"
-            )
-        names |= set(loaded)
-        stages = {name: stage.to(device) for name, stage in loaded.items()}
-        if older is None or not already_scored(older, stages):
-            some = first_images(images, CHECKED, resizings=resizings_of(stages.values()))
-            probes[source] = probe(stages, some)
-            for stage in stages.values():
-                check_class_order(images.classes, label_names(stage.model), data=repr(images.spec))
-    if probes:
-        classes = common_classes({name: one.classes for name, one in probes.items()})
-        images.check_classes(classes)
-        for one in probes.values():
-            images.check_classes(classes, names=one.class_names)
-    return probes
-
-
-def _plan(
-    images: DataSet,
-    models: Mapping[str, str],
-    probes: Mapping[str, Probe],
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Plain JSON that determines the scores; an error names the first key that differs."""
-    exits = exits_of(probes)
-    return {
-        "data": images.fingerprint,
-        "models": dict(models),
-        "weights": {exit.name: exit.origin["weights_hash"] for exit in exits},
-        "shard": SHARD_BATCHES,
-        **settings,
-        "origin": {exit.name: {**exit.origin, SAMPLE: None} for exit in exits},  # it may round
-    }
-
-
-def _check_resumable(images: DataSet, plan: Mapping[str, Any]) -> None:
-    """Refuse to resume work on files that have changed.
-
-    Raises:
-        DataError: the message names them.
-    """
-    if images.encoded is not None and "content" in plan and plan["data"] == images.fingerprint:
-        check_unchanged(images.encoded, images.ids, plan, where="the unfinished part")

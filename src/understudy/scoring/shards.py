@@ -1,9 +1,19 @@
-"""The outputs of exits as shards on disk, until all are there."""
+"""The outputs of exits as shards on disk, until all are there.
+
+TABLE.partial/manifest.json       the plan
+TABLE.partial/003/00012.parquet   shard 12 of exit 3
+TABLE.partial/003@64/             the same, of exits that ran on 64 samples at a time
+TABLE.partial/sizes/003@64        source 3 runs on 64 samples at a time, for want of memory
+TABLE.partial/ms@256.json         measured times
+TABLE.partial/joined/             where processes have joined: `processes` (`members`), `claims`,
+                                  and in manifest.json the arguments of the table that they make
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,18 +23,30 @@ import polars as pl
 
 from understudy.errors import DataError, UnderstudyError
 from understudy.exit import Detail
-from understudy.files import read_json, write_json
+from understudy.files import beside, only_writer, read_json, sync, write_json, writing
 from understudy.folders import remove_folder
+from understudy.locks import InUse
 from understudy.nn.confidence_functions import confidence_functions
-from understudy.parquet_files import ERRORS, read_parquet, write_parquet
+from understudy.parquet_files import ERRORS, parquet_bytes, read_parquet
 from understudy.scores import ScoreTable
+from understudy.scoring.claims import check_claimable
+from understudy.scoring.members import Members, check_nobody_joined
 from understudy.scoring.outputs import ExitOutputs
 from understudy.sitting import Sitting
-from understudy.unfinished import Plan, keep_plan, own_folder, remove_finished
+from understudy.unfinished import (
+    Plan,
+    holds_work,
+    keep_plan,
+    own_folder,
+    plans_of,
+    remove_finished,
+    shared_folder,
+)
 from understudy.zoo.data import Array
 
-FORMAT, VERSION = "understudy.partial", 1
+FORMAT, VERSION, JOINED = "understudy.partial", 1, "understudy.joined"
 SHARD_BATCHES = 8
+_JOINED, _SIZES = "joined", "sizes"
 
 
 class Shards:
@@ -44,6 +66,7 @@ class Shards:
         self, folder: Path, plan: Plan, *, check: Callable[[Plan], None] = lambda _: None
     ) -> None:
         self.folder = folder
+        self._sources = list(plan["models"])
         what = "an unfinished run"
         keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what=what, check=check)
 
@@ -61,7 +84,64 @@ class Shards:
             DataError: what the class raises.
         """
         with own_folder(table, plan, partial(Shards, check=check), beside=_other_models) as shards:
+            check_nobody_joined(shards.processes)
             yield shards
+
+    @staticmethod
+    @contextmanager
+    def joined(
+        table: Path,
+        plan: Plan,
+        arguments: Plan,
+        *,
+        check: Callable[[Plan], None] = lambda _: None,
+    ) -> Iterator[tuple[Shards, Members]]:
+        """The shards of a run in which several processes work, and those processes.
+
+        Args:
+            table, plan, check: as for `of`.
+            arguments: of the table, the same in all processes.
+
+        Raises:
+            InUse: a process that has not joined scores one of the models.
+            UnderstudyError: the file system does not do what joining needs.
+            DataError: what the class raises, or other arguments.
+        """
+        with ExitStack() as stack:
+
+            def join(folder: Path, plan: Plan) -> tuple[Shards, Members]:
+                shards = Shards(folder, plan, check=check)
+                what = "joined scoring"
+                keep_plan(folder / _JOINED, arguments, kind=JOINED, newest=1, what=what)
+                check_claimable(shards.processes)
+                members = Members(shards.processes)
+                stack.callback(shards.remove_if_left, members, table)
+                stack.enter_context(members.joined())
+                return shards, members
+
+            try:
+                shards, members = shared_folder(table, plan, join, beside=_other_models)
+            except InUse as error:
+                raise InUse(
+                    f"processes work on one table where all of them join, {str(table)!r} is that "
+                    "of one that works alone: wait until it ends, or start it again with --join"
+                ) from error
+            yield shards, members
+
+    @property
+    def processes(self) -> Path:
+        """The folder for the processes that have joined."""
+        return self.folder / _JOINED / "processes"
+
+    @property
+    def claims(self) -> Path:
+        """The folder for their claims."""
+        return self.folder / _JOINED / "claims"
+
+    @property
+    def exist(self) -> bool:
+        """Whether the folder is there still: who makes the table of it removes it."""
+        return holds_work(self.folder)
 
     @staticmethod
     def remove_finished(table: Path, written: ScoreTable) -> None:
@@ -79,21 +159,34 @@ class Shards:
             return None
 
     def keep_sitting(self, sitting: Sitting) -> None:
-        """Keep the times measured in a unit."""
-        write_json(self._times(sitting.unit), sitting.to_dict())
+        """Keep the times measured in a unit, unless the folder has been removed meanwhile."""
+        if self.exist:
+            write_json(self._times(sitting.unit), sitting.to_dict())
 
     @property
     def sizes(self) -> dict[str, int]:
         """The most samples at a time by source, where whole batches did not fit into memory."""
-        try:
-            found = read_json(self._sizes, DataError, "sizes")
-        except UnderstudyError:
-            return {}
-        return {name: int(size) for name, size in found.items()}
+        found: dict[str, int] = {}
+        for file in (self.folder / _SIZES).glob("*@*"):
+            number, _, size = file.name.partition("@")
+            source = self._sources[int(number)]
+            found[source] = min(int(size), found.get(source, int(size)))
+        return found
 
     def keep_size(self, source: str, size: int) -> None:
-        """Keep the most samples of a source at a time."""
-        write_json(self._sizes, {**self.sizes, source: size})
+        """Keep the most samples of a source at a time; the lowest that anybody keeps is valid."""
+        file = self.folder / _SIZES / f"{self._sources.index(source):03}@{size}"
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+
+    def present(self, exit: str) -> set[int]:
+        """The shards that are there, whole or damaged."""
+        try:
+            with os.scandir(self.folder / exit) as entries:
+                return {int(e.name[:5]) for e in entries if e.name.endswith(".parquet")}
+        except FileNotFoundError:
+            return set()
 
     def has(self, exit: str, shard: int) -> bool:
         """Whether a shard is done; one that is damaged is not."""
@@ -103,9 +196,19 @@ class Shards:
             return False
         return True
 
-    def write(self, exit: str, shard: int, positions: Array, outputs: ExitOutputs | None) -> None:
-        """Keep a shard, whole or not at all; None where none of its images could be decoded."""
-        write_parquet(_frame(positions, outputs), self._file(exit, shard), compression="lz4")
+    def write(self, exit: str, shard: int, content: bytes) -> None:
+        """Keep what `shard_bytes` made of a shard, whole or not at all."""
+        file = self._file(exit, shard)
+        temporary = beside(file)
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)  # alone: the folder may have been removed meanwhile
+            try:
+                temporary.write_bytes(content)
+                sync(temporary)
+                temporary.replace(file)
+                sync(file.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def read(self, exit: str, shards: int) -> tuple[Array, ExitOutputs]:
         """Positions (n,) and the exit's outputs there, from its first shards.
@@ -130,14 +233,16 @@ class Shards:
         """Delete the folder, when the table is written."""
         remove_folder(self.folder)
 
+    def remove_if_left(self, members: Members, table: Path) -> None:
+        """Delete the folder where no shard is done and all processes that have joined are gone."""
+        with suppress(InUse), only_writer(table, wait=False):
+            if self.exist and not members.others:
+                self.remove_if_empty()
+
     def remove_if_empty(self) -> None:
         """Delete the folder where no shard is done yet: there is nothing to resume."""
         if not any(self.folder.glob("*/*.parquet")):
             self.remove()
-
-    @property
-    def _sizes(self) -> Path:
-        return self.folder / "sizes.json"
 
     def _times(self, unit: str) -> Path:
         return self.folder / f"{unit}.json"
@@ -146,8 +251,20 @@ class Shards:
         return self.folder / exit / f"{shard:05}.parquet"
 
 
+def plan_with(table: Path, models: Collection[str]) -> Plan | None:
+    """The plan of an unfinished run that scores some of these models; None where there is none."""
+    named = {"models": dict.fromkeys(models)}
+    return next((plan for plan in plans_of(table) if not _other_models(named, plan)), None)
+
+
 def _other_models(plan: Plan, other: Plan) -> bool:
     return not set(plan["models"]) & set(other.get("models", plan["models"]))
+
+
+def shard_bytes(positions: Array, outputs: ExitOutputs | None) -> bytes:
+    """The file of an exit's outputs (n rows) at some positions (n,), with its hash; None where none
+    of the shard's images could be decoded."""
+    return parquet_bytes(_frame(positions, outputs), compression="lz4")
 
 
 def _frame(positions: Array, outputs: ExitOutputs | None) -> pl.DataFrame:

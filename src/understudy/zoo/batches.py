@@ -93,12 +93,35 @@ def batches(
     Raises:
         DataError: a size or number of workers out of range.
     """
-    return _decoded_batches(
-        partial(data.resized, resizings=frozenset(resizings)),
-        range(len(data)) if positions is None else positions,
-        size=size,
-        workers=workers,
-    )
+    block = range(len(data)) if positions is None else positions
+    return batches_of_blocks(data, [block], size=size, workers=workers, resizings=resizings)
+
+
+def batches_of_blocks(
+    data: DataSet,
+    blocks: Iterable[Sequence[int]],
+    *,
+    size: int = 256,
+    workers: int | None = None,
+    resizings: Collection[Resizing | None] = (),
+) -> Iterator[Batch]:
+    """The batches of some blocks of positions, one block after another; no batch spans two.
+
+    Args:
+        data: the images.
+        blocks: positions in the data set, drawn when threads are free to decode them.
+        size, workers, resizings: as for `batches`.
+
+    >>> from understudy.zoo.data import open_data
+    >>> images = open_data("digits:heldout")
+    >>> [batch.positions.tolist() for batch in batches_of_blocks(images, [[4, 5, 6], [0]], size=2)]
+    [[4, 5], [6], [0]]
+
+    Raises:
+        DataError: a size or number of workers out of range.
+    """
+    read = partial(data.resized, resizings=frozenset(resizings))
+    return _decoded_batches(read, blocks, size=size, workers=workers)
 
 
 def first_images(
@@ -139,7 +162,7 @@ def array_batches(data: DataSet, *, size: int = 256, workers: int | None = None)
     Raises:
         DataError: a size or number of workers out of range.
     """
-    return _decoded_batches(data.array, range(len(data)), size=size, workers=workers)
+    return _decoded_batches(data.array, [range(len(data))], size=size, workers=workers)
 
 
 def stacked(images: Sequence[Any]) -> Any:
@@ -159,20 +182,26 @@ def stacked(images: Sequence[Any]) -> Any:
 
 
 def _decoded_batches(
-    image_at: Callable[[int], Any], positions: Sequence[int], *, size: int, workers: int | None
+    image_at: Callable[[int], Any],
+    blocks: Iterable[Sequence[int]],
+    *,
+    size: int,
+    workers: int | None,
 ) -> Iterator[Batch]:
     workers = decoding_threads() if workers is None else workers
     if size < 1 or workers < 0:
         raise DataError(
             f"a batch has at least 1 image and workers are 0 or more, found {size} and {workers}"
         )
-    blocks = [
-        _BatchPositions(positions[start : start + size]) for start in range(0, len(positions), size)
-    ]
+    todo = (
+        _BatchPositions(block[start : start + size])
+        for block in blocks
+        for start in range(0, len(block), size)
+    )
     decode = partial(_decode, image_at)
     if not workers:
-        return (block.batch(map(decode, block.parts)) for block in blocks)
-    return _decode_ahead(blocks, decode, workers)
+        return (one.batch(map(decode, one.parts)) for one in todo)
+    return _decode_ahead(todo, decode, workers)
 
 
 class _DecodedPart(NamedTuple):
@@ -209,26 +238,35 @@ class _BatchPositions(NamedTuple):
 
 
 def _decode_ahead(
-    blocks: Sequence[_BatchPositions], decode: Callable[[Sequence[int]], _DecodedPart], workers: int
+    todo: Iterator[_BatchPositions], decode: Callable[[Sequence[int]], _DecodedPart], workers: int
 ) -> Iterator[Batch]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="understudy-decode")
-    todo = (part for block in blocks for part in block.parts)
+    drawn: deque[_BatchPositions] = deque()
     waiting: deque[Future[_DecodedPart]] = deque()
 
-    def submit(most: int) -> None:
-        waiting.extend(pool.submit(decode, part) for part in islice(todo, most - len(waiting)))
+    def draw() -> Iterator[Sequence[int]]:
+        for batch in todo:
+            drawn.append(batch)
+            yield from batch.parts
 
-    def decoded(block: _BatchPositions) -> Iterator[_DecodedPart]:
-        for _ in block.parts:
+    parts = draw()
+
+    def submit(most: int) -> None:
+        free = max(most - len(waiting), 0)
+        waiting.extend(pool.submit(decode, part) for part in islice(parts, free))
+
+    def decoded(batch: _BatchPositions) -> Iterator[_DecodedPart]:
+        for _ in batch.parts:
             part = waiting.popleft().result()
             held = sum(image.nbytes for image in part.images)
-            submit(max(workers, min(workers * len(block.parts), AHEAD // max(held, 1))))
+            submit(max(workers, min(workers * len(batch.parts), AHEAD // max(held, 1))))
             yield part
 
     try:
         submit(workers)
-        for block in blocks:
-            yield block.batch(decoded(block))
+        while drawn:
+            batch = drawn.popleft()
+            yield batch.batch(decoded(batch))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -43,13 +43,20 @@ from understudy.app.cli import (
     zoo,
 )
 from understudy.app.cli.failures import INTERRUPTED, one_sentence
+from understudy.app.cli.options import with_ray_address
 from understudy.app.cli.terminal import UsageError
 from understudy.errors import is_text
 from understudy.extras import needing
 
 
 class _Command(TyperCommand):
-    """A verb whose help shows flags without a type: they take no value."""
+    """A verb whose help shows flags without a type: they take no value.
+
+    What follows `--ray` is its value only where it reads as an address.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_ray_address(args))
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _flags_without_type(super().get_params(ctx))

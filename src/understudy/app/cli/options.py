@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,6 +165,29 @@ AllowCode = Annotated[
         "the specs that you write yourself need no option.[/]",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    option(
+        "[ADDRESS]",
+        "Work on Ray: on the cluster at HOST:PORT, of which this machine is a node, or that of "
+        "RAY_ADDRESS, else on all cores of this machine.",
+    ),
+]
+
+
+def with_ray_address(words: Sequence[str]) -> list[str]:
+    """The words of a command, with no address after `--ray` where none was given.
+
+    >>> with_ray_address(["score", "--ray", "timm:resnet18", "--ray", "10.0.0.7:6379"])
+    ['score', '--ray=', 'timm:resnet18', '--ray', '10.0.0.7:6379']
+    """
+    return [
+        "--ray=" if word == "--ray" and not _RAY_ADDRESS.match(" ".join(words[place:])) else word
+        for place, word in enumerate(words, 1)
+    ]
+
+
+_RAY_ADDRESS = re.compile(r"(auto|\S+://\S*|\S+:\d+)(?!\S)")
 
 
 def named_values(texts: Iterable[str], option: str) -> dict[str, str]:

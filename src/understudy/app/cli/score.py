@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ from understudy.app.cli import options, terminal
 
 if TYPE_CHECKING:
     from understudy.scores import ScoreTable
+    from understudy.scoring.job import ScoringJob
 
 
 def score(
@@ -25,6 +28,14 @@ def score(
             "--batch, or fewer where there are fewer images; over an older table, its own.[/]",
         ),
     ] = None,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join",
+            help="Work with all processes that run this command on a shared folder, on any "
+            "machines.",
+        ),
+    ] = False,
     device: options.Device = None,
     split: options.SplitShares = None,
     allow_code: options.AllowCode = None,
@@ -36,6 +47,18 @@ def score(
         ),
     ] = 256,
     workers: options.Workers = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=options.MOST_THREADS,
+            metavar="N",
+            help="Threads of PyTorch. [dim]Default: one per core; those of the processes that are "
+            "joined.[/]",
+            show_default=False,
+            rich_help_panel="Batches",
+        ),
+    ] = None,
     keep_logits: Annotated[
         bool | None,
         typer.Option(
@@ -52,11 +75,13 @@ def score(
             rich_help_panel="What is kept",
         ),
     ] = False,
+    ray: options.Ray = None,
 ) -> None:
     """Run models over labelled images and store every model's prediction for every image.
 
     It can be interrupted at any time: the same command resumes where it stopped. Models that the
-    table has already are left as they are.
+    table has already are left as they are. With `--join` any number of processes that run the same
+    command (srun, torchrun, a job of Kubernetes) share the work, and replace those that are killed.
 
     Models, as SPEC or, called NAME in the table, NAME=SPEC:
       timm:NAME, torchvision:NAME  of these libraries, with published weights
@@ -99,6 +124,11 @@ def score(
     """
     from understudy.zoo.model_specs import check_found, named_specs
 
+    if join and ray is not None:
+        raise terminal.UsageError(
+            "shards are handed out by Ray or claimed in a shared folder, found --ray and --join: "
+            "drop one"
+        )
     specs = named_specs(models)  # what can be wrong is seen before PyTorch is imported
     for spec in specs.values():
         check_found(spec)
@@ -106,7 +136,7 @@ def score(
 
     sizes, shares = _sizes(measure), options.split_shares(split, into=into)
     check_target(into)
-    with terminal.progress("images", measuring="rounds") as advance:
+    with scoring_place(ray) as job_of, terminal.progress("images", measuring="rounds") as advance:
         from understudy.scoring.further_exits import table_at
         from understudy.scoring.on_disk import score_into
 
@@ -122,8 +152,11 @@ def score(
             workers=workers,
             split=shares,
             device=device,
+            threads=threads,
+            join=join,
             allow_code=allow_code or (),
             on_progress=advance,
+            job_of=job_of,
         )
     known = () if older is None else older.names
     scored = [name for name in scores.names if name not in known]
@@ -134,6 +167,22 @@ def score(
         terminal.note(f"nothing to do: {into} has these models on these data already")
     done = "written to" if scored else "unchanged in"
     terminal.answer_table(scores, into, as_json=as_json, done=done, scored=scored)
+
+
+@contextmanager
+def scoring_place(ray: str | None) -> Iterator[type[ScoringJob]]:
+    """What scores: this process, or actors on Ray while the block runs."""
+    if ray is None:
+        from understudy.scoring.job import ScoringJob
+
+        yield ScoringJob
+        return
+    from understudy.cluster.connection import connected
+
+    with connected(ray or None):  # PyTorch is imported after
+        from understudy.cluster.scoring_job import RayScoringJob
+
+        yield RayScoringJob
 
 
 def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:

@@ -1,0 +1,142 @@
+"""The actors that score shards: as many as a cluster has room for, asked in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from time import monotonic, sleep
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+
+from understudy.cluster.connection import ClusterError, cause_of
+from understudy.cluster.remote_scoring import RemoteScoring
+from understudy.cluster.shard_actor import ShardActor
+from understudy.cluster.shard_news import News, Task
+
+PATIENCE = 300  # seconds without a word from any actor, after which a run ends
+_MOMENT = 1.0  # seconds after which actors that were lost are asked again, and room is looked for
+
+
+class ShardActors:
+    """Actors that score shards, one per GPU, or per as many cores as PyTorch has threads.
+
+    There is one more than there is room for, so that a cluster that grows by itself grows. An actor
+    that dies is started again by Ray, wherever there is room.
+
+    Args:
+        scoring: what is scored.
+        most: actors, at most.
+        patience: seconds.
+    """
+
+    def __init__(self, scoring: RemoteScoring, *, most: int, patience: float = PATIENCE) -> None:
+        self._needs = _needs(scoring)
+        self._actor = ray.remote(ShardActor).options(
+            max_restarts=-1, max_task_retries=0, **_options(self._needs)
+        )
+        self._scoring = ray.put(scoring)
+        self._most = most
+        self._patience = patience
+        self._actors: dict[str, Any] = {}
+        self._calls: dict[Any, str] = {}
+        self._lost: dict[str, float] = {}
+        self._looked = self._heard = monotonic()
+        self._grow()
+
+    def ask(self, worker: str, tasks: Sequence[Task]) -> None:
+        """Give an actor further tasks, and wait for its news."""
+        self._calls[self._actors[worker].work.remote(list(tasks))] = worker
+
+    def answers(self) -> Iterator[tuple[str, list[News] | None]]:
+        """What actors have answered within a moment; None of one that was lost, which is asked
+        again when Ray has started it anew.
+
+        Raises:
+            ClusterError: no actor can be started, or none has answered for a long time.
+        """
+        if monotonic() - self._looked > _MOMENT:
+            self._grow()
+            for worker in [one for one, until in self._lost.items() if until < monotonic()]:
+                del self._lost[worker]
+                self._begin(worker)
+        if not self._calls:
+            sleep(_MOMENT)
+            return
+        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=_MOMENT)
+        for call in ready:
+            worker = self._calls.pop(call)
+            news = self._answer(call)
+            if news is None:
+                self._lost[worker] = monotonic() + _MOMENT
+            else:
+                self._heard = monotonic()
+            yield worker, news
+        if monotonic() - self._heard > self._patience:
+            raise ClusterError(
+                f"some actor answers within {self._patience:.0f} seconds, none of "
+                f"{len(self._actors)} does (they need {_words(self._needs)} each): look at `ray "
+                "status`; what is scored is kept, and the same command goes on"
+            )
+
+    def leave(self, *stay: str) -> None:
+        """End all other actors; those that wait for room first."""
+        for other in [one for one in reversed(self._actors) if one not in stay]:
+            ray.kill(self._actors.pop(other), no_restart=True)
+            self._lost.pop(other, None)
+        self._calls = {call: one for call, one in self._calls.items() if one in stay}
+        self._most = len(stay)
+
+    def _answer(self, call: Any) -> list[News] | None:
+        try:
+            news: list[News] = ray.get(call)
+        except ActorDiedError as error:
+            raise ClusterError(
+                f"actors start on every node with room, one did not ({cause_of(error)}): install "
+                "understudy with the `ray` extra there; what is scored is kept"
+            ) from error
+        except RayTaskError as error:
+            raise ClusterError(
+                f"actors send back what they scored, one cannot ({cause_of(error)}): make room on "
+                "its node; what is scored is kept, and the same command goes on"
+            ) from error
+        except (RayActorError, RayError):
+            return None
+        return news
+
+    def _grow(self) -> None:
+        """Make further actors where the cluster has room for more of them than there are."""
+        self._looked = monotonic()
+        room = sum(_room(node["Resources"], self._needs) for node in ray.nodes() if node["Alive"])
+        if not room and not self._actors:
+            raise ClusterError(
+                f"an actor needs {_words(self._needs)} of one node, no node has so much: give "
+                "fewer --threads, or another --device"
+            )
+        for _ in range(len(self._actors), min(room + 1, self._most)):
+            worker = f"{len(self._actors)}"
+            self._actors[worker] = self._actor.remote()
+            self._begin(worker)
+
+    def _begin(self, worker: str) -> None:
+        """Let an actor that was started, or started anew, open the data."""
+        self._actors[worker].begin.remote(self._scoring)
+        self.ask(worker, [])
+
+
+def _needs(scoring: RemoteScoring) -> dict[str, int]:
+    """The resources of an actor."""
+    return {"CPU": scoring.threads} if scoring.sources.device == "cpu" else {"CPU": 1, "GPU": 1}
+
+
+def _options(needs: Mapping[str, int]) -> dict[str, int]:
+    return {f"num_{name.lower()}s": count for name, count in needs.items()}
+
+
+def _words(needs: Mapping[str, int]) -> str:
+    return " and ".join(f"{count} {name}" for name, count in needs.items())
+
+
+def _room(resources: Mapping[str, float], needs: Mapping[str, int]) -> int:
+    """How many actors fit on a node."""
+    return int(min(resources.get(name, 0) // count for name, count in needs.items()))
