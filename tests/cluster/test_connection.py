@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Run
-from ray_nodes import RayNodes, ray_nodes
+from ray_nodes import RayNodes
 from understudy.cluster.connection import ClusterError, connected
 
 
@@ -79,21 +79,23 @@ def test_what_is_no_address(address: str) -> None:
     assert f"a Ray cluster's address reads HOST:PORT, found '{address}'" in refused(address)
 
 
+def test_a_ray_of_its_own_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 40)))
+    assert refused(None).startswith("Ray starts on this machine, it did not (")
+
+
 def test_the_command_says_so_in_one_sentence(run: Run, closed: str, tmp_path: Path) -> None:
     ended = run(
-        *("score", "tiny=py:nets:tiny", "--data", "digits:", "--into", tmp_path / "table"),
+        *("score", "tiny=torchvision:resnet18", "--data", "digits:", "--into", tmp_path / "table"),
         *("--ray", closed, "--json"),
     )
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
     assert "(Connection refused)" in ended.stderr
     assert not (tmp_path / "table.partial").exists()
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[RayNodes]:
-    with ray_nodes(cores=1) as found:
-        yield found
 
 
 @pytest.mark.slow

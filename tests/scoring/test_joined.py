@@ -21,12 +21,13 @@ import torch
 import digit_nets
 from command_line import Run
 from progress import InterruptedRunError, RecordedProgress, after
-from understudy.errors import DataError, UnderstudyError
+from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.locks import InUse
 from understudy.scores import ScoreTable
 from understudy.scoring import joined
 from understudy.scoring.members import WorkProcess
 from understudy.scoring.on_disk import score_into
+from understudy.scoring.plan import settings_of
 from understudy.scoring.shard_scorer import ScoredShard
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
@@ -241,11 +242,14 @@ def test_sizes_that_fall_in_one_process_are_those_of_all(
     expected = alone(tmp_path / "alone", models=models)
     monkeypatch.setattr(digit_nets.MockOfFullDevice, "full", False)
 
-    def fill(name: str, done: int, _: int) -> None:
-        if name == "mock" and done > 300:
-            digit_nets.MockOfFullDevice.full = True
+    keep = joined.JoinedScoring.keep
 
-    work = partial(scored, tmp_path / "table", models=models, on_progress=fill)
+    def fill(scoring: joined.JoinedScoring, shard: ScoredShard) -> None:
+        keep(scoring, shard)
+        digit_nets.MockOfFullDevice.full = True
+
+    monkeypatch.setattr(joined.JoinedScoring, "keep", fill)
+    work = partial(scored, tmp_path / "table", models=models)
     for one in at_once(work, work):
         one.result()
     assert content(tmp_path / "table") == expected
@@ -273,13 +277,42 @@ def test_another_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     scored(tmp_path / "table")
 
 
-def test_the_threads_of_those_who_are_joined_are_adopted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_the_threads_of_those_who_are_joined_are_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Also where those have begun while this one looked at its models."""
     own = torch.get_num_threads()
-    expected = alone(tmp_path / "alone", threads=own + 1)
-    interrupted(tmp_path / "table", threads=own + 1)
-    scored(tmp_path / "table")
-    assert content(tmp_path / "table") == expected
+    other = 1 if own > 1 else 2
+    interrupted(tmp_path / "table", threads=other)
+    if not known:
+        monkeypatch.setattr("understudy.scoring.on_disk.plan_with", lambda *_: None)
+    table = scored(tmp_path / "table")
+    assert [run["threads"] for run in table.provenance["runs"]] == [other]
     assert torch.get_num_threads() == own
+
+
+def test_the_number_of_a_process_chooses_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none here, as the error says, which names the one that was chosen."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("SLURM_LOCALID", "6")
+    with pytest.raises(ModelError, match="device 'cuda:2' cannot be used"):
+        scored(tmp_path / "table")
+    scored(tmp_path / "table", join=False)
+    scored(tmp_path / "other", device="cpu")
+
+
+def test_of_a_gpu_its_name_belongs_to_the_plan_and_its_number_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = {"cuda:0": "NVIDIA H200", "cuda:1": "NVIDIA H200", "cuda:2": "Tesla T4"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    first, second, third = (settings_of(32, device) for device in names)
+    assert first == second
+    assert (first["device"], first["device_name"]) == ("cuda", "NVIDIA H200")
+    assert first != third
 
 
 def test_who_sees_no_other_process_where_there_are_some_says_so(

@@ -42,7 +42,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         ClusterError: no cluster answers there within 20 seconds, it has another version of Ray or
-            Python, or a node of it has not the same libraries.
+            Python, or a node of it has not the same libraries; or Ray does not start here.
     """
     if ray.is_initialized():
         yield
@@ -55,7 +55,7 @@ def connected(address: str | None) -> Iterator[None]:
                 _join(chosen, named=repr(chosen) if address else f"{chosen!r} ({ADDRESS})")
                 check_nodes()
             else:
-                _init("local", include_dashboard=False)
+                _start()
             yield
         finally:
             ray.shutdown()
@@ -70,20 +70,22 @@ def check_nodes() -> None:
         ClusterError: a node has no `understudy`, other versions of the libraries that scores depend
             on (`library_versions`), or does not answer within a minute.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and _works(node["Resources"])]
+    nodes = _working_nodes()
     if not nodes:
         raise ClusterError(
             f"work needs a node with cores, this cluster has none ({len(ray.nodes())} nodes): "
             "start one with `ray start --address=HOST:PORT`"
         )
     versions = ray.remote(num_cpus=0, max_retries=0)(library_versions)
-    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     asked = {
-        versions.options(scheduling_strategy=place).remote(): node["NodeManagerAddress"]
-        for place, node in zip(places, nodes, strict=True)
+        versions.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(number, soft=False)
+        ).remote(): number
+        for number in nodes
     }
     _, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWERED)
-    for answer, node in asked.items():
+    for answer, number in asked.items():
+        node = nodes[number]
         if answer in silent:
             raise ClusterError(
                 f"every node starts a process for work within {_ANSWERED} seconds, {node} does "
@@ -97,10 +99,11 @@ def check_nodes() -> None:
                 f"({cause_of(error)}): install there what is installed here, with the `ray` extra"
             ) from error
         except ray.exceptions.RayError as error:
-            raise ClusterError(
-                f"every node starts a process for work, {node} cannot ({cause_of(error)}): look at "
-                "`ray status` and its logs"
-            ) from error
+            if number in _working_nodes():  # else it has gone meanwhile
+                raise ClusterError(
+                    f"every node starts a process for work, {node} cannot ({cause_of(error)}): "
+                    "look at `ray status` and its logs"
+                ) from error
 
 
 def check_versions(found: Mapping[str, str], node: str) -> None:
@@ -141,8 +144,13 @@ def _version_of(name: str, versions: Mapping[str, str]) -> str:
     return f"{name} {versions[name]}" if name in versions else f"no {name}"
 
 
-def _works(resources: Mapping[str, float]) -> bool:
-    return resources.get("CPU", 0) >= 1 or resources.get("GPU", 0) >= 1
+def _working_nodes() -> dict[str, str]:
+    """The addresses of the nodes with cores or GPUs for work, by their ids."""
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in ray.nodes()
+        if node["Alive"] and max(node["Resources"].get(name, 0) for name in ("CPU", "GPU")) >= 1
+    }
 
 
 def _join(address: str, *, named: str) -> None:
@@ -241,6 +249,18 @@ def _stderr_discarded() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _start() -> None:
+    """Start Ray on this machine; it gives up after half a minute, on a busy one too."""
+    try:
+        _init("local", include_dashboard=False)
+    except Exception as error:  # Ray raises it as it is
+        text = " ".join(str(error).split())
+        raise ClusterError(
+            f"Ray starts on this machine, it did not ({text[:300]}): try again when it is less "
+            "busy, and see whether its temporary folder (RAY_TMPDIR) has room"
+        ) from error
 
 
 def _init(address: str, **more: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +32,7 @@ from understudy.scoring.job import ScoringJob, title_of
 from understudy.sitting import Sitting
 
 logger = logging.getLogger(__name__)
-_LOSSES = 5  # processes that end while they score one shard, after which it is given up
+_LOSSES = 3  # processes that end while they score one shard, after which it is given up
 _KINDS = {one.__name__: one for one in (ModelError, DataError)}
 
 
@@ -58,7 +60,8 @@ class RayScoringJob(ScoringJob):
             sizes=self.sizes,
         )
         if not queue.empty:
-            _ScoringRun(self, queue, self._actors).run()
+            with self._ending_on_errors():
+                _ScoringRun(self, queue, self._actors).run()
 
     def measure_at(self, size: int, *, seconds: float) -> Sitting:
         """The times of all sources in batches of a size, measured by one actor alone.
@@ -67,6 +70,10 @@ class RayScoringJob(ScoringJob):
             ModelError: a source runs out of memory in batches of this size.
             ClusterError: no actor answers.
         """
+        with self._ending_on_errors():
+            return self._measure(Measure(size, seconds))
+
+    def _measure(self, task: Measure) -> Sitting:
         asked, lost = False, 0
         while lost < _LOSSES:
             for worker, news in self._actors.answers():
@@ -77,8 +84,8 @@ class RayScoringJob(ScoringJob):
                     self.check(one)
                     if isinstance(one, Round):
                         self.on_progress(one.name, one.done, one.most)
-                tasks = [] if asked else [Measure(size, seconds)]
-                self._actors.leave_one(worker)
+                tasks = [] if asked else [task]
+                self._actors.leave(worker)
                 self._actors.ask(worker, tasks)
                 asked = True
                 sitting = next((one for one in news if isinstance(one, Sitting)), None)
@@ -96,6 +103,15 @@ class RayScoringJob(ScoringJob):
         if isinstance(news, Failed):
             where = f"on {news.node}: " if news.starting and len(ray.nodes()) > 1 else ""
             raise _KINDS.get(news.kind, UnderstudyError)(f"{where}{news.message}")
+
+    @contextmanager
+    def _ending_on_errors(self) -> Iterator[None]:
+        """End all actors where the block raises; else they serve what follows."""
+        try:
+            yield
+        except BaseException:
+            self._actors.leave()
+            raise
 
     @cached_property
     def _actors(self) -> ShardActors:

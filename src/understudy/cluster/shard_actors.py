@@ -79,13 +79,13 @@ class ShardActors:
                 "status`; what is scored is kept, and the same command goes on"
             )
 
-    def leave_one(self, worker: str) -> None:
-        """End all other actors."""
-        for other in [one for one in self._actors if one != worker]:
+    def leave(self, *stay: str) -> None:
+        """End all other actors; those that wait for room first."""
+        for other in [one for one in reversed(self._actors) if one not in stay]:
             ray.kill(self._actors.pop(other), no_restart=True)
             self._lost.pop(other, None)
-        self._calls = {call: one for call, one in self._calls.items() if one == worker}
-        self._most = 1
+        self._calls = {call: one for call, one in self._calls.items() if one in stay}
+        self._most = len(stay)
 
     def _answer(self, call: Any) -> list[News] | None:
         try:

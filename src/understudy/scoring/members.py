@@ -117,13 +117,12 @@ class Members:
 
         def touch() -> None:
             while not ended.wait(beat):
-                with suppress(FileNotFoundError):  # the work is finished, and its folder removed
-                    try:
-                        os.utime(file)
-                    except FileNotFoundError:
-                        raise
-                    except OSError as error:
-                        logger.warning("%s cannot be touched (%s)", file, error.strerror)
+                try:
+                    os.utime(file)
+                except FileNotFoundError:  # the work is finished, and its folder removed
+                    return
+                except OSError as error:
+                    logger.warning("%s cannot be touched (%s)", file, error.strerror)
 
         thread = Thread(target=touch, name="understudy-heartbeat", daemon=True)
         thread.start()

@@ -225,7 +225,11 @@ def _scored(request: _Request) -> ScoreTable:
     with Shards.joined(target, plan, arguments, check=check) as (shards, members):
         job = ScoringJob(scorer, shards, request.on_progress)
         if JoinedScoring(job, members, expected=sign_of_others(os.environ)).score():
-            return _written(job, request, older, settings=settings, files=files)
+            try:
+                return _written(job, request, older, settings=settings, files=files)
+            except UnderstudyError:  # others have taken over, where this process was suspended
+                if not _has_exits(table_at(target), sources):
+                    raise
     return _written_by_others(target, sources)
 
 
@@ -256,15 +260,18 @@ def _written_by_others(target: Path, sources: Sources) -> ScoreTable:
         DataError: it is not there.
     """
     table = table_at(target)
-    hashes = {} if table is None else {e.name: e.origin.get("weights_hash") for e in table.exits}
-    if table is None or any(
-        hashes.get(exit.name) != exit.origin["weights_hash"] for exit in sources.exits
-    ):
+    if table is None or not _has_exits(table, sources):
         raise DataError(
             f"joined processes find their unfinished work beside {str(target)!r} until the table "
             f"is written, it was removed before {listed(sources.specs)} were scored: start again"
         )
     return table
+
+
+def _has_exits(table: ScoreTable | None, sources: Sources) -> bool:
+    """Whether a table has the exits of all sources."""
+    hashes = {} if table is None else {e.name: e.origin.get("weights_hash") for e in table.exits}
+    return all(hashes.get(one.name) == one.origin["weights_hash"] for one in sources.exits)
 
 
 def _scored_and_measured(

@@ -159,8 +159,9 @@ class Shards:
             return None
 
     def keep_sitting(self, sitting: Sitting) -> None:
-        """Keep the times measured in a unit."""
-        write_json(self._times(sitting.unit), sitting.to_dict())
+        """Keep the times measured in a unit, unless the folder has been removed meanwhile."""
+        if self.exist:
+            write_json(self._times(sitting.unit), sitting.to_dict())
 
     @property
     def sizes(self) -> dict[str, int]:
