@@ -221,7 +221,7 @@ if __name__ == "__main__":
         measure,
         claim="under five times the capacity, with one of two replicas killed, no request is lost "
         "or answered twice, the accepted p99 is at most 3 x that with 64 clients until "
-        "the kill, and the rest is refused within 100 ms; every answer is of the operating point that "
-        "is set; 1.5 x the throughput of plain Ray Serve",
+        "the kill, and the rest is refused within 100 ms; every answer is of the operating "
+        "point that is set; 1.5 x the throughput of plain Ray Serve",
         options=_options,
     )
