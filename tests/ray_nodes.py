@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+_MARK = "UNDERSTUDY_TEST_NODES"  # in the environment of their processes
+
 
 class RayNodes:
     """A cluster whose nodes come and go.
@@ -33,6 +35,7 @@ class RayNodes:
             python_path: where its processes look for modules first.
         """
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(_MARK, self._folder)
             if python_path is not None:
                 patch.setenv("PYTHONPATH", str(python_path), prepend=":")
             node = self._cluster.add_node(num_cpus=cores, temp_dir=self._folder)
@@ -41,6 +44,19 @@ class RayNodes:
         finally:
             if node in self._cluster.worker_nodes:
                 self.kill(node)
+
+    @property
+    def actors(self) -> list[int]:
+        """The processes of this cluster that score shards."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                scores = b"ray::ShardActor" in (place / "cmdline").read_bytes()
+                if scores and self._folder.encode() in (place / "environ").read_bytes():
+                    found.append(int(place.name))
+            except OSError:
+                continue
+        return found
 
     def kill(self, node: Any) -> None:
         """End all processes of a node at once."""
@@ -54,7 +70,9 @@ def ray_nodes(*, cores: int) -> Iterator[RayNodes]:
 
     folder = tempfile.mkdtemp(prefix="ray")  # short: it holds sockets
     head = {"num_cpus": cores, "temp_dir": folder, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(_MARK, folder)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield RayNodes(cluster, folder)
     finally:

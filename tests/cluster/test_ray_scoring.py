@@ -124,18 +124,6 @@ def after(images: int, do: Callable[[], None]) -> Advance:
     return advance
 
 
-def actors() -> list[int]:
-    """The processes of actors that score shards, of this machine."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"ray::ShardActor" in (place / "cmdline").read_bytes():
-                found.append(int(place.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_the_table_is_the_plain_run_s(plain: dict[str, bytes], tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     table = scored(
@@ -152,14 +140,12 @@ def test_the_table_is_the_plain_run_s(plain: dict[str, bytes], tmp_path: Path) -
 
 
 def test_a_killed_process_costs_its_shard_alone(
-    plain: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    nodes: RayNodes, plain: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = set(actors())
-
-    def kill() -> None:
-        os.kill(next(pid for pid in actors() if pid not in own), signal.SIGKILL)
-
-    scored(tmp_path / "table", on_progress=after(200, kill))
+    scored(
+        tmp_path / "table",
+        on_progress=after(200, lambda: os.kill(nodes.actors[0], signal.SIGKILL)),
+    )
     assert contents(tmp_path / "table") == plain
     assert len([one for one in caplog.messages if "is scored again" in one]) == 1
 
@@ -173,7 +159,7 @@ def test_a_killed_node_costs_its_shards_alone(
 
 
 def test_work_goes_on_in_a_plain_run(
-    plain: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: RayNodes, plain: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk fills up: finished shards are kept, and the plain run scores the others alone."""
     write = Shards.write
@@ -189,10 +175,10 @@ def test_work_goes_on_in_a_plain_run(
     with pytest.raises(OSError, match="No space left"):
         scored(tmp_path / "table")
     for _ in range(300):
-        if not actors():
+        if not nodes.actors:
             break
         time.sleep(0.1)
-    assert not actors(), "processes outlive a run that failed"
+    assert not nodes.actors, "processes outlive a run that failed"
     monkeypatch.setattr(Shards, "write", write)
     seen: list[int] = []
     scored(tmp_path / "table", ray=False, on_progress=lambda _, done, __: seen.append(done))

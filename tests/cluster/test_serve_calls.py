@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 import pytest
 
 from online_requests import run_async
-from understudy.cluster.serve_calls import Call, CallReply, Calls, ReplicaGone, Room
+from understudy.cluster.serve_calls import CallReply, Calls, ReplicaGone, RequestCall, Room
 from understudy.serving.request_errors import DeadlineExceeded, QueueFull, StageError
 
 ROOM = Room(requests=8, deadline=5.0)
 
 
-def call(number: int, size: int = 1) -> Call:
+def call(number: int, size: int = 1) -> RequestCall:
     body = b"%d" % number + bytes(size)
-    return Call("POST", "/v2/models/m/infer", b"", [], None, "", body)
+    return RequestCall("POST", "/v2/models/m/infer", b"", [], None, "", body)
 
 
-def echo(one: Call) -> CallReply:
+def echo(one: RequestCall) -> CallReply:
     return CallReply(200, [], one.body)
 
 
@@ -33,7 +33,7 @@ class Fakes:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     sizes: list[int] = field(default_factory=list)
 
-    async def answer_calls(self, calls: Sequence[Call]) -> Sequence[CallReply]:
+    async def answer_calls(self, calls: Sequence[RequestCall]) -> Sequence[CallReply]:
         self.sizes.append(len(calls))
         await self.gate.wait()
         if self.failures:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from online_requests import run_async
-from understudy.cluster.serve_calls import Call, CallReply, Replicas, Room
+from understudy.cluster.serve_calls import CallReply, Replicas, RequestCall, Room
 from understudy.cluster.serve_proxy import DOOR, MARK, ProxyDoor
 from understudy.serving.bodies import Receive, Scope, Send
 
@@ -40,9 +40,9 @@ class Answering:
     """Replicas that answer with what they got."""
 
     def __init__(self, room: Sequence[Room]) -> None:
-        self.room, self.calls = room, list[Call]()
+        self.room, self.calls = room, list[RequestCall]()
 
-    async def answer_calls(self, calls: Sequence[Call]) -> Sequence[CallReply]:
+    async def answer_calls(self, calls: Sequence[RequestCall]) -> Sequence[CallReply]:
         self.calls += calls
         return [CallReply(200, [(MARK, b"1"), (b"x-from", b"call")], one.body) for one in calls]
 

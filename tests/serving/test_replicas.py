@@ -17,7 +17,7 @@ from online_requests import run_async
 from served_cascades import random_images, served_cascade
 from understudy.serving import ServingApp, ServingSettings
 from understudy.serving.replicas import Replica
-from understudy.serving.service import Choice, Service
+from understudy.serving.service import ServedChoice, Service
 from understudy.serving.traffic import SECONDS, TrafficCounts
 
 IMAGES = random_images(40, seed=5)
@@ -91,7 +91,7 @@ def test_of_two_choices_the_later_one_holds() -> None:
 
     async def work(found: list[tuple[httpx.AsyncClient, ServingApp]]) -> None:
         services = [app.service for _, app in found]
-        early, late = Choice(1, 2, 2, "operator"), Choice(2, 1, 1, "operator")
+        early, late = ServedChoice(1, 2, 2, "operator"), ServedChoice(2, 1, 1, "operator")
         for service, order in zip(services, ((early, late), (late, early)), strict=True):
             for choice in order:
                 service.adopt(choice)

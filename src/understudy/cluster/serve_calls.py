@@ -32,7 +32,7 @@ REFRESH, SILENT = 1.0, 5.0
 """Seconds between two questions how many replicas there are, and until one counts as unanswered."""
 
 
-class Call(NamedTuple):
+class RequestCall(NamedTuple):
     """A request as it arrived at a proxy."""
 
     method: str
@@ -46,7 +46,7 @@ class Call(NamedTuple):
     @property
     def is_inference(self) -> bool:
         """Whether it has images to answer; all else takes no room, and goes first."""
-        return self.method == "POST" and self.path.endswith(("/infer", "/classify"))
+        return is_inference(self.method, self.path)
 
 
 class CallReply(NamedTuple):
@@ -71,7 +71,7 @@ class ReplicaGone(Exception):
 class Replicas(Protocol):
     """The replicas of an application; see `ServeReplicas`."""
 
-    async def answer_calls(self, calls: Sequence[Call]) -> Sequence[CallReply]:
+    async def answer_calls(self, calls: Sequence[RequestCall]) -> Sequence[CallReply]:
         """The answers of one of them.
 
         Raises:
@@ -85,10 +85,10 @@ class Replicas(Protocol):
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _WaitingCall:
     """A request until it is answered."""
 
-    call: Call
+    call: RequestCall
     reply: asyncio.Future[CallReply]
     attempts: int = field(default=0)
 
@@ -103,13 +103,13 @@ class Calls:
 
     def __init__(self, replicas: Replicas, *, now: Callable[[], float]) -> None:
         self._replicas, self._now = replicas, now
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_WaitingCall] = deque()
         self._flying = self.in_flight = 0
         self._rooms: Sequence[Room] = ()
         self._asked = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def answer(self, call: Call) -> CallReply:
+    async def answer(self, call: RequestCall) -> CallReply:
         """The answer to a request.
 
         Raises:
@@ -120,8 +120,10 @@ class Calls:
         if not self._rooms:
             await self._ask()
         self._refresh()
-        self._check_room(call)
-        waiting = _Waiting(call, asyncio.get_running_loop().create_future())
+        self.check_room(call.method, call.path)
+        if not self._rooms:
+            raise QueueFull("a request needs a replica, found none that runs: try again later")
+        waiting = _WaitingCall(call, asyncio.get_running_loop().create_future())
         deadline = max(room.deadline for room in self._rooms)
         self.in_flight += call.is_inference
         try:
@@ -139,11 +141,14 @@ class Calls:
         finally:
             self.in_flight -= call.is_inference
 
-    def _check_room(self, call: Call) -> None:
-        if not self._rooms:
-            raise QueueFull("a request needs a replica, found none that runs: try again later")
+    def check_room(self, method: str, path: str) -> None:
+        """Refuse a request that finds no room; before its body is read, so that it costs little.
+
+        Raises:
+            QueueFull: as many are in flight as the replicas take.
+        """
         limit = sum(room.requests for room in self._rooms)
-        if call.is_inference and self.in_flight >= limit:
+        if self.in_flight and is_inference(method, path) and self.in_flight >= limit:
             raise QueueFull(
                 f"at most {limit:,} requests are in flight, found {self.in_flight:,}: try again "
                 "later"
@@ -157,9 +162,9 @@ class Calls:
                 self._flying += 1
                 self._start(self._call(some))
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[_WaitingCall]:
         """The requests of the next call; those that nobody waits for are dropped."""
-        some: list[_Waiting] = []
+        some: list[_WaitingCall] = []
         size = 0
         while self._waiting and len(some) < PER_CALL:
             first = self._waiting[0]
@@ -171,7 +176,7 @@ class Calls:
             self._waiting.popleft()
         return some
 
-    async def _call(self, some: list[_Waiting]) -> None:
+    async def _call(self, some: list[_WaitingCall]) -> None:
         try:
             replies = await self._replicas.answer_calls([one.call for one in some])
             for one, reply in zip(some, replies, strict=True):
@@ -191,7 +196,7 @@ class Calls:
             self._flying -= 1
             self._send()
 
-    def _again(self, some: list[_Waiting]) -> None:
+    def _again(self, some: list[_WaitingCall]) -> None:
         """Let others answer what a replica left unanswered, before what came later."""
         for one in reversed(some):
             one.attempts += 1
@@ -222,7 +227,16 @@ class Calls:
         task.add_done_callback(self._tasks.discard)
 
 
-def _fail(some: list[_Waiting], error: RequestError) -> None:
+def is_inference(method: str, path: str) -> bool:
+    """Whether a request has images to answer.
+
+    >>> is_inference("POST", "/v2/models/digits/infer"), is_inference("PUT", "/operating-point")
+    (True, False)
+    """
+    return method == "POST" and path.endswith(("/infer", "/classify"))
+
+
+def _fail(some: list[_WaitingCall], error: RequestError) -> None:
     for one in some:
         if not one.reply.done():
             one.reply.set_exception(error)

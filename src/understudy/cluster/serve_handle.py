@@ -9,7 +9,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from understudy.cluster.serve_calls import Call, CallReply, ReplicaGone, Room
+from understudy.cluster.serve_calls import CallReply, ReplicaGone, RequestCall, Room
 from understudy.serving.request_errors import QueueFull
 
 
@@ -28,7 +28,7 @@ class ServeReplicas:
         """Those of an application of this cluster."""
         return cls(serve.get_app_handle(application))
 
-    async def answer_calls(self, calls: Sequence[Call]) -> Sequence[CallReply]:
+    async def answer_calls(self, calls: Sequence[RequestCall]) -> Sequence[CallReply]:
         """The answers of one replica, which Serve chooses by how busy they are."""
         try:
             found: Sequence[CallReply] = await self._handle.answer_calls.remote(calls)

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from understudy.cluster.serve_calls import Call, CallReply, Calls, Replicas
+from understudy.cluster.serve_calls import CallReply, Calls, Replicas, RequestCall
 from understudy.errors import UnderstudyError
 from understudy.serving.bodies import Bodies, ClientGone, Message, Receive, Scope, Send
 from understudy.serving.open_inference_routes import Reply, error_reply
@@ -82,9 +82,10 @@ class ProxyDoor:
     ) -> None:
         plain = [one for one in scope["headers"] if one[0] != b"content-encoding"]
         try:
+            calls.check_room(scope["method"], scope["path"])
             async with self._bodies.of({"headers": plain}, receive) as body:
                 found = await calls.answer(
-                    Call(
+                    RequestCall(
                         scope["method"],
                         scope["path"],
                         scope["query_string"],

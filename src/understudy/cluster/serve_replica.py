@@ -13,7 +13,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from understudy.cluster.serve_calls import Call, CallReply, Room
+from understudy.cluster.serve_calls import CallReply, RequestCall, Room
 from understudy.cluster.serve_proxy import MARK
 from understudy.cluster.serve_spec import ServeSpec, check_folder
 from understudy.malloc import keep_freed_memory
@@ -146,7 +146,7 @@ class CascadeReplica:
             self._service.set_operating_point(wish)
             await self._agree()
 
-    async def answer_calls(self, calls: Sequence[Call]) -> list[CallReply]:
+    async def answer_calls(self, calls: Sequence[RequestCall]) -> list[CallReply]:
         """Answer requests that a proxy has sent together."""
         return await asyncio.gather(*(self._answer(call) for call in calls))
 
@@ -165,7 +165,7 @@ class CascadeReplica:
             return ()
         return (self._replica.answer(method, *values),)
 
-    async def _answer(self, call: Call) -> CallReply:
+    async def _answer(self, call: RequestCall) -> CallReply:
         app = self._app
         if call.method == "POST" and call.path == call.root_path + app.infer_path:
             connection = _Connection()
@@ -223,7 +223,7 @@ def _loaded(spec: ServeSpec) -> Any:
     return load_runnable(spec.folder, spec.device, allow_code=spec.allow_code, threads=cores)
 
 
-async def _through_asgi(app: ServingApp, call: Call) -> CallReply:
+async def _through_asgi(app: ServingApp, call: RequestCall) -> CallReply:
     """The answer of the app to a request whose body is there."""
     status, headers, parts = 500, list[tuple[bytes, bytes]](), list[bytes]()
     bodies = iter([call.body])

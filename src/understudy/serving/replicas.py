@@ -11,7 +11,7 @@ from prometheus_client.core import Metric
 from understudy.monitoring.watch import Feedback
 from understudy.serving.latest_answers import Array
 from understudy.serving.replica_counts import ReplicaCounts
-from understudy.serving.service import Choice, Service
+from understudy.serving.service import ServedChoice, Service
 from understudy.serving.service_metrics import ServiceMetrics
 
 
@@ -67,13 +67,13 @@ class Replica:
             raise AttributeError(method)
         return getattr(self, method)(*values)
 
-    def adopt(self, choice: Choice) -> Choice:
+    def adopt(self, choice: ServedChoice) -> ServedChoice:
         """Answer by an operating point that another replica was told, unless this one was told
         another later; what answers now."""
         self.service.adopt(choice)
         return self.service.choice
 
-    def reset_watch(self, choice: Choice, to_traffic: bool) -> None:
+    def reset_watch(self, choice: ServedChoice, to_traffic: bool) -> None:
         """Reset the watch, as another replica did."""
         self.service.adopt(choice)
         if self.service.watching is not None:

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 START, OPERATOR, WATCH = "start", "operator", "watch"
 
 
-class Choice(NamedTuple):
+class ServedChoice(NamedTuple):
     """What a service answers by. Of the choices of several replicas the greatest, which is the
     latest, holds for all.
 
@@ -343,11 +343,11 @@ class Service:
         return policy
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> ServedChoice:
         """What answers now."""
-        return Choice(self._choices, self.current.number, self.chosen.number, self.chosen_by)
+        return ServedChoice(self._choices, self.current.number, self.chosen.number, self.chosen_by)
 
-    def adopt(self, choice: Choice) -> None:
+    def adopt(self, choice: ServedChoice) -> None:
         """Answer by what another replica of this service was told, if that was later."""
         if choice <= self.choice:
             return
