@@ -166,7 +166,7 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline base_cascade value_graph planned places "
+        "protocol loader_batch metrics buffer pipeline remote base_cascade value_graph planned places "
         "lanes scheduler delivery offline online executor"
     ),
     "monitoring": (

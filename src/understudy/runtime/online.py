@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,6 @@ from understudy.runtime.buffer import RowBatch
 from understudy.runtime.delivery import Delivery, Observer
 from understudy.runtime.lanes import Call, PolicyLane, Receiver, Request, Traffic
 from understudy.runtime.metrics import Metrics
-from understudy.runtime.pipeline import BufferedPipeline
 from understudy.runtime.places import Admission, Places
 from understudy.runtime.protocol import (
     BackgroundFull,
@@ -30,6 +30,7 @@ from understudy.runtime.protocol import (
     Runnable,
     StageRunner,
 )
+from understudy.runtime.remote import RemotePipeline
 from understudy.runtime.scheduler import (
     BACKGROUND_SHARE,
     QUIET_TIME,
@@ -83,6 +84,7 @@ class RequestBatcher:
         self._wake = Condition(self._lock)
         self._requests = Traffic(metrics, self._wake)
         self._background = Traffic(background, self._wake)
+        self._back: deque[Callable[[], None]] = deque()  # rows that were away
         self._rested = 0.0  # when the background may be run while others wait
         self._closed = False
         self._thread: Thread | None = None
@@ -212,7 +214,14 @@ class RequestBatcher:
                 return lane
         observer = None if traffic is self._background else self._observer
         sink = Delivery(traffic, runners, observer)
-        pipeline = BufferedPipeline(runners, sink, metrics=traffic.metrics, device=self._device)
+        pipeline = RemotePipeline(
+            runners,
+            sink,
+            metrics=traffic.metrics,
+            device=self._device,
+            come_back=self._come_back,
+            background=traffic is self._background,
+        )
         traffic.lanes.append(PolicyLane(pipeline))
         return traffic.lanes[-1]
 
@@ -220,37 +229,53 @@ class RequestBatcher:
         if self._closed:
             raise ExecutorClosed(CLOSED)
 
+    def _come_back(self, work: Callable[[], None]) -> None:
+        """Let the thread go on with rows that were away; called from any thread."""
+        with self._wake:
+            self._back.append(work)
+            self._wake.notify()
+
     # Called in the thread.
 
     def _work(self) -> None:
         try:
-            while (stage := self._next()) is not None:
-                start = time.monotonic()
-                if stage.position:
-                    stage.lane.pipeline.flush(stage.position)
-                else:
-                    traffic = self._background if stage.background else self._requests
-                    _run_first_stage(stage.lane, traffic.take(stage.lane))
-                if stage.background:
-                    end = time.monotonic()
-                    self._rested = end + (end - start) * (1 / BACKGROUND_SHARE - 1)
+            while (work := self._next()) is not None:
+                work()
         except BaseException as error:
             with self._wake:
                 self._closed = True
                 self._fail_all(f"{CANCELLED}, after {type(error).__name__}: {error}")
             raise
 
-    def _next(self) -> ReadyStage | None:
-        """The stage to run; waits until there is one. None when closed and done."""
+    def _run(self, stage: ReadyStage) -> None:
+        start = time.monotonic()
+        if stage.position:
+            stage.lane.pipeline.flush(stage.position)
+        else:
+            traffic = self._background if stage.background else self._requests
+            _run_first_stage(stage.lane, traffic.take(stage.lane))
+        if stage.background:
+            end = time.monotonic()
+            self._rested = end + (end - start) * (1 / BACKGROUND_SHARE - 1)
+
+    def _next(self) -> Callable[[], None] | None:
+        """What to do; waits until there is something. None when closed and done."""
         with self._wake:
             while True:
+                if self._back:
+                    return self._back.popleft()
                 stages, now = self._ready_stages(), time.monotonic()
-                if not stages and self._closed:
+                if not stages and self._closed and not self._in_flight:
                     return None
                 stage = next_stage(stages, now)
                 if stage is not None:
-                    return stage
+                    return partial(self._run, stage)
                 self._wake.wait(min([MAX_SLEEP, *(one.idle - now for one in stages)]))
+
+    @property
+    def _in_flight(self) -> bool:
+        """Whether a request has no answer yet, though its row may be away."""
+        return bool(self._requests.requests or self._background.requests)
 
     def _ready_stages(self) -> list[ReadyStage]:
         """All stages with waiting rows; lanes of former policies are removed when empty."""

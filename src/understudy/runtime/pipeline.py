@@ -126,6 +126,7 @@ class BufferedPipeline(Pipeline):
     ) -> None:
         super().__init__(runners, sink)
         self.buffers = [StageBuffer(runner, metrics) for runner in runners]
+        self.away = 0  # batches whose rows wait for what is computed elsewhere
         self._metrics, self._device = metrics, device
 
     def feed(self, position: int, batch: RowBatch, rows: Array) -> None:
