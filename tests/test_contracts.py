@@ -177,7 +177,7 @@ ORDER = {
     "nn": (
         "training_modes confidence_functions input_guard preprocess processor stage mode_options "
         "execution_mode identity "
-        "class_names cost cascade"
+        "class_names cost cascade split_cascade"
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "callables": "samples stage cascade scoring",
@@ -204,7 +204,8 @@ ORDER = {
     ),
     "cluster": (
         "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
-        "serve_calls serve_handle serve_proxy serve_spec serve_replica serve_app serve_session"
+        "serve_calls stage_calls serve_handle serve_proxy serve_spec serve_replica serve_app "
+        "serve_session"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
