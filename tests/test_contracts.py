@@ -166,8 +166,8 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline remote base_cascade value_graph planned places "
-        "lanes scheduler delivery offline online executor"
+        "protocol loader_batch metrics buffer pipeline remote base_cascade value_graph planned "
+        "places lanes scheduler delivery offline online executor"
     ),
     "monitoring": (
         "settings decisions watched_points shift_test promise watch_state events answer_log "
@@ -204,8 +204,8 @@ ORDER = {
     ),
     "cluster": (
         "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
-        "serve_calls stage_calls serve_handle serve_proxy serve_spec serve_replica serve_app "
-        "serve_session"
+        "serve_calls stage_calls serve_handle serve_proxy serve_spec serve_stage serve_replica "
+        "serve_app serve_session"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (

@@ -1,4 +1,4 @@
-"""Stages whose models run elsewhere answer as they would here, also where these are slow or fail."""
+"""Stages whose models run elsewhere answer as they would here, where these are slow or fail too."""
 
 from __future__ import annotations
 
@@ -233,11 +233,13 @@ def test_rows_that_fail_elsewhere_fail_alone(error: Exception) -> None:
 
 def test_a_model_that_cannot_be_asked_fails_its_rows() -> None:
     class Broken(FakeModel):
-        def send(self, images: Any, done: Done, *, background: bool) -> None:  # noqa: ARG002
+        def send(self, images: Any, done: Done, *, background: bool) -> None:
             raise RuntimeError("the event loop has ended")
 
     with ThreadPoolExecutor(1) as threads:
-        cascade = elsewhere(LookupCascade(random_table(8), Policy.pair("tiny", "big", 0.5)), threads)
+        cascade = elsewhere(
+            LookupCascade(random_table(8), Policy.pair("tiny", "big", 0.5)), threads
+        )
         cascade.models = {"big": Broken(2, threads)}
         cascade.policy = cascade.first
 
@@ -270,9 +272,7 @@ def test_offline_is_refused() -> None:
 
 
 def test_images_of_several_sizes_are_sent() -> None:
-    images: list[Array] = [
-        np.full((1 + row % 2, 1, 1), row, np.int64) for row in range(12)
-    ]
+    images: list[Array] = [np.full((1 + row % 2, 1, 1), row, np.int64) for row in range(12)]
     with ThreadPoolExecutor(1) as threads:
         cascade = elsewhere(LookupCascade(random_table(12), chain()), threads)
         found = answer_each(Executor(cascade), images)

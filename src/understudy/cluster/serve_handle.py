@@ -1,4 +1,4 @@
-"""The replicas behind a handle of Ray Serve, as a proxy calls them."""
+"""The replicas behind a handle of Ray Serve, as a proxy or another replica calls them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,7 @@ class ServeReplicas:
 
     async def answer_calls(self, calls: Sequence[RequestCall]) -> Sequence[CallReply]:
         """The answers of one replica, which Serve chooses by how busy they are."""
-        try:
-            found: Sequence[CallReply] = await self._handle.answer_calls.remote(calls)
-        except (BackPressureError, DeploymentUnavailableError) as error:
-            raise QueueFull(
-                "a request needs a replica, found none with room: try again later"
-            ) from error
-        except RayTaskError:
-            raise
-        except RayError as error:
-            raise ReplicaGone(type(error).__name__) from error
+        found: Sequence[CallReply] = await answered(self._handle.answer_calls, calls)
         return found
 
     async def rooms(self) -> Sequence[Room]:
@@ -49,3 +40,27 @@ class ServeReplicas:
             return [one for one in await asked if isinstance(one, Room)]
         except (RayError, DeploymentUnavailableError):
             return []
+
+
+async def answered(method: Any, *values: Any) -> Any:
+    """What one replica answers, which Serve chooses by how busy they are.
+
+    Args:
+        method: of a handle.
+        values: its arguments.
+
+    Raises:
+        ReplicaGone: it ended.
+        QueueFull: none has room.
+        RayTaskError: it raised.
+    """
+    try:
+        return await method.remote(*values)
+    except (BackPressureError, DeploymentUnavailableError) as error:
+        raise QueueFull(
+            "a request needs a replica, found none with room: try again later"
+        ) from error
+    except RayTaskError:
+        raise
+    except RayError as error:
+        raise ReplicaGone(type(error).__name__) from error

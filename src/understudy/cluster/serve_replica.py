@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from understudy.cluster.serve_calls import CallReply, RequestCall, Room
 from understudy.cluster.serve_proxy import MARK
-from understudy.cluster.serve_spec import ServeSpec, check_folder
+from understudy.cluster.serve_spec import ServeSpec, check_folder, later_models
+from understudy.cluster.serve_stage import split, use_cores
 from understudy.malloc import keep_freed_memory
 from understudy.serving.asgi import ServingApp
 from understudy.serving.bodies import Message, Receive, Scope, Send
@@ -101,12 +101,13 @@ class CascadeReplica:
 
     Args:
         spec: what is served; decoded from JSON.
+        stages: handles of the deployments of its later models; none where it holds all.
 
     Raises:
         DataError: the folder is not that of the machine that started the application.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], *stages: Any) -> None:
         context = serve.get_replica_context()
         self._spec = ServeSpec.from_dict(spec)
         self._declared: dict[str, Any] = {}
@@ -114,7 +115,7 @@ class CascadeReplica:
         log_json()
         keep_freed_memory()
         switch_threads_often()
-        cascade = _loaded(self._spec)
+        cascade = _loaded(self._spec, stages)
         name = context.replica_id.unique_id
         self._peers = ServePeers(name, context.deployment, context.app_name)
         self._app = ServingApp(Service(cascade, self._spec.settings()), self._peers)
@@ -211,15 +212,11 @@ class _Connection:
             self.reply.set_result(CallReply(reply.status, headers, reply.body))
 
 
-def _loaded(spec: ServeSpec) -> Any:
+def _loaded(spec: ServeSpec, stages: Sequence[Any]) -> Any:
     """The cascade, which computes with as many threads as there are cores for this replica."""
-    cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", spec.cores)) or 1
-    from understudy.onnx.bundle import is_onnx_bundle
-
-    if not is_onnx_bundle(spec.folder):
-        import torch
-
-        torch.set_num_threads(cores)
+    cores = use_cores(spec)
+    if stages:
+        return split(spec, dict(zip(later_models(spec.folder), stages, strict=True)))
     return load_runnable(spec.folder, spec.device, allow_code=spec.allow_code, threads=cores)
 
 

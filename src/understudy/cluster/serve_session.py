@@ -19,9 +19,9 @@ from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from understudy.cluster.connection import ClusterError, cause_of
-from understudy.cluster.serve_app import DEPLOYMENT, build
+from understudy.cluster.serve_app import DEPLOYMENT, STAGE, build
 from understudy.cluster.serve_proxy import DOOR, ENVIRONMENT
-from understudy.cluster.serve_spec import ServeSpec, check_folder, digest_of
+from understudy.cluster.serve_spec import ServeSpec, check_folder, check_stages, digest_of
 from understudy.progress_bars import Advance
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,14 @@ class ServedApplication:
         return f"http://{shown}:{self.port}"
 
     def replicas(self) -> int:
-        """How many replicas run."""
-        return _running(self.spec.model)
+        """How many replicas of the first stages run, which are those of all where none is split."""
+        return _running(self.spec.model, DEPLOYMENT)
+
+    def stages(self) -> dict[str, int]:
+        """The exits with deployments of their own, and how many replicas of each run."""
+        names = check_stages(self.spec)
+        places = map(STAGE.format, range(1, len(names) + 1))
+        return {n: _running(self.spec.model, place) for n, place in zip(names, places, strict=True)}
 
     def drain(self) -> None:
         """Be not ready any more, but go on answering, while others stop sending."""
@@ -161,17 +167,26 @@ for 2 of them (2 cores): give fewer --replicas, or add nodes
         ClusterError: they do not.
     """
     cores = [int(node.get("CPU", 0)) for node in nodes]
-    fitting = _fit(spec.cores, cores)
-    if fitting < spec.replicas:
-        raise ClusterError(
-            f"replicas need {spec.replicas} x {spec.cores} cores, this cluster has room for "
-            f"{fitting} of them ({sum(cores)} cores): give fewer --replicas, or add nodes"
-        )
+    left = list(cores)
+    for own in spec.deployments:
+        fitting = _fit(own.cores, left)
+        if fitting < own.replicas:
+            raise ClusterError(
+                f"replicas need {own.replicas} x {own.cores} cores, this cluster has room for "
+                f"{fitting} of them ({sum(left)} cores): give fewer --replicas, or add nodes"
+            )
+        _take(own.replicas, own.cores, left)
 
 
 def _fit(size: int, cores: Sequence[int]) -> int:
     """How many replicas of a size fit."""
     return sum(node // size for node in cores)
+
+
+def _take(replicas: int, size: int, left: list[int]) -> None:
+    """Take the cores of some replicas from those that are left on the nodes."""
+    for _ in range(replicas):
+        left[left.index(max(left))] -= size
 
 
 def _worker_nodes() -> list[Mapping[str, float]]:
@@ -257,10 +272,10 @@ def _deploy(spec: ServeSpec, on_progress: Advance) -> None:
         raise ClusterError(
             f"Ray Serve takes an application, it refused this one ({cause_of(error)})"
         ) from error
-    end = time.monotonic() + STARTED
+    end, wanted = time.monotonic() + STARTED, sum(own.replicas for own in spec.deployments)
     while time.monotonic() < end:
         found = serve.status().applications.get(spec.model)
-        on_progress("replicas", _running(spec.model), spec.replicas)
+        on_progress("replicas", _running(spec.model), wanted)
         if found is not None and found.status == "RUNNING":
             return
         if found is not None and found.status in _FAILED:
@@ -268,7 +283,7 @@ def _deploy(spec: ServeSpec, on_progress: Advance) -> None:
             raise ClusterError(f"a replica of {spec.model!r} does not start: {reason_in(texts)}")
         time.sleep(_POLL)
     raise ClusterError(
-        f"{spec.replicas} replicas of {spec.model!r} start within {STARTED:g} seconds, "
+        f"{wanted} replicas of {spec.model!r} start within {STARTED:g} seconds, "
         f"{_running(spec.model)} did: look at `ray status` for what the cluster lacks"
     )
 
@@ -286,12 +301,13 @@ def reason_in(messages: Sequence[str]) -> str:
     return " ".join(" ".join(messages).split())[:300]
 
 
-def _running(name: str) -> int:
-    """How many replicas of an application run."""
+def _running(name: str, deployment: str | None = None) -> int:
+    """How many replicas of an application run, or of one of its deployments."""
     found = serve.status().applications.get(name)
-    if found is None or DEPLOYMENT not in found.deployments:
+    if found is None:
         return 0
-    return int(found.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0))
+    own = [one for key, one in found.deployments.items() if deployment in (None, key)]
+    return sum(int(one.replica_states.get("RUNNING", 0)) for one in own)
 
 
 def _answers(host: str, port: int) -> bool:

@@ -7,14 +7,46 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from understudy.cascade_file import CascadeFile
+from understudy.ensemble import ensemble_of
 from understudy.errors import DataError
 from understudy.json_codec import Stored, stored
+from understudy.onnx.bundle import is_onnx_bundle
 from understudy.serving.settings import MAX_QUEUE, TOKEN, ServingSettings
 from understudy.written_places import check_runnable
 from understudy.zoo.runnables import orientation_of
 
 _REMEDY = "correct the arguments of the application"
 _PIECE = 2**20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class StageSpec(Stored, what="a stage of an application", error=DataError, remedy=_REMEDY):
+    """A later model of a cascade in a deployment of its own.
+
+    Attributes:
+        replicas, max_replicas, cores, gpus, device: as of `ServeSpec`.
+
+    >>> StageSpec(replicas=1, max_replicas=3).most
+    3
+
+    Raises:
+        DataError: fewer than one replica or core, or a maximum below the minimum.
+    """
+
+    replicas: int = field(default=1, metadata=stored(optional=True))
+    max_replicas: int | None = field(default=None, metadata=stored(optional=True))
+    cores: int = field(default=1, metadata=stored(optional=True))
+    gpus: float = field(default=0.0, metadata=stored(optional=True))
+    device: str | None = field(default=None, metadata=stored(optional=True))
+
+    def __post_init__(self) -> None:
+        _check_replicas(self)
+
+    @property
+    def most(self) -> int:
+        """Replicas at most."""
+        return self.replicas if self.max_replicas is None else self.max_replicas
 
 
 @dataclass(frozen=True)
@@ -33,6 +65,8 @@ class ServeSpec(Stored, what="an application", error=DataError, remedy=_REMEDY):
             `alpha` of all together.
         token: that changes need; by default that of the replica's environment, if any.
         device, allow_code: as of `understudy serve`.
+        stages: the later models (`later_models`) that have deployments of their own, all in order;
+            by default none has, and each replica is the whole cascade.
 
     >>> ServeSpec.from_dict({"cascade": "digits", "replicas": 2}).most
     2
@@ -58,15 +92,10 @@ class ServeSpec(Stored, what="an application", error=DataError, remedy=_REMEDY):
     token: str | None = field(default=None, repr=False, metadata=stored(optional=True))
     device: str | None = field(default=None, metadata=stored(optional=True))
     allow_code: tuple[str, ...] = field(default=(), metadata=stored(optional=True))
+    stages: tuple[StageSpec, ...] = field(default=(), metadata=stored(optional=True))
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "cores"):
-            if getattr(self, name) < 1:
-                raise DataError(f"{name} is 1 or more, found {getattr(self, name)}")
-        if self.most < self.replicas:
-            raise DataError(
-                f"max_replicas is at least replicas ({self.replicas}), found {self.max_replicas}"
-            )
+        _check_replicas(self)
 
     @property
     def folder(self) -> Path:
@@ -83,6 +112,11 @@ class ServeSpec(Stored, what="an application", error=DataError, remedy=_REMEDY):
         """Replicas at most."""
         return self.replicas if self.max_replicas is None else self.max_replicas
 
+    @property
+    def deployments(self) -> tuple[ServeSpec | StageSpec, ...]:
+        """That of the first stages, or of all, and those of later models."""
+        return (self, *self.stages)
+
     def settings(self) -> ServingSettings:
         """Those of each replica. The watch of each looks at its own part of the traffic, so each
         has an equal part of the level."""
@@ -96,6 +130,73 @@ class ServeSpec(Stored, what="an application", error=DataError, remedy=_REMEDY):
             alpha=self.alpha / self.most,
             logged=self.logged,
             orientation=orientation_of(self.folder),
+        )
+
+
+def later_models(folder: Path) -> tuple[str, ...]:
+    """The exits whose models can have deployments of their own, in their order: whole models that
+    come behind another in a policy of the cascade, and first in none of several stages.
+
+    Exits of one network stay together, with the first stage: their features would have to travel.
+
+    Raises:
+        DataError: there is none.
+        UnderstudyError: there is no cascade.
+    """
+    check_runnable(folder)
+    if is_onnx_bundle(folder):
+        raise DataError(
+            f"stages are split of a cascade that `understudy build` wrote, {str(folder)!r} is an "
+            "exported one: build it, or leave out --split-stages"
+        )
+    file = CascadeFile.read(folder)
+    chains = [file.policy, *(point.policy for point in file.operating_points)]
+    several = [policy.exits for policy in chains if len(policy.exits) > 1]
+    first = {model for exits in several for model in _models_of(file, exits[0])}
+    behind = {model for exits in several for name in exits[1:] for model in _models_of(file, name)}
+    found = tuple(
+        name
+        for name, entry in file.stages.items()
+        if name in behind - first and "root" not in entry and ensemble_of(entry) is None
+    )
+    if not found:
+        raise DataError(
+            "stages are split where a whole model comes behind another, this cascade has none "
+            "(exits of one network stay together): leave out --split-stages"
+        )
+    return found
+
+
+def _models_of(file: CascadeFile, exit: str) -> tuple[str, ...]:
+    """The exit, or the members of the ensemble that it is."""
+    ensemble = ensemble_of(file.stages[exit])
+    return (exit,) if ensemble is None else ensemble.exits
+
+
+def check_stages(spec: ServeSpec) -> tuple[str, ...]:
+    """The exits that have deployments of their own, as many as stages are given.
+
+    Raises:
+        DataError: there are more or fewer.
+    """
+    if not spec.stages:
+        return ()
+    found = later_models(spec.folder)
+    if len(found) != len(spec.stages):
+        raise DataError(
+            f"each later model has a deployment, {spec.model!r} has {len(found)} "
+            f"({', '.join(found)}), found {len(spec.stages)}: give one for each in order"
+        )
+    return found
+
+
+def _check_replicas(spec: ServeSpec | StageSpec) -> None:
+    for name in ("replicas", "cores"):
+        if getattr(spec, name) < 1:
+            raise DataError(f"{name} is 1 or more, found {getattr(spec, name)}")
+    if spec.most < spec.replicas:
+        raise DataError(
+            f"max_replicas is at least replicas ({spec.replicas}), found {spec.max_replicas}"
         )
 
 

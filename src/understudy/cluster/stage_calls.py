@@ -148,7 +148,9 @@ class RemoteStage:
             async with asyncio.timeout(self._deadline):
                 outcomes = (await self._answered(call)).outcomes(rows)
         except TimeoutError:
-            late = f"a model answers within {self._deadline:g} s, found none by then: try again later"
+            late = (
+                f"a model answers within {self._deadline:g} s, found none by then: try again later"
+            )
             outcomes = [DeadlineExceeded(late)] * rows
         except asyncio.CancelledError:
             done([ExecutorClosed("a server that stops answers no more, found it stopping")] * rows)
@@ -179,8 +181,7 @@ class StageAnswers:
 
     def __init__(self, cascade: Cascade, *, max_queue: int) -> None:
         [self._runner] = cascade.runners
-        stage: Stage = self._runner.stage
-        self._resizing = None if stage.preprocess is None else stage.preprocess.resizing
+        self._resizing = resizing_of(self._runner.stage)
         self._runners = (LogitsRunner(self._runner),)
         self._executor = Executor(cascade, max_waiting=max_queue, max_background=max_queue)
         self._max_queue = max_queue
@@ -211,6 +212,11 @@ class StageAnswers:
             f"at most {self._max_queue:,} images are in flight at a later stage, found "
             f"{self.in_flight:,}: try again later"
         )
+
+
+def resizing_of(stage: Stage) -> Resizing | None:
+    """How a model changes the size of images; None leaves it."""
+    return None if stage.preprocess is None else stage.preprocess.resizing
 
 
 def _refused(rows: int, why: str) -> StageReply:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from understudy.errors import ModelError
@@ -70,6 +69,7 @@ class SplitCascade(Cascade):
 def released(cascade: Cascade, exit: str) -> Cascade:
     """One model of a cascade by itself, which can be kept without the others.
 
+    >>> import torch
     >>> whole = Cascade({"tiny": nn.Linear(4, 3), "big": nn.Linear(4, 3)}, Policy.single("tiny"))
     >>> released(whole, "big").answer(torch.zeros(2, 4)).exit_names()
     ['big', 'big']

@@ -189,8 +189,8 @@ class Traffic:
         _hand_over([(request, result) for request, result in found if request is not None])
 
     def remove_lanes(self, busy: Container[int]) -> None:
-        """Remove lanes of former policies, except for those with these ids, and those with rows that
-        are away; the lock is held."""
+        """Remove lanes of former policies, but not those with these ids or with rows that are away;
+        the lock is held."""
         if len(self.lanes) > 1:
             kept = [lane for lane in self.lanes if id(lane) in busy or lane.pipeline.away]
             self.lanes = kept

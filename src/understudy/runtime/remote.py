@@ -113,8 +113,8 @@ class RemoteRunner(RunnerAround):
         missing = self.missing(state)
         if missing is not None:
             raise ExecutionError(
-                f"a model that runs elsewhere is asked by `Executor.answer` alone, found {missing!r} "
-                "in another run: load the cascade whole"
+                "a model that runs elsewhere is asked by `Executor.answer` alone, found "
+                f"{missing!r} in another run: load the cascade whole"
             )
         return self.runner.run(images, state)
 

@@ -11,7 +11,12 @@ from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import Answer, ExecutorClosed, class_names_of, is_out_of_memory
 from understudy.serving.image_inputs import ImageInputs
 from understudy.serving.latest_answers import LatestAnswer, LatestAnswers, thumbnail
-from understudy.serving.request_errors import QueueFull, RequestError, StageError
+from understudy.serving.request_errors import (
+    DeadlineExceeded,
+    QueueFull,
+    RequestError,
+    StageError,
+)
 from understudy.serving.served_answers import Served
 from understudy.serving.served_policies import ServedPolicy
 from understudy.serving.traffic import TrafficCounts
@@ -140,6 +145,8 @@ class Execution:
         refusal = self._blamed(outcome, images[place])
         if isinstance(refusal, StageError):
             logger.error("stage failed", exc_info=outcome, extra={"request_id": ids[place]})
+        if isinstance(outcome.__cause__, QueueFull):
+            self.traffic.fail("rejected")
         return refusal if len(images) == 1 else refusal.at(place)
 
     def _blamed(self, error: Exception, image: Any) -> RequestError:
@@ -147,6 +154,8 @@ class Execution:
         if isinstance(error, ExecutorClosed):
             return QueueFull("a server that stops answers no more, found it stopping")
         cause = error.__cause__
+        if isinstance(cause, QueueFull | DeadlineExceeded):  # at a stage that runs elsewhere
+            return type(cause)(str(cause))
         foreign = isinstance(cause, Exception) and not is_out_of_memory(cause)
         theirs = isinstance(error, DataError) or isinstance(cause, DataError)
         if theirs or (foreign and self.inputs.is_strange(image)):

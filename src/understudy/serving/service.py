@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, Self
 from understudy.monitoring.decisions import Decision
 from understudy.policy import Policy
 from understudy.runtime.executor import Executor
-from understudy.runtime.protocol import (
-    RequestFailed,
-)
+from understudy.runtime.protocol import RequestFailed
+from understudy.runtime.remote import RemoteRunner
 from understudy.serving.deadlines import within
 from understudy.serving.execution import Execution, Found, Receiver
 from understudy.serving.image_inputs import ImageInputs
@@ -435,7 +434,7 @@ class Service:
     # The life of a service.
 
     async def start(self) -> None:
-        """Answer an image of zeros by every exit, where it is known what images are.
+        """Answer an image of zeros by every exit that runs here, where it is known what images are.
 
         Raises:
             StageError: a model cannot answer it.
@@ -446,6 +445,8 @@ class Service:
         exits = dict.fromkeys(name for one in self.policies.all for name in one.policy.exits)
         for name in exits:
             runners = self.cascade.runners_of(Policy.single(name))
+            if isinstance(runners[0], RemoteRunner):
+                continue  # it may start later, and its requests wait for it
             try:
                 await self.executor.answer(image, runners=runners, background=True)
             except RequestFailed as error:

@@ -88,15 +88,24 @@ def serve(
     replicas: Annotated[
         str | None,
         options.option(
-            "N[-MAX]", "Replicas of the cascade on Ray; a range scales. [dim]Default: 1.[/]"
+            "N[-MAX],...",
+            "Replicas of the cascade on Ray; a range scales. Per stage with --split-stages: 4,1-3. "
+            "[dim]Default: 1.[/]",
         ),
     ] = None,
+    split_stages: Annotated[
+        bool,
+        typer.Option(
+            "--split-stages",
+            help="On Ray, give each later model replicas of its own, which answer for all others.",
+        ),
+    ] = False,
     device: options.Device = None,
     allow_code: options.AllowCode = None,
     as_json: options.Json = False,
 ) -> None:
     """Serve a cascade over HTTP: the Open Inference Protocol, image files, and a page."""
-    _check_ray(ray, replicas, state)
+    _check_ray(ray, replicas, state, split_stages=split_stages)
     check_runnable(cascade)
     with terminal.progress("models"):
         from understudy.serving.server import DrainingServer, listening_socket, url_of
@@ -118,7 +127,8 @@ def serve(
             cascade,
             settings,
             address=ray,
-            replicas=replicas or "1",
+            replicas=replicas,
+            split_stages=split_stages,
             host=host,
             port=port,
             max_drop=max_drop,
@@ -139,8 +149,12 @@ def serve(
         DrainingServer(served, listener, show).serve_until_stopped()
 
 
-def _check_ray(ray: str | None, replicas: str | None, state: Path | None) -> None:
+def _check_ray(
+    ray: str | None, replicas: str | None, state: Path | None, *, split_stages: bool
+) -> None:
     """Refuse options that do not go together."""
+    if ray is None and split_stages:
+        raise terminal.UsageError("--split-stages is for a cluster: add --ray, or leave it out")
     if ray is None and replicas is not None:
         raise terminal.UsageError("--replicas are those of a cluster: add --ray, or leave it out")
     if ray is not None and state is not None:
@@ -148,8 +162,11 @@ def _check_ray(ray: str | None, replicas: str | None, state: Path | None) -> Non
             "--state keeps the watch of one server, on Ray each replica has a watch of its own, "
             "which is not kept: leave it out"
         )
-    if replicas is not None:
-        replicas_in(replicas)
+    if replicas is not None and len(replicas_in(replicas)) > 1 and not split_stages:
+        raise terminal.UsageError(
+            f"--replicas has one number where each replica is the whole cascade, found "
+            f"{replicas!r}: add --split-stages, or give one"
+        )
 
 
 def _app(

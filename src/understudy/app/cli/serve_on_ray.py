@@ -20,7 +20,7 @@ from understudy.extras import needing
 
 if TYPE_CHECKING:
     from understudy.cluster.serve_session import ServedApplication
-    from understudy.cluster.serve_spec import ServeSpec
+    from understudy.cluster.serve_spec import ServeSpec, StageSpec
     from understudy.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -30,21 +30,26 @@ _REPLICAS = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
 _LOOK = 5.0  # seconds between two looks whether the cluster is there
 
 
-def replicas_in(text: str) -> tuple[int, int]:
-    """The fewest and the most replicas of `--replicas`.
+def replicas_in(text: str) -> tuple[tuple[int, int], ...]:
+    """The fewest and the most replicas of `--replicas`, per deployment.
 
-    >>> replicas_in("2"), replicas_in("1-4")
-    ((2, 2), (1, 4))
+    >>> replicas_in("2"), replicas_in("4,1-3")
+    (((2, 2),), ((4, 4), (1, 3)))
 
     Raises:
         UsageError: no number, and no range of numbers.
     """
-    found = _REPLICAS.fullmatch(text)
+    return tuple(_range_in(part, text) for part in text.split(","))
+
+
+def _range_in(part: str, text: str) -> tuple[int, int]:
+    found = _REPLICAS.fullmatch(part.strip())
     fewest = int(found[1]) if found else 0
     most = int(found[2] or found[1]) if found else 0
     if not 0 < fewest <= most <= MOST_REPLICAS:
         raise terminal.UsageError(
-            f"--replicas is a number, or a range such as 1-4 to scale in, found {text!r}"
+            f"--replicas is a number, or a range such as 1-4 to scale in, found {text!r}: with "
+            "--split-stages one of them per stage, such as 4,1-3"
         )
     return fewest, most
 
@@ -54,7 +59,8 @@ def serve_on_ray(
     settings: ServingSettings,
     *,
     address: str,
-    replicas: str,
+    replicas: str | None,
+    split_stages: bool,
     host: str,
     port: int,
     max_drop: float | None,
@@ -63,16 +69,16 @@ def serve_on_ray(
     as_json: bool,
 ) -> None:
     """Serve a cascade on the cluster at an address, or on one of this machine's own."""
-    fewest, most = replicas_in(replicas)
     with needing("`understudy serve --ray`", extra="ray"):
         from understudy.cluster.connection import ADDRESS, connected
         from understudy.cluster.serve_session import check_port, served
+    ranges = _ranges(cascade, replicas, split_stages=split_stages)
     if not (address or os.environ.get(ADDRESS)):
         check_port(host, port)  # before Ray is started for it
     signal.signal(signal.SIGTERM, _stop)  # what has been started ends, too
     with ExitStack() as stack:
         stack.enter_context(connected(address or None))
-        spec = _spec(cascade, settings, fewest, most, max_drop, device, allow_code)
+        spec = _spec(cascade, settings, ranges, max_drop, device, allow_code)
         with terminal.progress("replicas") as advance:
             entered = served(spec, host=host, port=port, on_progress=advance)
             application = stack.enter_context(entered)
@@ -83,26 +89,49 @@ def serve_on_ray(
         _until_stopped(application.drain)
 
 
+def _ranges(
+    cascade: Path, replicas: str | None, *, split_stages: bool
+) -> tuple[tuple[int, int], ...]:
+    """The replicas of each deployment; one by default."""
+    from understudy.cluster.serve_spec import later_models
+
+    given = None if replicas is None else replicas_in(replicas)
+    if not split_stages:
+        return given or ((1, 1),)
+    models = ("the first stages", *later_models(cascade))
+    if given is not None and len(given) != len(models):
+        raise terminal.UsageError(
+            f"--replicas has a number for each of {', '.join(models)}, found {len(given)}: give "
+            f"{','.join('1' * len(models))}, or more of some"
+        )
+    return given or ((1, 1),) * len(models)
+
+
 def _spec(
     cascade: Path,
     settings: ServingSettings,
-    fewest: int,
-    most: int,
+    ranges: tuple[tuple[int, int], ...],
     max_drop: float | None,
     device: str | None,
     allow_code: tuple[str, ...],
 ) -> ServeSpec:
     """What each replica is told; where it computes follows from what the cluster has."""
     from understudy.cluster.serve_session import cores_of, gpus_of
-    from understudy.cluster.serve_spec import ServeSpec
+    from understudy.cluster.serve_spec import ServeSpec, StageSpec
 
+    (fewest, most), *later = ranges
+    in_all, behind = sum(most for _, most in ranges), sum(most for _, most in later)
+    cores = _threads() or cores_of(in_all)
+    gpus = gpus_of(in_all, device)
+    later_gpus = gpus_of(behind, device) if later else 0.0
     return ServeSpec(
         cascade=str(cascade),
         name=settings.name,
         replicas=fewest,
         max_replicas=most,
-        cores=_threads() or cores_of(most),
-        gpus=gpus_of(most, device),
+        cores=cores,
+        gpus=gpus,
+        stages=tuple(StageSpec(few, many, cores, later_gpus, device) for few, many in later),
         max_drop=max_drop,
         max_queue=settings.max_queue,
         deadline=settings.deadline,
@@ -155,21 +184,19 @@ def _facts(application: ServedApplication, status: dict[str, Any]) -> dict[str, 
         "max_replicas": spec.most,
         "cores": spec.cores,
         "gpus": spec.gpus,
+        "stages": application.stages(),
         "calls": application.calls,
     }
 
 
 def _view(application: ServedApplication, status: dict[str, Any]) -> str:
     """What is served, for people."""
-    spec, url = application.spec, application.url
+    spec, url, stages = application.spec, application.url, application.stages()
     name = status["operating_point"]
     policy = status["policy"]["text"] + ("" if name is None else f" ({name})")
-    range_text = f" to {spec.most}" if spec.most > spec.replicas else ""
-    cores = "1 core" if spec.cores == 1 else f"{spec.cores} cores"
-    replicas = "replica" if spec.most == 1 else "replicas"
     lines = [
-        f"{spec.model} answers at {url}: {spec.replicas}{range_text} {replicas} on Ray with {cores}"
-        + (f" and {spec.gpus:g} GPU each" if spec.gpus else " each" if spec.most > 1 else ""),
+        f"{spec.model} answers at {url}: {_size(spec)}",
+        *(f"{exit}: {_size(own)}" for exit, own in zip(stages, spec.stages, strict=True)),
         f"policy: {policy}",
     ]
     point = next((one for one in status["operating_points"] if one["name"] == name), None)
@@ -180,6 +207,16 @@ def _view(application: ServedApplication, status: dict[str, Any]) -> str:
         )
     lines.append(f"page: {url}/   metrics: {url}/metrics   stop: Ctrl-C")
     return "\n".join(lines)
+
+
+def _size(own: ServeSpec | StageSpec) -> str:
+    """How many replicas a deployment has, and what each of them."""
+    range_text = f" to {own.most}" if own.most > own.replicas else ""
+    cores = "1 core" if own.cores == 1 else f"{own.cores} cores"
+    replicas = "replica" if own.most == 1 else "replicas"
+    gpus = f" and {own.gpus:g} GPU" if own.gpus else ""
+    each = " each" if own.gpus or own.most > 1 else ""
+    return f"{own.replicas}{range_text} {replicas} on Ray with {cores}{gpus}{each}"
 
 
 def _stop(number: int, _: Any) -> None:  # noqa: ARG001
