@@ -48,11 +48,15 @@ class RayNodes:
     @property
     def actors(self) -> list[int]:
         """The processes of this cluster that score shards."""
+        return self.processes("ray::ShardActor")
+
+    def processes(self, name: str) -> list[int]:
+        """The processes of this cluster whose command has a name."""
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                scores = b"ray::ShardActor" in (place / "cmdline").read_bytes()
-                if scores and self._folder.encode() in (place / "environ").read_bytes():
+                named = name.encode() in (place / "cmdline").read_bytes()
+                if named and self._folder.encode() in (place / "environ").read_bytes():
                     found.append(int(place.name))
             except OSError:
                 continue

@@ -14,7 +14,7 @@ import pytest
 from test_serve_on_ray import IMAGES, OPTIONS, ask_all, check, status
 
 from command_line import Run
-from ray_nodes import ray_nodes
+from ray_nodes import RayNodes, ray_nodes
 from served_cascades import saved_cascade, served_cascade
 from server_processes import TESTS, ServerProcess, server_process
 from understudy.policy import Policy
@@ -22,33 +22,24 @@ from understudy.zoo.saved_cascades import save_cascade
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def cluster() -> Iterator[RayNodes]:
+    """A cluster of three cores, by count, whose processes find the models of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+        with ray_nodes(cores=3) as found:
+            yield found
+
+
+@pytest.fixture(scope="module")
+def server(cluster: RayNodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A cascade whose large model has two replicas."""
     folder = tmp_path_factory.mktemp("split")
     saved_cascade(folder / "cascade")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
-        with ray_nodes(cores=3) as nodes:
-            words = (folder / "cascade", "--ray", nodes.address, "--split-stages")
-            with server_process(*words, "--replicas", "1,2", *OPTIONS, folder=folder) as found:
-                yield found
-                assert found.stop(signal.SIGINT, within=60) == 0
-                assert "Traceback" not in found.log.read_text()
-
-
-def processes_of(server: ServerProcess, name: str) -> list[int]:
-    """The processes of the replicas of a deployment, which are those of the server's Ray."""
-    found = []
-    own = str(server.process.pid)
-    assert own
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (place / "cmdline").read_bytes()
-            if name.encode() in command and str(TESTS).encode() in (place / "environ").read_bytes():
-                found.append(int(place.name))
-        except OSError:
-            continue
-    return found
+    words = (folder / "cascade", "--ray", cluster.address, "--split-stages", "--replicas", "1,2")
+    with server_process(*words, *OPTIONS, folder=folder) as found:
+        yield found
+        assert found.stop(signal.SIGINT, within=60) == 0
+        assert "Traceback" not in found.log.read_text()
 
 
 @pytest.mark.slow
@@ -67,10 +58,10 @@ def test_answers_are_those_of_the_cascade_at_every_point(server: ServerProcess) 
 
 @pytest.mark.slow
 def test_a_switch_and_a_killed_replica_of_the_large_model_lose_nothing(
-    server: ServerProcess,
+    server: ServerProcess, cluster: RayNodes
 ) -> None:
-    stages = processes_of(server, "StageReplica")
-    assert stages
+    stages = cluster.processes("ServeReplica:cascade:Stage-1")
+    assert len(stages) == 2
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(ask_all, server.url, 8)
         time.sleep(0.2)
