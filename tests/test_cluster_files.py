@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
-from doc_pages import ROOT
-from manifests import Manifest, documents, kuberay_faults, pod_templates
+from doc_pages import ROOT, read
+from manifests import Manifest, documents, kuberay_faults, pod_templates, ray_cluster
+from test_docs import check_command
+from understudy.app.cli.serve import TOKEN
 
 FOLDER = ROOT / "examples" / "cluster"
 SLURM = FOLDER / "score.slurm"
@@ -65,6 +73,10 @@ def test_the_slurm_script_reads_models_from_a_file(tmp_path: Path) -> None:
         *("--data", "folder:val images/", "--into", "table"),
         *("--join", "--threads", "4"),
     ]
+
+
+def test_the_slurm_script_runs_a_command_that_exists(tmp_path: Path) -> None:
+    check_command(slurm_command(tmp_path), complete=True, where="score.slurm")
 
 
 def test_the_slurm_script_names_what_is_missing(tmp_path: Path) -> None:
@@ -128,6 +140,33 @@ def scoring_job() -> Manifest:
     return found
 
 
+def words_of(option: str, words: list[str]) -> str:
+    """The value of an option."""
+    return words[words.index(option) + 1]
+
+
+def test_the_job_runs_a_command_that_exists_on_the_cores_that_a_pod_has() -> None:
+    [container] = scoring_job()["spec"]["template"]["spec"]["containers"]
+    words = [*container["command"], *container["args"]]
+    assert words[0] == "understudy"
+    check_command(words[1:], complete=True, where="score-job.yaml")
+    assert "--join" in words
+    assert words_of("--threads", words) == container["resources"]["requests"]["cpu"]
+    [place] = {mount["mountPath"] for mount in container["volumeMounts"]} - {"/tmp"}
+    assert Path(words_of("--into", words)).is_relative_to(place)
+
+
+def test_the_job_of_ray_runs_a_command_that_exists_on_the_cores_of_its_workers() -> None:
+    [job] = documents(FOLDER / "rayjob.yaml")
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[0] == "understudy"
+    check_command(words[1:], complete=True, where="rayjob.yaml")
+    assert "--ray" in words
+    [workers] = ray_cluster(job)["workerGroupSpecs"]
+    [container] = workers["template"]["spec"]["containers"]
+    assert words_of("--threads", words) == container["resources"]["requests"]["cpu"]
+
+
 def test_a_pod_of_the_job_that_cannot_be_mended_is_not_started_again() -> None:
     spec = scoring_job()["spec"]
     [container] = spec["template"]["spec"]["containers"]
@@ -139,3 +178,67 @@ def test_a_pod_of_the_job_that_cannot_be_mended_is_not_started_again() -> None:
     assert failed["action"] == "FailIndex"
     assert codes["containerName"] == container["name"]
     assert codes["values"] == [2]
+
+
+def serve_config() -> dict[str, Any]:
+    [service] = documents(FOLDER / "rayservice.yaml")
+    found = yaml.safe_load(service["spec"]["serveConfigV2"])
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.slow
+def test_the_service_of_ray_is_a_configuration_of_serve_and_builds_ours() -> None:
+    schema = pytest.importorskip("ray.serve.schema", reason="the extra ray is missing")
+    config = schema.ServeDeploySchema.model_validate(serve_config())
+    [application] = config.applications
+    module, _, name = application.import_path.partition(":")
+    assert callable(getattr(import_module(module), name))
+    proxy = import_module("understudy.cluster.serve_proxy")
+    [service] = documents(FOLDER / "rayservice.yaml")
+    for template in pod_templates(service):
+        [container] = template["spec"]["containers"]
+        set_to = {one["name"]: one.get("value") for one in container["env"]}
+        assert proxy.ENVIRONMENT.items() <= set_to.items()
+        assert TOKEN in set_to
+    spec = import_module("understudy.cluster.serve_spec").ServeSpec.from_dict(application.args)
+    [workers] = ray_cluster(service)["workerGroupSpecs"]
+    [container] = workers["template"]["spec"]["containers"]
+    a_node = int(container["resources"]["requests"]["cpu"]) // spec.cores
+    assert spec.most <= workers["maxReplicas"] * a_node
+    assert Path(spec.cascade).is_relative_to("/shared")
+
+
+def sentences() -> str:
+    """All texts of the code that scores and serves."""
+    source = ROOT / "src" / "understudy"
+    files = [*source.glob("*.py")]
+    for folder in ("scoring", "cluster", "app/cli"):
+        files += (source / folder).glob("*.py")
+    return "\n".join(
+        node.value
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def test_the_page_quotes_what_is_printed() -> None:
+    quotes = [
+        piece
+        for line in read("docs/cluster.md").splitlines()
+        if line.startswith("|")
+        for quote in re.findall(r'"([^"]+)"', line)
+        for piece in re.split(r"…|%d|\(No space left on device\)", quote)
+    ]
+    assert len(quotes) > 20
+    printed = " ".join(sentences().split())
+    for quote in quotes:
+        assert len(quote) < 12 or quote.strip() in printed, quote
+
+
+def test_the_page_has_the_tables_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tables = import_module("cost_tables")
+    record = json.loads(tables.RECORD.read_text())
+    assert tables.filled(read("docs/cluster.md"), record) == read("docs/cluster.md")

@@ -139,7 +139,7 @@ LAYERS = {
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "serving": {*CORE, "runtime", "monitoring", "zoo"},
-    "cluster": {*CORE, "searching", "runtime", "nn", "zoo", "scoring", "serving"},
+    "cluster": {*CORE, "searching", "runtime", "nn", "onnx", "zoo", "scoring", "serving"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
@@ -187,7 +187,7 @@ ORDER = {
         "imagenet_classes imagenet_labels shards data_specs weights hub_access library_models "
         "hf_processor hf_models callable_models onnx_macs onnx_models factories "
         "folder_images imagenet_images parquet_column parquet_images tar_images hub_images "
-        "encoded data batches models saved_cascades"
+        "encoded data batches models saved_cascades runnables"
     ),
     "scoring": (
         "launcher members claims repeatability outputs probing shards source_run measuring "
@@ -199,20 +199,21 @@ ORDER = {
         "deadlines request_errors tensors open_inference model_metadata content_encoding bodies "
         "openapi settings traffic served_answers served_policies "
         "latest_answers image_inputs watching execution service open_inference_routes "
-        "service_status request_guard classify "
-        "service_metrics page_routes routes asgi request_log direct_inference http_protocol server"
+        "replica_counts service_status service_metrics replicas request_guard classify "
+        "page_routes routes asgi request_log direct_inference http_protocol server"
     ),
     "cluster": (
-        "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job"
+        "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
+        "serve_calls serve_handle serve_proxy serve_spec serve_replica serve_app serve_session"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
-        "_coordinate_descent_kernels pairs all_pairs baselines exact_test policy_sequences "
-        "saving_bound certify joint_certificates expected_cost search_spec fitted_exits "
-        "chain_solver chains coordinate_descent exits scalar_minima onepass published_rules "
-        "saver_ranking equal_loss strategies promising_pairs saver_lines best_savers search_data "
-        "optimism search labels_needed verify"
+        "_coordinate_descent_kernels pairs all_pairs stored_pairs baselines exact_test "
+        "policy_sequences saving_bound certify joint_certificates expected_cost search_spec "
+        "fitted_exits chain_solver chains coordinate_descent exits scalar_minima onepass "
+        "published_rules saver_ranking equal_loss strategies promising_pairs saver_lines "
+        "best_savers search_data optimism search labels_needed verify"
     ),
     "app": (
         "bench_result run_cascade bench bench_job build_cascade policies_at next_commands "

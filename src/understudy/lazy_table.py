@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,6 +126,13 @@ class LazyTable(PricedExits):
         """Which predictions (N,) are among the labels of their samples."""
         known = is_right(prediction[None], self.first.label_rows)[0]
         return np.asarray(known & self.first.labelled)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over what names the files of the table and over which samples these are."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        digest.update(b"" if self.rows is None else np.ascontiguousarray(self.rows).data)
+        return digest.hexdigest()
 
     @cached_property
     def hash(self) -> str:

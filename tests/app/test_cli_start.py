@@ -87,7 +87,8 @@ def test_every_verb_takes_json_and_few_options(verb: str) -> None:
         if isinstance(option, TyperOption) and not option.hidden
     ]
     assert "--json" in {name for option in options for name in option.opts}
-    assert len(options) <= 15
+    most = {"serve": 17}.get(verb, 15)  # serve: those of a server, and where on a cluster it runs
+    assert len(options) <= most
     assert all(option.help for option in options)
 
 

@@ -79,6 +79,14 @@ def test_what_is_no_address(address: str) -> None:
     assert f"a Ray cluster's address reads HOST:PORT, found '{address}'" in refused(address)
 
 
+def test_a_ray_of_its_own_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 40)))
+    assert refused(None).startswith("Ray starts on this machine, it did not (")
+
+
 def test_the_command_says_so_in_one_sentence(run: Run, closed: str, tmp_path: Path) -> None:
     ended = run(
         *("score", "tiny=torchvision:resnet18", "--data", "digits:", "--into", tmp_path / "table"),

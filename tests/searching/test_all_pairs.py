@@ -181,6 +181,18 @@ def test_takes_bytes_and_strided_arrays_and_leaves_them_alone() -> None:
     same(search_all_pairs(correct, confidence.astype(np.float64), cost, [1]), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_confidences_are_sorted_whatever_their_bits(dtype: type[np.floating[Any]]) -> None:
+    from understudy.searching._all_pairs_kernels import rising_order
+
+    draw, info = np.random.default_rng(9), np.finfo(dtype)
+    few = np.array([0.0, -0.0, np.inf, -np.inf, info.max, info.min, info.tiny, -info.tiny], dtype)
+    scores = draw.permutation(np.concatenate([few, few, draw.normal(size=5000).astype(dtype)]))
+    order = rising_order(scores[::2])
+    assert sorted(order.tolist()) == list(range(len(order)))
+    np.testing.assert_array_equal(scores[::2][order], np.sort(scores[::2]))
+
+
 def test_the_result_is_read_only() -> None:
     pairs = search_all_pairs(*zoo(8, 2, 5, levels=3), [0])
     with pytest.raises(ValueError, match="read-only"):

@@ -19,7 +19,7 @@ import numpy as np
 
 from understudy.app.bench import bench, large_alone, run_alone
 from understudy.app.bench_result import EXECUTOR, LARGE, Bench
-from understudy.app.run_cascade import batches_for, check_data, load_runnable
+from understudy.app.run_cascade import batches_for, check_data
 from understudy.errors import DataError
 from understudy.onnx.bundle import is_onnx_bundle
 from understudy.progress_bars import Advance, no_bar
@@ -27,6 +27,7 @@ from understudy.runtime.protocol import Runnable
 from understudy.zoo.batches import stacked
 from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.hub_names import HUBS
+from understudy.zoo.runnables import load_runnable
 
 MEASURED = (LARGE, EXECUTOR)
 FAILED = (RuntimeError, MemoryError, OSError, ImportError, EOFError)  # of a process

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -12,27 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from understudy.answer_files import check_format, save_answers
-from understudy.cascade_file import CascadeFile
-from understudy.errors import DataError, ModelError, UnderstudyError, listed, unknown
-from understudy.extras import needing
+from understudy.errors import DataError, ModelError, UnderstudyError, listed
 from understudy.files import behind_links, is_stream, make_folder, unwritable, writing
 from understudy.json_codec import Stored, stored
 from understudy.label_sets import is_right
 from understudy.onnx.bundle import is_onnx_bundle
-from understudy.onnx.cascade import OnnxCascade, load_onnx
+from understudy.onnx.cascade import OnnxCascade
 from understudy.progress_bars import Advance
 from understudy.runtime.executor import Executor
 from understudy.runtime.protocol import FAILED, Answers, Runnable, class_names_of
 from understudy.table_validation import NO_LABEL
 from understudy.zoo.batches import Batch, array_batches, batches
 from understudy.zoo.data import DataSet
-from understudy.zoo.decoding import FOLLOW
 
 if TYPE_CHECKING:
     from understudy.nn.cascade import Cascade
 
-PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider",)}
-"""Device, as torch names it -> execution providers of ONNX Runtime."""
 ROUNDING = ("torch", "torchvision", "timm", "pillow")
 """Libraries whose versions may change the last bits of a score, or of a decoded image."""
 
@@ -65,33 +60,6 @@ class RunSummary(
     def rate(self) -> float:
         """Images per second."""
         return self.samples / self.seconds
-
-
-def load_runnable(
-    folder: Path, device: str | None = None, *, allow_code: Collection[str] = ()
-) -> Cascade | OnnxCascade:
-    """Load what `build` or `export` wrote, ready to run.
-
-    Args:
-        folder: what was written.
-        device: where to compute, as torch names it; by default an NVIDIA GPU if there is one, else
-            the CPU. An exported cascade runs on `cpu`, its default, or `cuda`.
-        allow_code: the modules that specs of the folder may import; an exported cascade has none.
-
-    Raises:
-        ModelError: the folder is neither, there is no such device, or a spec names a module that
-            was not allowed.
-        MissingExtra: PyTorch, or ONNX Runtime for an exported cascade, is not installed.
-    """
-    if not is_onnx_bundle(folder):
-        with needing(f"a cascade that was not exported ({str(folder)!r})", extra="torch"):
-            from understudy.nn.stage import usable_device
-            from understudy.zoo.saved_cascades import load_cascade
-
-        return load_cascade(folder, allow_code=allow_code).to(usable_device(device))
-    if device not in (None, *PROVIDERS):
-        raise ModelError(unknown("device", str(device), PROVIDERS, where="an exported cascade"))
-    return load_onnx(folder, providers=PROVIDERS[device or "cpu"])
 
 
 def setting_warnings(folder: Path, cascade: Cascade | OnnxCascade) -> list[str]:
@@ -132,14 +100,6 @@ def decoding_warnings(folder: Path, data: DataSet) -> list[str]:
         f"are by {data.encoded.decoding}: give the data with "
         f"?orientation={scored.get('orientation')}"
     ]
-
-
-def orientation_of(folder: Path) -> str:
-    """What was done about the EXIF orientation of the images that a cascade was scored on."""
-    if is_onnx_bundle(folder):
-        return FOLLOW
-    provenance = CascadeFile.read(folder).provenance.get("table", {}).get("provenance", {})
-    return str(provenance.get("decoding", {}).get("orientation", FOLLOW))
 
 
 def library_warnings(table: Mapping[str, Any]) -> list[str]:

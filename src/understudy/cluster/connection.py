@@ -42,7 +42,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         ClusterError: no cluster answers there within 20 seconds, it has another version of Ray or
-            Python, or a node of it has not the same libraries.
+            Python, or a node of it has not the same libraries; or Ray does not start here.
     """
     if ray.is_initialized():
         yield
@@ -55,7 +55,7 @@ def connected(address: str | None) -> Iterator[None]:
                 _join(chosen, named=repr(chosen) if address else f"{chosen!r} ({ADDRESS})")
                 check_nodes()
             else:
-                _init("local", include_dashboard=False)
+                _start()
             yield
         finally:
             ray.shutdown()
@@ -249,6 +249,18 @@ def _stderr_discarded() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _start() -> None:
+    """Start Ray on this machine; it gives up after half a minute, on a busy one too."""
+    try:
+        _init("local", include_dashboard=False)
+    except Exception as error:  # Ray raises it as it is
+        text = " ".join(str(error).split())
+        raise ClusterError(
+            f"Ray starts on this machine, it did not ({text[:300]}): try again when it is less "
+            "busy, and see whether its temporary folder (RAY_TMPDIR) has room"
+        ) from error
 
 
 def _init(address: str, **more: Any) -> None:

@@ -56,6 +56,43 @@ def pack_row(flags: npt.NDArray[np.bool_]) -> Words:
     return octets.view(np.uint64)
 
 
+def rising_order(scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint64]:
+    """The positions of confidences (N,), none NaN, from the least on; ties in any order."""
+    if scores.dtype != np.float32:
+        return np.argsort(scores).view(np.uint64)
+    order: npt.NDArray[np.uint64] = _radix_order(np.ascontiguousarray(scores).view(np.uint32))
+    return order
+
+
+@compiled
+def _radix_order(floats: Array) -> Array:
+    """The order of float32 numbers by their bits: three rounds of counting sort, 11 bits each."""
+    count, sign = floats.shape[0], np.uint32(1 << 31)
+    keys, order = np.empty(count, np.uint32), np.empty(count, np.uint64)
+    next_keys, next_order = np.empty(count, np.uint32), np.empty(count, np.uint64)
+    places = np.zeros((3, 2048), np.int64)
+    for at in range(count):
+        bits = floats[at]
+        key = ~bits if bits & sign else bits | sign
+        keys[at], order[at] = key, at
+        places[0, key & np.uint32(2047)] += 1
+        places[1, (key >> np.uint32(11)) & np.uint32(2047)] += 1
+        places[2, key >> np.uint32(22)] += 1
+    for turn in range(3):
+        start = 0
+        for digit in range(2048):
+            start, places[turn, digit] = start + places[turn, digit], start
+        for at in range(count):
+            key = keys[at]
+            digit = (key >> np.uint32(11 * turn)) & np.uint32(2047)
+            place = places[turn, digit]
+            places[turn, digit] = place + 1
+            next_keys[place], next_order[place] = key, order[at]
+        keys, next_keys = next_keys, keys
+        order, next_order = next_order, order
+    return order
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def _count(_: Any, word: Any) -> Any:
     """The number of ones in a word: the processor's own instruction."""

@@ -139,11 +139,11 @@ def _pair_filler(
 
     def fill(little: int) -> None:
         scores = _checked_row(confidence(little), little, bits.samples)
-        first, order = int(bits.first_dearer[little]), np.argsort(scores)
+        first, order = int(bits.first_dearer[little]), kernels.rising_order(scores)
         rising = scores[order]
         edges = np.append(True, rising[1:] != rising[:-1])
         marks, ends = kernels.pack_row(bits.row(little)[order]), kernels.pack_row(edges)
-        ranked = kernels.RankedSamples(order.view(np.uint64), marks, ends)
+        ranked = kernels.RankedSamples(order, marks, ends)
         need = gap_left - bits.right[little]
         deferred = kernels.fewest_deferred(bits.words, ranked, need, first)[first:]
         by_drop = np.empty_like(deferred)

@@ -120,12 +120,12 @@ class PromisingPairs:
         from understudy.searching import _all_pairs_kernels as kernels
 
         scores = self.tune.column(self.tune.names[little], self.spec.confidence)
-        order = np.argsort(scores)[::-1].copy()
+        order = kernels.rising_order(scores)[::-1].copy()
         accepted = _steps(scores[order])
         rows = np.array([self.tune.index(self.bigs[number]) for number in dearer.tolist()])
         places = self.bits.position[rows]
         own = kernels.pack_row(self.bits.row(little)[order])
-        ranked = kernels.RankedSamples(order.view(np.uint64), own, own)
+        ranked = kernels.RankedSamples(order, own, own)
         counts = kernels.discordant_counts(self.bits.words, ranked, accepted, int(places.min()))
         losses, gains = counts[:, :, places].transpose(0, 2, 1).astype(np.int64)
         if self.unlabelled.shape[1]:

@@ -23,6 +23,7 @@ from understudy.serving.open_inference_routes import (
     open_inference_routes,
 )
 from understudy.serving.page_routes import page_routes
+from understudy.serving.replicas import NoPeers, Peers
 from understudy.serving.request_errors import NotFound, RequestError, StageError, WrongMethod
 from understudy.serving.routes import service_routes
 from understudy.serving.service import Service
@@ -38,14 +39,16 @@ class ServingApp:
 
     Attributes:
         service: what answers.
+        peers: the other replicas of this service.
         bodies: what counts the bodies of requests.
         inference: the protocol of most requests.
         routes: its routes.
         infer_path, infer_url: the path of most requests, and how it is sent.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, peers: Peers | None = None) -> None:
         self.service = service
+        self.peers: Peers = NoPeers() if peers is None else peers
         settings = service.settings
         bodies = Bodies(
             max_bytes=settings.max_bytes,
@@ -55,8 +58,8 @@ class ServingApp:
         self.bodies, self.inference = bodies, OpenInference(service, bodies)
         self.routes = [
             *open_inference_routes(self.inference),
-            *service_routes(service, bodies),
-            *page_routes(service),
+            *service_routes(service, bodies, self.peers),
+            *page_routes(service, self.peers),
         ]
         self._router = Router(self.routes, redirect_slashes=False, lifespan=self._lifespan)
         self._infer = Endpoint(self.inference.infer)

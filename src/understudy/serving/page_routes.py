@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from understudy.serving.replicas import NoPeers, Peers
 from understudy.serving.request_errors import NotFound
 from understudy.serving.request_guard import check_allowed
 from understudy.serving.service import Service
@@ -39,16 +40,20 @@ SIDE = 96  # pixels of the longer side at most
 _SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
-def page_routes(service: Service) -> list[Route]:
+def page_routes(service: Service, peers: Peers | None = None) -> list[Route]:
     """GET `/`, the files of the page below `/page/`, and `/latest/{request_id}.png`.
 
     The page names all files relative to itself, so that it works under a mount path too.
     """
+    others = NoPeers() if peers is None else peers
 
     async def latest_image(request: Request) -> Response:
         check_allowed(request.scope, service.settings.token)
         request_id = request.path_params["request_id"]
         image = service.latest_image(request_id)
+        if image is None:
+            found = await others.ask("latest_image", request_id)
+            image = next((one for one in found if one is not None), None)
         if image is None:
             raise NotFound(
                 f"the latest images of each exit are kept, found none of a request {request_id!r}"

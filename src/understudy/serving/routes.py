@@ -14,10 +14,11 @@ from understudy.errors import PolicyError
 from understudy.serving.bodies import Bodies, Receive, Scope, unless_gone
 from understudy.serving.classify import described, files_in
 from understudy.serving.open_inference_routes import REQUEST_ID, Endpoint, Reply
+from understudy.serving.replicas import NoPeers, Peers, Replica, joined_feedback
 from understudy.serving.request_errors import RequestError
 from understudy.serving.request_guard import check_allowed, check_json
 from understudy.serving.service import Service
-from understudy.serving.service_metrics import CONTENT_TYPE, ServiceMetrics
+from understudy.serving.service_metrics import CONTENT_TYPE, text_of
 from understudy.serving.service_status import operating_points, status
 
 MOST_LABELS = 10_000
@@ -38,11 +39,12 @@ class ServiceRoutes:
     Args:
         service: what answers.
         bodies: what reads and counts the bodies of requests.
+        peers: the other replicas of the service.
     """
 
-    def __init__(self, service: Service, bodies: Bodies) -> None:
-        self.service, self.bodies = service, bodies
-        self._metrics = ServiceMetrics(service)
+    def __init__(self, service: Service, bodies: Bodies, peers: Peers) -> None:
+        self.service, self.bodies, self.peers = service, bodies, peers
+        self._replica = Replica(service, peers.name)
 
     async def classify(self, scope: Scope, receive: Receive) -> Reply:
         """POST /classify."""
@@ -59,7 +61,8 @@ class ServiceRoutes:
 
     async def status(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
         """GET /status."""
-        return json_reply(status(self.service), _NO_STORE)
+        others = await self.peers.ask("counts")
+        return json_reply(status(self.service, self._replica.counts(), others), _NO_STORE)
 
     async def operating_point(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
         """GET /operating-point."""
@@ -77,12 +80,18 @@ class ServiceRoutes:
             self.service.set_operating_point(wish)
         except PolicyError as error:
             raise RequestError(str(error)) from error
+        await self.peers.ask("adopt", self.service.choice)
         return json_reply(operating_points(self.service), _NO_STORE)
 
     async def feedback(self, scope: Scope, receive: Receive) -> Reply:
         """POST /feedback."""
         labels = labels_in(await self._change(scope, receive), self.service.classes)
-        found = self.service.watched().feedback(labels)
+        self.service.watched()
+        own = self._replica.feedback(labels)
+        unknown = set(own.unknown)
+        rest = [label for label in labels if label[0] in unknown]
+        others = await self.peers.ask("feedback", rest) if rest else []
+        found = joined_feedback([own, *others])
         return json_reply(
             {
                 "counted": found.counted,
@@ -101,12 +110,15 @@ class ServiceRoutes:
             raise RequestError(
                 f'a reset is {{}} or {{"to_traffic": true}}, found {str(wish)[:80]!r}'
             )
-        self.service.reset_watch(to_traffic=wish.get("to_traffic", False))
+        to_traffic = wish.get("to_traffic", False)
+        self.service.reset_watch(to_traffic=to_traffic)
+        await self.peers.ask("reset_watch", self.service.choice, to_traffic)
         return json_reply(self.service.watched().watch.snapshot())
 
     async def metrics(self, scope: Scope, receive: Receive) -> Reply:  # noqa: ARG002
         """GET /metrics."""
-        return Reply(self._metrics.text(), {"content-type": CONTENT_TYPE})
+        others = await self.peers.ask("metrics")
+        return Reply(text_of([self._replica.metrics(), *others]), {"content-type": CONTENT_TYPE})
 
     async def _change(self, scope: Scope, receive: Receive) -> Any:
         """The JSON of a request that changes something, if it may."""
@@ -119,9 +131,9 @@ class ServiceRoutes:
                 raise RequestError(f"the body is JSON, found other text: {error}") from None
 
 
-def service_routes(service: Service, bodies: Bodies) -> list[Route]:
+def service_routes(service: Service, bodies: Bodies, peers: Peers | None = None) -> list[Route]:
     """The routes for a service."""
-    own = ServiceRoutes(service, bodies)
+    own = ServiceRoutes(service, bodies, NoPeers() if peers is None else peers)
     table = (
         ("POST", "/classify", own.classify),
         ("GET", "/status", own.status),

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from understudy.monitoring.decisions import Decision
 from understudy.policy import Policy
@@ -37,6 +37,23 @@ from understudy.serving.watching import FALL_BACK, Watching, point_before
 logger = logging.getLogger(__name__)
 
 START, OPERATOR, WATCH = "start", "operator", "watch"
+
+
+class ServedChoice(NamedTuple):
+    """What a service answers by. Of the choices of several replicas the greatest, which is the
+    latest, holds for all.
+
+    Attributes:
+        number: each choice is numbered one above the last that its replica knew.
+        policy: the number of the policy that answers.
+        chosen: the number of the one that was chosen before the watch fell back, if it has.
+        by: who chose: `start`, `operator` or `watch`.
+    """
+
+    number: int
+    policy: int
+    chosen: int
+    by: str
 
 
 _FAILURES: dict[type[BaseException], str] = {
@@ -99,7 +116,8 @@ class Service:
         self.current = self.policies.first
         self.chosen_by = START
         self.chosen = self.current  # by the operator, whatever the watch has decided since
-        self.switches = 0
+        self.switches = self._choices = 0
+        self.fell_back: Callable[[], object] = lambda: None  # is called when the watch has
         self._restore()
         self.in_flight = 0
         self.ready = True
@@ -324,6 +342,21 @@ class Service:
             self.watching.watch.choose_point(policy.name)
         return policy
 
+    @property
+    def choice(self) -> ServedChoice:
+        """What answers now."""
+        return ServedChoice(self._choices, self.current.number, self.chosen.number, self.chosen_by)
+
+    def adopt(self, choice: ServedChoice) -> None:
+        """Answer by what another replica of this service was told, if that was later."""
+        if choice <= self.choice:
+            return
+        policy = self.policies.all[choice.policy]
+        self._switch(policy, choice.by, reason="chosen at another replica")
+        self.chosen, self._choices = self.policies.all[choice.chosen], choice.number
+        if self.watching is not None and policy.name is not None:
+            self.watching.watch.choose_point(policy.name)
+
     def reset_watch(self, *, to_traffic: bool = False) -> None:
         """Watch from now on as if nothing had been seen, and go back to what was chosen before the
         watch fell back.
@@ -386,9 +419,11 @@ class Service:
         moved = decision.after != decision.before  # not where the point was no longer in use
         if decision.kind == FALL_BACK and moved and point is not None:
             self._switch(self.policies.of(point), WATCH, reason=decision.reason)
+            self.fell_back()
 
     def _switch(self, policy: ServedPolicy, by: str, *, reason: str) -> None:
         before, self.current, self.chosen_by = self.current, policy, by
+        self._choices += 1
         if before is policy:
             return
         self.switches += 1

@@ -5,7 +5,7 @@ Names and units follow Prometheus: seconds, `_total` for what only rises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,38 +40,50 @@ _STAGE_COUNTS = (
 )
 
 
+def text_of(replicas: Sequence[Sequence[Metric]]) -> bytes:
+    """The metrics of all replicas of a service in the text format of Prometheus."""
+    joined: dict[str, Metric] = {}
+    for families in replicas:
+        for family in families:
+            if family.name in joined:
+                joined[family.name].samples.extend(family.samples)
+            else:
+                joined[family.name] = family
+    registry = CollectorRegistry()
+    registry.register(_Families(list(joined.values())))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    """Metrics that are there."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        """All of them."""
+        return self._families
+
+
 class ServiceMetrics:
-    """The metrics of one service, in a registry of their own.
+    """The metrics of one service. It counts nothing itself, so that a request costs nothing for it.
 
     Args:
         service: what is measured.
+        replica: the value of a label of that name, for one of several replicas; empty for none.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_ServiceCollector(service))
+    def __init__(self, service: Service, replica: str = "") -> None:
+        self._service, self._replica = service, replica
 
-    def text(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
-        return generate_latest(self._registry)
-
-
-class _ServiceCollector(Collector):
-    """Counts nothing itself, so that a request costs nothing for it."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def describe(self) -> Iterable[Metric]:
-        """None: the names are found when they are asked for."""
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics."""
-        yield from self._requests()
-        yield from self._exits()
-        yield from self._points()
-        yield from self._watch()
+    def families(self) -> list[Metric]:
+        """All metrics, in families of one name."""
+        found = [*self._requests(), *self._exits(), *self._points(), *self._watch()]
+        if self._replica:
+            for family in found:
+                for sample in family.samples:
+                    sample.labels["replica"] = self._replica
+        return found
 
     def _requests(self) -> Iterator[Metric]:
         service, traffic = self._service, self._service.traffic

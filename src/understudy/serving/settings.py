@@ -14,6 +14,9 @@ MAX_QUEUE = 96
 """Images in flight. 64 clients fill two thirds of it, so that under any overload an accepted
 request waits about twice as long as with 64 clients."""
 
+TOKEN = "UNDERSTUDY_TOKEN"
+"""The variable of the environment with the token of a server."""
+
 _WORD = re.compile("[!-~]+")  # of ASCII characters that are seen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -150,6 +151,40 @@ class TrafficCounts:
             found = self._series()
             self._cached = (self._second, found)
         return found
+
+    def with_others(self, others: Sequence[TrafficCounts]) -> TrafficCounts:
+        """These counts and those of other servers with the same policies and exits, together.
+
+        >>> here = TrafficCounts(1, ["tiny"], clock=lambda: 0.0)
+        >>> there = TrafficCounts(1, ["tiny"], clock=lambda: 7.0)
+        >>> there.answer(0, 0, cost=1.0, reference=9.0)
+        >>> here.with_others([there]).answered.tolist(), here.answered.tolist()
+        ([[1]], [[0]])
+        """
+        self._roll()
+        total = deepcopy(self)
+        for other in others:
+            total._add(other)
+        return total
+
+    def _add(self, other: TrafficCounts) -> None:
+        """Count what another has counted, second by second; clocks may differ."""
+        self.requests += other.requests
+        self.seconds_total += other.seconds_total
+        self.failures = {how: n + other.failures[how] for how, n in self.failures.items()}
+        self._policies = (self.answered + other.answered).tolist()
+        self._latencies += other.latencies
+        ahead = other._since_epoch - self._since_epoch
+        self._last = max(self._last, other._last + ahead if other.requests else 0.0)
+        self._started = min(self._started, int(other._started + ahead))
+        seconds = np.arange(self._second - SECONDS, self._second)
+        theirs = seconds - round(ahead)
+        known = (theirs >= other._second - SECONDS) & (theirs < other._second)
+        rows, others = seconds[known] % SECONDS, theirs[known] % SECONDS
+        self._exits[rows] += other._exits[others]
+        self._cells[rows] += other._cells[others]
+        self._costs[rows] += other._costs[others]
+        self._cached = (-1, {})
 
     def _series(self) -> dict[str, Any]:
         rows = self._rows(min(SECONDS, self._second - self._started))

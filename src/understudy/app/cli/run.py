@@ -38,11 +38,11 @@ def run(
     with terminal.progress("images") as advance:
         from understudy.app.run_cascade import (
             decoding_warnings,
-            load_runnable,
             run_cascade,
             setting_warnings,
         )
         from understudy.zoo.data import open_data
+        from understudy.zoo.runnables import load_runnable
 
         loaded = load_runnable(cascade, device, allow_code=allow_code or ())
         if max_drop is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from understudy.app.cli import options, terminal
+from understudy.app.cli.serve_on_ray import replicas_in, serve_on_ray
 from understudy.display import percent
 from understudy.written_places import check_runnable
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOKEN = "UNDERSTUDY_TOKEN"
+TOKEN = "UNDERSTUDY_TOKEN"  # as in serving.settings, which help does not load
 MOST_QUEUED = 10**6  # images in flight
 
 
@@ -83,11 +84,19 @@ def serve(
     log_share: Annotated[
         float, options.option("SHARE", "The share of requests that is logged, from 0 to 1.")
     ] = 0.0,
+    ray: options.Ray = None,
+    replicas: Annotated[
+        str | None,
+        options.option(
+            "N[-MAX]", "Replicas of the cascade on Ray; a range scales. [dim]Default: 1.[/]"
+        ),
+    ] = None,
     device: options.Device = None,
     allow_code: options.AllowCode = None,
     as_json: options.Json = False,
 ) -> None:
     """Serve a cascade over HTTP: the Open Inference Protocol, image files, and a page."""
+    _check_ray(ray, replicas, state)
     check_runnable(cascade)
     with terminal.progress("models"):
         from understudy.serving.server import DrainingServer, listening_socket, url_of
@@ -104,6 +113,20 @@ def serve(
             state=state,
             logged=log_share,
         )
+    if ray is not None:
+        serve_on_ray(
+            cascade,
+            settings,
+            address=ray,
+            replicas=replicas or "1",
+            host=host,
+            port=port,
+            max_drop=max_drop,
+            device=device,
+            allow_code=tuple(allow_code or ()),
+            as_json=as_json,
+        )
+        return
     with listening_socket(host, port) as listener:
         served = _app(cascade, settings, device, allow_code or (), max_drop)
         url = url_of(listener, host)
@@ -116,6 +139,19 @@ def serve(
         DrainingServer(served, listener, show).serve_until_stopped()
 
 
+def _check_ray(ray: str | None, replicas: str | None, state: Path | None) -> None:
+    """Refuse options that do not go together."""
+    if ray is None and replicas is not None:
+        raise terminal.UsageError("--replicas are those of a cluster: add --ray, or leave it out")
+    if ray is not None and state is not None:
+        raise terminal.UsageError(
+            "--state keeps the watch of one server, on Ray each replica has a watch of its own, "
+            "which is not kept: leave it out"
+        )
+    if replicas is not None:
+        replicas_in(replicas)
+
+
 def _app(
     cascade: Path,
     settings: ServingSettings,
@@ -125,9 +161,10 @@ def _app(
 ) -> ServingApp:
     """The app for a cascade on disk; what is noted from now on is JSON."""
     with terminal.progress("models"):
-        from understudy.app.run_cascade import load_runnable, orientation_of, setting_warnings
+        from understudy.app.run_cascade import setting_warnings
         from understudy.serving.asgi import app
         from understudy.serving.request_log import log_json
+        from understudy.zoo.runnables import load_runnable, orientation_of
 
         loaded = load_runnable(cascade, device, allow_code=allow_code)
         if max_drop is not None:
