@@ -1,4 +1,4 @@
-"""The tables of docs/cluster.md, from the record: ``python benchmarks/cost_tables.py``."""
+"""Write the tables of docs/cluster.md from the record: ``python benchmarks/cost_tables.py``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import harness
 
 RECORD = harness.RESULTS / "cluster_costs.json"
+PAGE = harness.ROOT / "docs" / "cluster.md"
 
 
 def checks_table(record: Mapping[str, Any]) -> list[str]:
@@ -32,7 +33,7 @@ def examples_table(record: Mapping[str, Any]) -> list[str]:
         "| models | GPU hours | on 8 GPUs | on 64 GPUs | groups | cores per GPU that decode |",
         "|---|---|---|---|---|---|",
     ]
-    example = record["examples"]["scoring ImageNet's train images"]
+    example = record["examples"].get("scoring ImageNet's train images", {})
     for name, one in example.items():
         if isinstance(one, dict):
             hours = one["hours_on_gpus"]
@@ -51,6 +52,15 @@ def _percent(error: float) -> str:
     return f"{100 * error:+.0f} %".replace("-", "−")
 
 
+def filled(page: str, record: Mapping[str, Any]) -> str:
+    """The page with the tables of a record between their marks."""
+    for name, table in (("checks", checks_table), ("examples", examples_table)):
+        marks = f"<!-- {name}: python benchmarks/cost_tables.py -->", f"<!-- end of {name} -->"
+        before, _, rest = page.partition(marks[0])
+        _, _, after = rest.partition(marks[1])
+        page = "\n".join([f"{before}{marks[0]}", *table(record), f"{marks[1]}{after}"])
+    return page
+
+
 if __name__ == "__main__":
-    kept = json.loads(RECORD.read_text())
-    print("\n".join([*checks_table(kept), "", *examples_table(kept)]))
+    PAGE.write_text(filled(PAGE.read_text(), json.loads(RECORD.read_text())))

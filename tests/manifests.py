@@ -14,6 +14,7 @@ _CLUSTER = frozenset(
     {
         *("headGroupSpec", "workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling"),
         *("autoscalerOptions", "headServiceAnnotations", "suspend", "gcsFaultToleranceOptions"),
+        *("authOptions", "managedBy", "upgradeStrategy"),
     }
 )
 _HEAD = frozenset({"serviceType", "headService", "enableIngress", "rayStartParams", "template"})

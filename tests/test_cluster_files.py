@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -234,3 +235,10 @@ def test_the_page_quotes_what_is_printed() -> None:
     printed = " ".join(sentences().split())
     for quote in quotes:
         assert len(quote) < 12 or quote.strip() in printed, quote
+
+
+def test_the_page_has_the_tables_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tables = import_module("cost_tables")
+    record = json.loads(tables.RECORD.read_text())
+    assert tables.filled(read("docs/cluster.md"), record) == read("docs/cluster.md")

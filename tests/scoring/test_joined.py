@@ -24,11 +24,13 @@ from progress import InterruptedRunError, RecordedProgress, after
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.locks import InUse
 from understudy.scores import ScoreTable
-from understudy.scoring import joined
+from understudy.scoring import joined, on_disk
 from understudy.scoring.members import WorkProcess
+from understudy.scoring.new_sources import new_sources
 from understudy.scoring.on_disk import score_into
 from understudy.scoring.plan import settings_of
-from understudy.scoring.shard_scorer import ScoredShard
+from understudy.scoring.shard_scorer import ScoredShard, ShardScorer
+from understudy.scoring.sources import Sources
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
 TESTS = Path(__file__).parent.parent
@@ -223,6 +225,25 @@ def test_who_takes_over_the_table_writes_it(
     assert not (tmp_path / "table").exists()
     scored(tmp_path / "table")
     assert content(tmp_path / "table") == expected
+
+
+def test_who_comes_when_the_table_is_being_written_scores_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has seen no table yet, and others write it while this one looks at its models."""
+    look = new_sources
+
+    def late(*arguments: Any, **more: Any) -> Sources:
+        found = look(*arguments, **more)
+        with monkeypatch.context() as patch:
+            patch.setattr(on_disk, "new_sources", look)
+            beside(scored, tmp_path / "table").result()
+        monkeypatch.setattr(ShardScorer, "score", None)
+        return found
+
+    monkeypatch.setattr(on_disk, "new_sources", late)
+    assert scored(tmp_path / "table").names == ("tiny", "big")
+    assert [path.name for path in tmp_path.iterdir()] == ["table"]
 
 
 def test_a_damaged_shard_is_scored_again(tmp_path: Path, expected: dict[str, bytes]) -> None:

@@ -220,7 +220,7 @@ def check_nobody_joined(
             if process is not None and (process.is_here or sign != before.get(name, sign)):
                 raise InUse(
                     f"one process works alone or all of them join, {process} has joined in "
-                    f"{str(folder.parent)!r}: join too, with --join, or wait until it ends"
+                    f"{str(folder.parents[1])!r}: join too, with --join, or wait until it ends"
                 )
             if name not in before:
                 logger.warning("watching for %.0f s whether %s is still at work", lease, process)

@@ -224,7 +224,8 @@ def _scored(request: _Request) -> ScoreTable:
     )
     with Shards.joined(target, plan, arguments, check=check) as (shards, members):
         job = ScoringJob(scorer, shards, request.on_progress)
-        if JoinedScoring(job, members, expected=sign_of_others(os.environ)).score():
+        joined = JoinedScoring(job, members, expected=sign_of_others(os.environ))
+        if not _has_exits(table_at(target), sources) and joined.score():
             try:
                 return _written(job, request, older, settings=settings, files=files)
             except UnderstudyError:  # others have taken over, where this process was suspended

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -235,7 +235,7 @@ class Shards:
 
     def remove_if_left(self, members: Members, table: Path) -> None:
         """Delete the folder where no shard is done and all processes that have joined are gone."""
-        with suppress(InUse), only_writer(table, wait=False):
+        with only_writer(table):
             if self.exist and not members.others:
                 self.remove_if_empty()
 
