@@ -38,6 +38,7 @@ from doc_pages import (
     read,
 )
 from understudy.app.cli.main import app
+from understudy.app.cli.options import with_ray_address
 
 PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 LANGUAGES = {"", "python", "toml", "yaml"}
@@ -126,7 +127,7 @@ def check_command(words: list[str], *, complete: bool, where: str) -> None:
         verb = verb.get_command(context, words[0])
         assert verb is not None, f"{where}: no such command {words[0]}"
     inner = typer.Context(verb, parent=context, resilient_parsing=not complete)
-    values, _, _ = verb.make_parser(inner).parse_args(list(words[1:]))
+    values, _, _ = verb.make_parser(inner).parse_args(with_ray_address(words)[1:])
     missing = [p.name for p in verb.params if p.required and values.get(p.name or "") is None]
     assert not (complete and missing), f"{where}: understudy {words[0]} needs {missing}"
 
