@@ -10,7 +10,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NO_CLAIM = {"run", "compare", "harness", "cifar_nets", "jpeg_nets", "populations", "train_zoo"}
+NO_CLAIM = {
+    "run",
+    "compare",
+    "harness",
+    "cifar_nets",
+    "jpeg_nets",
+    "populations",
+    "train_zoo",
+    "cost_tables",
+}
 
 
 def main() -> int:

@@ -204,6 +204,7 @@ ORDER = {
     ),
     "cluster": (
         "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
+        "savers "
         "serve_calls stage_calls serve_handle serve_proxy serve_spec serve_stage serve_replica "
         "serve_app serve_session"
     ),

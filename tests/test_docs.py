@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 
 import pytest
 import typer
+import yaml  # type: ignore[import-untyped]
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -37,9 +38,10 @@ from doc_pages import (
     read,
 )
 from understudy.app.cli.main import app
+from understudy.app.cli.options import with_ray_address
 
 PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
-LANGUAGES = {"", "python", "toml"}
+LANGUAGES = {"", "python", "toml", "yaml"}
 THEMES, LARGEST_PICTURE = ("light", "dark"), 150_000
 
 
@@ -125,7 +127,7 @@ def check_command(words: list[str], *, complete: bool, where: str) -> None:
         verb = verb.get_command(context, words[0])
         assert verb is not None, f"{where}: no such command {words[0]}"
     inner = typer.Context(verb, parent=context, resilient_parsing=not complete)
-    values, _, _ = verb.make_parser(inner).parse_args(list(words[1:]))
+    values, _, _ = verb.make_parser(inner).parse_args(with_ray_address(words)[1:])
     missing = [p.name for p in verb.params if p.required and values.get(p.name or "") is None]
     assert not (complete and missing), f"{where}: understudy {words[0]} needs {missing}"
 
@@ -141,6 +143,14 @@ def test_new_names_of_the_changelog_exist() -> None:
     members = re.findall(r"\| `Cascade\.(\w+)[^|]*\|$", read("CHANGELOG.md"), re.MULTILINE)
     assert members == ["set_operating_point", "runners"]
     assert all(hasattr(Cascade, member) for member in members)
+
+
+def test_configurations_of_serve_are_the_application_that_builds() -> None:
+    found = [yaml.safe_load(b.text) for page in PAGES for b in blocks(page) if b.language == "yaml"]
+    assert found
+    for application in (one for config in found for one in config["applications"]):
+        assert application["import_path"] == "understudy.cluster.serve_app:build"
+        assert application["args"]["cascade"]
 
 
 def test_every_verb_is_documented() -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from command_line import Run
 from progress import InterruptedRunError, RecordedProgress, after
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.locks import InUse
+from understudy.nn.stage import Stage
 from understudy.scores import ScoreTable
 from understudy.scoring import joined, on_disk
 from understudy.scoring.members import WorkProcess
@@ -31,6 +33,7 @@ from understudy.scoring.on_disk import score_into
 from understudy.scoring.plan import settings_of
 from understudy.scoring.shard_scorer import ScoredShard, ShardScorer
 from understudy.scoring.sources import Sources
+from understudy.zoo.models import load_stages
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
 TESTS = Path(__file__).parent.parent
@@ -45,6 +48,19 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joined, "PAUSE", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def one_model_is_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are drawn from the generator of the process, which threads share."""
+    lock = Lock()
+
+    def load(*arguments: Any, **more: Any) -> dict[str, Stage]:
+        with lock:
+            return load_stages(*arguments, **more)
+
+    for module in ("sources", "new_sources"):
+        monkeypatch.setattr(f"understudy.scoring.{module}.load_stages", load)
 
 
 def scored(path: Path, **more: Any) -> ScoreTable:

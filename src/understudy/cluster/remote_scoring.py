@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class RemoteScoring:
         batch, workers, keep_logits, strict: as for `ShardScorer`.
         threads: of PyTorch.
         folder: where relative paths begin, if it is there.
+        modules: the folders in which modules are looked for last, those that are there.
     """
 
     data: str
@@ -44,6 +46,7 @@ class RemoteScoring:
     strict: bool
     threads: int
     folder: str
+    modules: Sequence[str] = ()
 
     def scorer(self) -> ShardScorer:
         """What scores shards in this process.
@@ -54,6 +57,7 @@ class RemoteScoring:
         """
         if Path(self.folder).is_dir():
             os.chdir(self.folder)
+        sys.path.extend(one for one in self.modules if one not in sys.path and Path(one).is_dir())
         torch.set_num_threads(self.threads)
         device = self.sources.device.partition(":")[0]  # Ray shows a process its own GPU alone
         images = open_data(self.data)

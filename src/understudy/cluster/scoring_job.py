@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import ray
 import torch
 
 from understudy.cluster.connection import ClusterError, check_versions
@@ -101,7 +101,7 @@ class RayScoringJob(ScoringJob):
         if isinstance(news, Started):
             check_versions(news.versions, news.node)
         if isinstance(news, Failed):
-            where = f"on {news.node}: " if news.starting and len(ray.nodes()) > 1 else ""
+            where = f"on {news.node}: " if news.starting else ""
             raise _KINDS.get(news.kind, UnderstudyError)(f"{where}{news.message}")
 
     @contextmanager
@@ -127,6 +127,7 @@ class RayScoringJob(ScoringJob):
             strict=self.scorer.strict,
             threads=torch.get_num_threads(),
             folder=str(Path.cwd()),
+            modules=tuple(sys.path),
         )
         return ShardActors(scoring, most=len(self.sources.groups) * len(self.scorer.blocks))
 

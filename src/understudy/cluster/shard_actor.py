@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,9 +47,16 @@ class ShardActor:
         self._group: int | None = None
         self._runs: dict[str, SourceRun] = {}
         self._preparing = False
+        self._begun = False
 
     def begin(self, scoring: RemoteScoring) -> None:
-        """Open the data, and wait for tasks."""
+        """Open the data, and wait for tasks.
+
+        A process that has begun already was taken for lost: it makes room for a new one.
+        """
+        if self._begun:
+            os._exit(1)
+        self._begun = True
         work = partial(self._work, scoring)
         Thread(target=work, name="understudy-score", daemon=True).start()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from understudy.app.cli.options import Confidence, Json, TablePath, Unit, budgets, option
+from understudy.app.cli.options import Confidence, Json, Ray, TablePath, Unit, budgets, option
 from understudy.app.cli.terminal import UsageError, answer, note_missing_labels, progress
 from understudy.display import (
     budget_text,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from understudy.searching.best_savers import Saver, Savers
+    from understudy.searching.saver_lines import Workers
     from understudy.searching.saver_ranking import SaverChoice
 
 
@@ -46,6 +49,7 @@ def savers(
             "nothing is certified.",
         ),
     ] = None,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
     """Find the best saver for every model that has a cheaper one, all certified at once.
@@ -58,7 +62,7 @@ def savers(
     from understudy.store import open_table
 
     if rule is not None or not max_drop:
-        _check_rule(rule, max_drop)
+        _check_rule(rule, max_drop, ray)
         _ranked(table, unit, confidence, as_json=as_json)
         return
     drops = budgets(max_drop)
@@ -66,7 +70,7 @@ def savers(
     read = scores.first.on("certify").ids
     with looking(table):
         looks = count_looks(table, read) + 1
-        with progress("models") as advance:
+        with saver_workers(table, ray) as workers, progress("models") as advance:
             found = best_savers(
                 scores,
                 drops,
@@ -74,6 +78,7 @@ def savers(
                 confidence=confidence,
                 delta=delta,
                 looks=looks,
+                workers=workers,
                 advance=advance,
             )
         log_look(table, read, why=f"savers {drops}")
@@ -81,8 +86,24 @@ def savers(
     answer(savers_view(found), found.to_dict(), as_json=as_json)
 
 
-def _check_rule(rule: str | None, max_drop: list[str] | None) -> None:
-    """Refuse an unknown rule, one with a budget, and neither of both.
+@contextmanager
+def saver_workers(table: Path, ray: str | None) -> Iterator[Workers]:
+    """Who does the steps: the threads of this process, or actors on Ray while the block runs."""
+    if ray is None:
+        from understudy.searching.saver_lines import in_threads
+
+        yield in_threads
+        return
+    from understudy.cluster.connection import connected
+
+    with connected(ray or None):
+        from understudy.cluster.savers import savers_on_ray
+
+        yield partial(savers_on_ray, table)
+
+
+def _check_rule(rule: str | None, max_drop: list[str] | None, ray: str | None) -> None:
+    """Refuse an unknown rule, one with a budget or on Ray, and neither rule nor budget.
 
     Raises:
         UsageError: the message has what is missing or too much.
@@ -99,6 +120,8 @@ def _check_rule(rule: str | None, max_drop: list[str] | None) -> None:
             f"TinySaver's rule has no budget, found --max-drop {','.join(max_drop)}: drop one of "
             "the two options"
         )
+    if ray is not None:
+        raise UsageError("TinySaver's rule takes one process, found --ray: drop it")
 
 
 def _ranked(table: Path, unit: str | None, confidence: str, *, as_json: bool) -> None:
