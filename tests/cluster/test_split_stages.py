@@ -17,6 +17,9 @@ from command_line import Run
 from ray_nodes import RayNodes, ray_nodes
 from served_cascades import saved_cascade, served_cascade
 from server_processes import TESTS, ServerProcess, server_process
+from understudy.cluster.connection import ClusterError
+from understudy.cluster.serve_session import check_room
+from understudy.cluster.serve_spec import ServeSpec, StageSpec
 from understudy.policy import Policy
 from understudy.zoo.saved_cascades import save_cascade
 
@@ -84,10 +87,17 @@ def test_options_that_do_not_go_together(tmp_path: Path, run: Run) -> None:
         (("cascade", "--ray", "--replicas", "2,1"), "--replicas has one number where each"),
         (
             ("cascade", "--ray", "--split-stages", "--replicas", "2,1,1"),
-            "--replicas has a number for each of the first stages, big, found 3: give 1,1, or",
+            "--replicas has a number per stage (the first stages, big), found '2,1,1': give 2 of",
         ),
         (("alone", "--ray", "--split-stages"), "stages are split where a whole model comes behind"),
     ):
         ended = run("serve", tmp_path / words[0], *words[1:])
         assert ended.exit_code == 2
         assert ended.stderr.startswith(f"error: {sentence}"), ended.stderr
+
+
+def test_replicas_of_all_stages_find_room_together() -> None:
+    spec = ServeSpec("digits", replicas=2, cores=2, stages=(StageSpec(replicas=2, cores=3),))
+    check_room(spec, [{"CPU": 4.0}, {"CPU": 6.0}])
+    with pytest.raises(ClusterError, match="the stages before them leave room for 1 of them"):
+        check_room(spec, [{"CPU": 4.0}, {"CPU": 4.0}])

@@ -171,9 +171,10 @@ for 2 of them (2 cores): give fewer --replicas, or add nodes
     for own in spec.deployments:
         fitting = _fit(own.cores, left)
         if fitting < own.replicas:
+            room = "this cluster has" if own is spec else "the stages before them leave"
             raise ClusterError(
-                f"replicas need {own.replicas} x {own.cores} cores, this cluster has room for "
-                f"{fitting} of them ({sum(left)} cores): give fewer --replicas, or add nodes"
+                f"replicas need {own.replicas} x {own.cores} cores, {room} room for {fitting} of "
+                f"them ({sum(left)} cores): give fewer --replicas, or add nodes"
             )
         _take(own.replicas, own.cores, left)
 
@@ -184,9 +185,9 @@ def _fit(size: int, cores: Sequence[int]) -> int:
 
 
 def _take(replicas: int, size: int, left: list[int]) -> None:
-    """Take the cores of some replicas from those that are left on the nodes."""
+    """Take the cores of some replicas from those that are left on the nodes, where they fit best."""
     for _ in range(replicas):
-        left[left.index(max(left))] -= size
+        left[left.index(min(n for n in left if n >= size))] -= size
 
 
 def _worker_nodes() -> list[Mapping[str, float]]:

@@ -101,8 +101,8 @@ def _ranges(
     models = ("the first stages", *later_models(cascade))
     if given is not None and len(given) != len(models):
         raise terminal.UsageError(
-            f"--replicas has a number for each of {', '.join(models)}, found {len(given)}: give "
-            f"{','.join('1' * len(models))}, or more of some"
+            f"--replicas has a number per stage ({', '.join(models)}), found {replicas!r}: give "
+            f"{len(models)} of them, such as {','.join('1' * len(models))}"
         )
     return given or ((1, 1),) * len(models)
 
