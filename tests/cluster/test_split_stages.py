@@ -11,10 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_serve_on_ray import IMAGES, OPTIONS, ask_all, check, status
 
 from command_line import Run
 from ray_nodes import RayNodes, ray_nodes
+from ray_requests import IMAGES, OPTIONS, ask_all, check, status
 from served_cascades import saved_cascade, served_cascade
 from server_processes import TESTS, ServerProcess, server_process
 from understudy.cluster.connection import ClusterError

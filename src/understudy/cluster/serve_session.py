@@ -185,7 +185,7 @@ def _fit(size: int, cores: Sequence[int]) -> int:
 
 
 def _take(replicas: int, size: int, left: list[int]) -> None:
-    """Take the cores of some replicas from those that are left on the nodes, where they fit best."""
+    """Take the cores of some replicas from what is left on the nodes, where they fit best."""
     for _ in range(replicas):
         left[left.index(min(n for n in left if n >= size))] -= size
 
