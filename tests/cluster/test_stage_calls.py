@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,8 +237,7 @@ def test_a_stage_that_is_slow_is_given_up() -> None:
         service.set_operating_point({"name": "reference"})
         with pytest.raises(DeadlineExceeded):
             await service.answer(IMAGES[0])
-        replicas.gate.set()
-        assert (await service.answer(IMAGES[0])).answer.exit == "big"
+        assert service.in_flight == replicas.answers.in_flight == 0
         await service.close()
 
     with_split(work, deadline=0.05, held=True)
@@ -303,3 +303,45 @@ def test_the_later_models_of_a_folder(tmp_path: Path) -> None:
     found = ServeSpec.from_dict({"cascade": folder, "stages": [{"replicas": 1, "max_replicas": 3}]})
     assert found.stages[0].most == 3
     assert ServeSpec.from_dict(found.to_dict()) == found
+
+
+class Counting(nn.Module):
+    """Notes the sizes of its batches, the first of which is held until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.reached, self.release = threading.Event(), threading.Event()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        self.reached.set()
+        assert self.release.wait(30)
+        return images
+
+
+def test_rows_of_several_replicas_in_front_are_answered_in_one_batch() -> None:
+    async def run() -> None:
+        counting = Counting()
+        large = Cascade({"big": Stage(counting)}, Policy.single("big"))
+        answers = StageAnswers(large, max_queue=96)
+        replicas = Replicas(answers)
+        replicas.gate.set()
+        loop = asyncio.get_running_loop()
+        fronts = []
+        for _ in range(3):
+            remote = RemoteStage(replicas, None, deadline=20.0, loop=loop)
+            fronts.append(Executor(SplitCascade(picky_cascade(), {"big": remote})))
+        rows = np.arange(24, dtype=np.float32).reshape(12, 2)
+        tasks = send(fronts[0], rows[:2])
+        await until(counting.reached.is_set)
+        tasks += [*send(fronts[1], rows[2:7]), *send(fronts[2], rows[7:])]
+        await until(lambda: answers.in_flight == len(rows))
+        counting.release.set()
+        assert [one.prediction for one in await asyncio.gather(*tasks)] == [1] * len(rows)
+        assert sum(counting.sizes) == len(rows)
+        assert max(counting.sizes) == 12 - counting.sizes[0] > 5
+        for front in fronts:
+            await asyncio.to_thread(front.close)
+
+    run_async(run())
