@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -13,6 +15,9 @@ from command_line import Completed, Run
 from tables import synthetic
 from understudy.app.cli.main import main
 from understudy.store import save_table
+
+if TYPE_CHECKING:
+    from ray_nodes import RayNodes
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +44,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data are absent: no folder {folder} (set UNDERSTUDY_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[RayNodes]:
+    """A Ray cluster of one node with one core, for all tests: it takes some seconds to start."""
+    from ray_nodes import ray_nodes
+
+    with ray_nodes(cores=1) as found:
+        yield found
 
 
 @pytest.fixture

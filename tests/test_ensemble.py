@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,9 +95,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_confidences_that_are_no_function_of_logits() -> None:
     table = scored({"tiny": np.eye(3), "big": np.eye(3)})
     own = {"max_softmax": table.scores("max_softmax"), "mine": np.full((2, 3), 0.25)}
-    wider = with_ensemble(
-        ScoreTable(**{**vars(table), "confidence": own}), ["tiny", "big"], [1.0, 1.0]
-    )
+    wider = with_ensemble(replace(table, confidence=own), ["tiny", "big"], [1.0, 1.0])
     np.testing.assert_array_equal(wider.scores("mine")[2], wider.scores("max_softmax")[2])
 
 
