@@ -191,8 +191,8 @@ ORDER = {
     ),
     "scoring": (
         "launcher members claims repeatability outputs probing shards source_run measuring "
-        "sources shard_scorer plan further_exits new_sources table_times job joined in_memory "
-        "on_disk"
+        "sources shard_scorer plan further_exits new_sources table_times job joined_probing "
+        "joined in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (

@@ -125,17 +125,58 @@ def keep_plan(
             )
         with adding_folder(folder) as new:
             write_json(new / _MANIFEST, {"format": kind, "version": newest, "plan": dict(plan)})
+    _compare(folder, _checked_plan(manifest, kind, newest, what), plan, what=what, check=check)
+
+
+def add_to_plan(folder: Path, further: Plan, *, kind: str, newest: int, what: str) -> None:
+    """Write further arguments into a plan that is kept, or check that they are the same.
+
+    Args:
+        folder: with a plan.
+        further: what was not known when the work began; nobody else adds to the plan meanwhile.
+        kind, newest, what: as for `keep_plan`.
+
+    Raises:
+        DataError: there are others already.
+        UnderstudyError: the place cannot be written.
+    """
+    manifest = folder / _MANIFEST
+    found = _checked_plan(manifest, kind, newest, what)
+    if further.keys() & found.keys():
+        _compare(folder, found, further, what=what)
+    else:
+        plan = {**found, **further}
+        write_json(manifest, {"format": kind, "version": newest, "plan": plan})
+
+
+def _checked_plan(manifest: Path, kind: str, newest: int, what: str) -> Plan:
     data = read_json(manifest, DataError, what)
     check_version(data, kind=kind, newest=newest, path=manifest, error=DataError)
-    now, found = json.loads(json.dumps(plan)), data.get("plan")
-    if found == now:
+    plan = data.get("plan")
+    return plan if isinstance(plan, dict) else {}
+
+
+def _compare(
+    folder: Path,
+    found: Plan,
+    plan: Plan,
+    *,
+    what: str,
+    check: Callable[[Plan], None] = lambda _: None,
+) -> None:
+    """Refuse a plan of which something is otherwise in the one that was found, which may have more.
+
+    Raises:
+        DataError: the message has the first entry that differs.
+    """
+    now = json.loads(json.dumps(plan))
+    if all(key in found and found[key] == now[key] for key in now):
         return
-    older = found if isinstance(found, dict) else {}
-    check(older)
-    key = next((key for key in now if older.get(key) != now[key]), "plan")
+    check(found)
+    key = next(key for key in now if key not in found or found[key] != now[key])
     raise DataError(
         f"{what} goes on under the same plan, {str(folder)!r} has another for {key} "
-        f"({str(older.get(key))[:200]}, now {str(now.get(key))[:200]}): use the same arguments, or "
+        f"({str(found.get(key))[:200]}, now {str(now.get(key))[:200]}): use the same arguments, or "
         "delete that folder"
     )
 

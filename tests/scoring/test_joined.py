@@ -26,13 +26,12 @@ from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.locks import InUse
 from understudy.nn.stage import Stage
 from understudy.scores import ScoreTable
-from understudy.scoring import joined, on_disk
+from understudy.scoring import joined, joined_probing
 from understudy.scoring.members import WorkProcess
-from understudy.scoring.new_sources import new_sources
+from understudy.scoring.new_sources import NewSources
 from understudy.scoring.on_disk import score_into
-from understudy.scoring.plan import settings_of
+from understudy.scoring.plan import plan_of, settings_of
 from understudy.scoring.shard_scorer import ScoredShard, ShardScorer
-from understudy.scoring.sources import Sources
 from understudy.zoo.models import load_stages
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
@@ -47,7 +46,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joined, "PAUSE", 0.01)
+    for module in (joined, joined_probing):
+        monkeypatch.setattr(module, "PAUSE", 0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -246,18 +246,17 @@ def test_who_takes_over_the_table_writes_it(
 def test_who_comes_when_the_table_is_being_written_scores_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has seen no table yet, and others write it while this one looks at its models."""
-    look = new_sources
+    """It has seen no table yet, and others write it before this one opens the folder."""
 
-    def late(*arguments: Any, **more: Any) -> Sources:
-        found = look(*arguments, **more)
+    def late(*arguments: Any, **more: Any) -> dict[str, Any]:
         with monkeypatch.context() as patch:
-            patch.setattr(on_disk, "new_sources", look)
+            patch.setattr("understudy.scoring.on_disk.plan_of", plan_of)
             beside(scored, tmp_path / "table").result()
+        monkeypatch.setattr(NewSources, "probe", None)
         monkeypatch.setattr(ShardScorer, "score", None)
-        return found
+        return plan_of(*arguments, **more)
 
-    monkeypatch.setattr(on_disk, "new_sources", late)
+    monkeypatch.setattr("understudy.scoring.on_disk.plan_of", late)
     assert scored(tmp_path / "table").names == ("tiny", "big")
     assert [path.name for path in tmp_path.iterdir()] == ["table"]
 

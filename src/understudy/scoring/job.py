@@ -13,7 +13,10 @@ import numpy as np
 from understudy.errors import DataError, listed
 from understudy.measured_rounds import unit_of
 from understudy.progress_bars import Advance
+from understudy.scores import ScoreTable
+from understudy.scoring.new_sources import NewSources
 from understudy.scoring.outputs import ExitOutputs
+from understudy.scoring.probing import Probe, probing_progress
 from understudy.scoring.shard_scorer import ScoredShard, ShardScorer, ShardTask
 from understudy.scoring.shards import Shards
 from understudy.scoring.source_run import smaller_batches
@@ -65,6 +68,31 @@ class ScoringJob:
                 for exit in self.sources.probes[name].exits
             }
         )
+
+    @staticmethod
+    def probed(
+        models: NewSources, shards: Shards, older: ScoreTable | None, on_progress: Advance
+    ) -> Sources:
+        """The sources that a table lacks, run on some images unless what was found is kept.
+
+        Args:
+            models: the sources.
+            shards: of their plan, where it is kept.
+            older: the table that lacks them; None where there is none.
+            on_progress: called after every source of many.
+
+        Raises:
+            ModelError, DataError, TableError: as `NewSources.probe` and `NewSources.probed`.
+        """
+        found: dict[str, Probe] = {}
+        show = probing_progress(on_progress, len(models.specs))
+        for name in models.specs:
+            kept = shards.probe(name)
+            found[name] = models.probe(name, older) if kept is None else kept
+            if kept is None:
+                shards.keep_probe(name, found[name])
+            show(len(found))
+        return models.probed(found)
 
     def score(self) -> None:
         """Score the missing shards of all sources; damaged ones are missing too.
