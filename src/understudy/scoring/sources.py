@@ -75,18 +75,17 @@ def _check_same(stages: Mapping[str, Stage], probed: Probe, spec: str) -> None:
             f"here, where {listed(known)} were found: use the same files everywhere"
         )
     for exit, (name, stage) in zip(probed.exits, stages.items(), strict=True):
-        for key, now in stage.to_origin().items():
-            before = exit.origin.get(key)
-            if encode(now) == encode(before):
-                continue
-            if key == "weights_hash":
-                raise ModelError(
-                    f"a model has the same weights whenever it is loaded, {spec!r} has not at "
-                    f"{name!r} (hash {now[:12]}, before {str(before)[:12]}): let the factory set a "
-                    "seed, give ?checkpoint=FILE, or use the same files everywhere"
-                )
+        before, now = exit.origin, stage.to_origin()
+        if now["weights_hash"] != before["weights_hash"]:
             raise ModelError(
-                f"a model is the same wherever it is loaded, {spec!r} is not at {name!r}, its "
-                f"{key} is {str(now)[:200]} and was {str(before)[:200]}: use the same files "
-                "everywhere"
+                f"a model has the same weights whenever it is loaded, {spec!r} has not at {name!r} "
+                f"(hash {now['weights_hash'][:12]}, before {before['weights_hash'][:12]}): let the "
+                "factory set a seed, give ?checkpoint=FILE, or use the same files everywhere"
             )
+        for key in now:
+            if encode(now[key]) != encode(before.get(key)):
+                raise ModelError(
+                    f"a model is the same wherever it is loaded, {spec!r} is not at {name!r}, its "
+                    f"{key} is {str(now[key])[:200]} and was {str(before.get(key))[:200]}: use the "
+                    "same files everywhere"
+                )
