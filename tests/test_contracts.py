@@ -203,8 +203,8 @@ ORDER = {
         "page_routes routes asgi request_log direct_inference http_protocol server"
     ),
     "cluster": (
-        "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
-        "savers "
+        "connection remote_scoring shard_queue shard_news shard_actor shard_actors "
+        "probing_run scoring_job savers "
         "serve_calls serve_handle serve_proxy serve_spec serve_replica serve_app serve_session"
     ),
     "training": "config sampling features checkpoint targets loop api",

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
@@ -110,9 +110,11 @@ def beside(work: Callable[..., ScoreTable], *arguments: Any, **more: Any) -> Fut
     return found
 
 
-def command(table: Path, *words: str, batch: int = 16) -> list[str]:
-    models = [f"{name}={spec}" for name, spec in MODELS.items()]
-    score = [sys.executable, "-m", "understudy", "score", *models, "--data", "digits:heldout"]
+def command(
+    table: Path, *words: str, batch: int = 16, models: Mapping[str, str] = MODELS
+) -> list[str]:
+    specs = [f"{name}={spec}" for name, spec in models.items()]
+    score = [sys.executable, "-m", "understudy", "score", *specs, "--data", "digits:heldout"]
     fixed = ["--into", str(table), "--batch", str(batch), "--threads", "1"]
     return [*score, *fixed, "--measure", "none", "--json", *words]
 
@@ -386,6 +388,32 @@ def test_kills_at_any_moment_lose_a_shard_at_most(tmp_path: Path) -> None:
             if process.returncode == 0:
                 assert json.loads(stdout)["exits"] == ["tiny", "big"]
         assert content(table) == expected
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_probes_a_model_is_replaced(tmp_path: Path) -> None:
+    models = {f"net{number}": "py:digit_nets:sluggish" for number in range(4)}
+    expected = alone(tmp_path / "alone", models=models, threads=1, batch=16)
+    table, folder = tmp_path / "table", tmp_path / "table.partial"
+
+    def being_probed() -> list[str]:
+        """The processes that are at it."""
+        claims = sorted(folder.glob("joined/probe_claims/*"))
+        open_ = [one for one in claims if not (folder / "probes" / f"{one.stem}.json").exists()]
+        return [name for one in open_ if (name := one.read_text())]
+
+    processes = [started(command(table, "--join", models=models)) for _ in range(3)]
+    while not (names := being_probed()):
+        time.sleep(0.05)
+    owner = WorkProcess.from_dict(
+        json.loads((folder / "joined" / "processes" / f"{names[0]}.json").read_text())
+    )
+    os.kill(owner.pid, signal.SIGKILL)
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode in (0, -signal.SIGKILL), stderr
+    assert sorted(process.returncode for process in processes) == [-signal.SIGKILL, 0, 0]
+    assert content(table) == expected
 
 
 @pytest.mark.slow

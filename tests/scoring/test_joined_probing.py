@@ -45,13 +45,13 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         with lock:
             return load_stages(*arguments, **more)
 
-    def count(models: NewSources, name: str, older: ScoreTable | None = None) -> Probe:
+    def count(models: NewSources, name: str) -> Probe:
         names.append(name)
-        return probe(models, name, older)
+        return probe(models, name)
 
     monkeypatch.setattr(NewSources, "probe", count)
-    for module in ("sources", "new_sources"):
-        monkeypatch.setattr(f"understudy.scoring.{module}.load_stages", load)
+    for place in ("sources", "new_sources"):
+        monkeypatch.setattr(f"understudy.scoring.{place}.load_stages", load)
     for module in (joined, joined_probing):
         monkeypatch.setattr(module, "PAUSE", 0.01)
     return names
@@ -93,7 +93,7 @@ def test_what_an_ended_process_was_probing_is_probed_by_another(
     probe = NewSources.probe
     ended: list[BaseException | None] = []
 
-    def end(models: NewSources, name: str, older: ScoreTable | None = None) -> Probe:
+    def end(models: NewSources, name: str) -> Probe:
         if not ended:
             ended.append(None)
             (other,) = at_once(partial(scored, tmp_path / "table", join=True))
@@ -101,7 +101,7 @@ def test_what_an_ended_process_was_probing_is_probed_by_another(
         elif len(ended) == 1:
             probed.append(f"{name} at the end")
             raise InterruptedRunError
-        return probe(models, name, older)
+        return probe(models, name)
 
     monkeypatch.setattr(NewSources, "probe", end)
     scored(tmp_path / "table", join=True)
@@ -135,11 +135,11 @@ def test_an_error_of_one_process_leaves_its_model_to_the_others(
     probe = NewSources.probe
     failed: list[str] = []
 
-    def fail_once(models: NewSources, name: str, older: ScoreTable | None = None) -> Probe:
+    def fail_once(models: NewSources, name: str) -> Probe:
         if not failed:
             failed.append(name)
             raise ModelError("a checkpoint is a file, it is not there")
-        return probe(models, name, older)
+        return probe(models, name)
 
     monkeypatch.setattr(NewSources, "probe", fail_once)
     ended = at_once(*[partial(scored, tmp_path / "table", SIX, join=True)] * 3)

@@ -13,7 +13,6 @@ import numpy as np
 from understudy.errors import DataError, listed
 from understudy.measured_rounds import unit_of
 from understudy.progress_bars import Advance
-from understudy.scores import ScoreTable
 from understudy.scoring.new_sources import NewSources
 from understudy.scoring.outputs import ExitOutputs
 from understudy.scoring.probing import Probe, probing_progress
@@ -70,25 +69,22 @@ class ScoringJob:
         )
 
     @staticmethod
-    def probed(
-        models: NewSources, shards: Shards, older: ScoreTable | None, on_progress: Advance
-    ) -> Sources:
-        """The sources that a table lacks, run on some images unless what was found is kept.
+    def probed(models: NewSources, shards: Shards, on_progress: Advance) -> Sources:
+        """Some sources, run on some images unless what was found of them is kept.
 
         Args:
             models: the sources.
             shards: of their plan, where it is kept.
-            older: the table that lacks them; None where there is none.
             on_progress: called after every source of many.
 
         Raises:
-            ModelError, DataError, TableError: as `NewSources.probe` and `NewSources.probed`.
+            ModelError, DataError: as `NewSources.probe` and `NewSources.probed`.
         """
         found: dict[str, Probe] = {}
         show = probing_progress(on_progress, len(models.specs))
         for name in models.specs:
             kept = shards.probe(name)
-            found[name] = models.probe(name, older) if kept is None else kept
+            found[name] = models.probe(name) if kept is None else kept
             if kept is None:
                 shards.keep_probe(name, found[name])
             show(len(found))

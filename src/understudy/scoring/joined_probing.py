@@ -42,7 +42,7 @@ class JoinedProbing:
             probe: probes a source.
 
         Raises:
-            ModelError, DataError, TableError: what `probe` raises.
+            ModelError, DataError: what `probe` raises.
             UnderstudyError: the folder cannot be written.
         """
         try:

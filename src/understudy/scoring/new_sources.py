@@ -34,6 +34,11 @@ class NewSources:
     device: str
     allow_code: Collection[str] = ()
 
+    @staticmethod
+    def of(sources: Sources, images: DataSet) -> NewSources:
+        """Sources, as if nothing was known of them."""
+        return NewSources(sources.specs, images, sources.device, sources.allow_code)
+
     def beside(self, older: ScoreTable | None) -> NewSources:
         """Those that an older table lacks. The ones whose names it has are loaded, and compared.
 
@@ -50,18 +55,15 @@ class NewSources:
         }
         return NewSources(specs, self.images, self.device, self.allow_code)
 
-    def probe(self, name: str, older: ScoreTable | None = None) -> Probe:
+    def probe(self, name: str) -> Probe:
         """Run a source on some images, so that what cannot work fails before hours of scoring.
 
         Raises:
             ModelError: it cannot be loaded or run, or its logits depend on chance or on the rest of
                 a batch.
             DataError: no image that can be decoded, or classes in another order than the model's.
-            TableError: the older table has an exit of this source under its name.
         """
         stages = self._load(name)
-        if older is not None:
-            already_scored(older, stages)
         some = first_images(self.images, CHECKED, resizings=resizings_of(stages.values()))
         found = probe(stages, some)
         for stage in stages.values():

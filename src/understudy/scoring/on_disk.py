@@ -213,7 +213,8 @@ def _scored(request: _Request) -> ScoreTable | None:
     if not request.join:
         with Shards.of(target, plan, check=check) as shards:
             with _removed_if_empty(shards):
-                sources = request.job_of.probed(models, shards, older, request.on_progress)
+                sources = request.job_of.probed(models, shards, request.on_progress)
+                _check_names(sources, older, target)
             job = request.job_of(_scorer(request, sources, shards), shards, request.on_progress)
             return _written(job, request, older, settings=settings, files=files)
     arguments = table_arguments(
@@ -222,13 +223,13 @@ def _scored(request: _Request) -> ScoreTable | None:
     with Shards.joined(target, plan, arguments, check=check) as (shards, members):
         if _names(table_at(target)) != _names(older):
             return None
-        probing = JoinedProbing(shards, members, request.on_progress)
-        probes = probing.probes(partial(models.probe, older=older))
+        probes = JoinedProbing(shards, members, request.on_progress).probes(models.probe)
         if probes is None:
             if _names(table_at(target)) == _names(older):
                 raise _removed(target, models.specs)
             return None
         sources = models.probed(probes)
+        _check_names(sources, older, target)
         job = ScoringJob(_scorer(request, sources, shards), shards, request.on_progress)
         joined = JoinedScoring(job, members, expected=sign_of_others(os.environ))
         if not _has_exits(table_at(target), sources) and joined.score():
@@ -241,6 +242,11 @@ def _scored(request: _Request) -> ScoreTable | None:
     if table is None or not _has_exits(table, sources):
         raise _removed(target, models.specs)
     return table
+
+
+def _check_names(sources: Sources, older: ScoreTable | None, target: Path) -> None:
+    if older is not None:
+        check_new_names(older, target, [exit.name for exit in sources.exits])
 
 
 def _names(table: ScoreTable | None) -> tuple[str, ...]:
