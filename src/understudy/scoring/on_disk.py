@@ -24,6 +24,7 @@ from understudy.scoring.further_exits import (
     appended,
     check_new_names,
     check_same_data,
+    has_exits,
     table_at,
 )
 from understudy.scoring.job import ScoringJob
@@ -214,7 +215,7 @@ def _scored(request: _Request) -> ScoreTable | None:
         with Shards.of(target, plan, check=check) as shards:
             with _removed_if_empty(shards):
                 sources = request.job_of.probed(models, shards, request.on_progress)
-                _check_names(sources, older, target)
+                check_new_names(older, target, [one.name for one in sources.exits])
             job = request.job_of(_scorer(request, sources, shards), shards, request.on_progress)
             return _written(job, request, older, settings=settings, files=files)
     arguments = table_arguments(
@@ -229,24 +230,19 @@ def _scored(request: _Request) -> ScoreTable | None:
                 raise _removed(target, models.specs)
             return None
         sources = models.probed(probes)
-        _check_names(sources, older, target)
+        check_new_names(older, target, [one.name for one in sources.exits])
         job = ScoringJob(_scorer(request, sources, shards), shards, request.on_progress)
         joined = JoinedScoring(job, members, expected=sign_of_others(os.environ))
-        if not _has_exits(table_at(target), sources) and joined.score():
+        if not has_exits(table_at(target), sources) and joined.score():
             try:
                 return _written(job, request, older, settings=settings, files=files)
             except UnderstudyError:  # others have taken over, where this process was suspended
-                if not _has_exits(table_at(target), sources):
+                if not has_exits(table_at(target), sources):
                     raise
     table = table_at(target)
-    if table is None or not _has_exits(table, sources):
+    if table is None or not has_exits(table, sources):
         raise _removed(target, models.specs)
     return table
-
-
-def _check_names(sources: Sources, older: ScoreTable | None, target: Path) -> None:
-    if older is not None:
-        check_new_names(older, target, [exit.name for exit in sources.exits])
 
 
 def _names(table: ScoreTable | None) -> tuple[str, ...]:
@@ -305,12 +301,6 @@ def _removed(target: Path, models: Iterable[str]) -> DataError:
         f"joined processes find their unfinished work beside {str(target)!r} until the table is "
         f"written, it was removed before {listed(models)} were scored: start again"
     )
-
-
-def _has_exits(table: ScoreTable | None, sources: Sources) -> bool:
-    """Whether a table has the exits of all sources."""
-    hashes = {} if table is None else {e.name: e.origin.get("weights_hash") for e in table.exits}
-    return all(hashes.get(one.name) == one.origin["weights_hash"] for one in sources.exits)
 
 
 def _scored_and_measured(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from understudy.errors import ModelError
+from understudy.errors import ModelError, listed
 from understudy.exit import Exit
 from understudy.json_codec import StoredFile, stored
 from understudy.nn.class_names import class_names_of
@@ -105,11 +105,18 @@ def common_classes(classes: Mapping[str, int]) -> int:
 
     Raises:
         ModelError: they differ.
+
+    >>> common_classes({"tiny": 10, "big": 10, "other": 7})
+    Traceback (most recent call last):
+    understudy.errors.ModelError: all models of a table have the same classes, found 10 (tiny, big),
+    7 (other): leave some out, or load them with ?classes=N and a fitting checkpoint
     """
-    if len(set(classes.values())) > 1:
+    counts = dict.fromkeys(classes.values())
+    if len(counts) > 1:
+        found = (f"{n} ({listed(m for m, own in classes.items() if own == n)})" for n in counts)
         raise ModelError(
-            f"all models of a table have the same classes, found {dict(classes)}: "
-            "leave some out, or load them with ?classes=N and a fitting checkpoint"
+            f"all models of a table have the same classes, found {listed(found)}: leave some out, "
+            "or load them with ?classes=N and a fitting checkpoint"
         )
     return next(iter(classes.values()))
 
