@@ -17,7 +17,7 @@ from understudy.files import check_version, only_writer, read_json, write_json
 from understudy.folders import adding_folder, recover, remove_folder
 from understudy.locks import InUse
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _FURTHER = "manifest.json", "further"
 _MOST = 100  # unfinished runs beside one another
 
 Plan = Mapping[str, Any]
@@ -125,58 +125,58 @@ def keep_plan(
             )
         with adding_folder(folder) as new:
             write_json(new / _MANIFEST, {"format": kind, "version": newest, "plan": dict(plan)})
-    _compare(folder, _checked_plan(manifest, kind, newest, what), plan, what=what, check=check)
+    data = _read(manifest, kind, newest, what)
+    _compare(folder, data.get("plan"), plan, what=what, check=check)
 
 
 def add_to_plan(folder: Path, further: Plan, *, kind: str, newest: int, what: str) -> None:
-    """Write further arguments into a plan that is kept, or check that they are the same.
+    """Write what was not known when work began beside its plan, or check that it is the same.
 
     Args:
-        folder: with a plan.
-        further: what was not known when the work began; nobody else adds to the plan meanwhile.
+        folder: with a plan; nobody else adds to it meanwhile.
+        further: of the same kind as a plan.
         kind, newest, what: as for `keep_plan`.
 
     Raises:
-        DataError: there are others already.
+        DataError: something else was added before.
         UnderstudyError: the place cannot be written.
     """
     manifest = folder / _MANIFEST
-    found = _checked_plan(manifest, kind, newest, what)
-    if further.keys() & found.keys():
-        _compare(folder, found, further, what=what)
+    data = _read(manifest, kind, newest, what)
+    if _FURTHER in data:
+        _compare(folder, data[_FURTHER], further, what=what)
     else:
-        plan = {**found, **further}
-        write_json(manifest, {"format": kind, "version": newest, "plan": plan})
+        write_json(manifest, {**data, _FURTHER: dict(further)})
 
 
-def _checked_plan(manifest: Path, kind: str, newest: int, what: str) -> Plan:
-    data = read_json(manifest, DataError, what)
+def _read(manifest: Path, kind: str, newest: int, what: str) -> dict[str, Any]:
+    data: dict[str, Any] = read_json(manifest, DataError, what)
     check_version(data, kind=kind, newest=newest, path=manifest, error=DataError)
-    plan = data.get("plan")
-    return plan if isinstance(plan, dict) else {}
+    return data
 
 
 def _compare(
     folder: Path,
-    found: Plan,
+    found: Any,
     plan: Plan,
     *,
     what: str,
     check: Callable[[Plan], None] = lambda _: None,
 ) -> None:
-    """Refuse a plan of which something is otherwise in the one that was found, which may have more.
+    """Refuse a plan that differs from the one that was found.
 
     Raises:
         DataError: the message has the first entry that differs.
     """
     now = json.loads(json.dumps(plan))
-    if all(key in found and found[key] == now[key] for key in now):
+    if found == now:
         return
-    check(found)
-    key = next(key for key in now if key not in found or found[key] != now[key])
+    older = found if isinstance(found, dict) else {}
+    check(older)
+    key = next((key for key in now if older.get(key) != now[key]), "plan")
     raise DataError(
         f"{what} goes on under the same plan, {str(folder)!r} has another for {key} "
-        f"({str(found.get(key))[:200]}, now {str(now.get(key))[:200]}): use the same arguments, or "
+        f"({str(older.get(key))[:200]}, now {str(now.get(key))[:200]}): use the same arguments, or "
         "delete that folder"
     )
 
@@ -217,10 +217,12 @@ def _locked_first(folders: Sequence[Path], stack: ExitStack) -> Path:
 
 
 def _plan_in(folder: Path) -> Plan | None:
-    """The plan in a folder; None where there is none."""
+    """The plan in a folder, with what was added to it; None where there is none."""
     try:
         data = read_json(folder / _MANIFEST, DataError, "an unfinished run")
     except DataError:
         return None
-    plan = data.get("plan") if isinstance(data, dict) else None
-    return plan if isinstance(plan, dict) else None
+    if not isinstance(data, dict):
+        return None
+    plan, further = data.get("plan"), data.get(_FURTHER, {})
+    return {**plan, **further} if isinstance(plan, dict) and isinstance(further, dict) else None

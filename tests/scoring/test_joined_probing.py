@@ -192,7 +192,7 @@ def test_models_that_changed_while_their_file_was_lost_are_refused(tmp_path: Pat
     folder = interrupted(tmp_path / "table")
     file = folder / "manifest.json"
     data = json.loads(file.read_text())
-    data["plan"]["weights"]["big"] = "0" * 64
+    data["further"]["weights"]["big"] = "0" * 64
     file.write_text(json.dumps(data))
     with pytest.raises(DataError, match="another for weights"):
         scored(tmp_path / "table")
