@@ -29,7 +29,8 @@ class Scoring:
         macs: of one image, by model.
         images: how many.
         groups: how often an image is decoded: once for all models whose weights fit into 2 GiB.
-        processes: how many of them share the work; each of them loads all models.
+        processes: how many of them share the work: each model is looked at by one of them, and
+            loaded by all that score its group; here each of them works at all groups.
     """
 
     macs: tuple[float, ...]
@@ -42,7 +43,8 @@ class Scoring:
         answers = self.images * len(self.macs)
         return {
             "process": self.processes,
-            "model": self.processes * len(self.macs),
+            "look": len(self.macs),
+            "load": self.processes * len(self.macs),
             "decoded image": self.images * self.groups,
             "answer": answers,
             "MAC": self.images * sum(self.macs),

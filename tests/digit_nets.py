@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,11 @@ def tiny() -> Stage:
 def big() -> Stage:
     layers = (nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     return Stage(nn.Sequential(*layers), preprocess=DIGIT)
+
+
+def sluggish() -> Stage:
+    time.sleep(1)
+    return tiny()
 
 
 def seven() -> Stage:

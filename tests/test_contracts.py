@@ -191,8 +191,8 @@ ORDER = {
     ),
     "scoring": (
         "launcher members claims repeatability outputs probing shards source_run measuring "
-        "sources shard_scorer plan further_exits new_sources table_times job joined in_memory "
-        "on_disk"
+        "sources shard_scorer plan further_exits new_sources table_times job joined_probing "
+        "joined in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",
     "serving": (
@@ -203,8 +203,8 @@ ORDER = {
         "page_routes routes asgi request_log direct_inference http_protocol server"
     ),
     "cluster": (
-        "connection remote_scoring shard_queue shard_news shard_actor shard_actors scoring_job "
-        "savers "
+        "connection remote_scoring shard_queue shard_news shard_actor shard_actors "
+        "probing_run scoring_job savers "
         "serve_calls stage_calls serve_handle serve_proxy serve_spec serve_stage serve_replica "
         "serve_app serve_session"
     ),

@@ -17,7 +17,7 @@ from understudy.files import check_version, only_writer, read_json, write_json
 from understudy.folders import adding_folder, recover, remove_folder
 from understudy.locks import InUse
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _FURTHER = "manifest.json", "further"
 _MOST = 100  # unfinished runs beside one another
 
 Plan = Mapping[str, Any]
@@ -125,9 +125,50 @@ def keep_plan(
             )
         with adding_folder(folder) as new:
             write_json(new / _MANIFEST, {"format": kind, "version": newest, "plan": dict(plan)})
-    data = read_json(manifest, DataError, what)
+    data = _read(manifest, kind, newest, what)
+    _compare(folder, data.get("plan"), plan, what=what, check=check)
+
+
+def add_to_plan(folder: Path, further: Plan, *, kind: str, newest: int, what: str) -> None:
+    """Write what was not known when work began beside its plan, or check that it is the same.
+
+    Args:
+        folder: with a plan; nobody else adds to it meanwhile.
+        further: of the same kind as a plan.
+        kind, newest, what: as for `keep_plan`.
+
+    Raises:
+        DataError: something else was added before.
+        UnderstudyError: the place cannot be written.
+    """
+    manifest = folder / _MANIFEST
+    data = _read(manifest, kind, newest, what)
+    if _FURTHER in data:
+        _compare(folder, data[_FURTHER], further, what=what)
+    else:
+        write_json(manifest, {**data, _FURTHER: dict(further)})
+
+
+def _read(manifest: Path, kind: str, newest: int, what: str) -> dict[str, Any]:
+    data: dict[str, Any] = read_json(manifest, DataError, what)
     check_version(data, kind=kind, newest=newest, path=manifest, error=DataError)
-    now, found = json.loads(json.dumps(plan)), data.get("plan")
+    return data
+
+
+def _compare(
+    folder: Path,
+    found: Any,
+    plan: Plan,
+    *,
+    what: str,
+    check: Callable[[Plan], None] = lambda _: None,
+) -> None:
+    """Refuse a plan that differs from the one that was found.
+
+    Raises:
+        DataError: the message has the first entry that differs.
+    """
+    now = json.loads(json.dumps(plan))
     if found == now:
         return
     older = found if isinstance(found, dict) else {}
@@ -176,10 +217,12 @@ def _locked_first(folders: Sequence[Path], stack: ExitStack) -> Path:
 
 
 def _plan_in(folder: Path) -> Plan | None:
-    """The plan in a folder; None where there is none."""
+    """The plan in a folder, with what was added to it; None where there is none."""
     try:
         data = read_json(folder / _MANIFEST, DataError, "an unfinished run")
     except DataError:
         return None
-    plan = data.get("plan") if isinstance(data, dict) else None
-    return plan if isinstance(plan, dict) else None
+    if not isinstance(data, dict):
+        return None
+    plan, further = data.get("plan"), data.get(_FURTHER, {})
+    return {**plan, **further} if isinstance(plan, dict) and isinstance(further, dict) else None

@@ -19,6 +19,7 @@ from understudy.cluster.scoring_job import RayScoringJob
 from understudy.errors import ModelError
 from understudy.progress_bars import Advance
 from understudy.scores import ScoreTable
+from understudy.scoring.new_sources import NewSources
 from understudy.scoring.on_disk import score_into
 from understudy.scoring.shards import Shards
 
@@ -207,6 +208,19 @@ def test_smaller_batches_are_those_of_the_plain_run(tmp_path: Path) -> None:
 def test_a_model_that_ends_every_process_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"3 ended at shard 0 of deadly: see whether memory"):
         scored(tmp_path / "table", {"deadly": "py:ray_nets:deadly"})
+
+
+def test_many_models_are_probed_by_actors(
+    nodes: RayNodes, plain: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.cluster.scoring_job.FEW", 2)
+    monkeypatch.setattr(NewSources, "probe", None)
+    with nodes.added(cores=1):
+        scored(tmp_path / "table")
+        assert contents(tmp_path / "table") == plain
+        with pytest.raises(ClusterError, match=r"3 ended at 'deadly': see whether memory"):
+            scored(tmp_path / "deadly", MODELS | {"deadly": "py:ray_nets:deadly"})
+    assert [path.name for path in tmp_path.iterdir()] == ["table"]
 
 
 def test_too_few_cores_are_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
@@ -26,13 +26,12 @@ from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.locks import InUse
 from understudy.nn.stage import Stage
 from understudy.scores import ScoreTable
-from understudy.scoring import joined, on_disk
+from understudy.scoring import joined, joined_probing
 from understudy.scoring.members import WorkProcess
-from understudy.scoring.new_sources import new_sources
+from understudy.scoring.new_sources import NewSources
 from understudy.scoring.on_disk import score_into
-from understudy.scoring.plan import settings_of
+from understudy.scoring.plan import plan_of, settings_of
 from understudy.scoring.shard_scorer import ScoredShard, ShardScorer
-from understudy.scoring.sources import Sources
 from understudy.zoo.models import load_stages
 
 MODELS = {"tiny": "py:digit_nets:tiny", "big": "py:digit_nets:big"}
@@ -47,7 +46,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joined, "PAUSE", 0.01)
+    for module in (joined, joined_probing):
+        monkeypatch.setattr(module, "PAUSE", 0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -110,9 +110,11 @@ def beside(work: Callable[..., ScoreTable], *arguments: Any, **more: Any) -> Fut
     return found
 
 
-def command(table: Path, *words: str, batch: int = 16) -> list[str]:
-    models = [f"{name}={spec}" for name, spec in MODELS.items()]
-    score = [sys.executable, "-m", "understudy", "score", *models, "--data", "digits:heldout"]
+def command(
+    table: Path, *words: str, batch: int = 16, models: Mapping[str, str] = MODELS
+) -> list[str]:
+    specs = [f"{name}={spec}" for name, spec in models.items()]
+    score = [sys.executable, "-m", "understudy", "score", *specs, "--data", "digits:heldout"]
     fixed = ["--into", str(table), "--batch", str(batch), "--threads", "1"]
     return [*score, *fixed, "--measure", "none", "--json", *words]
 
@@ -246,18 +248,17 @@ def test_who_takes_over_the_table_writes_it(
 def test_who_comes_when_the_table_is_being_written_scores_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has seen no table yet, and others write it while this one looks at its models."""
-    look = new_sources
+    """It has seen no table yet, and others write it before this one opens the folder."""
 
-    def late(*arguments: Any, **more: Any) -> Sources:
-        found = look(*arguments, **more)
+    def late(*arguments: Any, **more: Any) -> dict[str, Any]:
         with monkeypatch.context() as patch:
-            patch.setattr(on_disk, "new_sources", look)
+            patch.setattr("understudy.scoring.on_disk.plan_of", plan_of)
             beside(scored, tmp_path / "table").result()
+        monkeypatch.setattr(NewSources, "probe", None)
         monkeypatch.setattr(ShardScorer, "score", None)
-        return found
+        return plan_of(*arguments, **more)
 
-    monkeypatch.setattr(on_disk, "new_sources", late)
+    monkeypatch.setattr("understudy.scoring.on_disk.plan_of", late)
     assert scored(tmp_path / "table").names == ("tiny", "big")
     assert [path.name for path in tmp_path.iterdir()] == ["table"]
 
@@ -387,6 +388,32 @@ def test_kills_at_any_moment_lose_a_shard_at_most(tmp_path: Path) -> None:
             if process.returncode == 0:
                 assert json.loads(stdout)["exits"] == ["tiny", "big"]
         assert content(table) == expected
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_probes_a_model_is_replaced(tmp_path: Path) -> None:
+    models = {f"net{number}": "py:digit_nets:sluggish" for number in range(4)}
+    expected = alone(tmp_path / "alone", models=models, threads=1, batch=16)
+    table, folder = tmp_path / "table", tmp_path / "table.partial"
+
+    def being_probed() -> list[str]:
+        """The processes that are at it."""
+        claims = sorted(folder.glob("joined/probe_claims/*"))
+        open_ = [one for one in claims if not (folder / "probes" / f"{one.stem}.json").exists()]
+        return [name for one in open_ if (name := one.read_text())]
+
+    processes = [started(command(table, "--join", models=models)) for _ in range(3)]
+    while not (names := being_probed()):
+        time.sleep(0.05)
+    owner = WorkProcess.from_dict(
+        json.loads((folder / "joined" / "processes" / f"{names[0]}.json").read_text())
+    )
+    os.kill(owner.pid, signal.SIGKILL)
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode in (0, -signal.SIGKILL), stderr
+    assert sorted(process.returncode for process in processes) == [-signal.SIGKILL, 0, 0]
+    assert content(table) == expected
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_what_cannot_be_scored(images: Tensor, labels: Tensor) -> None:
     refused(ModelError, "at least one model", {}, [images])
     refused(ModelError, "given by name", [nn.Linear(4, 3)], [images])
     refused(DataError, "at least one image", one, [])
-    refused(ModelError, r"same classes, found \{'tiny': 10, 'seven': 7\}", two, [images])
+    refused(ModelError, r"same classes, found 10 \(tiny\), 7 \(seven\)", two, [images])
     refused(DataError, "0 to 6, .* lie outside", {"seven": seven()}, [(images, labels)])
     refused(
         DataError, r"\(100,\), found the shape \(100, 10\)", one, [(images, torch.zeros(100, 10))]

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from understudy.cluster.connection import ClusterError, check_versions
+from understudy.cluster.connection import ClusterError
+from understudy.cluster.probing_run import FEW, probe_on_ray
 from understudy.cluster.remote_scoring import RemoteScoring
-from understudy.cluster.shard_actors import ShardActors
+from understudy.cluster.shard_actors import ShardActors, check, room_for
 from understudy.cluster.shard_news import (
     Decoded,
-    Failed,
     Measure,
     News,
     Round,
@@ -27,13 +27,17 @@ from understudy.cluster.shard_news import (
     Started,
 )
 from understudy.cluster.shard_queue import ShardQueue
-from understudy.errors import DataError, ModelError, UnderstudyError
+from understudy.progress_bars import Advance
 from understudy.scoring.job import ScoringJob, title_of
+from understudy.scoring.new_sources import NewSources
+from understudy.scoring.probing import probing_progress
+from understudy.scoring.shards import Shards
+from understudy.scoring.sources import Sources
 from understudy.sitting import Sitting
+from understudy.zoo.data import DataSet
 
 logger = logging.getLogger(__name__)
 _LOSSES = 3  # processes that end while they score one shard, after which it is given up
-_KINDS = {one.__name__: one for one in (ModelError, DataError)}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,23 @@ class RayScoringJob(ScoringJob):
     would score into itself; so the table, an interrupted run and what resumes it are the same. The
     times are measured by one actor, alone, when all is scored.
     """
+
+    @staticmethod
+    def probed(models: NewSources, shards: Shards, on_progress: Advance) -> Sources:
+        """Some sources, run on some images: many of them by actors.
+
+        Raises:
+            ModelError, DataError: as `ScoringJob.probed`; or they are of one node, which is named.
+            ClusterError: a node has other libraries, or no actor answers.
+        """
+        missing = [name for name in models.specs if shards.probe(name) is None]
+        if len(missing) >= FEW:
+            sources = Sources(models.specs, {}, models.device, models.allow_code)
+            scoring = _remote(models.images, sources)
+            if room_for(scoring) > 1:
+                show = probing_progress(on_progress, len(models.specs))
+                probe_on_ray(scoring, missing, shards, show)
+        return ScoringJob.probed(models, shards, on_progress)
 
     def score(self) -> None:
         """Score the missing shards of all sources; damaged ones are missing too.
@@ -81,7 +102,7 @@ class RayScoringJob(ScoringJob):
                     asked, lost = False, lost + 1
                     continue
                 for one in news:
-                    self.check(one)
+                    check(one)
                     if isinstance(one, Round):
                         self.on_progress(one.name, one.done, one.most)
                 tasks = [] if asked else [task]
@@ -96,14 +117,6 @@ class RayScoringJob(ScoringJob):
             "the nodes, or leave times out with `--measure none`; what is scored is kept"
         )
 
-    def check(self, news: News) -> None:
-        """Raise what has failed in an actor, and refuse one with other libraries."""
-        if isinstance(news, Started):
-            check_versions(news.versions, news.node)
-        if isinstance(news, Failed):
-            where = f"on {news.node}: " if news.starting else ""
-            raise _KINDS.get(news.kind, UnderstudyError)(f"{where}{news.message}")
-
     @contextmanager
     def _ending_on_errors(self) -> Iterator[None]:
         """End all actors where the block raises; else they serve what follows."""
@@ -115,21 +128,41 @@ class RayScoringJob(ScoringJob):
 
     @cached_property
     def _actors(self) -> ShardActors:
-        files = self.images.encoded
-        scoring = RemoteScoring(
-            data=self.images.spec,
-            fingerprint=self.images.fingerprint,
-            content=None if files is None else files.hash().to_dict(),
-            sources=self.sources,
+        scoring = _remote(
+            self.images,
+            self.sources,
             batch=self.scorer.batch,
             workers=self.scorer.workers,
             keep_logits=self.scorer.keep_logits,
             strict=self.scorer.strict,
-            threads=torch.get_num_threads(),
-            folder=str(Path.cwd()),
-            modules=tuple(sys.path),
         )
         return ShardActors(scoring, most=len(self.sources.groups) * len(self.scorer.blocks))
+
+
+def _remote(
+    images: DataSet,
+    sources: Sources,
+    *,
+    batch: int = 1,
+    workers: int | None = None,
+    keep_logits: bool = False,
+    strict: bool = False,
+) -> RemoteScoring:
+    """What actors need; to probe sources alone, the defaults do."""
+    files = images.encoded
+    return RemoteScoring(
+        data=images.spec,
+        fingerprint=images.fingerprint,
+        content=None if files is None else files.hash().to_dict(),
+        sources=sources,
+        batch=batch,
+        workers=workers,
+        keep_logits=keep_logits,
+        strict=strict,
+        threads=torch.get_num_threads(),
+        folder=str(Path.cwd()),
+        modules=tuple(sys.path),
+    )
 
 
 class _ScoringRun:
@@ -154,7 +187,7 @@ class _ScoringRun:
                 self._give(worker)
 
     def _take(self, worker: str, news: News) -> None:
-        self._job.check(news)
+        check(news)
         match news:
             case Started():
                 self._started.add(worker)

@@ -17,8 +17,10 @@ from understudy.cluster.remote_scoring import RemoteScoring
 from understudy.cluster.shard_news import (
     Decoded,
     Failed,
+    Look,
     Measure,
     News,
+    Probed,
     Round,
     Scored,
     Shrunk,
@@ -29,12 +31,14 @@ from understudy.cluster.shard_queue import GroupTask
 from understudy.errors import MissingExtra, UnderstudyError, brief
 from understudy.library_versions import library_versions
 from understudy.malloc import keep_freed_memory
+from understudy.scoring.new_sources import NewSources
 from understudy.scoring.shard_scorer import ScoredShard, ShardScorer, ShardTask
 from understudy.scoring.source_run import SourceRun
 from understudy.sitting import Sitting
 from understudy.zoo.batches import Batch
 
 _MOMENT = 0.5  # seconds for which an actor waits for news before it answers
+_AT_ONCE = (Started, Probed, Scored, Sitting, Failed)  # news for which it waits no longer
 
 
 class ShardActor:
@@ -65,7 +69,7 @@ class ShardActor:
         for task in tasks:
             self._tasks.put(task)
         until, news = monotonic() + _MOMENT, list[News]()
-        while not any(isinstance(one, Started | Scored | Sitting | Failed) for one in news):
+        while not any(isinstance(one, _AT_ONCE) for one in news):
             try:
                 news.append(self._news.get(timeout=max(until - monotonic(), 0.001)))
             except Empty:
@@ -91,10 +95,15 @@ class ShardActor:
             self._news.put(Started(_node(), library_versions()))
             while True:
                 task, self._next = self._next or self._tasks.get(), None
-                if isinstance(task, Measure):
-                    self._news.put(self._measured(scorer, task))
-                else:
-                    self._score(scorer, task)
+                match task:
+                    case Look(source):
+                        with self._about_this_node():
+                            found = NewSources.of(scorer.sources, scorer.images).probe(source)
+                        self._news.put(Probed(source, found))
+                    case Measure():
+                        self._news.put(self._measured(scorer, task))
+                    case _:
+                        self._score(scorer, task)
         except Exception as error:  # noqa: BLE001
             self._news.put(_failure(error, of_node=self._preparing))
 

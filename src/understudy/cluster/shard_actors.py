@@ -9,12 +9,14 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from understudy.cluster.connection import ClusterError, cause_of
+from understudy.cluster.connection import ClusterError, cause_of, check_versions
 from understudy.cluster.remote_scoring import RemoteScoring
 from understudy.cluster.shard_actor import ShardActor
-from understudy.cluster.shard_news import News, Task
+from understudy.cluster.shard_news import Failed, News, Started, Task
+from understudy.errors import DataError, ModelError, UnderstudyError
 
 PATIENCE = 300  # seconds without a word from any actor, after which a run ends
+_KINDS = {one.__name__: one for one in (ModelError, DataError)}
 _MOMENT = 1.0  # seconds after which actors that were lost are asked again, and room is looked for
 
 
@@ -107,7 +109,7 @@ class ShardActors:
     def _grow(self) -> None:
         """Make further actors where the cluster has room for more of them than there are."""
         self._looked = monotonic()
-        room = sum(_room(node["Resources"], self._needs) for node in ray.nodes() if node["Alive"])
+        room = _room(self._needs)
         if not room and not self._actors:
             raise ClusterError(
                 f"an actor needs {_words(self._needs)} of one node, no node has so much: give "
@@ -137,6 +139,26 @@ def _words(needs: Mapping[str, int]) -> str:
     return " and ".join(f"{count} {name}" for name, count in needs.items())
 
 
-def _room(resources: Mapping[str, float], needs: Mapping[str, int]) -> int:
-    """How many actors fit on a node."""
-    return int(min(resources.get(name, 0) // count for name, count in needs.items()))
+def _room(needs: Mapping[str, int]) -> int:
+    """How many actors fit on all nodes."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(int(min(one.get(name, 0) // n for name, n in needs.items())) for one in alive)
+
+
+def room_for(scoring: RemoteScoring) -> int:
+    """How many actors the cluster has room for."""
+    return _room(_needs(scoring))
+
+
+def check(news: News) -> None:
+    """Raise what has failed in an actor, and refuse one with other libraries.
+
+    Raises:
+        ModelError, DataError: as the actor did; where its node is the cause, that is named.
+        ClusterError: its node has other libraries.
+    """
+    if isinstance(news, Started):
+        check_versions(news.versions, news.node)
+    if isinstance(news, Failed):
+        where = f"on {news.node}: " if news.starting else ""
+        raise _KINDS.get(news.kind, UnderstudyError)(f"{where}{news.message}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy.cluster.shard_queue import GroupTask
+from understudy.scoring.probing import Probe
 from understudy.sitting import Sitting
 
 
@@ -70,6 +71,21 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Look:
+    """The task to run a source on some images."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What was found of a source that was run on some images."""
+
+    source: str
+    found: Probe
+
+
+@dataclass(frozen=True)
 class Measure:
     """The task to measure all sources at a batch size."""
 
@@ -77,5 +93,5 @@ class Measure:
     seconds: float
 
 
-News = Started | Decoded | Shrunk | Scored | Round | Sitting | Failed
-Task = GroupTask | Measure
+News = Started | Probed | Decoded | Shrunk | Scored | Round | Sitting | Failed
+Task = Look | GroupTask | Measure

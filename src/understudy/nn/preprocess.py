@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ MOST_PIXELS = 2**28
 """Of an image that is resized, before it is cropped: a strip of a few rows would become larger."""
 
 
-class Resizing(NamedTuple):
+@dataclass(frozen=True)
+class Resizing:
     """How a model's preprocessing changes the size of images; see `Preprocess` for its fields.
 
     >>> Resizing((14, 14), crop=14 / 16).covering(64, 32)

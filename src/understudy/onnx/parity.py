@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,7 @@ def export_resizing(cascade: Cascade, exported: OnnxCascade) -> Resizing | None:
         return None
     largest = max(found, key=lambda how: math.prod(how.size) / how.crop**2)
     _, height, width = exported.images.shape
-    return largest._replace(size=(height, width), crop=1.0)
+    return replace(largest, size=(height, width), crop=1.0)
 
 
 def random_rows(image: Tensor, rows: int) -> Tensor:

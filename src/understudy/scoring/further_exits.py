@@ -12,6 +12,7 @@ from understudy.errors import TableError, listed
 from understudy.nn.identity import difference
 from understudy.nn.stage import Stage
 from understudy.scores import Costs, ScoreTable
+from understudy.scoring.sources import Sources
 from understudy.store import check_target, load_table
 from understudy.zoo.data import DataSet
 from understudy.zoo.encoded import check_unchanged
@@ -69,13 +70,19 @@ def check_same_data(older: ScoreTable, path: Path, images: DataSet) -> None:
         check_unchanged(images.encoded, images.ids, older.provenance, where=where, error=TableError)
 
 
-def check_new_names(older: ScoreTable, path: Path, names: Sequence[str]) -> None:
-    """Refuse exits whose names a table has already.
+def has_exits(table: ScoreTable | None, sources: Sources) -> bool:
+    """Whether a table has the exits of all sources."""
+    hashes = {} if table is None else {e.name: e.origin.get("weights_hash") for e in table.exits}
+    return all(hashes.get(one.name) == one.origin["weights_hash"] for one in sources.exits)
+
+
+def check_new_names(older: ScoreTable | None, path: Path, names: Sequence[str]) -> None:
+    """Refuse exits whose names a table, if there is one, has already.
 
     Raises:
         TableError: the message has the names.
     """
-    repeats = [name for name in names if name in older.names]
+    repeats = [] if older is None else [name for name in names if name in older.names]
     if repeats:
         raise TableError(
             f"exit names are unique, {str(path)!r} has {listed(map(repr, repeats))} already: "

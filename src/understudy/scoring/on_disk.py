@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -23,15 +24,18 @@ from understudy.scoring.further_exits import (
     appended,
     check_new_names,
     check_same_data,
+    has_exits,
     table_at,
 )
 from understudy.scoring.job import ScoringJob
 from understudy.scoring.joined import JoinedScoring
+from understudy.scoring.joined_probing import JoinedProbing
 from understudy.scoring.launcher import own_gpu, sign_of_others
-from understudy.scoring.new_sources import new_sources
+from understudy.scoring.new_sources import NewSources
 from understudy.scoring.plan import (
     OtherThreads,
     check_resumable,
+    found_of,
     plan_of,
     settings_of,
     table_arguments,
@@ -46,7 +50,6 @@ from understudy.split import assign_splits
 from understudy.store import check_target, load_table, save_table
 from understudy.zoo.data import DataSet, open_data
 
-JobOf = Callable[[ShardScorer, Shards, Advance], ScoringJob]
 _NAMED = 20  # corrupt images that the provenance names; all are counted
 _LOGIT_CLASSES = 100  # up to which logits are kept by default: 2 bytes per class and sample
 
@@ -68,7 +71,7 @@ def score_into(
     join: bool = False,
     allow_code: Collection[str] = (),
     on_progress: Advance = no_bar,
-    job_of: JobOf = ScoringJob,
+    job_of: type[ScoringJob] = ScoringJob,
 ) -> ScoreTable:
     """Score models into the table at `path`, and read it back.
 
@@ -115,7 +118,7 @@ def score_into(
         join: work together with all processes that join; else alone.
         allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch, and after every round in which times are measured.
-        job_of: makes the job that scores and measures: in this process, unless it is
+        job_of: the job that probes, scores and measures: in this process, unless it is
             `cluster.scoring_job.RayScoringJob`; not for processes that join.
 
     Returns:
@@ -160,11 +163,14 @@ def score_into(
     while True:
         with torch_threads(number or torch.get_num_threads()):
             try:
-                return _scored(request)
+                table = _scored(request)
             except OtherThreads as error:  # others that join began meanwhile
                 if not join or threads is not None:
                     raise
                 number = error.threads
+            else:
+                if table is not None:
+                    return table
 
 
 @dataclass(frozen=True)
@@ -185,53 +191,88 @@ class _Request:
     join: bool
     allow_code: Collection[str]
     on_progress: Advance
-    job_of: JobOf
+    job_of: type[ScoringJob]
 
 
-def _scored(request: _Request) -> ScoreTable:
-    """The table at the target, with the exits of all models."""
+def _scored(request: _Request) -> ScoreTable | None:
+    """The table at the target, with the exits of all models.
+
+    Returns:
+        None where others have written it meanwhile: what it lacks is another question then.
+    """
     target, images = request.target, request.images
-    settings = settings_of(request.batch, request.device)
+    settings, files = settings_of(request.batch, request.device), _files_of(images)
     older = table_at(target)
     if older is not None:
         check_same_data(older, target, images)
         Shards.remove_finished(target, older)
-    sources = new_sources(
-        images, request.models, older, device=request.device, allow_code=request.allow_code
-    )
-    if older is not None and not sources.specs:
+    models = NewSources(request.models, images, request.device, request.allow_code).beside(older)
+    if older is not None and not models.specs:
         return older
+    plan = plan_of(images, models.specs, {**files, **settings})
+    check = partial(check_resumable, images)
+    if not request.join:
+        with Shards.of(target, plan, check=check) as shards:
+            with _removed_if_empty(shards):
+                sources = request.job_of.probed(models, shards, request.on_progress)
+                check_new_names(older, target, [one.name for one in sources.exits])
+            job = request.job_of(_scorer(request, sources, shards), shards, request.on_progress)
+            return _written(job, request, older, settings=settings, files=files)
+    arguments = table_arguments(
+        measured=request.measured, split=request.split, groups=request.groups, strict=request.strict
+    )
+    with Shards.joined(target, plan, arguments, check=check) as (shards, members):
+        if _names(table_at(target)) != _names(older):
+            return None
+        probes = JoinedProbing(shards, members, request.on_progress).probes(models.probe)
+        if probes is None:
+            if _names(table_at(target)) == _names(older):
+                raise _removed(target, models.specs)
+            return None
+        sources = models.probed(probes)
+        check_new_names(older, target, [one.name for one in sources.exits])
+        job = ScoringJob(_scorer(request, sources, shards), shards, request.on_progress)
+        joined = JoinedScoring(job, members, expected=sign_of_others(os.environ))
+        if not has_exits(table_at(target), sources) and joined.score():
+            try:
+                return _written(job, request, older, settings=settings, files=files)
+            except UnderstudyError:  # others have taken over, where this process was suspended
+                if not has_exits(table_at(target), sources):
+                    raise
+    table = table_at(target)
+    if table is None or not has_exits(table, sources):
+        raise _removed(target, models.specs)
+    return table
+
+
+def _names(table: ScoreTable | None) -> tuple[str, ...]:
+    return () if table is None else table.names
+
+
+def _scorer(request: _Request, sources: Sources, shards: Shards) -> ShardScorer:
+    """What scores shards of sources that are probed; what was found of them joins the plan."""
     keep_logits = request.keep_logits
     if keep_logits is None:
         keep_logits = all(one.classes <= _LOGIT_CLASSES for one in sources.probes.values())
-    files = _files_of(images)
-    plan = plan_of(images, sources, {"logits": keep_logits, **files, **settings})
-    check = partial(check_resumable, images)
-    scorer = ShardScorer(
-        images=images,
+    shards.keep_found(request.target, found_of(sources, keep_logits=keep_logits))
+    return ShardScorer(
+        images=request.images,
         sources=sources,
         batch=request.batch,
         workers=request.workers,
         keep_logits=keep_logits,
         strict=request.strict,
     )
-    if not request.join:
-        with Shards.of(target, plan, check=check) as shards:
-            job = request.job_of(scorer, shards, request.on_progress)
-            return _written(job, request, older, settings=settings, files=files)
-    arguments = table_arguments(
-        measured=request.measured, split=request.split, groups=request.groups, strict=request.strict
-    )
-    with Shards.joined(target, plan, arguments, check=check) as (shards, members):
-        job = ScoringJob(scorer, shards, request.on_progress)
-        joined = JoinedScoring(job, members, expected=sign_of_others(os.environ))
-        if not _has_exits(table_at(target), sources) and joined.score():
-            try:
-                return _written(job, request, older, settings=settings, files=files)
-            except UnderstudyError:  # others have taken over, where this process was suspended
-                if not _has_exits(table_at(target), sources):
-                    raise
-    return _written_by_others(target, sources)
+
+
+@contextmanager
+def _removed_if_empty(shards: Shards) -> Iterator[None]:
+    """Leave nothing of a run that cannot be, unless there are shards already."""
+    try:
+        yield
+    except UnderstudyError:
+        shards.remove_if_empty()
+        raise
 
 
 def _written(
@@ -254,40 +295,24 @@ def _written(
     return saved
 
 
-def _written_by_others(target: Path, sources: Sources) -> ScoreTable:
-    """The table that another process has made of the same exits.
-
-    Raises:
-        DataError: it is not there.
-    """
-    table = table_at(target)
-    if table is None or not _has_exits(table, sources):
-        raise DataError(
-            f"joined processes find their unfinished work beside {str(target)!r} until the table "
-            f"is written, it was removed before {listed(sources.specs)} were scored: start again"
-        )
-    return table
-
-
-def _has_exits(table: ScoreTable | None, sources: Sources) -> bool:
-    """Whether a table has the exits of all sources."""
-    hashes = {} if table is None else {e.name: e.origin.get("weights_hash") for e in table.exits}
-    return all(hashes.get(one.name) == one.origin["weights_hash"] for one in sources.exits)
+def _removed(target: Path, models: Iterable[str]) -> DataError:
+    """What a process that has joined says when neither the folder nor the table is there."""
+    return DataError(
+        f"joined processes find their unfinished work beside {str(target)!r} until the table is "
+        f"written, it was removed before {listed(models)} were scored: start again"
+    )
 
 
 def _scored_and_measured(
     job: ScoringJob, measured: Sequence[int] | None, older: ScoreTable | None
 ) -> tuple[Sitting, ...]:
     """Score all sources of a job, and measure their times; see `_sizes`."""
-    try:
+    with _removed_if_empty(job.shards):
         start = perf_counter()
         job.score()
         fitting = min(*job.sizes.values(), len(job.images))
         sizes = _sizes(measured, fitting, older)
         return job.measured(sizes, seconds=seconds_after(perf_counter() - start))
-    except UnderstudyError:
-        job.shards.remove_if_empty()
-        raise
 
 
 def _added(further: ScoreTable, target: Path, images: DataSet) -> ScoreTable:

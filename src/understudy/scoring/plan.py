@@ -34,15 +34,26 @@ def settings_of(batch: int, device: str) -> dict[str, Any]:
     }
 
 
-def plan_of(images: DataSet, sources: Sources, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain JSON that determines the scores; an error names the first key that differs."""
-    exits = sources.exits
+def plan_of(
+    images: DataSet, models: Mapping[str, str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Plain JSON that determines the scores, as far as it is known before models are loaded; an
+    error names the first key that differs."""
     return {
         "data": images.fingerprint,
-        "models": dict(sources.specs),
-        "weights": {exit.name: exit.origin["weights_hash"] for exit in exits},
+        "models": dict(models),
+        "order": list(models),  # by which exits are numbered; that of an object does not count
         "shard": SHARD_BATCHES,
         **settings,
+    }
+
+
+def found_of(sources: Sources, *, keep_logits: bool) -> dict[str, Any]:
+    """Plain JSON of what determines the scores besides, when all models are known."""
+    exits = sources.exits
+    return {
+        "weights": {exit.name: exit.origin["weights_hash"] for exit in exits},
+        "logits": keep_logits,
         "origin": {exit.name: {**exit.origin, SAMPLE: None} for exit in exits},  # it may round
     }
 

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from understudy.errors import ModelError
+from understudy.errors import ModelError, listed
 from understudy.exit import Exit
+from understudy.json_codec import StoredFile, stored
 from understudy.nn.class_names import class_names_of
 from understudy.nn.cost import count_parts
 from understudy.nn.identity import answering, identity_of, note_input
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import EMPTY, Images, Stage, resizings_of
+from understudy.progress_bars import Advance
 from understudy.scores import ScoreTable
 from understudy.scoring.outputs import ExitOutputs
 from understudy.scoring.repeatability import check_repeatable
 from understudy.zoo.data import Array
 
+_MANY = 10  # sources, from which on their probing shows progress
+
 
 @dataclass(frozen=True)
-class Probe:
-    """One source of exits run on some images: its exits, MACs per sample by part, classes, how it
-    resizes images, the size of its weights in bytes, and its names of the classes where it has
-    any."""
+class Probe(StoredFile, what="a probe", format="understudy.probe"):
+    """What is known of one source of exits that was run on some images.
+
+    Attributes:
+        exits: its exits; their origins have the hashes of the weights.
+        macs: of one sample, by part.
+        classes: how many it tells apart.
+        resizings: how it resizes images.
+        bytes: the size of its weights.
+        class_names: its names of the classes, where it has any.
+    """
 
     exits: tuple[Exit, ...]
     macs: Mapping[str, float]
     classes: int
-    resizings: frozenset[Resizing | None]
+    resizings: frozenset[Resizing | None] = field(
+        metadata=stored(shape=tuple[Resizing | None, ...], pack=list, unpack=frozenset)
+    )
     bytes: int
     class_names: tuple[str, ...] | None = None
 
@@ -71,6 +84,17 @@ def probe(stages: Mapping[str, Stage], images: Images) -> Probe:
     )
 
 
+def probing_progress(on_progress: Advance, sources: int) -> Callable[[int], None]:
+    """What shows how many sources are probed; a few are not worth a bar.
+
+    >>> probing_progress(print, 1000)(3)
+    probing models 3 1000
+    """
+    if sources < _MANY:
+        return lambda _: None
+    return lambda done: on_progress("probing models", done, sources)
+
+
 def _bytes_of(stage: Stage) -> int:
     """The size of weights in bytes; of a model that PyTorch does not run they are buffers."""
     return sum(one.nbytes for one in (*stage.parameters(), *stage.buffers()))
@@ -81,11 +105,18 @@ def common_classes(classes: Mapping[str, int]) -> int:
 
     Raises:
         ModelError: they differ.
+
+    >>> common_classes({"tiny": 10, "big": 10, "other": 7})
+    Traceback (most recent call last):
+    understudy.errors.ModelError: all models of a table have the same classes, found 10 (tiny, big),
+    7 (other): leave some out, or load them with ?classes=N and a fitting checkpoint
     """
-    if len(set(classes.values())) > 1:
+    counts = dict.fromkeys(classes.values())
+    if len(counts) > 1:
+        found = (f"{n} ({listed(m for m, own in classes.items() if own == n)})" for n in counts)
         raise ModelError(
-            f"all models of a table have the same classes, found {dict(classes)}: "
-            "leave some out, or load them with ?classes=N and a fitting checkpoint"
+            f"all models of a table have the same classes, found {listed(found)}: leave some out, "
+            "or load them with ?classes=N and a fitting checkpoint"
         )
     return next(iter(classes.values()))
 

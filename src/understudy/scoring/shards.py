@@ -1,12 +1,14 @@
 """The outputs of exits as shards on disk, until all are there.
 
-TABLE.partial/manifest.json       the plan
+TABLE.partial/manifest.json       the plan, and what was found of the models when all were probed
+TABLE.partial/probes/003.json     what was found of source 3
 TABLE.partial/003/00012.parquet   shard 12 of exit 3
 TABLE.partial/003@64/             the same, of exits that ran on 64 samples at a time
 TABLE.partial/sizes/003@64        source 3 runs on 64 samples at a time, for want of memory
 TABLE.partial/ms@256.json         measured times
-TABLE.partial/joined/             where processes have joined: `processes` (`members`), `claims`,
-                                  and in manifest.json the arguments of the table that they make
+TABLE.partial/joined/             where processes have joined: `processes` (`members`), `claims` of
+                                  shards and `probe_claims` of sources, and in manifest.json the
+                                  arguments of the table that they make
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ from understudy.scores import ScoreTable
 from understudy.scoring.claims import check_claimable
 from understudy.scoring.members import Members, check_nobody_joined
 from understudy.scoring.outputs import ExitOutputs
+from understudy.scoring.probing import Probe
 from understudy.sitting import Sitting
 from understudy.unfinished import (
     Plan,
+    add_to_plan,
     holds_work,
     keep_plan,
     own_folder,
@@ -46,7 +50,8 @@ from understudy.zoo.data import Array
 
 FORMAT, VERSION, JOINED = "understudy.partial", 1, "understudy.joined"
 SHARD_BATCHES = 8
-_JOINED, _SIZES = "joined", "sizes"
+_JOINED, _SIZES, _PROBES = "joined", "sizes", "probes"
+_RUN = "an unfinished run"
 
 
 class Shards:
@@ -57,6 +62,9 @@ class Shards:
         plan: plain JSON that determines the scores; an older run resumes under the same one.
         check: called with the plan of an older run before they are compared.
 
+    Attributes:
+        sources: their names, in order.
+
     Raises:
         DataError: an older run of another plan is in the way.
         UnderstudyError: the place cannot be written.
@@ -66,9 +74,8 @@ class Shards:
         self, folder: Path, plan: Plan, *, check: Callable[[Plan], None] = lambda _: None
     ) -> None:
         self.folder = folder
-        self._sources = list(plan["models"])
-        what = "an unfinished run"
-        keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what=what, check=check)
+        self.sources = list(plan["models"])
+        keep_plan(self.folder, plan, kind=FORMAT, newest=VERSION, what=_RUN, check=check)
 
     @staticmethod
     @contextmanager
@@ -139,6 +146,11 @@ class Shards:
         return self.folder / _JOINED / "claims"
 
     @property
+    def probe_claims(self) -> Path:
+        """The folder for the claims of sources that are probed."""
+        return self.folder / _JOINED / "probe_claims"
+
+    @property
     def exist(self) -> bool:
         """Whether the folder is there still: who makes the table of it removes it."""
         return holds_work(self.folder)
@@ -150,6 +162,40 @@ class Shards:
         remove_finished(
             table, lambda plan: plan.get("weights", {"": ""}).items() <= weights.items()
         )
+
+    @property
+    def probed(self) -> set[str]:
+        """The sources of which something was found, whole or damaged."""
+        numbers = _numbers_in(self.folder / _PROBES, ".json")
+        return {self.sources[number] for number in numbers}
+
+    def probe(self, source: str) -> Probe | None:
+        """What was found of a source; None where it was not probed, or the file is damaged."""
+        try:
+            return Probe.load(self._probe(source))
+        except UnderstudyError:
+            return None
+
+    def keep_probe(self, source: str, found: Probe) -> None:
+        """Keep what was found of a source."""
+        file = self._probe(source)
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)  # alone: the folder may have been removed meanwhile
+        found.save(file)
+
+    def keep_found(self, table: Path, found: Plan) -> None:
+        """Keep what was found of all sources, and what follows from it, in the plan.
+
+        Args:
+            table: the table's folder, whose lock is held meanwhile.
+            found: plain JSON.
+
+        Raises:
+            DataError: what an older run, or one that has joined, has found differs.
+        """
+        with only_writer(table):
+            if self.exist:
+                add_to_plan(self.folder, found, kind=FORMAT, newest=VERSION, what=_RUN)
 
     def sitting(self, unit: str) -> Sitting | None:
         """The times measured in a unit; None where they are not, or the file is damaged."""
@@ -169,24 +215,20 @@ class Shards:
         found: dict[str, int] = {}
         for file in (self.folder / _SIZES).glob("*@*"):
             number, _, size = file.name.partition("@")
-            source = self._sources[int(number)]
+            source = self.sources[int(number)]
             found[source] = min(int(size), found.get(source, int(size)))
         return found
 
     def keep_size(self, source: str, size: int) -> None:
         """Keep the most samples of a source at a time; the lowest that anybody keeps is valid."""
-        file = self.folder / _SIZES / f"{self._sources.index(source):03}@{size}"
+        file = self.folder / _SIZES / f"{self.sources.index(source):03}@{size}"
         with writing(file):
             file.parent.mkdir(exist_ok=True)
             file.touch()
 
     def present(self, exit: str) -> set[int]:
         """The shards that are there, whole or damaged."""
-        try:
-            with os.scandir(self.folder / exit) as entries:
-                return {int(e.name[:5]) for e in entries if e.name.endswith(".parquet")}
-        except FileNotFoundError:
-            return set()
+        return _numbers_in(self.folder / exit, ".parquet")
 
     def has(self, exit: str, shard: int) -> bool:
         """Whether a shard is done; one that is damaged is not."""
@@ -244,11 +286,24 @@ class Shards:
         if not any(self.folder.glob("*/*.parquet")):
             self.remove()
 
+    def _probe(self, source: str) -> Path:
+        return self.folder / _PROBES / f"{self.sources.index(source):03}.json"
+
     def _times(self, unit: str) -> Path:
         return self.folder / f"{unit}.json"
 
     def _file(self, exit: str, shard: int) -> Path:
         return self.folder / exit / f"{shard:05}.parquet"
+
+
+def _numbers_in(folder: Path, ending: str) -> set[int]:
+    """The numbers that are the names of a folder's files."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [one.name.removesuffix(ending) for one in entries if one.name.endswith(ending)]
+    except FileNotFoundError:
+        return set()
+    return {int(name) for name in names if name.isdecimal()}
 
 
 def plan_with(table: Path, models: Collection[str]) -> Plan | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from understudy.errors import ModelError
+from understudy.errors import ModelError, listed
 from understudy.exit import Exit
+from understudy.json_codec import encode
 from understudy.nn.preprocess import Resizing
 from understudy.nn.stage import Stage
 from understudy.scoring.measuring import groups_in_memory
@@ -53,20 +54,38 @@ class Sources:
         """The stages of a source on the device, the same as when it was probed.
 
         Raises:
-            ModelError: it cannot be loaded, or has other weights now.
+            ModelError: it cannot be loaded, or is another model now.
         """
         loaded = load_stages(self.specs[name], name, allow_code=self.allow_code)
         stages = {exit: stage.to(self.device) for exit, stage in loaded.items()}
-        _check_weights(stages, self.probes[name], self.specs[name])
+        _check_same(stages, self.probes[name], self.specs[name])
         return stages
 
 
-def _check_weights(stages: Mapping[str, Stage], probed: Probe, spec: str) -> None:
+def _check_same(stages: Mapping[str, Stage], probed: Probe, spec: str) -> None:
+    """Refuse other stages than those that were probed, by this process or another.
+
+    Raises:
+        ModelError: the message has the first entry of an origin that differs.
+    """
+    known = [exit.name for exit in probed.exits]
+    if [*stages] != known:
+        raise ModelError(
+            f"a network has the same exits wherever it is loaded, {spec!r} has {listed(stages)} "
+            f"here, where {listed(known)} were found: use the same files everywhere"
+        )
     for exit, (name, stage) in zip(probed.exits, stages.items(), strict=True):
-        before, now = str(exit.origin["weights_hash"]), stage.weights_hash
-        if now != before:
+        before, now = exit.origin, stage.to_origin()
+        if now["weights_hash"] != before["weights_hash"]:
             raise ModelError(
                 f"a model has the same weights whenever it is loaded, {spec!r} has not at {name!r} "
-                f"(hash {now[:12]}, before {before[:12]}): let the factory set a seed, or give "
-                "?checkpoint=FILE"
+                f"(hash {now['weights_hash'][:12]}, before {before['weights_hash'][:12]}): let the "
+                "factory set a seed, give ?checkpoint=FILE, or use the same files everywhere"
             )
+        for key in now:
+            if encode(now[key]) != encode(before.get(key)):
+                raise ModelError(
+                    f"a model is the same wherever it is loaded, {spec!r} is not at {name!r}, its "
+                    f"{key} is {str(now[key])[:200]} and was {str(before.get(key))[:200]}: use the "
+                    "same files everywhere"
+                )
