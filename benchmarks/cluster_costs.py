@@ -34,6 +34,7 @@ from cost_examples import examples
 from cost_model import Check, Costs, Measured, Scoring, Searching
 from load_client import Phase
 from our_server import WITHOUT_SHADOWS, ours, set_point
+from parts import add_only, measured
 from server_process import loaded
 from serving_cascade import NETWORKS, Served, served
 from serving_checks import requests_of
@@ -310,30 +311,17 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(harness.ROOT / "benchmarks"))
-    found = _recorded() if arguments.only else {}
-    for name, part in PARTS.items():
-        if arguments.only in ("", name):
-            found[name] = {**part(), "load": round(os.getloadavg()[0], 2)}
-            print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
-    missed = [name for name, part in found.items() if not part["met"]]
-    known = PARTS.keys() <= found.keys()
+    found = measured(PARTS, arguments.only)
+    known = PARTS.keys() <= found["parts"].keys()
     return {
         "most_error": MOST_ERROR,
-        "parts": found,
-        "examples": examples(found) if known else {},
-        "missed": missed,
-        "met": not missed,
+        "examples": examples(found["parts"]) if known else {},
+        **found,
     }
 
 
-def _recorded() -> dict[str, Any]:
-    """The parts as recorded before: `--only` measures one of them anew."""
-    file = harness.RESULTS / "cluster_costs.json"
-    return dict(json.loads(file.read_text())["parts"]) if file.exists() else {}
-
-
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", default="", choices=["", *PARTS], metavar="PART")
+    add_only(parser, PARTS)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -34,6 +35,7 @@ import polars as pl
 import harness
 from cifar10 import specs
 from joined_worker import BATCH, work
+from parts import add_only, measured
 from scoring_speed import Seconds, seconds_of
 from understudy.scoring.shards import SHARD_BATCHES
 
@@ -115,7 +117,6 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         "images": arguments.images,
         "networks": len(models),
         "rounds": arguments.rounds,
-        "load": round(os.getloadavg()[0], 2),
         "seconds": {
             str(run): {k: round(median(getattr(s, k) for s in found), 2) for k in Seconds._fields}
             for run, found in seconds.items()
@@ -246,7 +247,7 @@ def nodes(_: argparse.Namespace) -> dict[str, Any]:
         return {
             "exit_codes": codes,
             "byte_equal": equal,
-            "seconds": round(undisturbed, 2),
+            "seconds_undisturbed": round(undisturbed, 2),
             "seconds_with_a_node_killed": round(perf_counter() - begin, 2),
             "images_scored_again": Logs(folder).images - IMAGES,
             "met": not any(codes) and all(equal),
@@ -257,13 +258,12 @@ PARTS = {"speed": speed, "kills": kills, "nodes": nodes}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    chosen = [arguments.only] if arguments.only else list(PARTS)
-    found = {name: PARTS[name](arguments) for name in chosen}
-    return {**found, "met": all(part["met"] for part in found.values())}
+    parts = {name: partial(part, arguments) for name, part in PARTS.items()}
+    return measured(parts, arguments.only)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", choices=list(PARTS), help="one part of it")
+    add_only(parser, PARTS)
     parser.add_argument("--images", type=int, default=10_000, help="the first so many")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=50)

@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -33,6 +34,7 @@ import torch
 import harness
 from cifar10 import specs
 from joined_scoring import content, environment, tests
+from parts import add_only, measured
 from scoring_speed import Seconds, seconds_of
 
 sys.path.insert(0, str(tests()))
@@ -116,7 +118,6 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         "images": arguments.images,
         "networks": len(models),
         "rounds": arguments.rounds,
-        "load": round(os.getloadavg()[0], 2),
         "seconds": {
             way: round(median(one.wall for one in found), 2) for way, found in seconds.items()
         },
@@ -227,7 +228,7 @@ def nodes(_: argparse.Namespace) -> dict[str, Any]:
                 took = perf_counter() - start
         return {
             "byte_equal": equal,
-            "seconds": round(both, 2),
+            "seconds_undisturbed": round(both, 2),
             "seconds_with_a_node_killed": round(took, 2),
             "images_scored_again": round(trials.again, 1),
             "met": all(equal),
@@ -238,13 +239,12 @@ PARTS = {"speed": speed, "kills": kills, "nodes": nodes}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    chosen = [arguments.only] if arguments.only else list(PARTS)
-    found = {name: PARTS[name](arguments) for name in chosen}
-    return {**found, "met": all(part["met"] for part in found.values())}
+    parts = {name: partial(part, arguments) for name, part in PARTS.items()}
+    return measured(parts, arguments.only)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", choices=list(PARTS), help="one part of it")
+    add_only(parser, PARTS)
     parser.add_argument("--images", type=int, default=10_000, help="the first so many")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=50)

@@ -9,14 +9,13 @@ Ray of this machine, whose cores they share with the proxy and the client.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -25,6 +24,7 @@ import serving_rivals
 from load_client import Job, Phase
 from load_records import Records
 from our_server import WITHOUT_SHADOWS, ours, set_point, status
+from parts import add_only, measured
 from server_process import Server, loaded, loading
 from serving_cascade import Served, served
 from serving_checks import answered, inconsistent, misplaced, requests_of, tally
@@ -195,25 +195,12 @@ PARTS: Mapping[str, Callable[[Served], dict[str, Any]]] = {
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     one = served()
-    found = _recorded() if arguments.only else {}
-    for name, part in PARTS.items():
-        if arguments.only in ("", name):
-            begun = time.monotonic()
-            found[name] = {**part(one), "seconds": round(time.monotonic() - begun)}
-            print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
-    missed = [name for name, told in found.items() if not told["met"]]
-    return {"replicas": REPLICAS, "parts": found, "missed": missed, "met": not missed}
-
-
-def _recorded() -> dict[str, Any]:
-    """The parts as recorded before: `--only` measures one of them anew."""
-    file = harness.RESULTS / "ray_serving.json"
-    return dict(json.loads(file.read_text())["parts"]) if file.exists() else {}
+    parts = {name: partial(part, one) for name, part in PARTS.items()}
+    return {"replicas": REPLICAS, **measured(parts, arguments.only)}
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    help = f"one of {', '.join(PARTS)}; the rest stays as recorded"
-    parser.add_argument("--only", default="", choices=["", *PARTS], metavar="PART", help=help)
+    add_only(parser, PARTS)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ asyncio with binary tensors in a process of its own (`load_client.py`), all on o
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +27,7 @@ from load_client import Phase
 from load_records import Records
 from load_requests import Requests
 from our_server import WITHOUT_SHADOWS, ours, set_point
+from parts import add_only, measured
 from server_process import Server, loaded
 from serving_cascade import Served, served
 from serving_changes import restart, switching
@@ -171,35 +171,13 @@ PARTS: Mapping[str, Callable[[Served], dict[str, Any]]] = {
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     one = served()
-    found = _recorded() if arguments.only else {}
-    for name, part in PARTS.items():
-        if arguments.only in ("", name):
-            begun = time.monotonic()
-            found[name] = {**part(one), "seconds": round(time.monotonic() - begun)}
-            print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
-    missed = [name for name, told in found.items() if not told["met"]]
-    return {
-        "saving_of_MACs": {name: round(saving, 4) for name, saving in one.saving.items()},
-        "parts": found,
-        "missed": missed,
-        "met": not missed,
-    }
-
-
-def _recorded() -> dict[str, Any]:
-    """The parts as recorded before: `--only` measures one of them anew."""
-    file = harness.RESULTS / "serving.json"
-    return dict(json.loads(file.read_text())["parts"]) if file.exists() else {}
+    parts = {name: partial(part, one) for name, part in PARTS.items()}
+    saving = {name: round(saving, 4) for name, saving in one.saving.items()}
+    return {"saving_of_MACs": saving, **measured(parts, arguments.only)}
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--only",
-        default="",
-        choices=["", *PARTS],
-        metavar="PART",
-        help=f"one of {', '.join(PARTS)}; the rest stays as recorded",
-    )
+    add_only(parser, PARTS)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ray_nodes import RayNodes
+from table_files import content
 from understudy.cluster.connection import ClusterError, connected
 from understudy.cluster.scoring_job import RayScoringJob
 from understudy.errors import ModelError
@@ -97,11 +98,6 @@ def scored(
     return score_into(into, models or MODELS, "digits:heldout", **settings)
 
 
-def contents(table: Path) -> dict[str, bytes]:
-    files = (file for file in table.rglob("*") if file.is_file() and file.name != "times.json")
-    return {str(file.relative_to(table)): file.read_bytes() for file in files}
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str, bytes]:
     with pytest.MonkeyPatch.context() as patch:
@@ -110,7 +106,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str, b
         torch.set_num_threads(1)
         scored(tmp_path_factory.mktemp("plain") / "table", ray=False)
         torch.set_num_threads(before)
-    return contents(next(tmp_path_factory.getbasetemp().glob("plain*/table")))
+    return content(next(tmp_path_factory.getbasetemp().glob("plain*/table")))
 
 
 def after(images: int, do: Callable[[], None]) -> Advance:
@@ -132,7 +128,7 @@ def test_the_table_is_the_plain_run_s(plain: dict[str, bytes], tmp_path: Path) -
     )
     (sitting,) = table.sittings
     assert (sitting.unit, sitting.threads) == ("ms@4", 1)
-    assert contents(tmp_path / "table") == plain
+    assert content(tmp_path / "table") == plain
     assert [path.name for path in tmp_path.iterdir()] == ["table"]
     images = [one for one in seen if one[0] == "tiny and 1 more"]
     assert (images[0][1:], images[-1][1:]) == ((0, 900), (900, 900))
@@ -147,7 +143,7 @@ def test_a_killed_process_costs_its_shard_alone(
         tmp_path / "table",
         on_progress=after(200, lambda: os.kill(nodes.actors[0], signal.SIGKILL)),
     )
-    assert contents(tmp_path / "table") == plain
+    assert content(tmp_path / "table") == plain
     assert len([one for one in caplog.messages if "is scored again" in one]) == 1
 
 
@@ -156,7 +152,7 @@ def test_a_killed_node_costs_its_shards_alone(
 ) -> None:
     with nodes.added(cores=1) as node:
         scored(tmp_path / "table", on_progress=after(300, lambda: nodes.kill(node)))
-    assert contents(tmp_path / "table") == plain
+    assert content(tmp_path / "table") == plain
 
 
 def test_work_goes_on_in_a_plain_run(
@@ -184,7 +180,7 @@ def test_work_goes_on_in_a_plain_run(
     seen: list[int] = []
     scored(tmp_path / "table", ray=False, on_progress=lambda _, done, __: seen.append(done))
     assert seen[0] >= BATCH * 8
-    assert contents(tmp_path / "table") == plain
+    assert content(tmp_path / "table") == plain
 
 
 def test_logits_that_are_not_finite_are_an_error_once(tmp_path: Path) -> None:
@@ -202,7 +198,7 @@ def test_smaller_batches_are_those_of_the_plain_run(tmp_path: Path) -> None:
     table = scored(tmp_path / "table", models)
     assert table.provenance["runs"][0]["smaller_batches"] == {"greedy": 8}
     scored(tmp_path / "plain", models, ray=False)
-    assert contents(tmp_path / "table") == contents(tmp_path / "plain")
+    assert content(tmp_path / "table") == content(tmp_path / "plain")
 
 
 def test_a_model_that_ends_every_process_is_given_up(tmp_path: Path) -> None:
@@ -217,7 +213,7 @@ def test_many_models_are_probed_by_actors(
     monkeypatch.setattr(NewSources, "probe", None)
     with nodes.added(cores=1):
         scored(tmp_path / "table")
-        assert contents(tmp_path / "table") == plain
+        assert content(tmp_path / "table") == plain
         with pytest.raises(ClusterError, match=r"3 ended at 'deadly': see whether memory"):
             scored(tmp_path / "deadly", MODELS | {"deadly": "py:ray_nets:deadly"})
     assert [path.name for path in tmp_path.iterdir()] == ["table"]

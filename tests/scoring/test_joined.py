@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import Context
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -21,7 +20,9 @@ import torch
 
 import digit_nets
 from command_line import Run
+from joined_runs import at_once
 from progress import InterruptedRunError, RecordedProgress, after
+from table_files import content
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.locks import InUse
 from understudy.nn.stage import Stage
@@ -89,20 +90,6 @@ def interrupted(path: Path, shards: int = 2, **more: Any) -> None:
         patch.setattr(joined.JoinedScoring, "keep", stop)
         with pytest.raises(InterruptedRunError):
             scored(path, **more)
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "times.json"
-    }
-
-
-def at_once(*work: Callable[[], ScoreTable]) -> list[Future[ScoreTable]]:
-    """Runs each in a thread that holds no locks, to its end."""
-    with ThreadPoolExecutor(len(work)) as pool:
-        return [pool.submit(Context().run, one) for one in work]
 
 
 def beside(work: Callable[..., ScoreTable], *arguments: Any, **more: Any) -> Future[ScoreTable]:

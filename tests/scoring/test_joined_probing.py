@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import Context
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -14,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from joined_runs import at_once
 from progress import InterruptedRunError, RecordedProgress
+from table_files import content
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.nn.preprocess import Preprocess
 from understudy.nn.stage import Stage
@@ -60,20 +60,6 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def scored(path: Path, models: dict[str, str] = TWO, **more: Any) -> ScoreTable:
     settings = {"batch": 32, "measure_batches": (), **more}
     return score_into(path, models, "digits:heldout", **settings)
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "times.json"
-    }
-
-
-def at_once(*work: Callable[[], ScoreTable]) -> list[Future[ScoreTable]]:
-    """Runs each in a thread that holds no locks, to its end."""
-    with ThreadPoolExecutor(len(work)) as pool:
-        return [pool.submit(Context().run, one) for one in work]
 
 
 def test_each_model_is_probed_once_by_three_processes(tmp_path: Path, probed: list[str]) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from command_line import Run
 from progress import Call, InterruptedRunError, RecordedProgress, after
+from table_files import content
 from understudy.errors import DataError, ModelError, TableError, UnderstudyError
 from understudy.looks import log_look
 from understudy.nn.cascade import build
@@ -34,14 +35,6 @@ def scored(path: Path, **more: Any) -> ScoreTable:
     settings = {"batch": 32, "measure_batches": (), **more}
     models = settings.pop("models", MODELS)
     return score_into(path, models, settings.pop("data", DIGITS), **settings)
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "times.json"
-    }
 
 
 def partial(path: Path) -> Path:
