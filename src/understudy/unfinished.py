@@ -173,12 +173,26 @@ def _compare(
         return
     older = found if isinstance(found, dict) else {}
     check(older)
-    key = next((key for key in now if older.get(key) != now[key]), "plan")
+    key, before, after = _difference("", older, now)
     raise DataError(
-        f"{what} goes on under the same plan, {str(folder)!r} has another for {key} "
-        f"({str(older.get(key))[:200]}, now {str(now.get(key))[:200]}): use the same arguments, or "
-        "delete that folder"
+        f"{what} goes on under the same plan, {str(folder)!r} has another for {key or 'plan'} "
+        f"({str(before)[:200]}, now {str(after)[:200]}): use the same arguments, or delete that "
+        "folder where nobody is at work in it"
     )
+
+
+def _difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:
+    """The first entry that differs, within entries of entries: its name, and what it was and is.
+
+    >>> _difference("", {"libraries": {"torch": "1"}}, {"libraries": {"torch": "2"}})
+    ('libraries torch', '1', '2')
+    """
+    both = isinstance(before, dict) and isinstance(after, dict)
+    keys = (*after, *before) if both else ()
+    key = next((one for one in keys if before.get(one) != after.get(one)), None)
+    if key is None:
+        return name, before, after
+    return _difference(f"{name} {key}".strip(), before.get(key), after.get(key))
 
 
 def _places(target: Path, plan: Plan, beside: Callable[[Plan, Plan], bool]) -> list[Path]:
