@@ -117,7 +117,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         "images": arguments.images,
         "networks": len(models),
         "rounds": arguments.rounds,
-        "seconds": {
+        "median_seconds": {
             str(run): {k: round(median(getattr(s, k) for s in found), 2) for k in Seconds._fields}
             for run, found in seconds.items()
         },

@@ -118,7 +118,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         "images": arguments.images,
         "networks": len(models),
         "rounds": arguments.rounds,
-        "seconds": {
+        "median_seconds": {
             way: round(median(one.wall for one in found), 2) for way, found in seconds.items()
         },
         "seconds_to_start_and_end_ray": round(median(starts), 2),
