@@ -40,7 +40,7 @@ from scoring_speed import Seconds, seconds_of
 sys.path.insert(0, str(tests()))
 from ray_nodes import RayNodes, ray_nodes
 from understudy.cluster.connection import connected
-from understudy.cluster.scoring_job import RayScoringJob
+from understudy.cluster.scoring_job import on_ray
 from understudy.scoring.on_disk import score_into
 from understudy.scoring.shards import SHARD_BATCHES
 
@@ -137,14 +137,14 @@ class Trials:
         os.chdir(folder)
         os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]
         torch.set_num_threads(1)
-        self.run("plain", on_ray=False)
+        self.run("plain", by_actors=False)
         self.expected = content(folder / "plain")
 
-    def run(self, name: str, *, on_ray: bool = True, **more: Any) -> bool:
+    def run(self, name: str, *, by_actors: bool = True, **more: Any) -> bool:
         """Score; whether the table is that of the plain run."""
         self._log.write_text("")
-        if on_ray:
-            more["job_of"] = RayScoringJob
+        if by_actors:
+            more["place_of"] = on_ray
         score_into(self._folder / name, MODELS, "digits:", batch=BATCH, measure_batches=(), **more)
         return name == "plain" or content(self._folder / name) == self.expected
 

@@ -191,7 +191,7 @@ ORDER = {
     ),
     "scoring": (
         "launcher members claims repeatability outputs probing shards source_run measuring "
-        "sources shard_scorer plan further_exits new_sources table_times job joined_probing "
+        "sources shard_scorer plan further_exits new_sources table_times job place joined_probing "
         "joined in_memory on_disk"
     ),
     "reproduction": "papers workload settings record procedures run",

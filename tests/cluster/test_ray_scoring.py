@@ -16,7 +16,7 @@ import torch
 from ray_nodes import RayNodes
 from table_files import content
 from understudy.cluster.connection import ClusterError, connected
-from understudy.cluster.scoring_job import RayScoringJob
+from understudy.cluster.scoring_job import on_ray
 from understudy.errors import ModelError
 from understudy.progress_bars import Advance
 from understudy.scores import ScoreTable
@@ -94,7 +94,7 @@ def scored(
 ) -> ScoreTable:
     settings = {"batch": BATCH, "measure_batches": (), **more}
     if ray:
-        settings["job_of"] = RayScoringJob
+        settings["place_of"] = on_ray
     return score_into(into, models or MODELS, "digits:heldout", **settings)
 
 

@@ -17,11 +17,16 @@ _LOSSES = 3  # processes that end at one source, after which it is given up
 
 
 def probe_on_ray(
-    scoring: RemoteScoring, names: Sequence[str], shards: Shards, show: Callable[[int], None]
+    actors: ShardActors,
+    scoring: RemoteScoring,
+    names: Sequence[str],
+    shards: Shards,
+    show: Callable[[int], None],
 ) -> None:
     """Run sources on some images by actors, each by one, and keep what they find.
 
     Args:
+        actors: of which none has begun; all are ended.
         scoring: what is scored; nothing is known of its sources.
         names: of the sources.
         shards: of their plan, where it is kept.
@@ -32,7 +37,7 @@ def probe_on_ray(
         ClusterError: a node has other libraries, no actor answers, or several end at one source.
     """
     run = _ProbingRun(names, shards, show)
-    actors = ShardActors(scoring, most=len(names))
+    actors.begin(scoring, most=len(names))
     try:
         while run.left:
             for worker, news in actors.answers():

@@ -16,7 +16,7 @@ import torch
 from understudy.cluster.connection import ClusterError
 from understudy.cluster.probing_run import FEW, probe_on_ray
 from understudy.cluster.remote_scoring import RemoteScoring
-from understudy.cluster.shard_actors import ShardActors, check, room_for
+from understudy.cluster.shard_actors import ShardActors, check
 from understudy.cluster.shard_news import (
     Decoded,
     Measure,
@@ -30,7 +30,9 @@ from understudy.cluster.shard_queue import ShardQueue
 from understudy.progress_bars import Advance
 from understudy.scoring.job import ScoringJob, title_of
 from understudy.scoring.new_sources import NewSources
+from understudy.scoring.place import ScoringPlace
 from understudy.scoring.probing import probing_progress
+from understudy.scoring.shard_scorer import ShardScorer
 from understudy.scoring.shards import Shards
 from understudy.scoring.sources import Sources
 from understudy.sitting import Sitting
@@ -47,24 +49,12 @@ class RayScoringJob(ScoringJob):
     This process hands out shards, and writes the files that come back, into the folder that it
     would score into itself; so the table, an interrupted run and what resumes it are the same. The
     times are measured by one actor, alone, when all is scored.
+
+    Attributes:
+        actors: of which none has begun.
     """
 
-    @staticmethod
-    def probed(models: NewSources, shards: Shards, on_progress: Advance) -> Sources:
-        """Some sources, run on some images: many of them by actors.
-
-        Raises:
-            ModelError, DataError: as `ScoringJob.probed`; or they are of one node, which is named.
-            ClusterError: a node has other libraries, or no actor answers.
-        """
-        missing = [name for name in models.specs if shards.probe(name) is None]
-        if len(missing) >= FEW:
-            sources = Sources(models.specs, {}, models.device, models.allow_code)
-            scoring = _remote(models.images, sources)
-            if room_for(scoring) > 1:
-                show = probing_progress(on_progress, len(models.specs))
-                probe_on_ray(scoring, missing, shards, show)
-        return ScoringJob.probed(models, shards, on_progress)
+    actors: ShardActors
 
     def score(self) -> None:
         """Score the missing shards of all sources; damaged ones are missing too.
@@ -81,8 +71,7 @@ class RayScoringJob(ScoringJob):
             sizes=self.sizes,
         )
         if not queue.empty:
-            with self._ending_on_errors():
-                _ScoringRun(self, queue, self._actors).run()
+            _ScoringRun(self, queue, self._begun).run()
 
     def measure_at(self, size: int, *, seconds: float) -> Sitting:
         """The times of all sources in batches of a size, measured by one actor alone.
@@ -91,13 +80,10 @@ class RayScoringJob(ScoringJob):
             ModelError: a source runs out of memory in batches of this size.
             ClusterError: no actor answers.
         """
-        with self._ending_on_errors():
-            return self._measure(Measure(size, seconds))
-
-    def _measure(self, task: Measure) -> Sitting:
+        actors, task = self._begun, Measure(size, seconds)
         asked, lost = False, 0
         while lost < _LOSSES:
-            for worker, news in self._actors.answers():
+            for worker, news in actors.answers():
                 if news is None:
                     asked, lost = False, lost + 1
                     continue
@@ -106,8 +92,8 @@ class RayScoringJob(ScoringJob):
                     if isinstance(one, Round):
                         self.on_progress(one.name, one.done, one.most)
                 tasks = [] if asked else [task]
-                self._actors.leave(worker)
-                self._actors.ask(worker, tasks)
+                actors.leave(worker)
+                actors.ask(worker, tasks)
                 asked = True
                 sitting = next((one for one in news if isinstance(one, Sitting)), None)
                 if sitting is not None:
@@ -117,17 +103,9 @@ class RayScoringJob(ScoringJob):
             "the nodes, or leave times out with `--measure none`; what is scored is kept"
         )
 
-    @contextmanager
-    def _ending_on_errors(self) -> Iterator[None]:
-        """End all actors where the block raises; else they serve what follows."""
-        try:
-            yield
-        except BaseException:
-            self._actors.leave()
-            raise
-
     @cached_property
-    def _actors(self) -> ShardActors:
+    def _begun(self) -> ShardActors:
+        """The actors, with the data open."""
         scoring = _remote(
             self.images,
             self.sources,
@@ -136,7 +114,51 @@ class RayScoringJob(ScoringJob):
             keep_logits=self.scorer.keep_logits,
             strict=self.scorer.strict,
         )
-        return ShardActors(scoring, most=len(self.sources.groups) * len(self.scorer.blocks))
+        self.actors.begin(scoring, most=len(self.sources.groups) * len(self.scorer.blocks))
+        return self.actors
+
+
+@dataclass(frozen=True)
+class RayPlace(ScoringPlace):
+    """The cluster that this process is connected to, as a place to score."""
+
+    actors: ShardActors
+
+    def probed(self, models: NewSources, shards: Shards, on_progress: Advance) -> Sources:
+        """Some sources, run on some images: many of them by actors.
+
+        Raises:
+            ModelError, DataError: as for `ScoringPlace`; or they are of one node, which is named.
+            ClusterError: a node has other libraries, or no actor answers.
+        """
+        missing = [name for name in models.specs if shards.probe(name) is None]
+        if len(missing) >= FEW and self.actors.room > 1:
+            sources = Sources(models.specs, {}, models.device, models.allow_code)
+            show = probing_progress(on_progress, len(models.specs))
+            probe_on_ray(self.actors, _remote(models.images, sources), missing, shards, show)
+        return super().probed(models, shards, on_progress)
+
+    def job(self, scorer: ShardScorer, shards: Shards, on_progress: Advance) -> RayScoringJob:
+        """The scoring of sources that are probed, by actors."""
+        return RayScoringJob(scorer, shards, on_progress, self.actors)
+
+
+@contextmanager
+def on_ray(device: str, threads: int) -> Iterator[RayPlace]:
+    """Actors on the cluster that this process is connected to; they end with the block.
+
+    Args:
+        device: on which they run models, as torch names it.
+        threads: of PyTorch in each.
+
+    Raises:
+        ClusterError: no node has so many cores, or no GPU.
+    """
+    actors = ShardActors(device, threads)
+    try:
+        yield RayPlace(actors)
+    finally:
+        actors.leave()
 
 
 def _remote(

@@ -24,26 +24,53 @@ class ShardActors:
     """Actors that score shards, one per GPU, or per as many cores as PyTorch has threads.
 
     There is one more than there is room for, so that a cluster that grows by itself grows. An actor
-    that dies is started again by Ray, wherever there is room.
+    that dies is started again by Ray, wherever there is room. The first one starts at once: it
+    takes seconds, in which the process that asks has work of its own.
 
     Args:
-        scoring: what is scored.
-        most: actors, at most.
+        device: on which they run models, as torch names it.
+        threads: of PyTorch in each.
         patience: seconds.
+
+    Raises:
+        ClusterError: no node has so many cores, or no GPU.
     """
 
-    def __init__(self, scoring: RemoteScoring, *, most: int, patience: float = PATIENCE) -> None:
-        self._needs = _needs(scoring)
+    def __init__(self, device: str, threads: int, *, patience: float = PATIENCE) -> None:
+        self._needs = {"CPU": threads} if device == "cpu" else {"CPU": 1, "GPU": 1}
         self._actor = ray.remote(ShardActor).options(
             max_restarts=-1, max_task_retries=0, **_options(self._needs)
         )
-        self._scoring = ray.put(scoring)
-        self._most = most
+        self._scoring: Any = None
+        self._most = 1
         self._patience = patience
         self._actors: dict[str, Any] = {}
         self._calls: dict[Any, str] = {}
         self._lost: dict[str, float] = {}
         self._looked = self._heard = monotonic()
+        self._grow()
+
+    @property
+    def room(self) -> int:
+        """How many of them fit on all nodes."""
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return sum(
+            int(min(one.get(name, 0) // count for name, count in self._needs.items()))
+            for one in alive
+        )
+
+    def begin(self, scoring: RemoteScoring, *, most: int) -> None:
+        """Let them open the data, where none has begun.
+
+        Args:
+            scoring: what is scored.
+            most: actors, at most.
+        """
+        self._scoring = ray.put(scoring)
+        self._most = most
+        self._heard = monotonic()
+        for worker in self._actors:
+            self._begin(worker)
         self._grow()
 
     def ask(self, worker: str, tasks: Sequence[Task]) -> None:
@@ -109,7 +136,7 @@ class ShardActors:
     def _grow(self) -> None:
         """Make further actors where the cluster has room for more of them than there are."""
         self._looked = monotonic()
-        room = _room(self._needs)
+        room = self.room
         if not room and not self._actors:
             raise ClusterError(
                 f"an actor needs {_words(self._needs)} of one node, no node has so much: give "
@@ -118,17 +145,13 @@ class ShardActors:
         for _ in range(len(self._actors), min(room + 1, self._most)):
             worker = f"{len(self._actors)}"
             self._actors[worker] = self._actor.remote()
-            self._begin(worker)
+            if self._scoring is not None:
+                self._begin(worker)
 
     def _begin(self, worker: str) -> None:
         """Let an actor that was started, or started anew, open the data."""
         self._actors[worker].begin.remote(self._scoring)
         self.ask(worker, [])
-
-
-def _needs(scoring: RemoteScoring) -> dict[str, int]:
-    """The resources of an actor."""
-    return {"CPU": scoring.threads} if scoring.sources.device == "cpu" else {"CPU": 1, "GPU": 1}
 
 
 def _options(needs: Mapping[str, int]) -> dict[str, int]:
@@ -137,17 +160,6 @@ def _options(needs: Mapping[str, int]) -> dict[str, int]:
 
 def _words(needs: Mapping[str, int]) -> str:
     return " and ".join(f"{count} {name}" for name, count in needs.items())
-
-
-def _room(needs: Mapping[str, int]) -> int:
-    """How many actors fit on all nodes."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(int(min(one.get(name, 0) // n for name, n in needs.items())) for one in alive)
-
-
-def room_for(scoring: RemoteScoring) -> int:
-    """How many actors the cluster has room for."""
-    return _room(_needs(scoring))
 
 
 def check(news: News) -> None:

@@ -13,9 +13,7 @@ import numpy as np
 from understudy.errors import DataError, listed
 from understudy.measured_rounds import unit_of
 from understudy.progress_bars import Advance
-from understudy.scoring.new_sources import NewSources
 from understudy.scoring.outputs import ExitOutputs
-from understudy.scoring.probing import Probe, probing_progress
 from understudy.scoring.shard_scorer import ScoredShard, ShardScorer, ShardTask
 from understudy.scoring.shards import Shards
 from understudy.scoring.source_run import smaller_batches
@@ -67,28 +65,6 @@ class ScoringJob:
                 for exit in self.sources.probes[name].exits
             }
         )
-
-    @staticmethod
-    def probed(models: NewSources, shards: Shards, on_progress: Advance) -> Sources:
-        """Some sources, run on some images unless what was found of them is kept.
-
-        Args:
-            models: the sources.
-            shards: of their plan, where it is kept.
-            on_progress: called after every source of many.
-
-        Raises:
-            ModelError, DataError: as `NewSources.probe` and `NewSources.probed`.
-        """
-        found: dict[str, Probe] = {}
-        show = probing_progress(on_progress, len(models.specs))
-        for name in models.specs:
-            kept = shards.probe(name)
-            found[name] = models.probe(name) if kept is None else kept
-            if kept is None:
-                shards.keep_probe(name, found[name])
-            show(len(found))
-        return models.probed(found)
 
     def score(self) -> None:
         """Score the missing shards of all sources; damaged ones are missing too.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -32,6 +32,7 @@ from understudy.scoring.joined import JoinedScoring
 from understudy.scoring.joined_probing import JoinedProbing
 from understudy.scoring.launcher import own_gpu, sign_of_others
 from understudy.scoring.new_sources import NewSources
+from understudy.scoring.place import ScoringPlace, this_process
 from understudy.scoring.plan import (
     OtherThreads,
     check_resumable,
@@ -71,7 +72,7 @@ def score_into(
     join: bool = False,
     allow_code: Collection[str] = (),
     on_progress: Advance = no_bar,
-    job_of: type[ScoringJob] = ScoringJob,
+    place_of: Callable[[str, int], AbstractContextManager[ScoringPlace]] = this_process,
 ) -> ScoreTable:
     """Score models into the table at `path`, and read it back.
 
@@ -118,8 +119,9 @@ def score_into(
         join: work together with all processes that join; else alone.
         allow_code: the modules that specs ``py:module:factory`` in folders of exits may import.
         on_progress: called after every batch, and after every round in which times are measured.
-        job_of: the job that probes, scores and measures: in this process, unless it is
-            `cluster.scoring_job.RayScoringJob`; not for processes that join.
+        place_of: makes the place where models are probed, scored and measured, for a device and a
+            number of threads: this process, unless it is `cluster.scoring_job.on_ray`; not for
+            processes that join.
 
     Returns:
         The table at `path`, with all its exits.
@@ -136,41 +138,31 @@ def score_into(
     """
     _check_arguments(models, batch, measure_batches or (), threads)
     check_target(path)
-    images = open_data(data)
-    groups = images.groups if groups is None and images.groups is not None else groups
-    assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours of work
     if device is None and join:
         device = own_gpu(os.environ, torch.cuda.device_count())
-    request = _Request(
-        target=Path(path),
-        models=models,
-        images=images,
-        batch=batch,
-        keep_logits=keep_logits,
-        strict=strict,
-        measured=measure_batches,
-        workers=workers,
-        split=split,
-        groups=groups,
-        device=usable_device(device),
-        join=join,
-        allow_code=allow_code,
-        on_progress=on_progress,
-        job_of=job_of,
-    )
-    found = plan_with(request.target, models) if join and threads is None else None
-    number = int(found.get("threads", 0)) if found is not None else threads
-    while True:
-        with torch_threads(number or torch.get_num_threads()):
-            try:
-                table = _scored(request)
-            except OtherThreads as error:  # others that join began meanwhile
-                if not join or threads is not None:
-                    raise
-                number = error.threads
-            else:
-                if table is not None:
-                    return table
+    device = usable_device(device)
+    with place_of(device, threads or torch.get_num_threads()) as place:
+        images = open_data(data)
+        groups = images.groups if groups is None and images.groups is not None else groups
+        assign_splits(images.ids, split, groups=groups)  # what does not fit fails before hours
+        request = _Request(
+            target=Path(path),
+            models=models,
+            images=images,
+            batch=batch,
+            keep_logits=keep_logits,
+            strict=strict,
+            measured=measure_batches,
+            workers=workers,
+            split=split,
+            groups=groups,
+            device=device,
+            join=join,
+            allow_code=allow_code,
+            on_progress=on_progress,
+            place=place,
+        )
+        return _scored_with(threads, request)
 
 
 @dataclass(frozen=True)
@@ -191,7 +183,26 @@ class _Request:
     join: bool
     allow_code: Collection[str]
     on_progress: Advance
-    job_of: type[ScoringJob]
+    place: ScoringPlace
+
+
+def _scored_with(threads: int | None, request: _Request) -> ScoreTable:
+    """The table at the target, with so many threads, or as many as the run that is joined."""
+    join, found = request.join, None
+    if join and threads is None:
+        found = plan_with(request.target, request.models)
+    number = int(found.get("threads", 0)) if found is not None else threads
+    while True:
+        with torch_threads(number or torch.get_num_threads()):
+            try:
+                table = _scored(request)
+            except OtherThreads as error:  # others that join began meanwhile
+                if not join or threads is not None:
+                    raise
+                number = error.threads
+            else:
+                if table is not None:
+                    return table
 
 
 def _scored(request: _Request) -> ScoreTable | None:
@@ -214,9 +225,9 @@ def _scored(request: _Request) -> ScoreTable | None:
     if not request.join:
         with Shards.of(target, plan, check=check) as shards:
             with _removed_if_empty(shards):
-                sources = request.job_of.probed(models, shards, request.on_progress)
+                sources = request.place.probed(models, shards, request.on_progress)
                 check_new_names(older, target, [one.name for one in sources.exits])
-            job = request.job_of(_scorer(request, sources, shards), shards, request.on_progress)
+            job = request.place.job(_scorer(request, sources, shards), shards, request.on_progress)
             return _written(job, request, older, settings=settings, files=files)
     arguments = table_arguments(
         measured=request.measured, split=request.split, groups=request.groups, strict=request.strict

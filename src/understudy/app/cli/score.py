@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +15,7 @@ from understudy.app.cli import options, terminal
 
 if TYPE_CHECKING:
     from understudy.scores import ScoreTable
-    from understudy.scoring.job import ScoringJob
+    from understudy.scoring.place import ScoringPlace
 
 
 def score(
@@ -136,7 +138,7 @@ def score(
 
     sizes, shares = _sizes(measure), options.split_shares(split, into=into)
     check_target(into)
-    with scoring_place(ray) as job_of, terminal.progress("images", measuring="rounds") as advance:
+    with scoring_on(ray) as place_of, terminal.progress("images", measuring="rounds") as advance:
         from understudy.scoring.further_exits import table_at
         from understudy.scoring.on_disk import score_into
 
@@ -156,7 +158,7 @@ def score(
             join=join,
             allow_code=allow_code or (),
             on_progress=advance,
-            job_of=job_of,
+            place_of=place_of,
         )
     known = () if older is None else older.names
     scored = [name for name in scores.names if name not in known]
@@ -170,19 +172,22 @@ def score(
 
 
 @contextmanager
-def scoring_place(ray: str | None) -> Iterator[type[ScoringJob]]:
-    """What scores: this process, or actors on Ray while the block runs."""
+def scoring_on(ray: str | None) -> Iterator[Callable[..., AbstractContextManager[ScoringPlace]]]:
+    """Where models are scored: in this process, or by actors on Ray while the block runs."""
     if ray is None:
-        from understudy.scoring.job import ScoringJob
+        from understudy.scoring.place import this_process
 
-        yield ScoringJob
+        yield this_process
         return
     from understudy.cluster.connection import connected
 
-    with connected(ray or None):  # PyTorch is imported after
-        from understudy.cluster.scoring_job import RayScoringJob
+    importing = Thread(target=import_module, args=("torch",), name="understudy-import")
+    importing.start()  # which takes as long as it takes to connect
+    with connected(ray or None):
+        importing.join()
+        from understudy.cluster.scoring_job import on_ray
 
-        yield RayScoringJob
+        yield on_ray
 
 
 def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:
