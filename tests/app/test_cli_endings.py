@@ -43,6 +43,19 @@ main()
 """
 
 
+INTERRUPTED_BESIDE_A_THREAD = """
+import os, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+from understudy.app.cli import main
+def app():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    os.kill(os.getpid(), signal.SIGINT)
+main.app = app
+from understudy.__main__ import main
+main()
+"""
+
+
 def ended(
     *words: str, stdout: int = subprocess.PIPE, **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -54,12 +67,19 @@ def ended(
         text=True,
         env={**os.environ, **environment},
         check=False,
+        timeout=60,
     )
 
 
 @pytest.mark.parametrize("module", ["typer", "understudy.app.cli.bench", "polars"])
 def test_ctrl_c_during_imports_is_one_line(module: str) -> None:
     command = ended("-c", INTERRUPTED.format(module=module))
+    assert (command.returncode, command.stdout) == (130, "")
+    assert command.stderr == "error: interrupted; finished work is kept\n"
+
+
+def test_ctrl_c_waits_for_no_thread() -> None:
+    command = ended("-c", INTERRUPTED_BESIDE_A_THREAD)
     assert (command.returncode, command.stdout) == (130, "")
     assert command.stderr == "error: interrupted; finished work is kept\n"
 
