@@ -42,6 +42,8 @@ def _interrupt(_: int, frame: FrameType | None) -> NoReturn:
 
 
 def _end_interrupted() -> NoReturn:
+    if os.isatty(2):
+        os.write(2, b"\r\x1b[K\x1b[?25h")  # clears a bar's line, and shows the cursor that it hides
     os.write(2, b"error: interrupted; finished work is kept\n")
     os._exit(_INTERRUPTED)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -183,8 +183,10 @@ def scoring_on(ray: str | None) -> Iterator[Callable[..., AbstractContextManager
 
     importing = Thread(target=_import_torch, name="understudy-import")
     importing.start()  # which takes as long as it takes to connect
-    with connected(ray or None):
-        importing.join()
+    with ExitStack() as stack:
+        with terminal.waiting("connecting to Ray"):
+            stack.enter_context(connected(ray or None))
+            importing.join()
         from understudy.cluster.scoring_job import on_ray
 
         yield on_ray
