@@ -59,11 +59,9 @@ def guarded() -> Iterator[str]:
     def refuse(_: Any, context: grpc.ServicerContext) -> None:
         context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
 
-    class Guard(grpc.GenericRpcHandler):
-        def service(self, _: Any) -> Any:
-            return grpc.unary_unary_rpc_method_handler(refuse)
-
-    server = grpc.server(ThreadPoolExecutor(1), handlers=[Guard()])
+    methods = {"CheckAlive": grpc.unary_unary_rpc_method_handler(refuse)}
+    guard = grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", methods)
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[guard])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"

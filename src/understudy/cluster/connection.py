@@ -106,6 +106,16 @@ def check_nodes() -> None:
                 ) from error
 
 
+def head_answers() -> bool:
+    """Whether the head of the cluster that this process is connected to takes connections."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def check_versions(found: Mapping[str, str], node: str) -> None:
     """Refuse libraries of other versions than here.
 
