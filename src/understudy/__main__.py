@@ -11,6 +11,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+_INTERRUPTED = 130  # the exit code that Typer gives Ctrl-C
+
 
 def main() -> None:
     """Run the command line as a process of its own."""
@@ -24,6 +26,10 @@ def main() -> None:
         command()
     except KeyboardInterrupt:  # outside of the command
         _end_interrupted()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # threads that import or decode are not waited for
+            os._exit(_INTERRUPTED)
+        raise
 
 
 def _interrupt(_: int, frame: FrameType | None) -> NoReturn:
@@ -36,8 +42,10 @@ def _interrupt(_: int, frame: FrameType | None) -> NoReturn:
 
 
 def _end_interrupted() -> NoReturn:
+    if os.isatty(2):
+        os.write(2, b"\r\x1b[K\x1b[?25h")  # clears a bar's line, and shows the cursor that it hides
     os.write(2, b"error: interrupted; finished work is kept\n")
-    os._exit(130)
+    os._exit(_INTERRUPTED)
 
 
 def _open_standard_streams() -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from command_line import Run, refused
 from understudy.app.cli import main as command_line
-from understudy.app.cli.terminal import answer, note, progress
+from understudy.app.cli.terminal import answer, note, progress, waiting
 from understudy.display import group_of, note_of, plain, table_of
 
 ANSWERS = """
@@ -43,6 +43,19 @@ main()
 """
 
 
+INTERRUPTED_BESIDE_A_THREAD = """
+import os, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+from understudy.app.cli import main
+def app():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    os.kill(os.getpid(), signal.SIGINT)
+main.app = app
+from understudy.__main__ import main
+main()
+"""
+
+
 def ended(
     *words: str, stdout: int = subprocess.PIPE, **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -54,12 +67,31 @@ def ended(
         text=True,
         env={**os.environ, **environment},
         check=False,
+        timeout=60,
     )
 
 
 @pytest.mark.parametrize("module", ["typer", "understudy.app.cli.bench", "polars"])
 def test_ctrl_c_during_imports_is_one_line(module: str) -> None:
     command = ended("-c", INTERRUPTED.format(module=module))
+    assert (command.returncode, command.stdout) == (130, "")
+    assert command.stderr == "error: interrupted; finished work is kept\n"
+
+
+def test_ctrl_c_during_imports_leaves_a_terminal_with_its_cursor() -> None:
+    reader, terminal = os.openpty()
+    words = [sys.executable, "-c", INTERRUPTED.format(module="polars")]
+    command = subprocess.run(words, stderr=terminal, check=False, timeout=60)
+    os.close(terminal)
+    assert command.returncode == 130
+    assert os.read(reader, 200) == (
+        b"\r\x1b[K\x1b[?25herror: interrupted; finished work is kept\r\n"
+    )
+    os.close(reader)
+
+
+def test_ctrl_c_waits_for_no_thread() -> None:
+    command = ended("-c", INTERRUPTED_BESIDE_A_THREAD)
     assert (command.returncode, command.stdout) == (130, "")
     assert command.stderr == "error: interrupted; finished work is kept\n"
 
@@ -85,6 +117,21 @@ def test_json_is_escaped_where_stdout_cannot_hold_it(name: str) -> None:
     assert command.returncode == 0, command.stderr
     assert json.loads(command.stdout) == {"class": name}
     assert command.stdout.isascii()
+
+
+def test_a_spinner_is_for_terminals_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with waiting("connecting to Ray"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    with waiting("connecting to Ray"):
+        pass
+    shown = capsys.readouterr().err
+    assert "connecting to Ray" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("connecting to Ray")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -5,13 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from command_line import Run
 from ray_nodes import RayNodes
 from understudy.cluster.connection import ClusterError, connected
+
+HEADERS = "ray._private.authentication.http_token_authentication.get_auth_headers_if_auth_enabled"
 
 
 @pytest.fixture
@@ -47,6 +51,23 @@ def talking() -> Iterator[str]:
         server.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """The address of a program that refuses all calls, as a head does those without its token."""
+    import grpc
+
+    def refuse(_: Any, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+
+    methods = {"CheckAlive": grpc.unary_unary_rpc_method_handler(refuse)}
+    guard = grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", methods)
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[guard])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
 def refused(address: str | None) -> str:
     with pytest.raises(ClusterError) as caught, connected(address):
         pass
@@ -62,6 +83,14 @@ def test_an_address_where_nobody_listens(closed: str) -> None:
 
 def test_a_program_that_is_no_ray(talking: str) -> None:
     assert f"what listens at '{talking}' is none" in refused(talking)
+
+
+def test_a_cluster_that_asks_for_a_token(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = refused(guarded)
+    assert "a cluster that asks for a token is joined with it, " in sentence
+    assert f"'{guarded}' refuses to be joined without: set RAY_AUTH_MODE=token, " in sentence
+    monkeypatch.setattr(HEADERS, lambda _: {"authorization": "Bearer other"})
+    assert f"'{guarded}' refuses the one given here: " in refused(guarded)
 
 
 @pytest.mark.slow  # waits for the end of its patience

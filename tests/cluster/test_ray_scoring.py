@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from ray_nodes import RayNodes
+from ray_nodes import RayNodes, ray_nodes
 from table_files import content
 from understudy.cluster.connection import ClusterError, connected
 from understudy.cluster.scoring_job import on_ray
@@ -47,6 +49,7 @@ class Net(nn.Module):
 
 def tiny(): return Stage(Net(0))
 def small(): return Stage(Net(1, seconds=0.02))
+def slow(): return Stage(Net(5, seconds=0.3))
 def greedy(): return Stage(Net(2, most=8))
 def broken(): return Stage(Net(3, fails=FAILS))
 def deadly(): return Stage(Deadly())
@@ -222,3 +225,27 @@ def test_many_models_are_probed_by_actors(
 def test_too_few_cores_are_named(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"an actor needs 3 CPU of one node, no node has so"):
         scored(tmp_path / "table", threads=3)
+
+
+def test_a_head_that_ends_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    """Ray itself would end this process after a minute, with a line of its own."""
+    shards = tmp_path / "table.partial" / "000"
+    with ray_nodes(cores=1) as other:
+        words = ["score", "py:ray_nets:slow", "--data", "digits:heldout", "--batch", "4"]
+        more = ["--into", tmp_path / "table", "--ray", other.address, "--threads", "1"]
+        command = subprocess.Popen(
+            [sys.executable, "-m", "understudy", *words, *map(str, more), "--measure", "none"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while command.poll() is None and not list(shards.glob("*.parquet")):
+            time.sleep(0.1)
+        for process in other.processes("gcs_server"):
+            os.kill(process, signal.SIGKILL)
+        _, stderr = command.communicate(timeout=120)
+    assert command.returncode == 2, stderr
+    last = stderr.splitlines()[-1]  # before it a shard may be lost
+    assert last.startswith("error: a cluster's head answers as long as work goes on, that of ")
+    assert list(shards.glob("*.parquet"))

@@ -106,6 +106,16 @@ def check_nodes() -> None:
                 ) from error
 
 
+def head_answers() -> bool:
+    """Whether the head of the cluster that this process is connected to takes connections."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def check_versions(found: Mapping[str, str], node: str) -> None:
     """Refuse libraries of other versions than here.
 
@@ -193,24 +203,38 @@ def _reach(address: str, *, named: str) -> None:
             f"({getattr(error, 'strerror', None) or error}): start one with `ray start --head`, or "
             "correct the address"
         ) from error
-    if not _speaks_ray(address):
+    if not _speaks_ray(address, named=named):
         raise ClusterError(
             f"a Ray cluster answers at its address, what listens at {named} is none: give the "
             "address that `ray start --head` printed"
         )
 
 
-def _speaks_ray(address: str) -> bool:
-    """Whether the head of a Ray cluster listens; what asks for a token or TLS may be one."""
+def _speaks_ray(address: str, *, named: str) -> bool:
+    """Whether the head of a Ray cluster listens; what asks for TLS may be one.
+
+    Raises:
+        ClusterError: it asks for a token, and does not take the one that is given here.
+    """
     if os.environ.get("RAY_USE_TLS", "0") != "0":
         return True
     import grpc  # which Ray brings
+    from ray._private.authentication.http_token_authentication import (
+        get_auth_headers_if_auth_enabled,
+    )
 
+    token = tuple(get_auth_headers_if_auth_enabled({}).items())
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary(_ALIVE)(b"", timeout=_REACHED)
+            channel.unary_unary(_ALIVE)(b"", timeout=_REACHED, metadata=token)
         except grpc.RpcError as error:
-            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+            if error.code() != grpc.StatusCode.UNAUTHENTICATED:
+                return False
+            found = "the one given here" if token else "to be joined without"
+            raise ClusterError(
+                f"a cluster that asks for a token is joined with it, {named} refuses {found}: set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token is another"
+            ) from error
     return True
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from understudy.cluster.connection import ClusterError, cause_of, check_versions
+from understudy.cluster.connection import ClusterError, cause_of, check_versions, head_answers
 from understudy.cluster.remote_scoring import RemoteScoring
 from understudy.cluster.shard_actor import ShardActor
 from understudy.cluster.shard_news import Failed, News, Started, Task
 from understudy.errors import DataError, ModelError, UnderstudyError
 
 PATIENCE = 300  # seconds without a word from any actor, after which a run ends
+_HEADLESS = 20  # seconds without the cluster's head; after 60 Ray ends the whole process
 _KINDS = {one.__name__: one for one in (ModelError, DataError)}
 _MOMENT = 1.0  # seconds after which actors that were lost are asked again, and room is looked for
 
@@ -48,6 +49,7 @@ class ShardActors:
         self._calls: dict[Any, str] = {}
         self._lost: dict[str, float] = {}
         self._looked = self._heard = monotonic()
+        self._headless: float | None = None  # since when
         self._grow()
 
     @property
@@ -82,9 +84,10 @@ class ShardActors:
         again when Ray has started it anew.
 
         Raises:
-            ClusterError: no actor can be started, or none has answered for a long time.
+            ClusterError: no actor can be started, none has answered for a long time, or the head of
+                the cluster is gone.
         """
-        if monotonic() - self._looked > _MOMENT:
+        if monotonic() - self._looked > _MOMENT and self._has_head():
             self._grow()
             for worker in [one for one, until in self._lost.items() if until < monotonic()]:
                 del self._lost[worker]
@@ -110,6 +113,8 @@ class ShardActors:
 
     def leave(self, *stay: str) -> None:
         """End all other actors; those that wait for room first."""
+        if self._given_up:
+            return  # they end by themselves
         for other in [one for one in reversed(self._actors) if one not in stay]:
             ray.kill(self._actors.pop(other), no_restart=True)
             self._lost.pop(other, None)
@@ -132,6 +137,30 @@ class ShardActors:
         except (RayActorError, RayError):
             return None
         return news
+
+    def _has_head(self) -> bool:
+        """Whether the head of the cluster answers; without it all that asks Ray waits.
+
+        Raises:
+            ClusterError: it has not for long.
+        """
+        if head_answers():
+            self._headless = None
+            return True
+        self._looked = monotonic()
+        self._headless = self._headless or self._looked
+        if self._given_up:
+            raise ClusterError(
+                "a cluster's head answers as long as work goes on, that of this one has not for "
+                f"{_HEADLESS} seconds: start the cluster again; what is scored is kept, and the "
+                "same command goes on"
+            )
+        return False
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether the head of the cluster has not answered for long."""
+        return self._headless is not None and monotonic() - self._headless > _HEADLESS
 
     def _grow(self) -> None:
         """Make further actors where the cluster has room for more of them than there are."""

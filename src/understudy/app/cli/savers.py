@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from understudy.app.cli.options import Confidence, Json, Ray, TablePath, Unit, budgets, option
-from understudy.app.cli.terminal import UsageError, answer, note_missing_labels, progress
+from understudy.app.cli.terminal import UsageError, answer, note_missing_labels, progress, waiting
 from understudy.display import (
     budget_text,
     group_of,
@@ -96,7 +96,9 @@ def saver_workers(table: Path, ray: str | None) -> Iterator[Workers]:
         return
     from understudy.cluster.connection import connected
 
-    with connected(ray or None):
+    with ExitStack() as stack:
+        with waiting("connecting to Ray"):
+            stack.enter_context(connected(ray or None))
         from understudy.cluster.savers import savers_on_ray
 
         yield partial(savers_on_ray, table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -181,13 +181,21 @@ def scoring_on(ray: str | None) -> Iterator[Callable[..., AbstractContextManager
         return
     from understudy.cluster.connection import connected
 
-    importing = Thread(target=import_module, args=("torch",), name="understudy-import")
+    importing = Thread(target=_import_torch, name="understudy-import")
     importing.start()  # which takes as long as it takes to connect
-    with connected(ray or None):
-        importing.join()
+    with ExitStack() as stack:
+        with terminal.waiting("connecting to Ray"):
+            stack.enter_context(connected(ray or None))
+            importing.join()
         from understudy.cluster.scoring_job import on_ray
 
         yield on_ray
+
+
+def _import_torch() -> None:
+    """Import PyTorch; what fails fails again, and is told, where it is used."""
+    with suppress(Exception):
+        import_module("torch")
 
 
 def _sizes(measure: list[str] | None) -> tuple[int, ...] | None:

@@ -77,7 +77,8 @@ def serve_on_ray(
         check_port(host, port)  # before Ray is started for it
     signal.signal(signal.SIGTERM, _stop)  # what has been started ends, too
     with ExitStack() as stack:
-        stack.enter_context(connected(address or None))
+        with terminal.waiting("connecting to Ray"):
+            stack.enter_context(connected(address or None))
         spec = _spec(cascade, settings, ranges, max_drop, device, allow_code)
         with terminal.progress("replicas") as advance:
             entered = served(spec, host=host, port=port, on_progress=advance)

@@ -192,6 +192,17 @@ def progress(unit: str, **units: str) -> Iterator[Advance]:
         yield lambda name, done, total: advance(visible(name), done, total)
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner on stderr while the block runs, which then vanishes; none without a terminal."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(visible(what)):
+        yield
+
+
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
