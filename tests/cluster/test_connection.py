@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from command_line import Run
@@ -62,6 +64,36 @@ def test_an_address_where_nobody_listens(closed: str) -> None:
 
 def test_a_program_that_is_no_ray(talking: str) -> None:
     assert f"what listens at '{talking}' is none" in refused(talking)
+
+
+@pytest.fixture
+def asking_for_a_token() -> Iterator[str]:
+    """The address of a program that refuses every call without a token, as a head of Ray does."""
+
+    class Refusing(grpc.ServerInterceptor):
+        def intercept_service(self, continuation: object, details: object) -> object:  # noqa: ARG002
+            def refuse(_: object, context: grpc.ServicerContext) -> bytes:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+                raise AssertionError
+
+            return grpc.unary_unary_rpc_method_handler(refuse)
+
+    server = grpc.server(ThreadPoolExecutor(1), interceptors=(Refusing(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_a_cluster_that_asks_for_a_token(
+    asking_for_a_token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert refused(asking_for_a_token) == (
+        f"a cluster that asks for a token is joined with it, that at '{asking_for_a_token}' asks "
+        "and RAY_AUTH_MODE is not set: set RAY_AUTH_MODE=token here, and have the token of the "
+        "head in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+    )
 
 
 @pytest.mark.slow  # waits for the end of its patience

@@ -21,6 +21,7 @@ ADDRESS = "RAY_ADDRESS"  # of the environment, as Ray itself reads it
 _REACHED, _JOINED, _ANSWERED = 5, 15, 60  # seconds, after which a port, a cluster, a node is none
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+_AUTHENTICATION = "RAY_AUTH_MODE"  # of the environment; without it Ray joins without a token
 
 
 class ClusterError(UnderstudyError):
@@ -172,7 +173,8 @@ def _join(address: str, *, named: str) -> None:
     if thread.is_alive():
         raise ClusterError(
             f"a Ray cluster answers within {_JOINED} seconds, what listens at {named} does not: "
-            "give the address that `ray start --head` printed"
+            "give the address that `ray start --head` printed, and the token of its head if it "
+            "asks for one"
         )
     if failed:
         raise _refused(failed[0], named) from failed[0]
@@ -193,25 +195,29 @@ def _reach(address: str, *, named: str) -> None:
             f"({getattr(error, 'strerror', None) or error}): start one with `ray start --head`, or "
             "correct the address"
         ) from error
-    if not _speaks_ray(address):
-        raise ClusterError(
-            f"a Ray cluster answers at its address, what listens at {named} is none: give the "
-            "address that `ray start --head` printed"
-        )
+    if os.environ.get("RAY_USE_TLS", "0") == "0":  # what asks for TLS may be one
+        _check_speaks_ray(address, named=named)
 
 
-def _speaks_ray(address: str) -> bool:
-    """Whether the head of a Ray cluster listens; what asks for a token or TLS may be one."""
-    if os.environ.get("RAY_USE_TLS", "0") != "0":
-        return True
+def _check_speaks_ray(address: str, *, named: str) -> None:
+    """Refuse what is no head of a Ray cluster, or one that asks for a token where none is sent."""
     import grpc  # which Ray brings
 
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             channel.unary_unary(_ALIVE)(b"", timeout=_REACHED)
         except grpc.RpcError as error:
-            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
-    return True
+            if error.code() != grpc.StatusCode.UNAUTHENTICATED:
+                raise ClusterError(
+                    f"a Ray cluster answers at its address, what listens at {named} is none: give "
+                    "the address that `ray start --head` printed"
+                ) from error
+            if os.environ.get(_AUTHENTICATION, "").lower() != "token":
+                raise ClusterError(
+                    f"a cluster that asks for a token is joined with it, that at {named} asks and "
+                    f"{_AUTHENTICATION} is not set: set {_AUTHENTICATION}=token here, and have the "
+                    "token of the head in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+                ) from error
 
 
 def _refused(error: BaseException, named: str) -> ClusterError:
