@@ -70,8 +70,8 @@ def test_a_program_that_is_no_ray(talking: str) -> None:
 def asking_for_a_token() -> Iterator[str]:
     """The address of a program that refuses every call without a token, as a head of Ray does."""
 
-    class Refusing(grpc.ServerInterceptor):
-        def intercept_service(self, continuation: object, details: object) -> object:  # noqa: ARG002
+    class Refusing:
+        def intercept_service(self, continuation: object, details: object) -> object:
             def refuse(_: object, context: grpc.ServicerContext) -> bytes:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
                 raise AssertionError
