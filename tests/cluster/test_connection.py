@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from command_line import Run
@@ -54,7 +55,6 @@ def talking() -> Iterator[str]:
 @pytest.fixture
 def guarded() -> Iterator[str]:
     """The address of a program that refuses all calls, as a head does those without its token."""
-    import grpc
 
     def refuse(_: Any, context: grpc.ServicerContext) -> None:
         context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")

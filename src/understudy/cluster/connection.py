@@ -182,7 +182,8 @@ def _join(address: str, *, named: str) -> None:
     if thread.is_alive():
         raise ClusterError(
             f"a Ray cluster answers within {_JOINED} seconds, what listens at {named} does not: "
-            "give the address that `ray start --head` printed"
+            "give the address that `ray start --head` printed, and the token of its head if it "
+            "asks for one"
         )
     if failed:
         raise _refused(failed[0], named) from failed[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import socket
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
@@ -22,6 +24,7 @@ from understudy.cluster.connection import ClusterError, cause_of
 from understudy.cluster.serve_app import DEPLOYMENT, STAGE, build
 from understudy.cluster.serve_proxy import DOOR, ENVIRONMENT
 from understudy.cluster.serve_spec import ServeSpec, check_folder, check_stages, digest_of
+from understudy.errors import brief
 from understudy.progress_bars import Advance
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,24 @@ class ServedApplication:
         names = check_stages(self.spec)
         places = map(STAGE.format, range(1, len(names) + 1))
         return {n: _running(self.spec.model, place) for n, place in zip(names, places, strict=True)}
+
+    def status(self) -> dict[str, Any]:
+        """What GET `/status` answers; asked directly, whatever HTTP proxy the environment names.
+
+        Raises:
+            ClusterError: it does not answer.
+        """
+        try:
+            status, body = _response(self.host, self.port, "/status", seconds=ANSWERED)
+            if status != HTTPStatus.OK:
+                raise HTTPException(f"status {status}")
+            found: dict[str, Any] = json.loads(body)
+        except (OSError, HTTPException, ValueError) as error:
+            raise ClusterError(
+                f"a served cascade answers at {self.url}, it does not ({brief(error)}): look at "
+                "the logs of Ray Serve"
+            ) from error
+        return found
 
     def drain(self) -> None:
         """Be not ready any more, but go on answering, while others stop sending."""
@@ -271,7 +292,8 @@ def _deploy(spec: ServeSpec, on_progress: Advance) -> None:
         serve.run_many([target], wait_for_applications_running=False)
     except (RayError, RayServeException) as error:
         raise ClusterError(
-            f"Ray Serve takes an application, it refused this one ({cause_of(error)})"
+            f"Ray Serve takes an application at /, it refused this one ({cause_of(error)}): end "
+            "what is in its way, or serve on another cluster"
         ) from error
     end, wanted = time.monotonic() + STARTED, sum(own.replicas for own in spec.deployments)
     while time.monotonic() < end:
@@ -325,11 +347,18 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _get(host: str, port: int, path: str) -> int:
-    connection: Any = HTTPConnection(host, port, timeout=5)
     try:
-        connection.request("GET", path)
-        return int(connection.getresponse().status)
+        return _response(host, port, path, seconds=5)[0]
     except (OSError, HTTPException):
         return 0
+
+
+def _response(host: str, port: int, path: str, *, seconds: float) -> tuple[int, bytes]:
+    """The status and the body of an answer."""
+    connection: Any = HTTPConnection(host, port, timeout=seconds)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return int(response.status), response.read()
     finally:
         connection.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.request import urlopen
 
 from understudy.app.cli import terminal
 from understudy.display import percent
@@ -84,7 +82,7 @@ def serve_on_ray(
             entered = served(spec, host=host, port=port, on_progress=advance)
             application = stack.enter_context(entered)
         _warn(host, application)
-        found = json.load(urlopen(f"{application.url}/status", timeout=30))
+        found = application.status()
         facts, view = _facts(application, found), _view(application, found)
         terminal.answer(view, facts, as_json=as_json)
         _until_stopped(application.drain)
