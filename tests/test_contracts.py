@@ -120,6 +120,10 @@ CORE = {
         "ensemble",
     },
     "operating_point": {"json_codec", "errors", "policy", "certificate", "result", "baseline"},
+    "model_card": {
+        "certificate", "display", "ensemble", "errors", "operating_point", "outcome", "policy",
+        "split",
+    },
     "display": {"text_table"},
     "text_table": set(),
 }  # fmt: skip

@@ -97,7 +97,11 @@ def test_what_the_folder_holds(cascade: Cascade, tmp_path: Path) -> None:
     save_cascade(cascade, tmp_path / "c", provenance={"table": "abc"})
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     weights = ["A_b.c-2.safetensors", "a_b.c.safetensors"]
-    assert files == ["c/cascade.json", *(f"c/weights/{name}" for name in weights)]
+    kept = [f"c/weights/{name}" for name in weights]
+    assert files == ["c/README.md", "c/cascade.json", *kept]
+    card = (tmp_path / "c" / "README.md").read_text()
+    assert "allow_code=['nets']" in card
+    assert "understudy run . --data folder:images/ --allow-code nets" in card
     data = json.loads((tmp_path / "c/cascade.json").read_text())
     assert (data["format"], data["version"]) == ("understudy.cascade", 3)
     assert data["provenance"] == {"table": "abc"}

@@ -20,6 +20,7 @@ from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import Ensemble
 from understudy.errors import MissingExtra, ModelError, PolicyError, unknown
 from understudy.folders import check_own_folder, replacing_folder
+from understudy.model_card import README, ModelCard, model_text
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.stage import InputKind, Stage
 from understudy.onnx.bundle import NAME, PIECES, OnnxBundle, OnnxPart, Value, hashes_of
@@ -88,7 +89,22 @@ def export_onnx(
         differences = _differences(bundle, cascade, folder, sample)
         bundle = replace(bundle, differences=differences)
         bundle.save(folder / NAME)
+        (folder / README).write_text(_card(cascade, bundle).markdown, encoding="utf-8")
     return bundle
+
+
+def _card(cascade: Cascade, bundle: OnnxBundle) -> ModelCard:
+    """What the folder says of itself to a reader."""
+    return ModelCard(
+        bundle.policy,
+        bundle.frontier,
+        {name: model_text(cascade.stages[name].origin) for name in bundle.exits},
+        (
+            'from understudy.onnx import load_onnx\n\ncascade = load_onnx(".")',
+            "understudy run . --data folder:images/",
+        ),
+        classes=None if cascade.classes is None else len(cascade.classes),
+    )
 
 
 def _bundle(

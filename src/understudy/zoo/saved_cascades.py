@@ -20,6 +20,7 @@ from understudy.early_exit.stages import ExitStage
 from understudy.ensemble import Ensemble, ensemble_of
 from understudy.errors import ModelError
 from understudy.folders import check_own_folder, replacing_folder
+from understudy.model_card import README, ModelCard, model_text
 from understudy.nn.cascade import Cascade, EnsembleStage
 from understudy.nn.identity import SAMPLE, check_identity, identity_of
 from understudy.nn.processor import preprocess_from
@@ -91,6 +92,7 @@ def save_cascade(
         for name, network in networks.items():
             save_model(network, str(folder / files[name]))
         write_document(folder / NAME, data)
+        (folder / README).write_text(_card(cascade, provenance or {}).markdown, encoding="utf-8")
 
 
 def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Cascade:
@@ -121,6 +123,24 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(folder, error) from error
+
+
+def _card(cascade: Cascade, provenance: Mapping[str, Any]) -> ModelCard:
+    """What the folder says of itself to a reader."""
+    models = {name: model_text(stage.origin) for name, stage in cascade.stages.items()}
+    modules = sorted({text.split(":")[1] for text in models.values() if text.startswith("py:")})
+    allowed = f", allow_code={modules}" if modules else ""
+    options = "".join(f" --allow-code {module}" for module in modules)
+    table = provenance.get("table")
+    code = f'from understudy import load_cascade\n\ncascade = load_cascade("."{allowed})'
+    return ModelCard(
+        cascade.policy,
+        cascade.operating_points,
+        models,
+        (code, f"understudy run . --data folder:images/{options}"),
+        classes=None if cascade.classes is None else len(cascade.classes),
+        table=table if isinstance(table, Mapping) else None,
+    )
 
 
 def provenance_of(path: str | Path) -> Mapping[str, Any]:
