@@ -19,7 +19,7 @@ from understudy.callables.cascade import callable_stages, class_order
 from understudy.callables.samples import as_rows, samples_of
 from understudy.callables.stage import CallableStage
 from understudy.class_logits import class_name, class_places
-from understudy.class_outputs import entries, is_missing
+from understudy.class_outputs import entries, is_missing, one_column
 from understudy.confidence_functions import are_probabilities, confidence_functions, softmax
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.exit import Detail, Exit
@@ -276,7 +276,7 @@ def _iterable(data: Any) -> Iterable[Any]:
 
 def _checked_labels(labels: Any, count: int) -> list[Any]:
     """The labels as a list."""
-    found = entries(labels.cpu() if hasattr(labels, "cpu") else labels)
+    found = entries(one_column(labels.cpu() if hasattr(labels, "cpu") else labels, "labels"))
     if len(found) != count or any(isinstance(one, list) for one in found):
         raise DataError(
             f"labels are one class per sample, ({count},), found "
