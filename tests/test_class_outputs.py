@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from understudy.errors import PolicyError, TableError
@@ -202,3 +204,76 @@ def test_a_search_refuses_costs_that_are_all_zero() -> None:
     free = ScoreTable.from_probabilities(SHARES, TRUTH, costs={"net0": 0, "net1": 0})
     with pytest.raises(TableError, match="only zeros in MACs"):
         search(free, max_drop=1.0)
+
+
+class ArrayOnly:
+    """An array by `__array__` alone."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = np.asarray(values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self._values if dtype is None else self._values.astype(dtype)
+
+
+COLUMNS: dict[str, Callable[[list[Any]], Any]] = {
+    "pandas": lambda values: pd.Series(values, index=range(5, 5 + len(values))),
+    "pandas category": lambda values: pd.Series(values).astype("category"),
+    "pandas nullable": lambda values: pd.Series(values).convert_dtypes(),
+    "pandas frame": lambda values: pd.DataFrame({"column": values}),
+    "Polars": pl.Series,
+    "Polars frame": lambda values: pl.DataFrame({"column": values}),
+    "Arrow array": pa.array,
+    "Arrow chunks": lambda values: pa.chunked_array([values[:1], values[1:]]),
+    "Arrow table": lambda values: pa.table({"column": values}),
+    "Arrow capsule": lambda values: ArrowOnly(pl.DataFrame({"column": values})),
+    "array": ArrayOnly,
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_columns_of_any_library(kind: str) -> None:
+    column = COLUMNS[kind]
+    names = ["cat", "dog", "dog", "cat"]
+    found = ScoreTable.from_predictions(
+        {
+            "a": (column(names), column([0.9, 0.6, 0.7, 0.8])),
+            "b": (column(names[::-1]), {"max_softmax": column([0.5, 0.5, 0.5, 0.5])}),
+        },
+        column(names),
+        ids=column(["p", "q", "r", "s"]),
+        groups=column(["g", "g", "h", "h"]),
+        costs={"a": 1, "b": 2},
+    )
+    assert found.classes == ("cat", "dog")
+    assert found.prediction.tolist() == [[0, 1, 1, 0], [0, 1, 1, 0]]
+    assert found.label is not None
+    assert found.label.tolist() == [0, 1, 1, 0]
+    assert found.ids.tolist() == ["p", "q", "r", "s"]
+    assert np.allclose(found.scores("max_softmax")[0], [0.9, 0.6, 0.7, 0.8])
+    shares = [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]]
+    other = ScoreTable.from_probabilities(
+        {"a": shares, "b": shares}, column(names), classes=["cat", "dog"], costs={"a": 1, "b": 2}
+    )
+    assert other.label is not None
+    assert other.label.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_a_column_for_each_confidence(frame: Callable[[Any], Any]) -> None:
+    confidences = frame({"max_softmax": [0.9, 0.6], "margin": [0.8, 0.2]})
+    exits = {"a": ([0, 1], confidences), "b": ([0, 0], confidences)}
+    found = ScoreTable.from_predictions(exits, [0, 0], costs={"a": 1, "b": 2})
+    assert np.allclose(found.scores("margin")[0], [0.8, 0.2])
+
+
+def test_nullable_numbers_of_pandas_are_numbers() -> None:
+    frame = pd.DataFrame({"cat": [0.9, 0.2], "dog": [0.1, 0.8]}).convert_dtypes()
+    found = ScoreTable.from_probabilities({"a": frame}, ["cat", "dog"], costs={"a": 1})
+    assert found.prediction.tolist() == [[0, 1]]
+
+
+def test_labels_are_one_column() -> None:
+    labels = pl.DataFrame({"label": [0, 1], "id": [7, 8]})
+    with pytest.raises(TableError, match=r"labels are one column, found .* \(2, 2\)"):
+        ScoreTable.from_probabilities({"a": [[1.0, 0.0]] * 2}, labels, costs={"a": 1})

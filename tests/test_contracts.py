@@ -91,7 +91,7 @@ CORE = {
         "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
     },
     "deciles": {"json_codec", "errors", "confidence_functions", "scores", "deferral", "tabular"},
-    "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
+    "certificate": {"json_codec", "errors", "policy", "outcome", "display", "split"},
     "import_predictions": {
         "errors", "extras", "files", "split", "scores", "table_validation", "label_sets",
     },
@@ -136,6 +136,7 @@ LAYERS = {
     "nn": {*CORE, "runtime", "graph"},
     "early_exit": {*CORE, "runtime", "nn", "graph"},
     "callables": {*CORE, "runtime"},
+    "estimators": {*CORE, "searching", "runtime", "callables"},
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "callables", "nn", "early_exit", "onnx"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
@@ -185,6 +186,7 @@ ORDER = {
     ),
     "early_exit": "heads taps exit_sequence stages network serialization",
     "callables": "samples stage cascade scoring",
+    "estimators": "estimator_names cross_fitting cascade_classifier",
     "onnx": "bundle session cascade parity export_preprocess export_graph export",
     "zoo": (
         "spec allowed_code hub_names onnx_options model_specs decoding image_source "
@@ -309,7 +311,11 @@ def test_every_module_has_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "own", [*CORE, "catalogue", "searching", "runtime", "monitoring", "callables", "onnx"]
+    "own",
+    [
+        *CORE,
+        *("catalogue", "searching", "runtime", "monitoring", "callables", "estimators", "onnx"),
+    ],
 )
 def test_the_core_never_names_torch(own: str) -> None:
     for name in MODULES:

@@ -31,7 +31,7 @@ BASE = {"numpy", "cattrs", "attrs", "attr", "typer", "rich", "threadpoolctl", "c
 # The modules of the package that need more than the base to be imported, by prefix.
 NEEDED = {
     "search": (
-        *("searching", "store", "looks", "parquet_files", "import_predictions"),
+        *("searching", "estimators", "store", "looks", "parquet_files", "import_predictions"),
         *("zoo.parquet_images", "zoo.parquet_column", "app.report"),
         *("reproduction.record", "reproduction.procedures", "app.reproduction_views"),
     ),
@@ -223,7 +223,7 @@ for name in sys.argv[2].split(","):
 print(json.dumps(ends))
 """
 PUBLIC = {
-    "search": ("load_table", "save_table", "search", "verify"),
+    "search": ("CascadeClassifier", "load_table", "save_table", "search", "verify"),
     "torch": (
         *("Cascade", "ExitNetwork", "Preprocess", "Stage", "attach", "load_cascade"),
         "save_cascade",

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Answers": "understudy.runtime.protocol",
     "Cascade": "understudy.nn.cascade",
+    "CascadeClassifier": "understudy.estimators.cascade_classifier",
     "Certificate": "understudy.certificate",
     "Executor": "understudy.runtime.executor",
     "ExitNetwork": "understudy.early_exit.network",

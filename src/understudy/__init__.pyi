@@ -6,6 +6,7 @@ from understudy.certificate import Certificate as Certificate
 from understudy.early_exit.network import ExitNetwork as ExitNetwork
 from understudy.early_exit.network import attach as attach
 from understudy.errors import UnderstudyError as UnderstudyError
+from understudy.estimators.cascade_classifier import CascadeClassifier as CascadeClassifier
 from understudy.frontier import Frontier as Frontier
 from understudy.nn.cascade import Cascade as Cascade
 from understudy.nn.preprocess import Preprocess as Preprocess

@@ -13,6 +13,7 @@ from understudy.errors import PolicyError, listed
 from understudy.json_codec import Stored, stored
 from understudy.outcome import points
 from understudy.policy import Policy, PolicyStage
+from understudy.split import fold_words
 
 _SPARE = 0.99  # of the level; the exact test spends the rest on the discordance
 
@@ -240,8 +241,8 @@ class Certificate(
             f"With probability {probability_text(self.delta)} the cascade {self._guarantee()} on "
             f"new samples like the {self.samples:,} certify samples ({self._counts()}, "
             f"p = {self.p_value:.3g}). {self._savings()}"
-            f"The promise ends when the data change.{again}"
-        )
+            f"The promise ends when the data change.{again} {fold_words(self.split)}"
+        ).rstrip()
 
     @property
     def _loses(self) -> str:

@@ -90,7 +90,57 @@ def array_of(rows: Any) -> tuple[Array, tuple[str, ...] | None]:
         names = list(rows.columns)
         columns = tuple(map(str, names)) if any(isinstance(n, str) for n in names) else None
         rows = rows.to_numpy()
-    return np.asarray(rows), columns
+    values = np.asarray(rows)
+    if columns is not None and values.dtype == object:  # pandas' nullable numbers
+        numbers = all(isinstance(one, int | float) for one in values.ravel().tolist())
+        values = values.astype(np.float64) if numbers else values
+    return values, columns
+
+
+def is_frame(values: Any) -> bool:
+    """Whether something is a data frame: of pandas or Polars, or a table of Arrow by its capsule.
+
+    >>> import polars as pl
+    >>> is_frame(pl.DataFrame({"label": [0, 1]})), is_frame(pl.Series([0, 1])), is_frame([0, 1])
+    (True, False, False)
+    """
+    if isinstance(values, list | tuple | np.ndarray):
+        return False
+    capsule = hasattr(values, "__arrow_c_stream__")
+    series = any(hasattr(values, name) for name in ("tolist", "to_list"))
+    return hasattr(values, "columns") or (capsule and not series and not _is_arrow_array(values))
+
+
+def _is_arrow_array(values: Any) -> bool:
+    return hasattr(values, "to_pylist") and not hasattr(values, "column_names")
+
+
+def one_column(values: Any, what: str) -> Any:
+    """Something with an entry per sample as an array, list or series: that of a data frame with one
+    column, of Arrow's arrays, and of whatever has `__array__`.
+
+    >>> import polars as pl
+    >>> one_column(pl.DataFrame({"label": ["cat", "dog"]}), "labels").tolist()
+    ['cat', 'dog']
+
+    Raises:
+        TableError: a data frame of several columns.
+    """
+    if values is None or isinstance(values, list | tuple | np.ndarray | str | Mapping):
+        return values
+    if _is_arrow_array(values):
+        return values.to_pylist()
+    if is_frame(values):
+        rows, _ = array_of(values)
+        if rows.ndim != 2 or rows.shape[1] != 1:
+            raise TableError(
+                f"{what} are one column, found a data frame of the shape {rows.shape}: name the "
+                "column"
+            )
+        return rows[:, 0]
+    if hasattr(values, "__array__") and not hasattr(values, "__len__"):
+        return np.asarray(values)
+    return values
 
 
 def _ordered(

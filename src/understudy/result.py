@@ -21,7 +21,7 @@ from understudy.reference import reference_words
 from understudy.result_tables import ResultTables, worst_class
 from understudy.shift import AppliedPlan, Proof, ShiftCard
 from understudy.short_repr import clipped, cut_list
-from understudy.split import ALL, headline_split
+from understudy.split import ALL, fold_words, headline_split
 from understudy.tabular import Tabular
 
 if TYPE_CHECKING:
@@ -328,11 +328,13 @@ class Result(
             "IN-SAMPLE: chosen and measured on the same samples. These figures are too "
             "good; nothing is certified."
         )
+        folds = fold_words(self.table.get("provenance", {}).get("split", {}))
         tables = self._tables()
         return display.group_of(
             *([warning] if self.in_sample else []),
             display.note_of(f"{self.reference_words()}\n"),
             *([display.note_of(self.label_words())] if self.partly_labelled else []),
+            *([display.note_of(f"{folds}\n", heading="Cross-fitted: ")] if folds else []),
             tables.single_exits(),
             tables.plans(),
             *([] if self.in_sample else [tables.guarantees()]),

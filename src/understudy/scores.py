@@ -13,7 +13,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from understudy.class_outputs import ClassOutputs, class_codes, names_of_classes
+from understudy.class_outputs import (
+    ClassOutputs,
+    array_of,
+    class_codes,
+    is_frame,
+    names_of_classes,
+    one_column,
+)
 from understudy.confidence_functions import (
     CONFIDENCES,
     LEARNED,
@@ -243,7 +250,9 @@ class ScoreTable(PricedExits, Tabular):
     ) -> ScoreTable:
         """A table from predictions made elsewhere: exit name -> (prediction, confidence).
 
-        `confidence` is (N,), taken as max softmax, or {confidence name: (N,)}. Predictions and
+        `confidence` is (N,), taken as max softmax, or {confidence name: (N,)}, or a data frame with
+        a column for each confidence. Whatever is (N,) may be a list, an array, a series of pandas
+        or Polars, an array of Arrow, or a data frame with one column. Predictions and
         labels are class numbers or names; names are numbered in sorted order unless `classes` are
         given. The other arguments are those of
         `from_probabilities`.
@@ -254,6 +263,15 @@ class ScoreTable(PricedExits, Tabular):
         >>> table.names
         ('tiny', 'big')
         """
+        predictions = {
+            name: (one_column(answer, "predictions"), _by_confidence(value))
+            for name, (answer, value) in predictions.items()
+        }
+        labels, ids, groups = (
+            one_column(values, what)
+            for values, what in ((labels, "labels"), (ids, "ids"), (groups, "groups"))
+        )
+        split = one_column(split, "splits")
         if classes is None:
             answers = [answer for answer, _ in predictions.values()]
             classes = names_of_classes(
@@ -692,7 +710,7 @@ def _of_outputs(
     count = next(iter(logits.values())).shape[1]
     table = ScoreTable.from_predictions(
         {name: (rows.argmax(1), confidences[name]) for name, rows in logits.items()},
-        None if labels is None else coded_labels(labels, outputs.classes),
+        None if labels is None else coded_labels(one_column(labels, "labels"), outputs.classes),
         classes=outputs.classes,
         **options,
     )
@@ -700,17 +718,25 @@ def _of_outputs(
     return replace(table, details={name: Detail.of(rows) for name, rows in logits.items()})
 
 
+def _by_confidence(value: Any) -> Mapping[str, Any]:
+    """Confidences by name; a data frame of several columns has the names of its columns."""
+    if isinstance(value, Mapping):
+        return {name: one_column(rows, "confidences") for name, rows in value.items()}
+    if is_frame(value):
+        rows, columns = array_of(value)
+        if columns is not None and len(columns) > 1:
+            return dict(zip(columns, rows.T, strict=True))
+    return {CONFIDENCES[0]: one_column(value, "confidences")}
+
+
 def _coded(
-    predictions: Mapping[str, tuple[npt.ArrayLike, Any]], classes: Sequence[str] | None
+    predictions: Mapping[str, tuple[Any, Mapping[str, Any]]], classes: Sequence[str] | None
 ) -> dict[str, tuple[Array, Mapping[str, Any]]]:
     """Exit name -> class numbers (N,), and confidences by name; the same N for all."""
     if not predictions:
         raise TableError("a table has at least one exit, found none")
     rows: dict[str, tuple[Array, Mapping[str, Any]]] = {
-        name: (
-            np.asarray(class_codes(answer, classes, "predictions")),
-            value if isinstance(value, Mapping) else {CONFIDENCES[0]: value},
-        )
+        name: (np.asarray(class_codes(answer, classes, "predictions")), value)
         for name, (answer, value) in predictions.items()
     }
     lengths = {name: len(answer) for name, (answer, _) in rows.items()}

@@ -101,6 +101,21 @@ def headline_split(splits: Collection[str]) -> str:
     return next((name for name in ("test", ALL) if name in splits), "certify")
 
 
+def fold_words(rule: Mapping[str, Any]) -> str:
+    """What a certificate is about where samples were answered out of fold; nothing elsewhere.
+
+    >>> fold_words({"by": "id"}), fold_words({"by": "id", "folds": 5})[:39]
+    ('', 'Samples were answered in 5 folds, by mo')
+    """
+    if "folds" not in rule:
+        return ""
+    return (
+        f"Samples were answered in {rule['folds']} folds, by models that were fitted to the "
+        "others: the models of the cascade, which are fitted to all, are not tested themselves, "
+        "and the level is nominal."
+    )
+
+
 def uniform(keys: npt.NDArray[Any], *, salt: bytes = b"") -> npt.NDArray[np.float64]:
     """A number in [0, 1) for every key, from a keyed hash: the same on every machine.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression, Perceptron
 from sklearn.naive_bayes import GaussianNB
 
-from understudy import ScoreTable, score
+from understudy import Policy, ScoreTable, build, score
 from understudy.callables import CallableStage
 from understudy.confidence_functions import confidence_functions
 from understudy.errors import DataError, ModelError, TableError
@@ -223,3 +224,31 @@ def test_everything_runs_without_pytorch() -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+class CapsuleOnly:
+    """A table by the capsule of Arrow alone."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self._frame = frame
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._frame.__arrow_c_stream__(requested_schema)
+
+
+@pytest.mark.parametrize("kind", [pl.DataFrame.to_arrow, CapsuleOnly], ids=["Arrow", "capsule"])
+def test_tables_of_arrow(kind: Callable[[pl.DataFrame], Any]) -> None:
+    frame = pl.DataFrame(ROWS, schema=["a", "b", "c", "d"])
+    models = {"tiny": lambda rows: TINY.predict_proba(np.asarray(rows)), "big": big_of_frames}
+    samples = kind(frame)
+    table = score(models, samples, pl.DataFrame({"species": LABELS}), costs=COSTS, batch_size=60)
+    assert table.prediction.tolist() == [TINY.predict(ROWS).tolist(), BIG.predict(ROWS).tolist()]
+    cascade: Any = build(Policy.pair("tiny", "big", 0.9), models)
+    known: Any = build(Policy.pair("tiny", "big", 0.9), {"tiny": TINY, "big": BIG})
+    assert (cascade.predict(samples) == known.predict(ROWS)).all()
+
+
+def big_of_frames(rows: Any) -> Any:
+    """Takes a part of a table, whose columns have their names."""
+    assert list(getattr(rows, "column_names", None) or rows.columns) == ["a", "b", "c", "d"]
+    return BIG.predict_proba(np.asarray(rows))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import DataError
+from understudy.extras import needing
 from understudy.runtime.loader_batch import LoaderBatch, is_array, taken_apart
 
 Array = npt.NDArray[Any]
@@ -103,6 +104,13 @@ def as_rows(samples: Any) -> Any:
         return samples
     elif hasattr(samples, "tocsr"):
         rows = SampleRows(samples.tocsr())
+    elif hasattr(samples, "__array__") and not hasattr(samples, "__getitem__"):
+        return as_rows(np.asarray(samples))
+    elif hasattr(samples, "__arrow_c_stream__") and not hasattr(samples, "__getitem__"):
+        with needing("reading Arrow tables"):
+            import polars as pl
+
+        rows = SampleRows(pl.DataFrame(samples))
     else:
         indexed = hasattr(samples, "__getitem__") and not isinstance(samples, str | bytes | Mapping)
         if not indexed or getattr(samples, "shape", (1,)) == ():
@@ -166,6 +174,8 @@ def rows_at(source: Any, index: Index) -> Any:
     """
     if hasattr(source, "iloc"):
         return source.iloc[index]
+    if hasattr(source, "column_names"):  # a table of Arrow
+        return source.take(np.arange(len(source))[index])
     if hasattr(source, "shape"):
         return source[index]
     if isinstance(index, slice):
@@ -181,16 +191,23 @@ def _joined(pieces: list[Any]) -> Any:
         return first
     if isinstance(first, list):
         return [row for piece in pieces for row in piece]
+    joined: Any
     if library == "pandas":
         import pandas as pd  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-        return pd.concat(pieces)
-    if library == "polars":
+        joined = pd.concat(pieces)
+    elif library == "polars":
         import polars as pl
 
-        return pl.concat(pieces)
-    if library == "scipy":
+        joined = pl.concat(pieces)
+    elif library == "pyarrow":
+        import pyarrow as pa
+
+        joined = pa.concat_tables(pieces)
+    elif library == "scipy":
         from scipy.sparse import vstack
 
-        return vstack(pieces, format="csr")
-    return np.concatenate(pieces)
+        joined = vstack(pieces, format="csr")
+    else:
+        joined = np.concatenate(pieces)
+    return joined

@@ -19,11 +19,18 @@ from understudy.callables.cascade import callable_stages, class_order
 from understudy.callables.samples import as_rows, samples_of
 from understudy.callables.stage import CallableStage
 from understudy.class_logits import class_name, class_places
-from understudy.class_outputs import entries, is_missing
+from understudy.class_outputs import entries, is_missing, one_column
 from understudy.confidence_functions import are_probabilities, confidence_functions, softmax
 from understudy.errors import DataError, ModelError, listed, unknown
 from understudy.exit import Detail, Exit
-from understudy.measured_rounds import RoundTimes, batch_sizes, rounds, seconds_after, unit_of
+from understudy.measured_rounds import (
+    BRIEF,
+    RoundTimes,
+    batch_sizes,
+    rounds,
+    seconds_after,
+    unit_of,
+)
 from understudy.progress_bars import Advance, no_bar, progress_bars
 from understudy.runtime.pipeline import check_classes
 from understudy.scores import ScoreTable
@@ -148,7 +155,7 @@ class _CallableRun:
         threads = max((one["num_threads"] for one in threadpool_info()), default=1)
         return record.sitting(unit, device="cpu", threads=threads)
 
-    def table(self, *, keep_logits: bool, **options: Any) -> ScoreTable:
+    def table(self, **options: Any) -> ScoreTable:
         """The table of all batches, without times.
 
         Raises:
@@ -163,18 +170,71 @@ class _CallableRun:
                 f"either every batch has labels or none has, found {len(self.labels)} labels for "
                 f"{total} samples"
             )
-        table = ScoreTable.from_predictions(
-            {n: (rows.argmax(1), _confidences(rows, self.stages[n])) for n, rows in found.items()},
-            _codes(self.labels, self.classes, width) if self.labels else None,
-            classes=self.classes,
-            **options,
-        )
-        exits = (
-            Exit(name, (name,), {**stage.to_origin(), "classes": width})
-            for name, stage in self.stages.items()
-        )
-        details = {name: Detail.of(rows, keep_logits=keep_logits) for name, rows in found.items()}
-        return replace(table, exits=tuple(exits), details=details)
+        labels = _codes(self.labels, self.classes, width) if self.labels else None
+        return table_of_logits(self.stages, found, labels, classes=self.classes, **options)
+
+
+def table_of_logits(
+    stages: Mapping[str, CallableStage],
+    logits: Mapping[str, Array],
+    labels: Array | None,
+    *,
+    classes: tuple[str, ...] | None,
+    keep_logits: bool = True,
+    **options: Any,
+) -> ScoreTable:
+    """The table of stages whose logits are there already.
+
+    Args:
+        stages: exit name -> the stage, which says what the logits were made of.
+        logits: exit name -> (N, C) float32, as `CallableStage.logits` returns them.
+        labels: (N,) class numbers, -1 where one is missing; or None.
+        classes: (C,) the names of the classes, in the order of the logits.
+        keep_logits: keep all logits, as float16.
+        options: further ones of `ScoreTable.from_predictions`.
+
+    >>> stages = {"tiny": CallableStage(lambda x: x)}
+    >>> logits = {"tiny": np.log(np.float32([[0.9, 0.1], [0.4, 0.6]]))}
+    >>> table = table_of_logits(stages, logits, np.array([0, 1]), classes=None, costs={"tiny": 1})
+    >>> table.prediction.tolist(), "energy" in table.confidence
+    ([[0, 1]], False)
+
+    Raises:
+        TableError: as `ScoreTable.from_predictions`.
+    """
+    table = ScoreTable.from_predictions(
+        {n: (rows.argmax(1), _confidences(rows, stages[n])) for n, rows in logits.items()},
+        labels,
+        classes=classes,
+        **options,
+    )
+    exits = (
+        Exit(name, (name,), {**stages[name].to_origin(), "classes": rows.shape[1]})
+        for name, rows in logits.items()
+    )
+    details = {name: Detail.of(rows, keep_logits=keep_logits) for name, rows in logits.items()}
+    return replace(table, exits=tuple(exits), details=details)
+
+
+def measured_times(
+    stages: Mapping[str, CallableStage], samples: Any, size: int, *, seconds: float = BRIEF
+) -> Sitting:
+    """The milliseconds per sample of all stages in batches of some size, as `score` measures them.
+
+    Args:
+        stages: exit name -> the stage; each is called 4 to 51 times.
+        samples: in any form that `as_rows` takes; the first `size` of them, or all again and again.
+        size: the samples of a batch.
+        seconds: after which few rounds have to do.
+
+    >>> sitting = measured_times({"tiny": CallableStage(lambda x: x)}, np.ones((3, 1)), 8)
+    >>> sitting.unit, list(sitting.median)
+    ('ms@8', ['tiny'])
+
+    Raises:
+        StageFailed: a function raised.
+    """
+    return _CallableRun(stages, None, first=as_rows(samples))._sitting(size, seconds, no_bar)
 
 
 def _batches(data: Any, labels: Any, size: int) -> tuple[Iterator[tuple[Any, Any]], int]:
@@ -216,7 +276,7 @@ def _iterable(data: Any) -> Iterable[Any]:
 
 def _checked_labels(labels: Any, count: int) -> list[Any]:
     """The labels as a list."""
-    found = entries(labels.cpu() if hasattr(labels, "cpu") else labels)
+    found = entries(one_column(labels.cpu() if hasattr(labels, "cpu") else labels, "labels"))
     if len(found) != count or any(isinstance(one, list) for one in found):
         raise DataError(
             f"labels are one class per sample, ({count},), found "

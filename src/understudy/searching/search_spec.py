@@ -47,12 +47,7 @@ class SearchSpec:
     def __post_init__(self) -> None:
         if self.stages < 2:
             raise PolicyError(f"a cascade has at least two stages, found {self.stages}: give 2")
-        check_number(self.delta, "delta", PolicyError)
-        if not LEAST_DELTA <= self.delta < 1:
-            raise PolicyError(
-                f"delta is a probability between {LEAST_DELTA:g} and 1, found {self.delta:g}: "
-                "try 0.05"
-            )
+        check_delta(self.delta)
 
     @property
     def names(self) -> SearchNames:
@@ -68,3 +63,18 @@ class SearchSpec:
         """The least cost of a policy that would be proved by itself if certify looked like tune."""
         samples, delta = self.certify_samples, self.delta
         return least_cost(counted, budget=drop / 100, samples=samples, delta=delta)
+
+
+def check_delta(delta: float) -> None:
+    """Refuse what is no level.
+
+    >>> check_delta(0.05)
+
+    Raises:
+        PolicyError: no number, or none between `LEAST_DELTA` and 1.
+    """
+    check_number(delta, "delta", PolicyError)
+    if not LEAST_DELTA <= delta < 1:
+        raise PolicyError(
+            f"delta is a probability between {LEAST_DELTA:g} and 1, found {delta:g}: try 0.05"
+        )
