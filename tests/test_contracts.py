@@ -95,7 +95,9 @@ CORE = {
         "json_codec", "errors", "confidence_functions", "scores", "deferral", "tabular",
         "label_sets", "outcome", "policy",
     },
-    "certificate": {"json_codec", "errors", "policy", "outcome", "display"},
+    "certificate": {
+        "json_codec", "errors", "policy", "outcome", "display", "html_views", "text_table",
+    },
     "import_predictions": {
         "errors", "extras", "files", "split", "scores", "table_validation", "label_sets",
     },
@@ -215,13 +217,14 @@ ORDER = {
         "serve_app serve_session"
     ),
     "plots": (
-        "palette layers rendering frontier_chart pairs_chart deferral_chart difficulty_chart plots"
+        "palette layers rendering frontier_chart pairs_chart deferral_chart difficulty_chart"
     ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs deferral_curves all_pairs pair_savings stored_pairs "
-        "baselines exact_test policy_sequences saving_bound certify joint_certificates expected_cost search_spec "
+        "baselines exact_test policy_sequences saving_bound certify joint_certificates "
+        "expected_cost search_spec "
         "fitted_exits chain_solver chains coordinate_descent exits scalar_minima onepass "
         "published_rules saver_ranking equal_loss strategies promising_pairs saver_lines "
         "best_savers search_data optimism search labels_needed verify"

@@ -87,7 +87,7 @@ def plot(
         "--unit": unit,
         "--split": None if split == "tune" else split,
     }
-    request = _Request(
+    request = _FigureRequest(
         source, kind, {name: value for name, value in asked.items() if value is not None}, dark
     )
     chart = _DRAW[kind](request)
@@ -100,7 +100,7 @@ def plot(
 
 
 @dataclass(frozen=True)
-class _Request:
+class _FigureRequest:
     """What is to be drawn, of which file, with which options.
 
     Attributes:
@@ -193,7 +193,7 @@ class _Request:
         return scores, names
 
 
-def _frontier(request: _Request) -> Any:
+def _frontier(request: _FigureRequest) -> Any:
     from understudy.plots.frontier_chart import frontier
 
     result = request.result()
@@ -201,7 +201,7 @@ def _frontier(request: _Request) -> Any:
     return frontier(result, dark=request.dark)
 
 
-def _pairs(request: _Request) -> Any:
+def _pairs(request: _FigureRequest) -> Any:
     from understudy.plots.pairs_chart import pairs
     from understudy.policy import DEFAULT_CONFIDENCE
 
@@ -224,7 +224,7 @@ def _pairs(request: _Request) -> Any:
     )
 
 
-def _deferral(request: _Request) -> Any:
+def _deferral(request: _FigureRequest) -> Any:
     from understudy.plots.deferral_chart import deferral
 
     result = None if request.of_table else request.result()
@@ -253,7 +253,7 @@ def _first_exit(result: Result) -> str | None:
     return next((exits[0] for exits in cascades), None)
 
 
-def _difficulty(request: _Request) -> Any:
+def _difficulty(request: _FigureRequest) -> Any:
     if request.of_table:
         return _difficulty_of_table(request)
     from understudy.plots.difficulty_chart import difficulty
@@ -277,8 +277,10 @@ def _difficulty(request: _Request) -> Any:
     if "--table" not in request.options:
         return difficulty(found, dark=request.dark)
     from understudy.deciles import policy_by_tenth
+    from understudy.looks import log_look
 
-    _, scores = request.table(result)
+    path, scores = request.table(result)
+    log_look(path, scores.ids, why="plot difficulty")
     plans = chosen or list(result.choices)
     cascades = {
         f"cascade ≤ {choice.max_drop:g}": policy_by_tenth(
@@ -294,7 +296,7 @@ def _difficulty(request: _Request) -> Any:
     return difficulty(found, cascades=cascades, named=named, dark=request.dark)
 
 
-def _difficulty_of_table(request: _Request) -> Any:
+def _difficulty_of_table(request: _FigureRequest) -> Any:
     from understudy.deciles import difficulty as by_difficulty
     from understudy.plots.difficulty_chart import difficulty
     from understudy.policy import DEFAULT_CONFIDENCE
@@ -318,7 +320,7 @@ def _difficulty_of_table(request: _Request) -> Any:
     return difficulty(found, dark=request.dark)
 
 
-_DRAW: dict[str, Callable[[_Request], Any]] = {
+_DRAW: dict[str, Callable[[_FigureRequest], Any]] = {
     "frontier": _frontier,
     "pairs": _pairs,
     "deferral": _deferral,
