@@ -176,6 +176,8 @@ def test_large_maps_have_fewer_words(count: int, named: bool, written: bool) -> 
     assert ("text" in kinds) == written
     axis = spec["layer"][0]["encoding"]["x"]["axis"]
     assert axis["labels"] is named
+    assert axis["labelAngle"] == (-45 if written else -90)
+    assert spec["layer"][0]["mark"]["aria"] is named
     cell = spec["width"] / len(spec["layer"][0]["encoding"]["x"]["sort"])
     assert cell >= 11 or not named
     assert spec["width"] <= 800

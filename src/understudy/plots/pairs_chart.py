@@ -82,7 +82,8 @@ def pairs(
         values=[0, 20, 40, 60, 80, 100],
     )
     layers = [
-        base.mark_rect().encode(
+        # A description for screen readers in each cell of a large map would be megabytes.
+        base.mark_rect(aria=named).encode(
             color=alt.Color("saving:Q", scale=shares, legend=bar),
             tooltip=["little:N", "big:N", "saving:Q", "answered:Q"],
         )
@@ -131,6 +132,6 @@ def _across(
         domain=False,
         labelOverlap=False,
         labelFontSize=12 if len(order) <= MOST_WRITTEN else 10,
-        labelAngle=0 if upright else -45,
+        labelAngle=0 if upright else -45 if len(order) <= MOST_WRITTEN else -90,
     )
     return {"sort": list(order), "title": title, "axis": axis}
