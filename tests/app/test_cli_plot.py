@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from command_line import Run, refused
 from tables import synthetic
 from understudy import plots
 from understudy.app.cli import plot as plot_verb
+from understudy.deciles import policy_by_tenth
 from understudy.looks import count_looks
 from understudy.result import Result
 from understudy.searching.search import search
@@ -88,6 +90,31 @@ def test_a_result_with_its_table_shows_the_cascades(
     both = {"cascade ≤ 1", "cascade ≤ 3"}
     assert names == [exits, exits | both, exits | {"cascade ≤ 3"}]
     assert count_looks(table, load_table(table).ids) == 2
+
+
+def test_cascades_have_the_tenths_of_the_result(run: Run, tmp_path: Path, drawn: list[Any]) -> None:
+    """Samples are ordered by the confidence that was searched with, for exits and cascades."""
+    plain = synthetic(2000)
+    values = plain.scores("max_softmax")
+    both = replace(plain, confidence={"max_softmax": values[:, ::-1], "margin": values})
+    save_table(both, tmp_path / "table")
+    found = search(load_table(tmp_path / "table"), max_drop=3.0, confidence="margin")
+    found.save(tmp_path / "result.json")
+    words = ("--kind", "difficulty", "--table", tmp_path / "table", "--out", tmp_path / "a.svg")
+    assert run("plot", tmp_path / "result.json", *words).exit_code == 0
+    survey = found.difficulty
+    assert survey is not None
+    expected = policy_by_tenth(
+        both,
+        found.choices[0].policy,
+        little=survey.little,
+        reference=survey.reference,
+        confidence="margin",
+    )
+    rows = [row for rows in drawn[0]["datasets"].values() for row in rows]
+    line = [row["accuracy"] for row in rows if row.get("name") == "cascade ≤ 3"]
+    assert line == [100 * value for value in expected]
+    assert line[0] > line[-1] + 20
 
 
 def test_other_samples_are_a_look(run: Run, table: Path, drawn: list[Any]) -> None:

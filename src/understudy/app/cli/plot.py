@@ -288,12 +288,22 @@ def _difficulty(request: _FigureRequest) -> Any:
             choice.policy,
             little=found.little,
             reference=found.reference,
+            confidence=_ordering(result),
         )
         for choice in plans
         if len(choice.policy.exits) > 1
     }
     named = [name for choice in plans for name in choice.policy.exits]
     return difficulty(found, cascades=cascades, named=named, dark=request.dark)
+
+
+def _ordering(result: Result) -> str:
+    """The stored confidence by which the result orders samples: its own, but for a learned one."""
+    from understudy.confidence_functions import LEARNED
+    from understudy.policy import DEFAULT_CONFIDENCE
+
+    name = result.arguments.get("confidence")
+    return DEFAULT_CONFIDENCE if name in {None, LEARNED} else str(name)
 
 
 def _difficulty_of_table(request: _FigureRequest) -> Any:
