@@ -22,7 +22,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 TORCH = {"torch", "torchvision", "timm", "safetensors", "PIL"}
-HEAVY = TORCH | {"sklearn", "numba", "scipy", "jinja2", "transformers"}
+HEAVY = TORCH | {"sklearn", "numba", "scipy", "jinja2", "transformers", "altair", "vl_convert"}
 
 PROGRAMMERS = {"ValueError", "TypeError", "KeyError", "IndexError", "AttributeError"}
 
@@ -45,6 +45,7 @@ CORE = {
     "answer_files": {"errors", "extras", "files"},
     "unfinished": {"errors", "files", "folders", "locks"},
     "short_repr": set(),
+    "chart_layout": set(),
     "html_views": {"display", "text_table"},
     "tabular": {"errors", "html_views"},
     "json_codec": {"errors", "files", "documents", "short_repr"},
@@ -90,8 +91,14 @@ CORE = {
     "frontier": {
         "json_codec", "errors", "policy", "scores", "outcome", "short_repr", "tabular",
     },
-    "deciles": {"json_codec", "errors", "confidence_functions", "scores", "deferral", "tabular"},
-    "certificate": {"json_codec", "errors", "policy", "outcome", "display", "split"},
+    "deciles": {
+        "json_codec", "errors", "confidence_functions", "scores", "deferral", "tabular",
+        "label_sets", "outcome", "policy",
+    },
+    "certificate": {
+        "json_codec", "errors", "policy", "outcome", "display", "html_views", "split",
+        "text_table",
+    },
     "import_predictions": {
         "errors", "extras", "files", "split", "scores", "table_validation", "label_sets",
     },
@@ -145,12 +152,14 @@ LAYERS = {
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "serving": {*CORE, "runtime", "monitoring", "zoo"},
     "cluster": {*CORE, "searching", "runtime", "nn", "onnx", "zoo", "scoring", "serving"},
+    "plots": {*CORE, "searching"},
     "reproduction": {
         *CORE, "catalogue", "searching", "nn", "early_exit", "zoo", "scoring", "training",
     },
     "app": {
         *CORE, "catalogue", "searching", "runtime", "nn", "early_exit", "onnx", "onnx.export",
         "zoo", "scoring", "training", "reproduction", "monitoring", "serving", "cluster",
+        "plots",
     },
     "__main__": {"app"},
 }  # fmt: skip
@@ -214,11 +223,15 @@ ORDER = {
         "serve_calls stage_calls serve_handle serve_proxy serve_spec serve_stage serve_replica "
         "serve_app serve_session"
     ),
+    "plots": (
+        "palette layers rendering frontier_chart pairs_chart deferral_chart difficulty_chart"
+    ),
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
-        "_coordinate_descent_kernels pairs all_pairs stored_pairs baselines exact_test "
-        "policy_sequences saving_bound certify joint_certificates expected_cost search_spec "
+        "_coordinate_descent_kernels pairs deferral_curves all_pairs pair_savings stored_pairs "
+        "baselines exact_test policy_sequences saving_bound certify joint_certificates "
+        "expected_cost search_spec "
         "fitted_exits chain_solver chains coordinate_descent exits scalar_minima onepass "
         "published_rules saver_ranking equal_loss strategies promising_pairs saver_lines "
         "best_savers search_data optimism search labels_needed verify"

@@ -44,6 +44,7 @@ NEEDED = {
     ),
     "serve": ("serving",),
     "ray": ("cluster",),
+    "plot": ("plots",),
 }
 
 
@@ -173,6 +174,7 @@ COMMANDS = {
     "bench c --data folder:a": "torch",
     "export c --onnx b": "export",
     "report a.json --out b.html": "search",
+    "plot a.json --kind frontier --out b.svg": "plot",
 }
 NEED_NONE = {"watch"}
 

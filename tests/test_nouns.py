@@ -84,6 +84,7 @@ NOUNS: dict[str, Callable[[], Any]] = {
     "Frontier": lambda: search_pairs(table().only([*NAMES[:5], NAMES[-1]])),
     "Difficulty": lambda: difficulty(table()),
     "Result": result,
+    "Certificate": lambda: result().choice(5.0).certificate,
     "operating points": lambda: operating_points_of(result())[-1],
     "PairCurve": lambda: pair_curve(
         table(), NAMES[0], NAMES[-1], confidence="max_softmax", unit="MACs"
@@ -163,6 +164,7 @@ class _Tags(HTMLParser):
 
 
 TABULAR = [name for name in NOUNS if isinstance(built(name), Tabular)]
+VIEWS = [*TABULAR, "Certificate"]
 
 
 def test_what_prints_a_table_is_tabular() -> None:
@@ -171,7 +173,7 @@ def test_what_prints_a_table_is_tabular() -> None:
     }
 
 
-@pytest.mark.parametrize("name", TABULAR)
+@pytest.mark.parametrize("name", VIEWS)
 def test_notebooks_show_tables(name: str) -> None:
     """Names are escaped, and nothing but tables and paragraphs without colours is there."""
     page = built(name)._repr_html_()
@@ -181,6 +183,19 @@ def test_notebooks_show_tables(name: str) -> None:
     assert not +tags.open
     assert "<model" not in page
     assert len(page) < 150_000
+
+
+def test_a_certificate_shows_what_it_proves() -> None:
+    proof = result().choice(5.0).certificate
+    assert proof is not None
+    words = " ".join(_Tags(proof._repr_html_()).words)
+    assert not proof.falls_back
+    for figure in ("≤ 5", f"{proof.samples:,}", f"{proof.losses:,}, {proof.gains:,}"):
+        assert figure in words
+    assert proof.words() in words
+    alone = replace(proof, path=(), policy=Policy.single(proof.reference), p_value=None)
+    assert "Nothing cheaper" in alone._repr_html_()
+    assert "≤ 5" not in alone._repr_html_()
 
 
 @pytest.mark.parametrize("name", TABULAR)

@@ -15,9 +15,11 @@ from typing import Any
 
 from make import GMACS, HERE, ROOT, box, picture, placed, size, text, variables
 
+from understudy import chart_layout
 from understudy.app.report import drawing
-from understudy.app.report.drawing import Axis, Label, Scale, chart, element, path, point
+from understudy.app.report.drawing import Scale, chart, element, label_svg, path, point
 from understudy.app.report.words import minus
+from understudy.chart_layout import Axis, Label
 
 RECORD = ROOT / "benchmarks" / "results" / "imagenet_zoo.json"
 INTO = HERE / "imagenet"
@@ -89,15 +91,15 @@ def difficulty(record: Mapping[str, Any], theme: str) -> str:
     """The accuracy of a ladder of networks by tenth of difficulty, by both kinds of labels."""
     found, height = record["difficulty"], 380.0
     names = list(found["label"][0]["accuracy"])
-    right = max(map(drawing.text_width, names)) + 30
+    right = max(map(chart_layout.text_width, names)) + 30
     y = Scale.of(Axis(0.0, 102.0, height), "right answers, %", "{:g}".format, upright=True)
     x = Scale(
         Axis(0.75, 10.25, drawing.inner_width(WIDTH, y, right)),
         {float(tenth): f"{tenth}" for tenth in range(1, 11)},
         f"tenth of the images, from those that {names[0]} is surest of",
     )
-    marks, colours = [], drawing.shades(len(names))
-    ends = drawing.spread(
+    marks, colours = [], chart_layout.shades(len(names))
+    ends = chart_layout.spread(
         [height - y.axis.pixel(100 * found["label"][-1]["accuracy"][name]) for name in names],
         gap=18,
         low=9,
@@ -119,7 +121,7 @@ def difficulty(record: Mapping[str, Any], theme: str) -> str:
         lead = path([last, (last[0] + 14, end)], "")
         parts = [path(lines["label"], "bar"), path(lines["real"], "dashed"), lead, *dots]
         marks.append(element("g", *parts, color=shade[theme == "dark"]))
-        marks.append(Label((name,), last[0] + 18, end, "start").svg())
+        marks.append(label_svg(Label((name,), last[0] + 18, end, "start")))
     ink = variables(theme)["ink"]
     legend = [
         path([(-8, 0), (18, 0)], kind) + text(28, 4.5, words, font_size=13, fill=ink)

@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from understudy import Result, ScoreTable, search
+from understudy import Result, ScoreTable, chart_layout, search
 from understudy.app.report import drawing
 from understudy.app.report.charts import closeup, tradeoff
 from understudy.app.report.record import Report
@@ -193,7 +193,7 @@ def listed_drops(result: Result) -> str:
 def page(result: Result, theme: str) -> str:
     """The head of the report: headline figures of every budget, and the chart."""
     report, choices = Report(result), result.choices
-    colours, both = variables(theme), drawing.shades(len(report.singles))
+    colours, both = variables(theme), chart_layout.shades(len(report.singles))
     shades = {name: pair[theme == "dark"] for name, pair in zip(report.singles, both, strict=True)}
     inner = WIDTH - 2 * MARGIN
     chart = closeup(report, width=inner - 28, height=300)

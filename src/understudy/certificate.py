@@ -8,12 +8,22 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
-from understudy.display import least_percent, probability_text
+from understudy.display import (
+    budget_text,
+    group_of,
+    least_percent,
+    level_text,
+    note_of,
+    probability_text,
+    table_of,
+)
 from understudy.errors import PolicyError, listed
+from understudy.html_views import html_of
 from understudy.json_codec import Stored, stored
 from understudy.outcome import points
 from understudy.policy import Policy, PolicyStage
 from understudy.split import fold_words
+from understudy.text_table import Column
 
 _SPARE = 0.99  # of the level; the exact test spends the rest on the discordance
 
@@ -179,6 +189,26 @@ class Certificate(
     classes: Mapping[str, ClassBound] = field(default_factory=dict, metadata=stored(optional=True))
     saving_bounds: Mapping[str, float] = field(default_factory=dict, metadata=stored(optional=True))
     failed: bool = field(default=False, metadata=stored(optional=True))
+
+    def _repr_html_(self) -> str:
+        """The policy, what was counted and the guarantee, for a notebook."""
+        figures = {
+            "policy": self.policy.describe(),
+            "reference": self.reference,
+            f"{'drop' if self.kind == 'gap' else 'disagreement'} proved, points": (
+                "–" if self.falls_back else f"≤ {budget_text(self.budget)}"
+            ),
+            "level δ": level_text(self.delta),
+            "certify samples": f"{self.samples:,}",
+            "losses, gains": f"{self.losses:,}, {self.gains:,}",
+            "p-value": "–" if self.p_value is None else f"{self.p_value:.3g}",
+            **{
+                f"saving of {unit} proved": f"≥ {least_percent(saving)}"
+                for unit, saving in self.saving_bounds.items()
+            },
+        }
+        table = table_of("certificate", ("figure", Column("value", "words")), [*figures.items()])
+        return html_of(group_of(table, note_of(self.words())))
 
     @property
     def falls_back(self) -> bool:

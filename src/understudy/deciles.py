@@ -18,6 +18,9 @@ from understudy.confidence_functions import LEARNED
 from understudy.deferral import with_deferral
 from understudy.errors import TableError
 from understudy.json_codec import Stored, stored
+from understudy.label_sets import is_right
+from understudy.outcome import decide
+from understudy.policy import DEFAULT_CONFIDENCE, Policy
 from understudy.scores import ScoreTable
 from understudy.tabular import Tabular
 
@@ -156,6 +159,32 @@ def difficulty(
         helps={name: _easy_tenths(right, values, row(name), row(big)) for name in cheaper},
         unlabelled=table.label is None,
     )
+
+
+def policy_by_tenth(
+    table: ScoreTable,
+    policy: Policy,
+    *,
+    little: str,
+    reference: str,
+    confidence: str = DEFAULT_CONFIDENCE,
+) -> tuple[float, ...]:
+    """The accuracy of a policy in the tenths of `Difficulty.by_confidence`, fractions.
+
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 1], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
+    >>> policy_by_tenth(
+    ...     table, Policy.pair("tiny", "big", 0.65), little="tiny", reference="big")
+    (1.0, 1.0, 1.0, 1.0)
+
+    Raises:
+        TableError: an unknown name.
+    """
+    answers = decide(table, policy).prediction
+    right = is_right(answers, table.right_answers(reference))
+    values = table.scores(confidence)[table.index(little)]
+    return tuple(float(right[rows].mean()) for rows in _tenths(values))
 
 
 def _by_cost(costs: Mapping[str, float]) -> list[str]:

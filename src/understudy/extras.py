@@ -18,6 +18,7 @@ _EXPORT = _TORCH | _ONNX | {"onnx", "onnxscript"}
 _SERVE = frozenset(
     {"uvicorn", "starlette", "orjson", "prometheus_client", "python_multipart", "PIL"}
 )
+_PLOT = _SEARCH | {"altair", "vl_convert"}
 _RAY = _TORCH | _SERVE | {"ray"}
 
 EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -30,7 +31,8 @@ EXTRAS: Mapping[str, frozenset[str]] = MappingProxyType(
         "export": _EXPORT,
         "serve": _SERVE,
         "ray": _RAY,
-        "all": _ZOO | _HF | _EXPORT | _RAY,
+        "plot": _PLOT,
+        "all": _ZOO | _HF | _EXPORT | _RAY | _PLOT,
     }
 )
 """Extra -> the modules that it installs, as they are imported."""

@@ -25,10 +25,10 @@ from typer.testing import CliRunner
 from understudy import display
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
 from understudy.app.cli import report as report_verb
-from understudy.app.report.drawing import Axis, Mark, place, spread, text_width, wrapped
 from understudy.app.report.page import render, write_report
 from understudy.app.report.record import DRAWN_POINTS, Report
 from understudy.app.report.words import minus
+from understudy.chart_layout import Axis, Mark, place, spread, text_width, wrapped
 from understudy.errors import UnderstudyError
 from understudy.outcome import Outcome
 from understudy.result import Choice, Result

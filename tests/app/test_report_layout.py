@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import chromium
+from understudy import chart_layout
 from understudy.app.report import drawing
 from understudy.app.report.page import render
 from understudy.app.report.record import Report
@@ -98,7 +99,7 @@ def test_labels_are_whole_and_apart_in_a_browser(
                 assert box[2] <= right + 1, what
                 assert box[3] <= bottom + 1, what
             for text, box in drawn["texts"]:
-                assert (box[2] - box[0]) / drawn["scale"] <= drawing.text_width(text) + 1, text
+                assert (box[2] - box[0]) / drawn["scale"] <= chart_layout.text_width(text) + 1, text
             assert not overlapping(drawn["texts"]), drawn["about"]
         assert not found["cards"]
         assert width > 375 or any(wide for wide, _ in found["tables"])
@@ -113,7 +114,7 @@ def test_colours_have_contrast(scheme: int) -> None:
             assert chromium.contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
     for shape in ("best", "plan", "single", "budget", "random", "oracle", "axis"):
         assert chromium.contrast(colours[shape], colours["card"]) >= 3, shape
-    for pair in drawing.shades(21):
+    for pair in chart_layout.shades(21):
         assert chromium.contrast(pair[scheme], colours["card"]) >= 3, pair
     assert chromium.contrast("#ffffff", colours["alarm"]) >= 4.5
 

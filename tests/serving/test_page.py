@@ -17,8 +17,7 @@ import browser
 from browser import Page
 from page_server import StandIn, busy, empty, fallen_back, listening, served
 from served_cascades import CLASSES, png, random_images, served_cascade
-from understudy import serving
-from understudy.app.report import drawing
+from understudy import chart_layout, serving
 from understudy.serving import ServingSettings
 
 pytestmark = pytest.mark.slow
@@ -272,7 +271,7 @@ def test_exits_have_the_colours_of_the_report(open_page: Open, page: Page, count
     found = page.run(
         "[...document.querySelectorAll('#exits .swatch')].map(one => one.dataset.colour)"
     )
-    assert found == [f"light-dark({light}, {dark})" for light, dark in drawing.shades(count)]
+    assert found == [f"light-dark({light}, {dark})" for light, dark in chart_layout.shades(count)]
 
 
 def test_charts_have_a_table(open_page: Open, page: Page) -> None:

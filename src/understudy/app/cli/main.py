@@ -29,6 +29,7 @@ from understudy.app.cli import (
     import_predictions,
     measure,
     optimism,
+    plot,
     report,
     reproduce,
     run,
@@ -156,6 +157,7 @@ for name, verb, panel, extra in (
     ("bench", bench.bench, "Run", None),
     ("export", export.export, "Run", "export"),
     ("report", report.report, "Show", "search"),
+    ("plot", plot.plot, "Show", "plot"),
 ):
     command = app.command(
         name, cls=_Command, help=_reflowed(verb.__doc__ or ""), rich_help_panel=panel

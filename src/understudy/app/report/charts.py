@@ -6,24 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from understudy.app.report.drawing import (
+from understudy.app.report.drawing import Scale, chart, inner_width, label_svg, path, point
+from understudy.app.report.record import Report
+from understudy.app.report.words import minus
+from understudy.chart_layout import (
     LEADING,
     Axis,
     Box,
     Label,
     Mark,
-    Scale,
-    chart,
-    inner_width,
-    path,
     place,
-    point,
     spread,
     text_width,
     wrapped,
 )
-from understudy.app.report.record import Report
-from understudy.app.report.words import minus
 from understudy.display import cost_text
 from understudy.intervals import Interval
 from understudy.shift import SEARCHED, AppliedPlan, ShiftCard
@@ -166,7 +162,7 @@ def by_tenth(report: Report, *, width: float, height: float) -> str:
     edge = x.axis.pixel(len(bins))
     for name, text, at, end in zip(named, lines, last, ends, strict=True):
         marks.append(path([(edge, at), (edge + 14, end)], report.tints[name]))
-        marks.append(Label(text, edge + 18, end, "start").svg())
+        marks.append(label_svg(Label(text, edge + 18, end, "start")))
     about = f"{report.measure.capitalize()} of every exit by tenth of difficulty. {_TABLE}"
     return chart(marks, x, y, about=about, right=right)
 
@@ -265,7 +261,7 @@ def _costs_and_gains(
         ],
     )
     about = f"Cost against {report.measure} {where}. The figures are in the tables below."
-    return chart([*marks, *(label.svg() for label in labels)], x, y, about=about)
+    return chart([*marks, *map(label_svg, labels)], x, y, about=about)
 
 
 def _between(a: tuple[float, float], b: tuple[float, float]) -> Box:

@@ -16,6 +16,7 @@ from understudy.app.bench_result import Bench
 from understudy.app.report import charts, drawing
 from understudy.app.report.record import Report
 from understudy.app.report.words import typeset
+from understudy.chart_layout import shades
 from understudy.choice import DECIDED
 from understudy.display import cost_text, interval_text, least_percent, percent, shares_text, signed
 from understudy.errors import UnderstudyError
@@ -43,7 +44,7 @@ def render(report: Report, bench: Bench | None = None, shift: ShiftCard | None =
         "bench": bench,
         "shift": shift,
         "charts": dict(_charts(report, shift)),
-        "shades": drawing.shades(len(report.singles)),
+        "shades": shades(len(report.singles)),
         "rates": {} if bench is None else {name: bench.rate(name) for name in bench.seconds},
         "shapes": drawing.SHAPES,
         "decided": DECIDED,
