@@ -154,7 +154,7 @@ class LittleSteps:
 
 
 def reference_counts(answers: ModelAnswers) -> SequenceCounts:
-    """The counts of a sequence without policies; the reference is right where a label is missing."""
+    """The counts of a sequence without policies. A missing label is the reference's answer."""
     none = np.empty(0, np.int64)
     right = int(np.count_nonzero(answers.right)) + len(answers.without)
     return SequenceCounts((), none, none, none, right, len(answers.right))
