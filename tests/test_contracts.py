@@ -233,8 +233,8 @@ ORDER = {
         "baselines exact_test policy_sequences saving_bound certify joint_certificates "
         "expected_cost search_spec "
         "fitted_exits chain_solver chains coordinate_descent exits scalar_minima onepass "
-        "published_rules saver_ranking equal_loss strategies promising_pairs saver_lines "
-        "best_savers search_data optimism search labels_needed verify"
+        "published_rules saver_ranking equal_loss strategies little_steps promising_pairs "
+        "saver_lines best_savers search_data optimism search labels_needed verify"
     ),
     "app": (
         "bench_result run_cascade bench bench_job build_cascade policies_at next_commands "

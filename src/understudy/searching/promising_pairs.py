@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.lazy_table import PREDICTION, LazyTable
-from understudy.searching.policy_sequences import STEPS
+from understudy.searching.little_steps import steps_of
 from understudy.searching.right_bits import RightBits
 from understudy.searching.search_spec import SearchSpec
 from understudy.time_noise import with_cautious_times
@@ -121,7 +121,7 @@ class PromisingPairs:
 
         scores = self.tune.column(self.tune.names[little], self.spec.confidence)
         order = kernels.rising_order(scores)[::-1].copy()
-        accepted = _steps(scores[order])
+        accepted = steps_of(scores[order])
         rows = np.array([self.tune.index(self.bigs[number]) for number in dearer.tolist()])
         places = self.bits.position[rows]
         own = kernels.pack_row(self.bits.row(little)[order])
@@ -185,10 +185,3 @@ class _PairCosts:
         alone, both = self.alone[bigs, little], self.both(little, bigs)
         paid = share * alone[:, None] + (1 - share) * both[:, None]
         return np.asarray(paid / self.full[bigs, None])
-
-
-def _steps(falling: Array) -> npt.NDArray[np.int64]:
-    """How many samples each step accepts, by falling confidence: ties together."""
-    ends = np.flatnonzero(np.append(falling[:-1] != falling[1:], True)) + 1
-    steps = np.searchsorted(ends, np.linspace(0, len(falling), STEPS + 1)[1:])
-    return ends[np.unique(steps)]

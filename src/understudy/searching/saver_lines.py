@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Protocol, TypeVar
 
 from understudy.lazy_table import LazyTable
@@ -19,16 +19,16 @@ from understudy.outcome import Outcome, PolicyCounts, counted_outcome
 from understudy.policy import Policy
 from understudy.priced_exits import ExitPrices, PricedExits
 from understudy.progress_bars import Advance
-from understudy.scores import ScoreTable
 from understudy.searching.certify import CountedSequence
-from understudy.searching.pairs import pair_curve
-from understudy.searching.policy_sequences import PolicySequence, SequenceCounts, pair_sequence
+from understudy.searching.little_steps import LittleSteps, ModelAnswers, reference_counts
+from understudy.searching.policy_sequences import PolicySequence, SequenceCounts
 from understudy.searching.promising_pairs import PromisingPairs
 from understudy.searching.search_spec import SearchSpec
 from understudy.searching.strategies import cheapest_expected
 from understudy.time_noise import with_cautious_times
 
 Item = TypeVar("Item")
+_KEPT = 128  # little models whose steps are kept, 2 bytes per sample each
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,36 +105,40 @@ class SaverLines:
 
     def lines_of(self, big: str, littles: Sequence[str]) -> tuple[SaverLine, ...]:
         """The line of a large model for each budget, from its promising little ones."""
-        tune = with_cautious_times(self._part("tune", [big, *littles]), big)
-        curves = (
-            pair_curve(tune, little, big, confidence=self.spec.confidence, unit=self.spec.unit)
+        spec, exits = self.spec, ExitPrices.of(self.table, [big, *littles])
+        answers = {split: ModelAnswers.of(part, big) for split, part in self.parts.items()}
+        cautious = with_cautious_times(exits, big)
+        sequences = [
+            self._steps_of(little).sequence(big, answers["tune"], cautious, spec.unit)
             for little in littles
-        )
-        sequences = [pair_sequence(curve) for curve in curves]
-        chosen = {drop: cheapest_expected(sequences, self.spec, drop) for drop in self.spec.drops}
-        counts = self._counts(big, chosen.values())
+        ]
+        chosen = {drop: cheapest_expected(sequences, spec, drop) for drop in spec.drops}
+        counts = self._counts(answers, chosen.values())
         kind = "disagreement" if self.parts["certify"].first.label is None else "gap"
-        exits = ExitPrices.of(self.table, [big, *littles])
         return tuple(
             SaverLine(big, drop, sequence, counts(sequence), kind, exits)
             for drop, sequence in chosen.items()
         )
 
     def _counts(
-        self, big: str, chosen: Iterable[PolicySequence]
+        self, answers: Mapping[str, ModelAnswers], chosen: Iterable[PolicySequence]
     ) -> Callable[[PolicySequence], Mapping[str, SequenceCounts]]:
-        """What the chosen sequences of one large model do on each split.
+        """What the chosen sequences before one large model, with its answers, do on each split.
 
         Those of one little model end alike, so that the longest of them is counted.
         """
         longest: dict[str | None, PolicySequence] = {}
         for one in sorted(chosen, key=lambda one: len(one.policies)):
             longest[_little_of(one)] = one
-        found: dict[str | None, dict[str, SequenceCounts]] = {name: {} for name in longest}
-        for split in self.parts:
-            table = self._part(split, [big, *(name for name in longest if name)])
-            for name, one in longest.items():
-                found[name][split] = SequenceCounts.of(table, one.policies, reference=big)
+        found = {
+            name: {
+                split: self._steps_of(name).counts(split, own, one.policies)
+                if name
+                else reference_counts(own)
+                for split, own in answers.items()
+            }
+            for name, one in longest.items()
+        }
 
         def counts(sequence: PolicySequence) -> Mapping[str, SequenceCounts]:
             name = _little_of(sequence)
@@ -143,8 +147,12 @@ class SaverLines:
 
         return counts
 
-    def _part(self, split: str, names: Sequence[str]) -> ScoreTable:
-        return self.parts[split].only(names, self.spec.confidence)
+    @cached_property
+    def _steps_of(self) -> Callable[[str], LittleSteps]:
+        """The steps of a little model; those that were used last are kept."""
+        return lru_cache(_KEPT)(
+            partial(LittleSteps.of, self.parts, confidence=self.spec.confidence)
+        )
 
 
 def _little_of(sequence: PolicySequence) -> str | None:
