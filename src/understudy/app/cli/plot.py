@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.app.cli.options import Json, argument, option
+from understudy.app.cli.options import Json, argument, finite, option
 from understudy.app.cli.terminal import UsageError, answer, note_missing_labels
 from understudy.errors import unknown
 
@@ -41,6 +41,7 @@ def plot(
         typer.Option(
             min=BUDGETS[0],
             max=BUDGETS[1],
+            callback=finite,
             metavar="POINTS",
             help="The budget of every pair, or the cascade of RESULT to draw.",
         ),
