@@ -40,8 +40,15 @@ lowest: | $(UV)
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
 	$(LOWEST)/bin/pytest -q -n 2 -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
+# The wheel and the sdist, checked.
+.PHONY: dist
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) $(LOWEST) .uv demo
+	rm -rf $(VENV) $(LOWEST) .uv demo dist
 
 $(READY): requirements.txt pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
