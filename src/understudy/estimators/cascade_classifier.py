@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -187,6 +188,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  # 
         """The table to search, and its number of certify samples; no table where nothing can be
         proved with it, whatever the classifiers."""
         codes = _codes(y, self.classes_)
+        folds = [] if self._is_prefit else folds_of(self.cv, X, y)
         splits, rule = assign_splits(np.arange(len(y)).astype(str).astype(object))
         counts = np.bincount(splits, minlength=len(SPLITS))
         certified = int(counts[SPLITS.index("certify")])
@@ -198,7 +200,6 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  # 
         if self._is_prefit:
             logits = {n: one.logits(X, name=n, classes=names) for n, one in stages.items()}
         else:
-            folds = folds_of(self.cv, X, y)
             if not folds:
                 return None, 0
             named = dict(with_names(self.estimators))
@@ -331,7 +332,8 @@ def _named_costs(costs: Any, names: tuple[str, ...]) -> dict[str, float] | None:
         return None
     named = dict(costs) if isinstance(costs, Mapping) else dict(enumerate(costs))
     wanted = names if isinstance(costs, Mapping) else tuple(range(len(names)))
-    if set(named) != set(wanted):
+    numbers = all(isinstance(cost, Real) for cost in named.values())
+    if set(named) != set(wanted) or not numbers:
         raise ModelError(
             f"costs are one number per estimator ({', '.join(names)}), found {costs!r}: give as "
             "many, in their order or by name"
