@@ -304,7 +304,7 @@ def test_pytorch_is_not_imported() -> None:
 
 
 def test_costs_that_are_no_numbers_and_an_unknown_cv_are_refused_even_for_few_samples() -> None:
-    with pytest.raises(ModelError, match=r"costs are one number per estimator .*, found \['a', 2\]"):
+    with pytest.raises(ModelError, match=r"costs are one number per estimator.*found \['a', 2\]"):
         cascade().set_params(costs=["a", 2]).fit(X[:50], Y[:50])
     with pytest.raises(ValueError, match="cv"):
         CascadeClassifier([TINY, BIG], cv="fold", costs=[1, 2]).fit(X[:50], Y[:50])
