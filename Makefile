@@ -64,5 +64,5 @@ $(READY): requirements.txt pyproject.toml | $(UV)
 # Pins for reproducible installs; run after changing dependencies.
 .PHONY: lock
 lock: | $(UV)
-	$(UV) pip compile --quiet --no-header --no-emit-index-url --universal --all-extras --group dev \
+	$(UV) pip compile --quiet --no-header --no-emit-index-url --universal --all-extras --group dev --group docs \
 	  --python-version 3.11 pyproject.toml --output-file requirements.txt

@@ -153,6 +153,7 @@ class _FigureRequest:
             UsageError: none was named.
             TableError: it is not the one that was searched.
         """
+        from understudy.app.searched_table import searched_table
         from understudy.store import load_table
 
         if result is None:
@@ -163,14 +164,7 @@ class _FigureRequest:
                 f"`--kind {self.kind}` is drawn from a table, {str(self.source)!r} is a file: name "
                 "the folder of the table, or add --table TABLE to a search result"
             )
-        scores = load_table(path)
-        searched = result.table.get("hash")
-        if searched is not None and scores.hash != searched:
-            raise UsageError(
-                f"a result is drawn with the table that it was searched on, {str(path)!r} has "
-                f"another hash ({scores.hash[:12]}, not {searched[:12]}): name that table"
-            )
-        return path, result.with_fitted(scores)
+        return path, searched_table(result, path)
 
     def samples(self, path: Path, scores: ScoreTable) -> ScoreTable:
         """The samples of `--split`; a look, where a search has not chosen on them already."""

@@ -22,6 +22,7 @@ from understudy.display import cost_text, interval_text, least_percent, percent,
 from understudy.errors import UnderstudyError
 from understudy.files import is_stream, replacing
 from understudy.result import Result
+from understudy.scores import ScoreTable
 from understudy.shift import ShiftCard
 
 WIDE, NARROW = 880.0, 324.0
@@ -29,12 +30,17 @@ SUFFIXES = (".html", ".htm", "")
 _BREAK = re.compile(r"(?<=_)(?=\w{3})|(?<=[./+:])(?=[A-Za-z]\w{2})|(?<=[^\s-]-)(?=[A-Za-z]\w{2})")
 
 
-def render(report: Report, bench: Bench | None = None, shift: ShiftCard | None = None) -> str:
+def render(
+    report: Report,
+    bench: Bench | None = None,
+    shift: ShiftCard | None = None,
+    table: ScoreTable | None = None,
+) -> str:
     """The page as HTML: whole in itself, the same text for the same report.
 
     Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
     escaped. With a benchmark of the cascade it also shows how fast that ran, with a shift card what
-    its policies do on other tables.
+    its policies do on other tables, with the table what the result does not hold itself.
     """
     environment = _environment(report)
     values = {
@@ -43,6 +49,7 @@ def render(report: Report, bench: Bench | None = None, shift: ShiftCard | None =
         "unit": report.result.unit,
         "bench": bench,
         "shift": shift,
+        "table": table,
         "charts": dict(_charts(report, shift)),
         "shades": shades(len(report.singles)),
         "rates": {} if bench is None else {name: bench.rate(name) for name in bench.seconds},
@@ -63,6 +70,7 @@ def write_report(
     *,
     bench: Bench | None = None,
     shift: ShiftCard | None = None,
+    table: ScoreTable | None = None,
     source: str | Path | None = None,
     made: date | None = None,
 ) -> int:
@@ -73,6 +81,7 @@ def write_report(
         path: the file to write.
         bench: how fast its cascade ran.
         shift: its policies on other tables.
+        table: that which was searched, with what the search fitted (`Result.with_fitted`).
         source: the file of the result, for the commands on the page.
         made: the day that the page states; by default today.
 
@@ -85,7 +94,7 @@ def write_report(
             "that page for a PDF"
         )
     report = Report(result, None if source is None else str(source), made or date.today())
-    page = render(report, bench, shift).encode()
+    page = render(report, bench, shift, table).encode()
     with replacing(path) as temporary:
         temporary.write_bytes(page)
     return len(page)
