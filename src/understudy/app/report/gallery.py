@@ -20,6 +20,9 @@ from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.table_validation import NO_LABEL
 
+CLASSES = 20
+"""Classes of a plan that are counted one by one."""
+
 
 @dataclass(frozen=True)
 class GivenAnswer:
@@ -84,11 +87,27 @@ class KindGallery:
 
 
 @dataclass(frozen=True)
+class ClassCounts:
+    """What becomes of the samples of a class: how many there are, and how many of each kind."""
+
+    name: str
+    samples: int
+    by_kind: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class PlanGallery:
-    """The samples of a plan by kind, and the budgets that it was chosen for."""
+    """The samples of a plan.
+
+    Attributes:
+        choices: the budgets that it was chosen for.
+        kinds: its samples by kind.
+        classes: the same by class, those first that lose most on tune; some of many.
+    """
 
     choices: tuple[Choice, ...]
     kinds: tuple[KindGallery, ...]
+    classes: tuple[ClassCounts, ...]
 
     @property
     def policy(self) -> Policy:
@@ -109,6 +128,7 @@ class Gallery:
     Attributes:
         data: the spec of the images.
         samples: how many samples they were chosen from.
+        classes: how many classes these have.
         plans: those that are cascades.
         missing: how many samples have no image.
         broken: ids of chosen samples whose images cannot be decoded.
@@ -117,6 +137,7 @@ class Gallery:
 
     data: str
     samples: int
+    classes: int
     plans: tuple[PlanGallery, ...]
     missing: int
     broken: tuple[str, ...]
@@ -164,6 +185,7 @@ def gallery_of(
     return Gallery(
         data=images.data.spec,
         samples=len(table),
+        classes=len(np.unique(plans[0].label)) if plans else 0,
         plans=tuple(
             _PlanCaptions(result, table, images.classes, one).gallery(pictures) for one in plans
         ),
@@ -201,7 +223,18 @@ class _PlanCaptions:
 
     def gallery(self, pictures: Mapping[str, Picture]) -> PlanGallery:
         """The gallery of the plan, with the pictures that there are."""
-        return PlanGallery(self._samples.choices, tuple(self._kinds(pictures)))
+        return PlanGallery(
+            self._samples.choices, tuple(self._kinds(pictures)), tuple(self._by_class())
+        )
+
+    def _by_class(self) -> Iterator[ClassCounts]:
+        label, kinds = self._samples.label, self._samples.kinds
+        counts = np.zeros((len(self._samples.rank), len(KINDS)), int)
+        np.add.at(counts, (label, kinds), 1)
+        there = [number for number in np.argsort(self._samples.rank).tolist() if counts[number].any()]
+        for number in there[:CLASSES]:
+            by_kind = tuple(counts[number].tolist())
+            yield ClassCounts(self._name(number), sum(by_kind), by_kind)
 
     def _kinds(self, pictures: Mapping[str, Picture]) -> Iterator[KindGallery]:
         first, *_, last = self._policy.exits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ KINDS = (
         ),
     ),
     SampleKind(
-        ("Deferred, still wrong", "Deferred, still wrong"),
+        ("Deferred, wrong", "Deferred, wrong"),
         ("Deferred to {last}, and wrong, as {reference} is.",) * 2,
     ),
 )
@@ -125,12 +125,23 @@ class PlanSamples:
     Attributes:
         choices: the budgets that it was chosen for.
         kinds: (N,) positions in `KINDS`.
-        shown: by kind, the positions of samples: class by class, the worst classes first.
+        label: (N,) the class number that each sample is shown with, see `samples_shown`.
+        rank: (C,) the places of the classes: those that lose most on tune, then the others.
+        shown: by kind, the positions of samples: class by class, by rank.
     """
 
     choices: tuple[Choice, ...]
     kinds: Array
+    label: Array
+    rank: Array
     shown: tuple[Array, ...]
+
+    def at_most(self, most: int) -> PlanSamples:
+        """The same with fewer samples that are shown: those that are taken first, by class."""
+        counts = _shares(most, list(map(len, self.shown)))
+        taken = (rows[:count] for rows, count in zip(self.shown, counts, strict=True))
+        ordered = (rows[np.argsort(self.rank[self.label[rows]], kind="stable")] for rows in taken)
+        return replace(self, shown=tuple(ordered))
 
 
 def samples_shown(
@@ -140,7 +151,8 @@ def samples_shown(
 
     The plans share `most` evenly, and so do the kinds of a plan, as far as they have so many. Of a
     kind classes take turns, those first that lose most on tune (`Choice.classes`), with the samples
-    that the exit which answered early, or else the first, is most confident of.
+    that the exit which answered early, or else the first, is most confident of. The class of a
+    sample is its first right answer: the reference's where it has no label.
 
     Args:
         result: what a search found.
@@ -156,21 +168,12 @@ def samples_shown(
     found = []
     for policy, choices in plans.items():
         kinds = kinds_of(table, policy, result.reference)
-        rank, sure = _class_ranks(table, choices[0], label)[label], _sureness(table, policy)
+        rank, sure = _class_ranks(table, choices[0], label), _sureness(table, policy)
         members = (np.flatnonzero((kinds == kind) & there) for kind in range(len(KINDS)))
-        found.append((choices, kinds, rank, sure, [_queue(rows, rank, sure) for rows in members]))
-    shares = _shares(most, [sum(map(len, queues)) for *_, queues in found])
-    return tuple(
-        PlanSamples(
-            tuple(choices),
-            kinds,
-            tuple(
-                _by_class(queue[:count], rank, sure)
-                for queue, count in zip(queues, _shares(share, list(map(len, queues))), strict=True)
-            ),
-        )
-        for share, (choices, kinds, rank, sure, queues) in zip(shares, found, strict=True)
-    )
+        queues = tuple(_queue(rows, rank[label], sure) for rows in members)
+        found.append(PlanSamples(tuple(choices), kinds, label, rank, queues))
+    shares = _shares(most, [sum(map(len, one.shown)) for one in found])
+    return tuple(one.at_most(share) for share, one in zip(shares, found, strict=True))
 
 
 def _class_ranks(table: ScoreTable, choice: Choice, label: Array) -> Array:
@@ -201,14 +204,9 @@ def _sureness(table: ScoreTable, policy: Policy) -> Array:
 
 def _queue(rows: Array, rank: Array, sure: Array) -> Array:
     """Some samples in the order in which they are taken: classes in turn, `FEW` of each at most."""
-    rows = _by_class(rows, rank, sure)
+    rows = rows[np.lexsort((-sure[rows], rank[rows]))]
     turn = np.arange(len(rows)) - np.searchsorted(rank[rows], rank[rows])
     return rows[np.lexsort((rank[rows], turn))][: int((turn < FEW).sum())]
-
-
-def _by_class(rows: Array, rank: Array, sure: Array) -> Array:
-    """Some samples class by class, the most confident of a class first."""
-    return rows[np.lexsort((-sure[rows], rank[rows]))]
 
 
 def _shares(total: int, wanted: Sequence[int]) -> list[int]:
