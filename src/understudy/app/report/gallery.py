@@ -173,7 +173,7 @@ def gallery_of(
     """
     ids = table.ids.tolist()
     there = np.array([id in images.positions for id in ids])
-    plans = samples_shown(result, table, there, most=most)
+    plans = samples_shown(result.choices, table, result.reference, there, most=most)
     chosen = dict.fromkeys(ids[row] for one in plans for rows in one.shown for row in rows)
     pictures = images.pictures(chosen, advance)
     broken = tuple(id for id in chosen if id not in pictures)
@@ -231,7 +231,9 @@ class _PlanCaptions:
         label, kinds = self._samples.label, self._samples.kinds
         counts = np.zeros((len(self._samples.rank), len(KINDS)), int)
         np.add.at(counts, (label, kinds), 1)
-        there = [number for number in np.argsort(self._samples.rank).tolist() if counts[number].any()]
+        there = [
+            number for number in np.argsort(self._samples.rank).tolist() if counts[number].any()
+        ]
         for number in there[:CLASSES]:
             by_kind = tuple(counts[number].tolist())
             yield ClassCounts(self._name(number), sum(by_kind), by_kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +60,13 @@ class Picture:
 
         channels = pixels if len(pixels) == 3 else np.repeat(pixels[:1], 3, axis=0)
         image = Image.fromarray(np.ascontiguousarray(channels.transpose(1, 2, 0)))
-        longest = max(image.size)
-        sharp = longest <= SHARP
+        sharp = max(image.size) <= SHARP
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
         kind, options = ("png", {}) if sharp else ("jpeg", {"quality": _QUALITY})
         buffer = io.BytesIO()
         image.save(buffer, kind, optimize=True, **options)
         encoded = base64.b64encode(buffer.getvalue()).decode()
-        width, height = (max(1, round(SIDE * side / longest)) for side in image.size)
+        width, height = (max(1, round(SIDE * side / max(image.size))) for side in image.size)
         return Picture(f"data:image/{kind};base64,{encoded}", width, height, sharp)
 
 
@@ -126,10 +126,8 @@ class ScoredImages:
         places: Sequence[str] = sorted(ids, key=self.positions.__getitem__)
         found = {}
         for done, id in enumerate(places, 1):
-            try:
+            with suppress(DataError):
                 found[id] = Picture.of(self.data.array(self.positions[id]))
-            except DataError:
-                pass
             advance("drawing images", done, len(places))
         return found
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from understudy.choice import Choice
 from understudy.outcome import decide
 from understudy.policy import Policy
-from understudy.result import Result
 from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
@@ -25,7 +24,7 @@ FEW = 6
 
 
 @dataclass(frozen=True)
-class SampleKind:
+class OutcomeKind:
     """A kind of samples; every sample is of one.
 
     Attributes:
@@ -41,7 +40,7 @@ class SampleKind:
 
 LOST, GAINED, RESCUED, EARLY, EARLY_WRONG, UNNEEDED, WRONG = range(7)
 KINDS = (
-    SampleKind(
+    OutcomeKind(
         ("Lost", "Disagreeing"),
         (
             "{reference} is right, the plan is wrong.",
@@ -49,8 +48,8 @@ KINDS = (
         ),
         opened=True,
     ),
-    SampleKind(("Gained", "Gained"), ("The plan is right, {reference} is wrong.",) * 2),
-    SampleKind(
+    OutcomeKind(("Gained", "Gained"), ("The plan is right, {reference} is wrong.",) * 2),
+    OutcomeKind(
         ("Rescued", "Rescued"),
         (
             "{first} alone would be wrong. The sample was deferred to {last}, which is right.",
@@ -59,7 +58,7 @@ KINDS = (
         ),
         opened=True,
     ),
-    SampleKind(
+    OutcomeKind(
         ("Answered early, right", "Answered early, agreeing"),
         (
             "Answered before {last}, and right, as {reference} is.",
@@ -67,18 +66,18 @@ KINDS = (
         ),
         opened=True,
     ),
-    SampleKind(
+    OutcomeKind(
         ("Answered early, wrong", "Answered early, wrong"),
         ("Answered before {last}, and wrong, as {reference} is: nothing is lost.",) * 2,
     ),
-    SampleKind(
+    OutcomeKind(
         ("Deferred without need", "Deferred without need"),
         (
             "Deferred to {last}, which is right; {first} alone would be right as well.",
             "Deferred to {last}, which agrees with {reference}; {first} alone would agree as well.",
         ),
     ),
-    SampleKind(
+    OutcomeKind(
         ("Deferred, wrong", "Deferred, wrong"),
         ("Deferred to {last}, and wrong, as {reference} is.",) * 2,
     ),
@@ -145,7 +144,12 @@ class PlanSamples:
 
 
 def samples_shown(
-    result: Result, table: ScoreTable, there: Array, *, most: int = MOST
+    choices: Sequence[Choice],
+    table: ScoreTable,
+    reference: str,
+    there: Array,
+    *,
+    most: int = MOST,
 ) -> tuple[PlanSamples, ...]:
     """What the cascades among the plans do with each sample, and the samples that are shown.
 
@@ -155,23 +159,24 @@ def samples_shown(
     sample is its first right answer: the reference's where it has no label.
 
     Args:
-        result: what a search found.
-        table: the samples that its figures are measured on.
+        choices: the plans.
+        table: the samples that their figures are measured on.
+        reference: the exit that they are compared with.
         there: (N,) which of them have an image.
         most: how many are shown.
     """
     plans: dict[Policy, list[Choice]] = {}
-    for choice in result.choices:
+    for choice in choices:
         if len(choice.policy.exits) > 1:
             plans.setdefault(choice.policy, []).append(choice)
-    label = table.right_answers(result.reference)[:, 0]
+    label = table.right_answers(reference)[:, 0]
     found = []
-    for policy, choices in plans.items():
-        kinds = kinds_of(table, policy, result.reference)
-        rank, sure = _class_ranks(table, choices[0], label), _sureness(table, policy)
+    for policy, aims in plans.items():
+        kinds = kinds_of(table, policy, reference)
+        rank, sure = _class_ranks(table, aims[0], label), _sureness(table, policy)
         members = (np.flatnonzero((kinds == kind) & there) for kind in range(len(KINDS)))
         queues = tuple(_queue(rows, rank[label], sure) for rows in members)
-        found.append(PlanSamples(tuple(choices), kinds, label, rank, queues))
+        found.append(PlanSamples(tuple(aims), kinds, label, rank, queues))
     shares = _shares(most, [sum(map(len, one.shown)) for one in found])
     return tuple(one.at_most(share) for share, one in zip(shares, found, strict=True))
 
