@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -121,6 +121,7 @@ def chosen_of(table: ScoreTable, policy: Policy, reference: str) -> Choice:
     return Choice(1.0, policy, outcome, None, Baselines(None, None, 0.0, 0.0), "", gaps)
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_what_is_shown_is_fairly_divided(data: st.DataObject) -> None:
     table = data.draw(score_tables(most=60, least_exits=2))
@@ -343,6 +344,32 @@ def test_without_a_cascade_there_is_nothing_to_show(scored: ScoreTable, tmp_path
     found = search(scored, max_drop=-50.0, reference="large")
     page = found.report(tmp_path / "r.html", table=scored, images="digits:heldout").read_text()
     assert "No plan is a cascade: large or another single exit answers every image." in page
+
+
+def test_names_of_users_are_escaped_and_missing_labels_are_no_errors(tmp_path: Path) -> None:
+    hostile, rng = '<b onclick="x">&', np.random.default_rng(0)
+    data = open_data("digits:heldout")
+    ids = np.array([f"{hostile}-1 {number}" for number in range(len(data))], object)
+    right, sure = rng.random((2, len(data)))
+    sets = [0 if number % 2 else None for number in range(len(data))]
+    exits = {hostile: ((right > 0.7) & (sure < 0.5), sure), "big": (0 * right, sure)}
+    table = ScoreTable.from_predictions(
+        {name: (np.asarray(answer, int), values) for name, (answer, values) in exits.items()},
+        sets,
+        ids=ids.tolist(),
+        classes=[f"{hostile}0", f"{hostile}1"],
+        costs={hostile: 1, "big": 9},
+    )
+    found = search(table, max_drop=9.0, reference="big")
+    images = replace(data, ids=ids)
+    page = found.report(tmp_path / "r.html", table=table, images=images).read_text()
+    assert "<b onclick" not in page
+    figures = re.findall(r"<figure.*?</figure>", page, re.S)
+    without = [one for one in figures if "<dd><small>none</small></dd>" in one]
+    assert 0 < len(without) < len(figures)
+    assert not any('class="wrong"' in one for one in without)
+    assert any('class="wrong"' in one for one in figures)
+    assert "&gt;&amp;-1 " in page  # ids keep their hyphens
 
 
 @pytest.mark.slow
