@@ -131,6 +131,14 @@ class Page:
         found: str = self.run(f"document.querySelector({json.dumps(selector)}).innerText")
         return found
 
+    def violations(self, axe: str) -> Any:
+        """What axe-core, whose script is given, finds in the page: impact, rule and elements."""
+        self.run(axe + ";0")
+        return self.run(
+            "axe.run().then(result => result.violations.map(one => [one.impact, one.id, "
+            "one.nodes.slice(0, 3).map(node => node.html + ' ' + node.failureSummary)]))"
+        )
+
     def key(self, key: str) -> None:
         """Press a key, such as `ArrowRight`."""
         codes = {"Enter": 13, "Escape": 27, "Tab": 9, "End": 35, "Home": 36}

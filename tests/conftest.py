@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +30,8 @@ settings.register_profile("no deadline", deadline=None)  # a busy machine is no 
 settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
+AXE = "axe-core@4.10.3"
+AXE_SHA256 = "880970c081707360e64f34cea25ff91892f5bc95675b0776925b9709dd8a68bb"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,6 +59,30 @@ def nodes() -> Iterator[RayNodes]:
 
     with ray_nodes(cores=1) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def axe(request: pytest.FixtureRequest) -> str:
+    """The script of axe-core, from the registry of npm, kept in the cache of the tests."""
+    folder = request.config.cache.mkdir("axe-core")
+    file = folder / "axe.min.js"
+    if not file.exists():
+        npm = shutil.which("npm")
+        ran = npm and subprocess.run(
+            [npm, "pack", "--silent", AXE],
+            cwd=folder,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+        if not ran or ran.returncode:
+            pytest.skip(f"{AXE} is not here: npm could not fetch it")
+        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+            member = archive.extractfile("package/axe.min.js")
+            assert member is not None
+            file.write_bytes(member.read())
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == AXE_SHA256
+    return file.read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ CORE = {
         "choice", "result_tables", "shift", "policy_set",
         "json_codec", "errors", "outcome", "frontier", "deciles",
         "display", "split", "scores", "deferral", "ensemble", "exit", "reference",
-        "confidence_functions", "html_views", "short_repr", "tabular",
+        "confidence_functions", "html_views", "short_repr", "tabular", "progress_bars",
     },
     "import_exits": {"errors", "files", "policy", "scores", "split"},
     "ensemble": {"json_codec", "errors", "confidence_functions", "exit", "scores"},

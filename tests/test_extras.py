@@ -197,6 +197,17 @@ def test_every_verb_names_the_extra_that_it_needs(extras: str, tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
 
 
+@pytest.mark.parametrize("extras", ["", "search"])
+def test_images_of_a_report_name_the_extra_that_decodes_them(extras: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    line = "report a.json --table b --data folder:a --out b.html"
+    end = without(extras, VERBS, tmp_path, line)[line]
+    assert end == (
+        "2 error: `understudy report --data` needs the `torch` extra, which is not installed: "
+        "pip install 'understudy[torch]'"
+    )
+
+
 def test_every_verb_is_tried() -> None:
     from understudy.app.cli.main import app
 

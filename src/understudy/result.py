@@ -267,20 +267,36 @@ class Result(
         named = tables if isinstance(tables, Mapping) else {"table": tables}
         return self.policy_set.apply(named, split=split)
 
-    def report(self, path: str | Path, *, shift: ShiftCard | None = None) -> Path:
+    def report(
+        self,
+        path: str | Path,
+        *,
+        shift: ShiftCard | None = None,
+        table: ScoreTable | None = None,
+        images: Any = None,
+    ) -> Path:
         """Write the result as one HTML page that needs neither script nor network; its path.
 
-        With a `shift` card the page also shows its policies on other tables.
+        Args:
+            path: the page to write.
+            shift: shows the policies on other tables too.
+            table: that which was searched: shows what the result does not hold.
+            images: those that the table was scored on, as a spec or as what `zoo.data.open_data`
+                returns: shows which of them the plans answer early, defer, rescue and lose.
 
         >>> result.report("report.html")  # doctest: +SKIP
         PosixPath('report.html')
 
         Raises:
-            UnderstudyError: the path does not end in .html or .htm, or it cannot be written.
+            UnderstudyError: the path does not end in .html or .htm, or it cannot be written; there
+                are images without the table, or images other than those that it was scored on.
         """
         from understudy.app.report.page import write_report
+        from understudy.progress_bars import progress_bars
 
-        write_report(self, path, shift=shift)
+        fitted = None if table is None else self.with_fitted(table)
+        with progress_bars("images") as advance:
+            write_report(self, path, shift=shift, table=fitted, images=images, advance=advance)
         return Path(path)
 
     def __str__(self) -> str:

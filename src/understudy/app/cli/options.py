@@ -63,6 +63,14 @@ Data = Annotated[
         callback=_existing_data,
     ),
 ]
+OptionalData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Show images of the data that TABLE was scored on; as for `score`.",
+        callback=_existing_data,
+    ),
+]
 Device = Annotated[
     str | None,
     option(

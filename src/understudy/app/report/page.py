@@ -14,6 +14,8 @@ from markupsafe import Markup
 
 from understudy.app.bench_result import Bench
 from understudy.app.report import charts, drawing
+from understudy.app.report.gallery import Gallery, gallery_of
+from understudy.app.report.pictures import ScoredImages
 from understudy.app.report.record import Report
 from understudy.app.report.words import typeset
 from understudy.chart_layout import shades
@@ -21,9 +23,11 @@ from understudy.choice import DECIDED
 from understudy.display import cost_text, interval_text, least_percent, percent, shares_text, signed
 from understudy.errors import UnderstudyError
 from understudy.files import is_stream, replacing
+from understudy.progress_bars import Advance, no_bar
 from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.shift import ShiftCard
+from understudy.zoo.data import DataSet
 
 WIDE, NARROW = 880.0, 324.0
 SUFFIXES = (".html", ".htm", "")
@@ -35,12 +39,14 @@ def render(
     bench: Bench | None = None,
     shift: ShiftCard | None = None,
     table: ScoreTable | None = None,
+    gallery: Gallery | None = None,
 ) -> str:
     """The page as HTML: whole in itself, the same text for the same report.
 
     Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
     escaped. With a benchmark of the cascade it also shows how fast that ran, with a shift card what
-    its policies do on other tables, with the table what the result does not hold itself.
+    its policies do on other tables, with the table what the result does not hold itself, with a
+    gallery what becomes of which images.
     """
     environment = _environment(report)
     values = {
@@ -50,6 +56,7 @@ def render(
         "bench": bench,
         "shift": shift,
         "table": table,
+        "gallery": gallery,
         "charts": dict(_charts(report, shift)),
         "shades": shades(len(report.singles)),
         "rates": {} if bench is None else {name: bench.rate(name) for name in bench.seconds},
@@ -71,6 +78,8 @@ def write_report(
     bench: Bench | None = None,
     shift: ShiftCard | None = None,
     table: ScoreTable | None = None,
+    images: DataSet | str | None = None,
+    advance: Advance = no_bar,
     source: str | Path | None = None,
     made: date | None = None,
 ) -> int:
@@ -82,11 +91,14 @@ def write_report(
         bench: how fast its cascade ran.
         shift: its policies on other tables.
         table: that which was searched, with what the search fitted (`Result.with_fitted`).
+        images: those that the table was scored on, or their spec, for a gallery; see `open_data`.
+        advance: told of the images that are done.
         source: the file of the result, for the commands on the page.
         made: the day that the page states; by default today.
 
     Raises:
-        UnderstudyError: the path has the ending of another format, or it cannot be written.
+        UnderstudyError: the path has the ending of another format, or it cannot be written; there
+            are images without the table, or images other than those that it was scored on.
     """
     if Path(path).suffix.lower() not in SUFFIXES and not is_stream(path):
         raise UnderstudyError(
@@ -94,10 +106,25 @@ def write_report(
             "that page for a PDF"
         )
     report = Report(result, None if source is None else str(source), made or date.today())
-    page = render(report, bench, shift, table).encode()
+    gallery = None if images is None else _gallery(result, table, images, advance)
+    page = render(report, bench, shift, table, gallery).encode()
     with replacing(path) as temporary:
         temporary.write_bytes(page)
     return len(page)
+
+
+def _gallery(
+    result: Result, table: ScoreTable | None, images: DataSet | str, advance: Advance
+) -> Gallery:
+    """The gallery of the samples that the figures of a result are measured on."""
+    if table is None:
+        raise UnderstudyError(
+            f"images are found by the ids of the table's samples, found the images "
+            f"{images if isinstance(images, str) else images.spec!r} without the table that was "
+            "searched: give it too"
+        )
+    measured = table.on(result.measured_on)
+    return gallery_of(result, measured, ScoredImages.of(measured, images), advance)
 
 
 def _charts(
