@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from doc_pages import PAGES, ROOT, blocks, read, section
+from doc_pages import OF_SCRIPT, PAGES, ROOT, blocks, read, section, shape
 from journey_scripts import JOURNEYS, LANGUAGES, documented, installed, repeated, scripts
 
 STEPS = {
@@ -144,7 +144,22 @@ def test_a_journey_reaches_its_goal(
         place = next(iter(repeated(JOURNEYS / name)))
         programs = environment((*installed(place), *ALSO.get(name, ())))
         output = run(command(name, here), here, clean(programs, home=tmp_path))
+        for line in shown(f"examples/journeys/{name}"):
+            assert shape(line) in shape(output), line
     assert "reached: " in output
+
+
+def shown(script: str) -> list[str]:
+    """The lines of a script's output that the documentation shows."""
+    mark = f"<!-- output of {script} -->"
+    found = (b for page in PAGES for b in blocks(page) if b.above == mark)
+    return [line for block in found for line in block.text.splitlines()]
+
+
+def test_scripts_whose_output_is_shown_are_run() -> None:
+    steps = {f"examples/journeys/{name}" for names in STEPS.values() for name in names}
+    found = {mark for page in PAGES for mark in OF_SCRIPT.findall(read(page))}
+    assert found <= steps
 
 
 def run(words: list[str], folder: Path, variables: Mapping[str, str]) -> str:
