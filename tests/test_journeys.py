@@ -144,16 +144,15 @@ def test_a_journey_reaches_its_goal(
         place = next(iter(repeated(JOURNEYS / name)))
         programs = environment((*installed(place), *ALSO.get(name, ())))
         output = run(command(name, here), here, clean(programs, home=tmp_path))
-        for line in shown(f"examples/journeys/{name}"):
-            assert shape(line) in shape(output), line
+        for excerpt in shown(f"examples/journeys/{name}"):
+            assert shape(excerpt) in shape(output), excerpt
     assert "reached: " in output
 
 
 def shown(script: str) -> list[str]:
-    """The lines of a script's output that the documentation shows."""
+    """The excerpts of a script's output in the documentation."""
     mark = f"<!-- output of {script} -->"
-    found = (b for page in PAGES for b in blocks(page) if b.above == mark)
-    return [line for block in found for line in block.text.splitlines()]
+    return [b.text for page in PAGES for b in blocks(page) if b.above == mark]
 
 
 def test_scripts_whose_output_is_shown_are_run() -> None:
