@@ -207,6 +207,20 @@ def test_links_work(page: str) -> None:
             assert anchor in anchors(target.resolve().relative_to(ROOT).as_posix()), link
 
 
+def test_errors_in_the_questions_are_those_of_the_package() -> None:
+    table = read("docs/faq.md").partition("## Errors")[2]
+    found = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(found) > 10
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py")]
+    texts = "\n".join(
+        node.value
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    assert [sentence for sentence in found if sentence not in texts] == []
+
+
 def test_the_readme_example_has_at_most_ten_lines() -> None:
     first = next(block for block in blocks("README.md") if block.language == "python")
     assert len([line for line in first.text.splitlines() if line.strip()]) <= 10

@@ -125,10 +125,10 @@ def cascade(record: Mapping[str, Any], theme: str) -> str:
                 style = {"font_size": SMALL, "fill": colours["best"]}
                 yield text(at, top + 12, "deferred:", **style, **middle)
                 yield text(at, top + 28, percent(reached), **style, **middle)
+        large = record["reference"]
         words = (
-            f"{percent(plan['saving'])} of the MACs of {record['reference']} are saved. Accuracy on "
-            f"test: {percent(plan['accuracy'])}, {record['reference']} alone "
-            f"{percent(plan['reference_accuracy'])}."
+            f"{percent(plan['saving'])} of the MACs of {large} are saved. Accuracy on test: "
+            f"{percent(plan['accuracy'])}, {large} alone {percent(plan['reference_accuracy'])}."
         )
         yield text(
             WIDTH / 2, top + 172, minus(words), font_size=SIZE, fill=colours["ink"], **middle
