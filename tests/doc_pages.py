@@ -14,6 +14,12 @@ PAGES = sorted(
     for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
 )
 
+OUTPUT = "<!-- output -->"
+"""Stands above a block of text that the Python block before it prints."""
+
+OF_SCRIPT = re.compile(r"<!-- output of (examples/journeys/[\w.]+) -->")
+"""Stands above an excerpt of what a script of the journeys prints."""
+
 NOT_RUN = re.compile(r"^<!-- not run: (.*) -->$", re.MULTILINE)
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
@@ -45,6 +51,11 @@ def blocks(page: str) -> list[Block]:
         )
         for found in _FENCE.finditer(text)
     ]
+
+
+def shape(text: str) -> str:
+    """Output without its figures and spaces, which differ from machine to machine."""
+    return re.sub(r"[+−-]?\d[\d.,]*", "#", re.sub(r"[\s─]+", "", text))
 
 
 def section(place: str) -> list[Block]:

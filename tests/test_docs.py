@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,6 +28,8 @@ from typer.main import get_command
 
 from doc_pages import (
     NOT_RUN,
+    OF_SCRIPT,
+    OUTPUT,
     PAGES,
     ROOT,
     Block,
@@ -36,12 +39,13 @@ from doc_pages import (
     inline_commands,
     links,
     read,
+    shape,
 )
 from understudy.app.cli.main import app
 from understudy.app.cli.options import with_ray_address
 
 PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
-LANGUAGES = {"", "python", "toml", "yaml"}
+LANGUAGES = {"", "python", "text", "toml", "yaml"}
 THEMES, LARGEST_PICTURE = ("light", "dark"), 150_000
 
 
@@ -59,19 +63,41 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("page", PYTHON_PAGES)
 def test_python_blocks_run_in_order(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from doc_models import namespace
 
-    names = namespace(tmp_path)
+    names, printed = namespace(tmp_path), ""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "examples" / "journeys")  # `networks`, a user's module
-    for block in (b for b in blocks(page) if b.language == "python"):
-        if not (skipped := NOT_RUN.fullmatch(block.above)):
+    for block in (b for b in blocks(page) if b.language == "python" or b.above == OUTPUT):
+        if block.above == OUTPUT:
+            same = str.strip if installed_as_pinned() else shape
+            assert same(printed) == same(block.text), f"{page}:{block.line}"
+        elif not (skipped := NOT_RUN.fullmatch(block.above)):
+            capsys.readouterr()
             execute(block, page, names)
+            printed = capsys.readouterr().out
         else:
             ast.parse(block.text)
             assert len(skipped[1]) > 10, f"{page}:{block.line}: give the reason"
+
+
+@cache
+def installed_as_pinned() -> bool:
+    """Whether figures are those of the pinned libraries: others may fit a model otherwise."""
+    pins = {line.partition(" ;")[0] for line in read("requirements.txt").splitlines()}
+    return all(f"{name}=={version(name)}" in pins for name in ("numpy", "scikit-learn", "scipy"))
+
+
+def test_outputs_say_what_printed_them() -> None:
+    for page in PAGES:
+        before = ""
+        for block in blocks(page):
+            if block.language == "text":
+                script = OF_SCRIPT.fullmatch(block.above)
+                assert script or (block.above == OUTPUT and before), f"{page}:{block.line}"
+            before = block.language if block.language in ("python", "text") else ""
 
 
 def execute(block: Block, page: str, names: dict[str, Any]) -> None:
@@ -181,6 +207,20 @@ def test_links_work(page: str) -> None:
             assert anchor in anchors(target.resolve().relative_to(ROOT).as_posix()), link
 
 
+def test_errors_in_the_questions_are_those_of_the_package() -> None:
+    table = read("docs/faq.md").partition("## Errors")[2]
+    found = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(found) > 10
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py")]
+    texts = "\n".join(
+        node.value
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    assert [sentence for sentence in found if sentence not in texts] == []
+
+
 def test_the_readme_example_has_at_most_ten_lines() -> None:
     first = next(block for block in blocks("README.md") if block.language == "python")
     assert len([line for line in first.text.splitlines() if line.strip()]) <= 10
@@ -190,11 +230,6 @@ def demo_excerpt() -> list[str]:
     """The lines of the README's demo output."""
     (excerpt,) = (b for b in blocks("README.md") if b.above == "<!-- demo -->")
     return [line.rstrip() for line in excerpt.text.splitlines()]
-
-
-def shape(line: str) -> str:
-    """A line of output without its figures and spaces, which differ from machine to machine."""
-    return re.sub(r"[+−-]?\d[\d.,]*", "#", re.sub(r"[\s─]+", "", line))
 
 
 def words(text: str) -> set[str]:
@@ -248,6 +283,23 @@ def test_pictures_are_small_and_come_in_light_and_dark() -> None:
         assert path.stat().st_size < LARGEST_PICTURE
         assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert f"docs/images/{path.name}" in links("README.md")
+
+
+def test_the_pictures_of_the_concepts_are_those_of_their_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "images")
+    drawn, record = import_module("concepts"), json.loads(read("docs/images/figures.json"))
+    pictures = sorted((ROOT / "docs/images/concepts").glob("*.svg"))
+    drawings = ("cascade", "splits", "steps")
+    assert [path.name for path in pictures] == [
+        f"{d}-{t}.svg" for d in drawings for t in sorted(THEMES)
+    ]
+    for path in pictures:
+        assert path.stat().st_size < LARGEST_PICTURE
+        what, _, theme = path.stem.partition("-")
+        assert path.read_text(encoding="utf-8") == getattr(drawn, what)(record, theme)
+        assert f"images/concepts/{path.name}" in links("docs/concepts.md")
 
 
 def test_the_imagenet_page_has_the_figures_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from doc_pages import PAGES, ROOT, blocks, read, section
+from doc_pages import OF_SCRIPT, PAGES, ROOT, blocks, read, section, shape
 from journey_scripts import JOURNEYS, LANGUAGES, documented, installed, repeated, scripts
 
 STEPS = {
@@ -144,7 +144,21 @@ def test_a_journey_reaches_its_goal(
         place = next(iter(repeated(JOURNEYS / name)))
         programs = environment((*installed(place), *ALSO.get(name, ())))
         output = run(command(name, here), here, clean(programs, home=tmp_path))
+        for excerpt in shown(f"examples/journeys/{name}"):
+            assert shape(excerpt) in shape(output), excerpt
     assert "reached: " in output
+
+
+def shown(script: str) -> list[str]:
+    """The excerpts of a script's output in the documentation."""
+    mark = f"<!-- output of {script} -->"
+    return [b.text for page in PAGES for b in blocks(page) if b.above == mark]
+
+
+def test_scripts_whose_output_is_shown_are_run() -> None:
+    steps = {f"examples/journeys/{name}" for names in STEPS.values() for name in names}
+    found = {mark for page in PAGES for mark in OF_SCRIPT.findall(read(page))}
+    assert found <= steps
 
 
 def run(words: list[str], folder: Path, variables: Mapping[str, str]) -> str:

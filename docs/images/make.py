@@ -77,8 +77,8 @@ def imagenet() -> ScoreTable:
     )
 
 
-def figures(result: Result) -> dict[str, Any]:
-    """What the pictures show, as plain JSON."""
+def figures(result: Result, plain: Result) -> dict[str, Any]:
+    """What the pictures show, as plain JSON; `plain` has thresholds on the max softmax."""
     return {
         "data": "predictions of 21 torchvision networks on the ImageNet validation set "
         "(cgnorthcutt/benchmarking-keras-pytorch, MIT)",
@@ -97,6 +97,40 @@ def figures(result: Result) -> dict[str, Any]:
             }
             for choice in result.choices
         ],
+        "three_stages": three_stages(plain.choice()),
+    }
+
+
+def three_stages(choice: Choice) -> dict[str, Any]:
+    """A plan with its certificate, the example of the pages on concepts and certificates."""
+    outcome, certificate = choice.outcome, choice.certificate
+    assert certificate
+    return {
+        "search": f'search(table, reference="{REFERENCE}", max_drop={choice.max_drop:g}, '
+        'confidence="max_softmax", at_most_stages=3)',
+        "stages": [
+            {
+                "exit": stage.exit,
+                "threshold": None if stage.threshold is None else round(stage.threshold, 3),
+                "share": round(outcome.shares[stage.exit], 4),
+                "gmacs": GMACS[stage.exit],
+            }
+            for stage in choice.policy.stages
+        ],
+        "max_drop": choice.max_drop,
+        "accuracy": round(outcome.accuracy, 4),
+        "reference_accuracy": round(outcome.reference_accuracy, 4),
+        "saving": round(outcome.saving["MACs"], 4),
+        "drop": round(outcome.drop, 3),
+        "drop_interval": [round(edge, 3) for edge in outcome.drop_interval],
+        "certificate": {
+            "samples": certificate.samples,
+            "losses": certificate.losses,
+            "gains": certificate.gains,
+            "p_value": round(certificate.p_value or 0, 4),
+            "delta": certificate.delta,
+            "saving": round(certificate.saving_bounds["MACs"], 4),
+        },
     }
 
 
@@ -289,7 +323,10 @@ def card(
 def main() -> None:
     table = imagenet()
     result = search(table, reference=REFERENCE, max_drop=MAX_DROPS)
-    record = json.dumps(figures(result), indent=1, ensure_ascii=False)
+    plain = search(
+        table, reference=REFERENCE, max_drop=0.5, confidence="max_softmax", at_most_stages=3
+    )
+    record = json.dumps(figures(result, plain), indent=1, ensure_ascii=False)
     (HERE / "figures.json").write_text(record + "\n", encoding="utf-8")
     for theme in ("light", "dark"):
         (HERE / f"frontier-{theme}.svg").write_text(
