@@ -1,4 +1,4 @@
-"""Examples in docstrings, which stand there as doctests, shown as code (an extension of Griffe)."""
+"""The docstrings of this library as mkdocstrings reads them (an extension of Griffe)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 import griffe
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
+_SHARED = re.compile(r"^ {4}(\w+(?:, \w+)+):(.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
-class ShownDoctests(griffe.Extension):
-    """Puts every doctest of a docstring into a block of code."""
+class Docstrings(griffe.Extension):
+    """Puts doctests into blocks of code, and gives each name of ``a, b: ...`` a line of its own."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
-            obj.docstring.value = fenced(obj.docstring.value)
+            obj.docstring.value = separated(fenced(obj.docstring.value))
 
 
 def fenced(text: str) -> str:
@@ -40,3 +41,18 @@ def fenced(text: str) -> str:
     if inside:
         written[-1] += "\n```"
     return "\n\n".join(written)
+
+
+def separated(text: str) -> str:
+    """A docstring whose lists of arguments, attributes and errors have one name per entry.
+
+    >>> print(separated("Args:\\n    a, b: numbers."))
+    Args:
+        a: numbers.
+        b: numbers.
+    """
+
+    def one_by_one(entry: re.Match[str]) -> str:
+        return "\n".join(f"    {name}:{entry[2]}" for name in entry[1].split(", "))
+
+    return _SHARED.sub(one_by_one, text)
