@@ -18,7 +18,8 @@ SHA256 = "880970c081707360e64f34cea25ff91892f5bc95675b0776925b9709dd8a68bb"
 
 def script(config: pytest.Config) -> str:
     """The script of axe-core, from the registry of npm, kept in the cache of the tests."""
-    folder = config.cache.mkdir("axe-core")  # type: ignore[union-attr]
+    assert config.cache is not None
+    folder = config.cache.mkdir("axe-core")
     file = folder / "axe.min.js"
     if not file.exists():
         npm = shutil.which("npm")

@@ -1,17 +1,18 @@
-"""Build the documentation site: `python docs/site/build_site.py`. Any warning or broken link fails."""
+"""Build the documentation site: `make docs`. Any warning or broken link fails."""
 
 from __future__ import annotations
 
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from site_links import Document, LinkCheck, check_links
 from public_names import public_names
+from site_links import Document, LinkCheck, check_links
 from site_sources import write_sources
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 class BuildFailed(Exception):
@@ -19,7 +20,7 @@ class BuildFailed(Exception):
 
 
 def build(root: Path) -> Path:
-    """Build the site of this repository in a folder with its configuration and `src`: ``root/site``.
+    """Build the site of this repository in a folder with its configuration and `src`.
 
     Raises:
         BuildFailed: a page, a link or a docstring has a fault.
@@ -28,14 +29,13 @@ def build(root: Path) -> Path:
     ran = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--clean", "--strict"],
         cwd=root,
-        env={**os.environ, "NO_COLOR": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
     if ran.returncode or "griffe: " in ran.stdout:  # what Griffe warns of is not counted as strict
-        raise BuildFailed(ran.stdout)
+        raise BuildFailed(_COLOUR.sub("", ran.stdout))
     return root / "site"
 
 

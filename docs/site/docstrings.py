@@ -14,7 +14,7 @@ _SHARED = re.compile(r"^ {4}(\w+(?:, \w+)+):(.*(?:\n {5,}.*)*)", re.MULTILINE)
 class Docstrings(griffe.Extension):
     """Puts doctests into blocks of code, and gives each name of ``a, b: ...`` a line of its own."""
 
-    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:
             obj.docstring.value = separated(fenced(obj.docstring.value))
 

@@ -19,7 +19,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
 }
-COPIED = {".json", ".svg", ".png", ".css", ".ipynb"}
+COPIED = {".json", ".svg", ".png", ".css", ".js", ".ipynb"}
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".sh": "bash", ".slurm": "bash"}
 OUTSIDE = PurePosixPath("repository")
 
