@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import shutil
 import threading
@@ -21,7 +22,7 @@ from doc_pages import ROOT
 pytest.importorskip("griffe", reason="the tools of the site are not installed")
 
 import build_site
-from docstrings import fenced, separated
+import docstrings
 from site_links import check_links
 from site_sources import PAGES, MissingTarget, on_site, place_of, write_sources
 
@@ -121,10 +122,11 @@ def test_faults_of_a_built_site_are_found(tmp_path: Path) -> None:
 
 
 def test_doctests_are_shown_as_code() -> None:
-    assert fenced("Adds.\n\n>>> 1\n1\n\n>>> 2\n2\n\nRaises:\n    E: no.") == (
+    assert doctest.testmod(docstrings).failed == 0
+    assert docstrings.fenced("Adds.\n\n>>> 1\n1\n\n>>> 2\n2\n\nRaises:\n    E: no.") == (
         "Adds.\n\n```pycon\n>>> 1\n1\n\n>>> 2\n2\n```\n\nRaises:\n    E: no."
     )
-    assert separated("Args:\n    a, b: two\n        lines.\n    c: one.") == (
+    assert docstrings.separated("Args:\n    a, b: two\n        lines.\n    c: one.") == (
         "Args:\n    a: two\n        lines.\n    b: two\n        lines.\n    c: one."
     )
 
