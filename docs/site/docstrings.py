@@ -22,13 +22,8 @@ class Docstrings(griffe.Extension):
 def fenced(text: str) -> str:
     """A docstring with each run of paragraphs that are doctests in one fence.
 
-    >>> print(fenced("Adds.\\n\\n>>> 1 + 1\\n2"))
-    Adds.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    >>> fenced("Adds.\\n\\n>>> 1 + 1\\n2").splitlines()
+    ['Adds.', '', '```pycon', '>>> 1 + 1', '2', '```']
     """
     written: list[str] = []
     inside = False
