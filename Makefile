@@ -40,6 +40,11 @@ lowest: | $(UV)
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
 	$(LOWEST)/bin/pytest -q -n 2 -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
+# The documentation site, in site/.
+.PHONY: docs
+docs: $(READY)
+	$(BIN)/python docs/site/build_site.py
+
 # The wheel and the sdist, checked.
 .PHONY: dist
 dist: $(READY)
@@ -48,7 +53,7 @@ dist: $(READY)
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .uv demo dist
+	rm -rf $(VENV) $(LOWEST) .uv demo dist site build .cache
 
 $(READY): requirements.txt pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)

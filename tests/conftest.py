@@ -18,6 +18,7 @@ from hypothesis import settings
 from command_line import Completed, Run
 from tables import synthetic
 from understudy.app.cli.main import main
+from understudy.files import replacing
 from understudy.store import save_table
 
 if TYPE_CHECKING:
@@ -77,10 +78,10 @@ def axe(request: pytest.FixtureRequest) -> str:
         )
         if not ran or ran.returncode:
             pytest.skip(f"{AXE} is not here: npm could not fetch it")
-        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        with tarfile.open(next(folder.glob("*.tgz"))) as archive, replacing(file) as temporary:
             member = archive.extractfile("package/axe.min.js")
             assert member is not None
-            file.write_bytes(member.read())
+            temporary.write_bytes(member.read())
     assert hashlib.sha256(file.read_bytes()).hexdigest() == AXE_SHA256
     return file.read_text(encoding="utf-8")
 

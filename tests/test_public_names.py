@@ -3,41 +3,79 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from public_names import PACKAGES, members, public_names, python_blocks
 
 import understudy
+from doc_pages import ROOT as REPOSITORY
 
 ROOT = Path(understudy.__file__).parent
-STUB = ast.parse((ROOT / "__init__.pyi").read_text(encoding="utf-8"))
-STUBBED = {
-    alias.asname or alias.name: str(node.module)
-    for node in STUB.body
-    if isinstance(node, ast.ImportFrom)
-    for alias in node.names
-}
+PUBLIC = public_names(REPOSITORY)
 
 
-def test_the_stub_has_the_public_names() -> None:
-    assert sorted(STUBBED) == understudy.__all__ == sorted(dir(understudy))
+def stubbed(package: Path) -> dict[str, str]:
+    """Name -> module, in the stub of a package."""
+    stub = ast.parse((package / "__init__.pyi").read_text(encoding="utf-8"))
+    return {
+        alias.asname or alias.name: str(node.module)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+STUBBED = stubbed(ROOT)
+
+
+def test_the_public_names_are_few() -> None:
+    assert understudy.__all__ == sorted(dir(understudy))
     assert len(STUBBED) <= 25
     assert (ROOT / "py.typed").exists()
 
 
-@pytest.mark.parametrize("name", sorted(STUBBED))
-def test_a_name_is_the_one_in_its_module(name: str) -> None:
-    value = getattr(understudy, name)
-    assert value is getattr(import_module(STUBBED[name]), name)
-    assert value.__module__ == STUBBED[name]
+@pytest.mark.parametrize("package", sorted(ROOT.rglob("__init__.pyi")), ids=str)
+def test_a_stub_has_the_names_of_its_package(package: Path) -> None:
+    module = ".".join(("understudy", *package.parent.relative_to(ROOT).parts))
+    names = stubbed(package.parent)
+    assert sorted(names) == import_module(module).__all__
+    for name, defined in names.items():
+        value = getattr(import_module(module), name)
+        assert value is getattr(import_module(defined), name)
+        assert value.__module__ == defined
 
 
-def test_no_public_name_hides_a_module() -> None:
-    modules = {path.stem for path in ROOT.iterdir()} - {"__init__"}
-    assert not modules & set(STUBBED)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_public_name_hides_a_module(package: str) -> None:
+    """Once the module is imported, the name would be the module."""
+    folder = ROOT.joinpath(*package.split(".")[1:])
+    modules = {path.stem for path in folder.iterdir()} - {"__init__"}
+    assert not modules & set(import_module(package).__all__)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_a_public_name_is_documented_with_an_example_that_runs(name: str) -> None:
+    """A doctest, or lines of a block of Python in docs/, which `test_docs` runs."""
+    text = inspect.cleandoc(PUBLIC[name].__doc__ or "")
+    assert len(text.split("\n")[0]) > 10
+    examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    if ">>> " not in text:
+        assert examples, f"{name} has no example"
+        documented = "\n".join(python_blocks(REPOSITORY))
+        without_comments = re.sub(r"  # .*", "", documented)
+        assert all(example in without_comments for example in examples)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, value in PUBLIC.items() if inspect.isclass(value)))
+def test_the_members_of_a_public_class_are_documented(name: str) -> None:
+    found = members(PUBLIC[name])
+    assert [member for member, value in found.items() if not (value.__doc__ or "").strip()] == []
 
 
 @pytest.mark.slow

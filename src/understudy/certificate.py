@@ -169,6 +169,18 @@ class Certificate(
             reference itself, and in older files.
         failed: whether it was this budget, that of all samples, that the first policy behind the
             path did not meet; each class says the same of its own.
+
+    >>> import numpy as np
+    >>> from understudy import ScoreTable, search
+    >>> right = np.arange(1000) % 10 < 9
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, np.ones(1000))},
+    ...     np.zeros(1000, int), costs={"tiny": 1, "big": 9})
+    >>> certificate = search(table, max_drop=2.0, without=["learned"]).choices[0].certificate
+    >>> certificate.policy.describe()
+    'tiny when max_softmax >= 0.75, else big'
+    >>> certificate.budget, certificate.losses, certificate.p_value <= certificate.delta
+    (2.0, 0, True)
     """
 
     policy: Policy

@@ -149,6 +149,15 @@ def with_deferral(
         littles: the exits to learn a score for; all that are cheaper than the reference if None.
         fit_on: the split that is learned from.
 
+    >>> rows = np.random.default_rng(0).dirichlet([.5, .5, .5], 400)
+    >>> labels = (rows.cumsum(1) > np.random.default_rng(1).random((400, 1))).argmax(1)
+    >>> table = ScoreTable.from_probabilities(
+    ...     {"tiny": rows, "big": np.eye(3)[labels]}, labels,
+    ...     costs={"tiny": 1, "big": 9})
+    >>> learned = with_deferral(table, "big")
+    >>> sorted(learned.confidence)
+    ['deferral', 'margin', 'max_softmax', 'negative_entropy', 'pnorm_max_logit']
+
     Raises:
         TableError: unknown names, or top probabilities outside 0 to 1.
     """

@@ -202,6 +202,14 @@ def ensemble_pairs(
         littles: the exits to combine with the reference; all that are cheaper if None.
         fit_on: the split that the temperatures are fitted on.
 
+    >>> rows = np.random.default_rng(0).dirichlet([.5, .5, .5], 400)
+    >>> labels = (rows.cumsum(1) > np.random.default_rng(1).random((400, 1))).argmax(1)
+    >>> table = ScoreTable.from_logits(
+    ...     {"tiny": np.log(rows), "big": 4 * np.eye(3)[labels]}, labels,
+    ...     costs={"tiny": 1, "big": 9})
+    >>> ensemble_pairs(table, "big").names
+    ('tiny', 'big', 'tiny+big')
+
     Raises:
         TableError: no labels, logits that were not kept, or unknown names.
     """

@@ -8,7 +8,15 @@ from numbers import Real
 
 
 class UnderstudyError(ValueError):
-    """Root of all errors that a user can cause; the CLI prints it as one sentence, exit code 2."""
+    """Root of all errors that a user can cause; the CLI prints it as one sentence, exit code 2.
+
+    >>> from understudy import Policy, UnderstudyError
+    >>> try:
+    ...     Policy(())
+    ... except UnderstudyError as error:
+    ...     print(error)
+    a policy has at least one stage, found none: name its exits
+    """
 
 
 class TableError(UnderstudyError):

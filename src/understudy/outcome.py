@@ -59,6 +59,14 @@ class Outcome(
         saving: the fraction of the reference's cost that is saved, by unit (negative if dearer).
         shares: the fraction of samples that each stage answers, by exit.
         saving_intervals: by unit of measured times, the savings that their noise allows.
+
+    >>> from understudy import Policy, ScoreTable, evaluate
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
+    >>> outcome = evaluate(table, Policy.single("tiny"), reference="big")
+    >>> outcome.accuracy, outcome.drop, outcome.losses, outcome.gains
+    (0.75, 25.0, 1, 0)
     """
 
     samples: int
@@ -103,6 +111,7 @@ class Outcome(
 
     @property
     def drop(self) -> float:
+        """The paired gap in points: 100 x mean of (reference right) - (policy right)."""
         return 100.0 * (self.losses - self.gains) / self.samples
 
     @property
@@ -269,6 +278,7 @@ class ClassGap(
 
     @property
     def drop(self) -> float:
+        """The paired gap in points: 100 x mean of (reference right) - (policy right)."""
         return 100.0 * (self.losses - self.gains) / self.samples
 
     @property

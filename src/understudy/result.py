@@ -69,6 +69,18 @@ class Result(
         table: hash, samples and labels per split, provenance.
         arguments: the arguments of the search, so that it can be repeated.
         published: what the papers' own rules choose on the same samples, for comparison.
+
+    >>> import numpy as np
+    >>> from understudy import ScoreTable, search
+    >>> right = np.arange(1000) % 10 < 9
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, np.ones(1000))},
+    ...     np.zeros(1000, int), costs={"tiny": 1, "big": 9})
+    >>> result = search(table, max_drop=2.0, without=["learned"])
+    >>> result.reference, [choice.max_drop for choice in result.choices]
+    ('big', [2.0])
+    >>> result.choices[0].policy.describe()
+    'tiny when max_softmax >= 0.75, else big'
     """
 
     unit: str
@@ -102,6 +114,7 @@ class Result(
 
     @property
     def in_sample(self) -> bool:
+        """Whether the search used all samples, so that its figures are too good."""
         return self.searched_on == ALL
 
     @property
@@ -382,5 +395,6 @@ class Result(
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
         choices = [choice.to_dict(self.unit) for choice in self.choices]
         return super().to_dict() | {"results": choices}

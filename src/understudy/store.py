@@ -54,6 +54,13 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
 
     Looks at the samples of an older table stay counted, by their ids.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> table = ScoreTable.from_predictions({"big": ([0, 1], [.9, .8])}, [0, 1], costs={"big": 9})
+    >>> with TemporaryDirectory() as folder:
+    ...     save_table(table, f"{folder}/table")
+    ...     sorted(path.name for path in Path(folder, "table").iterdir())
+    ['exits', 'samples.parquet', 'table.json']
+
     Raises:
         TableError: something that is no table is in the way.
         UnderstudyError: the place cannot be written.
@@ -74,6 +81,13 @@ def save_table(table: ScoreTable, path: str | Path) -> None:
 def load_table(path: str | Path) -> ScoreTable:
     """Read a table; top classes and logits are read on first use.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> table = ScoreTable.from_predictions({"big": ([0, 1], [.9, .8])}, [0, 1], costs={"big": 9})
+    >>> with TemporaryDirectory() as folder:
+    ...     save_table(table, f"{folder}/table")
+    ...     load_table(f"{folder}/table").hash == table.hash
+    True
+
     Raises:
         TableError: no table there, one that was damaged or changed, or one that a newer version
             wrote.
@@ -86,6 +100,13 @@ def open_table(path: str | Path) -> LazyTable:
 
     The hash of a file is checked whenever it is read. The columns of about 64 exits, 8 bytes per
     sample each, are kept in memory.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> table = ScoreTable.from_predictions({"big": ([0, 1], [.9, .8])}, [0, 1], costs={"big": 9})
+    >>> with TemporaryDirectory() as folder:
+    ...     save_table(table, f"{folder}/table")
+    ...     open_table(f"{folder}/table").names
+    ('big',)
 
     Raises:
         TableError: as for `load_table`.

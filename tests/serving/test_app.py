@@ -356,6 +356,7 @@ def test_the_latest_images_are_kept() -> None:
         assert found["request_id"] == served.request_id
         kept = made.service.latest.find(served.request_id)
         assert kept is not None
+        assert kept.pixels is not None
         assert np.array_equal(kept.pixels, IMAGES[0])
 
     with_client(work)

@@ -32,6 +32,10 @@ class CatalogueModel:
         licence: of the weights, as the library names it; None where it names none.
         top1: accuracy on ImageNet in percent at this input size; None where it is not known.
         ms: time of one image in milliseconds; None where no published timing was joined.
+
+    >>> model = find_model("torchvision:resnet18", load_catalogue())
+    >>> model.hub, model.input_size, model.parameters
+    ('torchvision', (224, 224), 11689512)
     """
 
     spec: str
@@ -110,6 +114,9 @@ def find_model(spec: str, models: Iterable[CatalogueModel]) -> CatalogueModel:
     """The model that a spec names; its default weights where it names none.
 
     Options of the spec (``?run=...``) are left out.
+
+    >>> find_model("timm:resnet18", load_catalogue()).spec
+    'timm:resnet18.a1_in1k'
 
     Raises:
         ModelError: no such model; the message has the nearest names.

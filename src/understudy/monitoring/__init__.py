@@ -9,7 +9,6 @@ _MODULES = {
     "Watch": "understudy.monitoring.watch",
     "WatchSettings": "understudy.monitoring.settings",
     "replay": "understudy.monitoring.history",
-    "watched_points": "understudy.monitoring.watched_points",
 }
 
 __all__ = sorted(_MODULES)  # noqa: PLE0605

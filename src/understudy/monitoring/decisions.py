@@ -22,6 +22,9 @@ class Decision(Stored, what="a decision"):
         reason: a sentence.
         before, after: the operating points; in JSON "from" and "to".
         requests, shadowed, labelled: what the watch had seen by then, since it began.
+
+    >>> Decision(1.7e9, "warning", "the traffic has shifted", "drop-1", "drop-1").to_dict()["kind"]
+    'warning'
     """
 
     time: float

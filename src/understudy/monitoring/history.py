@@ -71,6 +71,16 @@ class Replay(NamedTuple):
 def replay(path: str | Path) -> Replay:
     """Decide again all that a history holds.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> from understudy.operating_point import OperatingPoint
+    >>> from understudy.policy import Policy
+    >>> points = [OperatingPoint(Policy.single("big"), 0.0, 0.0, 9.0, "MACs")]
+    >>> with TemporaryDirectory() as folder:
+    ...     with History(f"{folder}/watch.db") as history:
+    ...         watch = history.watch(points, WatchSettings())
+    ...     replay(f"{folder}/watch.db").same
+    True
+
     Raises:
         UnderstudyError: there is no such file, it is something else, or it is damaged.
     """

@@ -22,6 +22,9 @@ class WatchSettings(Stored, what="the settings of a watch", error=PolicyError):
         margin: by how many points the disagreement may exceed that on the certify samples.
         seed: of the numbers that break ties between confidences.
 
+    >>> WatchSettings(share=0.02).alpha
+    0.01
+
     Raises:
         PolicyError: a number outside its range.
     """

@@ -41,6 +41,9 @@ class ShadowTicket:
         number: tickets are numbered in the order of arrival, in which they are judged.
         request_id: of the request.
         point: the number of the watched point that answers it.
+
+    >>> ShadowTicket(number=1, request_id="a-7", point=0).request_id
+    'a-7'
     """
 
     number: int

@@ -69,6 +69,12 @@ def load_onnx(
         providers: ONNX Runtime's execution providers, the preferred first.
         threads: the number of threads per operator; by default the number of cores.
 
+    ```python
+    cascade = load_onnx("out", threads=4)
+    images = np.zeros((2, *cascade.images.shape), np.uint8)
+    answers = cascade.answer(images)
+    ```
+
     Raises:
         MissingExtra: ONNX Runtime is not installed.
         ModelError: the folder is no exported cascade, a newer understudy wrote it, a file is

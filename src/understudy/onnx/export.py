@@ -62,6 +62,11 @@ def export_onnx(
         tolerance: how far a part or an exit may be from PyTorch, as a share of the largest value.
         on_progress: called with "export", the number of parts that are done, and of all parts.
 
+    ```python
+    bundle = export_onnx(cascade, "out")
+    print(bundle.images.shape, bundle.difference)
+    ```
+
     Raises:
         MissingExtra: a package that exporting needs is not installed.
         ModelError: a stage that cannot be exported, or with other results in ONNX Runtime.

@@ -69,6 +69,11 @@ def agreement(
         batches: images as the PyTorch cascade takes them.
         tolerance: how near to a threshold or a tie rounding may decide.
 
+    ```python
+    compared = agreement(cascade, load_onnx("out"), [images])
+    print(compared.samples, compared.unexplained)
+    ```
+
     Raises:
         PolicyError: the cascades are set to different policies.
         DataError: no batch, or images that the exported cascade cannot take.

@@ -34,6 +34,13 @@ def check_format(path: str | Path) -> None:
 def write_chart(chart: Any, path: str | Path) -> int:
     """Write a chart of Altair in the format of the path's ending, atomically; the number of bytes.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> import altair
+    >>> chart = altair.Chart(altair.Data(values=[{"cost": 1}])).mark_point().encode(x="cost:Q")
+    >>> with TemporaryDirectory() as folder:
+    ...     write_chart(chart, f"{folder}/figure.svg") > 1000
+    True
+
     Raises:
         UnderstudyError: the ending is no format, or the file cannot be written.
     """

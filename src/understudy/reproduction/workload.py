@@ -24,7 +24,11 @@ BYTES = 4
 
 @dataclass(frozen=True)
 class ModelSize(Stored):
-    """What a model takes: its parameters, and the MACs of one image; None where not known."""
+    """What a model takes: its parameters, and the MACs of one image; None where not known.
+
+    >>> ModelSize("py:nets:big", parameters=1000, macs=None).parameters
+    1000
+    """
 
     spec: str
     parameters: int | None
@@ -62,6 +66,9 @@ class RowWorkload(
         records: train images that savers are ranked or exits are searched on.
         trained, epochs: train images that exits are trained on, and how often the large model runs
             over them.
+
+    >>> RowWorkload("a pair", models=(ModelSize.of("torchvision:resnet18"),), images=50_000).bytes
+    46758048
     """
 
     name: str
@@ -96,7 +103,11 @@ class RowWorkload(
 
 @dataclass(frozen=True)
 class Rate(Stored):
-    """How fast a machine computes, and what that is known from, in words."""
+    """How fast a machine computes, and what that is known from, in words.
+
+    >>> Rate(2e12, "measured on this machine").macs_per_second
+    2000000000000.0
+    """
 
     macs_per_second: float
     source: str
@@ -111,6 +122,10 @@ class Workload(Stored, keys=("paper", "rows", "bytes", "macs", "rate", "hours", 
         rows: one per row, those that cannot be run among them.
         downloads: whether weights are downloaded.
         rate: of the machine; None where it is not known.
+
+    >>> row = RowWorkload("a pair", models=(ModelSize.of("torchvision:resnet18"),), images=50_000)
+    >>> Workload("tinysaver", (row, row)).bytes  # a model is downloaded once
+    46758048
     """
 
     paper: str
@@ -139,6 +154,7 @@ class Workload(Stored, keys=("paper", "rows", "bytes", "macs", "rate", "hours", 
         return None if self.rate is None else macs / self.rate.macs_per_second / 3600
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, with the hours of every row."""
         data = super().to_dict()
         hours = [encode(self.hours_of(row.scoring_macs + row.training_macs)) for row in self.rows]
         rows = [row | {"hours": one} for row, one in zip(data["rows"], hours, strict=True)]

@@ -189,6 +189,14 @@ def search_pairs(
 ) -> Frontier:
     """Every non-dominated two-stage cascade and exit that is cheaper than one reference, exactly.
 
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1, 1, 0], [.9, .8, .6, .7]), "big": ([0, 1, 0, 0], [.9, .9, .9, .9])},
+    ...     [0, 1, 0, 0], costs={"tiny": 1, "big": 9})
+    >>> for point in search_pairs(table, reference="big"):
+    ...     print(point.policy.describe())
+    tiny
+    tiny when max_softmax >= 0.65, else big
+
     Raises:
         TableError: unknown names, or costs that are missing.
     """

@@ -139,6 +139,15 @@ def search_within_cost(
     proves the smallest drop that the certify samples can, which becomes the choice's `max_drop`.
     The arguments are those of `search`.
 
+    >>> import numpy as np
+    >>> right = np.arange(1000) % 10 < 9
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, np.ones(1000))},
+    ...     np.zeros(1000, int), costs={"tiny": 1, "big": 9})
+    >>> choice = search_within_cost(table, max_cost=3.0, without=["learned"]).choices[0]
+    >>> choice.policy.describe()
+    'tiny when max_softmax >= 0.75, else big'
+
     Raises:
         PolicyError: every policy costs more.
     """
@@ -193,6 +202,15 @@ def search_in_sample(
     For comparison with published figures only: thresholds chosen and measured on one set of samples
     look better than they are. The arguments are those of `search`, but thresholds apply to a stored
     confidence, the max softmax if None.
+
+    >>> import numpy as np
+    >>> right = np.arange(1000) % 10 < 9
+    >>> table = ScoreTable.from_predictions(
+    ...     {"tiny": (1 - right, np.where(right, .9, .6)), "big": (0 * right, np.ones(1000))},
+    ...     np.zeros(1000, int), costs={"tiny": 1, "big": 9})
+    >>> result = search_in_sample(table, max_drop=0)
+    >>> result.choices[0].policy.describe(), result.in_sample
+    ('tiny when max_softmax >= 0.75, else big', True)
     """
     drops = checked_drops(max_drop)
     stored = DEFAULT_CONFIDENCE if confidence is None else confidence

@@ -17,6 +17,16 @@ from understudy.searching.right_bits import open_right_bits, write_right_bits
 def write_table_bits(table: LazyTable, path: str | Path, *, unit: str | None = None) -> None:
     """Write the right answers of a table as a file of bits, in one pass over its predictions.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> from understudy.scores import ScoreTable
+    >>> table = LazyTable.of(ScoreTable.from_predictions(
+    ...     {"tiny": ([0, 1], [.9, .8]), "big": ([0, 0], [.9, .9])}, [0, 0],
+    ...     costs={"tiny": 1, "big": 9}))
+    >>> with TemporaryDirectory() as folder:
+    ...     write_table_bits(table, f"{folder}/bits")
+    ...     Path(folder, "bits").stat().st_size > 0
+    True
+
     Raises:
         TableError: samples without a label, a missing cost, or scores that cannot be read.
         UnderstudyError: the file cannot be written, for example because the disk is full.

@@ -44,6 +44,14 @@ class ServingApp:
         inference: the protocol of most requests.
         routes: its routes.
         infer_path, infer_url: the path of most requests, and how it is sent.
+
+    >>> import torch
+    >>> from understudy import Policy, Preprocess, Stage, build
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 10))
+    >>> stage = Stage(network, preprocess=Preprocess((4, 4), (0.5,) * 3, (0.5,) * 3))
+    >>> cascade = build(Policy.single("net"), {"net": stage})
+    >>> sorted(route.path for route in app(cascade).routes)[:2]
+    ['/', '/classify']
     """
 
     def __init__(self, service: Service, peers: Peers | None = None) -> None:
@@ -146,6 +154,15 @@ def app(cascade: Any, *, settings: ServingSettings | None = None) -> ServingApp:
     Args:
         cascade: what `build`, `load_cascade` or `load_onnx` returned.
         settings: the limits of the server, and what it reports.
+
+    >>> import torch
+    >>> from understudy import Policy, Preprocess, Stage, build
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 10))
+    >>> stage = Stage(network, preprocess=Preprocess((4, 4), (0.5,) * 3, (0.5,) * 3))
+    >>> cascade = build(Policy.single("net"), {"net": stage})
+    >>> served = app(cascade, settings=ServingSettings(name="digits"))
+    >>> served.infer_path
+    '/v2/models/digits/infer'
     """
     return ServingApp(Service(cascade, settings or ServingSettings()))
 

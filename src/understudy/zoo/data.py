@@ -270,6 +270,10 @@ def open_data(spec: str) -> DataSet:
     Changes of files are noticed by the hashes of 256 of them, or of all with ``?fingerprint=all``.
     A folder or file that is there needs no scheme.
 
+    >>> data = open_data("digits:heldout")
+    >>> len(data), tuple(data.image(0).shape)
+    (900, (1, 8, 8))
+
     Raises:
         DataError: no such data, or data that break these rules.
     """

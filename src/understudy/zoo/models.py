@@ -54,6 +54,10 @@ def load_stage(
         found_in: the file that the spec was read from; None for a spec that you write, which may
             import any module, of the working directory first.
 
+    >>> stage = load_stage("timm:test_byobnet?weights=random&classes=10")
+    >>> stage.preprocess.size
+    (160, 160)
+
     Raises:
         ModelError: no such model, a module that was not allowed, or weights that cannot be had or
             do not fit.

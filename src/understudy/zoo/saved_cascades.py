@@ -45,6 +45,15 @@ def save_cascade(
         path: the folder.
         provenance: plain JSON that is kept with it.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> from understudy import Policy, build
+    >>> from understudy.zoo.models import load_stage
+    >>> tiny = load_stage("timm:test_byobnet?weights=random&classes=10")
+    >>> with TemporaryDirectory() as folder:
+    ...     save_cascade(build(Policy.single("tiny"), {"tiny": tiny}), f"{folder}/cascade")
+    ...     sorted(path.name for path in Path(folder, "cascade").iterdir())
+    ['README.md', 'cascade.json', 'weights']
+
     Raises:
         ModelError: a stage without a spec, or a cascade of functions.
         PolicyError: the certificate in the provenance is that of another policy.
@@ -105,6 +114,15 @@ def load_cascade(path: str | Path, *, allow_code: Collection[str] = ()) -> Casca
         path: the folder.
         allow_code: the modules that specs ``py:module:factory`` of the folder may import, as
             installed or on `sys.path`; a package stands for all its modules.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from understudy import Policy, build
+    >>> from understudy.zoo.models import load_stage
+    >>> tiny = load_stage("timm:test_byobnet?weights=random&classes=10")
+    >>> with TemporaryDirectory() as folder:
+    ...     save_cascade(build(Policy.single("tiny"), {"tiny": tiny}), f"{folder}/cascade")
+    ...     load_cascade(f"{folder}/cascade").exits
+    ('tiny',)
 
     Raises:
         ModelError: the folder is no cascade, a newer understudy wrote it, a spec names a module
