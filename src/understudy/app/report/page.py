@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from understudy.app.bench_result import Bench
-from understudy.app.report import charts, drawing
+from understudy.app.report import charts, drawing, pairs_map, table_charts, unit_charts
 from understudy.app.report.record import Report
+from understudy.app.report.table_findings import MOST_WRITTEN, TableFindings
 from understudy.app.report.words import typeset
 from understudy.chart_layout import shades
 from understudy.choice import DECIDED
@@ -23,6 +24,7 @@ from understudy.errors import UnderstudyError
 from understudy.files import is_stream, replacing
 from understudy.result import Result
 from understudy.scores import ScoreTable
+from understudy.searching.reliability import Reliability
 from understudy.shift import ShiftCard
 
 WIDE, NARROW = 880.0, 324.0
@@ -43,6 +45,7 @@ def render(
     its policies do on other tables, with the table what the result does not hold itself.
     """
     environment = _environment(report)
+    findings = None if table is None else TableFindings.of(report, table)
     values = {
         "report": report,
         "result": report.result,
@@ -50,7 +53,14 @@ def render(
         "bench": bench,
         "shift": shift,
         "table": table,
-        "charts": dict(_charts(report, shift)),
+        "findings": findings,
+        "shades_of_pairs": pairs_map.SHADES,
+        "most_written": MOST_WRITTEN,
+        "lines": table_charts.LINES,
+        "panels": _panels(report, findings),
+        "costs_of_exits": partial(unit_charts.costs_of_exits, report),
+        "compared_units": unit_charts.compared_units(report),
+        "charts": dict(_charts(report, shift, findings)),
         "shades": shades(len(report.singles)),
         "rates": {} if bench is None else {name: bench.rate(name) for name in bench.seconds},
         "shapes": drawing.SHAPES,
@@ -101,7 +111,7 @@ def write_report(
 
 
 def _charts(
-    report: Report, shift: ShiftCard | None
+    report: Report, shift: ShiftCard | None, findings: TableFindings | None
 ) -> Iterator[tuple[str, list[tuple[str, Markup]]]]:
     """Every chart twice, drawn for wide and for narrow screens."""
     draws = {"tradeoff": partial(charts.tradeoff, report, height=340)}
@@ -113,8 +123,42 @@ def _charts(
         draws["by_tenth"] = partial(charts.by_tenth, report, height=320)
     if shift is not None and shift.has_cascade:
         draws["shift"] = partial(charts.shifted, report, shift)
+    if report.saves and not report.result.in_sample:
+        draws["optimism"] = partial(charts.optimism, report)
+    draws |= _of_units(report) | _of_table(report, findings)
     for name, draw in draws.items():
         yield name, [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
+
+
+def _of_units(report: Report) -> dict[str, Callable[..., str]]:
+    """The charts of costs in several units, by name."""
+    draws: dict[str, Callable[..., str]] = {}
+    if report.saves and report.other_units:
+        draws["saved_by_unit"] = partial(unit_charts.saved_by_unit, report)
+    for unit in unit_charts.compared_units(report):
+        draws[f"costs {unit}"] = partial(
+            unit_charts.costs_in_two_units, report, unit, height=320
+        )
+    return draws
+
+
+def _of_table(report: Report, findings: TableFindings | None) -> dict[str, Callable[..., str]]:
+    """The charts that need the table, by name."""
+    draws: dict[str, Callable[..., str]] = {}
+    if findings is not None and findings.pairs is not None:
+        draws["pairs"] = partial(pairs_map.pairs_map, findings.pairs)
+    if findings is not None and findings.curves is not None:
+        draws["deferral"] = partial(table_charts.deferral_chart, report, findings, height=320)
+    return draws
+
+
+def _panels(report: Report, findings: TableFindings | None) -> list[tuple[str, Reliability, Markup]]:
+    """Name, reliability and its chart of every exit that claims probabilities."""
+    found = {} if findings is None else findings.reliabilities
+    return [
+        (name, one, Markup(table_charts.reliability_panel(name, one, report.tints[name], report.measure)))
+        for name, one in found.items()
+    ]
 
 
 def _environment(report: Report) -> Environment:
