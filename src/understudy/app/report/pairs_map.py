@@ -14,7 +14,7 @@ from understudy.text_table import short_names
 
 SHADES = ((0, 0), (1, 20), (21, 40), (41, 60), (61, 80), (81, 100))
 """The savings of every shade in whole percent, from least to most."""
-_LARGEST, _WRITTEN = 34.0, 27.0  # the width of a cell: at most, and from where on it has a figure
+_LARGEST, _WRITTEN = 44.0, 27.0  # the width of a cell: at most, and from where on it has a figure
 _TALL = 22.0  # the height of a row of a map that is not crowded
 _BESIDE, _GAP = 7.0, 1.0
 _WIDE, _LONG, _SHORT = 600.0, 32, 17  # characters of a name, on wide and on narrow maps
@@ -50,9 +50,10 @@ def pairs_map(found: PairSavings, *, width: float) -> str:
     ]
     outlines = "".join(_box(cell, across, up) for cell in _best(cells))
     if outlines:
-        inside.append(
-            element("path", kind="c-ink bar", d=outlines, fill="none", stroke="currentColor")
-        )
+        inside += [
+            element("path", kind=kind, d=outlines, fill="none", stroke="currentColor")
+            for kind in ("c-card halo", "c-ink bar")
+        ]
     if across >= _WRITTEN:
         for cell in cells:
             if cell.saving:

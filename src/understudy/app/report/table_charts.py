@@ -19,7 +19,7 @@ LINES = ("c-best", "c-line2 dash2", "c-line3 dash3", "c-single dash4")
 """The classes of the lines of confidences."""
 _POINTS = 150  # of a curve as drawn
 _NAME = 30  # characters of a model's name
-PANEL, _HIGH = 280.0, 190.0
+_PANEL, _HIGH = 280.0, 210.0
 
 
 def deferral_chart(report: Report, found: TableFindings, *, width: float, height: float) -> str:
@@ -29,7 +29,7 @@ def deferral_chart(report: Report, found: TableFindings, *, width: float, height
     lines = [(LINES[row], curves.by_confidence[name]) for row, name in enumerate(found.drawn)]
     lines += [("c-random dashed", curves.random), ("c-oracle dashed", curves.oracle)]
     values = [100 * float(edge(one.accuracy)) for _, one in lines for edge in (np.min, np.max)]
-    around = Axis.around(values, length=height)
+    around = Axis.around(values, length=height, margin=0.1)
     axis = Axis(around.low, min(around.high, 100.5), height)
     y = Scale.of(axis, f"{report.measure}, %", "{:g}".format, upright=True)
     across = Axis(-1.0, 101.0, inner_width(width, y))
@@ -43,11 +43,13 @@ def deferral_chart(report: Report, found: TableFindings, *, width: float, height
     ends = [at(float(end), float(curves.random.accuracy[end])) for end in (0, 1)]
     marks += [point("dot", *end, "c-ink") for end in ends]
     short = short_names((curves.little, curves.big), _NAME)
+    named = [Mark(f"{short[name]} alone", *end) for name, end in zip(short, ends, strict=True)]
+    named += [
+        Mark(name, *at(0.6, float(np.interp(0.6, one.deferred, one.accuracy))))
+        for name, one in (("oracle", curves.oracle), ("at random", curves.random))
+    ]
     labels = place(
-        [
-            Mark(f"{short[name]} alone", *end)
-            for name, end in zip((curves.little, curves.big), ends, strict=True)
-        ],
+        named,
         width=across.length,
         height=height,
         beside=[(a - 3, b - 3, a + 3, b + 3) for _, places in drawn for a, b in _along(places)],
@@ -64,7 +66,7 @@ def reliability_panel(name: str, found: Reliability, tint: str, measure: str) ->
     and between them the gap."""
     y = Scale.of(Axis(0.0, 100.0, _HIGH), f"{measure}, %", "{:g}".format, upright=True)
     right = text_width("100") / 2 + 2
-    across = Axis(0.0, 100.0, inner_width(PANEL, y, right))
+    across = Axis(0.0, 100.0, inner_width(_PANEL, y, right))
     x = Scale.of(across, "max_softmax, %", "{:g}".format)
 
     def at(claimed: float, accuracy: float) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from understudy.display import cost_text
 from understudy.intervals import Interval
 
 _ROW = 30.0
+_LOG = 2.0  # the span from which on both axes are logarithmic, so that proportion is a straight line
 
 
 def saved_by_unit(report: Report, *, width: float) -> str:
@@ -59,9 +60,10 @@ def costs_in_two_units(report: Report, other: str, *, width: float, height: floa
     which costs are in proportion to those of the reference."""
     unit, reference = report.result.unit, report.result.reference
     costs = costs_of_exits(report, other)
-    upright = Axis.of_costs([one for _, one in costs.values()], length=height)
+    upright = Axis.of_costs([one for _, one in costs.values()], length=height, log_from=_LOG)
     y = Scale.of(upright, f"{other} per sample", lambda v: cost_text(v, other), upright=True)
-    across = Axis.of_costs([one for one, _ in costs.values()], length=inner_width(width, y))
+    firsts = [one for one, _ in costs.values()]
+    across = Axis.of_costs(firsts, length=inner_width(width, y), log_from=_LOG)
     x = Scale.of(across, f"{unit} per sample", lambda value: cost_text(value, unit))
 
     def at(first: float, second: float) -> tuple[float, float]:
