@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +10,7 @@ import httpx
 import pytest
 
 import browser
+from axe import axe_core, violations
 from browser import Page
 from page_server import StandIn, busy, empty, fallen_back, listening, served
 from served_cascades import CLASSES, png, random_images, served_cascade
@@ -24,8 +21,6 @@ pytestmark = pytest.mark.slow
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
 MANY = [f"vit_base_patch16_clip_{k}.laion2b_ft_in12k_in1k" for k in range(11)]
-AXE = "axe-core@4.10.3"
-AXE_SHA256 = "880970c081707360e64f34cea25ff91892f5bc95675b0776925b9709dd8a68bb"
 Open = Callable[..., StandIn]
 
 
@@ -327,26 +322,7 @@ def test_the_page_of_a_cascade_that_answers(page: Page) -> None:
 
 @pytest.fixture(scope="session")
 def axe(request: pytest.FixtureRequest) -> str:
-    """The script of axe-core, from the registry of npm, kept in the cache of the tests."""
-    folder = request.config.cache.mkdir("axe-core")
-    file = folder / "axe.min.js"
-    if not file.exists():
-        npm = shutil.which("npm")
-        ran = npm and subprocess.run(
-            [npm, "pack", "--silent", AXE],
-            cwd=folder,
-            capture_output=True,
-            check=False,
-            timeout=120,
-        )
-        if not ran or ran.returncode:
-            pytest.skip(f"{AXE} is not here: npm could not fetch it")
-        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-            member = archive.extractfile("package/axe.min.js")
-            assert member is not None
-            file.write_bytes(member.read())
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == AXE_SHA256
-    return file.read_text(encoding="utf-8")
+    return axe_core(request.config)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -356,10 +332,4 @@ def test_axe_finds_nothing_serious(
 ) -> None:
     open_page(CASES[case](), token="secret", width=width, dark=width == 360)
     page.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    page.run(axe + ";0")
-    found = page.run(
-        "axe.run().then(result => result.violations.map(one => [one.impact, one.id, "
-        "one.nodes.slice(0, 3).map(node => node.html + ' ' + node.failureSummary)]))"
-    )
-    assert not [one for one in found if one[0] in {"serious", "critical"}], found
-    assert [one[1] for one in found] == []
+    assert violations(page, axe) == []

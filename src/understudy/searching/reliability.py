@@ -101,7 +101,7 @@ def reliability(
             f"reliability is of probabilities, {confidence} of {exit!r} lies between {low:g} and "
             f"{high:g}: name another confidence, or see how it ranks (`right_ranking`)"
         )
-    edges = np.quantile(claimed, np.linspace(0, 1, bins + 1)[1:-1])
+    edges = np.sort(claimed)[(len(claimed) - 1) * np.arange(1, bins) // bins]
     _, number, samples = np.unique(
         np.searchsorted(edges, claimed), return_inverse=True, return_counts=True
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup
 
 from understudy.app.bench_result import Bench
@@ -22,6 +23,7 @@ from understudy.choice import DECIDED
 from understudy.display import cost_text, interval_text, least_percent, percent, shares_text, signed
 from understudy.errors import UnderstudyError
 from understudy.files import is_stream, replacing
+from understudy.intervals import Interval
 from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.searching.reliability import Reliability
@@ -44,7 +46,7 @@ def render(
     escaped. With a benchmark of the cascade it also shows how fast that ran, with a shift card what
     its policies do on other tables, with the table what the result does not hold itself.
     """
-    environment = _environment(report)
+    environment = _environment()
     findings = None if table is None else TableFindings.of(report, table)
     values = {
         "report": report,
@@ -161,7 +163,9 @@ def _panels(report: Report, findings: TableFindings | None) -> list[tuple[str, R
     ]
 
 
-def _environment(report: Report) -> Environment:
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once for all pages; what depends on the report is in the context."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -171,11 +175,11 @@ def _environment(report: Report) -> Environment:
         finalize=_finished,
     )
     filters: dict[str, Any] = {
-        "cost": partial(cost_text, unit=report.result.unit),
+        "cost": _cost,
         "percent": percent,
         "least": least_percent,
-        "interval": report.interval_text,
-        "gap": report.gap_text,
+        "interval": _interval,
+        "gap": _gap,
         "signed": signed,
         "shares": shares_text,
         "between": interval_text,
@@ -189,6 +193,23 @@ def _environment(report: Report) -> Environment:
     }
     made.filters.update(filters)
     return made
+
+
+@pass_context
+def _cost(context: Context, value: float) -> str:
+    return cost_text(value, context["unit"])
+
+
+@pass_context
+def _interval(context: Context, value: Interval) -> str:
+    text: str = context["report"].interval_text(value)
+    return text
+
+
+@pass_context
+def _gap(context: Context, value: float) -> str:
+    text: str = context["report"].gap_text(value)
+    return text
 
 
 def _finished(value: Any) -> Any:
