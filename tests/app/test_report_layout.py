@@ -93,7 +93,7 @@ def pages() -> list[str]:
     many = timed([LONG.format(number) for number in range(21)])
     odd = table(["a" * 60, "日本語のモデル", "W" * 30], labels=False)
     crowd = table([LONG.format(number) for number in range(62)])
-    plain = {"confidence": "max_softmax", "without": ("ensembles", "chains")}
+    plain: dict[str, Any] = {"confidence": "max_softmax", "without": ("ensembles", "chains")}
     return [
         page_of(search(few, max_drop=2.0, unit="MACs"), few),
         page_of(search(many, max_drop=[-20.0, 0.5, 1.0, 2.0, 30.0], unit="MACs"), many),

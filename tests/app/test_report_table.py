@@ -1,4 +1,4 @@
-"""What the report draws of the table, of the splits and of several units, against their functions."""
+"""What the report draws of tables, splits and units, against the functions of their figures."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ def test_the_map_has_the_savings_of_all_pairs_on_tune() -> None:
         for little, text in enumerate(row[1:]):
             saving = savings.saving[little, big]
             assert text == ("" if np.isnan(saving) else f"{100 * saving:.1f}")
-    for big, little, saved, answered in rows_of(section, "h-best-pairs"):
-        column = savings.saving[:, savings.names.index(big)]
-        assert savings.names[int(np.nanargmax(column))] == little
-        at = savings.names.index(little), savings.names.index(big)
+    for name, best, saved, answered in rows_of(section, "h-best-pairs"):
+        column = savings.saving[:, savings.names.index(name)]
+        assert savings.names[int(np.nanargmax(column))] == best
+        at = savings.names.index(best), savings.names.index(name)
         assert saved == words(typeset(percent(savings.saving[at])))
         assert answered == words(typeset(percent(savings.answered[at])))
 
@@ -290,7 +290,8 @@ def test_a_reference_that_is_the_cheapest_has_no_curve() -> None:
 def test_at_most_four_curves_among_them_max_softmax() -> None:
     rng = np.random.default_rng(0)
     further = {
-        f"better{row}": np.where(scored().right("net2"), 1.0, 0.0) + 0.3 * row * rng.random((3, 2000))
+        f"better{row}": np.where(scored().right("net2"), 1.0, 0.0)
+        + 0.3 * row * rng.random((3, 2000))
         for row in range(1, 6)
     }
     table = with_confidences(scored(), blind=-scored().scores("odd"), **further)

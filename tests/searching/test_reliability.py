@@ -97,7 +97,9 @@ def test_areas_are_means_over_all_shares(data: st.DataObject) -> None:
     curves = deferral_curves(table, little=little, big=big)
     shares = (np.arange(20_000) + 0.5) / 20_000
     for one in (curves.oracle, curves.random, *curves.by_confidence.values()):
-        assert one.area == pytest.approx(np.interp(shares, one.deferred, one.accuracy).mean(), abs=1e-4)
+        assert one.area == pytest.approx(
+            np.interp(shares, one.deferred, one.accuracy).mean(), abs=1e-4
+        )
     gains = curves.gains
     assert list(gains.values()) == sorted(gains.values(), reverse=True)
     assert all(gain <= curves.oracle_gain + 1e-9 for gain in gains.values())

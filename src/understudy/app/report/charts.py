@@ -144,9 +144,7 @@ def _drops(
     return chart(marks, x, y, about=f"{about} {_TABLE}")
 
 
-def _drops_by_table(
-    plan: AppliedPlan, called: Mapping[str, str]
-) -> Iterator[_Drop]:
+def _drops_by_table(plan: AppliedPlan, called: Mapping[str, str]) -> Iterator[_Drop]:
     """A plan where it was searched, and on each table; none for the reference alone."""
     if plan.max_drop is None or len(plan.policy.exits) < 2:
         return

@@ -116,7 +116,8 @@ def _charts(
     report: Report, shift: ShiftCard | None, findings: TableFindings | None
 ) -> Iterator[tuple[str, list[tuple[str, Markup]]]]:
     """Every chart twice, drawn for wide and for narrow screens."""
-    draws = {"tradeoff": partial(charts.tradeoff, report, height=340)}
+    draws: dict[str, Callable[..., str]] = {}
+    draws["tradeoff"] = partial(charts.tradeoff, report, height=340)
     if report.saves:
         draws["against"] = partial(charts.against, report)
     if charts.needs_closeup(report):
@@ -138,9 +139,7 @@ def _of_units(report: Report) -> dict[str, Callable[..., str]]:
     if report.saves and report.other_units:
         draws["saved_by_unit"] = partial(unit_charts.saved_by_unit, report)
     for unit in unit_charts.compared_units(report):
-        draws[f"costs {unit}"] = partial(
-            unit_charts.costs_in_two_units, report, unit, height=320
-        )
+        draws[f"costs {unit}"] = partial(unit_charts.costs_in_two_units, report, unit, height=320)
     return draws
 
 
@@ -150,15 +149,23 @@ def _of_table(report: Report, findings: TableFindings | None) -> dict[str, Calla
     if findings is not None and findings.pairs is not None:
         draws["pairs"] = partial(pairs_map.pairs_map, findings.pairs)
     if findings is not None and findings.curves is not None:
-        draws["deferral"] = partial(table_charts.deferral_chart, report, findings, height=320)
+        draws["deferral"] = partial(
+            table_charts.deferral_chart, report, findings.curves, findings.drawn, height=320
+        )
     return draws
 
 
-def _panels(report: Report, findings: TableFindings | None) -> list[tuple[str, Reliability, Markup]]:
+def _panels(
+    report: Report, findings: TableFindings | None
+) -> list[tuple[str, Reliability, Markup]]:
     """Name, reliability and its chart of every exit that claims probabilities."""
     found = {} if findings is None else findings.reliabilities
     return [
-        (name, one, Markup(table_charts.reliability_panel(name, one, report.tints[name], report.measure)))
+        (
+            name,
+            one,
+            Markup(table_charts.reliability_panel(name, one, report.tints[name], report.measure)),
+        )
         for name, one in found.items()
     ]
 

@@ -16,7 +16,8 @@ SHADES = ((0, 0), (1, 20), (21, 40), (41, 60), (61, 80), (81, 100))
 """The savings of every shade in whole percent, from least to most."""
 _LARGEST, _WRITTEN = 44.0, 27.0  # the width of a cell: at most, and from where on it has a figure
 _TALL = 22.0  # the height of a row of a map that is not crowded
-_BESIDE, _GAP = 7.0, 1.0
+_CROWDED = 6.0  # the width of a cell from which on it has a gap to its neighbours
+_BESIDE = 7.0
 _WIDE, _LONG, _SHORT = 600.0, 32, 17  # characters of a name, on wide and on narrow maps
 
 
@@ -52,13 +53,16 @@ def pairs_map(found: PairSavings, *, width: float) -> str:
     if outlines:
         inside += [
             element("path", kind=kind, d=outlines, fill="none", stroke="currentColor")
-            for kind in ("c-card halo", "c-ink bar")
+            for kind in (("c-card halo", "c-ink bar") if across >= _CROWDED else ("c-ink",))
         ]
     if across >= _WRITTEN:
         for cell in cells:
             if cell.saving:
                 at = Label(
-                    (f"{cell.saving}",), (cell.little + 0.5) * across, (cell.big + 0.5) * up, "middle"
+                    (f"{cell.saving}",),
+                    (cell.little + 0.5) * across,
+                    (cell.big + 0.5) * up,
+                    "middle",
                 )
                 inside.append(label_svg(at, f"on{cell.shade}"))
     for row, name in enumerate(names):
@@ -83,7 +87,8 @@ def _best(cells: list[_Cell]) -> Iterator[_Cell]:
 
 
 def _box(cell: _Cell, across: float, up: float) -> str:
-    """A cell as part of a path, with a gap to its neighbours."""
-    x, y = cell.little * across + _GAP / 2, cell.big * up + _GAP / 2
-    wide, high = across - _GAP, up - _GAP
+    """A cell as part of a path, with a gap to its neighbours where there is room."""
+    gap = 1.0 if across >= _CROWDED else 0.0
+    x, y = cell.little * across + gap / 2, cell.big * up + gap / 2
+    wide, high = across - gap, up - gap
     return f"M{x:.4g} {y:.4g}h{wide:.3g}v{high:.3g}h-{wide:.3g}z"

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from understudy.app.report.drawing import Scale, chart, inner_width, label_svg, path, point
 from understudy.app.report.record import Report
-from understudy.app.report.table_findings import TableFindings
 from understudy.chart_layout import Axis, Mark, place, text_width
 from understudy.intervals import wilson
-from understudy.searching.deferral_curves import Deferral
+from understudy.searching.deferral_curves import Deferral, DeferralCurves
 from understudy.searching.reliability import Reliability
 from understudy.text_table import short_names
 
 LINES = ("c-best", "c-line2 dash2", "c-line3 dash3", "c-single dash4")
 """The classes of the lines of confidences."""
 _POINTS = 150  # of a curve as drawn
-_NAME = 30  # characters of a model's name
+_NAME = 22  # characters of a model's name
 _PANEL, _HIGH = 280.0, 210.0
 
 
-def deferral_chart(report: Report, found: TableFindings, *, width: float, height: float) -> str:
+def deferral_chart(
+    report: Report,
+    curves: DeferralCurves,
+    drawn: Sequence[str],
+    *,
+    width: float,
+    height: float,
+) -> str:
     """Accuracy by the share that the little model defers, beside random and oracle."""
-    curves = found.curves
-    assert curves is not None
-    lines = [(LINES[row], curves.by_confidence[name]) for row, name in enumerate(found.drawn)]
+    lines = [(LINES[row], curves.by_confidence[name]) for row, name in enumerate(drawn)]
     lines += [("c-random dashed", curves.random), ("c-oracle dashed", curves.oracle)]
     values = [100 * float(edge(one.accuracy)) for _, one in lines for edge in (np.min, np.max)]
     around = Axis.around(values, length=height, margin=0.1)
@@ -38,8 +42,10 @@ def deferral_chart(report: Report, found: TableFindings, *, width: float, height
     def at(share: float, accuracy: float) -> tuple[float, float]:
         return across.pixel(100 * share), height - axis.pixel(100 * accuracy)
 
-    drawn = [(kind, [at(*one) for one in _thinned(curve)]) for kind, curve in lines]
-    marks = [path(places, kind if "dashed" in kind else f"{kind} bar") for kind, places in drawn]
+    places_of = [(kind, [at(*one) for one in _thinned(curve)]) for kind, curve in lines]
+    marks = [
+        path(places, kind if "dashed" in kind else f"{kind} bar") for kind, places in places_of
+    ]
     ends = [at(float(end), float(curves.random.accuracy[end])) for end in (0, 1)]
     marks += [point("dot", *end, "c-ink") for end in ends]
     short = short_names((curves.little, curves.big), _NAME)
@@ -52,7 +58,7 @@ def deferral_chart(report: Report, found: TableFindings, *, width: float, height
         named,
         width=across.length,
         height=height,
-        beside=[(a - 3, b - 3, a + 3, b + 3) for _, places in drawn for a, b in _along(places)],
+        beside=[(a - 3, b - 3, a + 3, b + 3) for _, places in places_of for a, b in _along(places)],
     )
     about = (
         f"{report.measure.capitalize()} of {curves.little} before {curves.big} by the share that "
