@@ -24,7 +24,8 @@ from understudy.searching.search import search, search_in_sample
 from understudy.sitting import Sitting
 
 GOLD = Path(__file__).parent.parent / "gold" / "report_result.json"
-CSS = (Path(drawing.__file__).parent / "page.css").read_text(encoding="utf-8")
+STYLES = ("page.css", "table.css")
+CSS = "".join((Path(drawing.__file__).parent / name).read_text(encoding="utf-8") for name in STYLES)
 SCHEMES = chromium.colour_schemes(CSS)
 MANY_CONFIDENCES = ("margin", "energy", "a_confidence_with_a_long_name.of_ours")
 LONG = "vit_{}_patch16_clip_384.laion2b_ft_in12k_in1k"

@@ -25,9 +25,10 @@ def test_bins_are_those_of_scikit_learn(data: st.DataObject) -> None:
     reference = data.draw(st.sampled_from(table.names))
     found = reliability(table, exit, reference=reference, bins=bins)
     row = table.index(exit)
-    right, claimed = table.right(reference, row), table.scores("max_softmax")[row]
+    right = table.right(reference, row)
+    claimed = table.scores("max_softmax")[row].astype(np.float64)
     accuracy, means = calibration_curve(
-        right, claimed.astype(np.float64), n_bins=bins, strategy="quantile", pos_label=True
+        right, claimed, n_bins=bins, strategy="quantile", pos_label=True
     )
     assert found.accuracy == pytest.approx(accuracy)
     assert found.claimed == pytest.approx(means)
