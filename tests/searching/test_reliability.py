@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_auc_score
 
 from tables import pair_table, score_tables, synthetic
 from understudy.errors import TableError
@@ -66,6 +67,8 @@ def test_ranking_is_that_of_all_pairs_and_of_all_orders_of_equals(data: st.DataO
         if is_right and not other
     ]
     assert found.auroc == (pytest.approx(np.mean(better)) if better else None)
+    if better:
+        assert found.auroc == pytest.approx(roc_auc_score(right, values))
     risks = []
     for size in range(1, len(values) + 1):  # equals at the edge count by their share
         least = np.sort(values)[-size]

@@ -133,13 +133,12 @@ def right_ranking(
     """
     right, values = _answers(table, exit, confidence, reference)
     _, number, counts = np.unique(-values, return_inverse=True, return_counts=True)
-    wrong = (np.bincount(number, ~right) / counts)[number]  # of equals, the share that is wrong
-    risk = np.cumsum(wrong[np.argsort(-values, kind="stable")]) / np.arange(1, len(right) + 1)
-    if right.all() or not right.any():
-        return RightRanking(None, float(risk.mean()))
-    from sklearn.metrics import roc_auc_score
-
-    return RightRanking(float(roc_auc_score(right, -number)), float(risk.mean()))
+    wrong = np.bincount(number, ~right)  # of equals, from the most confident on
+    risk = np.cumsum(np.repeat(wrong / counts, counts)) / np.arange(1, len(right) + 1)
+    pairs = int(right.sum()) * int((~right).sum())
+    below = np.cumsum(wrong[::-1])[::-1] - wrong / 2
+    auroc = float((counts - wrong) @ below) / pairs if pairs else None
+    return RightRanking(auroc, float(risk.mean()))
 
 
 def _answers(
