@@ -229,9 +229,9 @@ ORDER = {
     "training": "config sampling features checkpoint targets loop api",
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
-        "_coordinate_descent_kernels pairs deferral_curves all_pairs pair_savings stored_pairs "
-        "baselines exact_test policy_sequences saving_bound certify joint_certificates "
-        "expected_cost search_spec "
+        "_coordinate_descent_kernels pairs deferral_curves reliability all_pairs pair_savings "
+        "stored_pairs baselines exact_test policy_sequences saving_bound certify "
+        "joint_certificates expected_cost search_spec "
         "fitted_exits chain_solver chains coordinate_descent exits scalar_minima onepass "
         "published_rules saver_ranking equal_loss strategies little_steps promising_pairs "
         "saver_lines best_savers search_data optimism search labels_needed verify"

@@ -426,7 +426,8 @@ def test_without_labels_it_speaks_of_agreement() -> None:
         "85 90 95 100 agreement with exit2, % mean MACs",
         "0 5 10 15 20 ≤ 3 ≤ 20 budget disagreement in points",
         "deferring by who agrees with exit2",
-        "From tune to test budget tune 292 samples certify 902 samples test 306 samples "
+        "≤ 20, test budget, samples disagreement in points",
+        "budget tune 292 samples certify 902 samples test 306 samples "
         "disagreement saving disagreement saving disagreement saving ≤ 3 1.37 [0.00, 3.47]",
         "By how many exits answer as exit2, % exits that agree 3 of 3",
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -31,6 +31,9 @@ _ROW, _SHORT_ROW = 46.0, 30.0
 _TABLE_NAME = 16  # characters of the name of a table
 _ROOM = 0.02  # of an axis, beyond the end that no figure can pass: less than from tick to tick
 _TABLE = "The figures are in the table below."
+_ON_SPLIT = {"tune": "c-single", "certify": "c-best"}
+_SHAPES = {"c-plan": "diamond", "c-best": "dot", "c-single": "square"}
+_Drop = tuple[str, str, float, Interval, float]  # name, class, drop, its interval, the budget
 
 
 def tradeoff(report: Report, *, width: float, height: float) -> str:
@@ -93,28 +96,56 @@ def shifted(report: Report, shift: ShiftCard, *, width: float) -> str:
     """The drop of every plan where it was searched and on other tables, beside its budget."""
     called = short_names((table.name for table in shift.tables), _TABLE_NAME)
     rows = [row for plan in shift.plans for row in _drops_by_table(plan, called)]
-    names = {float(number): minus(name) for number, (name, *_) in enumerate(rows)}
-    y = Scale(Axis(len(rows) - 0.5, -0.5, _SHORT_ROW * len(rows)), names, "budget, table")
+    about = "The drop of every plan on other tables, beside where it was searched and its budget."
+    return _drops(rows, "budget, table", report.gap, _signed, width=width, about=about)
+
+
+def optimism(report: Report, *, width: float) -> str:
+    """The drop of every plan on each split, beside its budget."""
+    rows = [
+        (
+            f"≤ {plan.max_drop:g}, {split}",
+            "c-plan" if split == report.result.measured_on else _ON_SPLIT[split],
+            outcome.drop,
+            report.interval(outcome.drop_interval),
+            plan.max_drop,
+        )
+        for plan in report.result.choices
+        if len(plan.policy.exits) > 1
+        for split, outcome in plan.on.items()
+    ]
+    figure = _signed if report.labelled else "{:g}".format
+    about = f"The {report.gap} of every plan on the samples that chose it, proved it and neither."
+    return _drops(rows, "budget, samples", report.gap, figure, width=width, about=about)
+
+
+def _drops(
+    rows: Sequence[_Drop],
+    names: str,
+    gap: str,
+    figure: Callable[[float], str],
+    *,
+    width: float,
+    about: str,
+) -> str:
+    """Drops below one another, each with its interval and beside its budget."""
+    called = {float(number): minus(name) for number, (name, *_) in enumerate(rows)}
+    y = Scale(Axis(len(rows) - 0.5, -0.5, _SHORT_ROW * len(rows)), called, names)
     values = [0.0, *(v for _, _, drop, ends, budget in rows for v in (drop, *ends, budget))]
     axis = Axis.around(values, length=inner_width(width, y))
-    x = Scale.of(axis, f"{report.gap} in points (further left is better)", _signed)
+    x = Scale.of(axis, f"{gap} in points (further left is better)", figure)
     marks = [path([(axis.pixel(0), 0), (axis.pixel(0), y.axis.length)], "c-axis")]
     for number, (_, kind, drop, ends, budget) in enumerate(rows):
         at, bound = y.axis.length - y.axis.pixel(number), axis.pixel(budget)
         half = _SHORT_ROW / 2
         marks.append(path([(bound, at - half), (bound, at + half)], "c-budget dashed"))
         marks.append(path([(axis.pixel(end), at) for end in ends], f"{kind} bar"))
-        shape = "diamond" if kind == "c-plan" else "dot"
-        marks.append(point(shape, axis.pixel(drop), at, kind))
-    about = "The drop of every plan on other tables, beside where it was searched and its budget."
+        marks.append(point(_SHAPES[kind], axis.pixel(drop), at, kind))
     return chart(marks, x, y, about=f"{about} {_TABLE}")
 
 
-def _drops_by_table(
-    plan: AppliedPlan, called: Mapping[str, str]
-) -> Iterator[tuple[str, str, float, Interval, float]]:
-    """Name, class, drop, interval and budget of a plan where it was searched, and on each table;
-    none for the reference alone."""
+def _drops_by_table(plan: AppliedPlan, called: Mapping[str, str]) -> Iterator[_Drop]:
+    """A plan where it was searched, and on each table; none for the reference alone."""
     if plan.max_drop is None or len(plan.policy.exits) < 2:
         return
     budget = plan.max_drop

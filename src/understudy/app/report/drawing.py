@@ -70,9 +70,14 @@ def chart(marks: Iterable[str], x: Scale, y: Scale, *, about: str, right: float 
     inside = grid + _line(0, up, across, up, "c-axis") + ticks + names + titles + "".join(marks)
     height = top + up + 30 + foot
     frame = element("g", inside, transform=f"translate({left:.4g} {top:.4g})")
+    return picture(frame, width, height, about=about)
+
+
+def picture(inside: str, width: float, height: float, *, about: str) -> str:
+    """An SVG image of a size in pixels; `about` says what it shows to those who cannot see."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width:.5g} '
-        f'{height:.5g}" role="img" aria-label="{escape(about)}">{frame}</svg>'
+        f'{height:.5g}" role="img" aria-label="{escape(about)}">{inside}</svg>'
     )
 
 
@@ -124,6 +129,7 @@ SHAPES = {
     "square": "M-5-5H5V5H-5z",
     "down": "M-6-5H6L0 6z",
     "up": "M-6 5H6L0-6z",
+    "small": "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0",
     "dot": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0",
 }
 

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup
 
 from understudy.app.bench_result import Bench
-from understudy.app.report import charts, drawing
+from understudy.app.report import charts, drawing, pairs_map, table_charts, unit_charts
 from understudy.app.report.gallery import Gallery, gallery_of
 from understudy.app.report.pictures import ScoredImages
 from understudy.app.report.record import Report
+from understudy.app.report.table_findings import MOST_WRITTEN, TableFindings
 from understudy.app.report.words import typeset
 from understudy.chart_layout import shades
 from understudy.choice import DECIDED
 from understudy.display import cost_text, interval_text, least_percent, percent, shares_text, signed
 from understudy.errors import UnderstudyError
 from understudy.files import is_stream, replacing
+from understudy.intervals import Interval
 from understudy.progress_bars import Advance, no_bar
 from understudy.result import Result
 from understudy.scores import ScoreTable
+from understudy.searching.reliability import Reliability
 from understudy.shift import ShiftCard
 from understudy.zoo.data import DataSet
 
@@ -48,7 +52,8 @@ def render(
     its policies do on other tables, with the table what the result does not hold itself, with a
     gallery what becomes of which images.
     """
-    environment = _environment(report)
+    environment = _environment()
+    findings = None if table is None else TableFindings.of(report, table)
     values = {
         "report": report,
         "result": report.result,
@@ -57,7 +62,14 @@ def render(
         "shift": shift,
         "table": table,
         "gallery": gallery,
-        "charts": dict(_charts(report, shift)),
+        "findings": findings,
+        "shades_of_pairs": pairs_map.SHADES,
+        "most_written": MOST_WRITTEN,
+        "lines": table_charts.LINES,
+        "panels": _panels(report, findings),
+        "costs_of_exits": partial(unit_charts.costs_of_exits, report),
+        "compared_units": unit_charts.compared_units(report),
+        "charts": dict(_charts(report, shift, findings)),
         "shades": shades(len(report.singles)),
         "rates": {} if bench is None else {name: bench.rate(name) for name in bench.seconds},
         "shapes": drawing.SHAPES,
@@ -128,10 +140,11 @@ def _gallery(
 
 
 def _charts(
-    report: Report, shift: ShiftCard | None
+    report: Report, shift: ShiftCard | None, findings: TableFindings | None
 ) -> Iterator[tuple[str, list[tuple[str, Markup]]]]:
     """Every chart twice, drawn for wide and for narrow screens."""
-    draws = {"tradeoff": partial(charts.tradeoff, report, height=340)}
+    draws: dict[str, Callable[..., str]] = {}
+    draws["tradeoff"] = partial(charts.tradeoff, report, height=340)
     if report.saves:
         draws["against"] = partial(charts.against, report)
     if charts.needs_closeup(report):
@@ -140,11 +153,53 @@ def _charts(
         draws["by_tenth"] = partial(charts.by_tenth, report, height=320)
     if shift is not None and shift.has_cascade:
         draws["shift"] = partial(charts.shifted, report, shift)
+    if report.saves and not report.result.in_sample:
+        draws["optimism"] = partial(charts.optimism, report)
+    draws |= _of_units(report) | _of_table(report, findings)
     for name, draw in draws.items():
         yield name, [("wide", Markup(draw(width=WIDE))), ("narrow", Markup(draw(width=NARROW)))]
 
 
-def _environment(report: Report) -> Environment:
+def _of_units(report: Report) -> dict[str, Callable[..., str]]:
+    """The charts of costs in several units, by name."""
+    draws: dict[str, Callable[..., str]] = {}
+    if report.saves and report.other_units:
+        draws["saved_by_unit"] = partial(unit_charts.saved_by_unit, report)
+    for unit in unit_charts.compared_units(report):
+        draws[f"costs {unit}"] = partial(unit_charts.costs_in_two_units, report, unit, height=320)
+    return draws
+
+
+def _of_table(report: Report, findings: TableFindings | None) -> dict[str, Callable[..., str]]:
+    """The charts that need the table, by name."""
+    draws: dict[str, Callable[..., str]] = {}
+    if findings is not None and findings.pairs is not None:
+        draws["pairs"] = partial(pairs_map.pairs_map, findings.pairs)
+    if findings is not None and findings.curves is not None:
+        draws["deferral"] = partial(
+            table_charts.deferral_chart, report, findings.curves, findings.drawn, height=320
+        )
+    return draws
+
+
+def _panels(
+    report: Report, findings: TableFindings | None
+) -> list[tuple[str, Reliability, Markup]]:
+    """Name, reliability and its chart of every exit that claims probabilities."""
+    found = {} if findings is None else findings.reliabilities
+    return [
+        (
+            name,
+            one,
+            Markup(table_charts.reliability_panel(name, one, report.tints[name], report.measure)),
+        )
+        for name, one in found.items()
+    ]
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once for all pages; what depends on the report is in the context."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -154,11 +209,11 @@ def _environment(report: Report) -> Environment:
         finalize=_finished,
     )
     filters: dict[str, Any] = {
-        "cost": partial(cost_text, unit=report.result.unit),
+        "cost": _cost,
         "percent": percent,
         "least": least_percent,
-        "interval": report.interval_text,
-        "gap": report.gap_text,
+        "interval": _interval,
+        "gap": _gap,
         "signed": signed,
         "shares": shares_text,
         "between": interval_text,
@@ -172,6 +227,23 @@ def _environment(report: Report) -> Environment:
     }
     made.filters.update(filters)
     return made
+
+
+@pass_context
+def _cost(context: Context, value: float) -> str:
+    return cost_text(value, context["unit"])
+
+
+@pass_context
+def _interval(context: Context, value: Interval) -> str:
+    text: str = context["report"].interval_text(value)
+    return text
+
+
+@pass_context
+def _gap(context: Context, value: float) -> str:
+    text: str = context["report"].gap_text(value)
+    return text
 
 
 def _finished(value: Any) -> Any:
