@@ -41,7 +41,15 @@ def inner_width(width: float, y: Scale, right: float = _RIGHT) -> float:
     return width - left_of(y) - right
 
 
-def chart(marks: Iterable[str], x: Scale, y: Scale, *, about: str, right: float = _RIGHT) -> str:
+def chart(
+    marks: Iterable[str],
+    x: Scale,
+    y: Scale,
+    *,
+    about: str,
+    right: float = _RIGHT,
+    axes: str = "",
+) -> str:
     """Marks in a frame of two scales as SVG; `about` says what it shows to those who cannot see.
 
     The origin of marks is the upper left of the plot. What is above and below it is as high as
@@ -72,8 +80,17 @@ def chart(marks: Iterable[str], x: Scale, y: Scale, *, about: str, right: float 
     frame = element("g", inside, transform=f"translate({left:.4g} {top:.4g})")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width:.5g} '
-        f'{height:.5g}" role="img" aria-label="{escape(about)}">{frame}</svg>'
+        f'{height:.5g}"{axes} role="img" aria-label="{escape(about)}">{frame}</svg>'
     )
+
+
+def axes_for_script(x: Axis, y: Axis) -> str:
+    """Attributes from which a script finds where values lie: low, high, length, "log" or not."""
+
+    def data(axis: Axis) -> str:
+        return f"{axis.low!r} {axis.high!r} {axis.length:.6g}{' log' if axis.log else ''}"
+
+    return f' data-x="{data(x)}" data-y="{data(y)}"'
 
 
 def label_svg(label: Label, kind: str = "label") -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from understudy.policy import Policy
 from understudy.result import Result
 from understudy.scores import ScoreTable
 from understudy.split import ALL
+
+if TYPE_CHECKING:
+    from understudy.searching.search_data import SearchData
 
 MOST = 200  # steps per budget
 WORST = 3  # classes per step
@@ -93,23 +97,7 @@ def budget_paths(result: Result, table: ScoreTable) -> tuple[BudgetPath, ...]:
     Raises:
         TableError: the table lacks what the search read.
     """
-    from understudy.searching.search_data import SearchData, SearchOptions
-
-    arguments = result.arguments
-    data = SearchData.of(
-        _as_searched(result, table),
-        tuple(choice.max_drop for choice in result.choices),
-        delta=result.delta or 0.5,
-        options=SearchOptions(
-            result.reference,
-            result.unit,
-            arguments.get("max_cost"),
-            arguments.get("confidence"),
-            arguments.get("at_most_stages"),
-            tuple(arguments.get("without", ())),
-        ),
-        splits=[ALL] if result.in_sample else (),
-    )
+    data = _search_data(result, table)
     paths = [_Path(choice, _on_frontier(result), frozen=False) for choice in result.choices]
     if any(path.tests_a_sequence for path in paths):
         _, sequences, _ = data.chosen()
@@ -189,6 +177,25 @@ class _Path:
         ends = {0, last} if self.plan is None else {0, self.plan, min(self.plan + 1, last), last}
         even = np.linspace(0, last, min(len(self.policies), MOST - len(ends))).round()
         return sorted(ends | {int(row) for row in even}) if self.policies else []
+
+
+def _search_data(result: Result, table: ScoreTable) -> SearchData:
+    """What the search of a result worked on, fitted to tune again."""
+    from understudy.searching.search_data import SearchData, SearchOptions
+
+    arguments = result.arguments
+    options = SearchOptions(
+        result.reference,
+        result.unit,
+        arguments.get("max_cost"),
+        arguments.get("confidence"),
+        arguments.get("at_most_stages"),
+        tuple(arguments.get("without", ())),
+    )
+    drops = tuple(choice.max_drop for choice in result.choices)
+    source, splits = _as_searched(result, table), [ALL] if result.in_sample else ()
+    delta = result.delta or 0.5  # in-sample there is none
+    return SearchData.of(source, drops, delta=delta, options=options, splits=splits)
 
 
 def _on_frontier(result: Result) -> tuple[Policy, ...]:
