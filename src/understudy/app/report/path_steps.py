@@ -102,7 +102,8 @@ def budget_paths(result: Result, table: ScoreTable) -> tuple[BudgetPath, ...]:
     if any(path.tests_a_sequence for path in paths):
         _, sequences, _ = data.chosen()
         paths = [
-            path.refrozen(sequence.policies) for path, sequence in zip(paths, sequences, strict=True)
+            path.refrozen(sequence.policies)
+            for path, sequence in zip(paths, sequences, strict=True)
         ]
     data = data.with_exits_of(path.policies[row] for path in paths for row in path.kept)
 
@@ -173,10 +174,12 @@ class _Path:
     @cached_property
     def kept(self) -> list[int]:
         """At most `MOST` positions, evenly spaced; the ends, the plan and the next among them."""
-        last = len(self.policies) - 1
+        count, last = len(self.policies), len(self.policies) - 1
+        if count <= MOST:
+            return [*range(count)]
         ends = {0, last} if self.plan is None else {0, self.plan, min(self.plan + 1, last), last}
-        even = np.linspace(0, last, min(len(self.policies), MOST - len(ends))).round()
-        return sorted(ends | {int(row) for row in even}) if self.policies else []
+        even = np.linspace(0, last, MOST - len(ends)).round().astype(int)
+        return sorted(ends.union(even.tolist()))
 
 
 def _search_data(result: Result, table: ScoreTable) -> SearchData:

@@ -70,8 +70,9 @@
     return part;
   }
 
-  function classRow([name, gap, interval]) {
-    return element("li", "", element("span", "", name), " ", element("strong", "", gap), " ", element("small", "", interval));
+  function classRow([name, samples, gap, interval]) {
+    const label = element("span", "", name, " ", element("small", "", samples));
+    return element("li", "", label, " ", element("strong", "", gap), " ", element("small", "", interval));
   }
 
   function show() {
@@ -102,6 +103,7 @@
     slider.value = budget.start;
     section.style.setProperty("--stages", budget.rows);
     if (extent) {
+      extent.hidden = !budget.frozen;
       extent.style.setProperty("--proved", last ? Math.max(budget.proved - 0.5, 0) / last : 0);
       extent.classList.toggle("none", !budget.proved);
       extent.classList.toggle("all", budget.proved > last);

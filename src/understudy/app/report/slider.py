@@ -14,7 +14,7 @@ from understudy.app.report.path_steps import BudgetPath, PathStep
 from understudy.app.report.record import Report
 from understudy.app.report.words import minus, typeset
 from understudy.display import cost_text, percent, probability_text, signed
-from understudy.outcome import points
+from understudy.outcome import ClassGap, points
 from understudy.policy import PolicyStage
 
 FEW = 10  # steps per budget in the table for paper, and where there is no script
@@ -40,9 +40,9 @@ class Slider:
         return [
             {
                 "start": 0 if path.plan is None else path.plan,
-                "proved": path.proved if path.frozen else 0,
+                "frozen": path.frozen,
+                "proved": path.proved,
                 "rows": max(len(step.policy.stages) for step in path.steps),
-                "classes": max(len(step.classes) for step in path.steps),
                 "steps": [self._step(path, step) for step in path.steps],
             }
             for path in self.paths
@@ -106,6 +106,10 @@ class Slider:
         if stage.threshold is None:
             return "whatever is left"
         return f"when {stage.confidence} ≥ {minus(f'{stage.threshold:.6g}')}"
+
+    def samples(self, gap: ClassGap) -> str:
+        """How many samples a class has."""
+        return f"{gap.samples:,} sample{'s' * (gap.samples != 1)}"
 
     def saved(self, step: PathStep) -> str:
         """The saving in large."""
@@ -200,9 +204,9 @@ class Slider:
             "classes": [
                 [
                     gap.name,
+                    self.samples(gap),
                     minus(report.gap_text(gap.drop)),
                     minus(report.interval_text(gap.interval)),
-                    f"{gap.samples:,}",
                 ]
                 for gap in step.classes
             ],
