@@ -264,7 +264,10 @@ def test_the_steps_are_as_they_were(tmp_path: Path) -> None:
     slider = Slider(Report(result), budget_paths(result, table))
     shown = [[slider.budget(p), [s.number for s in slider.few(p)]] for p in slider.paths]
     steps = [
-        [budget["steps"][step.number] for step in slider.few(path)]
+        [
+            [budget["steps"][step.number][key] for key in ("texts", "classes")]
+            for step in slider.few(path)
+        ]
         for path, budget in zip(slider.paths, slider.budgets, strict=True)
     ]
     found = json.dumps({"few": shown, "steps": steps}, indent=1, ensure_ascii=False) + "\n"

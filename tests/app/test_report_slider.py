@@ -32,7 +32,7 @@ SHOWN = """(() => {
       one => Number(one.style.flexGrow)),
     classes: [...document.querySelectorAll('.lost li')].map(
       one => [one.querySelector('span').textContent, one.querySelector('strong').textContent]),
-    lost: document.querySelector('.lost').hidden,
+    lost: document.querySelector('.lost')?.checkVisibility({visibilityProperty: true}) ?? false,
     markers: [...document.querySelectorAll('svg[data-x]')].map(chart => {
       const mark = chart.querySelector('g.here'), inside = chart.querySelector('g.here .core');
       return [chart.dataset.x, chart.dataset.y, mark.style.display, mark.getAttribute('transform'),
@@ -116,7 +116,7 @@ def check_shown(page: Page, data: dict[str, Any], budget: int, number: int) -> N
     ]
     assert shown["widths"] == pytest.approx([share for _, _, share, _ in step["stages"]], rel=1e-4)
     assert shown["classes"] == [[f"{one[0]} {one[1]}", one[2]] for one in step["classes"]]
-    assert shown["lost"] is not bool(step["classes"])
+    assert shown["lost"] is bool(step["classes"])
     assert len(shown["markers"]) >= 2
     for across, up, display, transform, core in shown["markers"]:
         x, y = axis_of(across), axis_of(up)

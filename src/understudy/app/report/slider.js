@@ -7,6 +7,7 @@
   const slider = find("#step");
   const news = find("#step-news");
   const extent = find(".extent");
+  const lost = find(".lost");
   const fields = [...section.querySelectorAll("[data-text]")];
   const markers = [...document.querySelectorAll("svg[data-x]")].map(markerOn);
   let budget = budgets[0];
@@ -82,8 +83,10 @@
     find(".step").classList.toggle("proved", step.proved);
     find(".stack").replaceChildren(...step.stages.map(stackPart));
     find(".stages").replaceChildren(...step.stages.map(stageRow));
-    find(".lost").hidden = !step.classes.length;
-    find(".lost ul").replaceChildren(...step.classes.map(classRow));
+    if (lost) {
+      lost.hidden = !step.classes.length;
+      lost.querySelector("ul").replaceChildren(...step.classes.map(classRow));
+    }
     for (const move of markers) move(step);
     announce(step.texts.proof);
   }

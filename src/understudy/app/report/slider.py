@@ -107,6 +107,15 @@ class Slider:
             return "whatever is left"
         return f"when {stage.confidence} ≥ {minus(f'{stage.threshold:.6g}')}"
 
+    def losing(self, step: PathStep) -> list[ClassGap]:
+        """The classes of a step that lose anything on tune."""
+        return [gap for gap in step.classes if gap.tune_drop is not None and gap.tune_drop > 0]
+
+    @property
+    def any_lose(self) -> bool:
+        """Whether any step has such classes."""
+        return any(self.losing(step) for path in self.paths for step in path.steps)
+
     def samples(self, gap: ClassGap) -> str:
         """How many samples a class has."""
         return f"{gap.samples:,} sample{'s' * (gap.samples != 1)}"
@@ -208,6 +217,6 @@ class Slider:
                     minus(report.gap_text(gap.drop)),
                     minus(report.interval_text(gap.interval)),
                 ]
-                for gap in step.classes
+                for gap in self.losing(step)
             ],
         }
