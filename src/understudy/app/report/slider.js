@@ -35,7 +35,7 @@
     const [x, y] = [axisOf(chart.dataset.x), axisOf(chart.dataset.y)];
     const [width, height] = [chart.dataset.x, chart.dataset.y].map((one) => Number(one.split(" ")[2]));
     const group = document.createElementNS(SVG, "g");
-    group.setAttribute("class", "here c-here");
+    group.setAttribute("class", "here");
     const parts = ["path", "circle", "circle"].map((tag) => document.createElementNS(SVG, tag));
     const [bar, ring, core] = parts;
     bar.setAttribute("class", "bar");
