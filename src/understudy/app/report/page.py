@@ -17,8 +17,8 @@ from markupsafe import Markup
 from understudy.app.bench_result import Bench
 from understudy.app.report import charts, drawing
 from understudy.app.report.gallery import Gallery, gallery_of
-from understudy.app.report.pictures import ScoredImages
 from understudy.app.report.path_steps import budget_paths
+from understudy.app.report.pictures import ScoredImages
 from understudy.app.report.record import Report
 from understudy.app.report.slider import Slider
 from understudy.app.report.words import typeset
