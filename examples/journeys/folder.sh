@@ -11,7 +11,7 @@ understudy search table --reference large --max-drop 2 --out result.json
 understudy build result.json --into cascade
 understudy run cascade --data folder:new --out answers.parquet
 understudy bench cascade --data folder:new
-understudy report result.json --out report.html
+understudy report result.json --table table --out report.html
 # <-
 
 understudy run cascade --data folder:val --out answers.csv

@@ -9,7 +9,7 @@ understudy import table --labels labels.csv --key id --label class \
 understudy search table --max-drop 1,2 --out result.json
 
 # -> docs/quickstart.md#the-report
-understudy report result.json --out report.html
+understudy report result.json --table table --out report.html
 # <-
 
 python "$here/check.py" result.json table

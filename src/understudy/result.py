@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from understudy import display
 from understudy.choice import Choice, Published, Single
 from understudy.deciles import Difficulty
-from understudy.errors import PolicyError, listed
+from understudy.errors import PolicyError, TableError, listed
 from understudy.exit import Exit
 from understudy.frontier import Frontier
 from understudy.html_views import html_of
@@ -207,6 +207,20 @@ class Result(
         found = {one.name: ensemble_of(one.origin) for one in self.singles if one.name in used}
         return with_ensembles(table, {name: one for name, one in found.items() if one is not None})
 
+    def searched(self, table: ScoreTable, *, name: str = "the table") -> ScoreTable:
+        """The table that was searched, `with_fitted`.
+
+        Raises:
+            TableError: it is another table; `name` is what the message calls it.
+        """
+        hash = self.table.get("hash")
+        if hash is not None and table.hash != hash:
+            raise TableError(
+                f"a result is shown with the table that it was searched on, {name} has another "
+                f"hash ({table.hash[:12]}, not {hash[:12]}): name that table"
+            )
+        return self.with_fitted(table)
+
     @property
     def policy_set(self) -> PolicySet:
         """The policies of all budgets, with all that it takes to measure them on other tables."""
@@ -293,23 +307,24 @@ class Result(
         Args:
             path: the page to write.
             shift: shows the policies on other tables too.
-            table: that which was searched: shows what the result does not hold.
+            table: that which was searched: adds a slider over all policies from safe to cheap.
             images: those that the table was scored on, as a spec or as what `zoo.data.open_data`
                 returns: shows which of them the plans answer early, defer, rescue and lose.
 
-        >>> result.report("report.html")  # doctest: +SKIP
+        >>> result.report("report.html", table=table)  # doctest: +SKIP
         PosixPath('report.html')
 
         Raises:
             UnderstudyError: the path does not end in .html or .htm, or it cannot be written; there
                 are images without the table, or images other than those that it was scored on.
+            TableError: it is not the table that was searched.
         """
         from understudy.app.report.page import write_report
         from understudy.progress_bars import progress_bars
 
-        fitted = None if table is None else self.with_fitted(table)
+        scores = None if table is None else self.searched(table)
         with progress_bars("images") as advance:
-            write_report(self, path, shift=shift, table=fitted, images=images, advance=advance)
+            write_report(self, path, shift=shift, table=scores, images=images, advance=advance)
         return Path(path)
 
     def __str__(self) -> str:

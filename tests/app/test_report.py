@@ -6,9 +6,11 @@ import json
 import re
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import date
+from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -26,19 +28,22 @@ from understudy import display
 from understudy.app.bench_result import EXECUTOR, IDEAL, LARGE, LITTLE, NAIVE, Bench, ClientLoad
 from understudy.app.cli import report as report_verb
 from understudy.app.report.page import render, write_report
+from understudy.app.report.path_steps import budget_paths
 from understudy.app.report.record import DRAWN_POINTS, Report
+from understudy.app.report.slider import Slider
 from understudy.app.report.words import minus
 from understudy.chart_layout import Axis, Mark, place, spread, text_width, wrapped
-from understudy.errors import UnderstudyError
+from understudy.errors import TableError, UnderstudyError
 from understudy.outcome import Outcome
 from understudy.result import Choice, Result
 from understudy.scores import ScoreTable
 from understudy.searching.search import search, search_in_sample
 from understudy.split import SHARES_OF_FEW, SHARES_OF_MANY
+from understudy.store import save_table
 
 GOLD = Path(__file__).parent.parent / "gold"
 HOSTILE = '<b>&"x'
-VOID = {"meta", "link", "br", "wbr", "path", "circle", "line", "rect"}
+VOID = {"meta", "link", "br", "wbr", "path", "circle", "line", "rect", "input"}
 
 
 def random_table(
@@ -251,6 +256,24 @@ def test_the_figures_are_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(found, encoding="utf-8")
     expected = (GOLD / "report.json").read_text(encoding="utf-8")
     assert found == expected, f"if the change is meant, copy {tmp_path / 'report.json'} to {GOLD}"
+
+
+def test_the_steps_are_as_they_were(tmp_path: Path) -> None:
+    table = random_table()
+    result = search(table, max_drop=[2.0, 5.0], confidence="max_softmax")
+    slider = Slider(Report(result), budget_paths(result, table))
+    shown = [[slider.budget(p), [s.number for s in slider.few(p)]] for p in slider.paths]
+    steps = [
+        [
+            [budget["steps"][step.number][key] for key in ("texts", "classes")]
+            for step in slider.few(path)
+        ]
+        for path, budget in zip(slider.paths, slider.budgets, strict=True)
+    ]
+    found = json.dumps({"few": shown, "steps": steps}, indent=1, ensure_ascii=False) + "\n"
+    (tmp_path / "report_steps.json").write_text(found, encoding="utf-8")
+    expected = (GOLD / "report_steps.json").read_text(encoding="utf-8")
+    assert found == expected, f"if meant, copy {tmp_path / 'report_steps.json'} to {GOLD}"
 
 
 def test_the_page_nests_and_can_be_read_aloud(page: str) -> None:
@@ -495,6 +518,47 @@ def test_a_notebook_writes_the_page_from_the_result(result: Result, tmp_path: Pa
     path = result.report(tmp_path / "r.html")
     assert path == tmp_path / "r.html"
     assert path.read_text(encoding="utf-8") == render(Report(result, made=date.today()))
+
+
+def test_a_table_adds_the_slider_and_another_one_is_refused(
+    result: Result, page: str, tmp_path: Path
+) -> None:
+    table = random_table(first=HOSTILE)
+    whole = result.report(tmp_path / "r.html", table=table).read_text(encoding="utf-8")
+    assert 'id="h-steps"' in whole
+    assert "h-steps" not in page
+    assert "<script" not in page
+    assert "With the table ( --table TABLE , in Python" in Page(page).words()
+    assert "With the table ( --table" not in Page(whole).words()
+    with pytest.raises(TableError, match="searched on, the table has another hash"):
+        result.report(tmp_path / "r.html", table=random_table())
+
+
+def test_the_verb_takes_the_table(result: Result, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(report_verb.report)
+    result.save(tmp_path / "result.json")
+    save_table(random_table(first=HOSTILE), tmp_path / "table")
+    out = tmp_path / "report.html"
+    words = [str(tmp_path / "result.json"), "--table", str(tmp_path / "table"), "--out", str(out)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert 'id="h-steps"' in out.read_text(encoding="utf-8")
+
+
+def test_only_its_own_script_may_run_on_the_page(result: Result, tmp_path: Path) -> None:
+    table = random_table(first="</script><script>alert(1)</script>")
+    found = search(table, max_drop=2.0)
+    page = found.report(tmp_path / "r.html", table=table).read_text(encoding="utf-8")
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    hashes = re.findall(r"'sha256-([^']+)'", page)
+    digests = [b64encode(sha256(one.encode()).digest()).decode() for one in scripts]
+    assert hashes == digests
+    assert len(digests) == 1
+    assert "'unsafe-inline'" not in page[page.index("script-src") :].partition('"')[0]
+    assert not re.findall(r"\son\w+=", page)
+    [data] = re.findall(r'<script type="application/json" id="steps-data">(.*?)</script>', page)
+    assert json.loads(data)["exits"][0]["name"] == "</script><script>alert(1)</script>"
+    Page(page)
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(result: Result, tmp_path: Path) -> None:

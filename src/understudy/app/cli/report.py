@@ -35,8 +35,9 @@ def report(
 ) -> None:
     """Write a result as one static HTML page: policies, proof, baselines, difficulty, provenance.
 
-    The page is self-contained: it loads nothing from the network and needs no script. With `--data`
-    it shows images that the plans answer early, defer, rescue and lose.
+    The page is self-contained: it loads nothing from the network and needs no script. With
+    `--table` it has a slider over all policies from safe to cheap, with `--data` it shows images
+    that the plans answer early, defer, rescue and lose.
     """
     if data is not None and table is None:
         raise UsageError(

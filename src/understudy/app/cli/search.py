@@ -177,12 +177,13 @@ def _next_steps(result: Result, table: Path, out: Path | None) -> list[str]:
     if out is None:
         return []
     file, page = map(terminal.quoted, (out, out.with_suffix(".html")))
-    report = f"understudy report {file} --out {page}"
+    searched = terminal.quoted(table)
+    report = f"understudy report {file} --table {searched} --out {page}"
     from understudy.app.next_commands import build_command
 
     if result.in_sample:
         return [report]
-    verify = f"understudy verify {file} {terminal.quoted(table)}"
+    verify = f"understudy verify {file} {searched}"
     return [build_command(result, str(out), result.choices), report, verify]
 
 

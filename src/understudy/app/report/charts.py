@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from understudy.app.report.drawing import Scale, chart, inner_width, label_svg, path, point
+from understudy.app.report.drawing import (
+    Scale,
+    axes_for_script,
+    chart,
+    inner_width,
+    label_svg,
+    path,
+    point,
+)
 from understudy.app.report.record import Report
 from understudy.app.report.words import minus
 from understudy.chart_layout import (
@@ -292,7 +300,8 @@ def _costs_and_gains(
         ],
     )
     about = f"Cost against {report.measure} {where}. The figures are in the tables below."
-    return chart([*marks, *map(label_svg, labels)], x, y, about=about)
+    axes = axes_for_script(across, axis)
+    return chart([*marks, *map(label_svg, labels)], x, y, about=about, axes=axes)
 
 
 def _between(a: tuple[float, float], b: tuple[float, float]) -> Box:

@@ -41,7 +41,15 @@ def inner_width(width: float, y: Scale, right: float = _RIGHT) -> float:
     return width - left_of(y) - right
 
 
-def chart(marks: Iterable[str], x: Scale, y: Scale, *, about: str, right: float = _RIGHT) -> str:
+def chart(
+    marks: Iterable[str],
+    x: Scale,
+    y: Scale,
+    *,
+    about: str,
+    right: float = _RIGHT,
+    axes: str = "",
+) -> str:
     """Marks in a frame of two scales as SVG; `about` says what it shows to those who cannot see.
 
     The origin of marks is the upper left of the plot. What is above and below it is as high as
@@ -70,15 +78,25 @@ def chart(marks: Iterable[str], x: Scale, y: Scale, *, about: str, right: float 
     inside = grid + _line(0, up, across, up, "c-axis") + ticks + names + titles + "".join(marks)
     height = top + up + 30 + foot
     frame = element("g", inside, transform=f"translate({left:.4g} {top:.4g})")
-    return picture(frame, width, height, about=about)
+    return picture(frame, width, height, about=about, axes=axes)
 
 
-def picture(inside: str, width: float, height: float, *, about: str) -> str:
-    """An SVG image of a size in pixels; `about` says what it shows to those who cannot see."""
+def picture(inside: str, width: float, height: float, *, about: str, axes: str = "") -> str:
+    """An SVG image of a size in pixels; `about` says what it shows to those who cannot see, `axes`
+    to a script where values lie (`axes_for_script`)."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width:.5g} '
-        f'{height:.5g}" role="img" aria-label="{escape(about)}">{inside}</svg>'
+        f'{height:.5g}"{axes} role="img" aria-label="{escape(about)}">{inside}</svg>'
     )
+
+
+def axes_for_script(x: Axis, y: Axis) -> str:
+    """Attributes from which a script finds where values lie: low, high, length, "log" or not."""
+
+    def data(axis: Axis) -> str:
+        return f"{axis.low!r} {axis.high!r} {axis.length:.6g}{' log' if axis.log else ''}"
+
+    return f' data-x="{data(x)}" data-y="{data(y)}"'
 
 
 def label_svg(label: Label, kind: str = "label") -> str:

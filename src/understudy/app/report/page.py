@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import date
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from markupsafe import Markup
 from understudy.app.bench_result import Bench
 from understudy.app.report import charts, drawing, pairs_map, table_charts, unit_charts
 from understudy.app.report.gallery import Gallery, gallery_of
+from understudy.app.report.path_steps import budget_paths
 from understudy.app.report.pictures import ScoredImages
 from understudy.app.report.record import Report
+from understudy.app.report.slider import Slider
 from understudy.app.report.table_findings import MOST_WRITTEN, TableFindings
 from understudy.app.report.words import typeset
 from understudy.chart_layout import shades
@@ -47,13 +51,16 @@ def render(
 ) -> str:
     """The page as HTML: whole in itself, the same text for the same report.
 
-    Nothing in it is loaded from anywhere, and it needs no script. Names and texts of the result are
-    escaped. With a benchmark of the cascade it also shows how fast that ran, with a shift card what
-    its policies do on other tables, with the table what the result does not hold itself, with a
-    gallery what becomes of which images.
+    Nothing in it is loaded from anywhere, and it needs no script: with one, the policies between
+    safe and cheap are gone through by a slider. Names and texts of the result are escaped. With a
+    benchmark of the cascade it also shows how fast that ran, with a shift card what its policies do
+    on other tables, with the table what the result does not hold itself, with a gallery what
+    becomes of which images.
     """
     environment = _environment()
     findings = None if table is None else TableFindings.of(report, table)
+    slider = None if table is None else Slider(report, budget_paths(report.result, table))
+    scripts = [slider.script] if slider is not None and slider.paths else []
     values = {
         "report": report,
         "result": report.result,
@@ -70,6 +77,9 @@ def render(
         "costs_of_exits": partial(unit_charts.costs_of_exits, report),
         "compared_units": unit_charts.compared_units(report),
         "charts": dict(_charts(report, shift, findings)),
+        "slider": slider,
+        "scripts": scripts,
+        "script_hashes": [_hashed(script) for script in scripts],
         "shades": shades(len(report.singles)),
         "rates": {} if bench is None else {name: bench.rate(name) for name in bench.seconds},
         "shapes": drawing.SHAPES,
@@ -137,6 +147,11 @@ def _gallery(
         )
     measured = table.on(result.measured_on)
     return gallery_of(result, measured, ScoredImages.of(measured, images), advance)
+
+
+def _hashed(script: str) -> str:
+    """A script as the policy of the page names it: by its content."""
+    return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
 
 
 def _charts(
