@@ -251,7 +251,7 @@ def test_the_verb_shows_images(
     page = out.read_text()
     shown = re.findall(r'<img src="data:image/png;base64,[\w+/=]+" width="112" height="112" ', page)
     assert 20 < len(shown) == page.count("<figure") == page.count("<figcaption>") <= MOST
-    assert page.count("<script") == 0
+    assert "<script" not in page.partition('id="h-gallery"')[2].partition("</section>")[0]
     assert re.findall(r'<li><a href="#h-gallery">', page)
     assert all("; the plan answers " in one for one in re.findall(r'alt="([^"]*)"', page))
     ids = re.findall(r'\bid="([^"]+)"', page)
@@ -451,9 +451,10 @@ def test_the_gallery_in_a_browser(
 
 @pytest.mark.slow
 def test_filters_work_without_script(page: Page, address: str) -> None:
+    page.send("Emulation.setScriptExecutionDisabled", value=True)
     page.open(address)
+    page.send("Emulation.setScriptExecutionDisabled", value=False)
     page.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    assert page.run("document.scripts.length") == 0
     for number in (1, 0):
         page.run(f"document.querySelector('#g-plan-{number}').click()")
         assert page.run(f"{SHOWN}.length > 5")
