@@ -12,6 +12,7 @@ understudy build result.json --into cascade
 understudy run cascade --data folder:new --out answers.parquet
 understudy bench cascade --data folder:new
 understudy report result.json --table table --out report.html
+understudy report result.json --table table --data folder:val --out report.html
 # <-
 
 understudy run cascade --data folder:val --out answers.csv

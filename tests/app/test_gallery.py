@@ -452,9 +452,10 @@ def test_the_gallery_in_a_browser(
 
 @pytest.mark.slow
 def test_filters_work_without_script(page: Page, address: str) -> None:
+    page.send("Emulation.setScriptExecutionDisabled", value=True)
     page.open(address)
+    page.send("Emulation.setScriptExecutionDisabled", value=False)
     page.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    assert page.run("document.scripts.length") == 0
     for number in (1, 0):
         page.run(f"document.querySelector('#g-plan-{number}').click()")
         assert page.run(f"{SHOWN}.length > 5")
