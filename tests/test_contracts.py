@@ -237,8 +237,8 @@ ORDER = {
         "saver_lines best_savers search_data optimism search labels_needed verify"
     ),
     "app": (
-        "bench_result run_cascade bench bench_job build_cascade policies_at searched_table "
-        "next_commands reproduction_views report demo cli"
+        "bench_result run_cascade bench bench_job build_cascade policies_at next_commands "
+        "reproduction_views report demo cli"
     ),
 }
 

@@ -153,7 +153,6 @@ class _FigureRequest:
             UsageError: none was named.
             TableError: it is not the one that was searched.
         """
-        from understudy.app.searched_table import searched_table
         from understudy.store import load_table
 
         if result is None:
@@ -164,7 +163,7 @@ class _FigureRequest:
                 f"`--kind {self.kind}` is drawn from a table, {str(self.source)!r} is a file: name "
                 "the folder of the table, or add --table TABLE to a search result"
             )
-        return path, searched_table(result, path)
+        return path, result.searched(load_table(path), name=repr(str(path)))
 
     def samples(self, path: Path, scores: ScoreTable) -> ScoreTable:
         """The samples of `--split`; a look, where a search has not chosen on them already."""

@@ -49,13 +49,13 @@ def report(
     check_result(result)
     from understudy.app.bench_result import Bench
     from understudy.app.report.page import write_report
-    from understudy.app.searched_table import searched_table
     from understudy.result import Result
+    from understudy.store import load_table
 
     speed = None if bench is None else Bench.load(bench)
     found = Result.load(result)
     shift = None if not on else applied(found.policy_set, tables_at(on), why=f"report {result}")
-    scores = None if table is None else searched_table(found, table)
+    scores = None if table is None else found.searched(load_table(table), name=repr(str(table)))
     with progress("images") as advance:
         size = write_report(
             found,
