@@ -120,7 +120,7 @@
     one.addEventListener("change", () => choose(Number(one.value)));
   }
   section.classList.add("live");
-  find(".slider").hidden = false;
+  for (const one of section.querySelectorAll(".slider")) one.hidden = false;
   for (const one of document.querySelectorAll("li.here")) one.hidden = false;
   choose(Number(find("[name=budget]:checked")?.value ?? 0));
 })();
