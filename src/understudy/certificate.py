@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, cast
 
@@ -226,6 +226,26 @@ class Certificate(
     def falls_back(self) -> bool:
         """Whether nothing but the reference could be certified."""
         return not self.path
+
+    def of_reference(self) -> Certificate:
+        """That of the reference by itself, from the same samples: for a policy that was proved and
+        does not cost less. The reference loses nothing against itself, so the bound holds."""
+        classes = {
+            name: ClassBound(one.budget, one.samples, 0, 0, None)
+            for name, one in self.classes.items()
+        }
+        return replace(
+            self,
+            policy=Policy.single(self.reference),
+            losses=0,
+            gains=0,
+            p_value=None,
+            path=(),
+            samples_needed=None,
+            classes=classes,
+            saving_bounds={},
+            failed=False,
+        )
 
     @property
     def unprovable(self) -> bool:

@@ -48,8 +48,17 @@ def lines_by_hand(
             found[line] = level, proof.policy
             ended += [line] if len(proof.path) == len(sequence.policies) else []
         if not ended:
-            return {line: cheapest_by_hand(found, line, proving) for line in found}
+            worth = {line: saving_or_alone(*found[line], line, proving) for line in found}
+            return {line: cheapest_by_hand(worth, line, proving) for line in found}
         sequences = {line: one for line, one in sequences.items() if line not in ended}
+
+
+def saving_or_alone(
+    level: float, policy: Policy, line: tuple[str, float], proving: ScoreTable
+) -> tuple[float, Policy]:
+    """The large model alone where the policy saves nothing on certify."""
+    saves = evaluate(proving, policy, reference=line[0]).saving["MACs"] > 0
+    return level, policy if saves or line[1] < 0 else Policy.single(line[0])
 
 
 def cheapest_by_hand(

@@ -156,6 +156,22 @@ def test_a_budget_that_cannot_be_certified_is_the_reference_and_a_number() -> No
     assert choice.certificate.samples_needed > choice.certificate.samples
 
 
+def test_what_saves_nothing_on_certify_is_the_reference() -> None:
+    """On tune the little exit answers a few samples, on certify none: the plan would cost both."""
+    table = synthetic(2000)
+    sure = np.where(table.split == 0, table.scores("max_softmax")[0], 0.0)
+    confidence = {"max_softmax": np.stack([sure, *table.scores("max_softmax")[1:]])}
+    pair = replace(table, confidence=confidence).only(["net0", "net2"])
+    result = search(pair, max_drop=[1.0, 5.0], class_drops={"1": 50.0}, without=["learned"])
+    for choice in result.choices:
+        assert choice.certificate is not None
+        assert choice.policy == choice.certificate.policy == Policy.single("net2")
+        assert choice.certificate.falls_back
+        assert "Nothing cheaper than net2" in choice.verdict
+        assert choice.on["certify"].saving["MACs"] == 0.0
+    assert all(check.holds for check in verify(result, pair))
+
+
 def test_equal_costs_need_no_cascade() -> None:
     table = pair_table(np.ones(90), np.ones(90), np.linspace(0, 1, 90), costs=(5, 5))
     (choice,) = search(table, max_drop=5.0, reference="big").choices

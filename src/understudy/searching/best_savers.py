@@ -248,7 +248,8 @@ def best_savers(
         proofs = certify_jointly(tests, delta)
     about = {"table": certified_on.hash, "split": certified_on.first.provenance.get("split", {})}
     rows = [
-        _saver(line, replace(proof, **about)) for line, proof in zip(lines, proofs, strict=True)
+        _saver(line, replace(proof, **about), unit)
+        for line, proof in zip(lines, proofs, strict=True)
     ]
     by_big: dict[str, list[tuple[SaverLine, Saver]]] = {}
     for line, row in zip(lines, rows, strict=True):
@@ -257,8 +258,11 @@ def best_savers(
     return Savers(unit, confidence, delta, tuple(cheapest))
 
 
-def _saver(line: SaverLine, proof: Certificate) -> Saver:
+def _saver(line: SaverLine, proof: Certificate, unit: str) -> Saver:
+    """The row of a line; the large model alone where what was proved saves nothing on certify."""
     step = len(proof.path) - 1
+    if line.drop >= 0 and line.outcome("certify", step).saving[unit] <= 0:
+        proof, step = proof.of_reference(), -1
     return Saver(line.big, proof, {split: line.outcome(split, step) for split in line.counts})
 
 

@@ -95,7 +95,7 @@ def search(
             looks=looks,
         )
         found.append(replace(proof, table=table.on("certify").hash))
-    choices = [data.choice(one.policy, one.budget, one) for one in found]
+    choices = [data.proved_choice(one) for one in found]
     spec = {"max_drop": list(drops), "class_drops": dict(class_drops), "looks": looks}
     return data.result(choices, frontier, {"by": "search", **spec, **options.arguments})
 

@@ -240,6 +240,17 @@ class SearchData:
         )
         return replace(choice, verdict=words)
 
+    def proved_choice(self, proof: Certificate) -> Choice:
+        """The policy of a certificate; the reference where that policy saves nothing on certify.
+
+        It was chosen because it is cheaper on tune. A policy that must gain accuracy is kept.
+        """
+        choice = self.choice(proof.policy, proof.budget, proof)
+        if proof.falls_back or proof.budget < 0 or choice.on["certify"].saving[self.spec.unit] > 0:
+            return choice
+        alone = proof.of_reference()
+        return self.choice(alone.policy, alone.budget, alone)
+
     def result(
         self, choices: Sequence[Choice], frontier: Frontier, requested: Mapping[str, Any]
     ) -> Result:
