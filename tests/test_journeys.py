@@ -13,12 +13,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+from clean_environments import Environment, clean, run
 from doc_pages import PAGES, ROOT, blocks, read, section
 from journey_scripts import JOURNEYS, LANGUAGES, documented, installed, repeated, scripts
 
@@ -38,8 +37,6 @@ ALSO = {"own_models.ipynb": ("nbclient", "ipykernel")}
 
 MOVED = {"onnx_only.sh": ("onnx", "new")}
 """What is copied to another machine, and nothing else."""
-
-Environment = Callable[[tuple[str, ...]], Path]
 
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda script: str(script.name))
@@ -75,50 +72,6 @@ def test_pages_install_extras_that_exist() -> None:
 
 
 @pytest.fixture(scope="session")
-def uv() -> str:
-    """The program uv; skips the test where there is none."""
-    found = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
-    if not Path(found).exists():
-        pytest.skip("clean environments are made by uv, which is not installed (`make` fetches it)")
-    return found
-
-
-@pytest.fixture(scope="session")
-def wheel(uv: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this repository."""
-    folder = tmp_path_factory.mktemp("wheel")
-    built(uv, "build", "--wheel", "--quiet", "--out-dir", folder, ROOT)
-    (found,) = folder.glob("*.whl")
-    return found
-
-
-@pytest.fixture(scope="session")
-def environment(uv: str, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Makes an environment of some requirements, `understudy` from the wheel; once for each."""
-
-    @cache
-    def made(requirements: tuple[str, ...]) -> Path:
-        folder = tmp_path_factory.mktemp("environment")
-        named = [
-            f"{name} @ {wheel.as_uri()}" if name.startswith("understudy") else name
-            for name in requirements
-        ]
-        built(uv, "venv", "--quiet", "--python", sys.executable, folder / "venv")
-        python = folder / "venv" / "bin" / "python"
-        built(uv, "pip", "install", "--quiet", "--python", python, *named)
-        return python.parent
-
-    return made
-
-
-def built(*words: object) -> None:
-    """Run uv; skips the test where packages cannot be fetched."""
-    ran = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
-    if ran.returncode:
-        pytest.skip(f"an environment cannot be made: {ran.stderr.strip()[-500:]}")
-
-
-@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What users bring, made once for all processes that test."""
     folder = tmp_path_factory.getbasetemp().parent / "journeys"
@@ -147,15 +100,6 @@ def test_a_journey_reaches_its_goal(
     assert "reached: " in output
 
 
-def run(words: list[str], folder: Path, variables: Mapping[str, str]) -> str:
-    """What a program prints that ends well."""
-    ran = subprocess.run(
-        words, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-2000:]
-    return ran.stdout
-
-
 def command(name: str, folder: Path) -> list[str]:
     """The command that runs a script in a folder; a notebook is executed there."""
     script = JOURNEYS / name
@@ -171,18 +115,6 @@ def moved(names: tuple[str, ...], here: Path, there: Path) -> Path:
     for name in names:
         shutil.copytree(here / name, there / name, copy_function=os.link)
     return there
-
-
-def clean(programs: Path, *, home: Path) -> Mapping[str, str]:
-    """The environment variables of a user: no paths of this repository, no downloads of models."""
-    return {
-        "PATH": f"{programs}:/usr/bin:/bin",
-        "HOME": str(home),
-        "LANG": "C.UTF-8",
-        "COLUMNS": "80",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
 
 
 @pytest.mark.slow
