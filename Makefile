@@ -40,6 +40,11 @@ lowest: | $(UV)
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
 	$(LOWEST)/bin/pytest -q -n 2 -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
+# The notebooks executed anew, with their outputs.
+.PHONY: notebooks
+notebooks: $(READY)
+	$(BIN)/python examples/notebooks/execute.py
+
 # The wheel and the sdist, checked.
 .PHONY: dist
 dist: $(READY)

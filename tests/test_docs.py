@@ -65,7 +65,7 @@ def test_python_blocks_run_in_order(
 
     names = namespace(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "examples" / "journeys")  # `networks`, a user's module
+    monkeypatch.syspath_prepend(ROOT / "examples" / "notebooks")  # `networks`, a user's module
     for block in (b for b in blocks(page) if b.language == "python"):
         if not (skipped := NOT_RUN.fullmatch(block.above)):
             execute(block, page, names)

@@ -1,7 +1,8 @@
 """Every extra alone, from the wheel: what it promises can be imported and used, and what it lacks
 is named in one sentence.
 
-The journeys run `search`, `torch`, `zoo`, `hf` and `onnx` at length, and the documentation `all`.
+Extras that a journey installs alone are not repeated here: PyTorch takes long to be imported from
+a new environment.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 
 from clean_environments import Environment, clean, run
 from extra_modules import FILES, extra_of
-from hf_nets import save_vit
+from journey_scripts import JOURNEYS, requirements
 from served_cascades import png, random_images, saved_cascade
 from understudy.extras import EXTRAS
 from understudy.nn.cascade import Cascade
@@ -50,54 +51,41 @@ class Use(NamedTuple):
 
 USES = {
     "": Use(("understudy zoo --json",), "understudy demo", "torch"),
-    "search": Use(
-        (*TABLE, "understudy report result.json --out report.html"),
-        "understudy plot result.json --kind frontier --out figure.svg",
-        "plot",
-    ),
-    "plot": Use(
-        (*TABLE, "understudy plot result.json --kind frontier --out figure.png"),
-        "understudy build result.json --into new",
-        "torch",
-    ),
-    "torch": Use(
-        (f"understudy run cascade --data folder:images --out a.csv {OWN}",),
-        "understudy taps timm:test_resnet",
-        "zoo",
-    ),
-    "zoo": Use(
-        ("understudy taps timm:test_resnet",),
-        f"understudy export cascade --onnx new {OWN}",
-        "export",
-    ),
-    "hf": Use(("understudy taps hf:small-vit",), "understudy taps timm:test_resnet", "zoo"),
     "onnx": Use(
         ("understudy run exported --data folder:images --out answers.csv",),
         "understudy search table --max-drop 1",
         "search",
+    ),
+    "serve": Use((), "understudy serve exported", "onnx"),
+    "plot": Use(
+        (*TABLE, "understudy plot result.json --kind frontier --out figure.png"),
+        "understudy build result.json --into new",
+        "torch",
     ),
     "export": Use(
         (f"understudy export cascade --onnx new --size 4x4 {OWN}",),
         "understudy serve cascade",
         "serve",
     ),
-    "serve": Use((), "understudy serve exported", "onnx"),
     "ray": Use(
         (f"understudy score {DIGITS} --measure none --ray",),
         "understudy taps timm:test_resnet",
         "zoo",
     ),
-    "all": Use((), "", ""),
 }
+JOURNEYS_OF = {"search": "csv_files.sh", "zoo": "folder.sh", "hf": "hugging_face.py"}
+ELSEWHERE = {"torch": "`uvx`, below", "all": "the documentation, in tests/test_journeys.py"}
 
 
-def test_every_extra_is_tried() -> None:
-    assert set(USES) == {"", *EXTRAS}
+def test_every_extra_is_tried_alone() -> None:
+    assert {*USES, *JOURNEYS_OF, *ELSEWHERE} == {"", *EXTRAS}
+    for extra, name in JOURNEYS_OF.items():
+        assert requirements(JOURNEYS / name)[0] == f"understudy[{extra}]"
 
 
 @pytest.fixture(scope="session")
 def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user has before: a cascade, its export, models, images, predictions, and a module."""
+    """What a user has before: a cascade, its export, images, predictions, and a module."""
     folder = tmp_path_factory.mktemp("brought")
     saved_cascade(folder / "cascade")
     cascade = load_cascade(folder / "cascade", allow_code=["digit_nets"])
@@ -107,7 +95,6 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, pixels in enumerate(random_images(5)):
         (folder / "images" / f"{number}.png").write_bytes(png(pixels))
     shutil.copy(TESTS / "digit_nets.py", folder)
-    save_vit(folder / "small-vit")
     write_predictions(folder)
     return folder
 

@@ -19,10 +19,18 @@ import pytest
 
 from clean_environments import Environment, clean, run
 from doc_pages import PAGES, ROOT, blocks, read, section
-from journey_scripts import JOURNEYS, LANGUAGES, documented, installed, repeated, scripts
+from journey_scripts import (
+    JOURNEYS,
+    LANGUAGES,
+    NOTEBOOKS,
+    documented,
+    repeated,
+    requirements,
+    scripts,
+)
 
 STEPS = {
-    "a notebook": ("own_models.ipynb",),
+    "a notebook": ("own_modules.ipynb",),
     "a folder, and into production": ("folder.sh", "export.sh", "compiled.py", "onnx_only.sh"),
     "CSV files": ("csv_files.sh",),
     "exits": ("exits.sh",),
@@ -32,8 +40,8 @@ STEPS = {
     "the report": ("report.sh",),
     "a server": ("serve.sh",),
 }
-ALSO = {"own_models.ipynb": ("nbclient", "ipykernel")}
-"""What a user has besides what the page installs."""
+ALSO = {"own_modules.ipynb": ("nbclient", "ipykernel")}
+"""What a user has besides what is installed."""
 
 MOVED = {"onnx_only.sh": ("onnx", "new")}
 """What is copied to another machine, and nothing else."""
@@ -61,7 +69,7 @@ def test_every_block_of_the_journeys_is_run() -> None:
 
 def test_every_script_belongs_to_a_journey() -> None:
     named = [name for steps in STEPS.values() for name in steps] + ["onnx_only.py"]
-    assert sorted([*named, "serve_client.py"]) == [script.name for script in scripts()]
+    assert sorted([*named, "serve_client.py"]) == sorted(script.name for script in scripts())
 
 
 def test_pages_install_extras_that_exist() -> None:
@@ -94,19 +102,22 @@ def test_a_journey_reaches_its_goal(
     for name in STEPS[journey]:
         if name in MOVED:
             here = moved(MOVED[name], here, tmp_path / "elsewhere")
-        place = next(iter(repeated(JOURNEYS / name)))
-        programs = environment((*installed(place), *ALSO.get(name, ())))
+        programs = environment((*requirements(place_of(name)), *ALSO.get(name, ())))
         output = run(command(name, here), here, clean(programs, home=tmp_path))
     assert "reached: " in output
 
 
+def place_of(name: str) -> Path:
+    """Where a script or notebook lies."""
+    return (NOTEBOOKS if name.endswith(".ipynb") else JOURNEYS) / name
+
+
 def command(name: str, folder: Path) -> list[str]:
-    """The command that runs a script in a folder; a notebook is executed there."""
-    script = JOURNEYS / name
+    """The command that runs a script in a folder; a notebook is executed there, as a copy."""
+    script = place_of(name)
     if script.suffix == ".ipynb":
-        for path in (script, JOURNEYS / "networks.py"):
-            shutil.copy(path, folder)
-        return ["python", str(JOURNEYS / "execute.py"), name]
+        shutil.copy(script, folder)
+        return ["python", str(NOTEBOOKS / "execute.py"), name]
     return ["bash" if script.suffix == ".sh" else "python", str(script)]
 
 

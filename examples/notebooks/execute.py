@@ -40,7 +40,11 @@ def execute(notebook: NotebookNode) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(HERE / "networks.py", folder)
         NotebookClient(
-            notebook, timeout=600, resources={"metadata": {"path": folder}}, kernel_name="python3"
+            notebook,
+            timeout=600,
+            coalesce_streams=True,
+            kernel_name=KERNEL["name"],
+            resources={"metadata": {"path": folder}},
         ).execute()
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -55,8 +59,9 @@ def strip(notebook: NotebookNode) -> None:
         for output in cell.get("outputs", []):
             if "metadata" in output:
                 output.metadata = {}
-            if "image/svg+xml" in output.get("data", {}):
-                output.data = {"image/svg+xml": output.data["image/svg+xml"]}
+            rich = output.get("data", {}).keys() & {"text/html", "image/svg+xml"}
+            if rich:
+                output.data = {kind: output.data[kind] for kind in sorted(rich)}
     notebook.nbformat_minor = 5
     notebook.metadata = {
         "kernelspec": KERNEL,
