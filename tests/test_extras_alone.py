@@ -73,7 +73,7 @@ USES = {
         "zoo",
     ),
 }
-JOURNEYS_OF = {"search": "csv_files.sh", "zoo": "folder.sh", "hf": "hugging_face.py"}
+JOURNEYS_OF = {"search": "csv_files.sh", "zoo": "few_labels.sh", "hf": "hugging_face.py"}
 ELSEWHERE = {"torch": "`uvx`, below", "all": "the documentation, in tests/test_journeys.py"}
 
 
