@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import harness
 
-KNOWN, NEW, TRAINING = 5000, 1000, 5000  # images with labels, without, and to train on
-EPOCHS, BATCH, SIDE = 4, 50, 160
+KNOWN, NEW, TRAINING = 5000, 1000, 4000  # images with labels, without, and to train on
+EPOCHS, BATCH, SIDE = 3, 50, 112
 QUICK, README = "docs/quickstart.md", "README.md"
 
 
