@@ -63,7 +63,7 @@ STEPS = (
         QUICK,
     ),
 )
-READY = "curl --fail --silent http://localhost:8000/v2/health/ready"
+READY = "answers at http"  # of this server, whoever else listens on the machine
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -125,14 +125,14 @@ def timed(title: str, command: str, folder: Path, variables: Mapping[str, str]) 
 def started(
     step: Step, folder: Path, variables: Mapping[str, str]
 ) -> tuple[dict[str, Any], subprocess.Popen[bytes]]:
-    """Start a server; it has started when it says that it is ready."""
+    """Start a server; it has started when it says where it answers."""
     start = perf_counter()
     log = (folder / "server.log").open("wb")
     server = subprocess.Popen(
         step.command.split(), cwd=folder, env=variables, stdout=log, stderr=log
     )
     while server.poll() is None and perf_counter() - start < 120:
-        if timed("", READY, folder, variables)["error"] == "" and server.poll() is None:
+        if READY in (folder / "server.log").read_text():
             return row_of(step.command, step.title, perf_counter() - start, ""), server
         sleep(0.1)
     error = (folder / "server.log").read_text()[-2000:] or "no answer within 2 minutes"
