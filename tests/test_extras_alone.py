@@ -174,7 +174,7 @@ def test_serving_needs_no_pytorch(environment: Environment, here: Path) -> None:
             answer = httpx.post(f"{url}/classify", files=files, timeout=30)
             assert answer.status_code == 200, answer.text
             server.send_signal(signal.SIGINT)
-            assert server.wait(30) in (0, 130)
+            assert server.wait(30) == 0
         finally:
             server.kill()
 
