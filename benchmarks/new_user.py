@@ -21,6 +21,7 @@ from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 import harness
+from understudy import Result
 
 KNOWN, NEW, TRAINING = 5000, 1000, 4000  # images with labels, without, and to train on
 EPOCHS, BATCH, SIDE = 3, 50, 112
@@ -75,9 +76,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         rows[0]["command"] = "git clone ADDRESS understudy"
         shutil.copytree(folder / "brought", clone, dirs_exist_ok=True)
         rows += walk(clone)
+        cascade = found(clone / "result.json")
     seconds = round(sum(row["seconds"] for row in rows), 1)
     failed = [row["step"] for row in rows if row["error"]]
-    return {"seconds": seconds, "steps": rows, "failed": failed, "met": not failed}
+    met = not failed and cascade["certified"]
+    return {"seconds": seconds, **cascade, "steps": rows, "failed": failed, "met": met}
+
+
+def found(path: Path) -> dict[str, Any]:
+    """Whether the search certified a cascade of the two networks, and what it saves."""
+    if not path.exists():
+        return {"certified": False, "saving": 0.0}
+    choice = Result.load(path).choice()
+    certificate = choice.certificate
+    return {
+        "certified": certificate is not None and not certificate.falls_back,
+        "saving": round(choice.outcome.saving["MACs"], 4),
+    }
 
 
 def walk(clone: Path) -> list[dict[str, Any]]:
