@@ -36,7 +36,7 @@ lowest: | $(UV)
 	  --resolution lowest-direct --python-version 3.11 pyproject.toml --output-file $(LOWEST)/lowest.txt
 	$(UV) venv --quiet --allow-existing --python 3.11 $(LOWEST)
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/lowest.txt \
-	  pytest pytest-xdist hypothesis
+	  pytest pytest-xdist hypothesis nbclient ipykernel
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
 	$(LOWEST)/bin/pytest -q -n 2 -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
@@ -44,6 +44,11 @@ lowest: | $(UV)
 .PHONY: docs
 docs: $(READY)
 	$(BIN)/python docs/site/build_site.py
+
+# The notebooks executed anew, with their outputs.
+.PHONY: notebooks
+notebooks: $(READY)
+	$(BIN)/python examples/notebooks/execute.py
 
 # The wheel and the sdist, checked.
 .PHONY: dist

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from clean_environments import Environment, environments, uv_program, wheel_of
 from command_line import Completed, Run
 from tables import synthetic
 from understudy.app.cli.main import main
@@ -51,6 +52,24 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data are absent: no folder {folder} (set UNDERSTUDY_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def uv() -> str:
+    """The program uv; skips the test where there is none."""
+    return uv_program()
+
+
+@pytest.fixture(scope="session")
+def wheel(uv: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this repository."""
+    return wheel_of(uv, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def environment(uv: str, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Makes an environment of some requirements, `understudy` from the wheel; once for each."""
+    return environments(uv, wheel, lambda: tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ def test_python_blocks_run_in_order(
 
     names, printed = namespace(tmp_path), ""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "examples" / "journeys")  # `networks`, a user's module
+    monkeypatch.syspath_prepend(ROOT / "examples" / "notebooks")  # `networks`, a user's module
     for block in (b for b in blocks(page) if b.language == "python" or b.above == OUTPUT):
         if block.above == OUTPUT:
             same = str.strip if installed_as_pinned() else shape

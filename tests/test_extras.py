@@ -15,46 +15,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import understudy
+from extra_modules import BASE, FILES, extra_of
 from understudy.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = Path(understudy.__file__).parent
-FILES = {
-    ".".join(("understudy", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
-        ".__init__"
-    ): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
-BASE = {"numpy", "cattrs", "attrs", "attr", "typer", "rich", "threadpoolctl", "click"}
-
-# The modules of the package that need more than the base to be imported, by prefix.
-NEEDED = {
-    "search": (
-        *("searching", "estimators", "store", "looks", "parquet_files", "import_predictions"),
-        *("zoo.parquet_images", "zoo.parquet_column", "app.report"),
-        *("reproduction.record", "reproduction.procedures", "app.reproduction_views"),
-    ),
-    "torch": (
-        *("nn", "graph", "early_exit", "scoring", "training", "app.demo", "app.build_cascade"),
-        *("zoo.models", "zoo.model_specs", "zoo.weights", "zoo.saved_cascades", "reproduction.run"),
-        *("zoo.library_models", "zoo.hf_models", "zoo.hf_processor", "zoo.onnx_models"),
-        *("zoo.onnx_macs", "zoo.callable_models", "zoo.factories"),
-        *("onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.parity"),
-    ),
-    "serve": ("serving",),
-    "ray": ("cluster",),
-    "plot": ("plots",),
-}
-
-
-def extra_of(module: str) -> str:
-    """The extra that a module of the package needs to be imported; none for the base."""
-    name = module.removeprefix("understudy").removeprefix(".")
-    for extra, prefixes in NEEDED.items():
-        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
-            return extra
-    return ""
 
 
 def imported_at_once(nodes: list[ast.stmt]) -> Iterator[str]:
@@ -177,6 +141,7 @@ COMMANDS = {
     "plot a.json --kind frontier --out b.svg": "plot",
 }
 NEED_NONE = {"watch"}
+OTHERWISE = {"demo": ", or uvx --from 'understudy[torch]' understudy demo"}
 
 
 @pytest.mark.parametrize("extras", ["", "search onnx"])
@@ -190,8 +155,9 @@ def test_every_verb_names_the_extra_that_it_needs(extras: str, tmp_path: Path) -
     ends = without(extras, VERBS, tmp_path, "\n".join(expected))
     for line, extra in expected.items():
         assert ends[line].startswith("2 error: "), ends[line]
+        way_out = f"pip install 'understudy[{extra}]'{OTHERWISE.get(line, '')}"
         assert ends[line].endswith(
-            f" needs the `{extra}` extra, which is not installed: pip install 'understudy[{extra}]'"
+            f" needs the `{extra}` extra, which is not installed: {way_out}"
         ), ends[line]
         assert "\n" not in ends[line]
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}

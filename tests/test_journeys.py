@@ -13,17 +13,24 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+from clean_environments import Environment, clean, run
 from doc_pages import OF_SCRIPT, PAGES, ROOT, blocks, read, section, shape
-from journey_scripts import JOURNEYS, LANGUAGES, documented, installed, repeated, scripts
+from journey_scripts import (
+    JOURNEYS,
+    LANGUAGES,
+    NOTEBOOKS,
+    documented,
+    repeated,
+    requirements,
+    scripts,
+)
 
 STEPS = {
-    "a notebook": ("own_models.ipynb",),
+    "a notebook": ("own_modules.ipynb",),
     "a folder, and into production": ("folder.sh", "export.sh", "compiled.py", "onnx_only.sh"),
     "CSV files": ("csv_files.sh",),
     "exits": ("exits.sh",),
@@ -33,13 +40,11 @@ STEPS = {
     "the report": ("report.sh",),
     "a server": ("serve.sh",),
 }
-ALSO = {"own_models.ipynb": ("nbclient", "ipykernel")}
-"""What a user has besides what the page installs."""
+ALSO = {"own_modules.ipynb": ("nbclient", "ipykernel")}
+"""What a user has besides what is installed."""
 
 MOVED = {"onnx_only.sh": ("onnx", "new")}
 """What is copied to another machine, and nothing else."""
-
-Environment = Callable[[tuple[str, ...]], Path]
 
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda script: str(script.name))
@@ -64,7 +69,7 @@ def test_every_block_of_the_journeys_is_run() -> None:
 
 def test_every_script_belongs_to_a_journey() -> None:
     named = [name for steps in STEPS.values() for name in steps] + ["onnx_only.py"]
-    assert sorted([*named, "serve_client.py"]) == [script.name for script in scripts()]
+    assert sorted([*named, "serve_client.py"]) == sorted(script.name for script in scripts())
 
 
 def test_pages_install_extras_that_exist() -> None:
@@ -72,50 +77,6 @@ def test_pages_install_extras_that_exist() -> None:
     for page in PAGES:
         for named in re.findall(r"understudy\[([\w,]+)\]", read(page)):
             assert set(named.split(",")) <= set(extras), f"{page}: {named}"
-
-
-@pytest.fixture(scope="session")
-def uv() -> str:
-    """The program uv; skips the test where there is none."""
-    found = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
-    if not Path(found).exists():
-        pytest.skip("clean environments are made by uv, which is not installed (`make` fetches it)")
-    return found
-
-
-@pytest.fixture(scope="session")
-def wheel(uv: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this repository."""
-    folder = tmp_path_factory.mktemp("wheel")
-    built(uv, "build", "--wheel", "--quiet", "--out-dir", folder, ROOT)
-    (found,) = folder.glob("*.whl")
-    return found
-
-
-@pytest.fixture(scope="session")
-def environment(uv: str, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Makes an environment of some requirements, `understudy` from the wheel; once for each."""
-
-    @cache
-    def made(requirements: tuple[str, ...]) -> Path:
-        folder = tmp_path_factory.mktemp("environment")
-        named = [
-            f"{name} @ {wheel.as_uri()}" if name.startswith("understudy") else name
-            for name in requirements
-        ]
-        built(uv, "venv", "--quiet", "--python", sys.executable, folder / "venv")
-        python = folder / "venv" / "bin" / "python"
-        built(uv, "pip", "install", "--quiet", "--python", python, *named)
-        return python.parent
-
-    return made
-
-
-def built(*words: object) -> None:
-    """Run uv; skips the test where packages cannot be fetched."""
-    ran = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
-    if ran.returncode:
-        pytest.skip(f"an environment cannot be made: {ran.stderr.strip()[-500:]}")
 
 
 @pytest.fixture(scope="session")
@@ -141,8 +102,7 @@ def test_a_journey_reaches_its_goal(
     for name in STEPS[journey]:
         if name in MOVED:
             here = moved(MOVED[name], here, tmp_path / "elsewhere")
-        place = next(iter(repeated(JOURNEYS / name)))
-        programs = environment((*installed(place), *ALSO.get(name, ())))
+        programs = environment((*requirements(place_of(name)), *ALSO.get(name, ())))
         output = run(command(name, here), here, clean(programs, home=tmp_path))
         for excerpt in shown(f"examples/journeys/{name}"):
             assert shape(excerpt) in shape(output), excerpt
@@ -161,22 +121,17 @@ def test_scripts_whose_output_is_shown_are_run() -> None:
     assert found <= steps
 
 
-def run(words: list[str], folder: Path, variables: Mapping[str, str]) -> str:
-    """What a program prints that ends well."""
-    ran = subprocess.run(
-        words, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-2000:]
-    return ran.stdout
+def place_of(name: str) -> Path:
+    """Where a script or notebook lies."""
+    return (NOTEBOOKS if name.endswith(".ipynb") else JOURNEYS) / name
 
 
 def command(name: str, folder: Path) -> list[str]:
-    """The command that runs a script in a folder; a notebook is executed there."""
-    script = JOURNEYS / name
+    """The command that runs a script in a folder; a notebook is executed there, as a copy."""
+    script = place_of(name)
     if script.suffix == ".ipynb":
-        for path in (script, JOURNEYS / "networks.py"):
-            shutil.copy(path, folder)
-        return ["python", str(JOURNEYS / "execute.py"), name]
+        shutil.copy(script, folder)
+        return ["python", str(NOTEBOOKS / "execute.py"), name]
     return ["bash" if script.suffix == ".sh" else "python", str(script)]
 
 
@@ -185,18 +140,6 @@ def moved(names: tuple[str, ...], here: Path, there: Path) -> Path:
     for name in names:
         shutil.copytree(here / name, there / name, copy_function=os.link)
     return there
-
-
-def clean(programs: Path, *, home: Path) -> Mapping[str, str]:
-    """The environment variables of a user: no paths of this repository, no downloads of models."""
-    return {
-        "PATH": f"{programs}:/usr/bin:/bin",
-        "HOME": str(home),
-        "LANG": "C.UTF-8",
-        "COLUMNS": "80",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
 
 
 @pytest.mark.slow

@@ -1,20 +1,8 @@
 #!/usr/bin/env bash
 # A cascade behind HTTP: from the demo to the dial.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-
-understudy() { # a server runs beside what follows, until the end
-    if [ "$1" != serve ]; then
-        command understudy "$@"
-        return
-    fi
-    command understudy "$@" > printed &
-    trap 'kill -INT %1; wait' EXIT
-    until grep --quiet "answers at" printed; do
-        kill -0 %1
-        sleep 0.2
-    done
-}
+here=$(dirname "$(realpath "$0")")
+source "$here/beside.sh"
 
 # -> docs/serving.md#in-ten-minutes
 understudy demo --into demo

@@ -52,13 +52,14 @@ def require(*modules: str, purpose: str) -> None:
 
 
 @contextmanager
-def needing(purpose: str, *, extra: str | None = None) -> Iterator[None]:
+def needing(purpose: str, *, extra: str | None = None, otherwise: str = "") -> Iterator[None]:
     """Raise `MissingExtra` where the block imports a module that an extra would install.
 
     Args:
         purpose: what needs it, as the message begins.
         extra: what the purpose needs as a whole, so that the message does not name one package
             after another.
+        otherwise: a way out without installing anything, as the sentence ends.
 
     Raises:
         MissingExtra: the message has the extra that installs all that is missing.
@@ -76,7 +77,7 @@ def needing(purpose: str, *, extra: str | None = None) -> Iterator[None]:
             if module not in EXTRAS["all"] or not _absent({module}):
                 raise
             missing = _absent(whole | {module})
-        raise MissingExtra(purpose, _extra_of(missing)) from None
+        raise MissingExtra(purpose, _extra_of(missing), otherwise=otherwise) from None
 
 
 def installed(module: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def test_decisions_are_shown_while_the_server_runs_and_checked(run: Run, tmp_pat
         data = run("watch", path, "--json").json
     assert data["same"]
     assert [one["kind"] for one in data["decisions"]] == ["warning", "operating-point"]
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM decisions WHERE number = 1")
     changed = run("watch", path)
     assert changed.exit_code == 1

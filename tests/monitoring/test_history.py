@@ -126,7 +126,7 @@ def test_what_was_flushed_is_there_and_nothing_else(path: Path) -> None:
         watch.observe("drop-1", 0, rng.random(50))
         watch.answered("b", "drop-1", 3)
         copy = path.with_name("copy.db")
-        with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
     with History(copy, every=NEVER) as history:
         watch = opened(history)
@@ -147,7 +147,7 @@ def test_a_decision_is_written_at_once(path: Path) -> None:
 def test_a_damaged_decision_is_not_replayed(path: Path) -> None:
     with History(path, every=NEVER) as history:
         falling(opened(history))
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE decisions SET decision = replace(decision, 'drop-0.5', 'drop-1')")
     assert not replay(path).same
 
@@ -170,7 +170,7 @@ def test_a_replay_sees_one_moment_whatever_is_written_meanwhile(path: Path) -> N
         history.flush()
         segments = reader.segments()
         next(segments)
-        with sqlite3.connect(path) as database:
+        with closing(sqlite3.connect(path)) as database, database:
             database.execute("DELETE FROM blocks")
         assert len(list(segments)) == 1, "as it was"
 
@@ -216,7 +216,7 @@ def test_the_file_stays_small_and_all_its_decisions_can_be_replayed(
     found = replay(path)
     assert found.same
     assert [one.after for one in found.decisions] == ["drop-1"], "the older one is gone"
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         rows = database.execute("SELECT sum(row_count) FROM blocks").fetchone()[0]
         assert rows < 3500
         assert database.execute("SELECT count(*) FROM answers").fetchone()[0] < 60
@@ -253,7 +253,7 @@ def test_a_history_is_readable_by_its_owner_alone(path: Path) -> None:
 
 
 def foreign(path: Path) -> None:
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE mine (x)")
 
 
@@ -264,7 +264,7 @@ def text(path: Path) -> None:
 def newer(path: Path) -> None:
     with History(path):
         pass
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("PRAGMA user_version = 99")
 
 
@@ -383,7 +383,7 @@ def test_killed_writers_leave_histories_that_agree_with_themselves(path: Path) -
         process.communicate()
         found = replay(path)
         assert found.same
-        with sqlite3.connect(path) as database:
+        with closing(sqlite3.connect(path)) as database, database:
             labelled = database.execute("SELECT sum(labelled) FROM answers").fetchone()[0] or 0
         with History(path, every=NEVER) as history:
             state = history.watch(POINTS, WatchSettings(share=0.5, raised_for=50)).state

@@ -113,13 +113,17 @@ def understudy(
     and held-out data proves that accuracy holds."""
 
 
+_WITHOUT_INSTALLING = {"demo": "uvx --from 'understudy[torch]' understudy demo"}
+
+
 def _needing(name: str, verb: Callable[..., None], extra: str | None) -> Callable[..., None]:
     """A verb that names the extra that it needs where that is not installed."""
 
     @wraps(verb)
     def run(**options: Any) -> None:
         whole = _extra_of_specs(str(options)) if extra == "torch" else extra
-        with needing(f"`understudy {name}`", extra=whole):
+        otherwise = _WITHOUT_INSTALLING.get(name, "")
+        with needing(f"`understudy {name}`", extra=whole, otherwise=otherwise):
             verb(**options)
 
     return run
