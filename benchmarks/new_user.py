@@ -52,7 +52,11 @@ STEPS = (
         "understudy search table --reference large --max-drop 2 --out result.json",
         QUICK,
     ),
-    Step("report", "understudy report result.json --out report.html", QUICK),
+    Step(
+        "report, with images",
+        "understudy report result.json --table table --data folder:val --out report.html",
+        QUICK,
+    ),
     Step("build", "understudy build result.json --into cascade", QUICK),
     Step(
         "answer new images", "understudy run cascade --data folder:new --out answers.parquet", QUICK
