@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from understudy import Result, ScoreTable, evaluate, search
-from understudy.app.report.path_steps import MOST, BudgetPath, budget_paths
+from understudy.app.report.path_steps import MOST_STEPS, BudgetPath, budget_paths
 from understudy.app.report.record import Report
 from understudy.app.report.slider import Slider
 from understudy.outcome import class_gaps
@@ -79,7 +79,7 @@ def test_the_path_is_the_one_that_was_tested(seed: int) -> None:
         assert path.steps[path.plan].outcome == choice.outcome
         numbers = [step.number for step in path.steps]
         assert {0, len(proof.path) - 1, len(proof.path), path.length - 1} <= {*numbers}
-        assert min(path.length, MOST - 4) <= len(numbers) <= MOST
+        assert min(path.length, MOST_STEPS - 4) <= len(numbers) <= MOST_STEPS
         for step in path.steps:
             assert step.proved == (step.number < len(proof.path))
             assert not step.proved or step.policy == proof.path[step.number]
@@ -112,7 +112,7 @@ def test_long_paths_are_thinned_around_the_plan() -> None:
         replace(result, choices=(replace(choice, certificate=proof, policy=many[-1]),)), table
     )
     numbers = [step.number for step in path.steps]
-    assert len(numbers) <= MOST
+    assert len(numbers) <= MOST_STEPS
     assert {0, 699} <= set(numbers)
     assert max(np.diff(numbers)) <= 4
     assert path.length == 700, "what is chosen now is another sequence: the proved ones alone"
@@ -155,6 +155,24 @@ def test_where_nothing_was_proved_all_steps_are_shown_as_such() -> None:
     words = [slider.proof(path, step) for step in path.steps]
     assert words[0] == "not certified: could not be proved"
     assert set(words[1:]) == {"not certified: not tested, as one before it could not be proved"}
+
+
+def test_a_step_that_was_proved_and_saves_nothing_is_not_said_to_have_failed() -> None:
+    """On certify the little exit is sure of nothing: its plan was proved and costs both."""
+    table = table_with_ties(0)
+    scores = table.scores("max_softmax").copy()
+    scores[0, table.split != 0] = 0.0
+    table = replace(table, confidence={"max_softmax": scores}).only(["tiny", "huge"])
+    result = search(table, max_drop=5.0, without=["learned"])
+    proof = result.choices[0].certificate
+    assert proof is not None
+    assert proof.falls_back
+    assert not proof.failed
+    [path] = paths_of(result, table)
+    assert path.frozen
+    assert not path.proved
+    words = {Slider(Report(result), (path,)).proof(path, step) for step in path.steps}
+    assert words == {"not certified: nothing cheaper than huge was proved"}
 
 
 def test_without_labels_there_are_no_classes() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from understudy.app.report.record import WORST
 from understudy.choice import Choice
 from understudy.confidence_functions import LEARNED
 from understudy.outcome import ClassGap, Outcome, class_gaps, evaluate
@@ -24,8 +25,7 @@ from understudy.split import ALL
 if TYPE_CHECKING:
     from understudy.searching.search_data import SearchData
 
-MOST = 200  # steps per budget
-WORST = 3  # classes per step
+MOST_STEPS = 200  # steps per budget
 _SAME = 1e-6  # a relative difference of thresholds that were found on two machines
 
 
@@ -173,12 +173,12 @@ class _Path:
 
     @cached_property
     def kept(self) -> list[int]:
-        """At most `MOST` positions, evenly spaced; the ends, the plan and the next among them."""
+        """Up to `MOST_STEPS` positions, evenly spaced; the ends, the plan and the next one too."""
         count, last = len(self.policies), len(self.policies) - 1
-        if count <= MOST:
+        if count <= MOST_STEPS:
             return [*range(count)]
         ends = {0, last} if self.plan is None else {0, self.plan, min(self.plan + 1, last), last}
-        even = np.linspace(0, last, MOST - len(ends)).round().astype(int)
+        even = np.linspace(0, last, MOST_STEPS - len(ends)).round().astype(int)
         return sorted(ends.union(even.tolist()))
 
 
@@ -196,7 +196,7 @@ def _search_data(result: Result, table: ScoreTable) -> SearchData:
         tuple(arguments.get("without", ())),
     )
     drops = tuple(choice.max_drop for choice in result.choices)
-    source, splits = _as_searched(result, table), [ALL] if result.in_sample else ()
+    source, splits = _without_fitted(result, table), [ALL] if result.in_sample else ()
     delta = result.delta or 0.5  # in-sample there is none
     return SearchData.of(source, drops, delta=delta, options=options, splits=splits)
 
@@ -206,7 +206,7 @@ def _on_frontier(result: Result) -> tuple[Policy, ...]:
     return tuple(point.policy for point in reversed(result.frontier.points))
 
 
-def _as_searched(result: Result, table: ScoreTable) -> ScoreTable:
+def _without_fitted(result: Result, table: ScoreTable) -> ScoreTable:
     """The table without what the search fitted: on tune its scores are those of other folds."""
     if table.hash == result.table.get("hash"):
         return table
