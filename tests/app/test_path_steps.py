@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from understudy import Result, ScoreTable, evaluate, search
+from understudy.app.report import path_steps
 from understudy.app.report.path_steps import MOST_STEPS, BudgetPath, budget_paths
 from understudy.app.report.record import Report
 from understudy.app.report.slider import Slider
@@ -85,6 +86,39 @@ def test_the_path_is_the_one_that_was_tested(seed: int) -> None:
             assert not step.proved or step.policy == proof.path[step.number]
         cost = [step.outcome.cost[result.unit] for step in path.steps]
         assert cost[0] > cost[-1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_path_is_found_among_its_own_exits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole search is not repeated, and its steps would be the same."""
+    table = table_with_ties(seed)
+    result = search(table, max_drop=[4.0, 8.0], at_most_stages=3)
+    searched: list[list[str] | None] = []
+    search_data = path_steps._search_data
+
+    def noted(result: Result, table: ScoreTable, exits: list[str] | None = None) -> Any:
+        searched.append(exits)
+        return search_data(result, table, exits)
+
+    monkeypatch.setattr(path_steps, "_search_data", noted)
+    found = paths_of(result, table)
+    [few] = searched
+    assert few is not None
+    assert set(few) == {"huge"}.union(*(choice.exits for choice in result.choices))
+    assert len(few) < len(table.names)
+    monkeypatch.setattr(path_steps, "_exits_of_paths", lambda *_: None)
+    assert paths_of(result, table) == found
+
+
+def test_where_other_exits_take_over_the_whole_search_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = table_with_ties(0)
+    result = search(table, max_drop=[4.0, 8.0])
+    found = paths_of(result, table)
+    assert all(path.frozen for path in found)
+    monkeypatch.setattr(path_steps, "_exits_of_paths", lambda *_: ["tiny", "huge"])
+    assert paths_of(result, table) == found
 
 
 def test_learned_scores_on_tune_are_those_of_other_folds() -> None:
