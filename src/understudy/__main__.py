@@ -68,6 +68,7 @@ def _reserve_stdout() -> None:
     os.dup2(2, 1)
     encoding = sys.stdout.encoding
     sys.stdout = open(own, "w", encoding=encoding, errors="backslashreplace")  # noqa: PTH123, SIM115
+    sys.__stdout__ = sys.stdout  # type: ignore[misc]  # what /dev/stdout means to `files`
 
 
 if __name__ == "__main__":

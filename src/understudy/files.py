@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -197,6 +198,8 @@ def _poured_into(path: Path) -> Iterator[Path]:
 
 def _open_stream(path: Path) -> BinaryIO:
     number = _descriptor(path)
+    if number == 1 and sys.__stdout__ is not None:  # a command keeps it under another number
+        number = sys.__stdout__.fileno()
     return path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
 
 

@@ -253,3 +253,16 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], run: 
 def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     note("a\x1b[31m\u202eb")
     assert capsys.readouterr().err == "a\\x1b[31m\\u202eb\n"
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_a_page_that_is_written_to_stdout_comes_out_there(place: str) -> None:
+    """Though the process keeps stdout for its answer, and sends what else is printed to stderr."""
+    result = str(Path(__file__).parent.parent / "gold" / "report_result.json")
+    command = ended("-m", "understudy", "report", result, "--out", place)
+    assert command.returncode == 0
+    assert command.stderr == ""
+    page, behind, answer = command.stdout.partition("</html>\n")
+    assert page.startswith("<!DOCTYPE html>")
+    assert behind
+    assert answer.split()[:3] == ["written", "to", place]

@@ -29,11 +29,11 @@ from understudy.app.report.page import write_report
 from understudy.app.report.pictures import SHARP, SIDE, Picture, ScoredImages
 from understudy.app.report.sample_kinds import (
     EARLY,
-    FEW,
     GAINED,
     KINDS,
     LOST,
-    MOST,
+    MOST_OF_CLASS,
+    MOST_PICTURES,
     kinds_of,
     samples_shown,
 )
@@ -143,10 +143,10 @@ def test_what_is_shown_is_fairly_divided(data: st.DataObject) -> None:
             members = np.flatnonzero((one.kinds == kind) & there)
             classes = Counter(one.label[members].tolist())
             shown = Counter(one.label[rows].tolist())
-            assert max(shown.values(), default=0) <= FEW
-            counts.append((len(rows), sum(min(FEW, count) for count in classes.values())))
+            assert max(shown.values(), default=0) <= MOST_OF_CLASS
+            counts.append((len(rows), sum(min(MOST_OF_CLASS, count) for count in classes.values())))
             for label, count in classes.items():  # none has two more than one that has more left
-                short = shown[label] < min(FEW, count)
+                short = shown[label] < min(MOST_OF_CLASS, count)
                 assert not short or max(shown.values(), default=0) <= shown[label] + 1
         for shown_of, there_are in counts:
             assert shown_of == there_are or shown_of >= max(size for size, _ in counts) - 1
@@ -218,7 +218,7 @@ def test_captions_say_what_the_table_says(scored: ScoreTable, result: Result) ->
                 assert ("≥" in one.confidence) == (one.answered_by == "little")
                 image = data.array(data.ids.tolist().index(one.id))
                 assert np.array_equal(pixels_of(one.picture)[..., 0], image[0])
-    assert 20 < pictures <= MOST
+    assert 20 < pictures <= MOST_PICTURES
     assert sum(gallery.groups.values()) == pictures
 
 
@@ -251,7 +251,13 @@ def test_the_verb_shows_images(
     page = out.read_text()
     shown = re.findall(r'<img src="data:image/png;base64,[\w+/=]+" width="112" height="112" ', page)
     [section] = re.findall(r'id="h-gallery".*?</section>', page, re.DOTALL)
-    assert 20 < len(shown) == section.count("<figure") == section.count("<figcaption>") <= MOST
+    assert (
+        20
+        < len(shown)
+        == section.count("<figure")
+        == section.count("<figcaption>")
+        <= MOST_PICTURES
+    )
     assert "<script" not in section
     assert re.findall(r'<li><a href="#h-gallery">', page)
     assert all("; the plan answers " in one for one in re.findall(r'alt="([^"]*)"', section))
@@ -389,7 +395,7 @@ def test_photographs_of_cifar_are_shown_with_their_names(shared: Path, tmp_path:
     table = replace(table, provenance={"fingerprint": data.fingerprint, "data": spec})
     found = search(table, max_drop=[0.5, 2.0, 5.0])
     page = found.report(tmp_path / "r.html", table=table, images=spec).read_text()
-    assert 60 < page.count("<figure") <= MOST
+    assert 60 < page.count("<figure") <= MOST_PICTURES
     assert page.count(">class 3 (") == 1
     assert len(page.encode()) < 1_500_000
 
@@ -412,7 +418,7 @@ def test_a_page_of_many_exits_and_photographs_is_small(tmp_path: Path) -> None:
     data = replace(open_data("digits:"), ids=table.ids, labels=None, read=lambda _: noise)
     path = found.report(tmp_path / "r.html", table=table, images=data)
     section = path.read_text().partition('id="h-gallery"')[2].partition("</section>")[0]
-    assert section.count("<figure") == MOST
+    assert section.count("<figure") == MOST_PICTURES
     assert path.stat().st_size <= 5_000_000
 
 

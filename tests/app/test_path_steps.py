@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from understudy import Result, ScoreTable, evaluate, search
-from understudy.app.report.path_steps import MOST, BudgetPath, budget_paths
+from understudy.app.report import path_steps
+from understudy.app.report.path_steps import MOST_STEPS, BudgetPath, budget_paths
 from understudy.app.report.record import Report
 from understudy.app.report.slider import Slider
 from understudy.outcome import class_gaps
@@ -79,12 +80,45 @@ def test_the_path_is_the_one_that_was_tested(seed: int) -> None:
         assert path.steps[path.plan].outcome == choice.outcome
         numbers = [step.number for step in path.steps]
         assert {0, len(proof.path) - 1, len(proof.path), path.length - 1} <= {*numbers}
-        assert min(path.length, MOST - 4) <= len(numbers) <= MOST
+        assert min(path.length, MOST_STEPS - 4) <= len(numbers) <= MOST_STEPS
         for step in path.steps:
             assert step.proved == (step.number < len(proof.path))
             assert not step.proved or step.policy == proof.path[step.number]
         cost = [step.outcome.cost[result.unit] for step in path.steps]
         assert cost[0] > cost[-1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_path_is_found_among_its_own_exits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole search is not repeated, and its steps would be the same."""
+    table = table_with_ties(seed)
+    result = search(table, max_drop=[4.0, 8.0], at_most_stages=3)
+    searched: list[list[str] | None] = []
+    search_data = path_steps._search_data
+
+    def noted(result: Result, table: ScoreTable, exits: list[str] | None = None) -> Any:
+        searched.append(exits)
+        return search_data(result, table, exits)
+
+    monkeypatch.setattr(path_steps, "_search_data", noted)
+    found = paths_of(result, table)
+    [few] = searched
+    assert few is not None
+    assert set(few) == {"huge"}.union(*(choice.exits for choice in result.choices))
+    assert len(few) < len(table.names)
+    monkeypatch.setattr(path_steps, "_exits_of_paths", lambda *_: None)
+    assert paths_of(result, table) == found
+
+
+def test_where_other_exits_take_over_the_whole_search_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = table_with_ties(0)
+    result = search(table, max_drop=[4.0, 8.0])
+    found = paths_of(result, table)
+    assert all(path.frozen for path in found)
+    monkeypatch.setattr(path_steps, "_exits_of_paths", lambda *_: ["tiny", "huge"])
+    assert paths_of(result, table) == found
 
 
 def test_learned_scores_on_tune_are_those_of_other_folds() -> None:
@@ -112,7 +146,7 @@ def test_long_paths_are_thinned_around_the_plan() -> None:
         replace(result, choices=(replace(choice, certificate=proof, policy=many[-1]),)), table
     )
     numbers = [step.number for step in path.steps]
-    assert len(numbers) <= MOST
+    assert len(numbers) <= MOST_STEPS
     assert {0, 699} <= set(numbers)
     assert max(np.diff(numbers)) <= 4
     assert path.length == 700, "what is chosen now is another sequence: the proved ones alone"
@@ -155,6 +189,24 @@ def test_where_nothing_was_proved_all_steps_are_shown_as_such() -> None:
     words = [slider.proof(path, step) for step in path.steps]
     assert words[0] == "not certified: could not be proved"
     assert set(words[1:]) == {"not certified: not tested, as one before it could not be proved"}
+
+
+def test_a_step_that_was_proved_and_saves_nothing_is_not_said_to_have_failed() -> None:
+    """On certify the little exit is sure of nothing: its plan was proved and costs both."""
+    table = table_with_ties(0)
+    scores = table.scores("max_softmax").copy()
+    scores[0, table.split != 0] = 0.0
+    table = replace(table, confidence={"max_softmax": scores}).only(["tiny", "huge"])
+    result = search(table, max_drop=5.0, without=["learned"])
+    proof = result.choices[0].certificate
+    assert proof is not None
+    assert proof.falls_back
+    assert not proof.failed
+    [path] = paths_of(result, table)
+    assert path.frozen
+    assert not path.proved
+    words = {Slider(Report(result), (path,)).proof(path, step) for step in path.steps}
+    assert words == {"not certified: nothing cheaper than huge was proved"}
 
 
 def test_without_labels_there_are_no_classes() -> None:

@@ -20,7 +20,7 @@ from understudy.split import SHARES_OF_FEW, SHARES_OF_MANY
 
 pytestmark = pytest.mark.slow
 
-HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
+HOSTILE = "<img src=x onerror=\"document.title='hacked'\">" + 60 * "x"
 SHOWN = """(() => {
   const fields = [...document.querySelectorAll('#steps [data-text]')];
   return {

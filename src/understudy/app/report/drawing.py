@@ -78,10 +78,10 @@ def chart(
     inside = grid + _line(0, up, across, up, "c-axis") + ticks + names + titles + "".join(marks)
     height = top + up + 30 + foot
     frame = element("g", inside, transform=f"translate({left:.4g} {top:.4g})")
-    return picture(frame, width, height, about=about, axes=axes)
+    return svg(frame, width, height, about=about, axes=axes)
 
 
-def picture(inside: str, width: float, height: float, *, about: str, axes: str = "") -> str:
+def svg(inside: str, width: float, height: float, *, about: str, axes: str = "") -> str:
     """An SVG image of a size in pixels; `about` says what it shows to those who cannot see, `axes`
     to a script where values lie (`axes_for_script`)."""
     return (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from understudy.app.report.pictures import Picture, ScoredImages
-from understudy.app.report.sample_kinds import KINDS, MOST, PlanSamples, samples_shown
+from understudy.app.report.sample_kinds import KINDS, MOST_PICTURES, PlanSamples, samples_shown
 from understudy.choice import Choice
 from understudy.errors import DataError, listed
 from understudy.outcome import decide
@@ -157,7 +157,7 @@ def gallery_of(
     images: ScoredImages,
     advance: Advance = no_bar,
     *,
-    most: int = MOST,
+    most: int = MOST_PICTURES,
 ) -> Gallery:
     """The gallery of a result.
 

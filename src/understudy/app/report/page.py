@@ -23,7 +23,7 @@ from understudy.app.report.pictures import ScoredImages
 from understudy.app.report.record import Report
 from understudy.app.report.slider import Slider
 from understudy.app.report.table_findings import MOST_WRITTEN, TableFindings
-from understudy.app.report.words import typeset
+from understudy.app.report.words import stage_rule, typeset
 from understudy.chart_layout import shades
 from understudy.choice import DECIDED
 from understudy.display import cost_text, interval_text, least_percent, percent, shares_text, signed
@@ -230,6 +230,7 @@ def _environment() -> Environment:
         "interval": _interval,
         "gap": _gap,
         "signed": signed,
+        "rule": stage_rule,
         "shares": shares_text,
         "between": interval_text,
         "number": lambda value: f"{value:g}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.app.report.drawing import element, label_svg, picture
+from understudy.app.report.drawing import element, label_svg, svg
 from understudy.chart_layout import LEADING, Label, text_width
 from understudy.searching.pair_savings import PairSavings
 from understudy.text_table import short_names
@@ -69,7 +69,7 @@ def pairs_map(found: PairSavings, *, width: float) -> str:
         inside.append(label_svg(Label((name,), row * across + _BESIDE, (row + 0.5) * up, "start")))
     about = f"{found.unit} that every little model saves in front of every big one."
     height = up * len(names)
-    return picture("".join(inside), width, height, about=f"{about} The figures are in the table.")
+    return svg("".join(inside), width, height, about=f"{about} The figures are in the table.")
 
 
 def _cells(found: PairSavings) -> Iterator[_Cell]:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from understudy.app.report.record import WORST
 from understudy.choice import Choice
 from understudy.confidence_functions import LEARNED
+from understudy.ensemble import models_of
 from understudy.outcome import ClassGap, Outcome, class_gaps, evaluate
 from understudy.policy import Policy
 from understudy.result import Result
@@ -24,8 +26,7 @@ from understudy.split import ALL
 if TYPE_CHECKING:
     from understudy.searching.search_data import SearchData
 
-MOST = 200  # steps per budget
-WORST = 3  # classes per step
+MOST_STEPS = 200  # steps per budget
 _SAME = 1e-6  # a relative difference of thresholds that were found on two machines
 
 
@@ -97,14 +98,12 @@ def budget_paths(result: Result, table: ScoreTable) -> tuple[BudgetPath, ...]:
     Raises:
         TableError: the table lacks what the search read.
     """
-    data = _search_data(result, table)
     paths = [_Path(choice, _on_frontier(result), frozen=False) for choice in result.choices]
-    if any(path.tests_a_sequence for path in paths):
-        _, sequences, _ = data.chosen()
-        paths = [
-            path.refrozen(sequence.policies)
-            for path, sequence in zip(paths, sequences, strict=True)
-        ]
+    few = _exits_of_paths(result, table) if all(path.proves_a_sequence for path in paths) else None
+    data, found = _refrozen(_search_data(result, table, few), paths)
+    if few is not None and not all(path.whole for path in found):
+        data, found = _refrozen(_search_data(result, table), paths)
+    paths = found
     data = data.with_exits_of(path.policies[row] for path in paths for row in path.kept)
 
     @cache
@@ -157,6 +156,18 @@ class _Path:
         policies = (*proof.path, *(found[len(proof.path) :] if same else ()))
         return _Path(self.choice, policies, frozen=True) if policies else self
 
+    @property
+    def proves_a_sequence(self) -> bool:
+        """Whether a policy of that sequence was proved, so that its exits are known."""
+        proof = self.choice.certificate
+        return self.tests_a_sequence and proof is not None and not proof.falls_back
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all policies that were to be tested."""
+        proof = self.choice.certificate
+        return proof is not None and len(self.policies) == proof.steps
+
     @cached_property
     def plan(self) -> int | None:
         """The position of the chosen policy; None where it is not on the path."""
@@ -173,17 +184,38 @@ class _Path:
 
     @cached_property
     def kept(self) -> list[int]:
-        """At most `MOST` positions, evenly spaced; the ends, the plan and the next among them."""
+        """Up to `MOST_STEPS` positions, evenly spaced; the ends, the plan and the next one too."""
         count, last = len(self.policies), len(self.policies) - 1
-        if count <= MOST:
+        if count <= MOST_STEPS:
             return [*range(count)]
         ends = {0, last} if self.plan is None else {0, self.plan, min(self.plan + 1, last), last}
-        even = np.linspace(0, last, MOST - len(ends)).round().astype(int)
+        even = np.linspace(0, last, MOST_STEPS - len(ends)).round().astype(int)
         return sorted(ends.union(even.tolist()))
 
 
-def _search_data(result: Result, table: ScoreTable) -> SearchData:
-    """What the search of a result worked on, fitted to tune again."""
+def _exits_of_paths(result: Result, table: ScoreTable) -> list[str] | None:
+    """The exits of proved policies, and the reference; None where an ensemble is among them.
+
+    A sequence is of the exits of its first policy, so that it is found again among these alone.
+    """
+    used = {result.reference}.union(*(choice.exits for choice in result.choices))
+    models = models_of(table).names
+    return [name for name in models if name in used] if used <= set(models) else None
+
+
+def _refrozen(data: SearchData, paths: list[_Path]) -> tuple[SearchData, list[_Path]]:
+    """The paths that were tested, with the data in which they are chosen again."""
+    if any(path.tests_a_sequence for path in paths):
+        _, sequences, _ = data.chosen()
+        paths = [
+            path.refrozen(sequence.policies)
+            for path, sequence in zip(paths, sequences, strict=True)
+        ]
+    return data, paths
+
+
+def _search_data(result: Result, table: ScoreTable, exits: list[str] | None = None) -> SearchData:
+    """What the search of a result worked on, or its part of some exits, fitted to tune again."""
     from understudy.searching.search_data import SearchData, SearchOptions
 
     arguments = result.arguments
@@ -196,7 +228,8 @@ def _search_data(result: Result, table: ScoreTable) -> SearchData:
         tuple(arguments.get("without", ())),
     )
     drops = tuple(choice.max_drop for choice in result.choices)
-    source, splits = _as_searched(result, table), [ALL] if result.in_sample else ()
+    source, splits = _without_fitted(result, table), [ALL] if result.in_sample else ()
+    source = source if exits is None else source.only(exits)
     delta = result.delta or 0.5  # in-sample there is none
     return SearchData.of(source, drops, delta=delta, options=options, splits=splits)
 
@@ -206,7 +239,7 @@ def _on_frontier(result: Result) -> tuple[Policy, ...]:
     return tuple(point.policy for point in reversed(result.frontier.points))
 
 
-def _as_searched(result: Result, table: ScoreTable) -> ScoreTable:
+def _without_fitted(result: Result, table: ScoreTable) -> ScoreTable:
     """The table without what the search fitted: on tune its scores are those of other folds."""
     if table.hash == result.table.get("hash"):
         return table

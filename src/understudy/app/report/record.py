@@ -16,14 +16,14 @@ from understudy.certificate import several_guarantees
 from understudy.choice import DECIDED, Choice
 from understudy.deciles import Bin
 from understudy.deferral import scores_of
-from understudy.display import signed
+from understudy.display import percent, signed
 from understudy.intervals import Interval
-from understudy.outcome import ClassGap, points
+from understudy.outcome import ClassGap, Outcome, points
 from understudy.result import Result
 from understudy.split import ALL, SPLITS
 
 DRAWN_POINTS = 400
-WORST = 3
+WORST = 3  # classes of a policy
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ class Report:
             return "by definition"
         low, high = self.interval(interval)
         return f"[{self.gap_text(low)}, {self.gap_text(high)}]"
+
+    def saved(self, outcome: Outcome) -> str:
+        """The saving in large; none where noise of the times could explain it."""
+        low, high = outcome.saving_interval(self.result.unit)
+        return percent(outcome.saving[self.result.unit]) if low > 0 or low == high else "no saving"
 
     def aim(self, choice: Choice) -> str:
         """The budget of a plan in words."""

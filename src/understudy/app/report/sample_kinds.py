@@ -16,10 +16,10 @@ from understudy.scores import ScoreTable
 
 Array = npt.NDArray[Any]
 
-MOST = 200
+MOST_PICTURES = 200
 """Pictures of a page, which its plans share evenly."""
 
-FEW = 6
+MOST_OF_CLASS = 6
 """Pictures of one class within a kind of a plan."""
 
 
@@ -149,7 +149,7 @@ def samples_shown(
     reference: str,
     there: Array,
     *,
-    most: int = MOST,
+    most: int = MOST_PICTURES,
 ) -> tuple[PlanSamples, ...]:
     """What the cascades among the plans do with each sample, and the samples that are shown.
 
@@ -208,10 +208,10 @@ def _sureness(table: ScoreTable, policy: Policy) -> Array:
 
 
 def _queue(rows: Array, rank: Array, sure: Array) -> Array:
-    """Some samples in the order in which they are taken: classes in turn, `FEW` of each at most."""
+    """Samples in the order in which they are taken: classes in turn, a few of each."""
     rows = rows[np.lexsort((-sure[rows], rank[rows]))]
     turn = np.arange(len(rows)) - np.searchsorted(rank[rows], rank[rows])
-    return rows[np.lexsort((rank[rows], turn))][: int((turn < FEW).sum())]
+    return rows[np.lexsort((rank[rows], turn))][: int((turn < MOST_OF_CLASS).sum())]
 
 
 def _shares(total: int, wanted: Sequence[int]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from markupsafe import Markup
 
 from understudy.app.report.path_steps import BudgetPath, PathStep
 from understudy.app.report.record import Report
-from understudy.app.report.words import minus, typeset
+from understudy.app.report.words import minus, stage_rule, typeset
 from understudy.display import cost_text, percent, probability_text, signed
 from understudy.outcome import ClassGap, points
-from understudy.policy import PolicyStage
 
-FEW = 10  # steps per budget in the table for paper, and where there is no script
+PRINTED_STEPS = 10  # steps per budget in the table for paper, and where there is no script
 _SCRIPT = Path(__file__).parent / "slider.js"
 
 
@@ -32,7 +31,11 @@ class Slider:
 
     report: Report
     paths: tuple[BudgetPath, ...]
-    script: Markup = field(default_factory=lambda: Markup(_SCRIPT.read_text(encoding="utf-8")))
+
+    @cached_property
+    def script(self) -> Markup:
+        """What moves the mark and puts the texts in place."""
+        return Markup(_SCRIPT.read_text(encoding="utf-8"))
 
     @cached_property
     def budgets(self) -> list[dict[str, Any]]:
@@ -63,7 +66,7 @@ class Slider:
     def few(self, path: BudgetPath) -> list[PathStep]:
         """About ten steps of a path: evenly spaced, the ends, the plan and the one behind it."""
         last = len(path.steps) - 1
-        kept = {round(last * number / (FEW - 1)) for number in range(FEW)}
+        kept = {round(last * number / (PRINTED_STEPS - 1)) for number in range(PRINTED_STEPS)}
         if path.plan is not None:
             near = {path.plan, min(path.plan + 1, last)}
             kept = near | {row for row in kept if min(abs(row - one) for one in near) > last / 25}
@@ -83,6 +86,8 @@ class Slider:
             plan = "the plan, certified" if step.policy == choice.policy else "certified"
             gap = f"{self.report.gap} ≤ {points(choice.max_drop)}"
             return f"{plan}: {gap} with probability {probability_text(proof.delta)}"
+        if path.frozen and proof.falls_back and not proof.failed:
+            return f"not certified: nothing cheaper than {proof.reference} was proved"
         if path.frozen and step.number == len(proof.path):
             return "not certified: could not be proved"
         if path.frozen:
@@ -101,12 +106,6 @@ class Slider:
         gap = step.outcome.drop - plan.outcome.drop
         return f"{signed(saved, 1)} % saved, {self.report.gap} {signed(gap)}"
 
-    def rule(self, stage: PolicyStage) -> str:
-        """When a stage answers."""
-        if stage.threshold is None:
-            return "whatever is left"
-        return f"when {stage.confidence} ≥ {minus(f'{stage.threshold:.6g}')}"
-
     def losing(self, step: PathStep) -> list[ClassGap]:
         """The classes of a step that lose anything on tune."""
         return [gap for gap in step.classes if gap.tune_drop is not None and gap.tune_drop > 0]
@@ -119,12 +118,6 @@ class Slider:
     def samples(self, gap: ClassGap) -> str:
         """How many samples a class has."""
         return f"{gap.samples:,} sample{'s' * (gap.samples != 1)}"
-
-    def saved(self, step: PathStep) -> str:
-        """The saving in large."""
-        unit = self.report.result.unit
-        low, high = step.outcome.saving_interval(unit)
-        return percent(step.outcome.saving[unit]) if low > 0 or low == high else "no saving"
 
     @property
     def words(self) -> str:
@@ -172,7 +165,7 @@ class Slider:
 
     def _step(self, path: BudgetPath, step: PathStep) -> dict[str, Any]:
         report, outcome, unit = self.report, step.outcome, self.report.result.unit
-        saved = self.saved(step)
+        saved = report.saved(outcome)
         texts = {
             "number": f"step {step.number + 1} of {path.length}",
             "proof": self.proof(path, step),
@@ -204,7 +197,7 @@ class Slider:
             "stages": [
                 [
                     self._exits.index(stage.exit),
-                    self.rule(stage),
+                    stage_rule(stage),
                     outcome.shares[stage.exit],
                     typeset(percent(outcome.shares[stage.exit])),
                 ]

@@ -55,7 +55,7 @@ class TableFindings:
         table = table.on(result.searched_on)
         little = _little(report, table)
         judged = _judged(report, table, little)
-        table = _as_searched(report, table, judged)
+        table = _cross_fitted(report, table, judged)
         models = models_of(table.only([name for name in report.singles if name in table.names]))
         stored = {name: _own(report, table, name) for name in judged}
         confidence = min(table.confidence, key=lambda name: name != DEFAULT_CONFIDENCE)
@@ -137,7 +137,7 @@ def _judged(report: Report, table: ScoreTable, little: str | None) -> list[str]:
     return [name for name in report.singles if name in found]
 
 
-def _as_searched(report: Report, table: ScoreTable, judged: list[str]) -> ScoreTable:
+def _cross_fitted(report: Report, table: ScoreTable, judged: list[str]) -> ScoreTable:
     """The table with learned scores as the search saw them: cross-fitted on its own samples."""
     learned = [name for name in judged if name in _learned(report)]
     if LEARNED not in table.confidence or not learned:

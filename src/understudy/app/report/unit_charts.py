@@ -13,9 +13,7 @@ from understudy.display import cost_text
 from understudy.intervals import Interval
 
 _ROW = 30.0
-_LOG = (
-    2.0  # the span from which on both axes are logarithmic, so that proportion is a straight line
-)
+_LOG = 2.0  # the span from which on axes are logarithmic: there proportion is a straight line
 
 
 def saved_by_unit(report: Report, *, width: float) -> str:

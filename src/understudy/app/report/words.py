@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from understudy.policy import PolicyStage
+
 _MINUS = re.compile(r"(?<![\w.)-])-(?=\d)|(?<=\de)-(?=\d)")
 
 
@@ -25,6 +27,17 @@ def minus(text: str) -> str:
     'vit-7b loses −0.25 [−1, +2]'
     """
     return _MINUS.sub("\N{MINUS SIGN}", text)
+
+
+def stage_rule(stage: PolicyStage) -> str:
+    """When a stage answers.
+
+    >>> stage_rule(PolicyStage("tiny", 0.25)), stage_rule(PolicyStage("big"))
+    ('when max_softmax ≥ 0.25', 'whatever is left')
+    """
+    if stage.threshold is None:
+        return "whatever is left"
+    return f"when {stage.confidence} ≥ {minus(f'{stage.threshold:.6g}')}"
 
 
 def facts(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
