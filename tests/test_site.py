@@ -22,26 +22,42 @@ pytest.importorskip("griffe", reason="the tools of the site are not installed")
 
 import build_site
 import docstrings
+from navigation import navigation_faults
 from site_links import check_links
-from site_sources import PAGES, MissingTarget, on_site, place_of, write_sources
+from site_sources import PAGES, MissingTarget, on_site, write_sources
 
 CONFIG = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
 THEME = {"landmark-unique"}  # a moderate finding: the buttons of all blocks are a nav of no name
 SHOWN = ("", "running/", "api/plots/")
 
 
-def navigation(entries: list[Any]) -> Iterator[str]:
-    """The pages of the navigation in their order."""
-    for entry in entries:
-        for value in entry.values():
-            yield from [value] if isinstance(value, str) else navigation(value)
-
-
 def test_every_page_is_in_the_navigation_once() -> None:
-    listed = list(navigation(CONFIG["nav"]))
-    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
-    outside = {place_of(page, ROOT).as_posix() for page in ROOT.glob("*.md")}
-    assert sorted(listed) == sorted(pages | outside)
+    assert navigation_faults(ROOT) == []
+
+
+def test_faults_of_the_navigation_are_named(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    (tmp_path / "docs" / "deep" / "a.md").touch()
+    listed = ["deep/b.md", "changelog.md", "changelog.md", "overview.md", "security.md"]
+    nav = ", ".join(f'{{ "{number}" = "{page}" }}' for number, page in enumerate(listed))
+    (tmp_path / "zensical.toml").write_text(f'[project]\nnav = [{{ "All" = [{nav}] }}]\n')
+    assert navigation_faults(tmp_path) == [
+        "CONTRIBUTING.md is not in the navigation: add contributing.md to nav",
+        "docs/deep/a.md is not in the navigation: add deep/a.md to nav",
+        "nav has deep/b.md, and there is no such page",
+        "nav has changelog.md 2 times",
+    ]
+
+
+def test_a_link_to_no_file_fails_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: Path) -> None:
+        raise MissingTarget("docs/a.md: there is no gone.md")
+
+    monkeypatch.setattr(build_site, "write_sources", missing)
+    assert build_site.main() == 1
+    assert capsys.readouterr().out == "docs/a.md: there is no gone.md\n"
 
 
 def test_the_site_names_no_other_host() -> None:
@@ -179,8 +195,9 @@ def test_a_broken_link_or_docstring_fails(
                 page.write(f"\n{fault}\n")
 
         monkeypatch.setattr(build_site, "write_sources", write)
-        with pytest.raises(build_site.BuildFailed, match=words):
+        with pytest.raises(build_site.BuildFailed, match=words) as failed:
             build_site.build(workplace)
+        assert "Traceback" not in str(failed.value)
     shutil.rmtree(site)
     kept.rename(site)
 
