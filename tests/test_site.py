@@ -22,6 +22,7 @@ pytest.importorskip("griffe", reason="the tools of the site are not installed")
 
 import build_site
 import docstrings
+import griffe
 from navigation import navigation_faults
 from site_links import check_links
 from site_sources import PAGES, MissingTarget, on_site, write_sources
@@ -144,6 +145,24 @@ def test_doctests_are_shown_as_code() -> None:
     assert docstrings.separated("Args:\n    a, b: two\n        lines.\n    c: one.") == (
         "Args:\n    a: two\n        lines.\n    b: two\n        lines.\n    c: one."
     )
+
+
+def test_signatures_have_values_and_docstrings_name_their_errors(tmp_path: Path) -> None:
+    package = tmp_path / "made_up"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "faults.py").write_text("class Wrong(ValueError):\n    pass\n")
+    (package / "sizes.py").write_text("BATCH = 256\nSizes = int | list[int]\n")
+    (package / "verb.py").write_text(
+        "from pathlib import Path\nfrom made_up.sizes import BATCH, Sizes\n\n"
+        "def run(path: Path, sizes: Sizes = BATCH, **more: int) -> None:\n"
+        '    """Run.\n\n    Raises:\n        Wrong: always.\n    """\n'
+    )
+    extensions = griffe.load_extensions(docstrings.Docstrings)
+    run = griffe.load("made_up", search_paths=[tmp_path], extensions=extensions)["verb.run"]
+    assert [str(one.annotation) for one in run.parameters] == ["Path", "int | list[int]", "int"]
+    assert str(run.parameters["sizes"].default) == "256"
+    assert run.resolve("Wrong") == "made_up.faults.Wrong"
 
 
 @pytest.fixture(scope="module")
