@@ -124,6 +124,7 @@ def test_faults_of_a_built_site_are_found(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "index.html").write_text('<h1 id="one">B</h1><img src="../x.png">')
     (tmp_path / "style.css").write_text("a { background: url(https://fonts.example/x.woff) }")
+    (tmp_path / "own.js").write_text("import { x } from 'https://cdn.example/y.js';")
     (tmp_path / "index.html").write_text(
         '<a href="b/#one">1</a><a href="b/#two">2</a><a href="c/">3</a><a href="/b/">4</a>'
         '<a href="https://example.org/">5</a><script src="https://cdn.example/x.js"></script>'
@@ -133,6 +134,7 @@ def test_faults_of_a_built_site_are_found(tmp_path: Path) -> None:
     assert found.foreign == (
         "index.html: https://cdn.example/x.js",
         "style.css: https://fonts.example/x.woff",
+        "own.js: https://cdn.example/y.js",
     )
     assert found.external == ("https://cdn.example/x.js", "https://example.org/")
 
@@ -204,7 +206,7 @@ def test_a_broken_link_or_docstring_fails(
     shutil.copytree(site, kept)
     for fault, words in (
         ("[gone](quickstart.md#no-such-heading)", "anchor does not exist"),
-        ("::: understudy.no_such_name", "Could not collect 'understudy.no_such_name'"),
+        ("::: understudy.no_such_name", "concepts.md: there is no understudy.no_such_name"),
         ("::: faulty.no_such", "Parameter 'b' does not appear in the function signature"),
     ):
 

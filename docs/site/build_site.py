@@ -14,9 +14,8 @@ from site_sources import MissingTarget, write_sources
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
-_STRICT = re.compile(
-    r"Traceback \(most recent call last\):\n(?: .*\n)+RuntimeError: Aborted.*strict.*"
-)
+_STRICT = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+RuntimeError: Aborted.*")
+_UNKNOWN = re.compile(r"Could not collect '([\w.]+)'")
 
 
 class BuildFailed(Exception):
@@ -40,8 +39,18 @@ def build(root: Path) -> Path:
         check=False,
     )
     if ran.returncode or "griffe: " in ran.stdout:  # what Griffe warns of is not counted as strict
-        raise BuildFailed(_STRICT.sub("", _COLOUR.sub("", ran.stdout)).strip())
+        raise BuildFailed(reason(_COLOUR.sub("", ran.stdout), root / "build" / "docs"))
     return root / "site"
+
+
+def reason(output: str, sources: Path) -> str:
+    """What the site generator says of a failure, without a traceback where it is understood."""
+    if unknown := _UNKNOWN.search(output):
+        entry = re.compile(rf"^::: {re.escape(unknown[1])}$", re.MULTILINE)
+        pages = (page for page in sorted(sources.rglob("*.md")) if entry.search(page.read_text()))
+        where = ", ".join(page.relative_to(sources).as_posix() for page in pages)
+        return f"{where}: there is no {unknown[1]} to document"
+    return _STRICT.sub("", output).strip()
 
 
 def undocumented(site: Path) -> list[str]:

@@ -314,7 +314,7 @@ class ScoreTable(PricedExits, Tabular):
             raise TableError(
                 "without costs, calls of the most accurate exit on tune are counted, and "
                 + ("exits share parts" if self.shares_parts else "labels do not tell which it is")
-                + ": give costs={NAME: NUMBER, ...}"
+                + ": give costs={NAME: NUMBER, ...}, or --cost NAME=NUMBER for each"
             )
         big = self.names[most_accurate([*range(len(right))], right, -np.arange(float(len(right))))]
         calls = {name: float(name == big) for name in self.names}
