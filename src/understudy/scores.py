@@ -182,7 +182,7 @@ class ScoreTable(PricedExits, Tabular):
             ids: (N,) unique names of the samples; row numbers by default.
             groups: (N,) names; samples of one group share a split.
             split: shares of tune, certify and test, or (N,) split names; by default
-                `split.default_shares`.
+                .2, .6 and .2, or .2 and .8 without test below 5,000 samples.
             parts: exit name -> the parts it runs, where that is not itself alone.
 
         >>> table = ScoreTable.from_probabilities(
