@@ -72,6 +72,15 @@ def test_a_public_name_is_documented_with_an_example_that_runs(name: str) -> Non
         assert all(example in without_comments for example in examples)
 
 
+def test_a_public_name_has_an_entry_among_the_pages_of_the_api() -> None:
+    """`make docs` holds the built site to the same; this takes no build."""
+    pages = {path.name: path.read_text() for path in (REPOSITORY / "docs" / "api").glob("*.md")}
+    entries = set(re.findall(r"^::: (\S+)$", "\n".join(pages.values()), re.MULTILINE))
+    assert sorted(PUBLIC.keys() - entries) == []
+    listed = set(re.findall(r"`(\w+)`", pages["index.md"]))
+    assert sorted(name for name in PUBLIC if name.rpartition(".")[2] not in listed) == []
+
+
 @pytest.mark.parametrize("name", sorted(n for n, value in PUBLIC.items() if inspect.isclass(value)))
 def test_the_members_of_a_public_class_are_documented(name: str) -> None:
     found = members(PUBLIC[name])

@@ -22,26 +22,43 @@ pytest.importorskip("griffe", reason="the tools of the site are not installed")
 
 import build_site
 import docstrings
+import griffe
+from navigation import navigation_faults
 from site_links import check_links
-from site_sources import PAGES, MissingTarget, on_site, place_of, write_sources
+from site_sources import PAGES, MissingTarget, on_site, write_sources
 
 CONFIG = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
 THEME = {"landmark-unique"}  # a moderate finding: the buttons of all blocks are a nav of no name
 SHOWN = ("", "running/", "api/plots/")
 
 
-def navigation(entries: list[Any]) -> Iterator[str]:
-    """The pages of the navigation in their order."""
-    for entry in entries:
-        for value in entry.values():
-            yield from [value] if isinstance(value, str) else navigation(value)
-
-
 def test_every_page_is_in_the_navigation_once() -> None:
-    listed = list(navigation(CONFIG["nav"]))
-    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
-    outside = {place_of(page, ROOT).as_posix() for page in ROOT.glob("*.md")}
-    assert sorted(listed) == sorted(pages | outside)
+    assert navigation_faults(ROOT) == []
+
+
+def test_faults_of_the_navigation_are_named(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    (tmp_path / "docs" / "deep" / "a.md").touch()
+    listed = ["deep/b.md", "changelog.md", "changelog.md", "overview.md", "security.md"]
+    nav = ", ".join(f'{{ "{number}" = "{page}" }}' for number, page in enumerate(listed))
+    (tmp_path / "zensical.toml").write_text(f'[project]\nnav = [{{ "All" = [{nav}] }}]\n')
+    assert navigation_faults(tmp_path) == [
+        "CONTRIBUTING.md is not in the navigation: add contributing.md to nav",
+        "docs/deep/a.md is not in the navigation: add deep/a.md to nav",
+        "nav has deep/b.md, and there is no such page",
+        "nav has changelog.md 2 times",
+    ]
+
+
+def test_a_link_to_no_file_fails_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: Path) -> None:
+        raise MissingTarget("docs/a.md: there is no gone.md")
+
+    monkeypatch.setattr(build_site, "write_sources", missing)
+    assert build_site.main() == 1
+    assert capsys.readouterr().out == "docs/a.md: there is no gone.md\n"
 
 
 def test_the_site_names_no_other_host() -> None:
@@ -107,6 +124,7 @@ def test_faults_of_a_built_site_are_found(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "index.html").write_text('<h1 id="one">B</h1><img src="../x.png">')
     (tmp_path / "style.css").write_text("a { background: url(https://fonts.example/x.woff) }")
+    (tmp_path / "own.js").write_text("import { x } from 'https://cdn.example/y.js';")
     (tmp_path / "index.html").write_text(
         '<a href="b/#one">1</a><a href="b/#two">2</a><a href="c/">3</a><a href="/b/">4</a>'
         '<a href="https://example.org/">5</a><script src="https://cdn.example/x.js"></script>'
@@ -116,6 +134,7 @@ def test_faults_of_a_built_site_are_found(tmp_path: Path) -> None:
     assert found.foreign == (
         "index.html: https://cdn.example/x.js",
         "style.css: https://fonts.example/x.woff",
+        "own.js: https://cdn.example/y.js",
     )
     assert found.external == ("https://cdn.example/x.js", "https://example.org/")
 
@@ -128,6 +147,24 @@ def test_doctests_are_shown_as_code() -> None:
     assert docstrings.separated("Args:\n    a, b: two\n        lines.\n    c: one.") == (
         "Args:\n    a: two\n        lines.\n    b: two\n        lines.\n    c: one."
     )
+
+
+def test_signatures_have_values_and_docstrings_name_their_errors(tmp_path: Path) -> None:
+    package = tmp_path / "made_up"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "faults.py").write_text("class Wrong(ValueError):\n    pass\n")
+    (package / "sizes.py").write_text("BATCH = 256\nSizes = int | list[int]\n")
+    (package / "verb.py").write_text(
+        "from pathlib import Path\nfrom made_up.sizes import BATCH, Sizes\n\n"
+        "def run(path: Path, sizes: Sizes = BATCH, **more: int) -> None:\n"
+        '    """Run.\n\n    Raises:\n        Wrong: always.\n    """\n'
+    )
+    extensions = griffe.load_extensions(docstrings.Docstrings)
+    run = griffe.load("made_up", search_paths=[tmp_path], extensions=extensions)["verb.run"]
+    assert [str(one.annotation) for one in run.parameters] == ["Path", "int | list[int]", "int"]
+    assert str(run.parameters["sizes"].default) == "256"
+    assert run.resolve("Wrong") == "made_up.faults.Wrong"
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +206,7 @@ def test_a_broken_link_or_docstring_fails(
     shutil.copytree(site, kept)
     for fault, words in (
         ("[gone](quickstart.md#no-such-heading)", "anchor does not exist"),
-        ("::: understudy.no_such_name", "Could not collect 'understudy.no_such_name'"),
+        ("::: understudy.no_such_name", "concepts.md: there is no understudy.no_such_name"),
         ("::: faulty.no_such", "Parameter 'b' does not appear in the function signature"),
     ):
 
@@ -179,8 +216,9 @@ def test_a_broken_link_or_docstring_fails(
                 page.write(f"\n{fault}\n")
 
         monkeypatch.setattr(build_site, "write_sources", write)
-        with pytest.raises(build_site.BuildFailed, match=words):
+        with pytest.raises(build_site.BuildFailed, match=words) as failed:
             build_site.build(workplace)
+        assert "Traceback" not in str(failed.value)
     shutil.rmtree(site)
     kept.rename(site)
 

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from navigation import navigation_faults
 from public_names import public_names
 from site_links import Document, LinkCheck, check_links
-from site_sources import write_sources
+from site_sources import MissingTarget, write_sources
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_STRICT = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+RuntimeError: Aborted.*")
+_UNKNOWN = re.compile(r"Could not collect '([\w.]+)'")
 
 
 class BuildFailed(Exception):
@@ -24,6 +27,7 @@ def build(root: Path) -> Path:
 
     Raises:
         BuildFailed: a page, a link or a docstring has a fault.
+        MissingTarget: a page links to a file that is not there.
     """
     write_sources(REPOSITORY, root / "build" / "docs")
     ran = subprocess.run(
@@ -35,8 +39,18 @@ def build(root: Path) -> Path:
         check=False,
     )
     if ran.returncode or "griffe: " in ran.stdout:  # what Griffe warns of is not counted as strict
-        raise BuildFailed(_COLOUR.sub("", ran.stdout))
+        raise BuildFailed(reason(_COLOUR.sub("", ran.stdout), root / "build" / "docs"))
     return root / "site"
+
+
+def reason(output: str, sources: Path) -> str:
+    """What the site generator says of a failure, without a traceback where it is understood."""
+    if unknown := _UNKNOWN.search(output):
+        entry = re.compile(rf"^::: {re.escape(unknown[1])}$", re.MULTILINE)
+        pages = (page for page in sorted(sources.rglob("*.md")) if entry.search(page.read_text()))
+        where = ", ".join(page.relative_to(sources).as_posix() for page in pages)
+        return f"{where}: there is no {unknown[1]} to document"
+    return _STRICT.sub("", output).strip()
 
 
 def undocumented(site: Path) -> list[str]:
@@ -61,9 +75,12 @@ def summary(found: LinkCheck, missing: list[str]) -> str:
 
 def main() -> int:
     """Build into `site/` and check; 1 where anything is wrong."""
+    if faults := navigation_faults(REPOSITORY):
+        print("zensical.toml:", "; ".join(faults))
+        return 1
     try:
         site = build(REPOSITORY)
-    except BuildFailed as failed:
+    except (BuildFailed, MissingTarget) as failed:
         print(failed)
         return 1
     found, missing = check_links(site), undocumented(site)

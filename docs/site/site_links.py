@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 LOADING = {"script", "img", "source", "iframe", "link", "video", "audio", "object", "embed"}
 _CSS_URL = re.compile(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)")
+_JS_IMPORT = re.compile(r"\b(?:from|import|importScripts)\s*\(?\s*[\"'](https?://[^\"']+)")
 _SCRIPTED = ("javascript:", "data:", "mailto:")
 
 
@@ -44,7 +45,7 @@ class LinkCheck:
         pages: how many pages were read.
         links: how many internal links they have.
         broken: internal links whose page, file or anchor does not exist.
-        foreign: what pages or style sheets load from other hosts.
+        foreign: what pages, style sheets or scripts load from other hosts.
         external: the addresses on other hosts that a reader may go to; they are not fetched.
     """
 
@@ -56,7 +57,7 @@ class LinkCheck:
 
 
 def check_links(site: Path) -> LinkCheck:
-    """Read every page and style sheet of a built site."""
+    """Read every page, style sheet and script of a built site."""
     documents = {path: _document(path) for path in sorted(site.rglob("*.html"))}
     broken, foreign, external, internal = [], [], set(), 0
     for page, document in documents.items():
@@ -75,6 +76,9 @@ def check_links(site: Path) -> LinkCheck:
     for sheet in sorted(site.rglob("*.css")):
         urls = _loaded_by(sheet.read_text(encoding="utf-8"))
         foreign += [f"{sheet.name}: {url}" for url in urls if urlsplit(url).netloc]
+    for script in sorted(site.rglob("*.js")):
+        imported = _JS_IMPORT.findall(script.read_text(encoding="utf-8"))
+        foreign += [f"{script.name}: {url}" for url in imported]
     return LinkCheck(
         len(documents), internal, tuple(broken), tuple(foreign), tuple(sorted(external))
     )

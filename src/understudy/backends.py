@@ -66,7 +66,7 @@ def score(
         ids: (N,) unique names of the samples; row numbers by default.
         groups: (N,) names; samples of one group share a split.
         split: shares of tune, certify and test, or (N,) split names; by default
-            `split.default_shares`.
+            .2, .6 and .2, or .2 and .8 without test below 5,000 samples.
         keep_logits: keep all logits, as float16.
         measure: batch sizes at which ms per sample are measured afterwards, as the units
             ``ms@SIZE``: all models in turns, on the first images.

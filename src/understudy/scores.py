@@ -182,7 +182,7 @@ class ScoreTable(PricedExits, Tabular):
             ids: (N,) unique names of the samples; row numbers by default.
             groups: (N,) names; samples of one group share a split.
             split: shares of tune, certify and test, or (N,) split names; by default
-                `split.default_shares`.
+                .2, .6 and .2, or .2 and .8 without test below 5,000 samples.
             parts: exit name -> the parts it runs, where that is not itself alone.
 
         >>> table = ScoreTable.from_probabilities(
@@ -314,7 +314,7 @@ class ScoreTable(PricedExits, Tabular):
             raise TableError(
                 "without costs, calls of the most accurate exit on tune are counted, and "
                 + ("exits share parts" if self.shares_parts else "labels do not tell which it is")
-                + ": give costs={NAME: NUMBER, ...}"
+                + ": give costs={NAME: NUMBER, ...}, or --cost NAME=NUMBER for each"
             )
         big = self.names[most_accurate([*range(len(right))], right, -np.arange(float(len(right))))]
         calls = {name: float(name == big) for name in self.names}

@@ -185,6 +185,8 @@ def test_it_goes_into_json_and_onto_a_page() -> None:
         f"{proof.p_value or 1:.2g} ≤ {proof.delta:.2g}",
     ):
         assert words in page
+    pair = synthetic(3000).only(["net0", "net2"])
+    assert "0.95 the proved plan holds: on new samples" in best_savers(pair, 50.0).words()
     nothing = best_savers(synthetic(300), -50.0).words()
     assert nothing.startswith("Nothing could be proved with")
 

@@ -109,7 +109,7 @@ def score_into(
             unless 3 rounds take longer. The default is lower where batches were halved.
         workers: threads that decode ahead; one per core and at most 8 unless given.
         split: shares of tune, certify and test, or one split name per image; by default
-            `split.default_shares`.
+            .2, .6 and .2, or .2 and .8 without test below 5,000 samples.
         groups: one name per image; images of one group share a split. By default the data's own.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU. Of
             several GPUs a process that joins takes that of its number on the machine, as torchrun

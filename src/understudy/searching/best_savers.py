@@ -165,9 +165,11 @@ class Savers(Tabular):
         if not proved:
             claim = f"Nothing could be proved with {proof.samples:,} certify samples."
         else:
+            several = f"all {proved} proved plans hold at once"
+            plans = several if proved > 1 else "the proved plan holds"
             claim = (
-                f"With probability {probability_text(self.delta)} all {proved} proved plans hold "
-                f"at once: on new samples like the {proof.samples:,} certify samples the {budget} "
+                f"With probability {probability_text(self.delta)} {plans}: on new "
+                f"samples like the {proof.samples:,} certify samples the {budget} "
                 "of each against its model is within its budget. The promise ends when the data "
                 f"change. Shares, savings and {budget}s are measured on the {measured.samples:,} "
                 f"{self.measured_on} samples{decided}."
