@@ -36,7 +36,7 @@ lowest: | $(UV)
 	  --resolution lowest-direct --python-version 3.11 pyproject.toml --output-file $(LOWEST)/lowest.txt
 	$(UV) venv --quiet --allow-existing --python 3.11 $(LOWEST)
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/lowest.txt \
-	  pytest pytest-xdist hypothesis nbclient ipykernel
+	  pytest pytest-xdist hypothesis nbclient ipykernel 'tritonclient[http]'
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
 	$(LOWEST)/bin/pytest -q -n 2 -W ignore::DeprecationWarning $(LOWEST_TESTS)
 

@@ -341,7 +341,7 @@ def fresh(code: str, tmp_path: Path) -> None:
     script = tmp_path / "fresh.py"
     script.write_text(code)
     ran = subprocess.run(
-        [sys.executable, "-W", "error", script],
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", script],
         capture_output=True,
         text=True,
         timeout=120,

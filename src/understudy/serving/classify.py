@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import numpy as np
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -48,8 +49,8 @@ async def files_in(body: bytes, headers: Headers, *, most: int) -> list[bytes]:
     try:
         parser = MultiPartParser(headers, stream(), max_files=most, max_fields=_FIELDS)
         form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
-        reason = getattr(error, "message", "no boundary")
+    except (MultiPartException, FormParserError, KeyError) as error:
+        reason = "no boundary" if isinstance(error, KeyError) else str(error)
         raise RequestError(f"the body is multipart/form-data, found {reason:.200}") from error
     try:
         uploads = [one for _, one in form.multi_items() if isinstance(one, UploadFile)]
