@@ -110,9 +110,9 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Advance) -> DemoRun:
     with _timed(seconds, "build and run"):
         agreeing, compared = _build_and_run(result, table, folder, on_step, on_progress)
     with _timed(seconds, "report"):
-        command = f"understudy report {result_path} --table {table_path} --out {report_path}"
-        on_step("5 report", (command,))
-        write_report(result, report_path, table=result.searched(table))
+        command = f"understudy report {result_path} --table {table_path} --data {DATA}"
+        on_step("5 report", (f"{command} --out {report_path}",))
+        write_report(result, report_path, table=result.searched(table), images=DATA)
     return DemoRun(table, result, folder, agreeing, compared, seconds)
 
 
