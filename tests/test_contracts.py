@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -454,3 +455,12 @@ def test_nothing_is_printed_or_unpickled() -> None:
 
 def test_there_is_no_drawer_for_everything() -> None:
     assert not {"utils", "helpers", "misc", "common"} & {path.stem for path in MODULES.values()}
+
+
+def test_the_architecture_names_every_file() -> None:
+    """Verbs of the command line have a file each, and compiled halves stand beside their own."""
+    page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\w+", page.partition("## Three ways through it")[0]))
+    files = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "cli"]
+    missing = [path for path in files if path.stem not in named and not path.stem.startswith("_")]
+    assert not missing

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2 import Environment, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 
@@ -23,6 +23,7 @@ from understudy.app.report.pictures import ScoredImages
 from understudy.app.report.record import Report
 from understudy.app.report.slider import Slider
 from understudy.app.report.table_findings import MOST_WRITTEN, TableFindings
+from understudy.app.report.templates import template_environment
 from understudy.app.report.words import stage_rule, typeset
 from understudy.chart_layout import shades
 from understudy.choice import DECIDED
@@ -215,14 +216,7 @@ def _panels(
 @cache
 def _environment() -> Environment:
     """The templates, compiled once for all pages; what depends on the report is in the context."""
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finished,
-    )
+    made = template_environment()
     filters: dict[str, Any] = {
         "cost": _cost,
         "percent": percent,
@@ -260,11 +254,6 @@ def _interval(context: Context, value: Interval) -> str:
 def _gap(context: Context, value: float) -> str:
     text: str = context["report"].gap_text(value)
     return text
-
-
-def _finished(value: Any) -> Any:
-    """What a template writes: texts are typeset, markup is as it is."""
-    return typeset(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _breakable(text: str) -> Markup:

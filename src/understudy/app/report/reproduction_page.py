@@ -8,9 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from understudy.app.report.words import facts, typeset
+from understudy.app.report.templates import template_environment
+from understudy.app.report.words import facts
 from understudy.app.reproduction_views import (
     MEANINGLESS,
     all_published,
@@ -29,15 +28,7 @@ from understudy.reproduction.record import Reproduction, RowFindings
 
 def render_reproduction(record: Reproduction, paper: Paper, *, made: date | None = None) -> str:
     """The page as HTML: whole in itself but for links to the rows' own reports beside it."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: typeset(value) if type(value) is str else value,
-    )
-    page = environment.get_template("reproduction.html.j2")
+    page = template_environment().get_template("reproduction.html.j2")
     return page.render(
         record=record,
         paper=paper,
