@@ -1,7 +1,9 @@
-"""Train the project's own networks on the JPEG CIFAR-10: ``python benchmarks/train_zoo.py large``.
+"""Train networks on the JPEG CIFAR-10: ``python benchmarks/train_zoo.py large``.
 
 One tenth of the training images, the share that `set_aside` names, is kept out: searches use it.
-Weights are kept as float16, and judged as they are kept.
+The project's own networks start afresh; those of cifar_nets.py start from their published weights
+and are adapted to the JPEGs, all layers of them, into benchmarks/work. Weights are kept as float16,
+and judged as they are kept.
 """
 
 from __future__ import annotations
@@ -11,23 +13,25 @@ import copy
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import cifar_nets
 import jpeg_nets
-from harness import machine, shared
+from harness import ROOT, machine, shared
 from understudy.malloc import keep_freed_memory
 from understudy.split import uniform
 from understudy.zoo.batches import batches
 from understudy.zoo.data import DataSet, open_data
 
-ZOO = Path(__file__).resolve().parent / "zoo"
+ZOO, WORK = ROOT / "benchmarks" / "zoo", ROOT / "benchmarks" / "work"
+OWN = ("small", "medium", "large")
+PUBLISHED = {"resnet8": "resnet8_mlperftiny", "resnet20": "resnet20", "resnet56": "resnet56"}
 RECIPE: dict[str, Any] = {
     "batch": 512,
     "peak_lr": 0.4,
@@ -101,27 +105,38 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     return sum(right) / len(labels)
 
 
-def train(name: str, count: int) -> None:
-    recipe = {**RECIPE, "epochs": count}
+def started(name: str, images: Tensor) -> nn.Module:
+    """A network with its first weights; `images` are a sample of those it is trained on."""
+    if name in PUBLISHED:
+        net = getattr(cifar_nets, name)()
+        weights = shared() / "cifar10" / "weights" / f"{PUBLISHED[name]}.safetensors"
+        net.load_state_dict(load_file(weights))
+        return net
+    net = getattr(jpeg_nets, name)()
+    with torch.no_grad():
+        for own, made in zip(net.whiten.parameters(), whitening(images), strict=True):
+            own.copy_(made)
+            own.requires_grad_(False)
+    return net
+
+
+def train(name: str, count: int, peak_lr: float) -> None:
+    recipe = {**RECIPE, "epochs": count, "peak_lr": peak_lr, "dtype": "bfloat16 (autocast)"}
     torch.manual_seed(recipe["seed"])
     folder = shared() / "cifar10"
     data, test = (open_data(f"parquet:{folder / part}.parquet") for part in ("train", "test"))
     aside = set_aside(data)
-    net = getattr(jpeg_nets, name)()
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (net.mean, net.std))
+    kind = getattr(cifar_nets if name in PUBLISHED else jpeg_nets, name)()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (kind.mean, kind.std))
 
     def ready(images: Tensor) -> Tensor:
-        return (images.float() / 255 - mean) / std
+        return (images.float() / kind.scale - mean) / std
 
     images, labels = pixels(data, np.flatnonzero(~aside))
     held, held_labels = pixels(data, np.flatnonzero(aside))
     exam, exam_labels = pixels(test, np.arange(len(test)))
     images, held, exam = ready(images), ready(held), ready(exam)
-    with torch.no_grad():
-        for own, made in zip(net.whiten.parameters(), whitening(images[:5000]), strict=True):
-            own.copy_(made)
-            own.requires_grad_(False)
-    net = net.to(memory_format=torch.channels_last)
+    net = started(name, images[:5000]).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(net)
     steps = count * (len(images) // recipe["batch"])
     optimizer = torch.optim.SGD(
@@ -142,7 +157,9 @@ def train(name: str, count: int) -> None:
     for epoch in range(count):
         net.train()
         for x, y in epochs(images, labels, recipe):
-            loss = F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = net(x.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), y)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -156,12 +173,13 @@ def train(name: str, count: int) -> None:
         seconds = time.perf_counter() - start
         log.append({"epoch": epoch + 1, "set_aside": accuracy(averaged, held, held_labels)})
         print(f"{name} {epoch + 1}/{count} {log[-1]['set_aside']:.4f} {seconds:.0f} s", flush=True)
-    ZOO.mkdir(exist_ok=True)
+    folder = WORK if name in PUBLISHED else ZOO
+    folder.mkdir(exist_ok=True)
     weights = {
         key: value.half().contiguous() if value.is_floating_point() else value
         for key, value in averaged.state_dict().items()
     }
-    save_file(weights, ZOO / f"{name}.safetensors")
+    save_file(weights, folder / f"{name}.safetensors")
     averaged.load_state_dict(
         {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     )
@@ -174,14 +192,15 @@ def train(name: str, count: int) -> None:
         "machine": machine(),
         "log": log,
     }
-    (ZOO / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps({key: told[key] for key in ("set_aside", "test", "seconds")}))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", choices=("small", "medium", "large"))
+    parser.add_argument("net", choices=(*OWN, *PUBLISHED))
     parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--peak-lr", type=float, default=RECIPE["peak_lr"])
     arguments = parser.parse_args()
     keep_freed_memory()
-    train(arguments.net, arguments.epochs)
+    train(arguments.net, arguments.epochs, arguments.peak_lr)

@@ -328,10 +328,12 @@ class _Trainer:
         if classifier is not None:
             layer = self.network.stage.model.get_submodule(classifier)
             on_labels = replace(config, targets="labels", weights="even")
-            metrics = self._fit(CLASSIFIER, [trainable_of_classifier(layer)], None, on_labels)
+            metrics = self._fit(
+                CLASSIFIER, [trainable_of_classifier(layer, on_labels)], None, on_labels
+            )
             teacher = torch.no_grad()(partial(classifier_logits, layer))
         needed = None if config.targets == "labels" else teacher
-        return metrics | self._fit(EXITS, trainables_of(self.network), needed, config)
+        return metrics | self._fit(EXITS, trainables_of(self.network, config), needed, config)
 
     def _fit(
         self,

@@ -10,6 +10,7 @@ from understudy.json_codec import Stored
 
 TARGETS = ("labels", "backbone", "both")
 WEIGHTS = ("even", "dyce", "tinysaver")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class TrainingConfig(
         label_smoothing: of the labels, 0 to 1.
         held_out: the share of images that no exit is trained on: they choose its best epoch.
         patience: training ends after so many epochs in which no exit improves.
+        dtype: of products in training steps; auto takes bfloat16 where the device has units for
+            it (NVIDIA GPUs, processors with AMX), else float32. Weights are float32.
         seed: of the first weights, the views and the order of samples.
 
     >>> TrainingConfig(epochs=10, weights="dyce").warmup
@@ -63,12 +66,14 @@ class TrainingConfig(
     label_smoothing: float = 0.0
     held_out: float = 0.05
     patience: int = 5
+    dtype: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("targets", self.targets, TARGETS),
             ("weights", self.weights, WEIGHTS),
+            ("dtype", self.dtype, DTYPES),
         ):
             if value not in known:
                 raise ModelError(unknown(name, value, known))

@@ -208,9 +208,20 @@ class FeatureSource(Protocol):
         """Features in batches of `size`, without those of corrupt images."""
 
 
+class Extractor(Protocol):
+    """Makes features of images."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are made."""
+
+    def __call__(self, images: Images) -> Features:
+        """The features of some images, in eval mode and without gradients."""
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingImages:
-    """The images of a data set, and what makes a network's features of them.
+    """The images of a data set, and what makes features of them.
 
     Attributes:
         data: the images.
@@ -221,7 +232,7 @@ class TrainingImages:
 
     data: DataSet
     augmentation: Augmentation
-    extract: FeatureExtractor
+    extract: Extractor
     workers: int | None
 
     def decoded(self, positions: Array, *, size: int) -> Iterator[Batch]:

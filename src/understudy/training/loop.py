@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import cos, isfinite, pi
 from typing import Any
@@ -17,6 +17,7 @@ from understudy.early_exit.heads import Head, PooledHead
 from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.stages import ESN
 from understudy.errors import DataError, ModelError
+from understudy.json_codec import stored
 from understudy.training.checkpoint import Checkpoint
 from understudy.training.config import TrainingConfig
 from understudy.training.features import (
@@ -27,13 +28,20 @@ from understudy.training.features import (
     feature_name,
 )
 from understudy.training.sampling import HoldOut, SampleOrder
-from understudy.training.targets import Targets, TargetSet, losses, weights
+from understudy.training.targets import Targets, TargetSet, joined, losses, weights
 
 OnEpoch = Callable[[int, Mapping[str, "HeldOutMetrics"]], None]
 """Called after every epoch with its number and the metrics of all exits in it."""
 
 CLASSIFIER = "classifier"
 LEAST_STEPS, LEAST_BATCH = 50, 32  # an epoch has so many steps, but none of fewer images
+
+
+Losses = Callable[[Tensor, Targets], Tensor]
+"""Logits (N, E, C) and targets -> the loss of every sample at every exit, (N, E)."""
+
+Judge = Callable[[Tensor, Targets], float]
+"""Logits (N, E, C) of the images held out, and their targets -> what certified plans save."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,36 +52,49 @@ class Trainable:
         module: the module.
         exits: the names of the exits whose logits it gives.
         logits: features -> logits (N, E, C).
+        losses: what it learns.
+        saving: judges an epoch by what a cascade saves; by default the loss on the images held out
+            does.
     """
 
     module: nn.Module
     exits: tuple[str, ...]
     logits: Callable[[Features], Tensor]
+    losses: Losses
+    saving: Judge | None = None
 
 
-def trainables_of(network: ExitNetwork) -> tuple[Trainable, ...]:
+def trainables_of(network: ExitNetwork, config: TrainingConfig) -> tuple[Trainable, ...]:
     """Every head of a network, and its Exit Sequence Network as one."""
+    learned = _losses_of(config)
     paths = [tap.path for tap in network.taps]
     found = []
     for point in network.locations:
         head, path = network.head(point), paths[point.tap]
         logits = partial(_head_logits, head, feature_name(path, head.reduction))
-        found.append(Trainable(head, (f"{path}/{point.head}",), logits))
+        found.append(Trainable(head, (f"{path}/{point.head}",), logits, learned))
     if network.saver_branch is not None:
         sequence = network.saver_branch.sequence
         pooled = [SAVER, *(feature_name(path, PooledHead.reduction) for path in paths)]
         exits = tuple(f"{path}/{ESN}" for path in paths)
-        found.append(Trainable(sequence, exits, partial(_sequence_logits, sequence, pooled)))
+        found.append(
+            Trainable(sequence, exits, partial(_sequence_logits, sequence, pooled), learned)
+        )
     return tuple(found)
 
 
-def trainable_of_classifier(classifier: nn.Module) -> Trainable:
+def trainable_of_classifier(classifier: nn.Module, config: TrainingConfig) -> Trainable:
     """The backbone's own last layer."""
     return Trainable(
         classifier,
         (CLASSIFIER,),
         lambda features: classifier_logits(classifier, features).unsqueeze(1),
+        _losses_of(config),
     )
+
+
+def _losses_of(config: TrainingConfig) -> Losses:
+    return partial(losses, config=config, smoothing=config.label_smoothing)
 
 
 def _head_logits(head: Head, feature: str, features: Features) -> Tensor:
@@ -103,12 +124,14 @@ def _dtype(module: nn.Module) -> torch.dtype:
 class HeldOutMetrics:
     """An exit's accuracy and loss on the images held out after an epoch; epoch 0 is untrained.
 
-    Without labels the accuracy is the agreement with the backbone.
+    Without labels the accuracy is the agreement with the backbone. Where epochs are judged by what
+    a cascade saves, that is the saving, else None.
     """
 
     accuracy: float
     loss: float
     epoch: int
+    saving: float | None = field(default=None, metadata=stored(optional=True))
 
 
 @dataclass
@@ -189,7 +212,7 @@ def _train_epoch(
     steps = count // size
     for one in trainables:
         one.module.train()
-    cuda = targets.device.type == "cuda"
+    dtype = training_dtype(config, targets.device)
     with _random_of_epoch(config.seed, number, targets.device) as random:
         order = hold_out.training_order(random, views=config.views)
         whole = SampleOrder(order.positions[: steps * size], order.views[: steps * size])
@@ -199,19 +222,40 @@ def _train_epoch(
             progress = (number * steps + step + 0.5) / (config.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _lr_factor(progress, config.warmup)
-            with torch.autocast(targets.device.type, torch.bfloat16, enabled=cuda):
+            with torch.autocast(targets.device.type, dtype, enabled=dtype != torch.float32):
                 logits = [one.logits(batch.features) for one in trainables]
-            loss = _loss(logits, batch, config)
+            loss = _loss(trainables, logits, batch, config)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
 
 
-def _loss(logits: Sequence[Tensor], batch: Targets, config: TrainingConfig) -> Tensor:
-    """The sum over all exits of their mean losses; no exit's gradient reaches another's weights."""
+def training_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """The dtype of products in training steps: bfloat16 where the device has units for it.
+
+    >>> training_dtype(TrainingConfig(dtype="float32"), torch.device("cpu"))
+    torch.float32
+    """
+    if config.dtype != "auto":
+        return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _has_matrix_units()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _has_matrix_units() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def _loss(
+    trainables: Sequence[Trainable],
+    logits: Sequence[Tensor],
+    batch: Targets,
+    config: TrainingConfig,
+) -> Tensor:
+    """The sum over all exits of their mean losses."""
     each = [
-        (weight * losses(own, batch, config, smoothing=config.label_smoothing)).mean(0).sum()
-        for own, weight in zip(logits, weights(batch, logits, config), strict=True)
+        (weight * one.losses(own, batch)).mean(0).sum()
+        for one, own, weight in zip(trainables, logits, weights(batch, logits, config), strict=True)
     ]
     return torch.stack(each).sum()
 
@@ -230,14 +274,19 @@ def _measure(
         one.module.eval()
     zero = torch.zeros(2, 1, device=targets.device, dtype=torch.float64)
     sums, count = [zero] * len(trainables), 0
+    judged: list[list[Tensor]] = [[] for _ in trainables]
+    seen: list[Targets] = []
     for batch in targets.batches(order, size=config.batch):
         count += len(batch)
+        seen.append(batch.without_features())
         for number, one in enumerate(trainables):
             logits = one.logits(batch.features)
             right = logits.argmax(2) == batch.truth()[:, None]
             sums[number] = sums[number] + torch.stack(
                 [right.double().sum(0), losses(logits, batch, config).double().sum(0)]
             )
+            if one.saving is not None:
+                judged[number].append(logits.float())
     metrics = [
         [HeldOutMetrics(right / count, loss / count, epoch) for right, loss in total.T.tolist()]
         for total in sums
@@ -248,6 +297,10 @@ def _measure(
                 f"losses are finite, that of {exit!r} is {own.loss} after epoch {epoch} with the "
                 f"learning rate {config.lr:g}: lower it"
             )
+    for number, one in enumerate(trainables):
+        if one.saving is not None:
+            saving = one.saving(torch.cat(judged[number]), joined(seen))
+            metrics[number] = [replace(own, saving=saving) for own in metrics[number]]
     return metrics
 
 
@@ -256,10 +309,16 @@ def _keep_best(
 ) -> None:
     better = False
     for number, (now, before) in enumerate(zip(metrics, state.best, strict=True)):
-        if sum(one.loss for one in now) < sum(one.loss for one in before):
+        if _worth(now) > _worth(before):
             state.best[number], state.weights[number] = list(now), _copied(modules[number])
             better = True
     state.stale = 0 if better else state.stale + 1
+
+
+def _worth(metrics: Sequence[HeldOutMetrics]) -> tuple[float, float]:
+    """What the best epoch has most of: first what a cascade saves, where that is known."""
+    savings = [one.saving for one in metrics if one.saving is not None]
+    return sum(savings), -sum(one.loss for one in metrics)
 
 
 def _by_exit(

@@ -35,7 +35,11 @@ class Targets:
     backbone: Tensor | None
 
     def __len__(self) -> int:
-        return len(next(iter(self.features.values())))
+        return len(self.truth())
+
+    def without_features(self) -> Targets:
+        """The same without the input of the heads."""
+        return Targets({}, self.labels, self.backbone)
 
     def truth(self) -> Tensor:
         """The correct classes, (N,): the labels, or the backbone's answers where there are none."""
@@ -70,6 +74,20 @@ class TargetSet:
                 labels = torch.from_numpy(self.labels[positions]).long().to(self.device)
             backbone = None if self.teacher is None else self.teacher(features)
             yield Targets(features, labels, backbone)
+
+
+def joined(parts: Sequence[Targets]) -> Targets:
+    """The targets of several batches, without the input of the heads.
+
+    >>> one = Targets({}, labels=torch.tensor([1]), backbone=None)
+    >>> joined([one, one]).labels
+    tensor([1, 1])
+    """
+    labels = [one.labels for one in parts if one.labels is not None]
+    backbone = [one.backbone for one in parts if one.backbone is not None]
+    return Targets(
+        {}, torch.cat(labels) if labels else None, torch.cat(backbone) if backbone else None
+    )
 
 
 def losses(
