@@ -243,7 +243,7 @@ def training_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
 
 
 def _has_matrix_units() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def _loss(
