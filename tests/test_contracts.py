@@ -148,7 +148,7 @@ LAYERS = {
     "onnx": {*CORE, "runtime"},
     "zoo": {*CORE, "callables", "nn", "early_exit", "onnx"},
     "scoring": {*CORE, "runtime", "graph", "nn", "early_exit", "zoo"},
-    "training": {*CORE, "runtime", "nn", "early_exit", "graph", "zoo"},
+    "training": {*CORE, "searching", "runtime", "nn", "early_exit", "graph", "zoo"},
     "onnx.export": {*CORE, "runtime", "onnx", "nn", "early_exit", "graph", "zoo"},
     "backends": {*CORE, "runtime", "callables", "nn", "scoring"},
     "serving": {*CORE, "runtime", "monitoring", "zoo"},

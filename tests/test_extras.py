@@ -117,6 +117,8 @@ COMMANDS = {
     "taps timm:resnet18": "zoo",
     "train-exits torchvision:resnet18 --data folder:a --into b": "torch",
     "train-exits timm:resnet18 --data folder:a --into b": "zoo",
+    "train-saver torchvision:alexnet --from torchvision:vgg11 --data folder:a --into b": "torch",
+    "train-saver timm:resnet18 --from timm:resnet34 --data folder:a --into b": "zoo",
     "score torchvision:resnet18 --data folder:a --into b": "torch",
     "score a=timm:resnet18 --data folder:a --into b": "zoo",
     "score a=hf:owner/name --data folder:a --into b": "hf",

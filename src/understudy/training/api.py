@@ -269,7 +269,7 @@ def fit_exits(
     _check_exits(network, config)
     check_targets(data, int(network.stage(images).shape[1]), config, classifier=classifier)
     parts = hold_out(data, share=config.held_out, seed=config.seed)
-    with _checkpoint(folder, _plan(network, data, config, path)) as checkpoint:
+    with checkpoint_in(folder, _plan(network, data, config, path)) as checkpoint:
         source = _feature_source(
             TrainingImages(
                 data,
@@ -348,7 +348,7 @@ class _Trainer:
             found = f"{right[0]:.1f}" + (f" to {right[-1]:.1f}" if len(right) > 1 else "")
             self.on_note(f"{name}, epoch {epoch}: {found} % of the images held out are right")
 
-        return fit(
+        fitted = fit(
             trainables,
             TargetSet(self.source, self.data.labels, teacher, self.network.stage.device),
             self.hold_out.without(self.source.corrupt()),
@@ -357,6 +357,7 @@ class _Trainer:
             name=name,
             on_epoch=on_epoch,
         )
+        return dict(fitted.best)
 
 
 def _stored_logits(features: Mapping[str, Tensor]) -> Tensor:
@@ -425,7 +426,8 @@ def _plan(
 
 
 @contextmanager
-def _checkpoint(folder: str | Path | None, plan: Mapping[str, Any]) -> Iterator[Checkpoint]:
+def checkpoint_in(folder: str | Path | None, plan: Mapping[str, Any]) -> Iterator[Checkpoint]:
+    """A folder for unfinished work under a plan, a temporary one if None; one process at a time."""
     if folder is None:
         with tempfile.TemporaryDirectory(
             prefix="understudy-", ignore_cleanup_errors=True

@@ -132,7 +132,7 @@ def _extract(
 
     stage.model.eval()
     hooks = {path: partial(store, path) for path in reductions}
-    with hooked(stage.model, hooks), _input_hooked(stage, input_of, store_input):
+    with hooked(stage.model, hooks), input_hooked(stage, input_of, store_input):
         try:
             answer = logits_in(stage.model(stage.prepare(images)))
         except _AllFound:
@@ -143,7 +143,8 @@ def _extract(
 
 
 @contextmanager
-def _input_hooked(stage: Stage, path: str | None, hook: Callable[..., None]) -> Iterator[None]:
+def input_hooked(stage: Stage, path: str | None, hook: Callable[..., None]) -> Iterator[None]:
+    """A hook on the input of a module of a stage, for the time of a block; nothing without path."""
     if path is None:
         yield
         return

@@ -134,14 +134,33 @@ class HeldOutMetrics:
     saving: float | None = field(default=None, metadata=stored(optional=True))
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` did.
+
+    Attributes:
+        best: every exit's metrics, at the epoch whose weights it has.
+        epochs: those after every epoch; the first are of the weights before.
+    """
+
+    best: Mapping[str, HeldOutMetrics]
+    epochs: tuple[Mapping[str, HeldOutMetrics], ...]
+
+
 @dataclass
 class _LoopState:
-    """The state of training: whole epochs done, those in a row without gain, the best so far."""
+    """The state of training: epochs in a row without gain, the best so far, and the metrics of each
+    trainable's exits after every epoch, the weights before training first."""
 
-    epoch: int
     stale: int
     best: list[list[HeldOutMetrics]]
     weights: list[dict[str, Tensor]]
+    epochs: list[list[list[HeldOutMetrics]]]
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return len(self.epochs) - 1
 
 
 def fit(
@@ -153,7 +172,7 @@ def fit(
     checkpoint: Checkpoint,
     name: str,
     on_epoch: OnEpoch,
-) -> dict[str, HeldOutMetrics]:
+) -> Fitted:
     """Train until nothing improves; every trainable ends with the weights of its best epoch.
 
     The state after every epoch is saved, and every epoch has random numbers of its own, so that an
@@ -182,19 +201,23 @@ def fit(
     measure = partial(_measure, trainables, targets, hold_out.held_out_order(), config)
     state = _restored(checkpoint.load(name), modules, optimizer)
     if state is None:
-        state = _LoopState(0, 0, measure(epoch=0), [_copied(module) for module in modules])
+        first = measure(epoch=0)
+        state = _LoopState(0, list(first), [_copied(module) for module in modules], [first])
     on_epoch(state.epoch, _by_exit(trainables, state.best))
     while state.epoch < config.epochs and state.stale < config.patience:
         _train_epoch(trainables, targets, hold_out, config, optimizer, number=state.epoch)
-        state.epoch += 1
-        metrics = measure(epoch=state.epoch)
+        metrics = measure(epoch=state.epoch + 1)
+        state.epochs.append(metrics)
         _keep_best(state, metrics, modules)
         checkpoint.save(name, _saved(state, modules, optimizer))
         on_epoch(state.epoch, _by_exit(trainables, metrics))
     for module, best in zip(modules, state.weights, strict=True):
         module.load_state_dict(best)
     optimizer.zero_grad()
-    return _by_exit(trainables, state.best)
+    return Fitted(
+        _by_exit(trainables, state.best),
+        tuple(_by_exit(trainables, metrics) for metrics in state.epochs),
+    )
 
 
 def _train_epoch(
@@ -364,9 +387,9 @@ def _saved(
     state: _LoopState, modules: nn.ModuleList, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     return {
-        "epoch": state.epoch,
         "stale": state.stale,
-        "best": [[asdict(one) for one in metrics] for metrics in state.best],
+        "best": _as_numbers(state.best),
+        "epochs": [_as_numbers(metrics) for metrics in state.epochs],
         "weights": state.weights,
         "modules": [_copied(module) for module in modules],
         "optimizer": optimizer.state_dict(),
@@ -382,5 +405,13 @@ def _restored(
     for module, last in zip(modules, saved["modules"], strict=True):
         module.load_state_dict(last)
     optimizer.load_state_dict(saved["optimizer"])
-    best = [[HeldOutMetrics(**one) for one in metrics] for metrics in saved["best"]]
-    return _LoopState(saved["epoch"], saved["stale"], best, saved["weights"])
+    epochs = [_as_metrics(numbers) for numbers in saved["epochs"]]
+    return _LoopState(saved["stale"], _as_metrics(saved["best"]), saved["weights"], epochs)
+
+
+def _as_numbers(metrics: Sequence[Sequence[HeldOutMetrics]]) -> list[list[dict[str, Any]]]:
+    return [[asdict(one) for one in of_exits] for of_exits in metrics]
+
+
+def _as_metrics(numbers: Sequence[Sequence[dict[str, Any]]]) -> list[list[HeldOutMetrics]]:
+    return [[HeldOutMetrics(**one) for one in of_exits] for of_exits in numbers]

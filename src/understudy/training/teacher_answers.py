@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from understudy.errors import ModelError
 from understudy.nn.stage import Images, Stage
-from understudy.training.features import LOGITS
+from understudy.training.features import CLASSIFIER_INPUT, LOGITS, input_hooked
 
 IMAGES = "images"
 """The name of the images that a student takes, ready for its model."""
@@ -24,6 +25,8 @@ class TeacherAnswers:
     Args:
         teacher: it answers the images as they are, before the student's preprocessing.
         student_prepare: images -> the input of the student's model, such as `Stage.prepare`.
+        dtype: of the teacher's products.
+        classifier: the module path of a layer of the teacher whose input is a feature as well.
 
     >>> from torch import nn
     >>> teacher, student = Stage(nn.Linear(4, 3)), Stage(nn.Linear(4, 3))
@@ -32,9 +35,18 @@ class TeacherAnswers:
     {'images': (2, 4), 'logits': (2, 3)}
     """
 
-    def __init__(self, teacher: Stage, student_prepare: Callable[[Images], Tensor]) -> None:
+    def __init__(
+        self,
+        teacher: Stage,
+        student_prepare: Callable[[Images], Tensor],
+        *,
+        dtype: torch.dtype = torch.float32,
+        classifier: str | None = None,
+    ) -> None:
         self._teacher = teacher
         self._prepare = student_prepare
+        self._dtype = dtype
+        self._classifier = classifier
 
     @property
     def device(self) -> torch.device:
@@ -49,11 +61,21 @@ class TeacherAnswers:
             DataError: images that the student or the teacher cannot take.
             ModelError: the teacher's logits are not finite.
         """
-        logits = self._teacher(images).to(torch.float32, copy=True)
+        found: dict[str, Tensor] = {}
+
+        def store(_module: Any, args: tuple[Tensor, ...]) -> None:
+            found[CLASSIFIER_INPUT] = args[0].to(torch.float32, copy=True)
+
+        enabled = self._dtype != torch.float32
+        with (
+            torch.autocast(self.device.type, self._dtype, enabled=enabled),
+            input_hooked(self._teacher, self._classifier, store),
+        ):
+            logits = self._teacher(images).to(torch.float32, copy=True)
         if not logits.isfinite().all():
             raise ModelError(
                 "a teacher's logits are finite numbers, found "
                 f"{int((~logits.isfinite()).sum())} that are not in {len(logits)} answers: check "
                 "its weights"
             )
-        return {IMAGES: self._prepare(images), LOGITS: logits}
+        return {**found, IMAGES: self._prepare(images), LOGITS: logits}

@@ -141,7 +141,7 @@ def _training_config(file: Path | None, given: Mapping[str, Any]) -> TrainingCon
     config = TrainingConfig()
     if file is not None:
         config = decode(
-            config.to_dict() | _toml(file),
+            config.to_dict() | read_toml(file),
             TrainingConfig,
             what=f"the configuration in {str(file)!r}",
             error=terminal.UsageError,
@@ -167,7 +167,12 @@ def _kinds_and_size(heads: str, saver: str | None) -> tuple[list[str], str | Non
     return [kind for kind in listed if not kind.startswith(ESN)], next(iter(sizes), None)
 
 
-def _toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """The settings in a TOML file.
+
+    Raises:
+        UsageError: it cannot be read, or is none.
+    """
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,0 +1,28 @@
+"""Teach a little model to answer in front of a large one, and compare it with the untaught one.
+
+The untaught model learns the labels alone, from the same images and for as many epochs. Gatekeeper's
+loss (arXiv 2502.19335) then makes the taught one unsure where it is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from digits import PREPROCESS, TRAINING, held_out, network, trained
+
+from understudy import Stage, score, search
+from understudy.training.saver import SaverConfig, fit_saver
+
+big = trained(network(32, 6))
+config = SaverConfig()
+config = replace(config, teaching=replace(config.teaching, epochs=20, batch=64, flip=False))
+
+little = {}
+for name, objective in (("untaught", "labels"), ("taught", "gatekeeper")):
+    little[name] = Stage(network(4, 1), preprocess=PREPROCESS)
+    fit_saver(little[name], big, TRAINING, config=replace(config, objective=objective))
+
+table = score({**little, "big": big}, held_out())
+for name in little:
+    result = search(table.only([name, "big"]), reference="big", max_drop=2.0)
+    print(f"{name}: {result.choices[0].verdict}")
