@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +24,7 @@ ON_CPU = gpu.Setting(torch.device("cpu"), gpu.SMALL)
 @pytest.fixture(autouse=True)
 def little_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, and no search for unused memory among all that other tests have left."""
-    monkeypatch.setattr(gpu.gc, "collect", int)
+    monkeypatch.setattr(gc, "collect", int)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -164,7 +166,7 @@ def test_the_machine_has_the_name_of_its_gpu(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91_900)
-    monkeypatch.setattr(harness.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     found = harness.machine()
     assert (found["accelerator"], found["accelerator_gb"]) == ("NVIDIA H200", 150.0)
     assert found["driver"] == "unknown"

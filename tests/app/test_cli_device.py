@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from torch import Tensor
 from typer.core import TyperCommand
 
 from command_line import Run
@@ -42,7 +43,7 @@ def test_the_networks_of_the_demo_are_trained_where_they_should_be(
 ) -> None:
     trained: list[tuple[str, str, str]] = []
 
-    def note(net: demo.Digits, images: demo.Tensor, labels: demo.Tensor, **_: object) -> None:
+    def note(net: demo.Digits, images: Tensor, labels: Tensor, **_: object) -> None:
         weights = next(net.parameters())
         trained.append((weights.device.type, images.device.type, labels.device.type))
 
