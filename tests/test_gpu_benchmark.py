@@ -61,6 +61,7 @@ def test_features_stand_beside_plain_passes_of_the_same_precision() -> None:
     found = gpu.features(ON_CPU)["networks"]["test_byobnet"]
     assert len(found["taps"]) == gpu.EXITS
     assert found["of_plain"].keys() == {"float32", "bfloat16"}
+    assert len(found["images_per_second"]) == 6
 
 
 @pytest.mark.slow
