@@ -12,9 +12,12 @@ import json
 import os
 import platform
 import resource
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,8 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "numpy": version("numpy"),
-        "polars": version("polars"),
-        "torch": version("torch"),
+        **_versions("numpy", "polars", "torch"),
+        **_accelerator(),
     }
 
 
@@ -87,3 +89,37 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _accelerator() -> dict[str, Any]:
+    """The NVIDIA GPU, where the benchmark uses PyTorch and there is one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "accelerator": properties.name,
+        "accelerator_gb": round(properties.total_memory / 1e9, 1),
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        **_versions("torchvision", "timm", "triton", "onnxruntime", "onnxruntime-gpu"),
+    }
+
+
+def _driver() -> str:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "unknown"
+    words = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    return (ran.stdout.splitlines() or ["unknown"])[0].strip()

@@ -19,6 +19,8 @@ NO_CLAIM = {
     "populations",
     "train_zoo",
     "cost_tables",
+    "made_up",
+    "device_rounds",
 }
 
 

@@ -24,6 +24,7 @@ from understudy.choice import Choice
 from understudy.files import replacing
 from understudy.folders import remove_folder
 from understudy.looks import count_looks, log_look, looking
+from understudy.nn.stage import usable_device
 from understudy.outcome import decide
 from understudy.policy import Policy
 from understudy.progress_bars import Advance
@@ -81,19 +82,34 @@ class DemoRun:
         }
 
 
-def run_demo(folder: Path, *, on_step: OnStep, on_progress: Advance) -> DemoRun:
-    """Run every step in `folder`; older files of the demo there are replaced."""
+def run_demo(
+    folder: Path, *, device: str | None = None, on_step: OnStep, on_progress: Advance
+) -> DemoRun:
+    """Run every step in `folder`; older files of the demo there are replaced.
+
+    Args:
+        folder: where everything is written.
+        device: where the networks are trained, scored and run, as torch names it; by default an
+            NVIDIA GPU if there is one, else the CPU.
+        on_step: called before each step.
+        on_progress: called with the part of a step, how much is done, and of how much.
+
+    Raises:
+        ModelError: there is no such device.
+    """
     seconds: dict[str, float] = {}
     table_path, result_path, report_path = (
         folder / name for name in ("table", "result.json", "report.html")
     )
     with _timed(seconds, "train"):
         on_step(f"1 train {len(ZOO)} networks on half of scikit-learn's digits", ())
-        weights = train_zoo(open_data("digits:train"), folder / "zoo", on_progress=on_progress)
+        weights = train_zoo(
+            open_data("digits:train"), folder / "zoo", device=device, on_progress=on_progress
+        )
     with _timed(seconds, "score"):
-        command = f"understudy score MODEL... --data {DATA} --into {table_path}"
+        command = f"understudy score MODEL... --data {DATA} --into {table_path}{_typed(device)}"
         on_step("2 score them on the other half", (command,))
-        table = _score(weights, table_path, on_progress)
+        table = _score(weights, table_path, device, on_progress)
     with _timed(seconds, "search"):
         drops = ",".join(f"{drop:g}" for drop in DROPS)
         on_step(
@@ -108,7 +124,9 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Advance) -> DemoRun:
             log_look(table_path, read, why="demo", search=result.search_record)
         result.save(result_path)
     with _timed(seconds, "build and run"):
-        agreeing, compared = _build_and_run(result, table, folder, on_step, on_progress)
+        agreeing, compared = _build_and_run(
+            result, table, folder, device=device, on_step=on_step, on_progress=on_progress
+        )
     with _timed(seconds, "report"):
         command = f"understudy report {result_path} --table {table_path} --data {DATA}"
         on_step("5 report", (f"{command} --out {report_path}",))
@@ -116,15 +134,25 @@ def run_demo(folder: Path, *, on_step: OnStep, on_progress: Advance) -> DemoRun:
     return DemoRun(table, result, folder, agreeing, compared, seconds)
 
 
-def _score(weights: Mapping[str, Path], path: Path, on_progress: Advance) -> ScoreTable:
+def _score(
+    weights: Mapping[str, Path], path: Path, device: str | None, on_progress: Advance
+) -> ScoreTable:
     for old in (path, path.with_name(f"{path.name}.partial")):
         remove_folder(old)
     specs = {name: f"py:{MODULE}:{name}?checkpoint={file}" for name, file in weights.items()}
-    return score_into(path, specs, DATA, measure_batches=(256,), on_progress=on_progress)
+    return score_into(
+        path, specs, DATA, device=device, measure_batches=(256,), on_progress=on_progress
+    )
 
 
 def _build_and_run(
-    result: Result, table: ScoreTable, folder: Path, on_step: OnStep, on_progress: Advance
+    result: Result,
+    table: ScoreTable,
+    folder: Path,
+    *,
+    device: str | None,
+    on_step: OnStep,
+    on_progress: Advance,
 ) -> tuple[int, int]:
     """Build and run the cascade of the first budget, and `compare` it with the table."""
     path, answers, drop = folder / "cascade", folder / "answers.parquet", DROPS[0]
@@ -133,13 +161,19 @@ def _build_and_run(
         (
             f"understudy build {folder / 'result.json'} --max-drop {drop:g} --into {path} "
             f"--allow-code {MODULE}",
-            f"understudy run {path} --data {DATA} --out {answers} --allow-code {MODULE}",
+            f"understudy run {path} --data {DATA} --out {answers} --allow-code {MODULE}"
+            f"{_typed(device)}",
         ),
     )
     build_cascade(result, path, max_drop=drop, specs={}, allow_code=[MODULE])
-    cascade = load_cascade(path, allow_code=[MODULE])
+    cascade = load_cascade(path, allow_code=[MODULE]).to(usable_device(device))
     run_cascade(cascade, open_data(DATA), answers, batch=256, workers=None, on_progress=on_progress)
     return compare(result.with_fitted(table), cascade.policy, answers)
+
+
+def _typed(device: str | None) -> str:
+    """What chooses a device in a command."""
+    return "" if device is None else f" --device {device}"
 
 
 def compare(table: ScoreTable, policy: Policy, answers: Path) -> tuple[int, int]:
@@ -241,20 +275,32 @@ ZOO = {
 }
 
 
-def train_zoo(data: DataSet, folder: Path, *, on_progress: Advance) -> dict[str, Path]:
+def train_zoo(
+    data: DataSet, folder: Path, *, device: str | None = None, on_progress: Advance
+) -> dict[str, Path]:
     """Train every network of the zoo on labelled digits.
+
+    Args:
+        data: the digits.
+        folder: where the weights are written.
+        device: where to train, as torch names it; as for `run_demo`.
+        on_progress: called with the network, the epochs that are done, and of how many.
 
     Returns:
         Name -> the file of its weights, in `folder`.
+
+    Raises:
+        ModelError: there is no such device.
     """
     assert data.labels is not None
-    images = torch.stack([data.image(i) for i in range(len(data))])
-    labels = torch.from_numpy(np.asarray(data.labels, np.int64))
+    on = usable_device(device)
+    images = torch.stack([data.image(i) for i in range(len(data))]).to(on)
+    labels = torch.from_numpy(np.asarray(data.labels, np.int64)).to(on)
     files = {}
     with _one_thread():
         for name, factory in ZOO.items():
             torch.manual_seed(0)
-            net = factory()
+            net = factory().to(on)
             epochs = partial(on_progress, f"train {name}")
             _train(net, images, labels, on_epoch=epochs)
             files[name] = folder / f"{name}.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from understudy.app.cli.options import Json, option
+from understudy.app.cli.options import Device, Json, option
 from understudy.app.cli.terminal import answer, note, progress
 from understudy.display import group_of, note_of, percent, shares_text
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def demo(
     into: Annotated[Path, option("DIR", "The folder to write.")] = Path("demo"),
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Run every step on scikit-learn's digits, in about a minute.
@@ -27,7 +28,7 @@ def demo(
     with progress("steps") as advance:
         from understudy.app.demo import run_demo
 
-        found = run_demo(into, on_step=_show_step, on_progress=advance)
+        found = run_demo(into, device=device, on_step=_show_step, on_progress=advance)
     answer(_view(found), found.to_dict(), as_json=as_json)
 
 
