@@ -19,7 +19,7 @@ config = replace(config, teaching=replace(config.teaching, epochs=20, batch=64, 
 
 little = {}
 for name, objective in (("untaught", "labels"), ("taught", "gatekeeper")):
-    little[name] = Stage(network(4, 1), preprocess=PREPROCESS)
+    little[name] = Stage(network(8, 1), preprocess=PREPROCESS)
     fit_saver(little[name], big, TRAINING, config=replace(config, objective=objective))
 
 table = score({**little, "big": big}, held_out())
