@@ -181,7 +181,7 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline remote base_cascade value_graph planned "
+        "protocol fitting_parts loader_batch metrics buffer pipeline remote base_cascade value_graph planned "
         "places lanes scheduler delivery offline online executor"
     ),
     "monitoring": (
@@ -227,7 +227,7 @@ ORDER = {
     "plots": (
         "palette layers rendering frontier_chart pairs_chart deferral_chart difficulty_chart"
     ),
-    "training": "config sampling features checkpoint targets loop api",
+    "training": "config sampling backbone features feature_cache checkpoint targets loop api",
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs deferral_curves reliability all_pairs pair_savings "
