@@ -93,12 +93,11 @@ def test_a_disk_that_fills_loses_nothing_of_the_last_state(tmp_path: Path, large
     before = {file: file.read_bytes() for file in tmp_path.glob("**/*.pt")}
     assert len(before) == 3
     sizes = {"best": 4, "state": 4, large: 10**6}
-    with (
-        files_of_at_most(10**6),
-        pytest.raises(UnderstudyError, match="cannot be written .File too large.*its last state"),
-    ):
-        state = {"epoch": 2, "modules": torch.ones(sizes["state"])}
-        saved.save("exits", state, best=best(2, 2, size=sizes["best"]))
+    state = {"epoch": 2, "modules": torch.ones(sizes["state"])}
+    weights_of_two = best(2, 2, size=sizes["best"])
+    words = r"cannot be written \(File too large\).*its last state"
+    with files_of_at_most(10**6), pytest.raises(UnderstudyError, match=words):
+        saved.save("exits", state, best=weights_of_two)
     assert {file: file.read_bytes() for file in tmp_path.glob("**/*.pt")} == before
     assert not any(tmp_path.glob("**/.*.tmp"))
     assert weights(Checkpoint(tmp_path, {})) == [1.0, 1.0]
@@ -188,7 +187,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     other = only_writer(tmp_path / "exits.partial")
     with ThreadPoolExecutor(1) as pool:
         pool.submit(other.__enter__).result()
-        with pytest.raises(InUse, match="exits.partial"):
+        with pytest.raises(InUse, match=r"exits\.partial"):
             train_exits(*words, taps=1, config=QUICK, device="cpu")
         pool.submit(other.__exit__, None, None, None).result()
     assert not (tmp_path / "exits").exists()

@@ -175,15 +175,17 @@ def test_a_cached_feature_that_outgrows_float16_is_widened_and_said_once(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def stop_at_block(done: int, _total: int) -> None:
+        if place == "block" and done > 256:
+            stop()
+
     cut = new_cache(tmp_path / "cut", images, parts)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        if place == "array":
-            patch.setattr(feature_cache, "_new_array", stop)
-        cut.fill(
-            images,
-            on_progress=lambda done, _: stop() if place == "block" and done > 256 else None,
-            on_note=stop if place == "note" else notes.append,
-        )
+    if place == "array":
+        monkeypatch.setattr(feature_cache, "_new_array", stop)
+    on_note = stop if place == "note" else notes.append
+    with pytest.raises(KeyboardInterrupt):
+        cut.fill(images, on_progress=stop_at_block, on_note=on_note)
+    monkeypatch.undo()
     resumed = new_cache(tmp_path / "cut", images, parts)
     resumed.fill(images, on_progress=lambda *_: None, on_note=notes.append)
     for file in (tmp_path / "whole").glob("*.npy"):

@@ -78,7 +78,8 @@ class BackboneSettings:
             return False
         if self.device.type == "cuda":
             return _capability(self.device) >= (TF32 if self.dtype is None else TENSOR_CORES)
-        return self.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return self.device.type == "cpu" and onednn
 
 
 class FrozenModel:

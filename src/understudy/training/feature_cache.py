@@ -250,8 +250,8 @@ def _array(file: Path, rows: int, kind: FeatureKind, *, new: bool) -> Array:
     return array
 
 
-def _new_array(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+def _new_array(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
+    array: np.memmap[Any, Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
     _allocate(file)
     return array
 
