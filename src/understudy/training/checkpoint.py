@@ -29,7 +29,7 @@ WEIGHTS = "weights"
 """The key under which a loaded state has the best weights."""
 
 SHARE = 0.05
-"""The share of the time that saving may take, as long as it takes less than `SECONDS` x `SHARE`."""
+"""The share of the time that saving may take, unless it takes longer than `SHARE` x `SECONDS`."""
 
 SECONDS = 600.0
 """After which a state is saved, however long that takes."""
@@ -129,19 +129,18 @@ class Checkpoint:
         end = time.monotonic()
         self._last = _LastSave(ended=end, seconds=end - start)
 
-    def check_room(self, modules: Iterable[nn.Module], *, further: float = 0.0) -> None:
+    def check_room(self, modules: Iterable[nn.Module]) -> None:
         """Refuse to begin where there is no room for the states of some modules.
 
         A state is replaced when the next is written whole, so that there are two for a while.
 
         Args:
             modules: what will be trained.
-            further: bytes that something else will take there.
 
         Raises:
             UnderstudyError: there is no room.
         """
-        needed = 2 * state_bytes(modules) - self._held() + further
+        needed = 2 * state_bytes(modules) - self._held()
         free = free_bytes(self.folder)
         if needed > free:
             raise UnderstudyError(

@@ -62,7 +62,7 @@ def wide_words(name: str, value: Tensor, of: int) -> str:
 
 
 NOTE = "note.json"
-BATCH = 256  # images that go through the network together
+BATCH = 256  # images that are decoded together, and noted as done together
 NOTE_SECONDS = 30.0  # between two notes of what is done
 ROWS = 4096  # of an array that are copied at a time
 
