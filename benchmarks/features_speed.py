@@ -123,7 +123,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     network = network_on(arguments.device)
     extract = FeatureExtractor(network, classifier=None, logits=True)
     plain, device = Plain(extract), extract.device
-    ready = torch.randint(256, (2 * BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
+    count = min(2 * BATCH, arguments.images)
+    ready = torch.randint(256, (count, 3, SIDE, SIDE), dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as name:
         data = write_photographs(Path(name), arguments.images)
         images = TrainingImages(data, Augmentation(0.125, True, 0), extract, None)
