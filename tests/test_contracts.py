@@ -181,8 +181,8 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol fitting_parts loader_batch metrics buffer pipeline remote base_cascade value_graph planned "
-        "places lanes scheduler delivery offline online executor"
+        "protocol fitting_parts loader_batch metrics buffer pipeline remote base_cascade "
+        "value_graph planned places lanes scheduler delivery offline online executor"
     ),
     "monitoring": (
         "settings decisions watched_points shift_test promise watch_state events answer_log "

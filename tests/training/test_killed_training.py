@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -88,8 +89,10 @@ def test_a_second_process_is_refused_while_the_first_trains(weights: Path, tmp_p
     first = started(weights, tmp_path / "exits")
     assert first.stdout is not None
     first.stdout.readline()
+    first.send_signal(signal.SIGSTOP)  # it holds the folder meanwhile
     second = started(weights, tmp_path / "exits")
     _, errors = second.communicate()
+    first.send_signal(signal.SIGCONT)
+    finished(first)
     assert second.returncode == 1
     assert "InUse" in errors.splitlines()[-1]
-    finished(first)
