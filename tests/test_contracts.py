@@ -181,8 +181,8 @@ EXPORT = {"onnx.export", "onnx.export_graph", "onnx.export_preprocess", "onnx.pa
 ORDER = {
     "catalogue": "models published selection suggestions",
     "runtime": (
-        "protocol loader_batch metrics buffer pipeline remote base_cascade value_graph planned "
-        "places lanes scheduler delivery offline online executor"
+        "protocol fitting_parts loader_batch metrics buffer pipeline remote base_cascade "
+        "value_graph planned places lanes scheduler delivery offline online executor"
     ),
     "monitoring": (
         "settings decisions watched_points shift_test promise watch_state events answer_log "
@@ -227,7 +227,10 @@ ORDER = {
     "plots": (
         "palette layers rendering frontier_chart pairs_chart deferral_chart difficulty_chart"
     ),
-    "training": "config sampling features teacher_answers checkpoint targets loop api",
+    "training": (
+        "config sampling backbone features teacher_answers feature_cache checkpoint targets "
+        "gatekeeper pair_saving loop api saver"
+    ),
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs deferral_curves reliability all_pairs pair_savings "

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from exit_digits import big, centred
+from exit_digits import DIGIT, big, centred
 from understudy.early_exit.heads import pool
 from understudy.early_exit.network import ExitNetwork, Heads, attach
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.nn.stage import Stage
-from understudy.training.checkpoint import CacheRows, FeatureCache, Shapes
+from understudy.training import feature_cache
+from understudy.training.feature_cache import CacheRows, FeatureCache, Kinds, kinds_of
 from understudy.training.features import (
     CLASSIFIER_INPUT,
     LOGITS,
@@ -44,9 +45,9 @@ def digits() -> DataSet:
     return open_data("digits:train")
 
 
-def training_images(network: ExitNetwork, data: DataSet, *, flip: bool = True) -> TrainingImages:
-    augmentation = Augmentation(shift=0.2, flip=flip, seed=0)
-    extract = FeatureExtractor(network, classifier=None, logits=True)
+def training_images(network: ExitNetwork, data: DataSet, *, logits: bool = True) -> TrainingImages:
+    augmentation = Augmentation(shift=0.2, flip=True, seed=0)
+    extract = FeatureExtractor(network, classifier=None, logits=logits)
     return TrainingImages(data, augmentation, extract, workers=0)
 
 
@@ -83,6 +84,8 @@ def test_no_more_is_run_than_needed(digits: DataSet) -> None:
         lambda _module, _input, output: runs.append(output)
     )
     extract = FeatureExtractor(network, classifier=None, logits=False)
+    extract(digits.image(0)[None])  # the first time, both memory formats are tried
+    runs.clear()
     assert set(extract(digits.image(0)[None])) == {"blocks.0: mean"}
     assert not runs
     assert stage(digits.image(0)[None]).shape == (1, 10)  # no hook of the extractor is left
@@ -97,8 +100,155 @@ def test_features_are_numbers(digits: DataSet) -> None:
     with pytest.raises(ModelError, match=r"'blocks.0: mean' has 1 that are none"):
         extract(digits.image(0)[None])
     with torch.no_grad():
-        network.stage.model.get_parameter("blocks.0.norm.weight")[3] = 1e9
-    assert extract(digits.image(0)[None])["blocks.0: mean"].isfinite().all()
+        network.stage.model.get_parameter("blocks.0.norm.weight")[3] = 3e38
+        network.stage.model.get_parameter("blocks.0.norm.bias")[3] = 3e38
+    with pytest.raises(ModelError, match=r"'blocks.0: mean' has 1 that are none \(NaN or infinite"):
+        extract(digits.image(0)[None])
+
+
+LOUD = 1e7
+"""The gain of a layer whose features of digits are beyond float16, and of a grey image are not."""
+
+
+@pytest.fixture
+def loud() -> ExitNetwork:
+    """A network with one feature beyond the range of float16, and one within."""
+    torch.manual_seed(0)
+    network = attach(big(), {"blocks.0": "linear", "blocks.1": "linear"})
+    with torch.no_grad():
+        network.stage.model.get_parameter("blocks.1.norm.weight")[:] = LOUD
+    return network
+
+
+def test_features_beyond_float16_stay_as_they_are(loud: ExitNetwork, digits: DataSet) -> None:
+    images = torch.stack([digits.image(number) for number in range(5)])
+    found = FeatureExtractor(loud, classifier=None, logits=False)(images)
+    assert {name: value.dtype for name, value in found.items()} == {
+        "blocks.0: mean": torch.float16,
+        "blocks.1: mean": torch.float32,
+    }
+    values: tuple[torch.Tensor, ...] = (loud.prepare(images),)
+    for number in range(2):
+        values = loud.trunk.run(number, values)
+    assert values[0].mean((2, 3)).max() > 65504
+    torch.testing.assert_close(found["blocks.1: mean"], values[0].mean((2, 3)), rtol=1e-5, atol=1)
+
+
+@pytest.fixture
+def grey_first(digits: DataSet) -> DataSet:
+    """The digits, of which the first 300 are grey."""
+
+    def read(index: int) -> npt.NDArray[np.uint8]:
+        return np.full((1, 8, 8), 128, np.uint8) if index < 300 else digits.array(index)
+
+    return DataSet("grey", digits.ids, digits.labels, digits.classes, digits.fingerprint, read)
+
+
+@pytest.mark.parametrize("place", ["note", "array", "block"])
+def test_a_cached_feature_that_outgrows_float16_is_widened_and_said_once(
+    loud: ExitNetwork,
+    grey_first: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    """Wherever the work is interrupted, it ends with the bytes of work that was not."""
+    images, parts = training_images(loud, grey_first, logits=False), split(grey_first)
+    notes: list[str] = []
+    whole = new_cache(tmp_path / "whole", images, parts)
+    whole.fill(images, on_progress=lambda *_: None, on_note=notes.append)
+    (note,) = notes
+    assert "the feature 'blocks.1: mean' has " in note
+    assert "beyond float16's 65,504 in 256 images: it is stored in float32" in note
+    kept, streamed = (
+        all_of(whole, epoch_of(parts)),
+        all_of(StreamedFeatures(images), epoch_of(parts)),
+    )
+    assert {name: value.dtype for name, value in kept.items()} == {
+        "blocks.0: mean": torch.float16,
+        "blocks.1: mean": torch.float32,
+    }
+    for name, value in kept.items():
+        torch.testing.assert_close(value.float(), streamed[name].float(), rtol=5e-3, atol=1e3)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def stop_at_block(done: int, _total: int) -> None:
+        if place == "block" and done > 256:
+            stop()
+
+    cut = new_cache(tmp_path / "cut", images, parts)
+    if place == "array":
+        monkeypatch.setattr(feature_cache, "_new_array", stop)
+    on_note = stop if place == "note" else notes.append
+    with pytest.raises(KeyboardInterrupt):
+        cut.fill(images, on_progress=stop_at_block, on_note=on_note)
+    monkeypatch.undo()
+    resumed = new_cache(tmp_path / "cut", images, parts)
+    resumed.fill(images, on_progress=lambda *_: None, on_note=notes.append)
+    for file in (tmp_path / "whole").glob("*.npy"):
+        assert file.read_bytes() == (tmp_path / "cut" / file.name).read_bytes()
+
+
+class Greedy(nn.Module):
+    """Raises what PyTorch raises where memory runs out, when it has room for some images alone."""
+
+    room: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if Greedy.room is not None and len(x) > Greedy.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        logits: torch.Tensor = self.linear(self.conv(x).mean((2, 3)))
+        return logits
+
+
+def test_parts_that_do_not_fit_are_halved(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = attach(Stage(Greedy(), preprocess=DIGIT), {"conv": "linear"})
+    images = torch.stack([digits.image(number) for number in range(70)])
+    expected = FeatureExtractor(network, classifier=None, logits=True)(images)
+    monkeypatch.setattr(Greedy, "room", 8)
+    extract = FeatureExtractor(network, classifier=None, logits=True)
+    for name, value in extract(images).items():
+        torch.testing.assert_close(value, expected[name], rtol=2e-3, atol=1e-3)
+    monkeypatch.setattr(Greedy, "room", 0)
+    with pytest.raises(ModelError, match="found no memory for one on the device 'cpu'"):
+        extract(images)
+
+
+def test_heads_can_be_trained_on_features(network: ExitNetwork, digits: DataSet) -> None:
+    """Tensors of inference mode could not be kept for a gradient."""
+    images = torch.stack([digits.image(number) for number in range(40)])
+    for value in FeatureExtractor(network, classifier="linear", logits=True)(images).values():
+        assert not value.is_inference()
+        weight = torch.ones_like(value, requires_grad=True)
+        torch.autograd.backward((weight * value).sum())
+
+
+class Doubling(nn.Module):
+    """Writes into its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.linear = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(self.first(x.mul_(2)))
+        return logits
+
+
+def test_images_stay_as_they_are() -> None:
+    network = attach(Doubling(), {"first": "linear"}, image=torch.ones(4))
+    images = torch.ones(40, 4)
+    extract = FeatureExtractor(network, classifier=None, logits=True)
+    first, second = extract(images), extract(images)
+    assert torch.equal(images, torch.ones(40, 4))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_the_classifier_is_found() -> None:
@@ -114,16 +264,15 @@ def split(data: DataSet) -> HoldOut:
     return hold_out(data, share=0.2, seed=0)
 
 
-def shapes_of(images: TrainingImages) -> Shapes:
-    features = images.extract(first_images(images.data, 1))
-    return {name: tuple(value.shape[1:]) for name, value in features.items()}
+def kinds(images: TrainingImages) -> Kinds:
+    return kinds_of(images.extract(first_images(images.data, 1)))
 
 
 def new_cache(
     folder: Path, images: TrainingImages, parts: HoldOut, *, views: int = 2
 ) -> FeatureCache:
     rows = CacheRows(parts, images=len(images.data), views=views)
-    return FeatureCache(folder, shapes_of(images), rows)
+    return FeatureCache(folder, kinds(images), rows)
 
 
 def epoch_of(parts: HoldOut) -> SampleOrder:
@@ -152,7 +301,7 @@ def test_a_cache_holds_what_a_stream_gives(
             torch.testing.assert_close(value, streamed[name], rtol=5e-3, atol=2e-3)
     rows = CacheRows(parts, images=len(digits), views=2)
     files = sum(file.stat().st_size for file in (tmp_path / "cache").glob("*.npy"))
-    assert rows.bytes(shapes_of(images)) == pytest.approx(files, rel=0.01)
+    assert rows.bytes(kinds(images)) == pytest.approx(files, rel=0.01)
 
 
 def test_a_cache_goes_on_where_it_was_interrupted(

@@ -16,6 +16,7 @@ from understudy.early_exit.serialization import ExitFolder
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.scoring.on_disk import score_into
 from understudy.store import load_table
+from understudy.training import checkpoint
 from understudy.training.api import fit_exits, train_exits
 from understudy.training.config import TrainingConfig
 from understudy.training.sampling import hold_out
@@ -26,6 +27,12 @@ QUICK = TrainingConfig(epochs=4, batch=64, lr=1e-2, views=2, flip=False, held_ou
 DIGITS = "digits:train"
 EVERYTHING = {"heads": ("mlp1x16",), "classifier": True}
 Train = Callable[..., ExitNetwork]
+
+
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little time an epoch takes beside saving it."""
+    monkeypatch.setattr(checkpoint, "SHARE", 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,7 @@ class ShardScorer:
             task = drawn.popleft()
             rest = islice(decoded, -(-len(blocks[task.shard]) // self.batch) - 1)
             for name, size in task.sizes.items():
-                runs[name].size = min(runs[name].size, size)
+                runs[name].limit(size)
             taken = {name: runs[name] for name in task.sizes}
             keeper.keep(self._scored(task.shard, chain([first], rest), taken, keeper, advance))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from understudy.errors import ModelError
 from understudy.nn.stage import Images, Stage
-from understudy.runtime.protocol import is_out_of_memory
+from understudy.runtime.fitting_parts import FittingParts
 from understudy.scoring.outputs import ExitOutputs, run_stages
 
 
@@ -20,15 +19,24 @@ class SourceRun:
         name: of the source, for the message.
         stages: by exit, on their device.
         size: the most samples of a part to begin with.
-
-    Attributes:
-        size: the most samples of a part.
     """
 
     def __init__(self, name: str, stages: Mapping[str, Stage], *, size: int) -> None:
         self.stages = dict(stages)
-        self.size = size
-        self._name = name
+        self._parts = FittingParts(
+            size=size,
+            too_large=f"a model runs on one sample at least, {name!r} runs out of memory: score it "
+            "alone, or on a device with more of it",
+        )
+
+    @property
+    def size(self) -> int:
+        """The most samples of a part."""
+        return self._parts.size
+
+    def limit(self, size: int) -> None:
+        """From here on parts have at most so many samples."""
+        self._parts.size = min(self._parts.size, size)
 
     def outputs(
         self, images: Images, *, ids: Sequence[str], keep_logits: bool
@@ -43,35 +51,16 @@ class SourceRun:
         Raises:
             ModelError: logits that are not finite, or a single sample that does not fit.
         """
-        found = self._outputs_if_fitting(images, ids, keep_logits)
-        while found is None:
-            size = min(len(images), self.size)
-            if size == 1:
-                raise ModelError(
-                    f"a model runs on one sample at least, {self._name!r} runs out of memory: "
-                    "score it alone, or on a device with more of it"
-                )
-            self.size = size // 2
-            found = self._outputs_if_fitting(images, ids, keep_logits)
-        return found
 
-    def _outputs_if_fitting(
-        self, images: Images, ids: Sequence[str], keep_logits: bool
-    ) -> dict[str, ExitOutputs] | None:
-        """The outputs; None where memory runs out, and nothing of the attempt is kept then."""
-        pieces: dict[str, list[ExitOutputs]] = {name: [] for name in self.stages}
-        try:
-            for start in range(0, len(images), self.size):
-                part = slice(start, start + self.size)
-                for name, outputs in run_stages(
-                    self.stages, images[part], ids=ids[part], keep_logits=keep_logits
-                ):
-                    pieces[name].append(outputs)
-        except Exception as error:
-            if is_out_of_memory(error):
-                return None
-            raise
-        return {name: ExitOutputs.concatenate(own) for name, own in pieces.items()}
+        def of(part: slice) -> dict[str, ExitOutputs]:
+            return dict(
+                run_stages(self.stages, images[part], ids=ids[part], keep_logits=keep_logits)
+            )
+
+        pieces = self._parts.run(len(images), of)
+        return {
+            name: ExitOutputs.concatenate([piece[name] for piece in pieces]) for name in self.stages
+        }
 
 
 def smaller_batches(sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.early_exit.exit_sequence import SEQUENCE, SequenceSize
 from understudy.early_exit.network import ExitNetwork, attach, example_image
@@ -25,10 +25,17 @@ from understudy.json_codec import Stored, stored
 from understudy.nn.preprocess import pixels_of
 from understudy.nn.stage import Stage, usable_device
 from understudy.progress_bars import Advance, no_bar
-from understudy.training.checkpoint import CacheRows, Checkpoint, FeatureCache, free_bytes
+from understudy.training.checkpoint import Checkpoint, free_bytes, state_bytes
 from understudy.training.config import TrainingConfig
+from understudy.training.feature_cache import (
+    CacheRows,
+    FeatureCache,
+    kinds_of,
+    wide_words,
+)
 from understudy.training.features import (
     LOGITS,
+    WIDE,
     FeatureExtractor,
     FeatureSource,
     StreamedFeatures,
@@ -46,7 +53,7 @@ from understudy.training.loop import (
 )
 from understudy.training.sampling import Augmentation, HoldOut, hold_out
 from understudy.training.targets import TargetSet, Teacher, check_targets
-from understudy.zoo.batches import first_images
+from understudy.zoo.batches import first_images, stacked
 from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.model_specs import modules_of
 from understudy.zoo.models import load_network, load_stage, named_models, plain_and_mode
@@ -57,6 +64,7 @@ Note = Callable[[str], None]
 DEFAULT = TrainingConfig()
 USUAL_TAPS = 6
 EXITS = "exits"
+_FIRST = 32  # images that show what the features are
 _FREE_SHARE = 0.9  # of the free disk that a cache may take
 
 
@@ -74,6 +82,7 @@ def train_exits(
     cache_gb: float = 8.0,
     workers: int | None = None,
     device: str | None = None,
+    precision: str | None = None,
     on_progress: Advance = no_bar,
     on_note: Note = no_bar,
 ) -> ExitNetwork:
@@ -99,6 +108,7 @@ def train_exits(
             runs anew in every epoch.
         workers: threads that decode ahead; one per core and at most 8 unless given.
         device: where to run, as torch names it; an NVIDIA GPU if there is one, else the CPU.
+        precision: in which the backbone runs, as in `fit_exits`.
         on_progress: called as work proceeds.
         on_note: called with remarks.
 
@@ -128,6 +138,7 @@ def train_exits(
             folder=folder,
             cache_gb=cache_gb,
             workers=workers,
+            precision=precision,
             on_progress=on_progress,
             on_note=on_note,
         )
@@ -223,6 +234,7 @@ def fit_exits(
     folder: str | Path | None = None,
     cache_gb: float = 8.0,
     workers: int | None = None,
+    precision: str | None = None,
     on_progress: Advance = no_bar,
     on_note: Note = no_bar,
 ) -> TrainingSummary:
@@ -243,6 +255,9 @@ def fit_exits(
         folder: for unfinished work, which the same call resumes; by default a temporary one.
         cache_gb: the most disk space for features, in 10^9 bytes.
         workers: threads that decode ahead; one per core and at most 8 unless given.
+        precision: "bfloat16" or "float16": the backbone runs under autocast, for speed, where its
+            device has units for it. By default features are made in the precision in which the
+            exits get them when they run (`backbone.BackboneSettings`).
         on_progress: called as work proceeds.
         on_note: called with remarks.
 
@@ -258,10 +273,11 @@ def fit_exits(
 
     Raises:
         ModelError: a network without exits, weights that need a saver where there is none, a
-            backbone whose last layer is no linear one, or a loss that is not finite.
+            backbone whose last layer is no linear one, features or a loss that are not finite, or a
+            precision that the device or the network's mode does not have.
         DataError: data without labels where these are a target, with other classes than the
             network's, that are too few, or unfinished work of another plan.
-        UnderstudyError: the folder cannot be written.
+        UnderstudyError: the folder cannot be written, or has no room for checkpoints.
     """
     start = time.perf_counter()
     images = first_images(data, 1)
@@ -269,22 +285,20 @@ def fit_exits(
     _check_exits(network, config)
     check_targets(data, int(network.stage(images).shape[1]), config, classifier=classifier)
     parts = hold_out(data, share=config.held_out, seed=config.seed)
-    with checkpoint_in(folder, _plan(network, data, config, path)) as checkpoint:
+    logits = config.targets != "labels" and path is None
+    extract = FeatureExtractor(network, classifier=path, logits=logits, precision=precision)
+    augmentation = Augmentation(shift=config.shift, flip=config.flip, seed=config.seed)
+    plan = _plan(network, data, config, classifier=path, precision=precision)
+    with checkpoint_in(folder, plan) as checkpoint:
+        modules = _trained_modules(network, config, path)
+        checkpoint.check_room(modules)
         source = _feature_source(
-            TrainingImages(
-                data,
-                Augmentation(shift=config.shift, flip=config.flip, seed=config.seed),
-                FeatureExtractor(
-                    network,
-                    classifier=path,
-                    logits=config.targets != "labels" and path is None,
-                ),
-                workers,
-            ),
+            TrainingImages(data, augmentation, extract, workers),
             parts,
             folder=checkpoint.features,
             views=config.views,
             space=cache_gb * 1e9,
+            apart=2 * state_bytes(modules),
             on_progress=on_progress,
             on_note=on_note,
         )
@@ -384,32 +398,56 @@ def _feature_source(
     folder: Path,
     views: int,
     space: float,
+    apart: int,
     on_progress: Advance,
     on_note: Note,
 ) -> FeatureSource:
-    """A cache of all features, filled; or a stream of them, where a cache needs too much space."""
-    example = images.extract(first_images(images.data, 1))
-    shapes = {name: tuple(value.shape[1:]) for name, value in example.items()}
+    """A cache of all features, filled; or a stream of them, where a cache needs too much space.
+
+    `apart` are bytes that stay free for checkpoints.
+    """
+    some = first_images(images.data, min(_FIRST, len(images.data)))
+    example = images.extract(stacked(some))
+    kinds = kinds_of(example)
     rows = CacheRows(parts, images=len(images.data), views=views)
-    size = rows.bytes(shapes)
-    space = min(space, _FREE_SHARE * free_bytes(folder))
+    size = rows.bytes(kinds)
+    space = min(space, _FREE_SHARE * (free_bytes(folder) - apart))
     if size > space and not FeatureCache.begun(folder):
         on_note(
             f"features would take {size / 1e9:.1f} GB where there is room for {space / 1e9:.1f}: "
             "the network runs anew in every epoch; --cache-gb gives more, fewer views need less"
         )
         return StreamedFeatures(images)
-    cache = FeatureCache(folder, shapes, rows)
-    cache.fill(images, on_progress=partial(on_progress, "features"))
+    for name, value in example.items():
+        if value.dtype == WIDE:
+            on_note(wide_words(name, value, len(some)))
+    cache = FeatureCache(folder, kinds, rows)
+    cache.fill(images, on_progress=partial(on_progress, "features"), on_note=on_note)
     return cache
 
 
+def _trained_modules(
+    network: ExitNetwork, config: TrainingConfig, classifier: str | None
+) -> list[nn.Module]:
+    """All modules whose states are saved while they are trained."""
+    modules = [one.module for one in trainables_of(network, config)]
+    if classifier is not None:
+        modules.append(network.stage.model.get_submodule(classifier))
+    return modules
+
+
 def _plan(
-    network: ExitNetwork, data: DataSet, config: TrainingConfig, classifier: str | None
+    network: ExitNetwork,
+    data: DataSet,
+    config: TrainingConfig,
+    *,
+    classifier: str | None,
+    precision: str | None,
 ) -> dict[str, Any]:
     """Plain JSON that determines the weights; an error names the first key that differs."""
     stage, saver_branch = network.stage, network.saver_branch
     return {
+        **({} if precision is None else {"precision": precision}),
         "data": data.fingerprint,
         "backbone": stage.weights_hash,
         "preprocess": None if stage.preprocess is None else stage.preprocess.to_dict(),

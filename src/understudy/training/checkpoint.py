@@ -2,213 +2,48 @@
 
 DIR.partial/manifest.json   what is being trained, and how
 DIR.partial/features/       the cache of features, where there is one
-DIR.partial/exits.pt        the state after the last whole epoch
+DIR.partial/exits.pt        the state after a whole epoch
+DIR.partial/exits.best/     the best weights so far, a file per module and epoch
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from io import BytesIO
-from math import prod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.errors import DataError, UnderstudyError
-from understudy.files import read_json, replacing, write_json
+from understudy.files import replacing
 from understudy.folders import remove_folder
-from understudy.nn.preprocess import select
-from understudy.training.features import FeatureBatch, TrainingImages
-from understudy.training.sampling import HoldOut, SampleOrder
+from understudy.training.feature_cache import FeatureCache
 from understudy.unfinished import keep_plan
-from understudy.zoo.batches import Batch
-from understudy.zoo.data import Array
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Name of a feature -> the shape of one sample's."""
-
-NOTE = "note.json"
-BATCH = 256  # images that go through the network together
-NOTE_SECONDS = 30.0  # between two notes of what is done
-_BYTES = 2  # of a float16
-
-
-class CacheRows:
-    """Which row of a cache holds which view of which image.
-
-    The views of a training image lie together, in the order of `HoldOut.train`; an image that is
-    held out has its plain view alone, behind all of them.
-
-    Args:
-        hold_out: the training images and those held out.
-        images: how many images the data have.
-        views: views of every training image.
-    """
-
-    def __init__(self, hold_out: HoldOut, *, images: int, views: int) -> None:
-        self.views = views
-        self.count = len(hold_out.train) * views + len(hold_out.held_out)
-        self._behind_training = len(hold_out.train) * views
-        self._first = np.zeros(images, np.int64)
-        self._first[hold_out.train] = np.arange(0, self._behind_training, views)
-        self._first[hold_out.held_out] = np.arange(self._behind_training, self.count)
-
-    def of(self, positions: Array, views: Array | int) -> Array:
-        """The rows (n,) of some images, each in a view."""
-        return self._first[positions] + views
-
-    def training(self, positions: Array) -> Array:
-        """Which of some images are training images, (n,) bool."""
-        return self._first[positions] < self._behind_training
-
-    def bytes(self, shapes: Shapes) -> int:
-        """The size of a cache with these rows."""
-        return self.count * sum(map(prod, shapes.values())) * _BYTES
-
-
-def free_bytes(folder: Path) -> int:
-    """The bytes that are free where a folder lies or will lie."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    return shutil.disk_usage(existing).free
-
-
-class FeatureCache:
-    """Features of every image in all its views, in a folder.
-
-    Args:
-        folder: made where it is missing; a cache that is there already resumes.
-        shapes: the features.
-        rows: the rows of their arrays.
-
-    Raises:
-        DataError: a cache is there that is not of these shapes.
-        UnderstudyError: the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path, shapes: Shapes, rows: CacheRows) -> None:
-        self._note = folder / NOTE
-        self._rows = rows
-        note = _read_note(folder)
-        self._done = int(note.get("done", 0))
-        self._corrupt: list[int] = list(note.get("corrupt", []))
-        self._arrays = {
-            name: _array(folder / f"{number:02}.npy", (rows.count, *shape), new=not self._done)
-            for number, (name, shape) in enumerate(shapes.items())
-        }
-        self._write_note()
-
-    @staticmethod
-    def begun(folder: Path) -> bool:
-        """Whether a folder holds a cache that is worth resuming."""
-        return int(_read_note(folder).get("done", 0)) > 0
-
-    def corrupt(self) -> Array:
-        """The positions of the images that could not be decoded."""
-        return np.array(self._corrupt, np.int64)
-
-    def fill(self, images: TrainingImages, *, on_progress: Callable[[int, int], None]) -> None:
-        """Store the features that are missing; an exception loses nothing that was finished.
-
-        Raises:
-            DataError: images that the network cannot take.
-            ModelError: features that are not numbers.
-        """
-        count = len(images.data)
-        noted = time.monotonic()
-        on_progress(min(self._done * BATCH, count), count)
-        left = np.arange(self._done * BATCH, count)
-        if not len(left):
-            return
-        try:
-            for batch in images.decoded(left, size=BATCH):
-                self._store(images, batch)
-                start = self._done * BATCH
-                block = np.arange(start, min(start + BATCH, count))
-                self._corrupt += np.setdiff1d(block, batch.positions).tolist()
-                self._done += 1
-                on_progress(int(block[-1]) + 1, count)
-                if time.monotonic() - noted > NOTE_SECONDS:
-                    self._write_note()
-                    noted = time.monotonic()
-        finally:
-            self._write_note()
-
-    def batches(self, order: SampleOrder, *, size: int) -> Iterator[FeatureBatch]:
-        """Features in batches of `size`."""
-        for requested in order.batches(size):
-            rows = self._rows.of(requested.positions, requested.views)
-            features = {
-                name: torch.from_numpy(np.asarray(array[rows]))
-                for name, array in self._arrays.items()
-            }
-            yield FeatureBatch(requested.positions, features)
-
-    def _store(self, images: TrainingImages, batch: Batch) -> None:
-        for view in range(self._rows.views if len(batch) else 0):
-            viewed = self._training_images(batch) if view else batch
-            if len(viewed):
-                features = images.features(viewed, np.full(len(viewed), view))
-                rows = self._rows.of(viewed.positions, view)
-                for name, array in self._arrays.items():
-                    array[rows] = features[name].cpu().numpy()
-
-    def _training_images(self, batch: Batch) -> Batch:
-        """Without the images that are held out, which have no further views."""
-        (rows,) = np.nonzero(self._rows.training(batch.positions))
-        images = select(batch.images, torch.from_numpy(rows))
-        return Batch(batch.positions[rows], images if isinstance(images, Tensor) else [*images])
-
-    def _write_note(self) -> None:
-        for array in self._arrays.values():
-            if isinstance(array, np.memmap):
-                array.flush()
-        write_json(self._note, {"done": self._done, "corrupt": self._corrupt})
-
-
-def _read_note(folder: Path) -> dict[str, Any]:
-    """The note in a folder; an empty one where there is none."""
-    file = folder / NOTE
-    note: dict[str, Any] = read_json(file, DataError, "a cache") if file.exists() else {}
-    return note
-
-
-def _array(file: Path, shape: tuple[int, ...], *, new: bool) -> Array:
-    try:
-        if new:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            array: Array = np.lib.format.open_memmap(file, "w+", np.float16, shape)
-            _allocate(file)
-            return array
-        array = np.lib.format.open_memmap(file, "r+")
-    except (OSError, ValueError) as error:
-        raise UnderstudyError(
-            f"features cannot be kept in {str(file)!r} ({error}): make room, delete that folder, "
-            "or choose another place"
-        ) from error
-    if array.shape != shape or array.dtype != np.float16:
-        raise DataError(
-            f"unfinished work in {str(file.parent)!r} is damaged ({file.name} has the shape "
-            f"{array.shape}, not {shape}): delete that folder"
-        )
-    return array
-
-
-def _allocate(file: Path) -> None:
-    """Reserve the room now: a full disk is an error here, not a crash while writing."""
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
-
 
 FORMAT, VERSION = "understudy.training", 1
+WEIGHTS = "weights"
+"""The key under which a loaded state has the best weights."""
+
+SHARE = 0.05
+"""The share of the time that saving may take, unless it takes longer than `SHARE` x `SECONDS`."""
+
+SECONDS = 600.0
+"""After which a state is saved, however long that takes."""
+
+_BEST = "epochs of the best weights"
+_COPIES = 4  # of all weights in a checkpoint: the last, the best, and two moments of AdamW
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError)
+
+
+class BestWeights(NamedTuple):
+    """The best weights of one module so far, and the epoch after which it had them."""
+
+    epoch: int
+    state: Mapping[str, Tensor]
 
 
 class Checkpoint:
@@ -225,6 +60,8 @@ class Checkpoint:
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         self.folder = folder
+        self._last = _LastSave(ended=float("-inf"), seconds=0.0)
+        self._best: dict[str, frozenset[Path]] = {}  # the files that the state on disk refers to
         keep_plan(folder, plan, kind=FORMAT, newest=VERSION, what="an unfinished training")
 
     @property
@@ -232,8 +69,19 @@ class Checkpoint:
         """Where features are cached."""
         return self.folder / "features"
 
+    def due(self) -> bool:
+        """Whether a state should be saved again.
+
+        Saving takes a twentieth of the time at most (`SHARE`), but for states that take longer than
+        half a minute to write, which are saved every 10 minutes (`SECONDS`). What an interrupted
+        run loses it computes again, with the same outcome.
+        """
+        waited = time.monotonic() - self._last.ended
+        return waited >= min(self._last.seconds * (1 / SHARE - 1), SECONDS)
+
     def load(self, name: str) -> dict[str, Any] | None:
-        """The state that was saved under a name: tensors, numbers and texts; None without one.
+        """The state that was saved under a name: tensors, numbers and texts, the best weights under
+        `WEIGHTS`; None without one.
 
         Raises:
             DataError: it is damaged.
@@ -241,26 +89,131 @@ class Checkpoint:
         file = self._file(name)
         if not file.exists():
             return None
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except _UNREADABLE as error:
-            raise DataError(
-                f"unfinished work in {str(file)!r} is damaged ({type(error).__name__}): "
-                "delete that file, and training begins anew"
-            ) from error
+        state = _loaded(file, of=file)
+        if _BEST in state:
+            files = [self._best_file(name, *one) for one in enumerate(state.pop(_BEST))]
+            state[WEIGHTS] = [_loaded(one, of=file) for one in files]
+            self._best[name] = frozenset(files)
         return state
 
-    def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Save a state, whole or not at all."""
-        content = BytesIO()
-        torch.save(dict(state), content)
-        with replacing(self._file(name)) as temporary:
-            temporary.write_bytes(content.getbuffer())
+    def save(
+        self, name: str, state: Mapping[str, Any], *, best: Sequence[BestWeights] | None = None
+    ) -> None:
+        """Save a state, whole or not at all: where it cannot be written, the last one stays.
+
+        Args:
+            name: of the state.
+            state: tensors, numbers and texts.
+            best: the best weights of each module; those that are on disk are not written again.
+
+        Raises:
+            UnderstudyError: it cannot be written, for example because the disk is full.
+        """
+        start = time.monotonic()
+        content = dict(state)
+        files = [self._best_file(name, n, one.epoch) for n, one in enumerate(best or ())]
+        if best is not None:
+            content[_BEST] = [one.epoch for one in best]
+        try:
+            for file, one in zip(files, best or (), strict=True):
+                if file not in self._best.get(name, ()):
+                    _write(file, dict(one.state))
+            _write(self._file(name), content)
+        except UnderstudyError as error:
+            self._remove_best_but(name, self._best.get(name, frozenset()))
+            if self._file(name).exists():
+                raise type(error)(f"{error}; training goes on from its last state then") from error
+            raise
+        self._best[name] = frozenset(files)
+        self._remove_best_but(name, self._best[name])
+        end = time.monotonic()
+        self._last = _LastSave(ended=end, seconds=end - start)
+
+    def check_room(self, modules: Iterable[nn.Module]) -> None:
+        """Refuse to begin where there is no room for the states of some modules.
+
+        A state is replaced when the next is written whole, so that there are two for a while.
+
+        Args:
+            modules: what will be trained.
+
+        Raises:
+            UnderstudyError: there is no room.
+        """
+        needed = 2 * state_bytes(modules) - self._held()
+        free = free_bytes(self.folder)
+        if needed > free:
+            raise UnderstudyError(
+                f"checkpoints of this training take {needed / 1e9:.2f} GB, found {free / 1e9:.2f} "
+                f"free where {str(self.folder)!r} lies: make room, choose another place, or train "
+                "fewer heads"
+            )
 
     def remove_if_empty(self) -> None:
         """Delete the folder where nothing is done yet: there is nothing to resume."""
         if not (any(self.folder.glob("*.pt")) or FeatureCache.begun(self.features)):
             remove_folder(self.folder)
 
+    def _remove_best_but(self, name: str, files: frozenset[Path]) -> None:
+        for file in self._best_folder(name).glob("*.pt"):
+            if file not in files:
+                file.unlink()
+
+    def _held(self) -> int:
+        """The bytes of the states that are there."""
+        return sum(file.stat().st_size for file in self.folder.glob("**/*.pt"))
+
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.pt"
+
+    def _best_folder(self, name: str) -> Path:
+        return self.folder / f"{name}.best"
+
+    def _best_file(self, name: str, number: int, epoch: int) -> Path:
+        return self._best_folder(name) / f"{number:04}-{epoch}.pt"
+
+
+class _LastSave(NamedTuple):
+    """When the last state was on disk, and how long it took to write."""
+
+    ended: float
+    seconds: float
+
+
+def free_bytes(folder: Path) -> int:
+    """The bytes that are free where a folder lies or will lie."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
+def state_bytes(modules: Iterable[nn.Module]) -> int:
+    """The bytes of a state of some modules in training, about.
+
+    >>> state_bytes([nn.Linear(1000, 10)])
+    160160
+    """
+    weights = (p for module in modules for p in module.parameters())
+    return _COPIES * sum(p.numel() * p.element_size() for p in weights)
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors into a file, piece by piece, without a copy of them in memory."""
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:  # its writer hides the system's error behind its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def _loaded(file: Path, *, of: Path) -> dict[str, Any]:
+    """What a file of a state holds; without the state's own, training begins anew."""
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise DataError(
+            f"unfinished work in {str(file)!r} is damaged ({type(error).__name__}): "
+            f"delete {of.name}, and training begins anew"
+        ) from error
+    return state

@@ -19,6 +19,8 @@ from understudy.graph.capture import hooked
 from understudy.graph.model_output import logits_in
 from understudy.nn.preprocess import on_device, pixels_of
 from understudy.nn.stage import Images, Stage
+from understudy.runtime.fitting_parts import FittingParts
+from understudy.training.backbone import BackboneSettings, FrozenModel
 from understudy.training.sampling import Augmentation, SampleOrder
 from understudy.zoo.batches import Batch, batches
 from understudy.zoo.data import Array, DataSet
@@ -29,8 +31,8 @@ Features = Mapping[str, Tensor]
 LOGITS = "logits"
 CLASSIFIER_INPUT = "input of the classifier"
 SAVER, SAVER_LOGITS = "saver", "saver logits"
-STORED = torch.float16
-"""The dtype in which features are stored."""
+STORED, WIDE = torch.float16, torch.float32
+"""The dtypes in which features are stored: the first where it holds all values of one."""
 
 Reductions = Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]]
 """Module path -> name of a feature -> the function that makes it from the module's output."""
@@ -44,47 +46,74 @@ class FeatureExtractor:
     """Extracts the features that the heads of a network are trained on, in one pass of its backbone
     and of its saver.
 
-    Hooks read the outputs of the tapped modules; the frozen network runs as it is, in eval mode,
-    and no further than needed.
+    Hooks read the outputs of the tapped modules; the frozen network runs in eval and inference mode
+    (`BackboneSettings`), and no further than needed, on parts of the images that fit into memory.
 
     Args:
         network: its heads and its saver determine the features.
         classifier: the module path of a layer whose input is a feature as well.
         logits: whether the backbone's logits are a feature.
+        precision: in which the backbone runs, "bfloat16" or "float16", where that is not the one in
+            which the network runs later.
+
+    Raises:
+        ModelError: a precision that the network's mode or its device does not have.
     """
 
-    def __init__(self, network: ExitNetwork, *, classifier: str | None, logits: bool) -> None:
-        self._network = network
+    def __init__(
+        self,
+        network: ExitNetwork,
+        *,
+        classifier: str | None,
+        logits: bool,
+        precision: str | None = None,
+    ) -> None:
         self._classifier = classifier
         self._logits = logits
+        self._settings = BackboneSettings(network.mode, network.stage.device, precision=precision)
+        self._backbone = FrozenModel(network.stage, self._settings)
         self._reductions = _reductions_of(network)
+        self._saver: FrozenModel | None = None
+        if network.saver_branch is not None:
+            saver = network.saver_branch.saver
+            (tap,) = saver.taps
+            self._saver = FrozenModel(saver.stage, self._settings)
+            self._saver_reductions = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
+        self._parts = FittingParts(
+            size=self._settings.part,
+            too_large="features are made of one image at least, found no memory for one on the "
+            f"device {str(self.device)!r}: choose one with more",
+        )
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self._network.stage.device
+        return self._backbone.stage.device
 
-    @torch.no_grad()
     def __call__(self, images: Images) -> dict[str, Tensor]:
-        """The features of some images: name -> (N, ...), float16, where the network is.
+        """The features of some images: name -> (N, ...), where the network is; float16, and float32
+        for a feature that has values beyond the range of float16.
 
         Raises:
-            ModelError: a feature that is not finite.
+            ModelError: a feature that is not finite, or a single image that does not fit in memory.
         """
-        with self._network.mode.autocast(self.device):
+        pieces = self._parts.run(len(images), lambda part: self._of_part(images[part]))
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _of_part(self, images: Images) -> dict[str, Tensor]:
+        with self._settings.running():
             found = _extract(
-                self._network.stage,
+                self._backbone,
                 images,
                 self._reductions,
                 input_of=self._classifier,
                 logits=LOGITS if self._logits else None,
             )
-            saver_branch = self._network.saver_branch
-            if saver_branch is not None:
-                (tap,) = saver_branch.saver.taps
-                mean = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
-                found |= _extract(saver_branch.saver.stage, images, mean, logits=SAVER_LOGITS)
-        return {name: _clamped(name, value) for name, value in found.items()}
+            if self._saver is not None:
+                found |= _extract(self._saver, images, self._saver_reductions, logits=SAVER_LOGITS)
+        return _stored(found)
 
 
 def feature_name(path: str, reduction: str) -> str:
@@ -108,38 +137,47 @@ def _reductions_of(network: ExitNetwork) -> Reductions:
 
 
 def _extract(
-    stage: Stage,
+    model: FrozenModel,
     images: Images,
     reductions: Reductions,
     *,
     input_of: str | None = None,
     logits: str | None = None,
 ) -> dict[str, Tensor]:
-    """Run a network as far as needed; features are copied, since layers may write in place."""
+    """Run a network as far as needed."""
     found: dict[str, Tensor] = {}
     left = set(reductions)
     whole = logits is not None or input_of is not None
 
     def store(path: str, output: Tensor) -> None:
         for name, reduce in reductions[path].items():
-            found[name] = reduce(output).to(STORED, copy=True)
+            found[name] = _apart(reduce(output), output)
         left.discard(path)
         if not left and not whole:
             raise _AllFound
 
     def store_input(_module: Any, args: tuple[Tensor, ...]) -> None:
-        found[CLASSIFIER_INPUT] = args[0].to(STORED, copy=True)
+        found[CLASSIFIER_INPUT] = args[0].clone()
 
-    stage.model.eval()
+    ready = model.prepare(images)
     hooks = {path: partial(store, path) for path in reductions}
-    with hooked(stage.model, hooks), input_hooked(stage, input_of, store_input):
+    with (
+        hooked(model.stage.model, hooks),
+        input_hooked(model.stage, input_of, store_input),
+    ):
         try:
-            answer = logits_in(stage.model(stage.prepare(images)))
+            answer = model.logits(ready, images)
         except _AllFound:
             return found
     if logits is not None:
-        found[logits] = answer.to(STORED, copy=True)
+        found[logits] = answer
     return found
+
+
+def _apart(reduced: Tensor, output: Tensor) -> Tensor:
+    """A reduced output in memory of its own: later layers may write into the output."""
+    shared = reduced.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
+    return reduced.clone() if shared else reduced
 
 
 @contextmanager
@@ -155,17 +193,43 @@ def input_hooked(stage: Stage, path: str | None, hook: Callable[..., None]) -> I
         handle.remove()
 
 
-def _clamped(name: str, value: Tensor) -> Tensor:
-    if value.isnan().any():
+def _stored(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Features as they are stored: tensors that training may use, which those of inference mode are
+    not, in float16 where that holds all values, else in float32."""
+    if not found:
+        return {}
+    stored = {name: _copied(value, STORED) for name, value in found.items()}
+    fit = torch.stack([value.isfinite().all() for value in stored.values()]).tolist()
+    for name, fits in zip(stored, fit, strict=True):
+        if not fits:
+            stored[name] = _copied(found[name], WIDE)
+            _check_finite(name, stored[name])
+    return stored
+
+
+def _copied(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    count = int((~value.isfinite()).sum())
+    if count:
         raise ModelError(
-            f"features are numbers, {name!r} has {int(value.isnan().sum())} that are none (NaN): "
-            "check the weights of the network"
+            f"features are finite numbers, {name!r} has {count} that are none (NaN or infinite): "
+            "check the weights of the network, and its execution mode"
         )
-    largest = torch.finfo(STORED).max
-    return value.clamp_(-largest, largest)
 
 
-@torch.no_grad()
+def beyond_range(value: Tensor) -> int:
+    """How many values of a feature float16 cannot hold.
+
+    >>> beyond_range(torch.tensor([1.0, -7e4, 65504.0]))
+    1
+    """
+    return int((value.abs() > torch.finfo(STORED).max).sum())
+
+
+@torch.inference_mode()
 def find_classifier(stage: Stage, images: Images) -> str:
     """The module path of the linear layer whose output is the network's answer.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.stages import ESN
 from understudy.errors import DataError, ModelError
 from understudy.json_codec import stored
-from understudy.training.checkpoint import Checkpoint
+from understudy.training.checkpoint import WEIGHTS, BestWeights, Checkpoint
 from understudy.training.config import TrainingConfig
 from understudy.training.features import (
     CLASSIFIER_INPUT,
@@ -203,21 +203,27 @@ def fit(
     if state is None:
         first = measure(epoch=0)
         state = _LoopState(0, list(first), [_copied(module) for module in modules], [first])
+        _check_finite(trainables, first, state, config)
     on_epoch(state.epoch, _by_exit(trainables, state.best))
-    while state.epoch < config.epochs and state.stale < config.patience:
+    while not _ended(state, config):
         _train_epoch(trainables, targets, hold_out, config, optimizer, number=state.epoch)
         metrics = measure(epoch=state.epoch + 1)
+        _check_finite(trainables, metrics, state, config)
         state.epochs.append(metrics)
         _keep_best(state, metrics, modules)
-        checkpoint.save(name, _saved(state, modules, optimizer))
+        if checkpoint.due() or _ended(state, config):
+            checkpoint.save(name, _saved(state, modules, optimizer), best=_best_weights(state))
         on_epoch(state.epoch, _by_exit(trainables, metrics))
-    for module, best in zip(modules, state.weights, strict=True):
-        module.load_state_dict(best)
+    _load_best(modules, state)
     optimizer.zero_grad()
     return Fitted(
         _by_exit(trainables, state.best),
         tuple(_by_exit(trainables, metrics) for metrics in state.epochs),
     )
+
+
+def _ended(state: _LoopState, config: TrainingConfig) -> bool:
+    return state.epoch >= config.epochs or state.stale >= config.patience
 
 
 def _train_epoch(
@@ -314,17 +320,39 @@ def _measure(
         [HeldOutMetrics(right / count, loss / count, epoch) for right, loss in total.T.tolist()]
         for total in sums
     ]
-    for exit, own in _by_exit(trainables, metrics).items():
-        if not isfinite(own.loss):
-            raise ModelError(
-                f"losses are finite, that of {exit!r} is {own.loss} after epoch {epoch} with the "
-                f"learning rate {config.lr:g}: lower it"
-            )
     for number, one in enumerate(trainables):
         if one.saving is not None:
-            saving = one.saving(torch.cat(judged[number]), joined(seen))
+            answers = torch.cat(judged[number])
+            saving = one.saving(answers, joined(seen)) if answers.isfinite().all() else 0.0
             metrics[number] = [replace(own, saving=saving) for own in metrics[number]]
     return metrics
+
+
+def _check_finite(
+    trainables: Sequence[Trainable],
+    metrics: Sequence[Sequence[HeldOutMetrics]],
+    state: _LoopState,
+    config: TrainingConfig,
+) -> None:
+    """Refuse losses that are not finite; modules have their best weights then."""
+    for exit, own in _by_exit(trainables, metrics).items():
+        if not isfinite(own.loss):
+            _load_best([one.module for one in trainables], state)
+            raise ModelError(
+                f"losses are finite, that of {exit!r} is {own.loss} after epoch {own.epoch} with "
+                f"the learning rate {config.lr:g}: lower it (the weights are those of the best "
+                "epochs before it)"
+            )
+
+
+def _load_best(modules: Iterable[nn.Module], state: _LoopState) -> None:
+    for module, best in zip(modules, state.weights, strict=True):
+        module.load_state_dict(best)
+
+
+def _best_weights(state: _LoopState) -> list[BestWeights]:
+    pairs = zip(state.best, state.weights, strict=True)
+    return [BestWeights(metrics[0].epoch, weights) for metrics, weights in pairs]
 
 
 def _keep_best(
@@ -390,8 +418,7 @@ def _saved(
         "stale": state.stale,
         "best": _as_numbers(state.best),
         "epochs": [_as_numbers(metrics) for metrics in state.epochs],
-        "weights": state.weights,
-        "modules": [_copied(module) for module in modules],
+        "modules": [module.state_dict() for module in modules],
         "optimizer": optimizer.state_dict(),
     }
 
@@ -406,7 +433,7 @@ def _restored(
         module.load_state_dict(last)
     optimizer.load_state_dict(saved["optimizer"])
     epochs = [_as_metrics(numbers) for numbers in saved["epochs"]]
-    return _LoopState(saved["stale"], _as_metrics(saved["best"]), saved["weights"], epochs)
+    return _LoopState(saved["stale"], _as_metrics(saved["best"]), saved[WEIGHTS], epochs)
 
 
 def _as_numbers(metrics: Sequence[Sequence[HeldOutMetrics]]) -> list[list[dict[str, Any]]]:
