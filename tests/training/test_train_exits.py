@@ -275,7 +275,7 @@ def test_nothing_is_trained_on_what_is_held_out(weights: dict[str, str], tmp_pat
         network = attach(load_stage(weights["big"]), {"blocks.1": "conv8"})
         fit_exits(network, memory(digits, labels), config=QUICK, folder=tmp_path / name)
         state = torch.load(tmp_path / name / "exits.pt", weights_only=True)
-        assert state["epoch"] == QUICK.epochs
+        assert len(state["epochs"]) - 1 == QUICK.epochs
         last.append(state["modules"][0])
     for name, value in last[0].items():
         assert torch.equal(value, last[1][name])
