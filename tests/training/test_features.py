@@ -14,6 +14,7 @@ from understudy.early_exit.heads import pool
 from understudy.early_exit.network import ExitNetwork, Heads, attach
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.nn.stage import Stage
+from understudy.training.augmentation import Augmentation
 from understudy.training.checkpoint import CacheRows, FeatureCache, Shapes
 from understudy.training.features import (
     CLASSIFIER_INPUT,
@@ -24,7 +25,7 @@ from understudy.training.features import (
     TrainingImages,
     find_classifier,
 )
-from understudy.training.sampling import Augmentation, HoldOut, SampleOrder, hold_out
+from understudy.training.sampling import HoldOut, SampleOrder, hold_out
 from understudy.zoo.batches import Batch, first_images
 from understudy.zoo.data import DataSet, open_data
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import cos, isfinite, pi
@@ -18,6 +18,7 @@ from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.stages import ESN
 from understudy.errors import DataError, ModelError
 from understudy.json_codec import stored
+from understudy.training.averaging import AveragedWeights
 from understudy.training.checkpoint import Checkpoint
 from understudy.training.config import TrainingConfig
 from understudy.training.features import (
@@ -179,17 +180,27 @@ def fit(
         )
     modules = nn.ModuleList(one.module for one in trainables).requires_grad_(True)
     optimizer = torch.optim.AdamW(_parameter_groups(modules, config), lr=config.lr)
+    average = AveragedWeights(modules, config.ema) if config.ema else None
     measure = partial(_measure, trainables, targets, hold_out.held_out_order(), config)
-    state = _restored(checkpoint.load(name), modules, optimizer)
+    state = _restored(checkpoint.load(name), modules, optimizer, average)
     if state is None:
         state = _LoopState(0, 0, measure(epoch=0), [_copied(module) for module in modules])
     on_epoch(state.epoch, _by_exit(trainables, state.best))
     while state.epoch < config.epochs and state.stale < config.patience:
-        _train_epoch(trainables, targets, hold_out, config, optimizer, number=state.epoch)
+        _train_epoch(
+            trainables,
+            targets,
+            hold_out,
+            config,
+            optimizer,
+            number=state.epoch,
+            after_step=partial(average.update, modules) if average else _nothing,
+        )
         state.epoch += 1
-        metrics = measure(epoch=state.epoch)
-        _keep_best(state, metrics, modules)
-        checkpoint.save(name, _saved(state, modules, optimizer))
+        with nullcontext() if average is None else average.applied(modules):
+            metrics = measure(epoch=state.epoch)
+            _keep_best(state, metrics, modules)
+        checkpoint.save(name, _saved(state, modules, optimizer, average))
         on_epoch(state.epoch, _by_exit(trainables, metrics))
     for module, best in zip(modules, state.weights, strict=True):
         module.load_state_dict(best)
@@ -205,6 +216,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     *,
     number: int,
+    after_step: Callable[[], None],
 ) -> None:
     """Train on every image once, in steps of one size: what is left over is left out."""
     count = len(hold_out.train)
@@ -215,6 +227,8 @@ def _train_epoch(
     dtype = training_dtype(config, targets.device)
     with _random_of_epoch(config.seed, number, targets.device) as random:
         order = hold_out.training_order(random, views=config.views)
+        if config.fresh:
+            order = order.in_view(number + 1)
         whole = SampleOrder(order.positions[: steps * size], order.views[: steps * size])
         for step, batch in enumerate(targets.batches(whole, size=size)):
             if len(batch) < 2:
@@ -228,6 +242,11 @@ def _train_epoch(
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+            after_step()
+
+
+def _nothing() -> None:
+    """What is done after a step where no weights are averaged."""
 
 
 def training_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
@@ -361,7 +380,10 @@ def _copied(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _saved(
-    state: _LoopState, modules: nn.ModuleList, optimizer: torch.optim.Optimizer
+    state: _LoopState,
+    modules: nn.ModuleList,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedWeights | None,
 ) -> dict[str, Any]:
     return {
         "epoch": state.epoch,
@@ -370,17 +392,23 @@ def _saved(
         "weights": state.weights,
         "modules": [_copied(module) for module in modules],
         "optimizer": optimizer.state_dict(),
+        "average": None if average is None else average.state_dict(),
     }
 
 
 def _restored(
-    saved: dict[str, Any] | None, modules: nn.ModuleList, optimizer: torch.optim.Optimizer
+    saved: dict[str, Any] | None,
+    modules: nn.ModuleList,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedWeights | None,
 ) -> _LoopState | None:
-    """The state that was saved, put into the modules and the optimizer."""
+    """The state that was saved, put into the modules, the optimizer and the average."""
     if saved is None:
         return None
     for module, last in zip(modules, saved["modules"], strict=True):
         module.load_state_dict(last)
     optimizer.load_state_dict(saved["optimizer"])
+    if average is not None:
+        average.load_state_dict(saved["average"])
     best = [[HeldOutMetrics(**one) for one in metrics] for metrics in saved["best"]]
     return _LoopState(saved["epoch"], saved["stale"], best, saved["weights"])
