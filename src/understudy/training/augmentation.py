@@ -204,13 +204,13 @@ def fresh_augmentation(config: TrainingConfig, stages: Sequence[Stage]) -> Fresh
     if not config.fresh:
         return None
     preprocess = stages[0].preprocess
-    own = [one.preprocess and one.preprocess.resizing for one in stages]
+    resizings = [None if one.preprocess is None else one.preprocess.resizing for one in stages]
     colour = (
         (_GREY,)
         if preprocess is None
         else tuple(min(max(mean * preprocess.scale, 0.0), 255.0) for mean in preprocess.mean)
     )
-    return FreshAugmentation(config, tuple(dict.fromkeys(own)), colour)
+    return FreshAugmentation(config, tuple(dict.fromkeys(resizings)), colour)
 
 
 class _DrawnFrom(TorchFunctionMode):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class AveragedWeights:
@@ -65,5 +67,6 @@ class AveragedWeights:
         """Continue from an earlier average."""
         self._average.load_state_dict(state)
 
-    def _step(self, averaged: Sequence[Tensor], own: Sequence[Tensor], steps: Tensor) -> None:
-        get_ema_multi_avg_fn(self.decay)(averaged, own, steps)
+    def _step(self, averaged: _Tensors, own: _Tensors, steps: Tensor | int) -> None:
+        average: Callable[..., None] = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
+        average(averaged, own, steps)

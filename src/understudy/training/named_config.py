@@ -56,8 +56,8 @@ _KEYS = ("taps", "heads", "sequence")
 def read_config(name: str | Path) -> NamedConfig:
     """A configuration of the package, by its name, or that in a TOML file.
 
-    A file has settings of `TrainingConfig`, all of them optional, and may have `taps` (a text as for
-    `parse_taps`), `heads` (a list) and a table `sequence` with `layers`, `dim` and `heads`.
+    A file has settings of `TrainingConfig`, all of them optional, and may have `taps` (a text as
+    for `parse_taps`), `heads` (a list) and a table `sequence` with `layers`, `dim` and `heads`.
 
     Args:
         name: `dyce` or `tinysaver`, the papers' own; or the path of a file.
