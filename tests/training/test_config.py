@@ -24,7 +24,8 @@ def test_older_configurations_load() -> None:
 @pytest.mark.parametrize("name", ["crop", "erase", "mixup", "cutmix"])
 def test_what_cannot_be_cached(name: str) -> None:
     assert not TrainingConfig(ema=0.9, flip=True, shift=0.5, views=9).fresh
-    assert TrainingConfig(**{name: 0.5}).fresh
+    settings: dict[str, Any] = {name: 0.5}
+    assert TrainingConfig(**settings).fresh
     assert TrainingConfig(auto_augment="autoaugment").fresh
 
 

@@ -20,20 +20,10 @@ from understudy.zoo.models import load_network
 
 GRID = [SequenceSize(*size, 8) for size in product((0, 1, 2, 3), (8, 32, 128, 512))]
 OTHERS = [SequenceSize(1, 32, 1), SequenceSize(2, 12, 3), SequenceSize(3, 8, 2)]
-FEW = (SequenceSize(2, 12, 3),)
 
 
-@pytest.mark.parametrize(
-    "size",
-    [
-        pytest.param(
-            size,
-            id=f"{size.layers}x{size.dim}x{size.heads}",
-            marks=() if size in FEW else pytest.mark.slow,
-        )
-        for size in (*GRID, *OTHERS)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [*GRID, *OTHERS], ids=lambda s: f"{s.layers}x{s.dim}x{s.heads}")
 def test_a_sequence_of_any_size_runs_as_it_was_scored(size: SequenceSize, tmp_path: Path) -> None:
     trained = train_exits(
         "net=py:exit_digits:big?weights=random",

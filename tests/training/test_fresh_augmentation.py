@@ -118,6 +118,12 @@ def batch_of(count: int = 6) -> Tensor:
     return torch.randint(0, 256, (count, 3, *SIZE), dtype=torch.uint8, generator=generator)
 
 
+def mixed(own: FreshAugmentation, images: Tensor, *, view: int, number: int) -> Tensor:
+    seen, _ = own.batch(images, view=view, number=number)
+    assert isinstance(seen, Tensor)
+    return seen
+
+
 def test_mixup_mixes_images_as_labels() -> None:
     images = batch_of()
     seen, mixture = augmentation(TrainingConfig(mixup=0.8)).batch(images, view=1, number=0)
@@ -145,14 +151,12 @@ def test_cutmix_mixes_images_by_area() -> None:
 def test_each_batch_is_mixed_in_one_of_both_ways_by_its_number_alone() -> None:
     images, own = batch_of(), augmentation(TrainingConfig(mixup=0.8, cutmix=1.0))
     state = torch.get_rng_state()
-    found = [own.batch(images, view=1, number=number)[0] for number in range(40)]
+    found = [mixed(own, images, view=1, number=number) for number in range(40)]
     assert torch.equal(torch.get_rng_state(), state)
     cut = [bool(((one == images) | (one == images.roll(1, 0))).all()) for one in found]
     assert 10 < sum(cut) < 35
-    again = own.batch(images, view=1, number=11)[0]
-    assert isinstance(again, Tensor)
-    assert torch.equal(again, found[11])
-    assert not torch.equal(again, own.batch(images, view=2, number=11)[0])
+    assert torch.equal(mixed(own, images, view=1, number=11), found[11])
+    assert not torch.equal(mixed(own, images, view=2, number=11), found[11])
     with pytest.raises(DataError, match="images that are mixed have one size"):
         own.batch([images[0], photograph()], view=1, number=0)
 
@@ -188,8 +192,7 @@ def photographs(count: int = 24) -> DataSet:
     return DataSet("memory", ids, np.arange(count) % 3, ("a", "b", "c"), "mine", read)
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_a_stream_is_the_same_for_any_number_of_threads(workers: int) -> None:
+def test_a_stream_is_the_same_for_any_number_of_threads() -> None:
     data = photographs()
     network = attach(big(), {"blocks.1": "conv4"}, saver={"tiny": small()})
     extract = FeatureExtractor(network, classifier=None, logits=True)
@@ -202,7 +205,7 @@ def test_a_stream_is_the_same_for_any_number_of_threads(workers: int) -> None:
 
     order = SampleOrder(np.arange(24)[::-1].copy(), np.zeros(24, int))
     once, again, other = (
-        stream(count, order.in_view(view)) for count, view in ((workers, 1), (1, 1), (1, 2))
+        stream(workers, order.in_view(view)) for workers, view in ((3, 1), (0, 1), (1, 2))
     )
     for one, two, three in zip(once, again, other, strict=True):
         assert one.positions.tolist() == two.positions.tolist() == three.positions.tolist()
@@ -210,7 +213,7 @@ def test_a_stream_is_the_same_for_any_number_of_threads(workers: int) -> None:
         for name, value in one.features.items():
             assert torch.equal(value, two.features[name])
             assert not torch.equal(value, three.features[name])
-    for batch in stream(workers, order):  # held out: the images as they are
+    for batch in stream(2, order):  # held out: the images as they are
         assert batch.mixture is None
         image = torch.stack([functional.resize(data.image(n), [8, 8]) for n in batch.positions])
         assert torch.equal(batch.features["logits"], extract(image)["logits"])
@@ -250,5 +253,5 @@ def test_labels_of_mixed_images_are_probabilities() -> None:
     assert batch.backbone is not None
     assert images.fresh is not None
     plain = torch.stack([data.image(number) for number in range(8)])
-    mixed, _ = images.fresh.batch(plain, view=1, number=0)
-    torch.testing.assert_close(batch.backbone.float(), network(mixed), rtol=2e-3, atol=1e-3)
+    answers = network(mixed(images.fresh, plain, view=1, number=0))
+    torch.testing.assert_close(batch.backbone.float(), answers, rtol=2e-3, atol=1e-3)

@@ -58,7 +58,7 @@ def test_probabilities_are_learnt_as_the_labels_that_they_mix() -> None:
     hard, other = F.one_hot(LABELS, 3).float(), F.one_hot(LABELS.roll(1), 3).float()
     mixed = Targets({}, share * hard + (1 - share) * other, BACKBONE)
     for settings in ({"targets": "labels"}, {"targets": "both", "share": 0.25}):
-        config = TrainingConfig(**settings)  # type: ignore[arg-type]
+        config = TrainingConfig(**settings)
         one, two = (
             losses(logits, Targets({}, labels, BACKBONE), config, smoothing=0.1)
             for labels in (LABELS, LABELS.roll(1))

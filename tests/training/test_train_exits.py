@@ -254,7 +254,13 @@ def test_all_targets_and_weights_teach(
     assert right["net/blocks.1/esn"] > right["tiny"]
 
 
-FRESH = {"crop": 0.5, "auto_augment": "randaugment", "erase": 0.2, "mixup": 0.8, "cutmix": 1.0}
+FRESH: dict[str, Any] = {
+    "crop": 0.5,
+    "auto_augment": "randaugment",
+    "erase": 0.2,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+}
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
@@ -284,7 +290,7 @@ def test_fresh_views_and_averages_resume_as_undisturbed(
 
 def test_exits_learn_from_fresh_views(trained: Train, tmp_path: Path) -> None:
     notes: list[str] = []
-    fresh = {"crop": 0.8, "mixup": 0.2, "cutmix": 0.2, "shift": 0.0}
+    fresh: dict[str, Any] = {"crop": 0.8, "mixup": 0.2, "cutmix": 0.2, "shift": 0.0}
     network = trained(
         tmp_path / "exits",
         heads=("conv8",),
