@@ -65,8 +65,10 @@ def trained(
     heads: Sequence[str],
     saver: str | None = None,
     folder: str = "",
+    **settings: Any,
 ) -> Path:
-    """The folder of exits of a network, trained where it is not there yet."""
+    """The folder of exits of a network, trained where it is not there yet; further settings are
+    those of `train_exits`."""
     place = WORK / (folder or f"{name}-exits")
     if not place.exists():
         console = Console(stderr=True)
@@ -77,9 +79,7 @@ def trained(
             taps=taps,
             heads=heads,
             saver=saver,
-            classifier=True,
-            config=CONFIG,
-            cache_gb=20,
+            **{"classifier": True, "config": CONFIG, "cache_gb": 20, **settings},
             on_note=console.print,
             on_progress=lambda what, done, total: (
                 console.print(f"{what} {done}/{total}") if done == total else None

@@ -228,8 +228,8 @@ ORDER = {
         "palette layers rendering frontier_chart pairs_chart deferral_chart difficulty_chart"
     ),
     "training": (
-        "config sampling backbone features teacher_answers feature_cache checkpoint targets "
-        "gatekeeper pair_saving loop api saver"
+        "config named_config augmentation sampling backbone features teacher_answers "
+        "feature_cache averaging checkpoint targets gatekeeper pair_saving loop api saver"
     ),
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

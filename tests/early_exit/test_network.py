@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agreement import agree, random_policy
 from exit_nets import Net, images, network, refined, stage_of
 from mac_counts import macs_of
 from understudy.early_exit.network import ExitNetwork, Heads, attach
@@ -19,11 +20,10 @@ from understudy.nn.cascade import Cascade, build
 from understudy.nn.cost import count_parts, measure_parts
 from understudy.nn.stage import EMPTY, Stage, stages_of
 from understudy.operating_point import OperatingPoint
-from understudy.outcome import decide, evaluate
+from understudy.outcome import evaluate
 from understudy.policy import Policy, PolicyStage, midpoint
 from understudy.runtime.executor import Executor
-from understudy.runtime.protocol import Answers, StateKey
-from understudy.scores import ScoreTable
+from understudy.runtime.protocol import StateKey
 from understudy.scoring.in_memory import score
 
 PLAIN = ("net/blocks.0/linear", "net/blocks.1/linear", "net/blocks.1/mlp1x16", "net")
@@ -38,36 +38,6 @@ def plain() -> ExitNetwork:
 @pytest.fixture(scope="module")
 def full() -> ExitNetwork:
     return refined()
-
-
-def random_policy(table: ScoreTable, random: np.random.Generator) -> Policy:
-    """Some exits in the order of the table, each with a threshold that some samples reach."""
-    count = len(table.names)
-    chosen = np.flatnonzero(random.random(count - 1) < 0.6)
-    steps = []
-    for row in chosen:
-        seen = np.unique(table.confidence["max_softmax"][row].astype(float))
-        place = random.choice(np.argsort(np.diff(seen))[-30:])  # a wide gap, as in a trained net
-        steps.append(
-            PolicyStage(
-                table.names[row], float(midpoint(float(seen[place]), float(seen[place + 1])))
-            )
-        )
-    return Policy((*steps, PolicyStage(table.names[-1])))
-
-
-def agree(table: ScoreTable, policy: Policy, answers: Answers) -> None:
-    """Answers and exits are those of `evaluate`, but for samples that touch a threshold."""
-    decisions = decide(table, policy)
-    near = np.zeros(len(table), bool)
-    for stage in policy.stages[:-1]:
-        assert stage.threshold is not None
-        sure = table.confidence[stage.confidence][table.index(stage.exit)]
-        near |= np.abs(sure - stage.threshold) <= 1e-5 * abs(stage.threshold)
-    names = np.array([policy.exits[number] for number in decisions.stage])
-    assert near.mean() < 0.05
-    assert (np.array(answers.exit_names())[~near] == names[~near]).all()
-    assert (answers.prediction[~near] == decisions.prediction[~near]).all()
 
 
 def test_exits_in_the_order_of_execution(plain: ExitNetwork, full: ExitNetwork) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from understudy.errors import DataError
-from understudy.training.sampling import Augmentation
+from understudy.training.augmentation import Augmentation
 
 IDS = ["a", "b", "c", "d"]
 

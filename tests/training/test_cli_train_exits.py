@@ -47,6 +47,30 @@ def test_the_size_of_an_exit_sequence_network(run: Run) -> None:
     assert (size.layers, size.dim) == (0, 16)
 
 
+def test_options_override_a_configuration(run: Run) -> None:
+    words = (*TRAIN, "--into", "exits", "--config", "dyce", "--epochs", 1, "--json")
+    found = run(*words, "--taps", 1, "--heads", "mlp1x8").json
+    assert list(found["exits"]) == ["blocks.1/mlp1x8"]
+    settings = found["recipe"]
+    assert (settings["epochs"], settings["mixup"], settings["weights"]) == (1, 0.8, "dyce")
+    assert not found["cached"]
+
+
+def test_a_configuration_names_exits(run: Run) -> None:
+    Path("mine.toml").write_text(
+        FAST + 'taps = "all"\nheads = []\n[sequence]\nlayers = 1\ndim = 12\nheads = 3\n'
+    )
+    words = (*TRAIN, "--into", "exits", "--config", "mine.toml", "--json")
+    saver = ("--saver", "py:exit_digits:small")
+    assert list(run(*words, *saver).json["exits"]) == ["blocks.0/esn", "blocks.1/esn"]
+    network = load_network("exits:exits", allow_code=["exit_digits"])
+    assert network.saver_branch is not None
+    size = network.saver_branch.sequence.spec
+    assert (size.layers, size.dim, size.heads) == (1, 12, 3)
+    other = run(*words, *saver, "--heads", "linear,esn0x8x2", "--taps", "blocks.1").json
+    assert list(other["exits"]) == ["blocks.1/linear", "blocks.1/esn"]
+
+
 def test_every_option_and_setting(run: Run) -> None:
     Path("config.toml").write_text(
         'targets = "both"\ntemperature = 2\nshare = 0.3\nweights = "tinysaver"\n'
@@ -80,7 +104,8 @@ def test_every_option_and_setting(run: Run) -> None:
             "names 2 and --saver one: name one size",
         ),
         (("--saver", "py:exit_digits:small", "--heads", "esn2y16"), "reads LAYERSxDIM"),
-        (("--config", "nowhere.toml"), "--config cannot be read from 'nowhere.toml'"),
+        (("--config", "nowhere.toml"), "or a TOML file, 'nowhere.toml' cannot be read"),
+        (("--config", "tinysaver"), "found neither heads nor a saver"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(
@@ -100,7 +125,9 @@ def test_a_wrong_option_is_one_sentence(
         ("flip = 1", "true or false at $.flip, found 1"),
         ("targets = 1", "a text at $.targets, found 1"),
         ("[training]\nepochs = 2", "found 'training': correct the file"),
-        ("epochs 2", "--config takes a TOML file, 'fast.toml' is not"),
+        ("epochs 2", "a configuration is a TOML file, 'fast.toml' is not"),
+        ('taps = "blocks.7"', "blocks.7"),
+        ("crop = 2", "crop lies between"),
         ('targets = "truth"', "no targets 'truth'"),
         ('weights = "tinysaver"', "found no saver"),
         ("lr = -1", "lr lies between"),

@@ -15,6 +15,7 @@ from understudy.early_exit.network import ExitNetwork, Heads, attach
 from understudy.errors import DataError, ModelError, UnderstudyError
 from understudy.nn.stage import Stage
 from understudy.training import feature_cache
+from understudy.training.augmentation import Augmentation
 from understudy.training.feature_cache import CacheRows, FeatureCache, Kinds, kinds_of
 from understudy.training.features import (
     CLASSIFIER_INPUT,
@@ -25,7 +26,7 @@ from understudy.training.features import (
     TrainingImages,
     find_classifier,
 )
-from understudy.training.sampling import Augmentation, HoldOut, SampleOrder, hold_out
+from understudy.training.sampling import HoldOut, SampleOrder, hold_out
 from understudy.zoo.batches import Batch, first_images
 from understudy.zoo.data import DataSet, open_data
 

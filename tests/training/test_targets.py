@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.training.config import TrainingConfig
@@ -49,6 +50,23 @@ def test_both_is_a_mixture() -> None:
     )
     mixed = losses(logits, TARGETS, TrainingConfig(targets="both", share=0.25))
     torch.testing.assert_close(mixed, 0.25 * soft + 0.75 * hard)
+
+
+def test_probabilities_are_learnt_as_the_labels_that_they_mix() -> None:
+    (logits,) = random_logits(4)
+    share = torch.tensor([[0.7], [0.2]])
+    hard, other = F.one_hot(LABELS, 3).float(), F.one_hot(LABELS.roll(1), 3).float()
+    mixed = Targets({}, share * hard + (1 - share) * other, BACKBONE)
+    for settings in ({"targets": "labels"}, {"targets": "both", "share": 0.25}):
+        config = TrainingConfig(**settings)
+        one, two = (
+            losses(logits, Targets({}, labels, BACKBONE), config, smoothing=0.1)
+            for labels in (LABELS, LABELS.roll(1))
+        )
+        found = losses(logits, mixed, config, smoothing=0.1)
+        torch.testing.assert_close(found, share * one + (1 - share) * two)
+    assert mixed.truth().tolist() == [0, 0]
+    assert len(mixed) == 2
 
 
 def test_truth_is_the_labels_or_else_the_backbone() -> None:

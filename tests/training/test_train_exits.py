@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from understudy.store import load_table
 from understudy.training import checkpoint
 from understudy.training.api import fit_exits, train_exits
 from understudy.training.config import TrainingConfig
+from understudy.training.named_config import read_config
 from understudy.training.sampling import hold_out
 from understudy.zoo.data import Array, DataSet, open_data
 from understudy.zoo.models import load_network, load_stage
@@ -257,6 +259,98 @@ def test_all_targets_and_weights_teach(
     assert right["net/blocks.0/conv8"] > 0.5
     assert right["net/blocks.1/conv8"] > 0.7
     assert right["net/blocks.1/esn"] > right["tiny"]
+
+
+FRESH: dict[str, Any] = {
+    "crop": 0.5,
+    "auto_augment": "randaugment",
+    "erase": 0.2,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+}
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_fresh_views_and_averages_resume_as_undisturbed(
+    trained: Train, weights: dict[str, str], tmp_path: Path, epoch: int
+) -> None:
+    settings = {
+        "saver": f"tiny={weights['small']}",
+        "heads": ("mlp3x16", "conv8"),
+        "config": TrainingConfig(
+            **{**QUICK.to_dict(), **FRESH, "epochs": 3, "ema": 0.999, "weights": "dyce"}
+        ),
+    }
+    whole = trained(tmp_path / "whole", workers=2, **settings)
+    with pytest.raises(InterruptedRunError):
+        trained(tmp_path / "cut", workers=0, on_progress=at("exits", epoch), **settings)
+    rest = RecordedProgress()
+    torch.rand(5)
+    cut = trained(tmp_path / "cut", workers=1, on_progress=rest, **settings)
+    assert (("exits", 1) in rest.steps) == (epoch == 0)
+    assert whole.weights_hash == cut.weights_hash
+    files = [tmp_path / name / "exits.safetensors" for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert training_of(tmp_path / "whole") == training_of(tmp_path / "cut")
+    assert not training_of(tmp_path / "whole")["cached"]
+
+
+def test_exits_learn_from_fresh_views(trained: Train, tmp_path: Path) -> None:
+    notes: list[str] = []
+    fresh: dict[str, Any] = {"crop": 0.8, "mixup": 0.2, "cutmix": 0.2, "shift": 0.0}
+    network = trained(
+        tmp_path / "exits",
+        heads=("conv8",),
+        config=TrainingConfig(**{**QUICK.to_dict(), **fresh, "epochs": 12, "ema": 0.99}),
+        on_note=notes.append,
+    )
+    assert "images are augmented anew in every epoch" in notes[0]
+    right = held_out(network)
+    assert right["net/blocks.1/conv8"] > 0.75
+
+
+def test_averaged_weights_are_measured_and_kept(weights: dict[str, str], tmp_path: Path) -> None:
+    """What is kept is the average of the checkpoint, and its accuracy is that of the average."""
+    digits = open_data(DIGITS)
+    torch.manual_seed(0)
+    network = attach(load_stage(weights["big"]), {"blocks.1": "mlp2x16"})
+    config = TrainingConfig(**{**QUICK.to_dict(), "ema": 0.99, "epochs": 3})
+    summary = fit_exits(network, digits, config=config, folder=tmp_path / "work")
+    state = torch.load(tmp_path / "work" / "exits.pt", weights_only=True)
+    assert summary.exits["blocks.1/mlp2x16"].epoch == 3
+    ((point),) = network.locations
+    kept = network.head(point).state_dict()
+    average = {
+        name.removeprefix("module.0."): own
+        for name, own in state["average"].items()
+        if name.startswith("module.0.")
+    }
+    assert set(average) == set(kept)
+    assert all(torch.equal(own, average[name]) for name, own in kept.items())
+    assert not torch.equal(kept["layers.1.weight"], state["modules"][0]["layers.1.weight"])
+    assert not torch.equal(
+        kept["layers.0.running_var"], state["modules"][0]["layers.0.running_var"]
+    )
+    apart = hold_out(digits, share=config.held_out, seed=0).held_out
+    images = torch.stack([digits.image(int(n)) for n in apart])
+    assert digits.labels is not None
+    labels = torch.from_numpy(digits.labels[apart])
+    (stage, *_) = network.stages("net").values()
+    right = float((stage(images).argmax(1) == labels).float().mean())
+    assert summary.exits["blocks.1/mlp2x16"].accuracy == pytest.approx(right, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mlp1x1000", "mlp3x500", "mlp3x1000", "mlp5x500", "mlp5x1000"])
+def test_every_head_of_dyce_learns_by_its_configuration(weights: dict[str, str], kind: str) -> None:
+    """The last of its blocks, after a few epochs of its settings at a higher rate."""
+    torch.manual_seed(0)
+    network = attach(load_stage(weights["big"]), {"blocks.0": kind, "blocks.1": kind})
+    config = replace(read_config("dyce").training, epochs=12, lr=3e-3, crop=0.8, flip=False)
+    summary = fit_exits(network, open_data(DIGITS), config=config)
+    found = [summary.exits[f"blocks.{n}/{kind}"] for n in range(2)]
+    assert found[0].accuracy > 0.35  # the first exit is trained as well
+    assert found[1].accuracy > 0.6
 
 
 def memory(data: DataSet, labels: Array | None) -> DataSet:

@@ -46,21 +46,21 @@ class SequenceSize:
 
     @staticmethod
     def parse(text: str) -> SequenceSize:
-        """The size that ``LAYERSxDIM`` names, with 8 heads.
+        """The size that ``LAYERSxDIM`` names, with 8 heads, or ``LAYERSxDIMxHEADS``.
 
-        >>> SequenceSize.parse("2x512")
-        SequenceSize(layers=2, dim=512, heads=8)
+        >>> SequenceSize.parse("2x512"), SequenceSize.parse("1x12x4")
+        (SequenceSize(layers=2, dim=512, heads=8), SequenceSize(layers=1, dim=12, heads=4))
 
         Raises:
             ModelError: another form, or no size.
         """
-        found = re.fullmatch(r"(\d{1,3})x(\d{1,6})", text.strip())
+        found = re.fullmatch(r"\d{1,3}x\d{1,6}(x\d{1,6})?", text.strip())
         if found is None:
             raise ModelError(
-                "the size of an Exit Sequence Network reads LAYERSxDIM, found "
+                "the size of an Exit Sequence Network reads LAYERSxDIM or LAYERSxDIMxHEADS, found "
                 f"{text[:80]!r}: write 2x512 for two layers of width 512"
             )
-        return SequenceSize(int(found[1]), int(found[2]))
+        return SequenceSize(*map(int, text.split("x")))
 
 
 SEQUENCE = SequenceSize()

@@ -106,8 +106,7 @@ def even_taps(taps: Sequence[Tap], count: int) -> tuple[Tap, ...]:
     Raises:
         ModelError: a count below 1 or above the number of useful taps.
     """
-    end = max((tap.macs for tap in taps), default=0.0)
-    useful = [tap for tap in taps if tap.macs < end]
+    useful = useful_taps(taps)
     if not 1 <= count <= len(useful):
         raise ModelError(
             f"taps are chosen among the {len(useful)} places before the end of the network, found "
@@ -120,6 +119,16 @@ def even_taps(taps: Sequence[Tap], count: int) -> tuple[Tap, ...]:
         aim = (number + 1) / (count + 1)
         picked.append(min(range(first, last + 1), key=lambda n: abs(useful[n].share - aim)))
     return tuple(useful[number] for number in picked)
+
+
+def useful_taps(taps: Sequence[Tap]) -> tuple[Tap, ...]:
+    """Those that cost less than the last one: an exit elsewhere saves nothing.
+
+    >>> [tap.path for tap in useful_taps([Tap(str(n), (8,), "NC", n, n / 2) for n in (1, 2, 2)])]
+    ['1']
+    """
+    end = max((tap.macs for tap in taps), default=0.0)
+    return tuple(tap for tap in taps if tap.macs < end)
 
 
 def layout_of(model: nn.Module, shape: Sequence[int]) -> Layout:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,7 @@ with needing("a reproduction", extra="torch"):
     import torch
 
 from understudy.early_exit.exit_sequence import SEQUENCE, SequenceSize
-from understudy.early_exit.network import example_image
 from understudy.early_exit.serialization import ExitFolder
-from understudy.early_exit.taps import list_taps
 from understudy.errors import DataError
 from understudy.library_versions import installed_version
 from understudy.looks import count_looks, log_look, looking
@@ -38,6 +36,7 @@ from understudy.scores import ScoreTable
 from understudy.scoring.on_disk import score_into
 from understudy.training.api import Note, train_exits
 from understudy.training.config import TrainingConfig
+from understudy.training.named_config import ALL
 from understudy.zoo.models import build_stage
 
 LIBRARIES = ("understudy", "torch", "torchvision", "timm", "numpy")
@@ -192,7 +191,7 @@ class _RowRuns:
             f"{self.row.reference}={big}",
             settings.data("train"),
             folder,
-            taps=list(_every_block(big)),
+            taps=ALL,
             heads=exits.heads,
             saver=savers[0] if savers else None,
             sequence=SequenceSize.parse(exits.sequence) if exits.sequence else SEQUENCE,
@@ -210,13 +209,6 @@ class _RowRuns:
         if self.settings.epochs is not None:
             own |= {"epochs": self.settings.epochs, "patience": self.settings.epochs}
         return TrainingConfig.from_dict(TrainingConfig().to_dict() | own)
-
-
-def _every_block(spec: str) -> Iterator[str]:
-    """The blocks of a network after which it can be cut, where an exit saves something."""
-    stage = build_stage(spec)
-    taps = list_taps(stage, example_image(stage))
-    return (tap.path for tap in taps if tap.macs < taps[-1].macs)
 
 
 def _begun(file: Path, name: str, settings: RunSettings) -> Reproduction:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from understudy.early_exit.exit_sequence import SEQUENCE, SequenceSize
 from understudy.early_exit.network import ExitNetwork, attach, example_image
 from understudy.early_exit.serialization import check_replaceable, save_exits
-from understudy.early_exit.taps import Tap, even_taps, list_taps, tap_at
+from understudy.early_exit.taps import Tap, even_taps, list_taps, tap_at, useful_taps
 from understudy.errors import ModelError, UnderstudyError
 from understudy.files import only_writer
 from understudy.folders import remove_folder
@@ -25,6 +25,7 @@ from understudy.json_codec import Stored, stored
 from understudy.nn.preprocess import pixels_of
 from understudy.nn.stage import Stage, usable_device
 from understudy.progress_bars import Advance, no_bar
+from understudy.training.augmentation import Augmentation, fresh_augmentation
 from understudy.training.checkpoint import Checkpoint, free_bytes, state_bytes
 from understudy.training.config import TrainingConfig
 from understudy.training.feature_cache import (
@@ -51,7 +52,8 @@ from understudy.training.loop import (
     trainable_of_classifier,
     trainables_of,
 )
-from understudy.training.sampling import Augmentation, HoldOut, hold_out
+from understudy.training.named_config import ALL, Taps
+from understudy.training.sampling import HoldOut, hold_out
 from understudy.training.targets import TargetSet, Teacher, check_targets
 from understudy.zoo.batches import first_images, stacked
 from understudy.zoo.data import DataSet, open_data
@@ -73,7 +75,7 @@ def train_exits(
     data: str,
     into: str | Path,
     *,
-    taps: int | Sequence[str] | None = None,
+    taps: Taps | None = None,
     heads: Sequence[str] = ("linear",),
     saver: str | None = None,
     sequence: SequenceSize = SEQUENCE,
@@ -97,8 +99,8 @@ def train_exits(
             network is stored in that execution mode, in which its exits are then scored and run.
         data: data spec (`zoo.open_data`).
         into: the folder; a folder of exits that is there is replaced.
-        taps: module paths, or how many taps, spread evenly over the network's cost; by default 6,
-            or as many as it has.
+        taps: module paths; "all" for every block before the end of the network; or how many taps,
+            spread evenly over its cost; by default 6, or as many as it has.
         heads: kinds of heads (`nn.heads.make_head`); one of each at every tap.
         saver: model spec of a saver, which an Exit Sequence Network refines at every tap.
         sequence: the size of that network.
@@ -157,7 +159,7 @@ def _network(
     spec: str,
     image: Tensor,
     *,
-    taps: int | Sequence[str] | None,
+    taps: Taps | None,
     heads: Sequence[str],
     saver: str | None,
     sequence: SequenceSize,
@@ -183,12 +185,14 @@ def _sample(stage: Stage, image: Tensor) -> Tensor:
     return image if preprocess is None or preprocess.size is None else example_image(stage)
 
 
-def _taps(stage: Stage, sample: Tensor, taps: int | Sequence[str] | None) -> tuple[Tap, ...]:
-    if taps is not None and not isinstance(taps, int):
+def _taps(stage: Stage, sample: Tensor, taps: Taps | None) -> tuple[Tap, ...]:
+    if taps is not None and taps != ALL and not isinstance(taps, int):
         return tap_at(stage, sample, taps)
     found = list_taps(stage, sample)
-    useful = sum(tap.macs < found[-1].macs for tap in found)
-    return even_taps(found, max(min(USUAL_TAPS, useful), 1) if taps is None else taps)
+    useful = len(useful_taps(found))
+    if isinstance(taps, int):
+        return even_taps(found, taps)
+    return even_taps(found, max(useful if taps == ALL else min(USUAL_TAPS, useful), 1))
 
 
 @contextmanager
@@ -283,7 +287,8 @@ def fit_exits(
     images = first_images(data, 1)
     path = find_classifier(network.stage, images) if classifier else None
     _check_exits(network, config)
-    check_targets(data, int(network.stage(images).shape[1]), config, classifier=classifier)
+    classes = int(network.stage(images).shape[1])
+    check_targets(data, classes, config, classifier=classifier)
     parts = hold_out(data, share=config.held_out, seed=config.seed)
     logits = config.targets != "labels" and path is None
     extract = FeatureExtractor(network, classifier=path, logits=logits, precision=precision)
@@ -293,7 +298,9 @@ def fit_exits(
         modules = _trained_modules(network, config, path)
         checkpoint.check_room(modules)
         source = _feature_source(
-            TrainingImages(data, augmentation, extract, workers),
+            TrainingImages(
+                data, augmentation, extract, workers, fresh_augmentation(config, _stages(network))
+            ),
             parts,
             folder=checkpoint.features,
             views=config.views,
@@ -302,7 +309,7 @@ def fit_exits(
             on_progress=on_progress,
             on_note=on_note,
         )
-        trainer = _Trainer(network, data, source, parts, checkpoint, on_progress, on_note)
+        trainer = _Trainer(network, data, classes, source, parts, checkpoint, on_progress, on_note)
         exits = trainer.train(config, classifier=path)
     network.eval()
     corrupt = source.corrupt()
@@ -326,6 +333,7 @@ class _Trainer:
 
     network: ExitNetwork
     data: DataSet
+    classes: int
     source: FeatureSource
     hold_out: HoldOut
     checkpoint: Checkpoint
@@ -364,7 +372,9 @@ class _Trainer:
 
         fitted = fit(
             trainables,
-            TargetSet(self.source, self.data.labels, teacher, self.network.stage.device),
+            TargetSet(
+                self.source, self.data.labels, teacher, self.network.stage.device, self.classes
+            ),
             self.hold_out.without(self.source.corrupt()),
             config=config,
             checkpoint=self.checkpoint,
@@ -402,10 +412,16 @@ def _feature_source(
     on_progress: Advance,
     on_note: Note,
 ) -> FeatureSource:
-    """A cache of all features, filled; or a stream of them, where a cache needs too much space.
+    """A cache of all features, filled; or a stream of them, where views are drawn anew or a cache
+    needs too much space.
 
     `apart` are bytes that stay free for checkpoints.
     """
+    if images.fresh is not None:
+        on_note(
+            "images are augmented anew, the network runs in every epoch: no features are cached"
+        )
+        return StreamedFeatures(images)
     some = first_images(images.data, min(_FIRST, len(images.data)))
     example = images.extract(stacked(some))
     kinds = kinds_of(example)
@@ -424,6 +440,12 @@ def _feature_source(
     cache = FeatureCache(folder, kinds, rows)
     cache.fill(images, on_progress=partial(on_progress, "features"), on_note=on_note)
     return cache
+
+
+def _stages(network: ExitNetwork) -> list[Stage]:
+    """The network and, where there is one, its saver."""
+    saver_branch = network.saver_branch
+    return [network.stage, *([] if saver_branch is None else [saver_branch.saver.stage])]
 
 
 def _trained_modules(

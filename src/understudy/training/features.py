@@ -17,12 +17,13 @@ from understudy.early_exit.network import ExitNetwork
 from understudy.errors import ModelError
 from understudy.graph.capture import hooked
 from understudy.graph.model_output import logits_in
-from understudy.nn.preprocess import on_device, pixels_of
+from understudy.nn.preprocess import Pixels, on_device, pixels_of
 from understudy.nn.stage import Images, Stage
 from understudy.runtime.fitting_parts import FittingParts
+from understudy.training.augmentation import Augmentation, FreshAugmentation
 from understudy.training.backbone import BackboneSettings, FrozenModel
-from understudy.training.sampling import Augmentation, SampleOrder
-from understudy.zoo.batches import Batch, batches
+from understudy.training.sampling import SampleOrder
+from understudy.zoo.batches import Batch, batches, read_batches
 from understudy.zoo.data import Array, DataSet
 
 Features = Mapping[str, Tensor]
@@ -257,10 +258,12 @@ def find_classifier(stage: Stage, images: Images) -> str:
 
 
 class FeatureBatch(NamedTuple):
-    """Positions of some images in the data set (n,), and their features."""
+    """Positions of some images in the data set (n,), and their features; where images are mixed,
+    the share (n, n) that every image has in each of them."""
 
     positions: Array
     features: Features
+    mixture: Tensor | None = None
 
 
 class FeatureSource(Protocol):
@@ -293,23 +296,51 @@ class TrainingImages:
         augmentation: makes the views of an image.
         extract: makes features of images.
         workers: threads that decode ahead.
+        fresh: what draws views anew; without it views are mirrored and shifted alone.
     """
 
     data: DataSet
     augmentation: Augmentation
     extract: Extractor
     workers: int | None
+    fresh: FreshAugmentation | None = None
 
     def decoded(self, positions: Array, *, size: int) -> Iterator[Batch]:
         """The images at some positions, in batches of so many positions."""
         return batches(self.data, positions.tolist(), size=size, workers=self.workers)
 
+    def viewed(self, order: SampleOrder, *, size: int) -> Iterator[Batch]:
+        """The images of an order in batches, in their fresh views where there are such."""
+        if self.fresh is None or not order.views.any():
+            return self.decoded(order.positions, size=size)
+        views = np.zeros(len(self.data), np.int64)
+        views[order.positions] = order.views
+        image = partial(self._fresh_image, self.fresh, views)
+        return read_batches(image, order.positions.tolist(), size=size, workers=self.workers)
+
     def features(self, batch: Batch, views: Array) -> Features:
         """The features of decoded images, each in the requested view."""
+        return self.extract(self._moved(batch, views))
+
+    def fresh_features(self, batch: Batch, views: Array, *, number: int) -> FeatureBatch:
+        """The features of a batch of `viewed`, which has a number in its epoch."""
+        if self.fresh is None or not views.any():
+            return FeatureBatch(batch.positions, self.features(batch, views))
+        images, mixture = self.fresh.batch(
+            self._moved(batch, views), view=int(views[0]), number=number
+        )
+        return FeatureBatch(batch.positions, self.extract(images), mixture)
+
+    def _moved(self, batch: Batch, views: Array) -> Pixels:
+        """Decoded images on the device, mirrored and shifted."""
         ids = self.data.ids[batch.positions].tolist()
         images = on_device(batch.images, self.extract.device)
         pixels = images if isinstance(images, Tensor) else [pixels_of(image) for image in images]
-        return self.extract(self.augmentation.apply(pixels, ids, views))
+        return self.augmentation.apply(pixels, ids, views)
+
+    def _fresh_image(self, fresh: FreshAugmentation, views: Array, position: int) -> Tensor:
+        view = int(views[position])
+        return fresh.image(self.data.image(position), str(self.data.ids[position]), view=view)
 
 
 class StreamedFeatures:
@@ -329,10 +360,10 @@ class StreamedFeatures:
 
     def batches(self, order: SampleOrder, *, size: int) -> Iterator[FeatureBatch]:
         """Features in batches of `size`, without those of corrupt images."""
-        decoded = self._images.decoded(order.positions, size=size)
-        for requested, batch in zip(order.batches(size), decoded, strict=True):
+        viewed = self._images.viewed(order, size=size)
+        for number, (requested, batch) in enumerate(zip(order.batches(size), viewed, strict=True)):
             there = np.isin(requested.positions, batch.positions)
             self._corrupt[requested.positions[~there]] = True
             if len(batch):
-                features = self._images.features(batch, requested.views[there])
-                yield FeatureBatch(batch.positions, features)
+                views = requested.views[there]
+                yield self._images.fresh_features(batch, views, number=number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import cos, isfinite, pi
@@ -18,6 +18,7 @@ from understudy.early_exit.network import ExitNetwork
 from understudy.early_exit.stages import ESN
 from understudy.errors import DataError, ModelError
 from understudy.json_codec import stored
+from understudy.training.averaging import AveragedWeights
 from understudy.training.checkpoint import WEIGHTS, BestWeights, Checkpoint
 from understudy.training.config import TrainingConfig
 from understudy.training.features import (
@@ -198,21 +199,32 @@ def fit(
         )
     modules = nn.ModuleList(one.module for one in trainables).requires_grad_(True)
     optimizer = torch.optim.AdamW(_parameter_groups(modules, config), lr=config.lr)
+    average = AveragedWeights(modules, config.ema) if config.ema else None
     measure = partial(_measure, trainables, targets, hold_out.held_out_order(), config)
-    state = _restored(checkpoint.load(name), modules, optimizer)
+    state = _restored(checkpoint.load(name), modules, optimizer, average)
     if state is None:
         first = measure(epoch=0)
         state = _LoopState(0, list(first), [_copied(module) for module in modules], [first])
         _check_finite(trainables, first, state, config)
     on_epoch(state.epoch, _by_exit(trainables, state.best))
     while not _ended(state, config):
-        _train_epoch(trainables, targets, hold_out, config, optimizer, number=state.epoch)
-        metrics = measure(epoch=state.epoch + 1)
-        _check_finite(trainables, metrics, state, config)
-        state.epochs.append(metrics)
-        _keep_best(state, metrics, modules)
+        _train_epoch(
+            trainables,
+            targets,
+            hold_out,
+            config,
+            optimizer,
+            number=state.epoch,
+            after_step=partial(average.update, modules) if average else _nothing,
+        )
+        with nullcontext() if average is None else average.applied(modules):
+            metrics = measure(epoch=state.epoch + 1)
+            _check_finite(trainables, metrics, state, config)
+            state.epochs.append(metrics)
+            _keep_best(state, metrics, modules)
         if checkpoint.due() or _ended(state, config):
-            checkpoint.save(name, _saved(state, modules, optimizer), best=_best_weights(state))
+            now = _saved(state, modules, optimizer, average)
+            checkpoint.save(name, now, best=_best_weights(state))
         on_epoch(state.epoch, _by_exit(trainables, metrics))
     _load_best(modules, state)
     optimizer.zero_grad()
@@ -234,6 +246,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     *,
     number: int,
+    after_step: Callable[[], None],
 ) -> None:
     """Train on every image once, in steps of one size: what is left over is left out."""
     count = len(hold_out.train)
@@ -244,6 +257,8 @@ def _train_epoch(
     dtype = training_dtype(config, targets.device)
     with _random_of_epoch(config.seed, number, targets.device) as random:
         order = hold_out.training_order(random, views=config.views)
+        if config.fresh:
+            order = order.in_view(number + 1)
         whole = SampleOrder(order.positions[: steps * size], order.views[: steps * size])
         for step, batch in enumerate(targets.batches(whole, size=size)):
             if len(batch) < 2:
@@ -257,6 +272,11 @@ def _train_epoch(
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+            after_step()
+
+
+def _nothing() -> None:
+    """What is done after a step where no weights are averaged."""
 
 
 def training_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
@@ -412,7 +432,10 @@ def _copied(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _saved(
-    state: _LoopState, modules: nn.ModuleList, optimizer: torch.optim.Optimizer
+    state: _LoopState,
+    modules: nn.ModuleList,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedWeights | None,
 ) -> dict[str, Any]:
     return {
         "stale": state.stale,
@@ -420,18 +443,24 @@ def _saved(
         "epochs": [_as_numbers(metrics) for metrics in state.epochs],
         "modules": [module.state_dict() for module in modules],
         "optimizer": optimizer.state_dict(),
+        "average": None if average is None else average.state_dict(),
     }
 
 
 def _restored(
-    saved: dict[str, Any] | None, modules: nn.ModuleList, optimizer: torch.optim.Optimizer
+    saved: dict[str, Any] | None,
+    modules: nn.ModuleList,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedWeights | None,
 ) -> _LoopState | None:
-    """The state that was saved, put into the modules and the optimizer."""
+    """The state that was saved, put into the modules, the optimizer and the average."""
     if saved is None:
         return None
     for module, last in zip(modules, saved["modules"], strict=True):
         module.load_state_dict(last)
     optimizer.load_state_dict(saved["optimizer"])
+    if average is not None:
+        average.load_state_dict(saved["average"])
     epochs = [_as_metrics(numbers) for numbers in saved["epochs"]]
     return _LoopState(saved["stale"], _as_metrics(saved["best"]), saved[WEIGHTS], epochs)
 

@@ -1,16 +1,13 @@
-"""The images that training sees: which are held out, their order in an epoch, augmented views."""
+"""The images that training sees: which are held out, and their order in an epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from understudy.errors import DataError
-from understudy.nn.preprocess import Pixels
 from understudy.split import uniform
 from understudy.zoo.data import Array, DataSet
 
@@ -38,6 +35,10 @@ class SampleOrder:
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             yield SampleOrder(self.positions[rows], self.views[rows])
+
+    def in_view(self, number: int) -> SampleOrder:
+        """The same images, all in one view."""
+        return SampleOrder(self.positions, np.full(len(self), number))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,77 +102,3 @@ def hold_out(data: DataSet, *, share: float, seed: int) -> HoldOut:
         )
     train = np.random.default_rng(seed).permutation(np.flatnonzero(~apart))
     return HoldOut(train, np.flatnonzero(apart))
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """The views of every image, mirrored and shifted; view 0 is the image as it is.
-
-    Pixels that are shifted in have the colour of the edge. View n of an image depends on its id
-    and the seed alone, so that it never changes.
-
-    Attributes:
-        shift: how far it is shifted at most, as a share of its sides.
-        flip: whether it may be mirrored.
-        seed: other views for another seed.
-
-    >>> augmentation = Augmentation(shift=0.25, flip=False, seed=0)
-    >>> image = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
-    >>> torch.equal(augmentation.apply(image, ["a"], np.array([0])), image)
-    True
-    """
-
-    shift: float
-    flip: bool
-    seed: int
-
-    def apply(self, images: Pixels, ids: Sequence[str], views: Array) -> Pixels:
-        """The images (N, C, H, W), or a list of (C, H, W), each in the requested view.
-
-        Args:
-            images: of any dtype, on any device.
-            ids: (N,) their ids.
-            views: (N,) numbers of views.
-
-        Raises:
-            DataError: samples that are no images, in another view than 0.
-        """
-        if not views.any():
-            return images
-        keys = np.array(
-            [f"{self.seed}/{view}/{id}" for view, id in zip(views.tolist(), ids, strict=True)],
-            object,
-        )
-        draws = np.where(views > 0, uniform(keys, salt=b"view"), -1.0)
-        if isinstance(images, Tensor):
-            return self._moved(images, draws)
-        return [
-            self._moved(image[None], draws[row : row + 1])[0] for row, image in enumerate(images)
-        ]
-
-    def _moved(self, images: Tensor, draws: Array) -> Tensor:
-        """Each image moved according to one number in [0, 1); -1 leaves it where it is."""
-        if images.ndim != 4:
-            raise DataError(
-                "views are of images (C, H, W), found samples of the shape "
-                f"{tuple(images.shape[1:])}: train on one view, the sample as it is"
-            )
-        height, width = images.shape[2:]
-        down, right = round(self.shift * height), round(self.shift * width)
-        choices = (2 * down + 1, 2 * right + 1, 2 if self.flip else 1)
-        moves = np.unravel_index((np.maximum(draws, 0) * np.prod(choices)).astype(int), choices)
-        still = draws < 0
-        vertical, horizontal, mirrored = (
-            torch.from_numpy(np.where(still, neutral, move)).to(images.device)
-            for move, neutral in zip(moves, (down, right, 0), strict=True)
-        )
-        rows = _source_places(height, vertical - down)
-        columns = _source_places(width, horizontal - right)
-        columns = torch.where(mirrored[:, None] > 0, width - 1 - columns, columns)
-        moved = images.gather(2, rows[:, None, :, None].expand(images.shape))
-        return moved.gather(3, columns[:, None, None, :].expand(images.shape))
-
-
-def _source_places(side: int, shift: Tensor) -> Tensor:
-    """(N, side): the place along a side from which each pixel is taken."""
-    return (torch.arange(side, device=shift.device) + shift[:, None]).clamp(0, side - 1)

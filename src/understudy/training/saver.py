@@ -24,6 +24,7 @@ from understudy.nn.cost import count_parts
 from understudy.nn.stage import Images, Stage, usable_device
 from understudy.progress_bars import Advance, no_bar
 from understudy.training.api import Note, checkpoint_in
+from understudy.training.augmentation import Augmentation, fresh_augmentation
 from understudy.training.checkpoint import Checkpoint
 from understudy.training.config import TrainingConfig
 from understudy.training.features import (
@@ -45,7 +46,7 @@ from understudy.training.loop import (
     training_dtype,
 )
 from understudy.training.pair_saving import LITTLE, PairSaving
-from understudy.training.sampling import Augmentation, HoldOut, hold_out
+from understudy.training.sampling import HoldOut, hold_out
 from understudy.training.targets import TargetSet, check_targets, joined, losses
 from understudy.training.teacher_answers import IMAGES, TeacherAnswers
 from understudy.zoo.batches import first_images
@@ -56,8 +57,8 @@ from understudy.zoo.models import load_stage
 WEIGHTS, RECORD = "weights.safetensors", "saver.json"
 OBJECTIVES = ("labels", "distillation", "gatekeeper")
 TEACHING = TrainingConfig(
-    epochs=30, batch=256, lr=1e-3, targets="both", share=0.9, temperature=2.0, held_out=0.1,
-    patience=10,
+    epochs=30, batch=256, lr=1e-3, views=1000, targets="both", share=0.9, temperature=2.0,
+    held_out=0.1, patience=10,
 )  # fmt: skip
 TEACH, TUNE = "teaching", "tuning"
 _BEFORE, _TAUGHT = "before", "taught"
@@ -282,7 +283,8 @@ def fit_saver(
     sample = first_images(data, 1)
     macs = _checked_macs(little, large, sample)
     config = _fitting(config, data)
-    check_targets(data, int(large(sample).shape[1]), config.teaching, classifier=False)
+    classes = int(large(sample).shape[1])
+    check_targets(data, classes, config.teaching, classifier=False)
     parts = hold_out(data, share=config.teaching.held_out, seed=config.teaching.seed)
     classifier = _classifier(large, sample, data, on_note)
     channels_last(large.model)
@@ -299,8 +301,11 @@ def fit_saver(
                 classifier=classifier,
             ),
             workers,
+            fresh_augmentation(config.teaching, [little, large]),
         )
-        targets = TargetSet(StreamedFeatures(images), data.labels, _stored_logits, large.device)
+        targets = TargetSet(
+            StreamedFeatures(images), data.labels, _stored_logits, large.device, classes
+        )
         measure = PairSaving(macs, config.max_drop)
         trainer = _SaverTrainer(
             little, large, classifier, targets, parts, measure, checkpoint, on_progress, on_note

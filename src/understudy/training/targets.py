@@ -12,7 +12,7 @@ from torch import Tensor
 
 from understudy.errors import DataError
 from understudy.training.config import TrainingConfig
-from understudy.training.features import SAVER_LOGITS, Features, FeatureSource
+from understudy.training.features import SAVER_LOGITS, FeatureBatch, Features, FeatureSource
 from understudy.training.sampling import SampleOrder
 from understudy.zoo.data import Array, DataSet
 
@@ -26,7 +26,7 @@ class Targets:
 
     Attributes:
         features: the input of the heads.
-        labels: (N,) classes, or None.
+        labels: (N,) classes, (N, C) probabilities of classes where images are mixed, or None.
         backbone: (N, C) the backbone's logits, or None where they are not a target.
     """
 
@@ -42,9 +42,12 @@ class Targets:
         return Targets({}, self.labels, self.backbone)
 
     def truth(self) -> Tensor:
-        """The correct classes, (N,): the labels, or the backbone's answers where there are none."""
+        """The correct classes, (N,): the labels, or the backbone's answers where there are none.
+
+        Of a mixed image it is the class that has most of it.
+        """
         if self.labels is not None:
-            return self.labels
+            return self.labels if self.labels.ndim == 1 else self.labels.argmax(1)
         assert self.backbone is not None, "an exit learns from one of the two"
         return self.backbone.argmax(1)
 
@@ -58,22 +61,29 @@ class TargetSet:
         labels: (N,) classes of all images, or None.
         teacher: makes the backbone's logits, or None where they are not a target.
         device: where the targets of a batch are put.
+        classes: how many there are; needed where images with labels are mixed.
     """
 
     source: FeatureSource
     labels: Array | None
     teacher: Teacher | None
     device: torch.device
+    classes: int | None = None
 
     def batches(self, order: SampleOrder, *, size: int) -> Iterator[Targets]:
         """Targets of `size` samples; corrupt images are left out."""
-        for positions, stored in self.source.batches(order, size=size):
-            features = {name: value.to(self.device) for name, value in stored.items()}
-            labels = None
-            if self.labels is not None:
-                labels = torch.from_numpy(self.labels[positions]).long().to(self.device)
+        for batch in self.source.batches(order, size=size):
+            features = {name: value.to(self.device) for name, value in batch.features.items()}
+            labels = None if self.labels is None else self._labels(self.labels, batch)
             backbone = None if self.teacher is None else self.teacher(features)
             yield Targets(features, labels, backbone)
+
+    def _labels(self, labels: Array, batch: FeatureBatch) -> Tensor:
+        found = torch.from_numpy(labels[batch.positions]).long()
+        if batch.mixture is None:
+            return found.to(self.device)
+        assert self.classes is not None, "labels that are mixed are probabilities of so many"
+        return (batch.mixture @ F.one_hot(found, self.classes).float()).to(self.device)
 
 
 def joined(parts: Sequence[Targets]) -> Targets:
@@ -134,7 +144,7 @@ def _doubt(logits: Tensor) -> Tensor:
 def _label_losses(logits: Tensor, targets: Targets, smoothing: float) -> Tensor:
     assert targets.labels is not None, "labels are a target where there are some"
     rows, exits, classes = logits.shape
-    labels = targets.labels.repeat_interleave(exits)
+    labels = targets.labels.repeat_interleave(exits, 0)
     flat = logits.float().reshape(-1, classes)
     loss = F.cross_entropy(flat, labels, reduction="none", label_smoothing=smoothing)
     return loss.view(rows, exits)

@@ -124,6 +124,28 @@ def batches_of_blocks(
     return _decoded_batches(read, blocks, size=size, workers=workers)
 
 
+def read_batches(
+    read: Callable[[int], Any],
+    positions: Sequence[int],
+    *,
+    size: int = 256,
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """The batches of `batches`, of images that a function makes.
+
+    Args:
+        read: the image at a position, or a `DataError`; called by the threads that decode.
+        positions, size, workers: as for `batches`.
+
+    >>> [batch.images.tolist() for batch in read_batches(np.zeros, [2, 2, 1], size=2)]
+    [[[0.0, 0.0], [0.0, 0.0]], [[0.0]]]
+
+    Raises:
+        DataError: a size or number of workers out of range.
+    """
+    return _decoded_batches(read, [positions], size=size, workers=workers)
+
+
 def first_images(
     data: DataSet,
     count: int,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,6 @@ from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
     from rich.console import Group
-
-    from understudy.training.config import TrainingConfig
 
 
 ESN = "esn"
@@ -42,17 +38,19 @@ def train_exits(
     taps: Annotated[
         str | None,
         options.option(
-            "PATHS", "Module paths, joined by commas, or how many places. [dim]Default: 6[/]"
+            "PATHS",
+            "Module paths, joined by commas, how many places, or all. [dim]Default: 6[/]",
         ),
     ] = None,
     heads: Annotated[
-        str,
+        str | None,
         options.option(
             "KINDS",
             "Kinds of heads at every tap, joined by commas: linear, mlp3x500, conv64; with a "
-            "saver also esnLxD, the size of its Exit Sequence Network. [dim](esn2x128)[/]",
+            "saver also esnLxD, the size of its Exit Sequence Network. "
+            "[dim]Default: linear, esn2x128[/]",
         ),
-    ] = "linear",
+    ] = None,
     saver: Annotated[
         str | None,
         options.option(
@@ -63,9 +61,11 @@ def train_exits(
         bool, typer.Option("--classifier", help="First train the network's own last layer anew.")
     ] = False,
     config: Annotated[
-        Path | None,
+        str | None,
         options.option(
-            "FILE", "Settings of training (TOML); --epochs, --batch, --lr and --seed override it."
+            "NAME",
+            "tinysaver or dyce, as in the papers, or a TOML file of settings; other options "
+            "override it.",
         ),
     ] = None,
     epochs: Annotated[
@@ -97,23 +97,29 @@ def train_exits(
     for text in filter(None, (model, saver)):  # seen before PyTorch is imported
         for spec in named_specs([text]).values():
             check_found(spec)
-    kinds, size = _kinds_and_size(heads, saver)
-    given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
+    kinds, size = (None, None) if heads is None else _kinds_and_size(heads, saver)
+    settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
+    given: dict[str, Any] = {name: own for name, own in settings.items() if own is not None}
     with terminal.progress("steps") as advance:
         from understudy.early_exit.exit_sequence import SEQUENCE, SequenceSize
         from understudy.early_exit.serialization import ExitFolder
         from understudy.training.api import train_exits as train
+        from understudy.training.config import TrainingConfig
+        from understudy.training.named_config import NamedConfig, parse_taps, read_config
 
+        named = NamedConfig(TrainingConfig()) if config is None else read_config(config)
+        if kinds is None:
+            kinds = ["linear"] if named.heads is None else [*named.heads]
         train(
             model,
             data,
             into,
-            taps=_taps(taps),
+            taps=named.taps if taps is None else parse_taps(taps),
             heads=kinds,
             saver=saver,
-            sequence=SEQUENCE if size is None else SequenceSize.parse(size),
+            sequence=SequenceSize.parse(size) if size else named.sequence or SEQUENCE,
             classifier=classifier,
-            config=_training_config(config, given),
+            config=replace(named.training, **given),
             cache_gb=cache_gb,
             workers=workers,
             device=device,
@@ -126,28 +132,6 @@ def train_exits(
         {"folder": str(into), "spec": f"exits:{into}", "name": folder.name, **folder.training},
         as_json=as_json,
     )
-
-
-def _training_config(file: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
-    """The settings in a TOML file, overridden by the options that were given.
-
-    Raises:
-        UsageError: the file cannot be read, has an unknown setting or one of another type.
-        ModelError: an option out of its range.
-    """
-    from understudy.json_codec import decode
-    from understudy.training.config import TrainingConfig
-
-    config = TrainingConfig()
-    if file is not None:
-        config = decode(
-            config.to_dict() | read_toml(file),
-            TrainingConfig,
-            what=f"the configuration in {str(file)!r}",
-            error=terminal.UsageError,
-            remedy="correct the file",
-        )
-    return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def _kinds_and_size(heads: str, saver: str | None) -> tuple[list[str], str | None]:
@@ -165,30 +149,6 @@ def _kinds_and_size(heads: str, saver: str | None) -> tuple[list[str], str | Non
             f"{'give --saver MODEL' if saver is None else 'name one size'}"
         )
     return [kind for kind in listed if not kind.startswith(ESN)], next(iter(sizes), None)
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """The settings in a TOML file.
-
-    Raises:
-        UsageError: it cannot be read, or is none.
-    """
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise terminal.UsageError(
-            f"--config cannot be read from {str(file)!r}: {error.strerror}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise terminal.UsageError(
-            f"--config takes a TOML file, {str(file)!r} is not: {error}"
-        ) from error
-
-
-def _taps(text: str | None) -> int | list[str] | None:
-    if text is None:
-        return None
-    return int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else options.listed_values(text)
 
 
 def spec_words(folder: Path, specs: Iterable[str]) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from understudy.app.cli import options, terminal
-from understudy.app.cli.train_exits import read_toml
 from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
@@ -108,10 +107,11 @@ def _saver_config(
     """The settings in a TOML file, overridden by the options that were given.
 
     Raises:
-        UsageError: the file cannot be read, has an unknown setting or one of another type.
-        ModelError: a setting out of its range.
+        UsageError: the file has an unknown setting or one of another type.
+        ModelError: the file cannot be read, or has a setting out of its range.
     """
     from understudy.json_codec import decode
+    from understudy.training.named_config import read_toml
     from understudy.training.saver import SaverConfig
 
     config = SaverConfig()
