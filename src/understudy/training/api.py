@@ -419,7 +419,7 @@ def _feature_source(
     """
     if images.fresh is not None:
         on_note(
-            "images are augmented anew, the network runs in every epoch: no features are cached"
+            "images are augmented anew in every epoch, in which the network runs: nothing is cached"
         )
         return StreamedFeatures(images)
     some = first_images(images.data, min(_FIRST, len(images.data)))
