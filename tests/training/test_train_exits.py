@@ -263,7 +263,7 @@ FRESH: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("epoch", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_fresh_views_and_averages_resume_as_undisturbed(
     trained: Train, weights: dict[str, str], tmp_path: Path, epoch: int
 ) -> None:
@@ -288,6 +288,7 @@ def test_fresh_views_and_averages_resume_as_undisturbed(
     assert not training_of(tmp_path / "whole")["cached"]
 
 
+@pytest.mark.slow
 def test_exits_learn_from_fresh_views(trained: Train, tmp_path: Path) -> None:
     notes: list[str] = []
     fresh: dict[str, Any] = {"crop": 0.8, "mixup": 0.2, "cutmix": 0.2, "shift": 0.0}

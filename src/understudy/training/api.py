@@ -399,8 +399,8 @@ def _feature_source(
     needs too much space."""
     if images.fresh is not None:
         on_note(
-            "images are augmented anew in every epoch, so the network runs in each: no features are "
-            "cached"
+            "images are augmented anew in every epoch, so the network runs in each of them: no "
+            "features are cached"
         )
         return StreamedFeatures(images)
     example = images.extract(first_images(images.data, 1))
