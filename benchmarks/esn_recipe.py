@@ -9,7 +9,7 @@ the same for both, with last layers that were trained anew on the JPEG train set
 on one random half of the test set and measured on the other, both ways round, for 10 cuts.
 
 The weights that are trained lie in benchmarks/work and are used again: half an hour the first time
-for `cifar_exits.py`, and about an hour and a half for 10 streamed epochs, on two cores.
+for `cifar_exits.py`, and about 40 minutes for 10 streamed epochs, on two cores.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ FRESH: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("epoch", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_fresh_views_and_averages_resume_as_undisturbed(
     trained: Train, weights: dict[str, str], tmp_path: Path, epoch: int
 ) -> None:
@@ -295,6 +295,7 @@ def test_fresh_views_and_averages_resume_as_undisturbed(
     assert not training_of(tmp_path / "whole")["cached"]
 
 
+@pytest.mark.slow
 def test_exits_learn_from_fresh_views(trained: Train, tmp_path: Path) -> None:
     notes: list[str] = []
     fresh: dict[str, Any] = {"crop": 0.8, "mixup": 0.2, "cutmix": 0.2, "shift": 0.0}
@@ -343,13 +344,15 @@ def test_averaged_weights_are_measured_and_kept(weights: dict[str, str], tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp1x1000", "mlp3x500", "mlp3x1000", "mlp5x500", "mlp5x1000"])
 def test_every_head_of_dyce_learns_by_its_configuration(weights: dict[str, str], kind: str) -> None:
-    """The last of its blocks, after a few epochs of its settings at a higher rate."""
+    """After a few epochs, at a higher rate, with crops and without flips, which digits bear."""
     torch.manual_seed(0)
     network = attach(load_stage(weights["big"]), {"blocks.0": kind, "blocks.1": kind})
-    config = replace(read_config("dyce").training, epochs=12, lr=3e-3, crop=0.8, flip=False)
+    config = replace(
+        read_config("dyce").training, epochs=8, lr=3e-3, crop=0.8, flip=False, auto_augment="none"
+    )
     summary = fit_exits(network, open_data(DIGITS), config=config)
     found = [summary.exits[f"blocks.{n}/{kind}"] for n in range(2)]
-    assert found[0].accuracy > 0.35  # the first exit is trained as well
+    assert found[0].accuracy > 0.3  # the first exit is trained as well
     assert found[1].accuracy > 0.6
 
 

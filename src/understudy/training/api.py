@@ -419,7 +419,8 @@ def _feature_source(
     """
     if images.fresh is not None:
         on_note(
-            "images are augmented anew in every epoch, in which the network runs: nothing is cached"
+            "images are augmented anew in every epoch, so the network runs in each of them: no "
+            "features are cached"
         )
         return StreamedFeatures(images)
     some = first_images(images.data, min(_FIRST, len(images.data)))
