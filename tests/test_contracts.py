@@ -227,7 +227,7 @@ ORDER = {
     "plots": (
         "palette layers rendering frontier_chart pairs_chart deferral_chart difficulty_chart"
     ),
-    "training": "config sampling features teacher_answers checkpoint targets loop api",
+    "training": "config sampling features teacher_answers checkpoint targets loop joint api",
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "
         "_coordinate_descent_kernels pairs deferral_curves reliability all_pairs pair_savings "

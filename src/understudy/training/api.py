@@ -29,12 +29,14 @@ from understudy.training.checkpoint import CacheRows, Checkpoint, FeatureCache, 
 from understudy.training.config import TrainingConfig
 from understudy.training.features import (
     LOGITS,
+    Extractor,
     FeatureExtractor,
     FeatureSource,
     StreamedFeatures,
     TrainingImages,
     find_classifier,
 )
+from understudy.training.joint import TuningInputs, trained_together
 from understudy.training.loop import (
     CLASSIFIER,
     HeldOutMetrics,
@@ -136,6 +138,7 @@ def train_exits(
             target,
             name=name,
             classifier=trained.classifier,
+            backbone=config.backbone_lr > 0,
             training=trained.to_dict(),
         )
         remove_folder(folder)
@@ -226,11 +229,17 @@ def fit_exits(
     on_progress: Advance = no_bar,
     on_note: Note = no_bar,
 ) -> TrainingSummary:
-    """Train the exits of a network in place; its backbone and its saver stay as they are.
+    """Train the exits of a network in place; its saver stays as it is, and so does its backbone,
+    unless `config.backbone_lr` is above 0.
 
-    The backbone runs once over every view of every image, and the features that the heads need are
-    cached on disk; where they need too much space, it runs anew in every epoch. Images that cannot
-    be decoded are left out. The network ends in eval mode.
+    A backbone that stays as it is runs once over every view of every image, and the features that
+    the heads need are cached on disk; where they need too much space, it runs anew in every epoch,
+    as one does that is tuned. Images that cannot be decoded are left out. The network ends in eval
+    mode.
+
+    A backbone that is tuned is held to the answers that it gave before, on the same views. It keeps
+    the running statistics of batch normalisation. Its last answer changes all the same: measure the
+    drop against the network as it was, which is scored beside it.
 
     A share of the data is held out: no exit is trained on it, it chooses each exit's best epoch. Do
     not score the exits on this data, which they, and perhaps the backbone, were trained on.
@@ -258,7 +267,8 @@ def fit_exits(
 
     Raises:
         ModelError: a network without exits, weights that need a saver where there is none, a
-            backbone whose last layer is no linear one, or a loss that is not finite.
+            backbone whose last layer is no linear one, or that is tuned while that layer is to be
+            trained anew or samples have other weights than even ones, or a loss that is not finite.
         DataError: data without labels where these are a target, with other classes than the
             network's, that are too few, or unfinished work of another plan.
         UnderstudyError: the folder cannot be written.
@@ -266,31 +276,33 @@ def fit_exits(
     start = time.perf_counter()
     images = first_images(data, 1)
     path = find_classifier(network.stage, images) if classifier else None
-    _check_exits(network, config)
+    _check_exits(network, config, path)
     check_targets(data, int(network.stage(images).shape[1]), config, classifier=classifier)
     parts = hold_out(data, share=config.held_out, seed=config.seed)
     with _checkpoint(folder, _plan(network, data, config, path)) as checkpoint:
-        source = _feature_source(
-            TrainingImages(
-                data,
-                Augmentation(shift=config.shift, flip=config.flip, seed=config.seed),
-                FeatureExtractor(
-                    network,
-                    classifier=path,
-                    logits=config.targets != "labels" and path is None,
-                ),
-                workers,
-            ),
-            parts,
-            folder=checkpoint.features,
-            views=config.views,
-            space=cache_gb * 1e9,
-            on_progress=on_progress,
-            on_note=on_note,
+        train = TrainingImages(
+            data,
+            Augmentation(shift=config.shift, flip=config.flip, seed=config.seed),
+            _extractor(network, config, path),
+            workers,
+        )
+        source: FeatureSource = (
+            StreamedFeatures(train)
+            if config.backbone_lr
+            else _feature_source(
+                train,
+                parts,
+                folder=checkpoint.features,
+                views=config.views,
+                space=cache_gb * 1e9,
+                on_progress=on_progress,
+                on_note=on_note,
+            )
         )
         trainer = _Trainer(network, data, source, parts, checkpoint, on_progress, on_note)
         exits = trainer.train(config, classifier=path)
     network.eval()
+    network.forget_segments()
     corrupt = source.corrupt()
     used = parts.without(corrupt)
     return TrainingSummary(
@@ -332,8 +344,14 @@ class _Trainer:
                 CLASSIFIER, [trainable_of_classifier(layer, on_labels)], None, on_labels
             )
             teacher = torch.no_grad()(partial(classifier_logits, layer))
-        needed = None if config.targets == "labels" else teacher
-        return metrics | self._fit(EXITS, trainables_of(self.network, config), needed, config)
+        together = config.targets == "exits" or config.backbone_lr > 0
+        exits = (
+            [trained_together(self.network, config)]
+            if together
+            else trainables_of(self.network, config)
+        )
+        needed = None if config.targets == "labels" and not together else teacher
+        return metrics | self._fit(EXITS, exits, needed, config)
 
     def _fit(
         self,
@@ -363,8 +381,23 @@ def _stored_logits(features: Mapping[str, Tensor]) -> Tensor:
     return features[LOGITS]
 
 
-def _check_exits(network: ExitNetwork, config: TrainingConfig) -> None:
-    """Refuse a network without exits, and weights that need a saver where there is none."""
+def _extractor(network: ExitNetwork, config: TrainingConfig, classifier: str | None) -> Extractor:
+    """Makes what the exits of a network are trained on."""
+    if config.backbone_lr:
+        return TuningInputs(network)
+    logits = config.targets != "labels" and classifier is None
+    return FeatureExtractor(network, classifier=classifier, logits=logits)
+
+
+def _check_exits(network: ExitNetwork, config: TrainingConfig, classifier: str | None) -> None:
+    """Refuse a network without exits, weights that need a saver where there is none, and what a
+    backbone that is tuned leaves no place for."""
+    if config.backbone_lr and (classifier is not None or config.weights != "even"):
+        found = "its last layer to be trained anew first" if classifier else config.weights
+        raise ModelError(
+            "a backbone that is tuned (backbone_lr above 0) is held to its answers to all samples "
+            f"alike, found {found!r}: leave that out, or set backbone_lr to 0"
+        )
     if not network.locations and network.saver_branch is None:
         raise ModelError(
             "a network that is trained has exits, found neither heads nor a saver: add some"

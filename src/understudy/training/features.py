@@ -57,7 +57,7 @@ class FeatureExtractor:
         self._network = network
         self._classifier = classifier
         self._logits = logits
-        self._reductions = _reductions_of(network)
+        self._reductions = reductions_of(network)
 
     @property
     def device(self) -> torch.device:
@@ -79,12 +79,24 @@ class FeatureExtractor:
                 input_of=self._classifier,
                 logits=LOGITS if self._logits else None,
             )
-            saver_branch = self._network.saver_branch
-            if saver_branch is not None:
-                (tap,) = saver_branch.saver.taps
-                mean = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
-                found |= _extract(saver_branch.saver.stage, images, mean, logits=SAVER_LOGITS)
-        return {name: _clamped(name, value) for name, value in found.items()}
+            saver = saver_features(self._network, images)
+        return {**{name: _clamped(name, value) for name, value in found.items()}, **saver}
+
+
+@torch.no_grad()
+def saver_features(network: ExitNetwork, images: Images) -> dict[str, Tensor]:
+    """The pooled last feature of a network's saver and its logits, float16; none without a saver.
+
+    Raises:
+        ModelError: a feature that is not finite.
+    """
+    branch = network.saver_branch
+    if branch is None:
+        return {}
+    (tap,) = branch.saver.taps
+    mean = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
+    found = _extract(branch.saver.stage, images, mean, logits=SAVER_LOGITS)
+    return {name: _clamped(name, value) for name, value in found.items()}
 
 
 def feature_name(path: str, reduction: str) -> str:
@@ -96,7 +108,8 @@ def feature_name(path: str, reduction: str) -> str:
     return f"{path}: {reduction}"
 
 
-def _reductions_of(network: ExitNetwork) -> Reductions:
+def reductions_of(network: ExitNetwork) -> Reductions:
+    """The features at every tap of a network that its heads and its saver's sequence take."""
     found: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
     for point in network.locations:
         head, path = network.head(point), network.taps[point.tap].path
