@@ -115,6 +115,7 @@ def test_normalisation_keeps_its_statistics(weights: dict[str, str], tuned: Path
         assert not torch.equal(parameter, changed[name]), name
 
 
+@pytest.mark.slow
 def test_an_interrupted_tuning_ends_as_an_undisturbed_one(
     trained: Train, tuned: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +128,7 @@ def test_an_interrupted_tuning_ends_as_an_undisturbed_one(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_saver_that_refines_is_not_tuned(
     trained: Train, weights: dict[str, str], tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_exits_learn_from_later_ones_and_teach_without_learning(config: Training
         torch.testing.assert_close(found[:, 2], held)
 
 
+@pytest.mark.slow
 def test_the_drop_is_certified_against_the_network_as_it_was(
     weights: dict[str, str], tuned: Path, tmp_path: Path
 ) -> None:
@@ -177,17 +180,18 @@ def test_the_drop_is_certified_against_the_network_as_it_was(
     assert choice.certificate is not None
     assert (result.reference, choice.certificate.reference) == ("old", "old")
     assert choice.policy.exits[0].startswith("net/")
-    in_sample = search_in_sample(table, reference="old", max_drop=0.5).choices[0]
-    assert in_sample.policy.exits[-1] == "net"
-    assert len(in_sample.policy.exits) > 1
-    found = evaluate(table, in_sample.policy, reference="old")
+    some = table.only(["old", "net/blocks.0/linear", "net"])
+    in_sample = search_in_sample(some, reference="old", max_drop=0.5).choices[0]
+    assert in_sample.policy.exits == ("net/blocks.0/linear", "net")
+    found = evaluate(some, in_sample.policy, reference="old")
     assert found.drop <= 0.5
-    assert found.saving["MACs"] > 0.1
+    assert found.saving["MACs"] > 0
     cascade = build(result, network_of(tuned).stages("net") | {"old": load_stage(weights["big"])})
     images = torch.stack([open_data("digits:heldout").image(number) for number in range(50)])
     assert len(cascade(images).classes) == 50
 
 
+@pytest.mark.slow
 def test_what_was_proved_of_the_old_network_is_refused_for_the_new_one(
     weights: dict[str, str], trained: Train, tuned: Path, tmp_path: Path
 ) -> None:
@@ -225,6 +229,7 @@ def test_what_tuning_leaves_no_place_for_is_refused(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_says_how_to_score_both_networks(
     run: Run, weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
