@@ -2,11 +2,11 @@
 
     python benchmarks/taught_savers.py [--epochs 30 --draws 100 --json]
 
-resnet56 is adapted to the JPEGs first: ``python benchmarks/train_zoo.py resnet56 --epochs 20
---peak-lr 0.1``. A little model begins with the same weights under every objective, and sees the same
-nine tenths of the training images for as many epochs. Pairs are searched and certified on draws with replacement from
-the 10,000 test images, which nothing was trained on; a saving is the true one, on all of them. What
-is trained lies in benchmarks/work and is used again; an interrupted run resumes.
+resnet56 is adapted to the JPEGs first: ``train_zoo.py resnet56 --epochs 20 --peak-lr 0.1``. A
+little model begins with the same weights under every objective, and sees the same nine tenths of
+the training images for as many epochs. Pairs are searched and certified on draws with replacement
+from the 10,000 test images, which nothing was trained on; a saving is the true one, on all of them.
+What is trained lies in benchmarks/work and is used again; an interrupted run resumes.
 """
 
 from __future__ import annotations
