@@ -29,6 +29,7 @@ from rich.console import Console
 import harness
 from cifar_exits import BUDGETS, CONFIG, CUTS, MEANT, TAPS, policy_of, saving_at
 from own_exits import parts
+from train_zoo import ADAPTED
 from understudy import ScoreTable, evaluate, load_table, search
 from understudy.early_exit.serialization import ExitFolder
 from understudy.malloc import keep_freed_memory
@@ -67,7 +68,7 @@ def configs(arguments: argparse.Namespace) -> dict[str, TrainingConfig]:
 
 def network() -> str:
     """The network in which all exits begin."""
-    weights = WORK / f"{OLD}.safetensors"
+    weights = ADAPTED / f"{OLD}.safetensors"
     if not weights.exists():
         sys.exit(
             f"exits begin in a network that was adapted to the JPEGs, {weights} is missing: run "

@@ -24,12 +24,13 @@ import harness
 from best_plan import DROPS, drawn_savings, summed
 from cifar_exits import LITTLE
 from own_exits import parts
-from train_zoo import WORK, ZOO
+from train_zoo import ADAPTED, ZOO
 from understudy import Policy, ScoreTable, evaluate, load_table
 from understudy.malloc import keep_freed_memory
 from understudy.scoring.on_disk import score_into
 from understudy.training.saver import TEACHING, SaverConfig, SaverFolder, train_saver
 
+WORK = harness.ROOT / "benchmarks" / "work"
 BIG = "resnet56"
 OBJECTIVES = ("labels", "distillation", "gatekeeper")
 NETS = {"resnet8": "cifar_nets", "small": "jpeg_nets", "medium": "jpeg_nets"}
@@ -54,7 +55,7 @@ def taught(name: str, objective: str, epochs: int, shared: Path) -> SaverFolder:
         teaching = replace(TEACHING, epochs=epochs, patience=epochs, lr=2e-3)
         train_saver(
             f"py:{NETS[name]}:{name}?checkpoint={first_weights(name, shared)}",
-            f"py:cifar_nets:{BIG}?checkpoint={WORK / f'{BIG}.safetensors'}",
+            f"py:cifar_nets:{BIG}?checkpoint={ADAPTED / f'{BIG}.safetensors'}",
             f"parquet:{seen}",
             place,
             config=SaverConfig(objective=objective, teaching=teaching),
@@ -70,7 +71,7 @@ def scores(folders: dict[str, SaverFolder], shared: Path, epochs: int) -> ScoreT
         specs = {name: folder.spec for name, folder in folders.items()}
         score_into(
             target,
-            {**specs, BIG: f"py:cifar_nets:{BIG}?checkpoint={WORK / f'{BIG}.safetensors'}"},
+            {**specs, BIG: f"py:cifar_nets:{BIG}?checkpoint={ADAPTED / f'{BIG}.safetensors'}"},
             f"parquet:{shared / 'cifar10' / 'test.parquet'}",
             measure_batches=(256,),
             keep_logits=True,
