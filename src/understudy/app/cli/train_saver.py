@@ -15,7 +15,8 @@ from understudy.display import group_of, note_of, percent, table_of
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from understudy.training.saver import SaverConfig, SaverFolder
+    from understudy.training.saver_config import SaverConfig
+    from understudy.training.saver_record import SaverFolder
 
 
 def train_saver(
@@ -112,7 +113,7 @@ def _saver_config(
     """
     from understudy.json_codec import decode
     from understudy.training.named_config import read_toml
-    from understudy.training.saver import SaverConfig
+    from understudy.training.saver_config import SaverConfig
 
     config = SaverConfig()
     if file is not None:
