@@ -30,7 +30,7 @@ from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.models import load_stage
 
 TEACHING = TrainingConfig(
-    epochs=4, batch=64, lr=1e-2, views=4, flip=False, held_out=0.2, patience=4,
+    epochs=3, batch=64, lr=3e-2, views=4, flip=False, held_out=0.2, patience=4,
     targets="both", share=0.5,
 )  # fmt: skip
 QUICK = SaverConfig(teaching=TEACHING, tuning_epochs=2, tuning_lr=1e-3, max_drop=5.0)
@@ -114,9 +114,9 @@ def test_a_taught_model_saves_more_and_its_teacher_stays(
     ]  # fmt: skip
     before, taught, _ = found.pairs
     assert taught.saving > before.saving + 0.1
-    assert taught.accuracy > before.accuracy + 0.3
+    assert taught.accuracy > before.accuracy + 0.2
     assert {phase: len(epochs) for phase, epochs in found.epochs.items()} == {
-        "teaching": 5, "tuning": 3,
+        "teaching": 4, "tuning": 3,
     }  # fmt: skip
     best = max(metrics.saving or 0 for metrics in found.epochs["tuning"])
     assert taught.saving == pytest.approx(best)
@@ -152,12 +152,12 @@ def test_the_teacher_in_memory_stays(digit_teacher: Stage) -> None:
 
 
 def test_labels_are_optional(digit_teacher: Stage) -> None:
-    config = replace(QUICK, teaching=replace(TEACHING, epochs=3), tuning_epochs=1)
+    config = replace(QUICK, tuning_epochs=1)
     found = fit_saver(fresh(), digit_teacher, digits(labelled=False), config=config)
     before, taught = found.pairs  # no last layer is trained without labels
     assert found.config.teaching.targets == "backbone"
     assert (before.large_accuracy, taught.large_accuracy) == (1.0, 1.0)
-    assert taught.accuracy > before.accuracy + 0.3
+    assert taught.accuracy > before.accuracy + 0.2
 
 
 def test_with_labels_alone_the_teacher_answers_the_images_held_out_once(
@@ -225,7 +225,7 @@ def test_a_last_layer_that_is_not_linear_is_left_out(folder: Path) -> None:
 INTERRUPTED = [
     ("teaching", 0),
     ("teaching", 2),
-    ("teaching", 4),
+    ("teaching", 3),
     ("tuning", 0),
     ("tuning", 1),
     ("tuning", 2),
@@ -287,7 +287,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
 ) -> None:
     little = "py:saver_digits:exploding?weights=random"
     config = replace(ALONE, teaching=replace(TEACHING, ema=ema))
-    with pytest.raises(ModelError, match=r"the learning rate 0\.01: lower it") as raised:
+    with pytest.raises(ModelError, match=r"the learning rate 0\.03: lower it") as raised:
         teach(tmp_path / "taught", little=little, config=config)
     assert {path.name for path in tmp_path.iterdir()} == {"taught.partial"}
     kept = tmp_path / "taught.partial" / "weights.safetensors"
@@ -375,6 +375,7 @@ def test_a_teacher_may_run_in_a_mode(digit_teacher: Stage) -> None:
         ("broken", "large", "finite numbers, found .* check its weights"),
         ("little", "broken_large", "a teacher's logits are finite numbers"),
         ("half", "large", "taught in float32, found weights in torch.float16"),
+        ("softmax", "large", "one of the pair gives probabilities"),
         ("no_weights", "large", "has weights that PyTorch can train, found none"),
         ("folded", "large", "in the execution mode 'folded'"),
     ],
@@ -386,6 +387,10 @@ def test_models_that_are_no_pair_are_refused(
         **vars(saver_digits),
         "folded": lambda: with_mode(saver_digits.little(), ExecutionMode.parse("folded")),
         "broken_large": lambda: broken(saver_digits.large()),
+        "softmax": lambda: Stage(
+            nn.Sequential(saver_digits.little().model, nn.Softmax(1)),
+            preprocess=saver_digits.COLOUR,
+        ),
     }
     data = open_data(f"folder:{folder}/whole")
     with pytest.raises(ModelError, match=words):

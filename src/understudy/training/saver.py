@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from understudy.confidence_functions import are_probabilities
 from understudy.errors import DataError, ModelError
 from understudy.files import only_writer, replacing
 from understudy.folders import check_own_folder, remove_folder, replacing_folder
@@ -441,8 +442,14 @@ def _check_trainable(little: Stage, large: Stage) -> None:
 
 
 def _common_classes(little: Stage, large: Stage, sample: Images) -> int:
-    """The number of classes of both models, which have no names in another order."""
-    found, classes = (int(stage(sample).shape[1]) for stage in (little, large))
+    """The number of classes of both models, whose names are in no other order."""
+    answers = [stage(sample) for stage in (little, large)]
+    found, classes = (int(logits.shape[1]) for logits in answers)
+    if any(are_probabilities(logits) for logits in answers):
+        raise ModelError(
+            "a model gives logits, one of the pair gives probabilities (from 0 to 1, with the sum "
+            "1): leave out its softmax"
+        )
     if found != classes:
         raise ModelError(
             f"a little model has the classes of its teacher, found {found} and {classes}: give it "
