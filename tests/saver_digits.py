@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from exit_digits import Centred, DigitNet
@@ -118,6 +120,17 @@ def named_otherwise() -> Stage:
 
 def no_weights() -> Stage:
     return Stage(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()), preprocess=COLOUR)
+
+
+def estimator() -> Any:
+    """A function of images, which scikit-learn fitted."""
+    data = open_data("digits:train")
+    images = np.stack([np.repeat(np.asarray(data.image(n)), 3, 0) for n in range(300)])
+    assert data.labels is not None
+    model = LogisticRegression(max_iter=500).fit(images.reshape(300, -1) / 255, data.labels[:300])
+    model.input_size, model.scale = (3, 8, 8), 255.0
+    model.mean, model.std = (0.0,) * 3, (1.0,) * 3
+    return model
 
 
 def write_digits(root: Path, *, corrupt: bool = False) -> Path:

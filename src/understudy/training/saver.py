@@ -225,11 +225,6 @@ def fit_saver(
     _check_data(data, config, classes=classes, stages=(little, large))
     config = config.for_data(labelled=data.labels is not None)
     parts = hold_out(data, share=config.teaching.held_out, seed=config.teaching.seed)
-    if len(parts.held_out) < FEW:
-        on_note(
-            f"{len(parts.held_out)} images are held out, too few to tell epochs apart by what the "
-            "pair saves: give more, or a larger held_out"
-        )
     classifier = _classifier(large, sample, data, config, on_note)
     with checkpoint_in(folder, _plan(little, large, data, config)) as checkpoint:
         targets, held = _target_sets(
@@ -288,6 +283,7 @@ class _SaverTrainer:
         trained = [self.little.model] * (2 if tunes else 1)
         self.checkpoint.check_room([*trained, *(one.module for one in beside)])
         before = self._pairs(_BEFORE, None)
+        self._note_few(len(self.used().held_out))
         learned, measured = losses_of(config.teaching)
         taught = self._trainable(learned, measured)
         found = {TEACH: self._fit(TEACH, [taught, *beside], config.teaching)}
@@ -304,6 +300,13 @@ class _SaverTrainer:
         """The images, without those that could not be decoded."""
         corrupt = [self.targets.source.corrupt(), self.held.source.corrupt()]
         return self.hold_out.without(np.concatenate(corrupt))
+
+    def _note_few(self, held_out: int) -> None:
+        if held_out < FEW:
+            self.on_note(
+                f"{held_out} images are held out, too few to tell epochs apart by what the pair "
+                "saves: give more, or a larger held_out"
+            )
 
     def _trainable(self, learned: Losses, measured: Losses) -> Trainable:
         model = self.little.model

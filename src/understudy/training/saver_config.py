@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from understudy.errors import ModelError, unknown
-from understudy.json_codec import Stored
+from understudy.json_codec import Stored, decode
 from understudy.training.config import TrainingConfig
+from understudy.training.named_config import read_toml
 
 LABELS, DISTILLATION, GATEKEEPER = "labels", "distillation", "gatekeeper"
 OBJECTIVES = (LABELS, DISTILLATION, GATEKEEPER)
@@ -84,3 +87,20 @@ class SaverConfig(Stored, what="a saver's configuration", error=ModelError, reme
         else:
             targets = self.teaching.targets if labelled else "backbone"
         return replace(self, teaching=replace(self.teaching, targets=targets))
+
+
+def read_saver_config(file: str | Path) -> SaverConfig:
+    """The configuration in a TOML file: fields of `SaverConfig`, the table `teaching` with those of
+    `TrainingConfig`; what is left out has its default.
+
+    Raises:
+        ModelError: a file that cannot be read, an unknown setting, or one out of its range.
+    """
+    default, read = SaverConfig().to_dict(), read_toml(Path(file))
+    teaching = read.get("teaching", {})
+    if isinstance(teaching, Mapping):
+        read["teaching"] = default["teaching"] | teaching
+    what = f"the configuration in {str(file)!r}"
+    return decode(
+        default | read, SaverConfig, what=what, error=ModelError, remedy="correct the file"
+    )
