@@ -1,7 +1,7 @@
 """Teach a little model to answer in front of a large one, and compare it with the untaught one.
 
-The untaught model learns the labels alone, from the same images and for as many epochs. Gatekeeper's
-loss (arXiv 2502.19335) then makes the taught one unsure where it is wrong.
+The untaught model learns the labels alone, from the same images and for as many epochs. The loss of
+Gatekeeper (arXiv 2502.19335) then makes the taught one unsure where it is wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import replace
 from digits import PREPROCESS, TRAINING, held_out, network, trained
 
 from understudy import Stage, score, search
-from understudy.training.saver import SaverConfig, fit_saver
+from understudy.training.saver import fit_saver
+from understudy.training.saver_config import SaverConfig
 
 big = trained(network(32, 6))
 config = SaverConfig()

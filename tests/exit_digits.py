@@ -31,10 +31,12 @@ class Block(nn.Module):
 class DigitNet(nn.Module):
     """Three blocks and a linear layer on global averages."""
 
-    def __init__(self, planes: int, classes: int = 10) -> None:
+    def __init__(self, planes: int, classes: int = 10, channels: int = 1) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            Block(1, planes, 1), Block(planes, 2 * planes, 2), Block(2 * planes, 4 * planes, 1)
+            Block(channels, planes, 1),
+            Block(planes, 2 * planes, 2),
+            Block(2 * planes, 4 * planes, 1),
         )
         self.linear = nn.Linear(4 * planes, classes)
 
@@ -67,11 +69,11 @@ def centred() -> Stage:
     return Stage(Centred(4), preprocess=DIGIT)
 
 
-def train(stage: Stage, file: Path, *, epochs: int) -> None:
+def train(stage: Stage, file: Path, *, epochs: int, data: str = "digits:train") -> None:
     """Train a network on the digits and write its weights."""
-    data = open_data("digits:train")
-    images = stage.prepare(torch.stack([data.image(n) for n in range(len(data))]))
-    labels = torch.from_numpy(data.labels)
+    digits = open_data(data)
+    images = stage.prepare([digits.image(n) for n in range(len(digits))])
+    labels = torch.from_numpy(digits.labels)
     model = stage.model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)

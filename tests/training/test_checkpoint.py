@@ -152,7 +152,7 @@ def test_no_room_for_checkpoints_is_refused_before_any_work(
     for module in (api, checkpoint):
         monkeypatch.setattr(module, "free_bytes", lambda _: needed - 1)
     progress = RecordedProgress()
-    words = r"checkpoints of this training take 0\.10 GB, found 0\.10 free .* or train fewer heads"
+    words = r"checkpoints of this training take 0\.10 GB, found 0\.10 free .* or train less"
     with pytest.raises(UnderstudyError, match=words):
         fit_exits(
             network,

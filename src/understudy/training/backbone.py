@@ -13,6 +13,7 @@ from understudy.errors import ModelError
 from understudy.graph.model_output import logits_in
 from understudy.nn.execution_mode import DTYPES, ExecutionMode
 from understudy.nn.stage import Images, Stage
+from understudy.nn.training_modes import modes_kept
 
 PART = {"cpu": 32}
 """Images that run together at first: on a CPU more are slower, and memory does not run out there
@@ -82,8 +83,8 @@ class BackboneSettings:
         return self.device.type == "cpu" and onednn
 
 
-class FrozenModel:
-    """A stage's model in eval mode, on images in the memory format that is faster.
+class ModelInput:
+    """The input of a stage's model, in the memory format that is faster.
 
     Its weights stay as they are: convolutions follow the format of the images. A model that cannot
     take channels last, or answers otherwise then, gets images as they are.
@@ -94,31 +95,53 @@ class FrozenModel:
     """
 
     def __init__(self, stage: Stage, settings: BackboneSettings) -> None:
-        self.stage = stage
+        self._stage = stage
         self._settings = settings
         self._channels_last: bool | None = None
 
     def prepare(self, images: Images) -> Tensor:
-        """The model's input; the first time, the model is tried on two images in both formats."""
-        self.stage.model.eval()
-        ready = self.stage.prepare(images)
+        """The model's input; the first time, the model is tried on two images in both formats, in
+        eval mode."""
+        ready = self._stage.prepare(images)
         if self._channels_last is None:
-            pays = ready.ndim == 4 and self._settings.channels_last_pays(self.stage.model)
+            pays = ready.ndim == 4 and self._settings.channels_last_pays(self._stage.model)
             self._channels_last = pays and self._takes_channels_last(ready[:2])
         return channels_last(ready) if self._channels_last else ready
+
+    @torch.no_grad()
+    def _takes_channels_last(self, ready: Tensor) -> bool:
+        model = self._stage.model
+        with modes_kept([model]):
+            model.eval()
+            plain = logits_in(model(ready.clone())).float()
+            try:
+                found = logits_in(model(channels_last(ready.clone()))).float()
+            except RuntimeError:  # of a view that this format does not have
+                return False
+        near = (found - plain).abs().amax() <= SAME * plain.abs().amax()
+        return bool(near)
+
+
+class FrozenModel:
+    """A stage's model in eval mode, on images in the memory format that is faster.
+
+    Args:
+        stage: the model with its preprocessing.
+        settings: how it runs.
+    """
+
+    def __init__(self, stage: Stage, settings: BackboneSettings) -> None:
+        self.stage = stage
+        self._input = ModelInput(stage, settings)
+
+    def prepare(self, images: Images) -> Tensor:
+        """The model's input (`ModelInput`)."""
+        self.stage.model.eval()
+        return self._input.prepare(images)
 
     def logits(self, ready: Tensor, images: Images) -> Tensor:
         """The model's logits for what `prepare` made of the images, which stay as they are."""
         return self.stage.run_model(ready, images)
-
-    def _takes_channels_last(self, ready: Tensor) -> bool:
-        plain = logits_in(self.stage.model(ready.clone())).float()
-        try:
-            found = logits_in(self.stage.model(channels_last(ready.clone()))).float()
-        except RuntimeError:  # of a view that this format does not have
-            return False
-        near = (found - plain).abs().amax() <= SAME * plain.abs().amax()
-        return bool(near)
 
 
 @contextmanager

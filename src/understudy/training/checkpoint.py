@@ -146,7 +146,7 @@ class Checkpoint:
             raise UnderstudyError(
                 f"checkpoints of this training take {needed / 1e9:.2f} GB, found {free / 1e9:.2f} "
                 f"free where {str(self.folder)!r} lies: make room, choose another place, or train "
-                "fewer heads"
+                "less"
             )
 
     def remove_if_empty(self) -> None:

@@ -135,6 +135,9 @@ class FeatureCache:
         """The positions of the images that could not be decoded."""
         return np.array(self._corrupt, np.int64)
 
+    def add_corrupt(self, positions: Array) -> None:
+        """Nothing: what could not be decoded stands in the note of the cache."""
+
     def fill(
         self,
         images: TrainingImages,

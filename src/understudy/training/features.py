@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -100,7 +100,7 @@ class FeatureExtractor:
 
     def _of_part(self, images: Images) -> dict[str, Tensor]:
         with self._settings.running():
-            found = _extract(
+            found = extract(
                 self._backbone,
                 images,
                 self._reductions,
@@ -131,7 +131,7 @@ class SaverFeatures:
         """The features (N, ...) of some images, in the precision in which the saver runs."""
         if self._saver is None:
             return {}
-        return _extract(self._saver, images, self._reductions, logits=SAVER_LOGITS)
+        return extract(self._saver, images, self._reductions, logits=SAVER_LOGITS)
 
 
 def feature_name(path: str, reduction: str) -> str:
@@ -155,7 +155,7 @@ def reductions_of(network: ExitNetwork) -> Reductions:
     return found
 
 
-def _extract(
+def extract(
     model: FrozenModel,
     images: Images,
     reductions: Reductions,
@@ -163,7 +163,15 @@ def _extract(
     input_of: str | None = None,
     logits: str | None = None,
 ) -> dict[str, Tensor]:
-    """Run a network as far as needed."""
+    """The features of some images, from one run of a network as far as needed.
+
+    Args:
+        model: the network.
+        images: what its stage takes.
+        reductions: the features, by the module that they come from.
+        input_of: the module path of a layer whose input is the feature `CLASSIFIER_INPUT`.
+        logits: the name of the network's answer as a feature, or None.
+    """
     found: dict[str, Tensor] = {}
     left = set(reductions)
     whole = logits is not None or input_of is not None
@@ -290,6 +298,9 @@ class FeatureSource(Protocol):
     def corrupt(self) -> Array:
         """The positions of the images that could not be decoded, as far as is known."""
 
+    def add_corrupt(self, positions: Array) -> None:
+        """Take note of images that an interrupted run could not decode."""
+
     def batches(self, order: SampleOrder, *, size: int) -> Iterator[FeatureBatch]:
         """Features in batches of `size`, without those of corrupt images."""
 
@@ -322,6 +333,10 @@ class TrainingImages:
     extract: Extractor
     workers: int | None
     fresh: FreshAugmentation | None = None
+
+    def by(self, extract: Extractor) -> TrainingImages:
+        """The same images, with other features."""
+        return replace(self, extract=extract)
 
     def decoded(self, positions: Array, *, size: int) -> Iterator[Batch]:
         """The images at some positions, in batches of so many positions."""
@@ -375,6 +390,10 @@ class StreamedFeatures:
     def corrupt(self) -> Array:
         """The positions of the images that could not be decoded, as far as is known."""
         return np.flatnonzero(self._corrupt)
+
+    def add_corrupt(self, positions: Array) -> None:
+        """Take note of images that an interrupted run could not decode."""
+        self._corrupt[positions] = True
 
     def batches(self, order: SampleOrder, *, size: int) -> Iterator[FeatureBatch]:
         """Features in batches of `size`, without those of corrupt images."""

@@ -24,7 +24,7 @@ from understudy.training.config import TrainingConfig
 from understudy.training.features import Features, SaverFeatures, reductions_of
 from understudy.training.loop import Trainable, trainables_of
 from understudy.training.targets import Targets, losses
-from understudy.training.teacher_answers import IMAGES, TeacherAnswers
+from understudy.training.teacher_answers import IMAGES, StudentImages, TeacherAnswers
 
 WHOLE = "network"
 """The name of the network's own answer among the exits that are trained."""
@@ -41,7 +41,7 @@ class TuningInputs:
 
     def __init__(self, network: ExitNetwork, dtype: torch.dtype) -> None:
         stage = network.stage
-        self._answers = TeacherAnswers(deepcopy(stage), stage.prepare, dtype=dtype)
+        self._answers = TeacherAnswers(deepcopy(stage), StudentImages(stage), dtype=dtype)
         self._settings = BackboneSettings(network.mode, stage.device)
         self._saver = SaverFeatures(network, self._settings)
 
@@ -77,6 +77,7 @@ def trained_together(network: ExitNetwork, config: TrainingConfig) -> Trainable:
         (*names, WHOLE) if tuned else names,
         partial(_tuned_logits, network, exits) if tuned else partial(_logits, exits),
         JointLosses.of(network, names, config),
+        partial(losses, config=config),
         backbone,
     )
 

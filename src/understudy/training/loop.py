@@ -26,6 +26,7 @@ from understudy.training.features import (
     SAVER,
     SAVER_LOGITS,
     Features,
+    FeatureSource,
     feature_name,
 )
 from understudy.training.sampling import HoldOut, SampleOrder
@@ -45,6 +46,10 @@ Judge = Callable[[Tensor, Targets], float]
 """Logits (N, E, C) of the images held out, and their targets -> what certified plans save."""
 
 
+class TrainingDiverged(ModelError):
+    """A loss that is not finite; what was trained has its best weights until then."""
+
+
 @dataclass(frozen=True, eq=False)
 class Trainable:
     """A module that is trained.
@@ -54,34 +59,35 @@ class Trainable:
         exits: the names of the exits whose logits it gives.
         logits: features -> logits (N, E, C).
         losses: what it learns.
+        measured: the losses that are measured on the images held out.
         backbone: the part of the module that learns at `TrainingConfig.backbone_lr`.
-        saving: judges an epoch by what a cascade saves; by default the loss on the images held out
-            does.
+        saving: judges an epoch by what a cascade saves; by default the measured losses do.
     """
 
     module: nn.Module
     exits: tuple[str, ...]
     logits: Callable[[Features], Tensor]
     losses: Losses
+    measured: Losses
     backbone: nn.Module | None = None
     saving: Judge | None = None
 
 
 def trainables_of(network: ExitNetwork, config: TrainingConfig) -> tuple[Trainable, ...]:
     """Every head of a network, and its Exit Sequence Network as one."""
-    learned = _losses_of(config)
+    learned = losses_of(config)
     paths = [tap.path for tap in network.taps]
     found = []
     for point in network.locations:
         head, path = network.head(point), paths[point.tap]
         logits = partial(_head_logits, head, feature_name(path, head.reduction))
-        found.append(Trainable(head, (f"{path}/{point.head}",), logits, learned))
+        found.append(Trainable(head, (f"{path}/{point.head}",), logits, *learned))
     if network.saver_branch is not None:
         sequence = network.saver_branch.sequence
         pooled = [SAVER, *(feature_name(path, PooledHead.reduction) for path in paths)]
         exits = tuple(f"{path}/{ESN}" for path in paths)
         found.append(
-            Trainable(sequence, exits, partial(_sequence_logits, sequence, pooled), learned)
+            Trainable(sequence, exits, partial(_sequence_logits, sequence, pooled), *learned)
         )
     return tuple(found)
 
@@ -92,12 +98,14 @@ def trainable_of_classifier(classifier: nn.Module, config: TrainingConfig) -> Tr
         classifier,
         (CLASSIFIER,),
         lambda features: classifier_logits(classifier, features).unsqueeze(1),
-        _losses_of(config),
+        *losses_of(config),
     )
 
 
-def _losses_of(config: TrainingConfig) -> Losses:
-    return partial(losses, config=config, smoothing=config.label_smoothing)
+def losses_of(config: TrainingConfig) -> tuple[Losses, Losses]:
+    """What is learned, and what is measured on the images held out: that has no smoothed labels."""
+    smoothed = partial(losses, config=config, smoothing=config.label_smoothing)
+    return smoothed, partial(losses, config=config)
 
 
 def _head_logits(head: Head, feature: str, features: Features) -> Tensor:
@@ -176,6 +184,7 @@ def fit(
     checkpoint: Checkpoint,
     name: str,
     on_epoch: OnEpoch,
+    checked_on: TargetSet | None = None,
 ) -> Fitted:
     """Train until nothing improves; every trainable ends with the weights of its best epoch.
 
@@ -190,25 +199,23 @@ def fit(
         checkpoint: where the state is saved, under `name`.
         name: of this training.
         on_epoch: called after every epoch.
+        checked_on: features and targets of the images held out, where these need others.
 
     Raises:
         DataError: too few images, or unfinished work that is damaged.
-        ModelError: a loss that is not finite.
+        TrainingDiverged: a loss that is not finite.
     """
-    if len(hold_out.train) < 2 or not len(hold_out.held_out):
-        raise DataError(
-            "exits are trained on at least 2 images that can be decoded and checked on others, "
-            f"found {len(hold_out.train)} and {len(hold_out.held_out)}: mend the data"
-        )
+    check_enough(hold_out)
     modules = nn.ModuleList(one.module for one in trainables).requires_grad_(True)
     optimizer = torch.optim.AdamW(_parameter_groups(trainables, config), lr=config.lr)
     average = AveragedWeights(modules, config.ema) if config.ema else None
-    measure = partial(_measure, trainables, targets, hold_out.held_out_order(), config)
-    state = _restored(checkpoint.load(name), modules, optimizer, average)
+    order, checked_on = hold_out.held_out_order(), checked_on or targets
+    measure = partial(_measure, trainables, checked_on, order, size=config.batch)
+    state = _restored(checkpoint.load(name), modules, optimizer, average, targets.source)
     if state is None:
         first = measure(epoch=0)
         state = _LoopState(0, list(first), [_copied(module) for module in modules], [first])
-        _check_finite(trainables, first, state, config)
+        _check_finite(trainables, first, config)
     on_epoch(state.epoch, _by_exit(trainables, state.best))
     while not _ended(state, config):
         _train_epoch(
@@ -222,11 +229,14 @@ def fit(
         )
         with nullcontext() if average is None else average.applied(modules):
             metrics = measure(epoch=state.epoch + 1)
-            _check_finite(trainables, metrics, state, config)
-            state.epochs.append(metrics)
-            _keep_best(state, metrics, modules)
+            if _finite(metrics):
+                state.epochs.append(metrics)
+                _keep_best(state, metrics, modules)
+        if not _finite(metrics):
+            _load_best(modules, state)
+            _check_finite(trainables, metrics, config)
         if checkpoint.due() or _ended(state, config):
-            now = _saved(state, modules, optimizer, average)
+            now = _saved(state, modules, optimizer, average, targets.source)
             checkpoint.save(name, now, best=_best_weights(state))
         on_epoch(state.epoch, _by_exit(trainables, metrics))
     _load_best(modules, state)
@@ -235,6 +245,19 @@ def fit(
         _by_exit(trainables, state.best),
         tuple(_by_exit(trainables, metrics) for metrics in state.epochs),
     )
+
+
+def check_enough(hold_out: HoldOut) -> None:
+    """Refuse too few images.
+
+    Raises:
+        DataError: the message has how many there are.
+    """
+    if len(hold_out.train) < 2 or not len(hold_out.held_out):
+        raise DataError(
+            "training takes at least 2 images that can be decoded, and others to check it on, "
+            f"found {len(hold_out.train)} and {len(hold_out.held_out)}: mend the data"
+        )
 
 
 def _ended(state: _LoopState, config: TrainingConfig) -> bool:
@@ -317,8 +340,8 @@ def _measure(
     trainables: Sequence[Trainable],
     targets: TargetSet,
     order: SampleOrder,
-    config: TrainingConfig,
     *,
+    size: int,
     epoch: int,
 ) -> list[list[HeldOutMetrics]]:
     """The metrics of each trainable's exits on the images held out."""
@@ -328,14 +351,14 @@ def _measure(
     sums, count = [zero] * len(trainables), 0
     judged: list[list[Tensor]] = [[] for _ in trainables]
     seen: list[Targets] = []
-    for batch in targets.batches(order, size=config.batch):
+    for batch in targets.batches(order, size=size):
         count += len(batch)
         seen.append(batch.without_features())
         for number, one in enumerate(trainables):
             logits = one.logits(batch.features)
             right = logits.argmax(2) == batch.truth()[:, None]
             sums[number] = sums[number] + torch.stack(
-                [right.double().sum(0), losses(logits, batch, config).double().sum(0)]
+                [right.double().sum(0), one.measured(logits, batch).double().sum(0)]
             )
             if one.saving is not None:
                 judged[number].append(logits.float())
@@ -351,17 +374,19 @@ def _measure(
     return metrics
 
 
+def _finite(metrics: Sequence[Sequence[HeldOutMetrics]]) -> bool:
+    return all(isfinite(one.loss) for of_exits in metrics for one in of_exits)
+
+
 def _check_finite(
     trainables: Sequence[Trainable],
     metrics: Sequence[Sequence[HeldOutMetrics]],
-    state: _LoopState,
     config: TrainingConfig,
 ) -> None:
-    """Refuse losses that are not finite; modules have their best weights then."""
+    """Refuse losses that are not finite."""
     for exit, own in _by_exit(trainables, metrics).items():
         if not isfinite(own.loss):
-            _load_best([one.module for one in trainables], state)
-            raise ModelError(
+            raise TrainingDiverged(
                 f"losses are finite, that of {exit!r} is {own.loss} after epoch {own.epoch} with "
                 f"the learning rate {config.lr:g}: lower it (the weights are those of the best "
                 "epochs before it)"
@@ -448,6 +473,7 @@ def _saved(
     modules: nn.ModuleList,
     optimizer: torch.optim.Optimizer,
     average: AveragedWeights | None,
+    source: FeatureSource,
 ) -> dict[str, Any]:
     return {
         "stale": state.stale,
@@ -456,6 +482,7 @@ def _saved(
         "modules": [module.state_dict() for module in modules],
         "optimizer": optimizer.state_dict(),
         "average": None if average is None else average.state_dict(),
+        "corrupt": source.corrupt().tolist(),
     }
 
 
@@ -464,8 +491,9 @@ def _restored(
     modules: nn.ModuleList,
     optimizer: torch.optim.Optimizer,
     average: AveragedWeights | None,
+    source: FeatureSource,
 ) -> _LoopState | None:
-    """The state that was saved, put into the modules, the optimizer and the average."""
+    """The state that was saved, put into the modules, the optimizer, the average and the source."""
     if saved is None:
         return None
     for module, last in zip(modules, saved["modules"], strict=True):
@@ -473,6 +501,7 @@ def _restored(
     optimizer.load_state_dict(saved["optimizer"])
     if average is not None:
         average.load_state_dict(saved["average"])
+    source.add_corrupt(np.array(saved["corrupt"], np.int64))
     epochs = [_as_metrics(numbers) for numbers in saved["epochs"]]
     return _LoopState(saved["stale"], _as_metrics(saved["best"]), saved[WEIGHTS], epochs)
 

@@ -88,7 +88,7 @@ def parse_taps(text: str) -> Taps:
 
 
 def _config(file: Path, what: str) -> NamedConfig:
-    content = read_toml(file)
+    content = read_toml(file, names=NAMES)
     of_exits = {key: content.pop(key) for key in _KEYS if key in content}
     exits = decode(of_exits, _Exits, what=what, error=ModelError, remedy="correct the file")
     training = decode(
@@ -102,8 +102,12 @@ def _config(file: Path, what: str) -> NamedConfig:
     return NamedConfig(training, taps, exits.heads, exits.sequence)
 
 
-def read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path, *, names: Sequence[str] = ()) -> dict[str, Any]:
     """The settings in a TOML file.
+
+    Args:
+        file: the file.
+        names: what stands for settings as well, for the message.
 
     Raises:
         ModelError: it cannot be read, or is none.
@@ -112,7 +116,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(
-            f"a configuration is {' or '.join(map(repr, NAMES))} or a TOML file, {str(file)!r} "
+            f"a configuration is {' or '.join([*map(repr, names), 'a TOML file'])}, {str(file)!r} "
             f"cannot be read: {error.strerror}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

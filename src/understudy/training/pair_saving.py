@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from understudy.policy import Policy
+from understudy.outcome import evaluate
 from understudy.scores import ScoreTable
+from understudy.searching.certify import certify
 from understudy.searching.optimism import resampled
-from understudy.searching.search import search
+from understudy.searching.pairs import pair_curves
+from understudy.searching.policy_sequences import pair_sequence
+from understudy.searching.search_data import SearchData, SearchOptions
+from understudy.searching.strategies import cheapest_expected
 from understudy.training.targets import Targets
 
 LITTLE, LARGE = "little", "large"
@@ -58,20 +62,28 @@ class PairSaving:
             costs=dict(zip((LITTLE, LARGE), self.costs, strict=True)),
             split=["tune"] * len(labels),
         )
-        return float(np.mean([self._of_draw(table, seed) for seed in range(self.draws)]))
+        return float(np.mean([self.of_draw(self.drawn(table, n)) for n in range(self.draws)]))
 
-    def _of_draw(self, table: ScoreTable, seed: int) -> float:
-        rows = np.random.default_rng(seed).integers(0, len(table), self.samples)
-        splits = np.where(np.arange(self.samples) < TUNED * self.samples, 0, 1).astype(np.uint8)
-        drawn = resampled(table, rows, splits)
-        pair = ("ensembles", "chains")
-        result = search(
-            drawn, max_drop=self.max_drop, reference=LARGE, without=pair, delta=self.delta
+    def drawn(self, table: ScoreTable, number: int) -> ScoreTable:
+        """Samples of a table of both models, drawn with replacement, with their splits."""
+        rows = np.random.default_rng(number).integers(0, len(table), self.samples)
+        certify = np.arange(self.samples) >= TUNED * self.samples
+        return resampled(table, rows, certify.astype(np.uint8))
+
+    def of_draw(self, drawn: ScoreTable) -> float:
+        """The certified saving on one draw: that of `search` among pairs alone, which also makes
+        what is reported of a result."""
+        options = SearchOptions(LARGE, without=("ensembles", "chains"))
+        data = SearchData.of(drawn, (self.max_drop,), delta=self.delta, options=options)
+        curves = pair_curves(data.searched, **data.spec.names)
+        sequences = [pair_sequence(curve) for curve in curves]
+        sequence = cheapest_expected(sequences, data.spec, self.max_drop)
+        certify_on = data.splits["certify"]
+        proof = certify(
+            sequence, certify_on, reference=LARGE, max_drop=self.max_drop, delta=self.delta
         )
-        (choice,) = result.choices
-        if choice.policy == Policy.single(LARGE):
-            return 0.0
-        return float(choice.outcome.saving["MACs"])
+        saving = evaluate(certify_on, proof.policy, reference=LARGE).saving[data.spec.unit]
+        return max(float(saving), 0.0)
 
 
 def _numbers(logits: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -96,7 +96,7 @@ def hold_out(data: DataSet, *, share: float, seed: int) -> HoldOut:
     left = int((~apart).sum())
     if left < 2 or not apart.any():
         raise DataError(
-            "exits are trained on at least 2 images and checked on others, a held-out share of "
+            "training takes at least 2 images, and others to check it on, a held-out share of "
             f"{share:g} of {len(data):,} images leaves {left:,} and {len(data) - left:,}: "
             "change the share, or give more images"
         )

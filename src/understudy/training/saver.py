@@ -10,17 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from understudy.errors import ModelError, unknown
-from understudy.files import only_writer
+from understudy.confidence_functions import are_probabilities
+from understudy.errors import DataError, ModelError
+from understudy.files import only_writer, replacing
 from understudy.folders import check_own_folder, remove_folder, replacing_folder
 from understudy.graph.model_output import logits_in
-from understudy.json_codec import Stored, StoredFile
 from understudy.nn.class_names import class_names_of
 from understudy.nn.cost import count_parts
+from understudy.nn.execution_mode import ModelInMode
 from understudy.nn.stage import Images, Stage, usable_device
 from understudy.progress_bars import Advance, no_bar
 from understudy.training.api import Note, checkpoint_in
@@ -40,139 +42,43 @@ from understudy.training.loop import (
     HeldOutMetrics,
     Losses,
     Trainable,
+    TrainingDiverged,
+    check_enough,
     classifier_logits,
     fit,
+    losses_of,
     trainable_of_classifier,
     training_dtype,
 )
 from understudy.training.pair_saving import LITTLE, PairSaving
 from understudy.training.sampling import HoldOut, hold_out
-from understudy.training.targets import TargetSet, check_targets, joined, losses
-from understudy.training.teacher_answers import IMAGES, TeacherAnswers
+from understudy.training.saver_config import GATEKEEPER, LABELS, SaverConfig
+from understudy.training.saver_record import (
+    RECORD,
+    WEIGHTS,
+    Pair,
+    SaverFolder,
+    SaverSummary,
+    taught_spec,
+)
+from understudy.training.targets import TargetSet, check_targets, joined
+from understudy.training.teacher_answers import (
+    IMAGES,
+    HeldOutAnswers,
+    StudentImages,
+    TeacherAnswers,
+)
 from understudy.zoo.batches import first_images
 from understudy.zoo.data import DataSet, open_data
-from understudy.zoo.model_specs import named_specs
-from understudy.zoo.models import load_stage
+from understudy.zoo.models import load_stage, named_models, plain_and_mode
 
-WEIGHTS, RECORD = "weights.safetensors", "saver.json"
-OBJECTIVES = ("labels", "distillation", "gatekeeper")
-TEACHING = TrainingConfig(
-    epochs=30, batch=256, lr=1e-3, views=1000, targets="both", share=0.9, temperature=2.0,
-    held_out=0.1, patience=10,
-)  # fmt: skip
 TEACH, TUNE = "teaching", "tuning"
+FEW = 200
+"""Images held out, below which the savings of epochs are compared by chance."""
+
 _BEFORE, _TAUGHT = "before", "taught"
 _AS_IS, _ADAPTED = "as it is", "last layer trained"
-
-
-@dataclass(frozen=True)
-class SaverConfig(Stored, what="a saver's configuration", error=ModelError, remedy="correct it"):
-    """How a little model is taught.
-
-    Attributes:
-        objective: what it learns. labels: the labels alone. distillation: the large model's
-            answers, and the labels as `teaching.share` says. gatekeeper: distillation, then
-            Gatekeeper's loss (arXiv 2502.19335).
-        teaching: how it is trained.
-        tuning_epochs: with Gatekeeper's loss, from the best weights of before.
-        tuning_lr: the highest learning rate of these.
-        alpha: the weight of right answers in Gatekeeper's loss, wrong ones have the rest.
-        max_drop: the budget in points at which the certified saving chooses the best epoch.
-
-    Raises:
-        ModelError: a setting out of its range.
-    """
-
-    objective: str = "gatekeeper"
-    teaching: TrainingConfig = TEACHING
-    tuning_epochs: int = 6
-    tuning_lr: float = 1e-4
-    alpha: float = 0.5
-    max_drop: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ModelError(unknown("objective", self.objective, OBJECTIVES))
-        if not 0 < self.alpha < 1:
-            raise ModelError(f"alpha lies between 0 and 1, found {self.alpha!r}: correct it")
-        if not 0 <= self.max_drop <= 100:
-            raise ModelError(
-                f"max_drop lies between 0 and 100 points, found {self.max_drop!r}: correct it"
-            )
-        if self.teaching.weights != "even":
-            raise ModelError(
-                f"the weights {self.teaching.weights!r} are for exits, a little model is taught "
-                "with 'even' ones: correct it"
-            )
-        _ = self.tuning
-
-    @property
-    def tuning(self) -> TrainingConfig:
-        """How it is trained with Gatekeeper's loss."""
-        return replace(self.teaching, epochs=self.tuning_epochs, lr=self.tuning_lr)
-
-
-@dataclass(frozen=True)
-class Pair(Stored):
-    """A little and a large model on the images held out.
-
-    Attributes:
-        little: which weights: "before" or "taught".
-        large: which weights: "as it is", or "last layer trained" on the same images and labels.
-        accuracy: of the little model.
-        large_accuracy: of the large one.
-        saving: the mean certified saving of draws of samples (`PairSaving`).
-    """
-
-    little: str
-    large: str
-    accuracy: float
-    large_accuracy: float
-    saving: float
-
-
-@dataclass(frozen=True)
-class SaverSummary(Stored):
-    """The outcome of teaching.
-
-    Attributes:
-        config: how the little model was taught.
-        data: the fingerprint of the data.
-        samples: training images.
-        held_out: images that were held out.
-        corrupt: images that could not be decoded, and were left out.
-        macs: of the little and of the large model, for one sample.
-        pairs: before and after, with the large model as it is and with its last layer trained.
-        epochs: phase -> metrics of the little model after every epoch, first those before.
-        seconds: how long it took, since it was last resumed.
-    """
-
-    config: SaverConfig
-    data: str
-    samples: int
-    held_out: int
-    corrupt: int
-    macs: tuple[float, float]
-    pairs: tuple[Pair, ...]
-    epochs: Mapping[str, tuple[HeldOutMetrics, ...]]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class SaverFolder(StoredFile, what="a taught model", error=ModelError, remedy="teach it again"):
-    """What the folder of a taught model says of it, beside its weights.
-
-    Attributes:
-        spec: of the model with its taught weights, as `score` takes it.
-        little: the spec that it began as.
-        large: the spec of its teacher.
-        training: how it was taught, and what came of it.
-    """
-
-    spec: str
-    little: str
-    large: str
-    training: SaverSummary
+_DEFAULT = SaverConfig()
 
 
 def train_saver(
@@ -181,7 +87,7 @@ def train_saver(
     data: str,
     into: str | Path,
     *,
-    config: SaverConfig = SaverConfig(),
+    config: SaverConfig = _DEFAULT,
     workers: int | None = None,
     device: str | None = None,
     on_progress: Advance = no_bar,
@@ -190,11 +96,13 @@ def train_saver(
     """Teach the little model that a spec names to answer in front of a large one.
 
     Its weights are written into a folder, as is a record of the training. Unfinished work lies in
-    ``INTO.partial``: the same call resumes where it was interrupted. Score the result as the
-    record's `spec`, on other data than these, which it was trained on.
+    ``INTO.partial``: the same call resumes where it was interrupted, and ends with the weights of
+    an undisturbed run. Score the result as the record's `spec`, on other data than these, which it
+    was trained on.
 
     Args:
-        little: model spec of the model that is taught, pretrained or with random weights.
+        little: model spec of the model that is taught, pretrained or with random weights. With
+            ``?run=MODE`` it is taught as it is, and its `spec` runs in that mode.
         large: model spec of its teacher, which stays as it is.
         data: data spec (`zoo.open_data`).
         into: the folder; a taught model that is there is replaced.
@@ -204,6 +112,16 @@ def train_saver(
         on_progress: called as work proceeds.
         on_note: called with remarks.
 
+    ```python
+    record = train_saver(
+        "timm:mobilenetv4_conv_small?classes=10",
+        "timm:convnextv2_tiny?classes=10&checkpoint=big.safetensors",
+        "folder:train",
+        "taught",
+        config=SaverConfig(max_drop=1.0),
+    )
+    ```
+
     Raises:
         ModelError, DataError: as `fit_saver`, and models that cannot be loaded.
         InUse: another process trains into the same folder.
@@ -211,38 +129,46 @@ def train_saver(
     """
     target = Path(into)
     check_own_folder(target, mark=RECORD, rule="a taught model goes into a folder of its own")
+    (small,), (big,) = (named_models([one]).values() for one in (little, large))
+    spec = taught_spec(small, target)
     images = open_data(data)
     where = usable_device(device)
-    student, teacher = (load_stage(spec).to(where) for spec in (little, large))
+    student, teacher = (load_stage(one).to(where) for one in (plain_and_mode(small)[0], big))
     folder = target.with_name(f"{target.name}.partial")
     with only_writer(folder, wait=False):
-        trained = fit_saver(
-            student,
-            teacher,
-            images,
-            config=config,
-            folder=folder,
-            workers=workers,
-            on_progress=on_progress,
-            on_note=on_note,
-        )
-        record = SaverFolder(_taught_spec(little, target), little, large, trained)
+        try:
+            trained = fit_saver(
+                student,
+                teacher,
+                images,
+                config=config,
+                folder=folder,
+                workers=workers,
+                on_progress=on_progress,
+                on_note=on_note,
+            )
+        except TrainingDiverged as error:
+            if not folder.exists():  # there was nothing to keep
+                raise
+            _write_weights(student, folder)
+            raise ModelError(
+                f"{error}; they are in {str(folder / WEIGHTS)!r}: another rate goes into another "
+                "folder, or into this one when that is deleted"
+            ) from error
+        record = SaverFolder(spec, small, big, trained)
         with replacing_folder(target) as place:
-            weights = student.model.cpu().state_dict()
-            save_file({key: one.contiguous() for key, one in weights.items()}, place / WEIGHTS)
+            _write_weights(student, place)
             record.save(place / RECORD)
         remove_folder(folder)
     return record
 
 
-def _taught_spec(little: str, folder: Path) -> str:
-    """The spec of a model with the weights in a folder."""
-    ((_, spec),) = named_specs([little]).items()
-    options = {
-        key: value for key, value in spec.options.items() if key not in ("weights", "checkpoint")
-    }
-    options["checkpoint"] = str(folder / WEIGHTS)
-    return f"{spec.scheme}:{spec.target}?" + "&".join(f"{k}={v}" for k, v in options.items())
+def _write_weights(student: Stage, folder: Path) -> None:
+    """The weights in rows, as a file wants them, and those that a model has twice written twice."""
+    weights = student.model.cpu().state_dict()
+    copies = {key: one.clone(memory_format=torch.contiguous_format) for key, one in weights.items()}
+    with replacing(folder / WEIGHTS) as file:
+        save_file(copies, file)
 
 
 def fit_saver(
@@ -250,7 +176,7 @@ def fit_saver(
     large: Stage,
     data: DataSet,
     *,
-    config: SaverConfig = SaverConfig(),
+    config: SaverConfig = _DEFAULT,
     folder: str | Path | None = None,
     workers: int | None = None,
     on_progress: Advance = no_bar,
@@ -261,10 +187,11 @@ def fit_saver(
     The large model answers every image in the view that the little one sees. A share of the images
     is held out: on them the certified saving of the pair chooses the best epoch. Beside it the
     large model's last layer is trained on the same images and labels, so that the gain of teaching
-    is not mistaken for that of new data.
+    is not mistaken for that of new data. With the objective "labels" the large model answers the
+    images held out alone, and its last layer is left out.
 
     Args:
-        little: the model that is taught, on the device where it is to be trained.
+        little: the model that is taught, in float32, on the device where it is to be trained.
         large: its teacher.
         data: images; without labels the large model's answers are right.
         config: how it is taught.
@@ -273,53 +200,50 @@ def fit_saver(
         on_progress: called as work proceeds.
         on_note: called with remarks.
 
+    >>> from understudy.nn.stage import Preprocess
+    >>> digit = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))
+    >>> little = Stage(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), preprocess=digit)
+    >>> layers = (nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> large = Stage(nn.Sequential(nn.Flatten(), *layers), preprocess=digit)
+    >>> quick = TrainingConfig(epochs=4, batch=64, lr=0.01, flip=False)
+    >>> config = SaverConfig(objective="labels", teaching=quick)
+    >>> before, after = fit_saver(little, large, open_data("digits:train"), config=config).pairs
+    >>> (before.little, after.little), after.accuracy > 0.5
+    (('before', 'taught'), True)
+
     Raises:
-        ModelError: models of different classes, a little model that is costlier than its teacher,
-            or a loss that is not finite.
+        ModelError: models of different classes, a little model that is costlier than its teacher or
+            cannot be trained, or a loss that is not finite.
         DataError: data with other classes, too few images, or unfinished work of another plan.
-        UnderstudyError: the folder cannot be written.
+        UnderstudyError: the folder cannot be written, or has no room for checkpoints.
     """
     start = time.perf_counter()
+    _check_trainable(little, large)
     sample = first_images(data, 1)
+    classes = _common_classes(little, large, sample)
     macs = _checked_macs(little, large, sample)
-    config = _fitting(config, data)
-    classes = int(large(sample).shape[1])
-    check_targets(data, classes, config.teaching, classifier=False)
+    _check_data(data, config, classes=classes, stages=(little, large))
+    config = config.for_data(labelled=data.labels is not None)
     parts = hold_out(data, share=config.teaching.held_out, seed=config.teaching.seed)
-    classifier = _classifier(large, sample, data, on_note)
-    channels_last(large.model)
+    classifier = _classifier(large, sample, data, config, on_note)
     with checkpoint_in(folder, _plan(little, large, data, config)) as checkpoint:
-        images = TrainingImages(
-            data,
-            Augmentation(
-                shift=config.teaching.shift, flip=config.teaching.flip, seed=config.teaching.seed
-            ),
-            TeacherAnswers(
-                large,
-                little.prepare,
-                dtype=training_dtype(config.teaching, large.device),
-                classifier=classifier,
-            ),
-            workers,
-            fresh_augmentation(config.teaching, [little, large]),
-        )
-        targets = TargetSet(
-            StreamedFeatures(images), data.labels, _stored_logits, large.device, classes
+        targets, held = _target_sets(
+            little, large, data, config, workers, classes=classes, classifier=classifier
         )
         measure = PairSaving(macs, config.max_drop)
         trainer = _SaverTrainer(
-            little, large, classifier, targets, parts, measure, checkpoint, on_progress, on_note
-        )
+            little, large, classifier, targets, held, parts, measure, checkpoint, on_progress,
+            on_note,
+        )  # fmt: skip
         pairs, epochs = trainer.train(config)
     little.eval()
-    corrupt = targets.source.corrupt()
-    used = parts.without(corrupt)
+    used = trainer.used()
     return SaverSummary(
         config=config,
         data=data.fingerprint,
         samples=len(used.train),
         held_out=len(used.held_out),
-        corrupt=len(corrupt),
+        corrupt=len(data) - len(used.train) - len(used.held_out),
         macs=macs,
         pairs=pairs,
         epochs=epochs,
@@ -334,6 +258,7 @@ class _SaverTrainer:
     Attributes:
         classifier: the module path of the large model's last layer, which is trained beside, or
             None.
+        targets, held: of the training images, and of those held out.
         measure: what a pair saves.
     """
 
@@ -341,6 +266,7 @@ class _SaverTrainer:
     large: Stage
     classifier: str | None
     targets: TargetSet
+    held: TargetSet
     hold_out: HoldOut
     measure: PairSaving
     checkpoint: Checkpoint
@@ -352,13 +278,17 @@ class _SaverTrainer:
     ) -> tuple[tuple[Pair, ...], dict[str, tuple[HeldOutMetrics, ...]]]:
         """Teach, then tune if that is wanted; pairs before and after, and the metrics by phase."""
         layer = self._copied_classifier()
+        tunes = config.objective == GATEKEEPER
+        beside = [] if layer is None else [trainable_of_classifier(layer, _on_labels(config))]
+        trained = [self.little.model] * (2 if tunes else 1)
+        self.checkpoint.check_room([*trained, *(one.module for one in beside)])
         before = self._pairs(_BEFORE, None)
-        taught = self._trainable(_losses_of(config))
-        adapted = None if layer is None else trainable_of_classifier(layer, _on_labels(config))
-        beside = [] if adapted is None else [adapted]
+        self._note_few(len(self.used().held_out))
+        learned, measured = losses_of(config.teaching)
+        taught = self._trainable(learned, measured)
         found = {TEACH: self._fit(TEACH, [taught, *beside], config.teaching)}
-        if config.objective == "gatekeeper":
-            tuned = self._trainable(partial(gatekeeper_losses, alpha=config.alpha))
+        if tunes:
+            tuned = self._trainable(partial(gatekeeper_losses, alpha=config.alpha), measured)
             found[TUNE] = self._fit(TUNE, [tuned], config.tuning)
         epochs = {
             phase: tuple(metrics[LITTLE] for metrics in fitted.epochs)
@@ -366,16 +296,28 @@ class _SaverTrainer:
         }
         return (*before, *self._pairs(_TAUGHT, layer)), epochs
 
-    def _trainable(self, learned: Losses) -> Trainable:
-        model = channels_last(self.little.model)
+    def used(self) -> HoldOut:
+        """The images, without those that could not be decoded."""
+        corrupt = [self.targets.source.corrupt(), self.held.source.corrupt()]
+        return self.hold_out.without(np.concatenate(corrupt))
+
+    def _note_few(self, held_out: int) -> None:
+        if held_out < FEW:
+            self.on_note(
+                f"{held_out} images are held out, too few to tell epochs apart by what the pair "
+                "saves: give more, or a larger held_out"
+            )
+
+    def _trainable(self, learned: Losses, measured: Losses) -> Trainable:
+        model = self.little.model
         logits = partial(_little_logits, model)
-        return Trainable(model, (LITTLE,), logits, learned, saving=self.measure)
+        return Trainable(model, (LITTLE,), logits, learned, measured, saving=self.measure)
 
     def _copied_classifier(self) -> nn.Module | None:
-        """A copy of the large model's last layer, which stays as it is."""
+        """A copy of the large model's last layer, in full precision."""
         if self.classifier is None:
             return None
-        return copy.deepcopy(self.large.model.get_submodule(self.classifier))
+        return copy.deepcopy(self.large.model.get_submodule(self.classifier)).float()
 
     def _fit(self, phase: str, trainables: Sequence[Trainable], config: TrainingConfig) -> Fitted:
         def on_epoch(epoch: int, metrics: Mapping[str, HeldOutMetrics]) -> None:
@@ -389,28 +331,29 @@ class _SaverTrainer:
         return fit(
             trainables,
             self.targets,
-            self.hold_out.without(self.targets.source.corrupt()),
+            self.used(),
             config=config,
             checkpoint=self.checkpoint,
             name=phase,
             on_epoch=on_epoch,
+            checked_on=self.held,
         )
 
     @torch.no_grad()
     def _pairs(self, little: str, layer: nn.Module | None) -> tuple[Pair, ...]:
         """The pair on the images held out; also with the large model's last layer trained."""
         self.little.model.eval()
-        batches = self.targets.batches(self.hold_out.held_out_order(), size=256)
         answers, found, others = [], [], []
-        for batch in batches:
+        for batch in self.held.batches(self.used().held_out_order(), size=256):
             answers.append(_little_logits(self.little.model, batch.features)[:, 0].float())
             found.append(batch.without_features())
             if layer is not None:
                 others.append(classifier_logits(layer.eval(), batch.features).float())
-        whole = joined(found)
-        assert whole.backbone is not None, "the teacher answers every image"
+        check_enough(self.used())
+        whole, own = joined(found), _finite(torch.cat(answers))
+        assert whole.backbone is not None, "the teacher answers every image held out"
         large = {_AS_IS: whole.backbone} | ({_ADAPTED: torch.cat(others)} if others else {})
-        own, truth = torch.cat(answers), whole.truth()
+        truth = whole.truth()
         return tuple(
             Pair(
                 little,
@@ -423,79 +366,149 @@ class _SaverTrainer:
         )
 
 
+def _target_sets(
+    little: Stage,
+    large: Stage,
+    data: DataSet,
+    config: SaverConfig,
+    workers: int | None,
+    *,
+    classes: int,
+    classifier: str | None,
+) -> tuple[TargetSet, TargetSet]:
+    """Features and targets of the training images, and of those held out."""
+    teaching, device = config.teaching, large.device
+    student = StudentImages(little)
+    dtype = training_dtype(teaching, device)
+    teacher = TeacherAnswers(large, student, dtype=dtype, classifier=classifier)
+    augmentation = Augmentation(shift=teaching.shift, flip=teaching.flip, seed=teaching.seed)
+    fresh = fresh_augmentation(teaching, [little, large])
+    images = TrainingImages(data, augmentation, student, workers, fresh)
+    alone = config.objective == LABELS
+    source = StreamedFeatures(images if alone else images.by(teacher))
+    answers = None if alone else _stored_logits
+    held = HeldOutAnswers(images, teacher, student)
+    return (
+        TargetSet(source, data.labels, answers, device, classes),
+        TargetSet(held, data.labels, _stored_logits, device, classes),
+    )
+
+
 def _little_logits(model: nn.Module, features: Features) -> Tensor:
-    images = features[IMAGES]
-    if images.ndim == 4:
-        images = images.contiguous(memory_format=torch.channels_last)
-    return logits_in(model(images)).unsqueeze(1)
+    return logits_in(model(features[IMAGES])).unsqueeze(1)
 
 
 def _stored_logits(features: Features) -> Tensor:
     return features[LOGITS]
 
 
+def _finite(logits: Tensor) -> Tensor:
+    lacking = int((~logits.isfinite()).sum())
+    if lacking:
+        raise ModelError(
+            f"the logits of a model that is taught are finite numbers, found {lacking} that are "
+            f"not in {len(logits)} answers: check its weights"
+        )
+    return logits
+
+
 def _share_right(logits: Tensor, truth: Tensor) -> float:
     return float((logits.argmax(1) == truth).float().mean())
-
-
-def _losses_of(config: SaverConfig) -> Losses:
-    teaching = config.teaching
-    if config.objective == "labels":
-        teaching = replace(teaching, targets="labels")
-    return partial(losses, config=teaching, smoothing=teaching.label_smoothing)
 
 
 def _on_labels(config: SaverConfig) -> TrainingConfig:
     return replace(config.teaching, targets="labels")
 
 
-def channels_last(model: nn.Module) -> nn.Module:
-    """The model, its convolutions in the memory format in which they are fast."""
-    return model.to(memory_format=torch.channels_last)
+def _check_trainable(little: Stage, large: Stage) -> None:
+    """Refuse what PyTorch cannot train as it is."""
+    model = little.model
+    if isinstance(model, ModelInMode):
+        raise ModelError(
+            f"a model is taught as it is, found one in the execution mode {model.mode.name!r}: "
+            "teach it without, and run it in that mode afterwards"
+        )
+    if not any(weights.is_floating_point() for weights in model.parameters()):
+        raise ModelError(
+            "a model that is taught has weights that PyTorch can train, found none in a "
+            f"{type(model).__name__}: take another, which may be small"
+        )
+    if little.dtype != torch.float32:
+        raise ModelError(
+            f"a model is taught in float32, found weights in {little.dtype}: convert it with "
+            "model.float()"
+        )
+    if little.device != large.device:
+        raise ModelError(
+            f"both models are on one device, found {little.device} and {large.device}: move one"
+        )
+
+
+def _common_classes(little: Stage, large: Stage, sample: Images) -> int:
+    """The number of classes of both models, whose names are in no other order."""
+    answers = [stage(sample) for stage in (little, large)]
+    found, classes = (int(logits.shape[1]) for logits in answers)
+    if any(are_probabilities(logits) for logits in answers):
+        raise ModelError(
+            "a model gives logits, one of the pair gives probabilities (from 0 to 1, with the sum "
+            "1): leave out its softmax"
+        )
+    if found != classes:
+        raise ModelError(
+            f"a little model has the classes of its teacher, found {found} and {classes}: give it "
+            f"as many, such as with ?classes={classes}"
+        )
+    names, known = (class_names_of(stage) or () for stage in (little, large))
+    places = {name: number for number, name in enumerate(known)}
+    moved = [name for number, name in enumerate(names) if places.get(name, number) != number]
+    if moved:
+        raise ModelError(
+            f"a little model has the classes of its teacher in the same order, found {moved[0]!r} "
+            f"as class {names.index(moved[0])} and class {places[moved[0]]}: number them as the "
+            "teacher does"
+        )
+    return classes
 
 
 def _checked_macs(little: Stage, large: Stage, sample: Images) -> tuple[float, float]:
-    """The MACs of both models, and a check that they are a pair."""
-    classes = [int(stage(sample).shape[1]) for stage in (little, large)]
-    if classes[0] != classes[1]:
-        raise ModelError(
-            f"a little model has the classes of its teacher, found {classes[0]} and {classes[1]}: "
-            f"give it as many, such as with ?classes={classes[1]}"
-        )
-    names = [class_names_of(stage) for stage in (little, large)]
-    if None not in names and names[0] != names[1]:
-        raise ModelError(
-            "a little model has the classes of its teacher, in the same order, found other names: "
-            "give it the teacher's"
-        )
-    image = sample[0]
-    found = [
-        sum(part.total for part in count_parts({"one": stage}, image).values())
+    """The MACs of both models, where the little one has fewer."""
+    first, second = (
+        sum(part.total for part in count_parts({"one": stage}, sample[0]).values())
         for stage in (little, large)
-    ]
-    if found[0] >= found[1]:
+    )
+    if first >= second:
         raise ModelError(
-            f"a little model costs less than its teacher, found {found[0] / 1e6:,.1f} and "
-            f"{found[1] / 1e6:,.1f} million MACs: exchange them, or take a smaller one"
+            f"a little model costs less than its teacher, found {first / 1e6:,.1f} and "
+            f"{second / 1e6:,.1f} million MACs: exchange them, or take a smaller one"
         )
-    return found[0], found[1]
+    return first, second
 
 
-def _fitting(config: SaverConfig, data: DataSet) -> SaverConfig:
-    """Without labels the large model's answers are the only target."""
-    if data.labels is not None or config.objective == "labels":
-        return config
-    return replace(config, teaching=replace(config.teaching, targets="backbone"))
+def _check_data(
+    data: DataSet, config: SaverConfig, *, classes: int, stages: Sequence[Stage]
+) -> None:
+    """Refuse data with other classes, and data without labels where these are learned."""
+    if data.labels is None and config.objective == LABELS:
+        raise DataError(
+            f"the objective {LABELS!r} learns from labels, {data.spec!r} has none: choose another, "
+            "which learns the large model's answers, or give labelled images"
+        )
+    for stage in stages:
+        data.check_classes(classes, names=class_names_of(stage))
+    fitting = config.for_data(labelled=data.labels is not None).teaching
+    check_targets(data, classes, fitting, classifier=False)
 
 
-def _classifier(large: Stage, sample: Images, data: DataSet, on_note: Note) -> str | None:
-    """The module path of the large model's last layer, where it can be trained beside."""
-    if data.labels is None:
+def _classifier(
+    large: Stage, sample: Images, data: DataSet, config: SaverConfig, on_note: Note
+) -> str | None:
+    """The module path of the large model's last layer, where it is trained beside."""
+    if config.objective == LABELS or data.labels is None:
         return None
     try:
         return find_classifier(large, sample)
     except ModelError as error:
-        on_note(f"nothing is said of the large model on the new data: {error}")
+        on_note(f"the large model's last layer is not trained beside: {error}")
         return None
 
 

@@ -175,6 +175,6 @@ def check_targets(data: DataSet, classes: int, config: TrainingConfig, *, classi
     data.check_classes(classes)
     if len(np.unique(labels)) < 2:
         raise DataError(
-            f"exits learn to distinguish classes, all {len(labels)} labels in {spec} are "
+            f"training tells classes apart, all {len(labels)} labels in {spec} are "
             f"{labels[0]}: give images of every class"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from understudy.display import group_of, note_of, percent, table_of
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from understudy.training.saver import SaverConfig, SaverFolder
+    from understudy.training.saver_config import SaverConfig
+    from understudy.training.saver_record import SaverFolder
 
 
 def train_saver(
@@ -104,29 +106,10 @@ def train_saver(
 def _saver_config(
     file: Path | None, own: Mapping[str, Any], given: Mapping[str, Any]
 ) -> SaverConfig:
-    """The settings in a TOML file, overridden by the options that were given.
+    """The settings in a file, or the default ones, overridden by the options that were given."""
+    from understudy.training.saver_config import SaverConfig, read_saver_config
 
-    Raises:
-        UsageError: the file has an unknown setting or one of another type.
-        ModelError: the file cannot be read, or has a setting out of its range.
-    """
-    from understudy.json_codec import decode
-    from understudy.training.named_config import read_toml
-    from understudy.training.saver import SaverConfig
-
-    config = SaverConfig()
-    if file is not None:
-        default, read = config.to_dict(), read_toml(file)
-        teaching = read.get("teaching", {})
-        if isinstance(teaching, Mapping):
-            read["teaching"] = default["teaching"] | teaching
-        config = decode(
-            default | read,
-            SaverConfig,
-            what=f"the configuration in {str(file)!r}",
-            error=terminal.UsageError,
-            remedy="correct the file",
-        )
+    config = SaverConfig() if file is None else read_saver_config(file)
     teaching = replace(config.teaching, **_without_none(given))
     return replace(config, teaching=teaching, **_without_none(own))
 
@@ -159,5 +142,8 @@ def _view(record: SaverFolder) -> Group:
             f"{found.macs[0] / 1e6:,.1f} of {found.macs[1] / 1e6:,.1f} million MACs; savings are "
             f"certified at {found.config.max_drop:g} points, on draws from the images held out"
         ),
-        note_of(f"score it as {record.spec}, beside {record.large}, on other data"),
+        note_of(
+            f"score it as {shlex.quote(record.spec)}, beside {shlex.quote(record.large)}, on other "
+            "data"
+        ),
     )
