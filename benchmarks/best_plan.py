@@ -78,7 +78,13 @@ def one_draw(
     name: str, samples: int, variants: tuple[str, ...], folder: Path | None, seed: int
 ) -> dict[str, list[tuple[float, bool]]]:
     """For every variant the true saving, and whether the budget is broken, of each budget."""
-    whole, reference = population(name, folder)
+    return drawn_savings(*population(name, folder), samples, variants, seed)
+
+
+def drawn_savings(
+    whole: ScoreTable, reference: str, samples: int, variants: tuple[str, ...], seed: int
+) -> dict[str, list[tuple[float, bool]]]:
+    """The same of one draw from a table."""
     rows = np.random.default_rng((seed, samples)).integers(0, len(whole), samples)
     table, unit = drawn(whole, rows), whole.units[0]
     found = {}

@@ -2,8 +2,8 @@
 
 One tenth of the training images, the share that `set_aside` names, is kept out: searches use it.
 The project's own networks start afresh; those of cifar_nets.py start from their published weights
-and are adapted to the JPEGs, all layers of them, into benchmarks/work. Weights are kept as float16,
-and judged as they are kept.
+and are adapted to the JPEGs, all layers of them, into benchmarks/work/adapted. Weights are kept as
+float16, and judged as they are kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from understudy.split import uniform
 from understudy.zoo.batches import batches
 from understudy.zoo.data import DataSet, open_data
 
-ZOO, WORK = ROOT / "benchmarks" / "zoo", ROOT / "benchmarks" / "work"
+ZOO, ADAPTED = ROOT / "benchmarks" / "zoo", ROOT / "benchmarks" / "work" / "adapted"
 OWN = ("small", "medium", "large")
 PUBLISHED = {"resnet8": "resnet8_mlperftiny", "resnet20": "resnet20", "resnet56": "resnet56"}
 RECIPE: dict[str, Any] = {
@@ -173,8 +173,8 @@ def train(name: str, count: int, peak_lr: float) -> None:
         seconds = time.perf_counter() - start
         log.append({"epoch": epoch + 1, "set_aside": accuracy(averaged, held, held_labels)})
         print(f"{name} {epoch + 1}/{count} {log[-1]['set_aside']:.4f} {seconds:.0f} s", flush=True)
-    folder = WORK if name in PUBLISHED else ZOO
-    folder.mkdir(exist_ok=True)
+    folder = ADAPTED if name in PUBLISHED else ZOO
+    folder.mkdir(parents=True, exist_ok=True)
     weights = {
         key: value.half().contiguous() if value.is_floating_point() else value
         for key, value in averaged.state_dict().items()

@@ -229,7 +229,7 @@ ORDER = {
     ),
     "training": (
         "config named_config augmentation sampling backbone features teacher_answers "
-        "feature_cache averaging checkpoint targets gatekeeper pair_saving loop api "
+        "feature_cache averaging checkpoint targets gatekeeper pair_saving loop joint api "
         "saver_config saver_record saver"
     ),
     "searching": (

@@ -206,7 +206,7 @@ def test_damaged_descriptions() -> None:
 def test_sizes_are_checked() -> None:
     with pytest.raises(ModelError, match="found 8 heads and dim 20: take dim 24, or other heads"):
         SequenceSize(dim=20)
-    for text in ("2", "x512", "2x", "-1x8", "two x 8", "2x512x8"):
+    for text in ("2", "x512", "2x", "-1x8", "two x 8", "2x512x8x1"):
         with pytest.raises(ModelError, match="reads LAYERSxDIM"):
             SequenceSize.parse(text)
     with pytest.raises(ModelError, match=r"at least two, found \[6\]: tap the network"):

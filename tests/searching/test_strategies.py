@@ -9,6 +9,7 @@ import pytest
 
 from tables import record, synthetic
 from understudy.errors import PolicyError, TableError
+from understudy.exit import Exit
 from understudy.frontier import Frontier
 from understudy.outcome import evaluate
 from understudy.policy import Policy
@@ -20,8 +21,10 @@ from understudy.searching.strategies import (
     cheapest_expected,
     find_ensembles,
     find_equal_loss,
+    find_other_networks,
     find_pairs,
     frontier_in_sample,
+    networks_beside,
     strategies_for,
 )
 
@@ -143,3 +146,48 @@ def test_free_exits_are_searched() -> None:
     assert result.choice().policy != Policy.single("net3")
     with pytest.raises(TableError, match="found only zeros in MACs"):
         search(replace(table, costs={"MACs": nothing}), max_drop=3.0)
+
+
+def beside_itself(count: int = 6000) -> ScoreTable:
+    """A network with two exits that was tuned with them, beside the network as it was."""
+    random = np.random.default_rng(0)
+    hardness = random.random(count)
+    names = ("old", "new/1/linear", "new/2/linear", "new")
+    predictions = {}
+    for name, reach in zip(names, (0.9, 0.6, 0.8, 0.895), strict=True):
+        right = hardness + 0.02 * random.standard_normal(count) < reach
+        confidence = 1 / (1 + np.exp(8 * (hardness - reach) + 0.5 * random.standard_normal(count)))
+        predictions[name] = (np.where(right, 0, 1), confidence)
+    exits = (
+        Exit("old"),
+        Exit("new/1/linear", ("new/1", "new/1/linear"), {"root": "new"}),
+        Exit("new/2/linear", ("new/1", "new/2", "new/2/linear"), {"root": "new"}),
+        Exit("new", ("new/1", "new/2", "new/(rest)"), {"root": "new"}),
+    )
+    prices = {"old": 90.0, "new/1": 30.0, "new/2": 30.0, "new/(rest)": 30.0}
+    heads = dict.fromkeys(("new/1/linear", "new/2/linear"), 1.0)
+    table = ScoreTable.from_predictions(predictions, np.zeros(count, int))
+    return replace(table, exits=exits, costs={"MACs": prices | heads})
+
+
+def test_a_tuned_network_ends_its_own_cascades_and_is_compared_with_the_old_one() -> None:
+    table = beside_itself()
+    spec = SearchSpec("old", "MACs", "max_softmax", (1.0,), 0.05, 3000, 4)
+    assert networks_beside(table, "old") == ["new"]
+    assert find_other_networks in strategies_for(table, spec)
+    found = find_other_networks(table, spec)
+    frontier = Frontier.of_arrays(found.points, unit="MACs", reference="old")
+    assert {point.policy.exits[-1] for point in frontier} >= {"new"}
+    for point in frontier:
+        outcome = evaluate(table, point.policy, reference="old")
+        assert point.cost == pytest.approx(outcome.cost["MACs"], abs=1e-9)
+        assert (point.drop, point.shares) == (outcome.drop, outcome.shares)
+    choice = search(table, reference="old", max_drop=1.5).choices[0]
+    assert choice.policy.exits[-1] == "new"
+    assert choice.certificate is not None
+    assert choice.certificate.reference == "old"
+    assert choice.on["certify"].drop < 1.5
+    without = search(table.only(["old", "new/1/linear", "new/2/linear"]), max_drop=1.5).choices[0]
+    assert choice.on["test"].saving["MACs"] > without.on["test"].saving["MACs"] + 0.1
+    in_sample = {point.policy.exits[-1] for point in frontier_in_sample(table, spec)}
+    assert "new" in in_sample

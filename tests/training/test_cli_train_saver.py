@@ -156,7 +156,7 @@ def test_a_wrong_option_is_one_sentence(
         ("alpha = true", "a number at $.alpha, found True"),
         ("alpha = 1.0", "alpha lies between 0 and 1"),
         ('[teaching]\ntargets = "labels"', "found the targets 'labels'"),
-        ('[teaching]\nweights = "dyce"', "are for exits"),
+        ('[teaching]\nweights = "dyce"', "has no exits, found weights"),
         ("alpha 2", "a configuration is a TOML file, 'fast.toml' is not"),
     ],
 )
@@ -243,9 +243,7 @@ def test_onnx_files_and_functions_may_teach_and_are_not_taught(run: Run, here: P
 
 
 @pytest.mark.slow
-def test_from_teaching_to_answers(
-    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_teaching_to_answers(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """train-saver, and in another directory score, search, build and run."""
     torch.manual_seed(0)
     train(big(), here / "big.safetensors", epochs=10)

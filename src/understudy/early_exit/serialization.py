@@ -166,6 +166,7 @@ class ExitFolder(
         name: of the network.
         network: its architecture.
         classifier: the backbone's own last layer, by module path, if it was trained anew.
+        backbone: whether the backbone was tuned with its exits: all its weights lie in the folder.
         training: plain JSON, how the exits were trained, and their accuracy.
         weights_hash: SHA-256 of the file of weights; empty in older folders.
     """
@@ -175,6 +176,7 @@ class ExitFolder(
     classifier: str | None
     training: Mapping[str, Any]
     weights_hash: str = field(default="", metadata=stored(optional=True))
+    backbone: bool = field(default=False, metadata=stored(optional=True, sparse=True))
 
     @staticmethod
     def read(path: str | Path) -> ExitFolder:
@@ -201,15 +203,19 @@ def save_exits(
     *,
     name: str,
     classifier: str | None = None,
+    backbone: bool = False,
     training: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the exits of a network into a folder, whole or not at all; the backbone stays out.
+    """Write the exits of a network into a folder, whole or not at all.
+
+    The backbone's weights stay out unless it was tuned: its spec has them.
 
     Args:
         network: its backbone (and saver) have specs, from which they are built again.
         path: the folder; a folder of exits that is there is replaced.
         name: the name of the network in score tables.
         classifier: the module path of the backbone's last layer, if that was trained anew.
+        backbone: whether the backbone was tuned.
         training: plain JSON that is stored with it.
 
     Raises:
@@ -220,10 +226,14 @@ def save_exits(
     check_replaceable(target)
     architecture = Architecture.of(network)
     with replacing_folder(target) as folder:
-        weights = {key: v.contiguous() for key, v in _trained(network, classifier).items()}
+        trained = _trained(network, classifier, backbone=backbone)
+        weights = {
+            key: v.clone(memory_format=torch.contiguous_format) for key, v in trained.items()
+        }
         save_file(weights, folder / WEIGHTS)
         found = _file_hash(folder / WEIGHTS)
-        record = ExitFolder(name, architecture, classifier, dict(training or {}), found)
+        about = dict(training or {})
+        record = ExitFolder(name, architecture, classifier, about, found, backbone)
         record.save(folder / NAME)
 
 
@@ -243,7 +253,7 @@ def load_exits(path: str | Path, *, stage_of: StageOf) -> ExitNetwork:
     record = ExitFolder.read(folder)
     saved = _read_weights(folder / WEIGHTS, record.weights_hash)
     network = record.network.build(stage_of)
-    own = _trained(network, record.classifier)
+    own = _trained(network, record.classifier, backbone=record.backbone)
     different = sorted(
         set(own.keys() ^ saved.keys())
         | {k for k in own.keys() & saved.keys() if own[k].shape != saved[k].shape}
@@ -281,11 +291,13 @@ def _file_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _trained(network: ExitNetwork, classifier: str | None) -> dict[str, Tensor]:
+def _trained(network: ExitNetwork, classifier: str | None, *, backbone: bool) -> dict[str, Tensor]:
     """The tensors that training changes, by name, sharing the network's memory."""
     parts: dict[str, nn.Module] = {"heads": network.heads}
     if network.saver_branch is not None:
         parts["sequence"] = network.saver_branch.sequence
+    if backbone:
+        parts["backbone"] = network.stage.model
     if classifier is not None:
         parts["classifier"] = network.stage.model.get_submodule(classifier)
     return {

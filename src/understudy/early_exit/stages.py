@@ -123,6 +123,10 @@ class Backbone(StageGroup):
             known = self._captured = _Captured(device, dtype, tuple(ready.shape[1:]), trunk)
         return known
 
+    def forget_segments(self) -> None:
+        """Capture the segments anew on next use: folded ones have copies of the model's weights."""
+        self._captured = None
+
     @property
     def weights_hash(self) -> str:
         """SHA-256 over all weights, those of exits included; computed again when a tensor changes.

@@ -8,7 +8,7 @@ that were fitted to the samples which count: a sequence leads through all thresh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -92,6 +92,42 @@ def find_equal_loss(table: ScoreTable, spec: SearchSpec) -> Candidates:
     return Candidates(tuple(path.sequence() for path in paths), points)
 
 
+def find_other_networks(table: ScoreTable, spec: SearchSpec) -> Candidates:
+    """Cascades of the exits of another network than the reference, which end with that network.
+
+    Such as one that was tuned with its exits, and is compared with the network as it was.
+    """
+    sequences: list[PolicySequence] = []
+    points: list[PointArrays] = []
+    for last in networks_beside(table, spec.reference):
+        before = [name for name in exits_in_order(table, last, spec.unit) if name != spec.reference]
+        pairs = [pair_curve(table, name, last, **spec.names) for name in before]
+        found = _candidates(table, spec, pairs)
+        sequences += found.sequences
+        points += found.points
+        if spec.stages > 2:
+            paths = EqualLossSearch.of(table, spec, before, last).paths()
+            sequences += [path.sequence() for path in paths]
+            points += [PointArrays(path.cost, path.drop, path.point) for path in paths]
+    return Candidates(tuple(sequences), points)
+
+
+def networks_beside(table: ScoreTable, reference: str) -> list[str]:
+    """The whole networks with exits in a table, without the reference.
+
+    >>> from dataclasses import replace
+    >>> from understudy.exit import Exit
+    >>> head = Exit("new/2/linear", ("new/2", "new/2/linear"), {"root": "new"})
+    >>> whole = Exit("new", ("new/2", "new/(rest)"), {"root": "new"})
+    >>> table = ScoreTable.from_predictions(
+    ...     {name: ([0], [.9]) for name in ("new/2/linear", "new", "old")}, [0])
+    >>> networks_beside(replace(table, exits=(head, whole, Exit("old"))), "old")
+    ['new']
+    """
+    roots = {exit.root for exit in table.exits if exit.root != exit.name}
+    return [name for name in table.names if name in roots and name != reference]
+
+
 def strategies_for(table: ScoreTable, spec: SearchSpec) -> list[Strategy]:
     """The strategies that fit the exits of a table and the number of stages."""
     strategies: list[Strategy] = [find_pairs]
@@ -99,6 +135,8 @@ def strategies_for(table: ScoreTable, spec: SearchSpec) -> list[Strategy]:
         strategies.append(find_ensembles)
     if spec.stages > 2 and len(models_of(table).exits) > 2:
         strategies.append(find_equal_loss)
+    if networks_beside(table, spec.reference):
+        strategies.append(find_other_networks)
     return strategies
 
 
@@ -112,11 +150,20 @@ def frontier_in_sample(table: ScoreTable, spec: SearchSpec) -> Frontier:
     if spec.stages > 2 and len(table.exits) > 2:
         if table.shares_parts:
             points.append(exit_points(table, **spec.names))
+            others = networks_beside(table, spec.reference)
+            points += [_exits_before(table, last, spec) for last in others]
         else:
             drops, most = spec.drops, spec.stages - 1
             chains = search_chains(table, max_drops=drops, stages=most, **spec.names)
             points.append(PointArrays.of(chains.points))
     return Frontier.of_arrays(points, **names)
+
+
+def _exits_before(table: ScoreTable, last: str, spec: SearchSpec) -> PointArrays:
+    """The points of exits that end with another network than the reference."""
+    points = exit_points(table, reference=last, confidence=spec.confidence, unit=spec.unit)
+    frontier = Frontier.of_arrays([points], unit=spec.unit, reference=last)
+    return PointArrays.of(replace(frontier, reference=spec.reference).measured_on(table).points)
 
 
 # -- the choice between them ----------------------------------------------------------------------

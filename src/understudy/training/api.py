@@ -37,12 +37,14 @@ from understudy.training.feature_cache import (
 from understudy.training.features import (
     LOGITS,
     WIDE,
+    Extractor,
     FeatureExtractor,
     FeatureSource,
     StreamedFeatures,
     TrainingImages,
     find_classifier,
 )
+from understudy.training.joint import TuningInputs, trained_together
 from understudy.training.loop import (
     CLASSIFIER,
     HeldOutMetrics,
@@ -51,6 +53,7 @@ from understudy.training.loop import (
     fit,
     trainable_of_classifier,
     trainables_of,
+    training_dtype,
 )
 from understudy.training.named_config import ALL, Taps
 from understudy.training.sampling import HoldOut, hold_out
@@ -149,6 +152,7 @@ def train_exits(
             target,
             name=name,
             classifier=trained.classifier,
+            backbone=config.backbone_lr > 0,
             training=trained.to_dict(),
         )
         remove_folder(folder)
@@ -242,11 +246,17 @@ def fit_exits(
     on_progress: Advance = no_bar,
     on_note: Note = no_bar,
 ) -> TrainingSummary:
-    """Train the exits of a network in place; its backbone and its saver stay as they are.
+    """Train the exits of a network in place; its saver stays as it is, and so does its backbone,
+    unless `config.backbone_lr` is above 0.
 
-    The backbone runs once over every view of every image, and the features that the heads need are
-    cached on disk; where they need too much space, it runs anew in every epoch. Images that cannot
-    be decoded are left out. The network ends in eval mode.
+    A backbone that stays as it is runs once over every view of every image, and the features that
+    the heads need are cached on disk; where they need too much space, it runs anew in every epoch,
+    as one does that is tuned. Images that cannot be decoded are left out. The network ends in eval
+    mode.
+
+    A backbone that is tuned is held to the answers that it gave before, on the same views. It keeps
+    the running statistics of batch normalisation. Its last answer changes all the same: measure the
+    drop against the network as it was, which is scored beside it.
 
     A share of the data is held out: no exit is trained on it, it chooses each exit's best epoch. Do
     not score the exits on this data, which they, and perhaps the backbone, were trained on.
@@ -277,8 +287,9 @@ def fit_exits(
 
     Raises:
         ModelError: a network without exits, weights that need a saver where there is none, a
-            backbone whose last layer is no linear one, features or a loss that are not finite, or a
-            precision that the device or the network's mode does not have.
+            backbone whose last layer is no linear one, or that is tuned while that layer is to be
+            trained anew or samples have other weights than even ones, features or a loss that are
+            not finite, or a precision that the device or the network's mode does not have.
         DataError: data without labels where these are a target, with other classes than the
             network's, that are too few, or unfinished work of another plan.
         UnderstudyError: the folder cannot be written, or has no room for checkpoints.
@@ -286,32 +297,39 @@ def fit_exits(
     start = time.perf_counter()
     images = first_images(data, 1)
     path = find_classifier(network.stage, images) if classifier else None
-    _check_exits(network, config)
+    _check_exits(network, config, path)
     classes = int(network.stage(images).shape[1])
     check_targets(data, classes, config, classifier=classifier)
     parts = hold_out(data, share=config.held_out, seed=config.seed)
-    logits = config.targets != "labels" and path is None
-    extract = FeatureExtractor(network, classifier=path, logits=logits, precision=precision)
-    augmentation = Augmentation(shift=config.shift, flip=config.flip, seed=config.seed)
     plan = _plan(network, data, config, classifier=path, precision=precision)
     with checkpoint_in(folder, plan) as checkpoint:
         modules = _trained_modules(network, config, path)
         checkpoint.check_room(modules)
-        source = _feature_source(
-            TrainingImages(
-                data, augmentation, extract, workers, fresh_augmentation(config, _stages(network))
-            ),
-            parts,
-            folder=checkpoint.features,
-            views=config.views,
-            space=cache_gb * 1e9,
-            apart=2 * state_bytes(modules),
-            on_progress=on_progress,
-            on_note=on_note,
+        train = TrainingImages(
+            data,
+            Augmentation(shift=config.shift, flip=config.flip, seed=config.seed),
+            _extractor(network, config, path, precision),
+            workers,
+            fresh_augmentation(config, _stages(network)),
+        )
+        source: FeatureSource = (
+            StreamedFeatures(train)
+            if config.backbone_lr
+            else _feature_source(
+                train,
+                parts,
+                folder=checkpoint.features,
+                views=config.views,
+                space=cache_gb * 1e9,
+                apart=2 * state_bytes(modules),
+                on_progress=on_progress,
+                on_note=on_note,
+            )
         )
         trainer = _Trainer(network, data, classes, source, parts, checkpoint, on_progress, on_note)
         exits = trainer.train(config, classifier=path)
     network.eval()
+    network.forget_segments()
     corrupt = source.corrupt()
     used = parts.without(corrupt)
     return TrainingSummary(
@@ -354,8 +372,8 @@ class _Trainer:
                 CLASSIFIER, [trainable_of_classifier(layer, on_labels)], None, on_labels
             )
             teacher = torch.no_grad()(partial(classifier_logits, layer))
-        needed = None if config.targets == "labels" else teacher
-        return metrics | self._fit(EXITS, trainables_of(self.network, config), needed, config)
+        needed = teacher if config.targets != "labels" or config.backbone_lr else None
+        return metrics | self._fit(EXITS, _trained_exits(self.network, config), needed, config)
 
     def _fit(
         self,
@@ -388,8 +406,25 @@ def _stored_logits(features: Mapping[str, Tensor]) -> Tensor:
     return features[LOGITS]
 
 
-def _check_exits(network: ExitNetwork, config: TrainingConfig) -> None:
-    """Refuse a network without exits, and weights that need a saver where there is none."""
+def _extractor(
+    network: ExitNetwork, config: TrainingConfig, classifier: str | None, precision: str | None
+) -> Extractor:
+    """Makes what the exits of a network are trained on."""
+    if config.backbone_lr:
+        return TuningInputs(network, training_dtype(config, network.stage.device))
+    logits = config.targets != "labels" and classifier is None
+    return FeatureExtractor(network, classifier=classifier, logits=logits, precision=precision)
+
+
+def _check_exits(network: ExitNetwork, config: TrainingConfig, classifier: str | None) -> None:
+    """Refuse a network without exits, weights that need a saver where there is none, and what a
+    backbone that is tuned leaves no place for."""
+    if config.backbone_lr and (classifier is not None or config.weights != "even"):
+        found = "its last layer to be trained anew first" if classifier else config.weights
+        raise ModelError(
+            "a backbone that is tuned (backbone_lr above 0) is held to its answers to all samples "
+            f"alike, found {found!r}: leave that out, or set backbone_lr to 0"
+        )
     if not network.locations and network.saver_branch is None:
         raise ModelError(
             "a network that is trained has exits, found neither heads nor a saver: add some"
@@ -449,11 +484,18 @@ def _stages(network: ExitNetwork) -> list[Stage]:
     return [network.stage, *([] if saver_branch is None else [saver_branch.saver.stage])]
 
 
+def _trained_exits(network: ExitNetwork, config: TrainingConfig) -> Sequence[Trainable]:
+    """The exits of a network: each by itself, or all as one where they learn from each other."""
+    if config.targets == "exits" or config.backbone_lr:
+        return [trained_together(network, config)]
+    return trainables_of(network, config)
+
+
 def _trained_modules(
     network: ExitNetwork, config: TrainingConfig, classifier: str | None
 ) -> list[nn.Module]:
     """All modules whose states are saved while they are trained."""
-    modules = [one.module for one in trainables_of(network, config)]
+    modules = [one.module for one in _trained_exits(network, config)]
     if classifier is not None:
         modules.append(network.stage.model.get_submodule(classifier))
     return modules

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from understudy.errors import ModelError, unknown
 from understudy.json_codec import Stored, stored
 
-TARGETS = ("labels", "backbone", "both")
+TARGETS = ("labels", "backbone", "both", "exits")
 WEIGHTS = ("even", "dyce", "tinysaver")
 AUTO_AUGMENTS = ("none", "autoaugment", "randaugment")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -32,6 +32,8 @@ class TrainingConfig(
         epochs: the most epochs; each uses every image once, in one of its views.
         batch: images per step; fewer (but 32) where an epoch would have less than 50 steps.
         lr: the highest learning rate of AdamW; it follows a cosine down to 0.
+        backbone_lr: the same of the backbone's own weights; 0 leaves them as they are.
+        hold: where the backbone is tuned, the weight of keeping its answers, an exit's being 1.
         weight_decay: of AdamW, on matrices and filters.
         warmup: the share of all steps in which the learning rate rises from 0.
         views: views of every image; the first is the plain image. Not used where images are
@@ -46,9 +48,10 @@ class TrainingConfig(
         mixup: the two parameters of the Beta distribution of mixup; 0 for none. With mixup and
             cutmix either is drawn for a batch.
         cutmix: the same of cutmix.
-        targets: of the exits: the labels, the backbone's answers, or both.
-        temperature: of the backbone's answers, where these are a target.
-        share: the weight of the backbone's answers, for both; the labels have the rest.
+        targets: of the exits: the labels, the backbone's answers, both, or (exits) the labels and
+            the mean answer of all later exits, of which the network's own is the last.
+        temperature: of answers, where these are a target.
+        share: the weight of answers, where labels have the rest.
         weights: of samples. even: all 1. tinysaver: 2 (1 - the saver's largest
             probability) (arXiv 2403.17726). dyce: 2 (1 - the first exit's largest probability)
             for all exits behind the first (arXiv 2403.01695), 1 for the first.
@@ -72,6 +75,8 @@ class TrainingConfig(
     epochs: int = 12
     batch: int = 256
     lr: float = 2e-3
+    backbone_lr: float = 0.0
+    hold: float = 1.0
     weight_decay: float = 0.05
     warmup: float = 0.1
     views: int = 2
@@ -122,6 +127,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "epochs": (1, _MANY),
     "batch": (2, _MANY),
     "lr": (1e-12, 1e3),
+    "backbone_lr": (0, 1e3),
+    "hold": (0, 1e6),
     "weight_decay": (0, 1e3),
     "warmup": (0, _BELOW_ONE),
     "views": (1, 1000),

@@ -73,13 +73,8 @@ class FeatureExtractor:
         self._logits = logits
         self._settings = BackboneSettings(network.mode, network.stage.device, precision=precision)
         self._backbone = FrozenModel(network.stage, self._settings)
-        self._reductions = _reductions_of(network)
-        self._saver: FrozenModel | None = None
-        if network.saver_branch is not None:
-            saver = network.saver_branch.saver
-            (tap,) = saver.taps
-            self._saver = FrozenModel(saver.stage, self._settings)
-            self._saver_reductions = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
+        self._reductions = reductions_of(network)
+        self._saver = SaverFeatures(network, self._settings)
         self._parts = FittingParts(
             size=self._settings.part,
             too_large="features are made of one image at least, found no memory for one on the "
@@ -112,9 +107,31 @@ class FeatureExtractor:
                 input_of=self._classifier,
                 logits=LOGITS if self._logits else None,
             )
-            if self._saver is not None:
-                found |= extract(self._saver, images, self._saver_reductions, logits=SAVER_LOGITS)
+            found |= self._saver(images)
         return _stored(found)
+
+
+class SaverFeatures:
+    """The pooled last feature of a network's saver and its logits; nothing without a saver.
+
+    Args:
+        network: it may have a saver.
+        settings: how the saver runs; `settings.running()` is the caller's.
+    """
+
+    def __init__(self, network: ExitNetwork, settings: BackboneSettings) -> None:
+        self._saver: FrozenModel | None = None
+        if network.saver_branch is not None:
+            saver = network.saver_branch.saver
+            (tap,) = saver.taps
+            self._saver = FrozenModel(saver.stage, settings)
+            self._reductions = {tap.path: {SAVER: partial(pool, layout=tap.layout)}}
+
+    def __call__(self, images: Images) -> dict[str, Tensor]:
+        """The features (N, ...) of some images, in the precision in which the saver runs."""
+        if self._saver is None:
+            return {}
+        return extract(self._saver, images, self._reductions, logits=SAVER_LOGITS)
 
 
 def feature_name(path: str, reduction: str) -> str:
@@ -126,7 +143,8 @@ def feature_name(path: str, reduction: str) -> str:
     return f"{path}: {reduction}"
 
 
-def _reductions_of(network: ExitNetwork) -> Reductions:
+def reductions_of(network: ExitNetwork) -> Reductions:
+    """The features at every tap of a network that its heads and its saver's sequence take."""
     found: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
     for point in network.locations:
         head, path = network.head(point), network.taps[point.tap].path

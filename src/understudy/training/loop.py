@@ -60,6 +60,7 @@ class Trainable:
         logits: features -> logits (N, E, C).
         losses: what it learns.
         measured: the losses that are measured on the images held out.
+        backbone: the part of the module that learns at `TrainingConfig.backbone_lr`.
         saving: judges an epoch by what a cascade saves; by default the measured losses do.
     """
 
@@ -68,6 +69,7 @@ class Trainable:
     logits: Callable[[Features], Tensor]
     losses: Losses
     measured: Losses
+    backbone: nn.Module | None = None
     saving: Judge | None = None
 
 
@@ -204,7 +206,7 @@ def fit(
     """
     check_enough(hold_out)
     modules = nn.ModuleList(one.module for one in trainables).requires_grad_(True)
-    optimizer = torch.optim.AdamW(_parameter_groups(modules, config), lr=config.lr)
+    optimizer = torch.optim.AdamW(_parameter_groups(trainables, config), lr=config.lr)
     average = AveragedWeights(modules, config.ema) if config.ema else None
     order, checked_on = hold_out.held_out_order(), checked_on or targets
     measure = partial(_measure, trainables, checked_on, order, size=config.batch)
@@ -288,7 +290,7 @@ def _train_epoch(
                 continue
             progress = (number * steps + step + 0.5) / (config.epochs * steps)
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * _lr_factor(progress, config.warmup)
+                group["lr"] = group["highest_lr"] * _lr_factor(progress, config.warmup)
             with torch.autocast(targets.device.type, dtype, enabled=dtype != torch.float32):
                 logits = [one.logits(batch.features) for one in trainables]
             loss = _loss(trainables, logits, batch, config)
@@ -427,12 +429,21 @@ def _by_exit(
     }
 
 
-def _parameter_groups(modules: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Matrices and filters decay; biases and gains do not."""
-    parameters = list(modules.parameters())
+def _parameter_groups(
+    trainables: Sequence[Trainable], config: TrainingConfig
+) -> list[dict[str, Any]]:
+    """Matrices and filters decay; biases and gains do not. Backbones learn at their own rate."""
+    backbones = [one.backbone for one in trainables if one.backbone is not None]
+    tuned = dict.fromkeys(p for backbone in backbones for p in backbone.parameters())
+    own = [p for one in trainables for p in one.module.parameters() if p not in tuned]
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": params, "weight_decay": decay, "highest_lr": rate}
+        for rate, parameters in ((config.lr, own), (config.backbone_lr, [*tuned]))
+        for params, decay in (
+            ([p for p in parameters if p.ndim > 1], config.weight_decay),
+            ([p for p in parameters if p.ndim <= 1], 0.0),
+        )
+        if params
     ]
 
 
@@ -489,7 +500,7 @@ def _restored(
     optimizer.load_state_dict(saved["optimizer"])
     if average is not None:
         average.load_state_dict(saved["average"])
-    source.add_corrupt(np.array(saved["corrupt"], np.int64))
+    source.add_corrupt(np.array(saved.get("corrupt", ()), np.int64))
     epochs = [_as_metrics(numbers) for numbers in saved["epochs"]]
     return _LoopState(saved["stale"], _as_metrics(saved["best"]), saved[WEIGHTS], epochs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from understudy.display import group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+    from understudy.early_exit.serialization import ExitFolder
 
 
 ESN = "esn"
@@ -87,7 +90,9 @@ def train_exits(
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train exits inside a network, whose own weights stay as they are, and write them to a folder.
+    """Train exits inside a network and write them to a folder.
+
+    The network's own weights stay as they are, unless the settings have a backbone_lr above 0.
 
     It can be interrupted at any time: the same command resumes where it stopped. Then score the
     exits as exits:DIR, on data that they were not trained on.
@@ -128,7 +133,7 @@ def train_exits(
         )
     folder = ExitFolder.read(into)
     terminal.answer(
-        _view(folder.training, spec_words(into, filter(None, (model, saver)))),
+        _view(folder.training, _advice(folder, into, model, saver)),
         {"folder": str(into), "spec": f"exits:{into}", "name": folder.name, **folder.training},
         as_json=as_json,
     )
@@ -159,7 +164,22 @@ def spec_words(folder: Path, specs: Iterable[str]) -> str:
     return " ".join([f"exits:{folder}", *allowed])
 
 
-def _view(training: Mapping[str, Any], spec: str) -> Group:
+def _advice(folder: ExitFolder, into: Path, model: str, saver: str | None) -> str:
+    """How to score the exits; beside the network as it was, where that was tuned with them."""
+    from understudy.zoo.model_specs import named_specs
+
+    words = spec_words(into, filter(None, (model, saver)))
+    if not folder.backbone:
+        return f"score it as {words}, on other data"
+    (before,) = named_specs([model]).values()
+    return (
+        "its own answer has changed too: score it beside the network as it was, "
+        f"{shlex.quote(f'old={before.text}')} {words}, on other data, and search with "
+        "--reference old"
+    )
+
+
+def _view(training: Mapping[str, Any], advice: str) -> Group:
     corrupt = f", {training['corrupt']} corrupt left out" if training["corrupt"] else ""
     title = (
         f"{training['samples']:,} images ({training['held_out']:,} more held out{corrupt}), "
@@ -171,5 +191,5 @@ def _view(training: Mapping[str, Any], spec: str) -> Group:
     )
     return group_of(
         table_of(title, ("exit", "held-out\naccuracy", "loss", "best\nepoch"), rows),
-        note_of(f"score it as {spec}, on other data"),
+        note_of(advice),
     )
