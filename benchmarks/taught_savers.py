@@ -28,7 +28,9 @@ from train_zoo import ADAPTED, ZOO
 from understudy import Policy, ScoreTable, evaluate, load_table
 from understudy.malloc import keep_freed_memory
 from understudy.scoring.on_disk import score_into
-from understudy.training.saver import TEACHING, SaverConfig, SaverFolder, train_saver
+from understudy.training.saver import train_saver
+from understudy.training.saver_config import TEACHING, SaverConfig
+from understudy.training.saver_record import SaverFolder
 
 WORK = harness.ROOT / "benchmarks" / "work"
 BIG = "resnet56"

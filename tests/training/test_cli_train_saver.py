@@ -156,7 +156,7 @@ def test_a_wrong_option_is_one_sentence(
         ("alpha = true", "a number at $.alpha, found True"),
         ("alpha = 1.0", "alpha lies between 0 and 1"),
         ('[teaching]\ntargets = "labels"', "found the targets 'labels'"),
-        ('[teaching]\nweights = "dyce"', "are for exits"),
+        ('[teaching]\nweights = "dyce"', "has no exits, found weights"),
         ("alpha 2", "a configuration is a TOML file, 'fast.toml' is not"),
     ],
 )

@@ -467,7 +467,9 @@ def test_something_else_is_not_replaced(teach: Teach, tmp_path: Path) -> None:
         ({"alpha": 1.0}, "alpha lies between 0 and 1"),
         ({"max_drop": -1.0}, "max_drop lies between 0 and 100"),
         ({"tuning_epochs": 0}, "epochs lies between 1"),
-        ({"teaching": TrainingConfig(weights="dyce")}, "'dyce' are for exits"),
+        ({"teaching": TrainingConfig(weights="dyce")}, "has no exits, found weights = 'dyce'"),
+        ({"teaching": TrainingConfig(targets="exits")}, "has no exits, found targets = 'exits'"),
+        ({"teaching": TrainingConfig(backbone_lr=0.1)}, r"has no exits, found backbone_lr = 0\.1"),
         ({"teaching": TrainingConfig(targets="labels")}, "found the targets 'labels'"),
     ],
 )

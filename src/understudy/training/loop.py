@@ -501,7 +501,7 @@ def _restored(
     optimizer.load_state_dict(saved["optimizer"])
     if average is not None:
         average.load_state_dict(saved["average"])
-    source.add_corrupt(np.array(saved["corrupt"], np.int64))
+    source.add_corrupt(np.array(saved.get("corrupt", ()), np.int64))
     epochs = [_as_metrics(numbers) for numbers in saved["epochs"]]
     return _LoopState(saved["stale"], _as_metrics(saved["best"]), saved[WEIGHTS], epochs)
 

@@ -57,11 +57,7 @@ class SaverConfig(Stored, what="a saver's configuration", error=ModelError, reme
             raise ModelError(
                 f"max_drop lies between 0 and 100 points, found {self.max_drop!r}: correct it"
             )
-        if self.teaching.weights != "even":
-            raise ModelError(
-                f"the weights {self.teaching.weights!r} are for exits, a little model is taught "
-                "with 'even' ones: correct it"
-            )
+        _check_no_exits(self.teaching)
         if self.objective != LABELS and self.teaching.targets == "labels":
             raise ModelError(
                 f"the objective {self.objective!r} learns the large model's answers, found the "
@@ -87,6 +83,21 @@ class SaverConfig(Stored, what="a saver's configuration", error=ModelError, reme
         else:
             targets = self.teaching.targets if labelled else "backbone"
         return replace(self, teaching=replace(self.teaching, targets=targets))
+
+
+def _check_no_exits(teaching: TrainingConfig) -> None:
+    """Refuse settings that only the training of exits has."""
+    of_exits = {
+        "weights": teaching.weights != "even",
+        "targets": teaching.targets == "exits",
+        "backbone_lr": teaching.backbone_lr != 0,
+    }
+    for name, found in of_exits.items():
+        if found:
+            raise ModelError(
+                f"a little model has no exits, found {name} = {getattr(teaching, name)!r}, which "
+                "is for them: leave it out"
+            )
 
 
 def read_saver_config(file: str | Path) -> SaverConfig:
