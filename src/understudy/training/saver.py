@@ -113,13 +113,9 @@ def train_saver(
         on_note: called with remarks.
 
     ```python
-    record = train_saver(
-        "timm:mobilenetv4_conv_small?classes=10",
-        "timm:convnextv2_tiny?classes=10&checkpoint=big.safetensors",
-        "folder:train",
-        "taught",
-        config=SaverConfig(max_drop=1.0),
-    )
+    config = SaverConfig(max_drop=1.0, tuning_epochs=1)
+    config = replace(config, teaching=replace(config.teaching, epochs=2))
+    record = train_saver("py:nets:small", "py:nets:large", "digits:train", "taught", config=config)
     ```
 
     Raises:
