@@ -17,7 +17,17 @@ from understudy.progress_bars import no_bar
 from understudy.zoo.data import open_data
 
 COMMANDS: dict[str, TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-ON_DEVICES = {"score", "measure", "run", "bench", "serve", "train-exits", "reproduce", "demo"}
+ON_DEVICES = {
+    "score",
+    "measure",
+    "run",
+    "bench",
+    "serve",
+    "train-exits",
+    "train-saver",
+    "reproduce",
+    "demo",
+}
 
 
 def test_the_verbs_that_run_networks_take_a_device_and_the_docs_name_them() -> None:

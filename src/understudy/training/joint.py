@@ -22,7 +22,7 @@ from understudy.nn.stage import Images
 from understudy.training.backbone import BackboneSettings
 from understudy.training.config import TrainingConfig
 from understudy.training.features import Features, SaverFeatures, reductions_of
-from understudy.training.loop import Trainable, losses_of, trainables_of
+from understudy.training.loop import Trainable, trainables_of
 from understudy.training.targets import Targets, losses
 from understudy.training.teacher_answers import IMAGES, StudentImages, TeacherAnswers
 
@@ -77,7 +77,7 @@ def trained_together(network: ExitNetwork, config: TrainingConfig) -> Trainable:
         (*names, WHOLE) if tuned else names,
         partial(_tuned_logits, network, exits) if tuned else partial(_logits, exits),
         JointLosses.of(network, names, config),
-        losses_of(config)[1],
+        partial(losses, config=config),
         backbone,
     )
 

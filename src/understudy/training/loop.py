@@ -111,7 +111,8 @@ def losses_of(config: TrainingConfig) -> tuple[Losses, Losses]:
 def _head_logits(head: Head, feature: str, features: Features) -> Tensor:
     dtype, saver_features = _dtype(head), None
     if head.saver_width:
-        saver_features = torch.cat([features[SAVER], features[SAVER_LOGITS]], 1).to(dtype)
+        parts = [features[SAVER].to(dtype), features[SAVER_LOGITS].to(dtype)]
+        saver_features = torch.cat(parts, 1)
     logits: Tensor = head(features[feature].to(dtype), saver_features)
     return logits.unsqueeze(1)
 
