@@ -30,6 +30,7 @@ def own_chance() -> Iterator[None]:
         ("dyce", "at most 4 points"),
         ("tinysaver", "answers"),
         ("estimators", "<Answers to 97 samples"),
+        pytest.param("teach", "taught: The cascade taught", marks=pytest.mark.slow),
         pytest.param("cascade_classifier", "of the time is saved", marks=pytest.mark.slow),
     ],
 )

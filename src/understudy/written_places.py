@@ -15,6 +15,7 @@ _KINDS: Mapping[str, str] = MappingProxyType(
         CASCADE: "a cascade",
         EXPORTED: "an exported cascade",
         "exits.json": "a folder of exits",
+        "saver.json": "a folder of a taught model",
     }
 )
 _TO_CASCADE: Mapping[str, str] = MappingProxyType(

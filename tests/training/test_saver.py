@@ -129,6 +129,8 @@ def test_a_taught_model_saves_more_and_its_teacher_stays(
     assert {path.name for path in tmp_path.iterdir()} == {"taught"}
     assert SaverFolder.load("taught/saver.json") == record
     assert record.spec.endswith(f"?checkpoint={tmp_path}/taught/weights.safetensors")
+    with pytest.raises(ModelError, match=r"a taught model: take the spec in its saver\.json"):
+        load_stage("taught")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = load_stage(record.spec)

@@ -10,9 +10,9 @@ from understudy.errors import ModelError
 from understudy.json_codec import Stored, StoredFile
 from understudy.training.loop import HeldOutMetrics
 from understudy.training.saver_config import SaverConfig
-from understudy.zoo.model_specs import parse_model_spec
+from understudy.zoo.model_specs import TAUGHT, parse_model_spec
 
-WEIGHTS, RECORD = "weights.safetensors", "saver.json"
+WEIGHTS, RECORD = "weights.safetensors", TAUGHT
 
 
 @dataclass(frozen=True)

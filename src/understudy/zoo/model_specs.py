@@ -33,6 +33,8 @@ SCHEMES: Mapping[str, Sequence[str]] = MappingProxyType(
 MOST_CLASSES = 1_000_000
 EXITS = "exits.json"
 """The file in a folder of exits."""
+TAUGHT = "saver.json"
+"""The file in the folder of a taught model."""
 CONFIG = "config.json"
 """The file in a folder of a model of transformers or timm."""
 
@@ -279,6 +281,10 @@ def _with_scheme(text: str) -> str:
         return f"exits:{text}"
     if path is not None and path.is_file():
         raise ModelError(f"{_rule(text)}, which is a file: {_of_file(path)}")
+    if path is not None and (path / TAUGHT).is_file():
+        raise ModelError(
+            f"{_rule(text)}, a folder of a taught model: take the spec in its {TAUGHT}"
+        )
     if path is not None and (path / CONFIG).is_file():
         raise ModelError(f"{_rule(text)}, which is a folder: write {_of_folder(path, text)}")
     if colon and rest.partition("?")[0].isidentifier() and _is_module(scheme):
