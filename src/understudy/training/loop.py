@@ -318,7 +318,7 @@ def training_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
 
 
 def _has_matrix_units() -> bool:
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _loss(
