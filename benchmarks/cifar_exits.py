@@ -11,17 +11,17 @@ in benchmarks/work and are used again (about half an hour the first time).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from safetensors.torch import save_file
 
 import harness
-from understudy import ScoreTable, evaluate, load_table, search
+from understudy import Policy, ScoreTable, evaluate, load_table, search
 from understudy.early_exit.serialization import ExitFolder
 from understudy.scoring.on_disk import score_into
 from understudy.searching.exits import search_exits
@@ -107,27 +107,44 @@ def scores(shared: Path) -> ScoreTable:
     return load_table(target)
 
 
-def measured(table: ScoreTable, plans: Sequence[Sequence[str]]) -> list[dict[str, float]]:
-    """For each budget the mean saving and drop on the half that was not searched, in points.
+class Plan(NamedTuple):
+    """A policy, and its drop (points) and cost on the samples that it was searched on."""
 
-    Of several plans (sets of exits) the one that is cheapest on the searched half is taken.
-    """
+    drop: float
+    cost: float
+    policy: Policy
+
+
+def measured(table: ScoreTable, plans: Sequence[Sequence[str]]) -> list[dict[str, float]]:
+    """The curve of several plans (sets of exits), of which the one that is cheapest on the searched
+    half is taken."""
+
+    def searched(tune: ScoreTable) -> list[Plan]:
+        frontiers = [search_exits(tune.only([*plan, BIG]), reference=BIG) for plan in plans]
+        return [Plan(p.drop, p.cost, p.policy) for frontier in frontiers for p in frontier]
+
+    return curve_on_halves(table, searched, BIG)
+
+
+def curve_on_halves(
+    table: ScoreTable, searched: Callable[[ScoreTable], Sequence[Plan]], reference: str
+) -> list[dict[str, float]]:
+    """For each budget the mean saving and drop on the half that was not searched, in points."""
     found: dict[float, list[tuple[float, float]]] = {budget: [] for budget in BUDGETS}
     for cut in range(CUTS):
         order = np.random.default_rng(cut).permutation(len(table))
         halves = np.array_split(order, 2)
         for here, there in (halves, halves[::-1]):
             tune, test = table.rows(np.sort(here)), table.rows(np.sort(there))
-            frontiers = [search_exits(tune.only([*plan, BIG]), reference=BIG) for plan in plans]
+            points = searched(tune)
             for budget in BUDGETS:
-                points = [point for frontier in frontiers for point in frontier]
                 within = [point for point in points if point.drop <= budget]
                 best = (
                     min(within, key=lambda point: point.cost)
                     if within
                     else min(points, key=lambda point: point.drop)
                 )
-                outcome = evaluate(test, best.policy, reference=BIG)
+                outcome = evaluate(test, best.policy, reference=reference)
                 found[budget].append((100 * outcome.saving["MACs"], outcome.drop))
     return [
         {
@@ -188,8 +205,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def policy_of(name: str) -> Any:
-    from understudy import Policy
-
     return Policy.single(name)
 
 

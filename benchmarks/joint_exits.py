@@ -27,7 +27,7 @@ import polars as pl
 from rich.console import Console
 
 import harness
-from cifar_exits import BUDGETS, CONFIG, CUTS, MEANT, TAPS, policy_of, saving_at
+from cifar_exits import CONFIG, MEANT, TAPS, Plan, curve_on_halves, policy_of, saving_at
 from own_exits import parts
 from train_zoo import ADAPTED
 from understudy import ScoreTable, evaluate, load_table, search
@@ -125,37 +125,16 @@ def scores(arguments: argparse.Namespace, folder: Path) -> ScoreTable:
 
 
 def measured(table: ScoreTable, name: str) -> list[dict[str, float]]:
-    """For each budget the mean saving and drop on the half that was not searched, in points.
-
-    Plans end with the network that the exits belong to; drops are from the network as it was.
-    """
+    """The curve of a network's exits: plans end with the network that the exits belong to, drops
+    are from the network as it was."""
     plan = [one for one in table.names if one == name or one.startswith(f"{name}/")]
-    found: dict[float, list[tuple[float, float]]] = {budget: [] for budget in BUDGETS}
-    for cut in range(CUTS):
-        order = np.random.default_rng(cut).permutation(len(table))
-        halves = np.array_split(order, 2)
-        for here, there in (halves, halves[::-1]):
-            tune, test = table.rows(np.sort(here)), table.rows(np.sort(there))
-            lost = evaluate(tune, policy_of(name), reference=OLD).drop
-            points = list(search_exits(tune.only(plan), reference=name))
-            for budget in BUDGETS:
-                within = [point for point in points if point.drop + lost <= budget]
-                best = (
-                    min(within, key=lambda point: point.cost)
-                    if within
-                    else min(points, key=lambda point: point.drop)
-                )
-                outcome = evaluate(test, best.policy, reference=OLD)
-                found[budget].append((100 * outcome.saving["MACs"], outcome.drop))
-    return [
-        {
-            "budget": budget,
-            "saving": float(np.mean([s for s, _ in pairs])),
-            "drop": float(np.mean([d for _, d in pairs])),
-            "drop_sd": float(np.std([d for _, d in pairs])),
-        }
-        for budget, pairs in found.items()
-    ]
+
+    def searched(tune: ScoreTable) -> list[Plan]:
+        lost = evaluate(tune, policy_of(name), reference=OLD).drop
+        points = search_exits(tune.only(plan), reference=name)
+        return [Plan(point.drop + lost, point.cost, point.policy) for point in points]
+
+    return curve_on_halves(table, searched, OLD)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

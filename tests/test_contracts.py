@@ -229,8 +229,8 @@ ORDER = {
     ),
     "training": (
         "config named_config augmentation sampling backbone features teacher_answers "
-        "feature_cache averaging checkpoint targets gatekeeper pair_saving loop joint api "
-        "saver_config saver_record saver"
+        "feature_cache averaging checkpoint targets gatekeeper pair_saving trainables loop joint "
+        "api saver_config pair_checks saver_record saver"
     ),
     "searching": (
         "_jit right_bits _all_pairs_kernels _chain_solver_kernels _exact_test_kernels exit_problem "

@@ -21,11 +21,11 @@ from understudy.nn.execution_mode import ExecutionMode, with_mode
 from understudy.nn.stage import Stage
 from understudy.training import checkpoint, saver
 from understudy.training.config import TrainingConfig
-from understudy.training.loop import losses_of
 from understudy.training.pair_saving import PairSaving
 from understudy.training.saver import fit_saver, train_saver
 from understudy.training.saver_config import SaverConfig
 from understudy.training.saver_record import Pair, SaverFolder, SaverSummary
+from understudy.training.trainables import losses_of
 from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.models import load_stage
 

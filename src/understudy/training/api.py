@@ -46,18 +46,20 @@ from understudy.training.features import (
 )
 from understudy.training.joint import TuningInputs, trained_together
 from understudy.training.loop import (
-    CLASSIFIER,
     HeldOutMetrics,
-    Trainable,
-    classifier_logits,
     fit,
-    trainable_of_classifier,
-    trainables_of,
     training_dtype,
 )
 from understudy.training.named_config import ALL, Taps
 from understudy.training.sampling import HoldOut, hold_out
 from understudy.training.targets import TargetSet, Teacher, check_targets
+from understudy.training.trainables import (
+    CLASSIFIER,
+    Trainable,
+    classifier_logits,
+    trainable_of_classifier,
+    trainables_of,
+)
 from understudy.zoo.batches import first_images, stacked
 from understudy.zoo.data import DataSet, open_data
 from understudy.zoo.model_specs import modules_of

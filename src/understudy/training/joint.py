@@ -22,9 +22,12 @@ from understudy.nn.stage import Images
 from understudy.training.backbone import BackboneSettings
 from understudy.training.config import TrainingConfig
 from understudy.training.features import Features, SaverFeatures, reductions_of
-from understudy.training.loop import Trainable, trainables_of
 from understudy.training.targets import Targets, losses
 from understudy.training.teacher_answers import IMAGES, StudentImages, TeacherAnswers
+from understudy.training.trainables import (
+    Trainable,
+    trainables_of,
+)
 
 WHOLE = "network"
 """The name of the network's own answer among the exits that are trained."""

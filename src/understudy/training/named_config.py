@@ -117,7 +117,7 @@ def read_toml(file: Path, *, names: Sequence[str] = ()) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(
             f"a configuration is {' or '.join([*map(repr, names), 'a TOML file'])}, {str(file)!r} "
-            f"cannot be read: {error.strerror}"
+            f"cannot be read ({error.strerror}): check the path"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelError(

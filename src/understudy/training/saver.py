@@ -15,14 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from understudy.confidence_functions import are_probabilities
-from understudy.errors import DataError, ModelError
+from understudy.errors import ModelError
 from understudy.files import only_writer, replacing
 from understudy.folders import check_own_folder, remove_folder, replacing_folder
 from understudy.graph.model_output import logits_in
-from understudy.nn.class_names import class_names_of
-from understudy.nn.cost import count_parts
-from understudy.nn.execution_mode import ModelInMode
 from understudy.nn.stage import Images, Stage, usable_device
 from understudy.progress_bars import Advance, no_bar
 from understudy.training.api import Note, checkpoint_in
@@ -40,15 +36,16 @@ from understudy.training.gatekeeper import gatekeeper_losses
 from understudy.training.loop import (
     Fitted,
     HeldOutMetrics,
-    Losses,
-    Trainable,
     TrainingDiverged,
     check_enough,
-    classifier_logits,
     fit,
-    losses_of,
-    trainable_of_classifier,
     training_dtype,
+)
+from understudy.training.pair_checks import (
+    check_data,
+    check_trainable,
+    checked_macs,
+    common_classes,
 )
 from understudy.training.pair_saving import LITTLE, PairSaving
 from understudy.training.sampling import HoldOut, hold_out
@@ -61,12 +58,19 @@ from understudy.training.saver_record import (
     SaverSummary,
     taught_spec,
 )
-from understudy.training.targets import TargetSet, check_targets, joined
+from understudy.training.targets import TargetSet, joined
 from understudy.training.teacher_answers import (
     IMAGES,
     HeldOutAnswers,
     StudentImages,
     TeacherAnswers,
+)
+from understudy.training.trainables import (
+    Losses,
+    Trainable,
+    classifier_logits,
+    losses_of,
+    trainable_of_classifier,
 )
 from understudy.zoo.batches import first_images
 from understudy.zoo.data import DataSet, open_data
@@ -214,11 +218,11 @@ def fit_saver(
         UnderstudyError: the folder cannot be written, or has no room for checkpoints.
     """
     start = time.perf_counter()
-    _check_trainable(little, large)
+    check_trainable(little, large)
     sample = first_images(data, 1)
-    classes = _common_classes(little, large, sample)
-    macs = _checked_macs(little, large, sample)
-    _check_data(data, config, classes=classes, stages=(little, large))
+    classes = common_classes(little, large, sample)
+    macs = checked_macs(little, large, sample)
+    check_data(data, config, classes=classes, stages=(little, large))
     config = config.for_data(labelled=data.labels is not None)
     parts = hold_out(data, share=config.teaching.held_out, seed=config.teaching.seed)
     classifier = _classifier(large, sample, data, config, on_note)
@@ -414,85 +418,6 @@ def _share_right(logits: Tensor, truth: Tensor) -> float:
 
 def _on_labels(config: SaverConfig) -> TrainingConfig:
     return replace(config.teaching, targets="labels")
-
-
-def _check_trainable(little: Stage, large: Stage) -> None:
-    """Refuse what PyTorch cannot train as it is."""
-    model = little.model
-    if isinstance(model, ModelInMode):
-        raise ModelError(
-            f"a model is taught as it is, found one in the execution mode {model.mode.name!r}: "
-            "teach it without, and run it in that mode afterwards"
-        )
-    if not any(weights.is_floating_point() for weights in model.parameters()):
-        raise ModelError(
-            "a model that is taught has weights that PyTorch can train, found none in a "
-            f"{type(model).__name__}: take another, which may be small"
-        )
-    if little.dtype != torch.float32:
-        raise ModelError(
-            f"a model is taught in float32, found weights in {little.dtype}: convert it with "
-            "model.float()"
-        )
-    if little.device != large.device:
-        raise ModelError(
-            f"both models are on one device, found {little.device} and {large.device}: move one"
-        )
-
-
-def _common_classes(little: Stage, large: Stage, sample: Images) -> int:
-    """The number of classes of both models, whose names are in no other order."""
-    answers = [stage(sample) for stage in (little, large)]
-    found, classes = (int(logits.shape[1]) for logits in answers)
-    if any(are_probabilities(logits) for logits in answers):
-        raise ModelError(
-            "a model gives logits, one of the pair gives probabilities (from 0 to 1, with the sum "
-            "1): leave out its softmax"
-        )
-    if found != classes:
-        raise ModelError(
-            f"a little model has the classes of its teacher, found {found} and {classes}: give it "
-            f"as many, such as with ?classes={classes}"
-        )
-    names, known = (class_names_of(stage) or () for stage in (little, large))
-    places = {name: number for number, name in enumerate(known)}
-    moved = [name for number, name in enumerate(names) if places.get(name, number) != number]
-    if moved:
-        raise ModelError(
-            f"a little model has the classes of its teacher in the same order, found {moved[0]!r} "
-            f"as class {names.index(moved[0])} and class {places[moved[0]]}: number them as the "
-            "teacher does"
-        )
-    return classes
-
-
-def _checked_macs(little: Stage, large: Stage, sample: Images) -> tuple[float, float]:
-    """The MACs of both models, where the little one has fewer."""
-    first, second = (
-        sum(part.total for part in count_parts({"one": stage}, sample[0]).values())
-        for stage in (little, large)
-    )
-    if first >= second:
-        raise ModelError(
-            f"a little model costs less than its teacher, found {first / 1e6:,.1f} and "
-            f"{second / 1e6:,.1f} million MACs: exchange them, or take a smaller one"
-        )
-    return first, second
-
-
-def _check_data(
-    data: DataSet, config: SaverConfig, *, classes: int, stages: Sequence[Stage]
-) -> None:
-    """Refuse data with other classes, and data without labels where these are learned."""
-    if data.labels is None and config.objective == LABELS:
-        raise DataError(
-            f"the objective {LABELS!r} learns from labels, {data.spec!r} has none: choose another, "
-            "which learns the large model's answers, or give labelled images"
-        )
-    for stage in stages:
-        data.check_classes(classes, names=class_names_of(stage))
-    fitting = config.for_data(labelled=data.labels is not None).teaching
-    check_targets(data, classes, fitting, classifier=False)
 
 
 def _classifier(

@@ -112,6 +112,14 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
+TrainingBatch = Annotated[
+    int | None,
+    typer.Option(min=2, max=MOST_IMAGES, help="Images per step. [dim]Default: 256[/]"),
+]
+TrainingSeed = Annotated[
+    int | None,
+    typer.Option(min=0, help="Seed of training. [dim]Default: 0[/]", callback=seed),
+]
 Reference = Annotated[
     str | None,
     option(

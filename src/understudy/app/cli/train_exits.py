@@ -74,17 +74,11 @@ def train_exits(
     epochs: Annotated[
         int | None, typer.Option(min=1, max=10**9, help="The most epochs. [dim]Default: 12[/]")
     ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=2, max=options.MOST_IMAGES, help="Images per step. [dim]Default: 256[/]"),
-    ] = None,
+    batch: options.TrainingBatch = None,
     lr: Annotated[
         float | None, options.option("RATE", "The highest learning rate. [dim]Default: .002[/]")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="Seed of training. [dim]Default: 0[/]", callback=options.seed),
-    ] = None,
+    seed: options.TrainingSeed = None,
     cache_gb: options.CacheGb = 8.0,
     workers: options.Workers = None,
     device: options.Device = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from understudy.app.cli import options, terminal
-from understudy.display import group_of, note_of, percent, table_of
+from understudy.display import cost_text, group_of, note_of, percent, table_of
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -59,17 +59,11 @@ def train_saver(
     epochs: Annotated[
         int | None, typer.Option(min=1, max=10**9, help="The most epochs. [dim]Default: 30[/]")
     ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=2, max=options.MOST_IMAGES, help="Images per step. [dim]Default: 256[/]"),
-    ] = None,
+    batch: options.TrainingBatch = None,
     lr: Annotated[
         float | None, options.option("RATE", "The highest learning rate. [dim]Default: .001[/]")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="Seed of training. [dim]Default: 0[/]", callback=options.seed),
-    ] = None,
+    seed: options.TrainingSeed = None,
     workers: options.Workers = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -136,11 +130,12 @@ def _view(record: SaverFolder) -> Group:
         for pair in found.pairs
     )
     heads = ("little", "held-out\naccuracy", "large", "held-out\naccuracy", "pair\nsaves")
+    little, large = (cost_text(macs, "MACs") for macs in found.macs)
     return group_of(
         table_of(title, heads, rows),
         note_of(
-            f"{found.macs[0] / 1e6:,.1f} of {found.macs[1] / 1e6:,.1f} million MACs; savings are "
-            f"certified at {found.config.max_drop:g} points, on draws from the images held out"
+            f"{little} of {large} MACs; savings are certified at "
+            f"{found.config.max_drop:g} points, on draws from the images held out"
         ),
         note_of(
             f"score it as {shlex.quote(record.spec)}, beside {shlex.quote(record.large)}, on other "
